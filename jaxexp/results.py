@@ -1,0 +1,139 @@
+"""Results as labelled arrays: one dimension for each axis of a sweep, then epoch, split, step."""
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import xarray as xr
+
+from jaxexp.engine import Problem, TrialRecord
+from jaxexp.errors import UserError
+from jaxexp.plan import Plan
+from jaxexp.sweep import Sweep
+from jaxexp.trial import Trial
+
+SPLITS = ("train", "validation", "test")
+
+
+def to_dataset(
+    sweep: Sweep, records: Mapping[Trial, TrialRecord], problem: Problem, facts: Mapping[str, Any]
+) -> xr.Dataset:
+    """The results of one sweep, taken from the records of its trials.
+
+    Dimensions: one for each axis of the sweep (hyperparameters that move together share one, named
+    after both), `epoch` and `step` from 1, `split`, `layer` from 0. Variables: `loss` (nats) and
+    `accuracy` by epoch and split, `step_loss`, `steps_per_epoch`, `epochs_trained`,
+    `diverged_epoch` (0: never), `seconds` (wall clock, the trial's share of its batch), and where
+    recorded `gradient_norm` and predictions. Shorter trials are filled up with NaN.
+    """
+    own = [records[trial] for trial in sweep.trials()]
+    axes = tuple(sweep.dims)
+
+    def variable(values: Sequence[Any], *dims: str) -> tuple[tuple[str, ...], np.ndarray]:
+        stacked = _pad([np.asarray(value) for value in values])
+        return (*axes, *dims), stacked.reshape(sweep.shape + stacked.shape[1:])
+
+    epochs = [record.trial.epochs for record in own]
+    variables = {
+        metric: variable(
+            [np.stack([r.metrics[split][metric] for split in SPLITS], axis=1) for r in own],
+            "epoch", "split",
+        )
+        for metric in own[0].metrics["train"]
+    } | {
+        "step_loss": variable([r.step_loss for r in own], "step"),
+        "steps_per_epoch": variable(
+            [len(r.step_loss) // n for r, n in zip(own, epochs, strict=True)]
+        ),
+        "epochs_trained": variable(epochs),
+        "diverged_epoch": variable([r.diverged_epoch for r in own]),
+        "seconds": variable([r.seconds for r in own]),
+    }  # fmt: skip
+    if "gradient_norms" in sweep.record:
+        variables["gradient_norm"] = variable([r.gradient_norms for r in own], "epoch", "layer")
+    if "predictions" in sweep.record:
+        for name, dims in problem.prediction_dims.items():
+            shape = [len(problem.coords[dim][1]) for dim in dims]
+            variables[name] = variable([r.predictions[name].reshape(shape) for r in own], *dims)
+    dataset = xr.Dataset(variables, attrs=_attributes(sweep, own, problem, facts))
+    return dataset.assign_coords(_coordinates(sweep, dataset, problem))
+
+
+def _pad(values: list[np.ndarray]) -> np.ndarray:
+    """Stack arrays of different lengths, the shorter ones filled up with NaN."""
+    if len({value.shape for value in values}) == 1:
+        return np.stack(values)
+    longest = max(len(value) for value in values)
+    padded = np.full((len(values), longest, *values[0].shape[1:]), np.nan, np.float32)
+    for row, value in zip(padded, values, strict=True):
+        row[: len(value)] = value
+    return padded
+
+
+def _coordinates(sweep: Sweep, dataset: xr.Dataset, problem: Problem) -> dict[str, Any]:
+    coordinates: dict[str, Any] = {"split": list(SPLITS)}
+    for dim, (names, points) in sweep.dims.items():
+        for name, values in zip(names, zip(*points, strict=True), strict=True):
+            coordinates[name] = (dim, np.array(values))
+    for dim, first in (("epoch", 1), ("step", 1), ("layer", 0)):
+        if dim in dataset.sizes:
+            coordinates[dim] = np.arange(first, first + dataset.sizes[dim])
+    if "predictions" in sweep.record:
+        coordinates |= problem.coords
+    return coordinates
+
+
+def _attributes(
+    sweep: Sweep, own: list[TrialRecord], problem: Problem, facts: Mapping[str, Any]
+) -> dict[str, Any]:
+    return {
+        "sweep": sweep.name,
+        "base": json.dumps(sweep.base.values()),
+        "trials": len(own),
+        "seed": sweep.base.seed,
+        "compile_seconds": sum(record.compile_seconds for record in own),
+        "train_seconds": sum(record.seconds for record in own),
+        **problem.attrs,
+        **facts,
+    }
+
+
+def facts(plan: Plan, devices: Sequence[jax.Device]) -> dict[str, Any]:
+    """What decides a result beside the sweep: versions, devices, plan, and when it was made."""
+    return {
+        **{name: version(name) for name in ("jaxexp", "jax", "jaxlib", "flax", "optax", "numpy")},
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "device": devices[0].device_kind,
+        "devices": len(devices),
+        "programs": len(plan.programs),
+        "plan_trials": plan.trials,
+        "plan": str(plan),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def save(dataset: xr.Dataset, path: Path) -> None:
+    """Write one file that `xarray.open_dataset` opens; it appears whole or not at all."""
+    packed = {name: {"zlib": True, "complevel": 4} for name in dataset.data_vars}
+    partial = path.with_suffix(".partial")
+    dataset.to_netcdf(partial, engine="h5netcdf", encoding=packed)
+    partial.replace(path)
+
+
+def load(path: Path) -> xr.Dataset:
+    """Read a results file into memory.
+
+    Raises UserError if it cannot be read.
+    """
+    try:
+        with xr.open_dataset(path, engine="h5netcdf") as dataset:
+            return dataset.load()
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: not a results file ({error})") from error

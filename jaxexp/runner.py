@@ -1,0 +1,59 @@
+"""Run sweeps: plan, train, and hand over labelled results as each sweep is complete."""
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from jaxexp.data import load_places
+from jaxexp.devices import devices
+from jaxexp.engine import Problem, Progress, TrialRecord, check, stream
+from jaxexp.places import problem as places_problem
+from jaxexp.plan import Plan, plan
+from jaxexp.results import facts, to_dataset
+from jaxexp.sweep import Sweep
+from jaxexp.trial import Trial
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+def run(sweep: Sweep, problem: Problem | None = None) -> "xr.Dataset":
+    """Train every trial of a sweep, vectorized over all devices, and return its results.
+
+    The problem is the embedded one (the country of European places) if none is given. See
+    `jaxexp.results.to_dataset` for what the dataset holds.
+
+    Raises UserError, before anything is trained, for trials that cannot be run.
+    """
+    problem = problem or places_problem(load_places())
+    [(_, results)] = run_plan(make_plan([sweep], problem), [sweep], problem)
+    return results
+
+
+def make_plan(sweeps: Sequence[Sweep], problem: Problem) -> Plan:
+    """One plan for several sweeps on the devices of this machine, checked against the data.
+
+    Raises UserError for trials that cannot be run.
+    """
+    made = plan(sweeps, len(devices()), problem.examples)
+    check(made, problem)
+    return made
+
+
+def run_plan(
+    made: Plan, sweeps: Sequence[Sweep], problem: Problem, progress: Progress | None = None
+) -> "Iterator[tuple[Sweep, xr.Dataset]]":
+    """Run the plan of several sweeps: a trial that stands in several of them trains once.
+
+    Yields each sweep with its results as soon as the last of its trials has finished.
+    """
+    environment = facts(made, devices())
+    waiting = list(sweeps)
+    records: dict[Trial, TrialRecord] = {}
+    started = time.perf_counter()
+    for finished in stream(made, problem, devices(), progress):
+        records |= {record.trial: record for record in finished}
+        for sweep in [s for s in waiting if records.keys() >= set(s.trials())]:
+            waiting.remove(sweep)
+            seconds = {"wall_seconds": time.perf_counter() - started}
+            yield sweep, to_dataset(sweep, records, problem, environment | seconds)

@@ -1,0 +1,43 @@
+"""Batch norm (6.1.2.3): what does it change in a network of ordinary depth?
+
+    jaxexp run batch_norm
+
+About 8 s on 4 cores. Expect validation accuracies near 0.9, the higher one with batch norm.
+"""
+
+import jaxexp as jx
+
+
+def draw(results):
+    """Losses and accuracies by epoch, without and with batch norm."""
+    return [jx.figures.splits(results, ["loss", "accuracy"], mark_best=False)]
+
+
+def answer(results):
+    """First and last epoch, and how much the validation loss jumps from epoch to epoch."""
+    told = []
+    for name, trial in jx.select.points(results):
+        loss = trial["loss"].sel(split="validation").values
+        accuracy = trial["accuracy"].sel(split="validation").values
+        jump = abs(loss[1:] - loss[:-1]).mean() if len(loss) > 1 else 0
+        told.append(
+            f"with {name}, the validation accuracy goes from {accuracy[0]:.3f} after the first "
+            f"epoch to {accuracy[-1]:.3f}, and the loss changes by {jump:.3f} nats an epoch"
+        )
+    return "; ".join(told).capitalize() + "."
+
+
+sweep = jx.Sweep(
+    base=jx.MLPTrial(epochs=50),
+    axes={"batch_norm": [False, True]},
+    questions=(
+        jx.Question(
+            row="6.1.2.3",
+            title="Batch norm",
+            question="How does batch norm change losses and accuracies?",
+            draw=draw,
+            answer=answer,
+            reference="with batch norm the accuracy starts higher, then is steadier.",
+        ),
+    ),
+)

@@ -1,0 +1,45 @@
+"""Epochs (6.1.2.2): does a long training overfit?
+
+    jaxexp run epochs
+
+About 8 s on 4 cores. Expect a validation accuracy near 0.9 and three curves that stay together.
+"""
+
+import jaxexp as jx
+
+
+def draw(results):
+    """The three losses by epoch."""
+    return [jx.figures.splits(results, ["loss"])]
+
+
+def answer(results):
+    """Where the validation loss is lowest, and how far it has moved from the training loss."""
+    _, trial = jx.select.best(results)
+    validation = trial["loss"].sel(split="validation")
+    if not validation.notnull().any():
+        return "The trial diverged in its first epoch."
+    lowest = int(validation.idxmin("epoch"))
+    gap = (trial["loss"].sel(split="validation") - trial["loss"].sel(split="train")).sel(
+        epoch=[lowest, int(trial["epochs_trained"])]
+    )
+    return (
+        f"The validation loss is lowest in epoch {lowest} of {int(trial['epochs_trained'])}, "
+        f"{float(validation.min()):.3f} nats. It lies {float(gap[0]):+.3f} nats from the training "
+        f"loss there, and {float(gap[1]):+.3f} after the last epoch."
+    )
+
+
+sweep = jx.Sweep(
+    base=jx.MLPTrial(epochs=100),
+    questions=(
+        jx.Question(
+            row="6.1.2.2",
+            title="Number of epochs",
+            question="When does a longer training stop helping, and does it overfit?",
+            draw=draw,
+            answer=answer,
+            reference="overfitting from about epoch 80.",
+        ),
+    ),
+)

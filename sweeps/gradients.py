@@ -1,0 +1,73 @@
+"""Vanishing gradients (6.2.1.5, 6.2.1.6): how far do they reach into 100 layers of 4 units?
+
+    jaxexp run gradients
+
+About 15 s on 4 cores. Expect none of the three to learn much in 10 epochs: the plain network
+stays at the share of the largest country.
+"""
+
+import jaxexp as jx
+
+LAYERS = [0, 30, 60, 90, 95, 99]
+
+
+def plain(results):
+    """The network as it is: no batch norm, no shortcuts."""
+    return jx.select.where(results, batch_norm=False, residual=False)
+
+
+def draw(results):
+    """Gradient norms by epoch, one panel per network."""
+    return [jx.figures.gradient_norms(results, LAYERS)]
+
+
+def _reach(name, trial):
+    """How the gradient changes from the last hidden layer to the first, in one sentence."""
+    first, last = (
+        float(trial["gradient_norm"].sel(layer=k).mean()) for k in (LAYERS[0], LAYERS[-1])
+    )
+    if first == 0 or last == 0:
+        how = f"from {last:.0e} in layer {LAYERS[-1]} to {first:.0e} in layer {LAYERS[0]}"
+    else:
+        change = "shrinks" if first < last else "grows"
+        factor = max(first / last, last / first)
+        how = f"{change} {factor:.1e}-fold from layer {LAYERS[-1]} back to layer {LAYERS[0]}"
+    return f"With {name}, the mean squared gradient norm {how}"
+
+
+def answer_plain(results):
+    """Whether they vanish."""
+    [(name, trial)] = jx.select.points(plain(results))
+    accuracy = float(trial["accuracy"].sel(split="validation").isel(epoch=-1))
+    return f"{_reach(name, trial)}. The validation accuracy is {accuracy:.3f} after the last epoch."
+
+
+def answer_cure(results):
+    """What batch norm and residual connections change."""
+    return ". ".join(_reach(name, trial) for name, trial in jx.select.points(results)) + "."
+
+
+sweep = jx.Sweep(
+    base=jx.MLPTrial(depth=100, width=4, epochs=10),
+    axes={("batch_norm", "residual"): [(False, False), (True, False), (False, True)]},
+    record=("gradient_norms",),
+    questions=(
+        jx.Question(
+            row="6.2.1.5",
+            title="Vanishing gradients",
+            question="How large are the weight gradients in the layers of a very deep, very "
+            "narrow network?",
+            draw=lambda results: draw(plain(results)),
+            answer=answer_plain,
+            reference="they vanish in the first layers.",
+        ),
+        jx.Question(
+            row="6.2.1.6",
+            title="The cure",
+            question="What do batch norm and, beyond the report, residual connections change?",
+            draw=draw,
+            answer=answer_cure,
+            reference="with batch norm they no longer vanish; they explode.",
+        ),
+    ),
+)

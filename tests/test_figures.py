@@ -1,0 +1,346 @@
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from jaxexp import figures, select
+
+EPOCHS = 6
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def results(
+    axis: str = "learning_rate",
+    coords: dict[str, Sequence[Any]] | None = None,
+    losses: Sequence[float] = (0.5, 0.25, 3.3),
+    diverged: Sequence[int] = (0, 0, 0),
+    trained: Sequence[int] = (EPOCHS, EPOCHS, EPOCHS),
+) -> xr.Dataset:
+    """A sweep along one axis whose trials fall to `losses`, with NaN where the contract has it."""
+    coords = {"learning_rate": [0.01, 0.001, 1.0]} if coords is None else coords
+    epoch = np.arange(1, EPOCHS + 1)
+    end = np.where(diverged, np.array(diverged) - 1, trained)
+    loss = np.array(losses)[:, None, None] + np.exp(-epoch)[:, None] * [1.0, 1.1, 1.2]
+    loss = np.where(epoch[:, None] <= end[:, None, None], loss, np.nan).astype(np.float32)
+    return xr.Dataset(
+        {
+            "loss": ((axis, "epoch", "split"), loss),
+            "accuracy": ((axis, "epoch", "split"), np.exp(-loss)),
+            "steps_per_epoch": (axis, np.array([1000, 100, 10][: len(losses)])),
+            "seconds": (axis, np.array([2.0, 3.0, 4.0][: len(losses)])),
+            "epochs_trained": (axis, np.array(trained)),
+            "diverged_epoch": (axis, np.array(diverged)),
+        },
+        coords={name: (axis, list(values)) for name, values in coords.items()}
+        | {"epoch": epoch, "split": ["train", "validation", "test"]},
+    )
+
+
+def zipped(**options: Any) -> xr.Dataset:
+    return results("depth_width", {"depth": [1, 6, 6], "width": [16, 16, 64]}, **options)
+
+
+def single() -> xr.Dataset:
+    return results().isel(learning_rate=0, drop=True)
+
+
+def mapped(regions: np.ndarray) -> xr.Dataset:
+    """Two trials with these `regions` (2, 4 latitudes, 6 longitudes) and a place per class."""
+    ds = results(coords={"features": ["raw", "sines"]}, axis="features", losses=(0.5, 0.25),
+                 diverged=(0, 0), trained=(EPOCHS, EPOCHS))  # fmt: skip
+    classes = int(regions.max()) + 1
+    ds = ds.assign_coords(latitude=np.linspace(40, 55, 4), longitude=np.linspace(0, 25, 6))
+    ds["region"] = (("features", "latitude", "longitude"), regions.astype(np.int16))
+    ds["test_longitude"] = ("point", np.linspace(0, 25, classes))
+    ds["test_latitude"] = ("point", np.linspace(40, 55, classes))
+    ds["test_label"] = ("point", np.arange(classes))
+    ds.attrs["classes"] = json.dumps([f"Land {k}" for k in range(classes)])
+    return ds
+
+
+def with_norms(norms: np.ndarray) -> xr.Dataset:
+    """Two trials with these gradient `norms` (2, epochs, layers)."""
+    ds = results("batch_norm", {"batch_norm": [False, True]}, losses=(0.5, 0.25),
+                 diverged=(0, 0), trained=(EPOCHS, EPOCHS))  # fmt: skip
+    ds["gradient_norm"] = (("batch_norm", "epoch", "layer"), norms.astype(np.float32))
+    return ds.assign_coords(layer=np.arange(norms.shape[-1]))
+
+
+def xs(line: Line2D) -> list[float]:
+    return np.asarray(line.get_xdata()).tolist()
+
+
+def ys(line: Line2D) -> list[float]:
+    return np.asarray(line.get_ydata()).tolist()
+
+
+def legend(fig: Figure) -> list[str]:
+    return [text.get_text() for text in fig.legends[0].get_texts()]
+
+
+def drawn(fig: Figure) -> bytes:
+    """The figure as PNG: whatever only fails when drawn fails here."""
+    png = figures.to_png(fig, dpi=50)
+    assert png.startswith(PNG)
+    return png
+
+
+class TestSelect:
+    @pytest.mark.parametrize(
+        ("value", "text"),
+        [(1.0, "1"), (0.001, "0.001"), (1e-5, "1e-5"), (np.float32(0.01), "0.01"), (1024, "1024"),
+         (np.int64(106_897), "106,897"), (True, "on"), (np.False_, "off"), (np.nan, "–"),
+         ("sines", "sines"), (1234.6, "1235"), (np.inf, "inf")],
+    )  # fmt: skip
+    def test_numbers_read_as_a_person_writes_them(self, value: object, text: str) -> None:
+        assert select.number(value) == text
+
+    def test_labels_name_what_varies(self) -> None:
+        assert [name for name, _ in select.points(zipped())] == [
+            "depth 1, width 16", "depth 6, width 16", "depth 6, width 64",
+        ]  # fmt: skip
+        assert select.label(results().sel(learning_rate=1.0)) == "learning rate 1"
+        assert select.label(single()) == "single trial"
+
+    def test_points_of_two_axes_run_over_both(self) -> None:
+        both = xr.concat([results(), results()], "batch_norm").assign_coords(
+            batch_norm=[False, True]
+        )
+        names = [name for name, _ in select.points(both)]
+        assert names[:2] == ["batch norm off, learning rate 0.01",
+                             "batch norm off, learning rate 0.001"]  # fmt: skip
+        assert len(names) == 6
+
+    def test_rank_uses_the_last_epoch_of_each_trial(self) -> None:
+        ranking = select.rank(results(trained=(EPOCHS, 2, EPOCHS)))
+        assert list(ranking["trial"]) == [
+            "learning rate 0.001", "learning rate 0.01", "learning rate 1",
+        ]  # fmt: skip
+        assert list(ranking["epoch"]) == [2, EPOCHS, EPOCHS]
+        assert ranking["value"].iloc[0] == pytest.approx(0.25 + 1.1 * np.exp(-2))
+
+    def test_the_highest_accuracy_is_best(self) -> None:
+        assert select.best(results(), "accuracy")[0] == "learning rate 0.001"
+        assert select.worst(results(), "accuracy")[0] == "learning rate 1"
+
+    def test_diverged_trials_rank_last_and_are_marked(self) -> None:
+        ds = results(losses=(0.5, 0.01, 0.02), diverged=(0, 4, 2))
+        assert list(select.rank(ds)["status"]) == [
+            "finished", "diverged in epoch 4", "diverged in epoch 2",
+        ]  # fmt: skip
+        assert select.best(ds)[0] == "learning rate 0.01"
+        assert select.worst(ds)[0] == "learning rate 1 (diverged in epoch 2)"
+        assert select.divergences(ds) == [
+            "learning rate 0.001 diverged in epoch 4", "learning rate 1 diverged in epoch 2",
+        ]  # fmt: skip
+
+    def test_when_all_diverged_the_best_says_so(self) -> None:
+        name, point = select.best(results(diverged=(1, 3, 2)))
+        assert name == "learning rate 0.001 (diverged in epoch 3)"
+        assert np.isnan(select.final(point)).all()
+
+    def test_where_chooses_from_zipped_axes_too(self) -> None:
+        assert list(select.where(zipped(), width=16)["depth"]) == [1, 6]
+        assert select.where(results(), learning_rate=1.0).sizes["learning_rate"] == 1
+        with pytest.raises(ValueError, match="no trial has width = 5"):
+            select.where(zipped(), width=5)
+        with pytest.raises(ValueError, match="seed does not vary"):
+            select.where(zipped(), seed=1)
+
+
+class TestCurves:
+    def test_one_labelled_curve_per_trial_and_the_reference(self) -> None:
+        fig = figures.curves(results(), reference=(3.26, "entropy of the labels"))
+        assert len(fig.axes[0].lines) == 4
+        assert legend(fig) == ["learning rate 0.01", "learning rate 0.001", "learning rate 1",
+                               "entropy of the labels, 3.26"]  # fmt: skip
+        assert fig.axes[0].get_ylabel() == "validation loss (nats)"
+        drawn(fig)
+
+    def test_log_scale_only_where_the_losses_span_decades(self) -> None:
+        assert figures.curves(results()).axes[0].get_yscale() == "log"
+        near = results(losses=(2.0, 2.5, 3.0))
+        assert figures.curves(near).axes[0].get_yscale() == "linear"
+        assert figures.curves(results(), "accuracy").axes[0].get_yscale() == "linear"
+
+    def test_a_diverged_curve_ends_with_a_mark(self) -> None:
+        fig = figures.curves(results(diverged=(0, 1, 4)))
+        none, short = fig.axes[0].lines[1:]
+        assert xs(none) == []
+        assert xs(short) == [1, 2, 3]
+        assert short.get_markevery() == [2]
+        assert legend(fig)[1:] == ["learning rate 0.001 (diverged in epoch 1)",
+                                   "learning rate 1 (diverged in epoch 4)"]  # fmt: skip
+        drawn(fig)
+
+    def test_a_trial_of_one_epoch_is_a_point(self) -> None:
+        line = figures.curves(results(trained=(1, EPOCHS, EPOCHS))).axes[0].lines[0]
+        assert (xs(line), line.get_marker()) == ([1], "o")
+
+    def test_all_diverged_and_no_axes_are_drawn_as_well(self) -> None:
+        drawn(figures.curves(results(diverged=(1, 1, 1))))
+        drawn(figures.curves(single()))
+
+    def test_ordered_values_get_sequential_colours(self) -> None:
+        ordered = results(coords={"learning_rate": [1.0, 0.1, 0.01]})
+        first = [to_hex(line.get_color()) for line in figures.curves(ordered).axes[0].lines]
+        assert first[0] == "#440154"  # the dark end of viridis
+        mixed = figures.curves(zipped().isel(depth_width=[1, 0, 2])).axes[0].lines
+        assert tuple(line.get_color() for line in mixed) == figures.CATEGORIES[:3]
+
+
+class TestSplits:
+    def test_a_trial_has_a_panel_per_quantity(self) -> None:
+        fig = figures.splits(single(), ("loss", "accuracy"))
+        assert [ax.get_ylabel() for ax in fig.axes] == ["loss (nats)", "accuracy"]
+        assert legend(fig) == ["train", "validation", "test", "best validation epoch"]
+        assert fig.axes[0].texts[0].get_text().startswith(f"epoch {EPOCHS}: 0.50")
+        drawn(fig)
+
+    def test_several_trials_stand_side_by_side(self) -> None:
+        fig = figures.splits(results(diverged=(0, 1, 0)), ("loss", "accuracy"), mark_best=False)
+        assert len(fig.axes) == 6
+        assert fig.axes[1].get_title() == "learning rate 0.001 (diverged in epoch 1)"
+        assert all(len(ax.lines) == 3 for ax in fig.axes)
+        drawn(fig)
+
+
+class TestFinalBy:
+    def test_ticks_stand_at_the_values_in_order(self) -> None:
+        ds = results(coords={"width": [64, 8, 16]}, axis="width")
+        fig = figures.final_by(ds, "width")
+        ax = fig.axes[0]
+        assert [text.get_text() for text in ax.get_xticklabels()] == ["8", "16", "64"]
+        assert ax.get_xscale() == "log"
+        assert legend(fig)[:3] == ["train", "validation", "test"]
+        assert xs(ax.lines[3]) == [8]  # loss 0.25: the best
+        drawn(fig)
+
+    def test_evenly_spaced_and_named_values_stay_linear(self) -> None:
+        even = results(coords={"depth": [1, 2, 3]}, axis="depth")
+        assert figures.final_by(even, "depth").axes[0].get_xscale() == "linear"
+        named = results(coords={"optimizer": ["adam", "sgd", "adamw"]}, axis="optimizer")
+        drawn(figures.final_by(named, "optimizer", "loss"))
+
+    def test_diverged_values_are_tick_labels_without_points(self) -> None:
+        ds = results(coords={"depth": [1, 2, 3]}, axis="depth", diverged=(0, 2, 0))
+        ax = figures.final_by(ds, "depth", "loss").axes[0]
+        assert ax.get_xticklabels()[1].get_text() == "2\ndiverged\nin epoch 2"
+        assert list(np.isnan(ys(ax.lines[0]))) == [False, True, False]
+        drawn(figures.final_by(results(diverged=(1, 1, 1)), "learning_rate"))
+
+    def test_ambiguous_axes_are_refused(self) -> None:
+        with pytest.raises(ValueError, match="depth has values twice"):
+            figures.final_by(zipped(), "depth")
+        with pytest.raises(ValueError, match="expected width"):
+            figures.final_by(results(), "width")
+
+
+class TestSteps:
+    def test_noise_has_a_panel_per_trial_of_its_own_length(self) -> None:
+        ds = results()
+        losses = np.full((3, 500), np.nan)
+        losses[0], losses[1, :50] = 1.0, 2.0
+        ds["step_loss"] = (("learning_rate", "step"), losses)  # the third never made a step
+        fig = figures.step_noise(ds)
+        assert [len(xs(ax.lines[0])) for ax in fig.axes] == [500, 50, 0]
+        assert fig.axes[0].get_title() == "learning rate 0.01\nnoise ±0 nats"
+        drawn(fig)
+
+    def test_running_mean_keeps_lines_and_length(self) -> None:
+        line = np.arange(1000.0)
+        mean = figures.running_mean(line)
+        np.testing.assert_allclose(mean[5:-5], line[5:-5])
+        assert mean.shape == line.shape
+        assert figures.running_mean(np.array([])).size == 0
+
+    def test_bars_are_labelled_and_log_where_needed(self) -> None:
+        fig = figures.bars(results())
+        assert [ax.get_xscale() for ax in fig.axes] == ["log", "linear"]
+        assert [text.get_text() for text in fig.axes[0].texts] == ["1000", "100", "10"]
+        drawn(fig)
+
+
+class TestGradientNorms:
+    def test_a_curve_per_layer_and_a_panel_per_trial(self) -> None:
+        norms = np.logspace(-9, 3, 2 * EPOCHS * 11).reshape(2, EPOCHS, 11)
+        fig = figures.gradient_norms(with_norms(norms), (0, 5, 10))
+        assert [ax.get_title() for ax in fig.axes] == ["batch norm off", "batch norm on"]
+        assert legend(fig) == ["layer 0", "layer 5", "layer 10"]
+        assert fig.axes[0].get_yscale() == "log"
+        assert len(legend(figures.gradient_norms(with_norms(norms)))) == 6
+        drawn(fig)
+
+    def test_zeros_stand_below_the_scale_in_rows_of_their_own(self) -> None:
+        norms = np.full((2, EPOCHS, 4), 1e-3)
+        norms[0, :, 0] = norms[0, 3:, 1] = 0
+        norms[1, 0, 2] = np.inf
+        fig = figures.gradient_norms(with_norms(norms))
+        zeros = [line for line in fig.axes[0].lines if line.get_marker() == "v"]
+        heights = [set(ys(line)) for line in zeros if ys(line)]
+        assert [len(height) for height in heights] == [1, 1]
+        assert max(heights[0] | heights[1]) < 1e-3
+        assert heights[0] != heights[1]
+        assert legend(fig)[-1] == "exactly zero (below the scale)"
+        drawn(fig)
+
+    def test_nothing_but_zeros_is_drawn(self) -> None:
+        drawn(figures.gradient_norms(with_norms(np.zeros((2, EPOCHS, 3)))))
+
+
+class TestRegions:
+    def regions(self) -> np.ndarray:
+        """24 classes with a cell each, and the same in another order."""
+        cells = np.arange(24).reshape(4, 6)
+        return np.stack([cells, cells[:, ::-1]])
+
+    def test_neighbouring_classes_get_different_colours(self) -> None:
+        ds = mapped(self.regions())
+        colours = figures.class_colours(ds)
+        grid = ds["region"].values
+        pairs = np.concatenate([
+            np.stack([grid[:, 1:].ravel(), grid[:, :-1].ravel()]),
+            np.stack([grid[:, :, 1:].ravel(), grid[:, :, :-1].ravel()]),
+        ], axis=1)  # fmt: skip
+        pairs = pairs[:, pairs[0] != pairs[1]]
+        assert (colours[pairs[0]] != colours[pairs[1]]).any(axis=1).all()
+
+    def test_neighbours_are_symmetric_and_near(self) -> None:
+        regions = np.zeros((2, 4, 6), int)
+        regions[:, :, 2:4], regions[:, :, 4:] = 1, 2
+        np.testing.assert_array_equal(
+            figures.neighbours(mapped(regions)),
+            [[False, True, False], [True, False, True], [False, True, False]],
+        )
+
+    def test_a_panel_per_trial_counts_its_wrong_places(self) -> None:
+        regions = np.zeros((2, 4, 6), int)
+        regions[1, 2:] = 1  # here the second class's place is right
+        fig = figures.regions(mapped(regions))
+        assert [ax.get_title() for ax in fig.axes] == [
+            "features raw: 1 of 2 test places outlined as wrong",
+            "features sines: 0 of 2 test places outlined as wrong",
+        ]
+        assert [text.get_text() for text in fig.axes[0].texts] == ["Land 0", "Land 1"]
+        assert fig.axes[0].get_xlabel() == "longitude (°E)"
+        drawn(fig)
+
+    def test_names_never_cover_one_another(self) -> None:
+        ds = mapped(self.regions())
+        ds["test_latitude"] = ds["test_latitude"] * 0 + 45
+        ds["test_longitude"] = ds["test_longitude"] * 0 + 12
+        assert len(figures.regions(ds).axes[0].texts) == 1
+
+    def test_a_single_trial_and_a_descending_grid_are_drawn(self) -> None:
+        ds = mapped(self.regions()).isel(features=0)
+        drawn(figures.regions(ds.isel(latitude=slice(None, None, -1)), figures.class_colours(ds)))
+
+
+def test_equal_figures_are_equal_bytes() -> None:
+    assert drawn(figures.curves(results())) == drawn(figures.curves(results()))

@@ -1,0 +1,147 @@
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+from matplotlib.figure import Figure
+
+from jaxexp.figures import to_png
+from jaxexp.report import Meta, Section, duration, render, run_facts
+
+VOID = {"meta", "img", "br", "hr", "link"}
+
+
+def section(**options: object) -> Section:
+    values: dict = {
+        "row": "6.1.2.1",
+        "title": "Learning rate",
+        "question": "Which learning rate is best?",
+        "answer": "The best is 0.001, at 0.25 nats. It beats e.g. 1 and 0.01.",
+        "figures": [(to_png(Figure(figsize=(6, 3))), "Loss by epoch")],
+        "reference": "lr = 1 wanders around 3.3",
+        "seconds": 83.0,
+    }
+    return Section(**(values | options))
+
+
+def page(*sections: Section, **meta: object) -> str:
+    values: dict = {"title": "Places", "summary": "Two sentences.", "facts": {"Trials": "4"}}
+    return render(sections, Meta(**(values | meta)))
+
+
+class Elements(HTMLParser):
+    """Collects the elements of a page and checks that each is closed."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(html)
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_a_section_shows_all_that_it_has() -> None:
+    html = page(section(notes=["learning rate 1 diverged in epoch 3"]))
+    for text in ("6.1.2.1", "Which learning rate is best?", "at 0.25 nats", "1 min 23 s",
+                 "The report: lr = 1 wanders around 3.3", "diverged in epoch 3"):  # fmt: skip
+        assert text in html
+
+
+def test_the_page_needs_nothing_from_outside() -> None:
+    html = page(section(table=pd.DataFrame({"a": [1]})), plan="1 program")
+    elements = Elements(html).found
+    assert {tag for tag, _ in elements}.isdisjoint({"script", "link", "iframe"})
+    sources = [attrs.get("src") or attrs.get("href") for _, attrs in elements]
+    assert all(s.startswith(("data:image/png;base64,", "#")) for s in sources if s)
+    assert not re.search(r"url\(|@import|https?://", html)
+
+
+def test_every_text_is_escaped() -> None:
+    evil = "<script>alert(1)</script>"
+    table = pd.DataFrame({evil: [evil]})
+    html = page(
+        section(title=evil, answer=evil, reference=evil, notes=[evil], table=table,
+                figures=[(to_png(Figure(figsize=(1, 1))), '"' + evil)]),
+        facts={evil: evil}, plan=evil,
+    )  # fmt: skip
+    assert "<script" not in html
+    assert "&lt;script&gt;" in html
+    image = next(attrs for tag, attrs in Elements(html).found if tag == "img")
+    assert image["alt"] == '"' + evil
+
+
+def test_images_have_words_and_their_size() -> None:
+    image = next(attrs for tag, attrs in Elements(page(section())).found if tag == "img")
+    assert (image["alt"], image["width"], image["height"]) == ("Loss by epoch", "600", "300")
+
+
+def test_the_summary_links_each_row_and_gives_the_short_answer() -> None:
+    html = page(section(), section(row="6.2", answer="Only one."))
+    summary = html[html.index("<nav") : html.index("</nav>")]
+    assert 'href="#row-6.1.2.1"' in summary
+    assert 'id="row-6.2"' in html
+    assert "at 0.25 nats." in summary
+    assert "It beats" not in summary
+
+
+def test_tables_line_up_and_say_what_is_missing() -> None:
+    table = pd.DataFrame(
+        {
+            "batch": [1, 106_897],
+            "val acc": [0.6221, np.nan],
+            "seconds": [152.7, 12.345],
+            "learning rate": [1.0, 1e-5],
+            "batch norm": [True, False],
+        }
+    )
+    html = page(section(table=table))
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", html[html.index('<table class="numbers"') :])
+    assert cells == ["1", "0.6221", "152.7", "1", "on", "106,897", "–", "12.3", "1e-5", "off"]
+
+
+def test_a_named_index_is_a_column_and_a_plain_one_is_not() -> None:
+    named = pd.DataFrame({"loss": [0.5]}, index=pd.Index(["best"], name="trial"))
+    assert ">trial</th>" in page(section(table=named))
+    assert ">index</th>" not in page(section(table=named.reset_index()))
+
+
+def test_a_page_without_sections_or_extras_is_whole() -> None:
+    Elements(page(facts={}))
+    bare = Section(row="1", title="t", question="q", answer="a")
+    html = page(bare)
+    Elements(html)
+    assert "The report:" not in html
+    assert "Trained in" not in html
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.84, "0.8 s"), (9.96, "10 s"), (59.7, "1 min 0 s"), (200, "3 min 20 s"),
+     (7500, "2 h 5 min"), (float("nan"), "–")],
+)  # fmt: skip
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_run_facts_add_up_over_sweeps() -> None:
+    attrs = {
+        "trials": 4, "programs": 2, "wall_seconds": 50.0, "compile_seconds": 6.0, "devices": 1,
+        "device": "cpu", "data": "europe", "data_fingerprint": "abc", "seed": 0,
+        "jaxexp": "0.1.0", "jax": "0.8.0", "started": "2026-01-02T03:04:05+00:00",
+    }  # fmt: skip
+    facts = run_facts([xr.Dataset(attrs=attrs), xr.Dataset(attrs=attrs | {"seed": 1})])
+    assert facts["Trials"] == "8"
+    assert facts["Wall-clock"] == "1 min 40 s, 12 s of it compiling"
+    assert facts["Data (fingerprint)"] == "europe (abc)"
+    assert facts["Seed"] == "0; 1"
+    assert facts["Started"] == "2026-01-02 03:04 UTC"
