@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from jaxexp.data import load_places
     from jaxexp.engine import Problem
     from jaxexp.places import problem
-    from jaxexp.runner import run
+    from jaxexp.runner import make_plan, run
 
 __version__ = "0.1.0"
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "figures",
     "hyperparameter",
     "load_places",
+    "make_plan",
     "problem",
     "run",
     "select",
@@ -39,6 +40,7 @@ __all__ = [
 _LAZY = {
     "Problem": "jaxexp.engine",
     "load_places": "jaxexp.data",
+    "make_plan": "jaxexp.runner",
     "problem": "jaxexp.places",
     "run": "jaxexp.runner",
 }

@@ -124,7 +124,9 @@ def report(
     from jaxexp.rundir import RunDirectory
 
     directory = RunDirectory(run_directory)
-    print(directory.write_report(directory.load()))
+    found = directory.load()
+    sections = [section for pair in found for section in directory.draw(*pair)]
+    print(directory.write_page(sections, [dataset for _, dataset in found]))
 
 
 @app.command("list")
@@ -196,15 +198,13 @@ def _run(
         "quick": quick,
     }
     directory = RunDirectory.create(path, command, force=force)
-    found = []
+    sections, datasets = [], []
     with TerminalProgress(made, problem.examples, console) as progress:
         for sweep, dataset in run_plan(made, sweeps, problem, progress):
             directory.save(sweep, dataset)
-            found.append((sweep, dataset))
-    order = [sweep.name for sweep in sweeps]
-    found.sort(key=lambda pair: order.index(pair[0].name))
-    console.print("drawing the figures …")
-    page = directory.write_report(found)
+            sections += directory.draw(sweep, dataset)  # while the others train
+            datasets.append(dataset)
+    page = directory.write_page(sections, datasets)
     console.print(f"done in {time.perf_counter() - started:.0f} s")
     print(page)
 

@@ -1,9 +1,13 @@
-"""The devices that JAX sees: set up once, before JAX starts."""
+"""JAX's devices and its compilation cache: set up once, before JAX starts."""
 
 import contextlib
+import functools
 import os
 
 import jax
+from platformdirs import user_cache_path
+
+CACHE_BYTES = 1 << 30  # the least recently used programs leave the cache beyond this
 
 
 def cores() -> int:
@@ -11,13 +15,20 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def devices() -> list[jax.Device]:
+@functools.cache
+def devices() -> tuple[jax.Device, ...]:
     """All devices: the accelerators where there are any, else one CPU device per core.
 
-    A program that has already used JAX keeps the devices that it has, and so does one that sets
-    `JAX_NUM_CPU_DEVICES` itself.
+    Compiled programs are kept in the user's cache directory. What a program or an environment
+    variable (`JAX_NUM_CPU_DEVICES`, `JAX_COMPILATION_CACHE_DIR`, `JAX_ENABLE_COMPILATION_CACHE`)
+    has chosen stays as it is, and so do the devices of a JAX that runs already.
     """
     if getattr(jax.config, "jax_num_cpu_devices", -1) < 0:  # nobody has chosen
         with contextlib.suppress(RuntimeError):  # JAX runs already
             jax.config.update("jax_num_cpu_devices", cores())
-    return jax.devices()
+    if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
+        cache = user_cache_path("jaxexp") / "programs"
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+        jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    return tuple(jax.devices())

@@ -5,7 +5,6 @@ between epochs it records, reports progress, and can stop.
 """
 
 import dataclasses
-import functools
 import queue
 import threading
 import time
@@ -123,19 +122,20 @@ def stream(
 ) -> Iterator[list[TrialRecord]]:
     """Train every trial of the plan, yielding each program's records as soon as it has finished.
 
-    Programs that fill the machine come first, then the lanes, side by side in a thread each. An
-    exception in one lane, or in the caller, stops the others at their next epoch and is raised.
+    The programs that are spread over all devices run one after another, and beside them the lanes,
+    in a thread each. An exception in one of them, or in the caller, stops the others at their next
+    epoch and is raised.
     """
     check(plan, problem)
     stop = threading.Event()
-    data = functools.cache(lambda mesh: jax.device_put(problem.data, NamedSharding(mesh, SHARED)))
+    placed: dict[Mesh, Data] = {}  # programs on the same devices share the data
 
     def run(program: Program) -> list[TrialRecord]:
-        mesh = Mesh([devices[i] for i in program.devices], "trials")
-        return _train(program, problem.task, mesh, data(mesh), progress or Silent(), stop)
+        own = Run(program, problem.task, Mesh([devices[i] for i in program.devices], "trials"))
+        if own.mesh not in placed:
+            placed[own.mesh] = own.place(problem.data)
+        return _train(own, placed[own.mesh], progress or Silent(), stop)
 
-    for program in plan.spread:
-        yield run(program)
     finished: queue.SimpleQueue[list[TrialRecord] | BaseException] = queue.SimpleQueue()
 
     def run_lane(programs: Sequence[Program]) -> None:
@@ -145,7 +145,8 @@ def stream(
         except BaseException as error:
             finished.put(error)
 
-    lanes = plan.lanes
+    # All at once: while one compiles or waits for its slowest device, the others use the cores.
+    lanes = [lane for lane in (plan.spread, *plan.lanes) if lane]
     with ThreadPoolExecutor(max(1, len(lanes))) as pool:
         try:
             for lane in lanes:
@@ -159,35 +160,61 @@ def stream(
             stop.set()
 
 
-def _train(
-    program: Program, task: Task, mesh: Mesh, data: Data, progress: Progress, stop: threading.Event
-) -> list[TrialRecord]:
-    progress.compiling(program)
+class Run:
+    """One program on its devices: its state between the epochs."""
+
+    def __init__(self, program: Program, task: Task, mesh: Mesh) -> None:
+        """Nothing is placed or compiled yet."""
+        self.program, self.task, self.mesh = program, task, mesh
+
+    def place(self, data: Data) -> Data:
+        """The data, on each of the devices."""
+        return jax.device_put(data, NamedSharding(self.mesh, SHARED))
+
+    def start(self, data: Data) -> None:
+        """Compile, and initialise every trial."""
+        leaves = stack(self.program.trials, self.mesh.size)
+        self.leaves = jax.device_put(leaves, NamedSharding(self.mesh, TRIALS))
+        self.data = data
+        self.compiled = compile_program(self.program, self.task, self.mesh, data)
+        self.state = self.compiled.init(self.leaves)
+
+    def epoch(self, number: int) -> train.EpochRecord:
+        """Train epoch `number`, from 0, of every trial; the record may still be on its way."""
+        epoch = jax.device_put(np.int32(number), NamedSharding(self.mesh, SHARED))
+        self.state, record = self.compiled.epoch(self.leaves, self.state, epoch, self.data)
+        return record
+
+    def end(self) -> tuple[dict[str, np.ndarray], train.TrialState]:
+        """Predictions, where recorded, and the final state, both (T, ...) on the host."""
+        predictions = {}
+        if self.compiled.predict:
+            predictions = self.compiled.predict(self.leaves, self.state, self.data)
+        return jax.device_get((predictions, self.state))
+
+
+def _train(run: Run, data: Data, progress: Progress, stop: threading.Event) -> list[TrialRecord]:
+    progress.compiling(run.program)
     started = time.perf_counter()
-    leaves = jax.device_put(stack(program.trials, mesh.size), NamedSharding(mesh, TRIALS))
-    compiled = compile_program(program, task, mesh, data)
+    run.start(data)
     compile_seconds = time.perf_counter() - started
 
     started = time.perf_counter()
-    state = compiled.init(leaves)
     history: list[train.EpochRecord] = []
     running = None
-    for epoch in range(program.epochs):
+    for epoch in range(run.program.epochs):
         if stop.is_set():
             raise InterruptedRunError
-        number = jax.device_put(np.int32(epoch), NamedSharding(mesh, SHARED))
-        state, record = compiled.epoch(leaves, state, number, data)
+        record = run.epoch(epoch)
         if running is not None:  # take the last epoch home while this one runs
             history.append(jax.device_get(running))
-            progress.epoch(program, epoch)
+            progress.epoch(run.program, epoch)
         running = record
     history.append(jax.device_get(running))
-    progress.epoch(program, program.epochs)
-    predict = compiled.predict or (lambda *_: {})
-    predictions, state = jax.device_get((predict(leaves, state, data), state))
+    progress.epoch(run.program, run.program.epochs)
+    predictions, state = run.end()
     seconds = time.perf_counter() - started
-
-    return _unstack(program, history, predictions, state, seconds, compile_seconds)
+    return _unstack(run.program, history, predictions, state, seconds, compile_seconds)
 
 
 @dataclass(frozen=True)

@@ -120,16 +120,8 @@ def _splits_panel(ax: Axes, point: xr.Dataset, quantity: str, mark_best: bool) -
         return
     where = values.idxmax("epoch") if quantity == "accuracy" else values.idxmin("epoch")
     height = float(values.sel(epoch=where))
-    ax.plot([where], [height], **RING, ms=9, clip_on=False, label="best validation epoch")
-    side = "right" if where > point["epoch"].max() / 2 else "left"
-    ax.annotate(
-        f"epoch {int(where)}: {number(height)}",
-        (float(where), height),
-        xytext=(0, 12 if quantity == "loss" else -18),
-        textcoords="offset points",
-        ha=side,
-        path_effects=_halo(),
-    )
+    label = f"best validation {quantity}: {number(height)} in epoch {int(where)}"
+    ax.plot([where], [height], **RING, ms=9, clip_on=False, label=label)
 
 
 @rc_context(STYLE)
@@ -283,7 +275,8 @@ def gradient_norms(ds: xr.Dataset, layers: Iterable[int] | None = None) -> Figur
 
 def _norm_axis(panels: np.ndarray, norms: xr.DataArray, shown: list[int]) -> dict[int, float]:
     """Give the panels a log scale; return the heights, below it, for the layers that have zeros."""
-    positive = norms.values[np.isfinite(norms) & (norms > 0)]
+    finite = norms.values[np.isfinite(norms) & (norms > 0)]
+    positive = finite.astype(np.float64)  # norms may fill float32: leave room above them
     low, high = (positive.min(), positive.max()) if positive.size else (1e-3, 1.0)
     step = max(high / low, 10.0) ** 0.05
     vanished = (norms == 0).any([dim for dim in norms.dims if dim != "layer"])

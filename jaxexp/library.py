@@ -4,6 +4,7 @@ import difflib
 import importlib.util
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 from jaxexp.errors import UserError
 from jaxexp.sweep import Sweep
@@ -42,10 +43,15 @@ def load(name_or_file: str) -> Sweep:
 
 def describe(name: str) -> str:
     """The first line of a sweep's docstring."""
-    return (_execute(folder() / f"{name}.py").__doc__ or "").partition("\n")[0]
+    return (load_module(name).__doc__ or "").partition("\n")[0]
 
 
-def _execute(path: Path):
+def load_module(name: str) -> ModuleType:
+    """The module of a sweep that comes with jaxexp."""
+    return _execute(folder() / f"{name}.py")
+
+
+def _execute(path: Path) -> ModuleType:
     if not path.is_file():
         raise UserError(f"{path}: no such sweep file")
     spec = importlib.util.spec_from_file_location(f"jaxexp_sweep_{path.stem}", path)

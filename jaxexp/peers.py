@@ -10,7 +10,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from multiprocessing.connection import Connection
@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch._inductor.config as inductor
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
@@ -340,12 +341,13 @@ def _adam(state: _State, g_TxP: Tensor, lr_Tx1: Tensor) -> _State:
 class _Compiled:
     """Every trial trained by one compiled program of a few steps.
 
-    Kept because fastest of what was tried on 4 cores, depth 6 and width 16: stacked matrix products
-    differentiated by hand (torch.func.vmap of grad took 1.3 to 1.9 times as long, autograd through
-    the stacked products in between); activations feature-major (T×units×B); parameters and moments
-    flat, so that Adam is one kernel; data shuffled once an epoch, so that a batch is a slice;
-    Inductor's C++ wrapper and several steps a call, which matter most with few trials or one
-    thread. `max-autotune-no-cudagraphs` made no clear difference, in-place updates cost time.
+    The formulation kept, on 4 cores at depth 6 and width 16, by the minimum of several epochs:
+    - stacked products differentiated by hand; torch.func.vmap of grad took 1.2 to 1.8 times as
+      long; autograd through stacked products lay around these, within the noise with 4 threads;
+    - feature-major activations (T×units×B), whose products are a little faster with few trials;
+    - parameters and moments flat, so that Adam is one kernel and a call has few arguments;
+    - Inductor's C++ wrapper and 4 steps a call: 0.042 to 0.028 s with 4 trials on one thread.
+    `max-autotune-no-cudagraphs` and in-place updates made no clear difference.
     """
 
     def __init__(self, work: Workload) -> None:
@@ -446,6 +448,7 @@ def _process(work: Workload, pipe: Connection) -> None:
     """A process's share: says None when ready, then after each epoch it is told to train."""
     try:
         torch.set_num_threads(1)
+        inductor.compile_threads = 1  # a pool of compilers in every process would outlive it
         peer = _Compiled(work)
         peer.warm_up()
         pipe.send(None)
@@ -455,8 +458,11 @@ def _process(work: Workload, pipe: Connection) -> None:
             pipe.send(None)
         peer.verify()
         pipe.send(None)
-    except Exception as error:  # the parent raises it
-        pipe.send(str(error))
+    except EOFError:  # the parent has given up
+        pass
+    except Exception as error:
+        with suppress(OSError):
+            pipe.send(str(error))  # for the parent to raise
 
 
 def _await_all(pipes: list[Connection]) -> None:
@@ -470,6 +476,12 @@ def _await_all(pipes: list[Connection]) -> None:
             raise RuntimeError(complaint)
 
 
+def _end(process: mp.process.BaseProcess) -> None:
+    process.join(2)  # time to end by itself, its pipe being closed
+    process.terminate()
+    process.join()
+
+
 @contextmanager
 def _processes(shares: list[Workload]) -> Iterator[list[Connection]]:
     """One process per share, each at the other end of a pipe; none outlives the block."""
@@ -480,8 +492,7 @@ def _processes(shares: list[Workload]) -> Iterator[list[Connection]]:
             ours, theirs = context.Pipe()
             process = context.Process(target=_process, args=(share, theirs), daemon=True)
             process.start()
-            stack.callback(process.join)
-            stack.callback(process.terminate)
+            stack.callback(_end, process)
             theirs.close()  # so that its death ends our recv
             pipes.append(stack.enter_context(closing(ours)))
         yield pipes

@@ -40,7 +40,7 @@ class Plan:
 
     @property
     def spread(self) -> list[Program]:
-        """Programs with a trial for every device: they run one after another on all of them."""
+        """Programs with a trial for every device: they run one after another, on all of them."""
         return [p for p in self.programs if len(p.devices) == self.devices]
 
     @property

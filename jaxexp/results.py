@@ -66,13 +66,13 @@ def to_dataset(
 
 
 def _pad(values: list[np.ndarray]) -> np.ndarray:
-    """Stack arrays of different lengths, the shorter ones filled up with NaN."""
+    """Stack arrays of different sizes, the smaller ones filled up with NaN."""
     if len({value.shape for value in values}) == 1:
         return np.stack(values)
-    longest = max(len(value) for value in values)
-    padded = np.full((len(values), longest, *values[0].shape[1:]), np.nan, np.float32)
+    largest = np.max([value.shape for value in values], axis=0)
+    padded = np.full((len(values), *largest), np.nan, np.float32)
     for row, value in zip(padded, values, strict=True):
-        row[: len(value)] = value
+        row[tuple(map(slice, value.shape))] = value
     return padded
 
 

@@ -122,17 +122,16 @@ class RunDirectory:
             raise UserError(f"{self.results}: no results to report on")
         return found
 
-    def write_report(self, found: Sequence[tuple[Sweep, "xr.Dataset"]]) -> Path:
-        """Draw every figure and write the page for these sweeps; returns the page."""
+    def draw(self, sweep: Sweep, dataset: "xr.Dataset") -> "list[Section]":
+        """Answer each question of a sweep, drawing its figures into the run directory."""
+        questions = sweep.questions or (_in_general(sweep),)
+        return [self._section(question, dataset) for question in questions]
+
+    def write_page(self, sections: "list[Section]", datasets: "Sequence[xr.Dataset]") -> Path:
+        """Write the page of these sections and results; returns its path."""
         from jaxexp import report
 
-        sections = [
-            self._section(question, dataset, len(sweep.questions) or 1)
-            for sweep, dataset in found
-            for question in sweep.questions or (_in_general(sweep),)
-        ]
-        sections.sort(key=lambda section: _row_key(section.row))
-        datasets = [dataset for _, dataset in found]
+        sections = sorted(sections, key=lambda section: _row_key(section.row))
         meta = report.Meta(
             title=str(self.command().get("title", "Results")),
             summary=str(self.command().get("summary", "")),
@@ -142,7 +141,7 @@ class RunDirectory:
         self.page.write_text(report.render(sections, meta))
         return self.page
 
-    def _section(self, question: Question, dataset: "xr.Dataset", rows: int) -> "Section":
+    def _section(self, question: Question, dataset: "xr.Dataset") -> "Section":
         from jaxexp import figures, report, select
 
         drawn = []

@@ -91,7 +91,7 @@ class Sweep:
         for points in itertools.product(*self.axes.values()):
             names = itertools.chain.from_iterable(self.axes)
             values = dict(zip(names, itertools.chain.from_iterable(points), strict=True))
-            trial = self.base.replace(**values)
+            trial = self.base.replace(**self.base.values() | values)
             trial.check()
             if trial in made:
                 raise UserError(f"sweep {self.name!r} has the trial {values} twice")
@@ -145,7 +145,7 @@ def _points(key: str | Axis, values: Sequence[Any]) -> tuple[tuple[Any, ...], ..
     if not values:
         raise UserError(f"axis {' × '.join(names)} is empty: expected at least one value")
     if len(names) == 1:
-        return tuple(value if isinstance(value, tuple) else (value,) for value in values)
+        return tuple(v if isinstance(v, tuple) and len(v) == 1 else (v,) for v in values)
     for value in values:
         if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != len(names):
             raise UserError(

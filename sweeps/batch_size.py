@@ -45,7 +45,9 @@ def table(results):
             "seconds": results["seconds"].values,
         }
     )
-    return ours.merge(REPORT, how="left", on=["batch", "epochs"], suffixes=("", ", report"))
+    both = ours.merge(REPORT, how="left", on=["batch", "epochs"], suffixes=("", " (report)"))
+    measured = [f"{name}{whose}" for name in ours.columns[2:] for whose in ("", " (report)")]
+    return both[["batch", "epochs", *measured]]
 
 
 def answer(results):

@@ -13,6 +13,11 @@ def draw_best(results):
     return _losses_and_regions(results, jx.select.best(results)[1])
 
 
+def table(results):
+    """All shapes, the best first."""
+    return jx.select.rank(results).rename(columns={"value": "validation loss (nats)"})
+
+
 def draw_worst(results):
     """Losses by epoch and decision regions of the worst shape."""
     return _losses_and_regions(results, jx.select.worst(results)[1])
@@ -47,12 +52,12 @@ def _describe(place, name, trial):
 
 def by_depth(results):
     """The trials of width 16."""
-    return jx.select.where(results, width=16)
+    return jx.select.where(results, width=16).sortby("depth")
 
 
 def by_width(results):
     """The trials of depth 6."""
-    return jx.select.where(results, depth=6)
+    return jx.select.where(results, depth=6).sortby("width")
 
 
 def _answer_along(results, axis):
@@ -78,7 +83,7 @@ sweep = jx.Sweep(
             "divide the map?",
             draw=draw_best,
             answer=answer_best,
-            table=lambda results: jx.select.rank(results),
+            table=table,
             reference="a loss of about 0.25.",
         ),
         jx.Question(

@@ -22,29 +22,31 @@ def draw(results):
 
 
 def _reach(name, trial):
-    """How the gradient changes from the last hidden layer to the first, in one sentence."""
+    """How the gradient changes from the last hidden layer back to the first."""
     first, last = (
-        float(trial["gradient_norm"].sel(layer=k).mean()) for k in (LAYERS[0], LAYERS[-1])
+        float(trial["gradient_norm"].sel(layer=layer).mean()) for layer in (LAYERS[0], LAYERS[-1])
     )
-    if first == 0 or last == 0:
-        how = f"from {last:.0e} in layer {LAYERS[-1]} to {first:.0e} in layer {LAYERS[0]}"
-    else:
-        change = "shrinks" if first < last else "grows"
-        factor = max(first / last, last / first)
-        how = f"{change} {factor:.1e}-fold from layer {LAYERS[-1]} back to layer {LAYERS[0]}"
-    return f"With {name}, the mean squared gradient norm {how}"
+    how = "falls" if first < last else "grows"
+    told = [f"{norm:.0e}" if norm else "exactly 0" for norm in (last, first)]
+    return f"with {name} it {how} from {told[0]} in layer {LAYERS[-1]} to {told[1]} in layer 0"
+
+
+def _answer(results):
+    told = "; ".join(_reach(name, trial) for name, trial in jx.select.points(results))
+    return f"The squared gradient norm, averaged over the epochs: {told}."
 
 
 def answer_plain(results):
     """Whether they vanish."""
-    [(name, trial)] = jx.select.points(plain(results))
-    accuracy = float(trial["accuracy"].sel(split="validation").isel(epoch=-1))
-    return f"{_reach(name, trial)}. The validation accuracy is {accuracy:.3f} after the last epoch."
+    [(_, trial)] = jx.select.points(plain(results))
+    accuracy = float(jx.select.final(trial, "accuracy").sel(split="validation"))
+    return f"{_answer(plain(results))} The validation accuracy ends at {accuracy:.3f}."
 
 
 def answer_cure(results):
     """What batch norm and residual connections change."""
-    return ". ".join(_reach(name, trial) for name, trial in jx.select.points(results)) + "."
+    first_axis = jx.select.axes(results)[0]
+    return _answer(results.isel({first_axis: slice(1, None)}))
 
 
 sweep = jx.Sweep(

@@ -4,6 +4,7 @@ import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import hypothesis
 import jax
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from jaxexp.engine import Problem
 from jaxexp.mlp import Classification
 
 jax.config.update("jax_num_cpu_devices", 4)
+hypothesis.settings.register_profile("no deadline", deadline=None)  # machines are busy
+hypothesis.settings.load_profile("no deadline")
 
 
 @pytest.fixture(scope="session")

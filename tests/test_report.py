@@ -133,15 +133,16 @@ def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
-def test_run_facts_add_up_over_sweeps() -> None:
+def test_run_facts_are_those_of_the_plan_that_the_sweeps_share() -> None:
     attrs = {
-        "trials": 4, "programs": 2, "wall_seconds": 50.0, "compile_seconds": 6.0, "devices": 1,
+        "plan_trials": 7, "programs": 2, "wall_seconds": 50.0, "devices": 1,
         "device": "cpu", "data": "europe", "data_fingerprint": "abc", "seed": 0,
         "jaxexp": "0.1.0", "jax": "0.8.0", "started": "2026-01-02T03:04:05+00:00",
     }  # fmt: skip
-    facts = run_facts([xr.Dataset(attrs=attrs), xr.Dataset(attrs=attrs | {"seed": 1})])
-    assert facts["Trials"] == "8"
-    assert facts["Wall-clock"] == "1 min 40 s, 12 s of it compiling"
+    later = {"seed": 1, "wall_seconds": 100.0}
+    facts = run_facts([xr.Dataset(attrs=attrs), xr.Dataset(attrs=attrs | later)])
+    assert facts["Trials"] == "7"
+    assert facts["Wall-clock"] == "1 min 40 s, compilation included"
     assert facts["Data (fingerprint)"] == "europe (abc)"
     assert facts["Seed"] == "0; 1"
     assert facts["Started"] == "2026-01-02 03:04 UTC"

@@ -1,0 +1,5 @@
+"""`python -m jaxexp` is the command line."""
+
+from jaxexp.cli import main
+
+main()

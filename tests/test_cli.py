@@ -1,0 +1,244 @@
+"""The command line as a user meets it: real runs in processes of their own, and bad input."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from jaxexp import cli, library
+from jaxexp.data import load_places
+
+ROWS = ["6.1.2.1", "6.1.2.2", "6.1.2.3", "6.1.2.4"] + [f"6.2.1.{i}" for i in range(1, 8)]
+
+
+def jaxexp(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "jaxexp", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=600)
+
+
+def write_csvs(folder: Path, places_per_split: int, countries: int = 5) -> Path:
+    """A folder in the report's format, from the embedded places of the largest countries."""
+    places = load_places()
+    largest = np.argsort(-np.bincount(places.train.y_N))[:countries]
+    folder.mkdir()
+    for name in ("train", "validation", "test"):
+        split = getattr(places, name)
+        own = np.isin(split.y_N, largest).nonzero()[0][:places_per_split]
+        rows = [f"{i},{split.x_Nx2[i, 0]},{split.x_Nx2[i, 1]},{split.y_N[i]}" for i in own]
+        (folder / f"{name}.csv").write_text("\n".join([",long,lat,country", *rows]) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reproduced(tmp_path_factory) -> Path:
+    """`jaxexp reproduce --quick` for real, on the embedded data."""
+    out = tmp_path_factory.mktemp("reproduce") / "run"
+    done = jaxexp("reproduce", "--quick", "--seed", "3", "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(out / "report.html")
+    assert re.search(r"19 trials, .* of 37 epochs", done.stderr)
+    return out
+
+
+def test_reproduce_answers_every_row_with_its_figures(reproduced):
+    page = (reproduced / "report.html").read_text()
+    for row in ROWS:
+        assert f">{row}<" in re.sub(r"\s+", "", page), row
+        assert list((reproduced / "figures").glob(f"{row}-*.png")), row
+    assert page.count("data:image/png;base64,") == len(list((reproduced / "figures").iterdir()))
+
+
+def test_results_open_with_xarray_alone_and_say_how_they_were_made(reproduced):
+    with xr.open_dataset(reproduced / "results" / "learning_rate.nc") as dataset:
+        assert dataset["loss"].dims == ("learning_rate", "epoch", "split")
+        assert dataset.sizes["epoch"] == cli.QUICK_EPOCHS
+        assert dataset["learning_rate"].values.tolist() == [1, 1e-2, 1e-3, 1e-5]
+        assert dataset.attrs["seed"] == 3
+        assert dataset.attrs["data_fingerprint"] == load_places().fingerprint
+        assert {"jax", "flax", "device", "started", "wall_seconds", "plan"} <= dataset.attrs.keys()
+    stored = {path.stem for path in (reproduced / "results").iterdir()}
+    assert stored == set(cli.REPORT_SWEEPS)
+
+
+def test_the_learning_is_real(reproduced):
+    """Better than always naming the largest country, after two epochs."""
+    with xr.open_dataset(reproduced / "results" / "learning_rate.nc") as dataset:
+        accuracy = dataset["accuracy"].sel(learning_rate=1e-2, split="test").isel(epoch=-1)
+    majority = np.bincount(load_places().test.y_N).max() / len(load_places().test.y_N)
+    assert float(accuracy) > majority + 0.3
+
+
+def test_the_same_trial_in_two_sweeps_is_one_run(reproduced):
+    with (
+        xr.open_dataset(reproduced / "results" / "learning_rate.nc") as rates,
+        xr.open_dataset(reproduced / "results" / "depth_width.nc") as shapes,
+    ):
+        point = (shapes["depth"] == 6) & (shapes["width"] == 16)
+        np.testing.assert_array_equal(
+            rates["loss"].sel(learning_rate=1e-3), shapes["loss"][point.values][0]
+        )
+
+
+def test_report_is_drawn_again_from_the_results(reproduced):
+    before = (reproduced / "report.html").read_bytes()
+    (reproduced / "report.html").unlink()
+    done = jaxexp("report", str(reproduced))
+    assert done.returncode == 0, done.stderr
+    assert (reproduced / "report.html").read_bytes() == before
+
+
+def test_an_output_directory_with_a_run_is_kept(reproduced, tmp_path):
+    before = {path: path.read_bytes() for path in reproduced.rglob("*") if path.is_file()}
+    done = jaxexp("run", "epochs", "--quick", "--out", str(reproduced))
+    assert done.returncode == 2
+    assert f"{reproduced}: already holds a run" in done.stderr
+    assert "--force" in done.stderr
+    assert before == {path: path.read_bytes() for path in reproduced.rglob("*") if path.is_file()}
+
+
+def test_run_on_a_csv_folder_with_settings(tmp_path):
+    data = write_csvs(tmp_path / "data", 700)
+    out = tmp_path / "run"
+    done = jaxexp(
+        "run", "learning_rate", "--data", str(data), "--out", str(out),
+        "--set", "epochs=3", "--set", "batch_size=64", "--set", "learning_rate=0.01,1e-3",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    with xr.open_dataset(out / "results" / "learning_rate.nc") as dataset:
+        assert dataset["learning_rate"].values.tolist() == [0.01, 0.001]
+        assert dataset.sizes["epoch"] == 3
+        assert json.loads(dataset.attrs["base"])["batch_size"] == 64
+        assert len(json.loads(dataset.attrs["classes"])) == 5
+        assert dataset.attrs["data"] == str(data)
+    assert "6.1.2.1" in (out / "report.html").read_text()
+
+    again = jaxexp(
+        "run", "learning_rate", "--quick", "--out", str(out), "--data", str(data), "--force"
+    )
+    assert again.returncode == 0, again.stderr
+
+
+def test_a_sweep_file_of_ones_own_with_a_diverging_trial(tmp_path):
+    data = write_csvs(tmp_path / "data", 300)
+    own = tmp_path / "mine.py"
+    own.write_text(
+        "import jaxexp as jx\n"
+        "base = jx.MLPTrial(epochs=2, batch_size=32, depth=2, optimizer='sgd')\n"
+        "sweep = jx.Sweep(base=base, axes={'learning_rate': [1e30, 1e-3]})\n"
+    )
+    done = jaxexp("run", str(own), "--data", str(data), "--out", "out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    with xr.open_dataset(tmp_path / "out" / "results" / "mine.nc") as dataset:
+        assert dataset["diverged_epoch"].values.tolist() == [1, 0]
+        assert np.isfinite(dataset["loss"].sel(learning_rate=1e-3)).all()
+    assert (
+        "learning rate 1e30 diverged in epoch 1" in (tmp_path / "out" / "report.html").read_text()
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "learning_rat"], "unknown sweep 'learning_rat': did you mean learning_rate?"),
+        (["run", "nowhere/mine.py"], "nowhere/mine.py: no such sweep file"),
+        (["run", "epochs", "--set", "widht=3"], "'widht': did you mean width"),
+        (["run", "epochs", "--set", "width"], "--set 'width': expected KEY=VALUE"),
+        (["run", "epochs", "--set", "width="], "--set 'width=': expected KEY=VALUE"),
+        (["run", "epochs", "--set", "width=3", "--set", "width=4"], "--set width is given twice"),
+        (["run", "epochs", "--set", "width=3.5"], "width='3.5': expected a whole number"),
+        (["run", "epochs", "--set", "width=0"], "width=0: expected a number at least 1"),
+        (["run", "epochs", "--set", "epochs=0"], "epochs=0: expected a number at least 1"),
+        (["run", "epochs", "--set", "learning_rate=0"], "learning_rate=0.0: expected a number"),
+        (["run", "epochs", "--set", "learning_rate=nan"], "learning_rate='nan': expected a finite"),
+        (["run", "epochs", "--set", "learning_rate=fast"], "learning_rate='fast': expected"),
+        (["run", "epochs", "--set", "optimizer=lion"], "optimizer='lion': expected one of adam"),
+        (["run", "epochs", "--set", "batch_norm=perhaps"], "batch_norm='perhaps': expected on"),
+        (["run", "epochs", "--set", "batch_size=1,1"], "has the trial {'batch_size': 1} twice"),
+        (["run", "epochs", "--set", "batch_size=77032"], "larger than the 77031 training examples"),
+        (["run", "batch_size", "--set", "epochs=1,2"], "epochs moves together with batch_size"),
+        (["run", "epochs", "--set", "batch_norm=on", "--set", "batch_size=1"], "batch norm needs"),
+        (["run", "epochs", "--seed", "-1"], "seed=-1: expected a number at least 0"),
+        (["run", "epochs", "--data", "nowhere"], "nowhere"),
+        (["report", "nowhere"], "nowhere: not a run directory"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_told_before_any_work(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments)
+    assert stopped.value.code == 2
+    told = capsys.readouterr().err
+    assert message in told.replace("\n", " ")
+    assert "Traceback" not in told
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("x = 1", "expected it to define `sweep`"),
+        ("sweep = 1", "expected it to define `sweep`"),
+        ("1 / 0", "cannot be run (ZeroDivisionError: division by zero)"),
+        ("def", "cannot be run (SyntaxError"),
+        ("import jaxexp as jx\nsweep = jx.Sweep(base=jx.MLPTrial(), axes={'depht': [1]})", "depht"),
+        (
+            "import jaxexp as jx\nsweep = jx.Sweep(base=jx.MLPTrial(), axes={'depth': []})",
+            "is empty",
+        ),
+    ],
+)
+def test_bad_sweep_files(content, message, capsys, tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(content)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["run", str(path)])
+    assert stopped.value.code == 2
+    told = capsys.readouterr().err
+    assert message in told
+    assert str(path) in told
+
+
+def test_an_output_that_is_no_run_is_never_replaced(capsys, tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    for force in ([], ["--force"]):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(["run", "epochs", "--out", str(tmp_path), *force])
+        assert stopped.value.code == 2
+        assert "is not an earlier run" in capsys.readouterr().err
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"format": 1}', '{"format": 99, "sweeps": []}']
+)
+def test_a_broken_or_newer_run_directory_is_told(content, capsys, tmp_path):
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["report", str(tmp_path)])
+    assert stopped.value.code == 2
+    assert "run.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", library.names())
+def test_every_sweep_that_ships_is_sound(name):
+    sweep = library.load(name)
+    trials = sweep.trials()
+    assert sweep.name == name
+    assert trials == library.load(name).trials()
+    assert f"jaxexp run {name}" in library.load_module(name).__doc__
+    assert sweep.questions
+
+
+def test_list_and_help_name_everything(capsys):
+    for arguments in (["list"], ["--help"]):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(arguments)
+        assert stopped.value.code == 0
+    told = capsys.readouterr().out
+    for word in [*library.names(), "reproduce", "run", "report", "bench"]:
+        assert word in told

@@ -1,0 +1,245 @@
+"""The batch against the trial alone, divergence, compilations, and how a run stops."""
+
+import threading
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxexp import engine, train
+from jaxexp.engine import Problem, Silent, TrialRecord, execute
+from jaxexp.errors import UserError
+from jaxexp.plan import plan
+from jaxexp.sweep import Sweep
+from jaxexp.trial import MLPTrial, Trial
+
+BASE = MLPTrial(epochs=3, batch_size=32, depth=2, width=8)
+AXES = {"learning_rate": [1e-4, 3e-4, 1e-3, 3e-3, 1e-2], "seed": [0, 1]}
+NORMS, ALL = ("gradient_norms",), ("gradient_norms", "predictions")
+OPTIONS = {
+    "adam": ({}, NORMS),
+    "adamw": ({"optimizer": "adamw", "weight_decay": 0.1}, NORMS),
+    "sgd, batch norm": ({"optimizer": "sgd", "momentum": 0.9, "batch_norm": True}, ALL),
+}
+
+
+def run(sweeps: list[Sweep], problem: Problem, devices, progress=None) -> dict[Trial, TrialRecord]:
+    return execute(plan(sweeps, len(devices), problem.examples), problem, devices, progress)
+
+
+def results(record: TrialRecord):
+    """All that a trial leaves behind but its times."""
+    return {
+        "metrics": record.metrics,
+        "step_loss": record.step_loss,
+        "gradient_norms": record.gradient_norms,
+        "predictions": record.predictions,
+        "params": record.params,
+        "state": record.state,
+    }
+
+
+def assert_close(record: TrialRecord, expected: TrialRecord) -> None:
+    """Equal but for rounding.
+
+    Not bit for bit: XLA vectorizes a batch of 10 otherwise than one of 3 or 1, with other sums of
+    products, and the last bit of a loss differs (2e-7). In 21 steps that grows to no more than
+    4e-7. Two trials of this sweep differ by 1e-3 and more.
+    """
+    jax.tree.map_with_path(
+        lambda path, a, b: np.testing.assert_allclose(
+            a, b, rtol=1e-5, atol=5e-6, err_msg=jax.tree_util.keystr(path)
+        ),
+        results(record),
+        results(expected),
+    )
+
+
+def assert_same_bits(record: TrialRecord, expected: TrialRecord) -> None:
+    jax.tree.map(np.testing.assert_array_equal, results(record), results(expected))
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_alone_as_in_the_batch(problem, devices, option):
+    values, record = OPTIONS[option]
+    sweep = Sweep(base=BASE.replace(**values), axes=AXES, record=record)
+    together = run([sweep], problem, devices[:1])
+    spread = run([sweep], problem, devices)  # 10 trials on 4 devices: 3 each, with 2 to fill up
+    assert list(together) == list(spread) == sweep.trials()
+    for trial in sweep.trials():
+        alone = run([Sweep(base=trial, record=record)], problem, devices[:1])
+        assert_close(together[trial], alone[trial])
+        assert_close(spread[trial], alone[trial])
+
+
+def test_batch_norm_with_adam_trains_alone_as_in_the_batch(problem, devices):
+    # A bias before a batch norm has no gradient but rounding noise, which Adam blows up to steps
+    # of the learning rate. Training does not feel it; evaluation does, through the running mean.
+    sweep = Sweep(base=BASE.replace(batch_norm=True), axes=AXES)
+    together = run([sweep], problem, devices)
+    for trial in sweep.trials():
+        alone = run([Sweep(base=trial)], problem, devices[:1])
+        losses = (together[trial].step_loss, alone[trial].step_loss)
+        np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
+def test_order_of_axes_does_not_matter(problem, devices):
+    sweep = Sweep(base=BASE, axes=AXES, record=NORMS)
+    turned = Sweep(base=BASE, axes=dict(reversed(AXES.items())), record=NORMS)
+    assert sweep.trials() != turned.trials()
+    expected = run([sweep], problem, devices)
+    for trial, record in run([turned], problem, devices).items():
+        assert_close(record, expected[trial])
+
+
+def test_divergence_leaves_the_neighbours_bits_alone(problem, devices):
+    base = BASE.replace(optimizer="sgd")
+    broken, sound = (
+        run([Sweep(base=base, axes={"learning_rate": [1e-2, rate, 1e-3]})], problem, devices[:1])
+        for rate in (1e30, 1e-1)
+    )
+    assert [record.diverged_epoch for record in broken.values()] == [0, 1, 0]
+    assert [record.diverged_epoch for record in sound.values()] == [0, 0, 0]
+    for trial in broken.keys() & sound.keys():
+        assert_same_bits(broken[trial], sound[trial])
+    assert len(broken.keys() & sound.keys()) == 2
+
+
+@dataclass(frozen=True)
+class Growth:
+    """A task with one weight, which each step of SGD multiplies by 1 - learning_rate."""
+
+    def init(self, trial, key):
+        return jnp.ones(()), {}
+
+    def apply(self, trial, params, state, batch, weight_B, *, train):
+        return {"loss": jnp.square(params) / 2 * batch}, state
+
+
+def growth(n: int) -> Problem:
+    """Growth over n examples, which are all 1."""
+    return Problem(Growth(), {s: np.ones(n, np.float32) for s in ("train", "validation", "test")})
+
+
+# With learning rate 10 the loss after k steps is 81**k / 2: float32 ends between k = 20 and 21.
+@pytest.mark.parametrize(
+    ("steps", "diverged"),
+    [
+        (6, 4),  # in the fourth step of the fourth epoch
+        (7, 3),  # in the evaluation after the third, whose own steps are all finite
+    ],
+)
+def test_diverged_epoch(devices, steps, diverged):
+    base = Trial(epochs=6, batch_size=2, optimizer="sgd")
+    sweep = Sweep(base=base, axes={"learning_rate": [0.5, 10, 2.5]})
+    records = run([sweep], growth(2 * steps), devices[:1])
+    assert [record.diverged_epoch for record in records.values()] == [0, diverged, 0]
+
+
+@pytest.fixture
+def compilations():
+    """The seconds of each compilation by XLA while the test runs."""
+    seconds: list[float] = []
+
+    def listen(event: str, duration: float, **_) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            seconds.append(duration)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield seconds
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def test_each_program_is_traced_and_compiled_once(problem, devices, compilations, monkeypatch):
+    traced = []
+
+    def run_epoch(task, trial, *args, **kwargs):
+        traced.append(trial.width)
+        return original(task, trial, *args, **kwargs)
+
+    original = train.run_epoch
+    monkeypatch.setattr(train, "run_epoch", run_epoch)
+    sweep = Sweep(
+        base=BASE.replace(depth=1, batch_size=29),  # as in no other test: not compiled yet
+        axes={("width", "seed"): [(4, 0), (8, 0), (8, 1), (8, 2), (8, 3), (8, 4)]},
+        record=("predictions",),
+    )
+    first = run([sweep], problem, devices)  # width 8 on all devices, width 4 on one
+    assert sorted(traced) == [4, 8]
+    assert len(compilations) == 2 * 3  # for each program: initialise, train an epoch, predict
+    again = run([sweep], problem, devices)
+    assert sorted(traced) == [4, 8]
+    assert len(compilations) == 2 * 3
+    for trial, record in again.items():
+        assert_same_bits(record, first[trial])
+
+
+class Watch(Silent):
+    """Writes down what it is told."""
+
+    def __init__(self):
+        self.programs, self.epochs = [], []
+
+    def compiling(self, program):
+        self.programs.append(program)
+
+    def epoch(self, program, epoch):
+        self.epochs.append((program.trials[0].batch_size, epoch))
+
+
+def test_a_trial_of_two_sweeps_trains_once(devices):
+    base, watch = Trial(epochs=2, batch_size=3, optimizer="sgd"), Watch()
+    sweeps = [Sweep(base=base, axes={"learning_rate": a}) for a in ([0.1, 0.2], [0.2, 0.3])]
+    records = run(sweeps, growth(6), devices[:1], watch)
+    trained = [trial for program in watch.programs for trial in program.trials]
+    assert [trial.learning_rate for trial in trained] == [0.1, 0.2, 0.3]
+    assert set(records) == {*sweeps[0].trials(), *sweeps[1].trials()}
+    assert watch.epochs == [(3, 1), (3, 2)]
+
+
+def test_too_large_a_batch_is_refused_before_anything_is_compiled(devices, compilations):
+    sweep, watch = Sweep(base=Trial(epochs=1), axes={"batch_size": [6, 7]}), Watch()
+    with pytest.raises(UserError, match="batch_size=7: larger than the 6 training examples"):
+        run([sweep], growth(6), devices, watch)
+    assert not watch.programs
+    assert not compilations
+
+
+EPOCHS = 5000  # seconds of work, where the few milliseconds until a lane hears of the stop are few
+
+
+class Trouble(Watch):
+    """Raises in one lane, as soon as the other one trains."""
+
+    def __init__(self, batch_size: int):
+        super().__init__()
+        self.batch_size, self.other_trains = batch_size, threading.Event()
+
+    def epoch(self, program, epoch):
+        super().epoch(program, epoch)
+        if program.trials[0].batch_size == self.batch_size:
+            assert self.other_trains.wait(60)
+            raise ZeroDivisionError
+        self.other_trains.set()
+
+
+@pytest.mark.parametrize("batch_size", [2, 3])
+def test_an_exception_stops_the_other_lanes_and_is_raised(devices, batch_size):
+    sweep = Sweep(base=Trial(epochs=EPOCHS), axes={"batch_size": [2, 3]})
+    trouble = Trouble(batch_size)
+    with pytest.raises(ZeroDivisionError):
+        run([sweep], growth(6), devices[:2], trouble)
+    last = dict(sorted(trouble.epochs))
+    assert last[batch_size] == 1
+    assert 1 <= last[5 - batch_size] < EPOCHS
+
+
+def test_who_stops_listening_stops_the_lanes(devices):
+    axes = {("batch_size", "epochs"): [(2, 1), (3, EPOCHS)]}
+    watch = Watch()
+    batches = engine.stream(plan([Sweep(base=Trial(), axes=axes)], 2, 6), growth(6), devices, watch)
+    assert [record.trial.batch_size for record in next(batches)] == [2]
+    batches.close()
+    assert (3, EPOCHS) not in watch.epochs

@@ -1,0 +1,147 @@
+"""Results as labelled arrays, and the file that holds them."""
+
+import json
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from jaxexp.engine import TrialRecord
+from jaxexp.errors import UserError
+from jaxexp.results import load, save, to_dataset
+from jaxexp.sweep import RECORDS, Sweep
+from jaxexp.trial import MLPTrial
+
+SPLITS = ["train", "validation", "test"]
+
+
+def made_up(trial: MLPTrial) -> TrialRecord:
+    """A record whose numbers tell where they come from; two steps an epoch."""
+    E, L = trial.epochs, trial.depth + 1
+    base = trial.seed + 1000 * trial.width
+    epoch_E = np.arange(1, E + 1, dtype=np.float32)
+    return TrialRecord(
+        trial,
+        metrics={
+            split: {"loss": base + 10 * i + epoch_E, "accuracy": epoch_E / 100}
+            for i, split in enumerate(SPLITS)
+        },
+        step_loss=base + np.arange(2 * E, dtype=np.float32),
+        gradient_norms=epoch_E[:, None] * np.arange(L, dtype=np.float32),
+        predictions={"region": np.arange(6, dtype=np.int16) + trial.seed},
+        params={},
+        state={},
+        seconds=0.5,
+        compile_seconds=0.25,
+    )
+
+
+def dataset(problem, axes, record=RECORDS, **base) -> xr.Dataset:
+    sweep = Sweep(base=MLPTrial(**{"epochs": 2, "depth": 1} | base), axes=axes, record=record)
+    records = {trial: made_up(trial) for trial in sweep.trials()}
+    return to_dataset(sweep, records, problem, {"device": "abacus"})
+
+
+def test_dimensions_and_values(problem):
+    results = dataset(problem, {"width": [8, 16], "seed": [0, 1, 2]})
+    assert dict(results.sizes) == {
+        "width": 2, "seed": 3, "epoch": 2, "split": 3, "step": 4, "layer": 2,
+        "latitude": 2, "longitude": 3,
+    }  # fmt: skip
+    assert results.loss.dims == ("width", "seed", "epoch", "split")
+    assert results.loss.sel(width=16, seed=2, epoch=1, split="test") == 16_023
+    assert results.accuracy.sel(width=8, seed=0, epoch=2, split="train") == np.float32(0.02)
+    assert results.step_loss.sel(width=8, seed=1, step=4) == 8_004
+    assert results.gradient_norm.sel(width=8, seed=1, epoch=2, layer=1) == 2
+    assert results.region.dims == ("width", "seed", "latitude", "longitude")
+    assert results.region.dtype == np.int16
+    np.testing.assert_array_equal(results.region.sel(width=8, seed=1), [[1, 2, 3], [4, 5, 6]])
+    assert list(results.split) == SPLITS
+    assert list(results.epoch) == [1, 2]
+    assert list(results.step) == [1, 2, 3, 4]
+    assert list(results.layer) == [0, 1]
+    assert (results.steps_per_epoch == 2).all()
+    assert (results.diverged_epoch == 0).all()
+    assert results.seconds.sum() == 6 * 0.5
+
+
+def test_attributes(problem):
+    results = dataset(problem, {"width": [8, 16]}, seed=4)
+    assert results.attrs["trials"] == 2
+    assert results.attrs["seed"] == 4
+    assert results.attrs["train_seconds"] == 1
+    assert results.attrs["compile_seconds"] == 0.5
+    assert results.attrs["device"] == "abacus"
+    assert json.loads(results.attrs["base"])["seed"] == 4
+
+
+def test_only_what_the_sweep_records(problem):
+    assert not {"gradient_norm", "region", "layer"} & set(dataset(problem, {}, record=()).variables)
+
+
+def test_shorter_trials_are_filled_up(problem):
+    results = dataset(problem, {("epochs", "seed"): [(1, 5), (3, 6)]}, record=("gradient_norms",))
+    assert results.loss.dims == ("epochs_seed", "epoch", "split")
+    assert list(results.epochs.values) == [1, 3]
+    assert list(results.seed.values) == [5, 6]
+    assert results.epochs.dims == results.seed.dims == ("epochs_seed",)
+    missing = [[False, True, True], [False] * 3]
+    np.testing.assert_array_equal(np.isnan(results.loss.sel(split="train")), missing)
+    np.testing.assert_array_equal(np.isnan(results.gradient_norm.sel(layer=0)), missing)
+    np.testing.assert_array_equal(np.isnan(results.step_loss), np.repeat(missing, 2, axis=1))
+    assert list(results.epochs_trained.values) == [1, 3]
+
+
+def test_gradient_norms_of_different_depths_are_filled_up(problem):
+    results = dataset(problem, {"depth": [1, 3]}, record=("gradient_norms",))
+    assert results.gradient_norm.dims == ("depth", "epoch", "layer")
+    norms = [[0, 2, np.nan, np.nan], [0, 2, 4, 6]]
+    np.testing.assert_array_equal(results.gradient_norm.sel(epoch=2), norms)
+
+
+@pytest.mark.parametrize(
+    "axes",
+    [
+        {},
+        {"width": [8, 16], "seed": [0, 1]},
+        {"batch_norm": [False, True], "activation": ["relu", "tanh"]},
+        {("features", "residual", "learning_rate"): [("raw", True, 0.1), ("sines", False, 1)]},
+    ],
+)
+def test_a_file_holds_what_was_saved(problem, tmp_path, axes):
+    results = dataset(problem, axes)
+    path = tmp_path / "results.nc"
+    save(results, path)
+    xr.testing.assert_identical(load(path), results)
+    with xr.open_dataset(path) as opened:  # as anybody opens it
+        xr.testing.assert_identical(opened.load(), results)
+    for name in ("batch_norm", "residual"):
+        if name in results.coords:
+            assert load(path)[name].dtype == bool
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failing_write_leaves_the_old_file(problem, tmp_path, monkeypatch):
+    path = tmp_path / "results.nc"
+    old = dataset(problem, {"seed": [0]})
+    save(old, path)
+
+    def full(self, target, **kwargs):
+        target.write_bytes(b"half a fi")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(xr.Dataset, "to_netcdf", full)
+    with pytest.raises(OSError, match="no space"):
+        save(dataset(problem, {"seed": [1]}), path)
+    xr.testing.assert_identical(load(path), old)
+
+
+@pytest.mark.parametrize(
+    "content", [None, b"", b"not a results file", b"\x89HDF\r\n\x1a\n" + bytes(99)]
+)
+def test_another_file_is_refused(tmp_path, content):
+    path = tmp_path / "results.nc"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=r"results\.nc: not a results file"):
+        load(path)
