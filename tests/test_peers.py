@@ -1,0 +1,56 @@
+"""The peers of the benchmark do the work that they are timed for."""
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+peers = pytest.importorskip("jaxexp.peers")
+
+RATES, SEEDS = (1e-3, 3e-3, 1e-3), (0, 0, 1)
+
+
+def workload(**changes) -> peers.Workload:
+    """300 points on a plane, told apart by their quadrant, in batches of 64 and a rest of 44."""
+    x_Nx2 = np.random.default_rng(0).normal(size=(300, 2)).astype(np.float32)
+    y_N = (2 * (x_Nx2[:, 0] > 0) + (x_Nx2[:, 1] > 0)).astype(np.int32)
+    options = {"depth": 2, "width": 8, "batch_size": 64, "epochs": 2} | changes
+    return peers.Workload(x_Nx2, y_N, 4, RATES, SEEDS, **options)
+
+
+@pytest.mark.parametrize("name", ["report_loop", "resident_loop", "vmap_eager"])
+def test_uncompiled_peers_time_every_epoch(name):
+    timing = getattr(peers, name)(workload())
+    assert timing.epoch_s
+    assert all(seconds > 0 for seconds in timing.epoch_s)
+
+
+def test_the_hand_differentiated_step_is_that_of_pytorch():
+    """Compiled, `_steps` is the strongest peer; here it runs as it is written."""
+    work = workload()
+    compiled = peers._Compiled(work)
+    weights_TxP = compiled.state[0].clone()
+    x_FxN, y_N = compiled.x_FxN, compiled.y_N
+    shuffles = len(compiled.generators)
+    state, _ = compiled._steps(
+        compiled.state, x_FxN.expand(shuffles, -1, -1), y_N.expand(shuffles, -1)
+    )
+    for t, rate in enumerate(RATES):
+        flat_P = weights_TxP[t].clone().requires_grad_()
+        adam = torch.optim.Adam([flat_P], rate)
+        for x_FxB, y_B in zip(x_FxN.split(64, -1), y_N.split(64), strict=True):
+            layers = peers._layers(flat_P[None], work.sizes)
+            logits_OxB = peers._forward(layers, x_FxB[None])[-1][0]
+            loss = torch.nn.functional.cross_entropy(logits_OxB.T, y_B.long())
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+        # Five steps in float32: only rounding may differ.
+        torch.testing.assert_close(state[0][t], flat_P.detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_peer_that_does_not_train_is_refused():
+    losses_T = torch.ones(3)
+    with pytest.raises(RuntimeError, match="did not train"):
+        peers._verify_learned(workload(), losses_T, losses_T)
+    with pytest.raises(RuntimeError, match="did not train"):
+        peers._verify_learned(workload(), losses_T, torch.full((3,), torch.nan))
