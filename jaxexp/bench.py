@@ -2,6 +2,7 @@
 
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +38,7 @@ def compare(
     rates = [float(rate) for rate in np.logspace(-4, -2, trials // seeds)]
     others = _peers() if peers else {}
     places = load_places(folder)
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 150)
     console.print(
         f"{trials} trials ({len(rates)} learning rates × {seeds} seeds), depth 6, width {width}, "
         f"batch 256, {len(places.train.y_N):,} examples; {cores()} cores ({_processor()}), "

@@ -2,8 +2,8 @@
 
     jaxexp run batch_size
 
-About 10 s on 4 cores, the four programs side by side. Expect test accuracies of about 0.75 after
-one epoch at batch 1, and between 0.83 and 0.94 for the others.
+About 12 s on 4 cores, the four programs side by side. Expect test accuracies of about 0.8 after
+one epoch at batch 1, 0.9 at 16 and 128, and 0.65 at 1024.
 """
 
 import pandas as pd
