@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -14,6 +14,10 @@ from rich.console import Console
 from jaxexp import __version__, library
 from jaxexp.errors import UserError
 from jaxexp.sweep import Sweep
+
+if TYPE_CHECKING:
+    from jaxexp.engine import Problem
+    from jaxexp.plan import Plan
 
 REPORT_SWEEPS = (
     "learning_rate", "epochs", "batch_norm", "batch_size", "depth_width", "gradients", "sines",
@@ -45,6 +49,23 @@ Out = Annotated[
 Seed = Annotated[int | None, typer.Option(help="Seed of weights and shuffles: decides the run.")]
 Quick = Annotated[
     bool, typer.Option("--quick", help=f"At most {QUICK_EPOCHS} epochs a trial, to try it out.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE[,VALUE...]",
+        help="Another value of a hyperparameter, or several, which make it an axis. "
+        "May be given more than once.",
+    ),
+]
+Programs = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|exact|one",
+        help="Which trials share a compiled program: those of equal shape (exact), all (one), or "
+        "those whose padding costs less than compiling another (auto).",
+    ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace the run that --out holds.")]
 
@@ -87,15 +108,8 @@ def run(
     sweep: Annotated[
         str, typer.Argument(metavar="NAME_OR_FILE", help="A sweep (see `jaxexp list`) or a file.")
     ],
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE[,VALUE...]",
-            help="Another value of a hyperparameter, or several, which make it an axis. "
-            "May be given more than once.",
-        ),
-    ] = None,
+    settings: Settings = None,
+    programs: Programs = "auto",
     data: Data = None,
     out: Out = None,
     seed: Seed = None,
@@ -109,11 +123,33 @@ def run(
     name = Path(sweep).stem
     _run(
         [sweep],
-        settings=_parse(settings or []),
+        settings=_parse(settings or []), programs=programs,
         data=data, out=out, seed=seed, quick=quick, force=force, name=name,
         title=name.replace("_", " ").capitalize(),
         summary="",
     )  # fmt: skip
+
+
+@app.command()
+def plan(
+    sweep: Annotated[
+        str,
+        typer.Argument(metavar="NAME_OR_FILE", help="A sweep, a file, or `reproduce` for all."),
+    ],
+    settings: Settings = None,
+    programs: Programs = "auto",
+    data: Data = None,
+    seed: Seed = None,
+    quick: Quick = False,
+) -> None:
+    """Show how a sweep would run, training nothing.
+
+    Which trials share which compiled program and why, the share of arithmetic that is padding,
+    where each program runs, and about how long it all takes.
+    """
+    sources = list(REPORT_SWEEPS) if sweep == "reproduce" else [sweep]
+    sweeps = [_prepare(library.load(s), _parse(settings or []), seed, quick) for s in sources]
+    print(_plan(sweeps, data, programs)[0])
 
 
 @app.command()
@@ -172,21 +208,18 @@ def _parse(settings: Sequence[str]) -> dict[str, list[str]]:
 def _run(
     sources: list[str], *, name: str, title: str, summary: str, data: Path | None, out: Path | None,
     seed: int | None, quick: bool, force: bool, settings: dict[str, list[str]] | None = None,
+    programs: str = "auto",
 ) -> None:  # fmt: skip
     """Check everything, make the run directory, train, and write results and page."""
     started = time.perf_counter()
     sweeps = [_prepare(library.load(source), settings or {}, seed, quick) for source in sources]
 
-    from jaxexp.data import load_places  # NumPy, and below JAX, only once the sweeps are in order
+    made, problem = _plan(sweeps, data, programs)
 
-    places = load_places(data)
-    from jaxexp.places import problem as places_problem
     from jaxexp.progress import TerminalProgress
     from jaxexp.rundir import RunDirectory
-    from jaxexp.runner import make_plan, run_plan
+    from jaxexp.runner import run_plan
 
-    problem = places_problem(places)
-    made = make_plan(sweeps, problem)
     path = out or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
     command = {
         "title": title,
@@ -207,6 +240,18 @@ def _run(
     page = directory.write_page(sections, datasets)
     console.print(f"done in {time.perf_counter() - started:.0f} s")
     print(page)
+
+
+def _plan(sweeps: list[Sweep], data: Path | None, programs: str) -> "tuple[Plan, Problem]":
+    """The checked plan of these sweeps, and the problem they run on."""
+    from jaxexp.data import load_places
+
+    places = load_places(data)  # before JAX, which takes a second to start
+    from jaxexp.places import problem as places_problem
+    from jaxexp.runner import make_plan
+
+    problem = places_problem(places)
+    return make_plan(sweeps, problem, programs=programs), problem
 
 
 def _prepare(sweep: Sweep, settings: dict[str, list[str]], seed: int | None, quick: bool) -> Sweep:

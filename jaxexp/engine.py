@@ -4,7 +4,6 @@ It is the only part that knows time. What happens within an epoch is compiled an
 between epochs it records, reports progress, and can stop.
 """
 
-import dataclasses
 import queue
 import threading
 import time
@@ -101,11 +100,11 @@ class InterruptedRunError(Exception):
 
 def check(plan: Plan, problem: Problem) -> None:
     """Raise UserError, before anything is compiled, for trials that the data cannot serve."""
-    for program in plan.programs:
-        batch_size = program.trials[0].batch_size
-        if batch_size > problem.examples:
+    for trial in (trial for program in plan.programs for trial in program.trials):
+        if trial.batch_size > problem.examples:
             raise UserError(
-                f"batch_size={batch_size}: larger than the {problem.examples} training examples"
+                f"batch_size={trial.batch_size}: larger than the {problem.examples} training "
+                "examples"
             )
 
 
@@ -134,7 +133,7 @@ def stream(
         own = Run(program, problem.task, Mesh([devices[i] for i in program.devices], "trials"))
         if own.mesh not in placed:
             placed[own.mesh] = own.place(problem.data)
-        return _train(own, placed[own.mesh], progress or Silent(), stop)
+        return _train(own, placed[own.mesh], problem.examples, progress or Silent(), stop)
 
     finished: queue.SimpleQueue[list[TrialRecord] | BaseException] = queue.SimpleQueue()
 
@@ -146,7 +145,7 @@ def stream(
             finished.put(error)
 
     # All at once: while one compiles or waits for its slowest device, the others use the cores.
-    lanes = [lane for lane in (plan.spread, *plan.lanes) if lane]
+    lanes = plan.lanes
     with ThreadPoolExecutor(max(1, len(lanes))) as pool:
         try:
             for lane in lanes:
@@ -173,7 +172,7 @@ class Run:
 
     def start(self, data: Data) -> None:
         """Compile, and initialise every trial."""
-        leaves = stack(self.program.trials, self.mesh.size)
+        leaves = stack(self.program, self.mesh.size)
         self.leaves = jax.device_put(leaves, NamedSharding(self.mesh, TRIALS))
         self.data = data
         self.compiled = compile_program(self.program, self.task, self.mesh, data)
@@ -185,15 +184,17 @@ class Run:
         self.state, record = self.compiled.epoch(self.leaves, self.state, epoch, self.data)
         return record
 
-    def end(self) -> tuple[dict[str, np.ndarray], train.TrialState]:
-        """Predictions, where recorded, and the final state, both (T, ...) on the host."""
+    def now(self) -> tuple[dict[str, np.ndarray], train.TrialState]:
+        """Predictions, where recorded, and the state, both (T, ...) on the host."""
         predictions = {}
         if self.compiled.predict:
             predictions = self.compiled.predict(self.leaves, self.state, self.data)
         return jax.device_get((predictions, self.state))
 
 
-def _train(run: Run, data: Data, progress: Progress, stop: threading.Event) -> list[TrialRecord]:
+def _train(
+    run: Run, data: Data, examples: int, progress: Progress, stop: threading.Event
+) -> list[TrialRecord]:
     progress.compiling(run.program)
     started = time.perf_counter()
     run.start(data)
@@ -202,6 +203,8 @@ def _train(run: Run, data: Data, progress: Progress, stop: threading.Event) -> l
     started = time.perf_counter()
     history: list[train.EpochRecord] = []
     running = None
+    ends = {trial.epochs for trial, _ in run.program.members}
+    ended = {}
     for epoch in range(run.program.epochs):
         if stop.is_set():
             raise InterruptedRunError
@@ -210,11 +213,34 @@ def _train(run: Run, data: Data, progress: Progress, stop: threading.Event) -> l
             history.append(jax.device_get(running))
             progress.epoch(run.program, epoch)
         running = record
+        if epoch + 1 in ends:
+            ended[epoch + 1] = run.now()
     history.append(jax.device_get(running))
     progress.epoch(run.program, run.program.epochs)
-    predictions, state = run.end()
     seconds = time.perf_counter() - started
-    return _unstack(run.program, history, predictions, state, seconds, compile_seconds)
+
+    epochs = jax.tree.map(lambda *a: np.stack(a, axis=1), *history)  # (T, E, ...)
+    members = run.program.members
+    times = seconds / len(members), compile_seconds / len(members)
+    return [_record(run, trial, i, examples, epochs, ended, times) for trial, i in members]
+
+
+def _record(
+    run: Run, trial: Trial, place: int, examples: int, epochs: train.EpochRecord,
+    ended: Mapping[int, tuple[dict[str, np.ndarray], train.TrialState]],
+    times: tuple[float, float],
+) -> TrialRecord:  # fmt: skip
+    """What one trial leaves behind, cut out of what its program recorded, padding left out."""
+    own = jax.tree.map(lambda a: a[place, : trial.epochs], epochs)
+    predictions, state = jax.tree.map(lambda a: a[place], ended[trial.epochs])
+    steps = train.steps_per_epoch(examples, trial.batch_size)
+    params, statistics, norms = state.params, state.state, own.gradient_norms_L
+    if run.program.shape.pads_model:
+        params, statistics, norms = run.task.crop(trial, params, statistics, norms)
+    return TrialRecord(
+        trial, own.metrics, own.step_loss_S[:, :steps].reshape(-1), norms, predictions,
+        params, statistics, *times,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -233,30 +259,24 @@ def compile_program(program: Program, task: Task, mesh: Mesh, data: Data) -> Com
     """Compile a program for its devices, or find it compiled by this process before."""
     per_device = -(-len(program.trials) // mesh.size)
     shapes = jax.tree.map(lambda a: (a.shape, str(a.dtype)), data)
-    like = program.trials[0]
-    key = (
-        task, type(like), like.static(), program.record, per_device, tuple(mesh.devices.flat),
-        str(shapes),
-    )  # fmt: skip
+    key = (task, program.shape, program.record, per_device, tuple(mesh.devices.flat), str(shapes))
     if key not in _compiled:
         _compiled[key] = _compile(program, task, mesh, data)
     return _compiled[key]
 
 
 def _compile(program: Program, task: Task, mesh: Mesh, data: Data) -> Compiled:
-    like = program.trials[0]
+    trial = program.shape.trial
     norms = "gradient_norms" in program.record
 
     def init(leaves: PyTree) -> train.TrialState:
-        return train.init(task, dataclasses.replace(like, **leaves))
+        return train.init(task, trial(leaves))
 
     def epoch(leaves: PyTree, state: train.TrialState, number: jax.Array, data: Data):
-        trial = dataclasses.replace(like, **leaves)
-        return train.run_epoch(task, trial, state, number, data, gradient_norms=norms)
+        return train.run_epoch(task, trial(leaves), state, number, data, gradient_norms=norms)
 
     def predict(leaves: PyTree, state: train.TrialState, data: Data):
-        trial = dataclasses.replace(like, **leaves)
-        return task.predictions(trial, state.params, state.state, data)
+        return task.predictions(trial(leaves), state.params, state.state, data)
 
     def batched(function, *specs: PartitionSpec, donate: tuple[int, ...] = ()):
         axes = [0 if spec == TRIALS else None for spec in specs]
@@ -273,7 +293,7 @@ def _compile(program: Program, task: Task, mesh: Mesh, data: Data) -> Compiled:
             donate_argnums=donate,
         )
 
-    leaves = stack(program.trials, mesh.size)
+    leaves = stack(program, mesh.size)
     init_jit = batched(init, TRIALS)
     state = jax.eval_shape(init_jit, leaves)
     epoch_jit = batched(epoch, TRIALS, TRIALS, SHARED, SHARED, donate=(1,))
@@ -287,32 +307,11 @@ def _compile(program: Program, task: Task, mesh: Mesh, data: Data) -> Compiled:
     )
 
 
-def stack(trials: Sequence[Trial], devices: int) -> dict[str, np.ndarray]:
-    """The traced hyperparameters of a batch of trials, (T,) each.
+def stack(program: Program, devices: int) -> dict[str, np.ndarray]:
+    """What differs between the trials of a program, (T,) each.
 
     T is filled up to a multiple of the devices with copies of the last trial, whose results are
     dropped.
     """
-    filled = [*trials, *[trials[-1]] * (-len(trials) % devices)]
-    kinds = {float: np.float32, int: np.int32}
-    return {
-        name: np.array([getattr(trial, name) for trial in filled], kinds[type(value)])
-        for name, value in trials[0].traced().items()
-    }
-
-
-def _unstack(
-    program: Program, history: list[train.EpochRecord], predictions: dict[str, np.ndarray],
-    state: train.TrialState, seconds: float, compile_seconds: float,
-) -> list[TrialRecord]:  # fmt: skip
-    epochs = jax.tree.map(lambda *a: np.stack(a, axis=1), *history)  # (T, E, ...)
-    share = len(program.trials)
-
-    def record(i: int, trial: Trial) -> TrialRecord:
-        own, trained, predicted = jax.tree.map(lambda a: a[i], (epochs, state, predictions))
-        return TrialRecord(
-            trial, own.metrics, own.step_loss_S.reshape(-1), own.gradient_norms_L, predicted,
-            trained.params, trained.state, seconds / share, compile_seconds / share,
-        )  # fmt: skip
-
-    return [record(i, trial) for i, trial in enumerate(program.trials)]
+    trials = [*program.trials, *[program.trials[-1]] * (-len(program.trials) % devices)]
+    return program.shape.leaves(trials)

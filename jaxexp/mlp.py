@@ -1,13 +1,16 @@
-"""Multi-layer perceptrons in Flax, feature-major, and the trial that describes one.
+"""Multi-layer perceptrons in Flax, feature-major, and the task of telling classes apart.
 
 Activations are (units, batch) and kernels (out, in), as PyTorch stores them: on a CPU a batch of
 such products runs a third faster than the other way round, and weights carry over as they are.
-Shapes: B examples, C classes, F features, L hidden layers, W units of a layer.
+
+Trials of other shapes may share a program (see `lift.py`). Units past a trial's width have weights
+of zero, put out zero and so keep gradients and moments of zero; layers past its depth pass their
+input on. Shapes: B examples, C classes, F features, L hidden layers, W units of a layer.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +18,8 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
+from jaxexp.lift import Choice, Size, choose, largest, value
+from jaxexp.shuffle import mix
 from jaxexp.train import EVALUATION_BATCH, Data, Examples, Metrics, PyTree
 from jaxexp.trial import MLPTrial, Trial
 
@@ -28,34 +33,51 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "sigmoid": nn.sigmoid,
 }
 SINE_FREQUENCIES = np.arange(1, 11, dtype=np.float32) / 10  # 0.1, 0.2 … 1.0, radians per degree
-FEATURES: dict[str, Callable[[Array], Array]] = {
-    "raw": lambda x: x,
-    "sines": lambda x: jnp.sin(jnp.concatenate([a * x for a in SINE_FREQUENCIES])),
-}
 UNROLLED_LAYERS = 16  # deeper stacks are a loop: 100 layers compile in seconds
 
 
-def uniform_rows(key: Array, shape: tuple[int, ...], fan_in: int) -> Array:
+class Layer(NamedTuple):
+    """What a layer has to know of its trial; stacked along the layers where they are scanned."""
+
+    units: Any  # of the trial: those of the program past it are padding
+    inputs: Any
+    active: Any  # False past the trial's depth
+    noise: Array  # a random word, new in every step
+
+
+def uniform_rows(key: Array, shape: tuple[int, ...], fan_in: Any, units: Any) -> Array:
     """PyTorch's default for `Linear`: uniform in ±1/sqrt(fan_in), (out, in) or (out,).
 
-    Every unit draws from a key of its own, so that its weights do not depend on its neighbours.
+    Every unit draws from a key of its own, and the draws of a shorter row begin those of a longer
+    one, so that padding (zero past `units` and `fan_in`) changes no weight.
     """
-    bound = 1 / np.sqrt(fan_in)
+    bound = 1 / jnp.sqrt(jnp.float32(fan_in))
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(shape[0]))
-    return jax.vmap(lambda k: jax.random.uniform(k, shape[1:], minval=-bound, maxval=bound))(keys)
+    rows = jax.vmap(lambda k: jax.random.uniform(k, shape[1:], minval=-bound, maxval=bound))(keys)
+    return jnp.where(_inside(shape, units, fan_in), rows, 0)
+
+
+def _inside(shape: tuple[int, ...], units: Any, inputs: Any) -> Array:
+    """Where a kernel (out, in) or a bias (out,) belongs to the trial."""
+    inside = jnp.arange(shape[0]) < units
+    return inside if len(shape) == 1 else inside[:, None] & (jnp.arange(shape[1]) < inputs)
 
 
 class Affine(nn.Module):
     """kernel @ x + bias, with PyTorch's default initialisation."""
 
     units: int
+    padded: bool = False  # whether some units or inputs are not the trial's
 
     @nn.compact
-    def __call__(self, x_FxB: Array) -> Array:
-        """(F, B) to (units, B)."""
-        fan_in = x_FxB.shape[0]
-        kernel = self.param("kernel", uniform_rows, (self.units, fan_in), fan_in)
-        bias = self.param("bias", uniform_rows, (self.units,), fan_in)
+    def __call__(self, x_FxB: Array, units: Any, inputs: Any) -> Array:
+        """(F, B) to (units, B), of which the first `units` and `inputs` are the trial's."""
+        shape = (self.units, x_FxB.shape[0])
+        kernel = self.param("kernel", uniform_rows, shape, inputs, units)
+        bias = self.param("bias", uniform_rows, shape[:1], inputs, units)
+        if self.padded:  # zero already, but nothing planted there may ever leak
+            kernel = jnp.where(_inside(shape, units, inputs), kernel, 0)
+            bias = jnp.where(_inside(shape[:1], units, inputs), bias, 0)
         return kernel @ x_FxB + bias[:, None]
 
 
@@ -66,20 +88,24 @@ class BatchNorm(nn.Module):
     Szegedy, 2015, and PyTorch's documentation).
     """
 
+    padded: bool = False
     epsilon: float = 1e-5
     update: float = 0.1  # the share of a new batch in the running statistics
 
     @nn.compact
-    def __call__(self, x_WxB: Array, weight_B: Array, *, train: bool) -> Array:
-        """(W, B) to (W, B)."""
+    def __call__(self, x_WxB: Array, weight_B: Array, width: Any, *, train: bool) -> Array:
+        """(W, B) to (W, B), of which the first `width` units are the trial's."""
         units = x_WxB.shape[0]
         scale_W = self.param("scale", nn.initializers.ones, (units,))
         bias_W = self.param("bias", nn.initializers.zeros, (units,))
+        if self.padded:
+            scale_W = jnp.where(jnp.arange(units) < width, scale_W, 1)
+            bias_W = jnp.where(jnp.arange(units) < width, bias_W, 0)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (units,))
         running_var = self.variable("batch_stats", "var", jnp.ones, (units,))
         mean_W, var_W = running_mean.value, running_var.value
         if train:
-            n = weight_B.sum()
+            n = jnp.maximum(weight_B.sum(), 1)  # 0 where a trial's steps are over
             mean_W = (x_WxB * weight_B).sum(1) / n
             var_W = (jnp.square(x_WxB - mean_W[:, None]) * weight_B).sum(1) / n
             if not self.is_initializing():
@@ -90,62 +116,140 @@ class BatchNorm(nn.Module):
         return (x_WxB - mean_W[:, None]) * factor_W[:, None] + bias_W[:, None]
 
 
-class Hidden(nn.Module):
-    """A hidden layer: affine, batch norm where asked, activation, and a shortcut where it fits."""
+def dropout(h_WxB: Array, rate: Any, noise: Array) -> Array:
+    """Zero each activation with probability `rate`, and scale the others by 1 / (1 - rate).
 
-    width: int
-    activation: str
-    batch_norm: bool
-    residual: bool
+    The mask is arithmetic on (noise, unit, example): padding changes none of its bits.
+    """
+    units, examples = (jnp.arange(n, dtype=jnp.uint32) for n in h_WxB.shape)
+    words_WxB = mix(mix(units ^ noise)[:, None] ^ examples)
+    threshold = (jnp.float32(rate) * 2.0**32).astype(jnp.uint32)
+    return jnp.where(words_WxB >= threshold, h_WxB / (1 - rate), 0)
+
+
+class Hidden(nn.Module):
+    """A hidden layer: affine, batch norm where asked, activation, dropout, and a shortcut."""
+
+    width: int  # of the program
+    activation: Any
+    batch_norm: Any
+    residual: Any
+    dropout: Any
+    padded: bool  # whether units or inputs past the trial's are to be kept at zero
+    skipped: bool  # whether the layer may lie past the trial's depth
     train: bool
 
     @nn.compact
-    def __call__(self, x_FxB: Array, weight_B: Array) -> tuple[Array, None]:
+    def __call__(self, x_FxB: Array, weight_B: Array, layer: Layer) -> tuple[Array, None]:
         """(F, B) to (W, B); the None is what `nn.scan` wants."""
-        h_WxB = Affine(self.width, name="affine")(x_FxB)
-        if self.batch_norm:
-            h_WxB = BatchNorm(name="norm")(h_WxB, weight_B, train=self.train)
-        h_WxB = ACTIVATIONS[self.activation](h_WxB)
-        return (x_FxB + h_WxB if self.residual else h_WxB), None
+        affine = Affine(self.width, self.padded, name="affine")
+        h_WxB = affine(x_FxB, layer.units, layer.inputs)
+        if isinstance(self.batch_norm, Choice) or self.batch_norm:
+            norm = BatchNorm(self.padded, name="norm")
+            normed_WxB = norm(h_WxB, weight_B, layer.units, train=self.train)
+            plain_WxB = h_WxB
+            h_WxB = choose(self.batch_norm, lambda on: normed_WxB if on else plain_WxB)
+        h_WxB = choose(self.activation, lambda name: ACTIVATIONS[name](h_WxB))
+        if self.padded:  # sigmoid(0) is not 0
+            h_WxB = jnp.where((jnp.arange(self.width) < layer.units)[:, None], h_WxB, 0)
+        if self.train and not _is_zero(self.dropout):
+            h_WxB = dropout(h_WxB, self.dropout, layer.noise)
+        h_WxB = choose(self.residual, lambda on: x_FxB + h_WxB if on else h_WxB)
+        return (jnp.where(layer.active, h_WxB, x_FxB) if self.skipped else h_WxB), None
+
+
+def _is_zero(rate: Any) -> bool:
+    return isinstance(rate, float) and rate == 0
 
 
 class MLP(nn.Module):
-    """`depth` hidden layers of equal width, then a linear layer to the classes.
+    """Hidden layers, then a linear layer to the classes.
 
     The second to the last hidden layer are stacked: their parameters have a leading layer axis.
+    `trial` may have lifted sizes and choices.
     """
 
+    trial: MLPTrial
     classes: int
-    depth: int = 6
-    width: int = 16
-    activation: str = "relu"
-    batch_norm: bool = False
-    residual: bool = False
-    features: str = "raw"
+    mean: tuple[float, ...] = ()
+    deviation: tuple[float, ...] = ()
     train: bool = False
 
     @nn.compact
-    def __call__(self, x_BxF: Array, weight_B: Array) -> Array:
-        """Inputs (B, F) and the weight of each example to logits (C, B)."""
+    def __call__(self, x_BxF: Array, weight_B: Array, noise: Any = 0) -> Array:
+        """Inputs (B, F), the weight of each example and a random word to logits (C, B)."""
+        trial = self.trial
+        h_FxB, inputs = self._features(x_BxF.T)
+        depth, count = value(trial.depth), largest(trial.depth)
+        widths_L = jnp.broadcast_to(jnp.asarray(value(trial.width)), (count,))
+        words_L = mix(jnp.arange(count, dtype=jnp.uint32) ^ jnp.asarray(noise, jnp.uint32))
         options: dict[str, Any] = {
-            "width": self.width,
-            "activation": self.activation,
-            "batch_norm": self.batch_norm,
+            "width": widest(trial.width),
+            "activation": trial.activation,
+            "batch_norm": trial.batch_norm,
+            "dropout": trial.dropout,
             "train": self.train,
         }
-        h_WxB = FEATURES[self.features](x_BxF.T)
-        h_WxB, _ = Hidden(**options, residual=False, name="first")(h_WxB, weight_B)
-        if (layers := self.depth - 1) > 0:
+        padded = not isinstance(trial.width, int)
+        first = Hidden(
+            **options, residual=False, skipped=False, name="first",
+            padded=padded or isinstance(trial.features, Choice),
+        )  # fmt: skip
+        h_WxB, _ = first(h_FxB, weight_B, Layer(widths_L[0], inputs, True, words_L[0]))
+        if (layers := count - 1) > 0:
+            unrolled = layers <= UNROLLED_LAYERS and not self.is_initializing()
             stack = nn.scan(
                 Hidden,
                 variable_axes={"params": 0, "batch_stats": 0},
                 split_rngs={"params": True},
-                in_axes=nn.broadcast,
+                in_axes=(nn.broadcast, 0),
                 length=layers,
-                unroll=1 if self.is_initializing() or layers > UNROLLED_LAYERS else layers,
+                unroll=layers if unrolled else 1,
             )
-            h_WxB, _ = stack(**options, residual=self.residual, name="hidden")(h_WxB, weight_B)
-        return Affine(self.classes, name="last")(h_WxB)
+            active_L = jnp.arange(1, count) < depth
+            skipped = isinstance(trial.depth, Size)
+            units_L = jnp.where(active_L, widths_L[1:], 0) if skipped else widths_L[1:]
+            layer = Layer(units_L, widths_L[:-1], active_L, words_L[1:])
+            hidden = stack(
+                **options, residual=trial.residual, padded=padded or skipped, skipped=skipped,
+                name="hidden",
+            )  # fmt: skip
+            h_WxB, _ = hidden(h_WxB, weight_B, layer)
+        last = widths_L[depth - 1]
+        return Affine(self.classes, padded, name="last")(h_WxB, self.classes, last)
+
+    def _features(self, x_FxB: Array) -> tuple[Array, Any]:
+        """The inputs as the trial wants them, and how many they are of the program's."""
+        made = {
+            "raw": lambda: x_FxB,
+            "standardised": lambda: (
+                (x_FxB - jnp.array(self.mean)[:, None]) / jnp.array(self.deviation)[:, None]
+            ),
+            "sines": lambda: jnp.sin(jnp.concatenate([a * x_FxB for a in SINE_FREQUENCIES])),
+        }
+        features = self.trial.features
+        if not isinstance(features, Choice):
+            h_FxB = made[features]()
+            return h_FxB, h_FxB.shape[0]
+        options = {name: made[name]() for name in features.options}
+        most = max(h_FxB.shape[0] for h_FxB in options.values())
+        padded = {n: jnp.pad(h, ((0, most - h.shape[0]), (0, 0))) for n, h in options.items()}
+        return choose(features, lambda n: padded[n]), choose(
+            features, lambda n: options[n].shape[0]
+        )
+
+
+def widest(width: Any) -> int:
+    """The units that a program gives to every hidden layer."""
+    return int(np.max(largest(width)))
+
+
+def affine_layers(params: PyTree) -> list[tuple[Array, Array]]:
+    """Kernel (out, in) and bias (out,) of each affine layer, from first to last."""
+    hidden = params.get("hidden", {"affine": {"kernel": (), "bias": ()}})["affine"]
+    first, last = params["first"]["affine"], params["last"]
+    stacked = zip(hidden["kernel"], hidden["bias"], strict=True)
+    return [(first["kernel"], first["bias"]), *stacked, (last["kernel"], last["bias"])]
 
 
 @dataclass(frozen=True)
@@ -153,32 +257,45 @@ class Classification:
     """The task of telling `classes` classes apart with an MLP.
 
     Examples are pairs: inputs (N, F) float32 and labels (N,) int32. The trained model's class for
-    each of the inputs `data["map"]`, (M, F), is its prediction "region", (M,) int16.
+    each of the inputs `data["map"]`, (M, F), is its prediction "region", (M,) int16. `mean` and
+    `deviation` of each input, over the training examples, are those that features="standardised"
+    subtracts and divides by.
     """
 
     classes: int
+    mean: tuple[float, ...] = (0.0, 0.0)
+    deviation: tuple[float, ...] = (1.0, 1.0)
 
     def module(self, trial: Trial, *, train: bool = False) -> MLP:
         """The Flax module of a trial."""
         assert isinstance(trial, MLPTrial)
-        names = ("depth", "width", "activation", "batch_norm", "residual", "features")
-        return MLP(self.classes, **{name: getattr(trial, name) for name in names}, train=train)
+        return MLP(trial, self.classes, self.mean, self.deviation, train)
 
     def init(self, trial: Trial, key: Array) -> tuple[PyTree, PyTree]:
-        """Parameters and batch statistics (empty without batch norm), at two inputs (F = 2)."""
-        variables = self.module(trial).init(key, jnp.zeros((1, 2)), jnp.ones(1))
+        """Parameters and batch statistics (empty without batch norm)."""
+        inputs = jnp.zeros((1, len(self.mean)))
+        variables = self.module(trial).init(key, inputs, jnp.ones(1))
         return variables["params"], variables.get("batch_stats", {})
 
     def apply(
         self, trial: Trial, params: PyTree, state: PyTree, batch: Examples, weight_B: Array,
-        *, train: bool,
+        *, train: bool, noise: Any = 0,
     ) -> tuple[Metrics, PyTree]:  # fmt: skip
-        """Cross entropy (nats) and correctness (0 or 1) of each example, and new statistics."""
+        """Cross entropy (nats) and correctness (0 or 1) of each example, and new statistics.
+
+        Label smoothing is part of the loss in training alone.
+        """
+        assert isinstance(trial, MLPTrial)
         x_BxF, y_B = batch
         logits_CxB, new = self.module(trial, train=train).apply(
-            {"params": params, "batch_stats": state}, x_BxF, weight_B, mutable=["batch_stats"]
+            {"params": params, "batch_stats": state},
+            x_BxF,
+            weight_B,
+            noise,
+            mutable=["batch_stats"],
         )
-        return cross_entropy(logits_CxB, y_B), new.get("batch_stats", {})
+        smoothing = trial.label_smoothing if train else 0.0
+        return cross_entropy(logits_CxB, y_B, smoothing), new.get("batch_stats", {})
 
     def predictions(self, trial: Trial, params: PyTree, state: PyTree, data: Data) -> Metrics:
         """The predicted class of each input of `data["map"]`."""
@@ -194,20 +311,60 @@ class Classification:
         return {"region": classes_M.astype(jnp.int16)}
 
     def gradient_norms(self, grads: PyTree) -> Array:
-        """Squared L2 norm of the kernel's gradient in each of the depth + 1 affine layers."""
+        """Squared L2 norm of the kernel's gradient in each affine layer of the program."""
         kernels = [grads["first"]["affine"]["kernel"][None], grads["last"]["kernel"][None]]
         if "hidden" in grads:
             kernels.insert(1, grads["hidden"]["affine"]["kernel"])
         return jnp.concatenate([jnp.square(kernel).sum((1, 2)) for kernel in kernels])
 
+    def crop(
+        self, trial: Trial, params: PyTree, state: PyTree, norms_ExL: np.ndarray | None
+    ) -> tuple[PyTree, PyTree, np.ndarray | None]:
+        """The trial's own part of what its program has trained, as if it had trained alone."""
+        assert isinstance(trial, MLPTrial)
+        layers = trial.depth - 1
 
-def cross_entropy(logits_CxB: Array, y_B: Array) -> Metrics:
-    """Softmax cross entropy in nats, and whether the first of the largest logits is right."""
+        def own(tree: PyTree, name: str, inputs: int) -> PyTree:
+            """Units of the widest layer and inputs, of one module's affine and norm."""
+            parts = {k: v for k, v in tree[name].items() if k == "affine" or trial.batch_norm}
+            cut = slice(0, widest(trial.width))
+            return {
+                part: {
+                    k: v[..., cut, :inputs] if k == "kernel" else v[..., cut]
+                    for k, v in arrays.items()
+                }
+                for part, arrays in parts.items()
+            }
+
+        def stack(tree: PyTree) -> PyTree:
+            made = {"first": own(tree, "first", INPUTS[trial.features] or len(self.mean))}
+            if layers:
+                hidden = own(tree, "hidden", widest(trial.width))
+                made["hidden"] = jax.tree.map(lambda a: a[:layers], hidden)
+            return made
+
+        last = params["last"] | {"kernel": params["last"]["kernel"][:, : widest(trial.width)]}
+        if norms_ExL is not None:
+            norms_ExL = np.concatenate([norms_ExL[:, : layers + 1], norms_ExL[:, -1:]], axis=1)
+        stats = stack(state) if trial.batch_norm else {}
+        return {**stack(params), "last": last}, stats, norms_ExL
+
+
+INPUTS = {"raw": None, "standardised": None, "sines": 2 * len(SINE_FREQUENCIES)}  # None: as given
+
+
+def cross_entropy(logits_CxB: Array, y_B: Array, smoothing: Any = 0.0) -> Metrics:
+    """Softmax cross entropy in nats, and whether the first of the largest logits is right.
+
+    `smoothing` moves that share of each label to all classes equally (Szegedy et al., 2016).
+    """
     classes_Cx1 = jnp.arange(logits_CxB.shape[0])[:, None]
     shifted_CxB = logits_CxB - jax.lax.stop_gradient(logits_CxB.max(0))
     # Picking the label's logit by comparison keeps scatters out of the gradient, and argmax as a
     # minimum over indices is a plain reduction, which XLA vectorizes on every backend.
     picked_B = jnp.where(classes_Cx1 == y_B, shifted_CxB, 0).sum(0)
     predicted_B = jnp.where(shifted_CxB == 0, classes_Cx1, len(classes_Cx1)).min(0)
+    if not _is_zero(smoothing):
+        picked_B = (1 - smoothing) * picked_B + smoothing * shifted_CxB.mean(0)
     loss_B = jnp.log(jnp.exp(shifted_CxB).sum(0)) - picked_B
     return {"loss": loss_B, "accuracy": (predicted_B == y_B).astype(jnp.float32)}

@@ -17,7 +17,11 @@ def problem(places: Places) -> Problem:
     cells = np.stack(np.meshgrid(longitude, latitude), axis=-1)  # (latitude, longitude, 2)
     splits = {"train": places.train, "validation": places.validation, "test": places.test}
     return Problem(
-        task=Classification(len(places.classes)),
+        task=Classification(
+            len(places.classes),
+            mean=tuple(map(float, places.train.x_Nx2.mean(0, dtype=np.float64))),
+            deviation=tuple(map(float, places.train.x_Nx2.std(0, dtype=np.float64))),
+        ),
         data={name: (split.x_Nx2, split.y_N) for name, split in splits.items()}
         | {"map": cells.reshape(-1, 2)},
         prediction_dims={"region": ("latitude", "longitude")},

@@ -1,29 +1,99 @@
 """The plan: which trials share a compiled program, and on which devices each program runs."""
 
 import dataclasses
-from collections.abc import Iterable
+import itertools
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
+from jaxexp.errors import UserError
+from jaxexp.lift import Shape
 from jaxexp.sweep import Sweep
 from jaxexp.trial import Trial
+
+MODES = ("auto", "exact", "one")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the cost model knows of a kind of device: estimates of the right size."""
+
+    flops: float  # floating-point operations per second and device, in small matrix products
+    launch_seconds: float  # overhead of one operation of a step, for a batch of trials
+    compile_seconds: float  # to compile a program
+    cache_bytes: float  # what stays close to the arithmetic
+
+
+# Of the CPU: measured on one core of an AMD EPYC. Of the others: given, not measured.
+MACHINES = {
+    "cpu": Machine(45e9, 2e-6, 3.0, 2**20),
+    "gpu": Machine(5e12, 5e-6, 10.0, 2**25),
+    "tpu": Machine(5e12, 5e-6, 10.0, 2**27),
+}
 
 
 @dataclass(frozen=True)
 class Program:
-    """Trials of equal static hyperparameters, trained as one batch."""
+    """Trials that are trained as one batch.
+
+    Of trials that differ in their epochs alone only the longest is trained: the others are
+    `beginnings`, pairs of a trial and the place in `trials` of the one that it is the beginning of.
+    """
 
     trials: tuple[Trial, ...]
-    record: tuple[str, ...]  # what is kept beyond losses and accuracies
-    devices: tuple[int, ...]  # the batch is spread over these
+    beginnings: tuple[tuple[Trial, int], ...] = ()
+    record: tuple[str, ...] = ()  # what is kept beyond losses and accuracies
+    devices: tuple[int, ...] = ()  # the batch is spread over these
+
+    @cached_property
+    def shape(self) -> Shape:
+        """What XLA has to know."""
+        return Shape.of(self.trials)
+
+    @cached_property
+    def epochs(self) -> int:
+        """The epochs that the batch trains: those of its longest trial."""
+        return max(trial.epochs for trial in self.trials)
 
     @property
-    def epochs(self) -> int:
-        """The epochs that each trial trains."""
-        return self.trials[0].epochs
+    def members(self) -> list[tuple[Trial, int]]:
+        """Every trial that the program answers for, and its place in the batch."""
+        return [(trial, i) for i, trial in enumerate(self.trials)] + list(self.beginnings)
 
-    def work(self, examples: int) -> float:
-        """Estimated core-seconds: only their ratios matter, to order programs and show progress."""
-        return len(self.trials) * self.trials[0].work(examples)
+    def work(self, examples: int, machine: Machine = MACHINES["cpu"]) -> float:
+        """Estimated device-seconds of training, padding included."""
+        sizes = {name: low for name, low, _ in self.shape.sizes}
+        bound = self.shape.bound()
+        smallest = sizes.get("batch_size", bound.batch_size)
+        epoch = _epoch_seconds(bound, examples, math.ceil(examples / smallest), machine)
+        return len(self.trials) * self.epochs * epoch
+
+    def padding(self, examples: int, machine: Machine = MACHINES["cpu"]) -> float:
+        """The share of that work that no trial needs."""
+        needed = sum(
+            t.epochs * _epoch_seconds(t, examples, math.ceil(examples / t.batch_size), machine)
+            for t in self.trials
+        )
+        return max(0.0, 1 - needed / self.work(examples, machine))
+
+    def why(self) -> str:
+        """What its trials have in common and what differs, in words."""
+        default = type(self.trials[0])()
+        own = {n: v for n, v in self.shape.like.static() if v != getattr(default, n)}
+        same = [f"{n}={v}" for n, v in own.items() if n in default.fields() and n != "epochs"]
+        sizes = [f"{name} {low} to {high}" for name, low, high in self.shape.sizes]
+        choices = [f"{n} {' or '.join(map(str, options))}" for n, options in self.shape.choices]
+        lengths = sorted({trial.epochs for trial, _ in self.members})
+        epochs = [f"epochs {lengths[0]} to {lengths[-1]}"] if len(lengths) > 1 else []
+        return ", ".join([*same, *sizes, *choices, *epochs]) or "defaults"
+
+
+def _epoch_seconds(trial: Trial, examples: int, steps: int, machine: Machine) -> float:
+    """Of one trial: the backward pass costs twice the forward pass."""
+    cost = trial.cost()
+    step = 6 * cost.multiplications * trial.batch_size / machine.flops
+    return steps * (step + cost.launches * machine.launch_seconds)
 
 
 @dataclass(frozen=True)
@@ -32,67 +102,85 @@ class Plan:
 
     programs: tuple[Program, ...]
     devices: int
+    examples: int
+    backend: str = "cpu"
 
     @property
     def trials(self) -> int:
-        """The number of trials, each of which trains once."""
-        return sum(len(program.trials) for program in self.programs)
-
-    @property
-    def spread(self) -> list[Program]:
-        """Programs with a trial for every device: they run one after another, on all of them."""
-        return [p for p in self.programs if len(p.devices) == self.devices]
+        """The number of trials."""
+        return sum(len(program.members) for program in self.programs)
 
     @property
     def lanes(self) -> list[list[Program]]:
-        """The other programs, by the device on which they run, side by side."""
+        """The programs by the devices on which they run: lanes run side by side."""
         lanes: dict[tuple[int, ...], list[Program]] = {}
         for program in self.programs:
-            if len(program.devices) < self.devices:
-                lanes.setdefault(program.devices, []).append(program)
+            lanes.setdefault(program.devices, []).append(program)
         return list(lanes.values())
+
+    @property
+    def seconds(self) -> float:
+        """Estimated seconds of training and compilation, the devices equally busy."""
+        machine = MACHINES[self.backend]
+        work = [p.work(self.examples, machine) + machine.compile_seconds for p in self.programs]
+        longest = max(w / len(p.devices) for w, p in zip(work, self.programs, strict=True))
+        return max(longest, sum(work) / self.devices)
 
     def __str__(self) -> str:
         """One line per program."""
-        lines = [f"{self.trials} trials in {len(self.programs)} programs on {self.devices} devices"]
-        for program in self.programs:
-            static = dict(program.trials[0].static())
-            default = dict(type(program.trials[0])().static())
-            differs = ", ".join(f"{k}={v}" for k, v in static.items() if v != default[k])
-            where = (
-                "all devices"
-                if len(program.devices) == self.devices
-                else f"device {program.devices[0]}"
-            )
+        machine = MACHINES[self.backend]
+        work = [program.work(self.examples, machine) for program in self.programs]
+        lost = [program.padding(self.examples, machine) for program in self.programs]
+        share = sum(w * p for w, p in zip(work, lost, strict=True)) / sum(work)
+        lines = [
+            f"{self.trials} trials in {len(self.programs)} programs on {self.devices} "
+            f"{self.backend} devices, about {self.seconds:.0f} s; {share:.0%} of the arithmetic "
+            "is padding",
+        ]
+        for program, padding in zip(self.programs, lost, strict=True):
+            where = "all devices" if len(program.devices) == self.devices else "device"
+            if where == "device":
+                where += f"{'s' * (len(program.devices) > 1)} " + ", ".join(
+                    map(str, program.devices)
+                )
+            begin = f" (and {len(program.beginnings)} of fewer)" if program.beginnings else ""
             lines.append(
-                f"  {len(program.trials):3d} trials × {program.epochs:3d} epochs on {where}: "
-                + (differs or "defaults")
+                f"{len(program.trials):5d} × {program.epochs} epochs{begin} on {where}: "
+                f"{program.why()}" + (f"; padding {padding:.0%}" if padding > 0.005 else "")
             )
         return "\n".join(lines)
 
 
-def plan(sweeps: Iterable[Sweep], devices: int, examples: int) -> Plan:
+def plan(
+    sweeps: Iterable[Sweep],
+    devices: int,
+    examples: int,
+    *,
+    mode: str = "auto",
+    backend: str = "cpu",
+) -> Plan:
     """Group the trials of all sweeps into programs, and the programs onto devices.
 
-    A trial that stands in several sweeps trains once. A program with at least as many trials as
-    there are devices is spread over all of them; the others run side by side, one per device, the
-    longest first on the device that is free soonest (Graham's rule).
+    A trial that stands in several sweeps trains once, and one that is the beginning of another
+    does not train at all. `mode` says which trials share a program: "exact" those of equal shape,
+    "one" all of them, "auto" those whose padding costs less than another program.
+
+    A program with at least as many trials as there are devices is spread over all of them. The
+    others are placed the longest first, each on one device or spread over as many as it has
+    trials, wherever it would end soonest (after Graham's rule).
+
+    Raises UserError for an unknown mode, or trials of different classes in one program.
     """
+    if mode not in MODES:
+        raise UserError(f"programs={mode!r}: expected one of {', '.join(MODES)}")
     records = _records(sweeps)
-    programs = [
-        Program(tuple(trials), tuple(sorted(set().union(*(records[t] for t in trials)))), ())
-        for trials in _groups(records)
-    ]
-    programs.sort(key=lambda program: -program.work(examples))
-    spread = [p for p in programs if len(p.trials) >= devices]
-    placed = [dataclasses.replace(p, devices=tuple(range(devices))) for p in spread]
-    busy = [0.0] * devices
-    for program in programs:
-        if program not in spread:
-            device = busy.index(min(busy))
-            busy[device] += program.work(examples)
-            placed.append(dataclasses.replace(program, devices=(device,)))
-    return Plan(tuple(placed), devices)
+    machine = MACHINES[backend]
+    groups = _groups(records, mode)
+    programs = [_program(group, records) for group in groups]
+    if mode == "auto":
+        programs = _merge(programs, records, examples, machine)
+    programs.sort(key=lambda program: -program.work(examples, machine))
+    return Plan(_place(programs, devices, examples, machine), devices, examples, backend)
 
 
 def _records(sweeps: Iterable[Sweep]) -> dict[Trial, set[str]]:
@@ -104,9 +192,85 @@ def _records(sweeps: Iterable[Sweep]) -> dict[Trial, set[str]]:
     return records
 
 
-def _groups(trials: Iterable[Trial]) -> list[list[Trial]]:
-    """Trials that can share a compiled program."""
-    groups: dict[tuple, list[Trial]] = {}
+def _groups(trials: Iterable[Trial], mode: str) -> list[list[Trial]]:
+    """Trials that share a program whatever it costs: those of equal shape, or all of them."""
+    groups: dict[object, list[Trial]] = {}
+    longest: dict[Trial, int] = {}
+    trials = list(trials)
     for trial in trials:
-        groups.setdefault((type(trial), trial.static()), []).append(trial)
+        rest = dataclasses.replace(trial, epochs=1)
+        longest[rest] = max(longest.get(rest, 0), trial.epochs)
+    for trial in trials:
+        rest = dataclasses.replace(trial, epochs=1)
+        key = (type(trial), rest.static(), longest[rest])
+        groups.setdefault(None if mode == "one" else key, []).append(trial)
+    if mode == "one" and len({type(trial) for trial in trials}) > 1:
+        raise UserError("programs=one: the trials are of different classes")
     return list(groups.values())
+
+
+def _program(trials: Sequence[Trial], records: dict[Trial, set[str]]) -> Program:
+    """One program for these trials, beginnings found."""
+    longest: dict[Trial, Trial] = {}
+    for trial in trials:
+        rest = dataclasses.replace(trial, epochs=1)
+        if rest not in longest or trial.epochs > longest[rest].epochs:
+            longest[rest] = trial
+    place = {rest: i for i, rest in enumerate(longest)}
+    trained = set(longest.values())
+    return Program(
+        trials=tuple(longest.values()),
+        beginnings=tuple(
+            (t, place[dataclasses.replace(t, epochs=1)]) for t in trials if t not in trained
+        ),
+        record=tuple(sorted(set().union(*(records[trial] for trial in trials)))),
+    )
+
+
+def _merge(
+    programs: list[Program], records: dict[Trial, set[str]], examples: int, machine: Machine
+) -> list[Program]:
+    """Merge programs while their common padding costs less than compiling one more.
+
+    Options are never merged: computing all of them costs more than it saves.
+    """
+    merged: list[Program] = []
+    for program in sorted(programs, key=lambda p: p.work(examples, machine)):
+        options = []
+        for i, other in enumerate(merged):
+            both = _both(program, other, records)
+            if both is not None:
+                apart = program.work(examples, machine) + other.work(examples, machine)
+                options.append((both.work(examples, machine) - apart, i, both))
+        extra, i, both = min(options, default=(math.inf, 0, program), key=lambda o: o[:2])
+        if extra < machine.compile_seconds:
+            merged[i] = both
+        else:
+            merged.append(program)
+    return merged
+
+
+def _both(a: Program, b: Program, records: dict[Trial, set[str]]) -> Program | None:
+    """One program for the trials of both, if they differ in sizes and epochs alone."""
+    if type(a.trials[0]) is not type(b.trials[0]) or a.record != b.record:
+        return None
+    both = _program([trial for trial, _ in itertools.chain(a.members, b.members)], records)
+    return None if both.shape.choices else both
+
+
+def _place(
+    programs: Sequence[Program], devices: int, examples: int, machine: Machine
+) -> tuple[Program, ...]:
+    spread = [p for p in programs if len(p.trials) >= devices]
+    placed = [dataclasses.replace(p, devices=tuple(range(devices))) for p in spread]
+    busy = [0.0] * devices
+    for program in programs:
+        if len(program.trials) >= devices:
+            continue
+        work = program.work(examples, machine) + machine.compile_seconds
+        free = sorted(range(devices), key=lambda device: busy[device])
+        count = min({1, len(program.trials)}, key=lambda n: (busy[free[n - 1]] + work / n, n))
+        for device in free[:count]:
+            busy[device] = busy[free[count - 1]] + work / count
+        placed.append(dataclasses.replace(program, devices=tuple(sorted(free[:count]))))
+    return tuple(placed)

@@ -30,12 +30,15 @@ def run(sweep: Sweep, problem: Problem | None = None) -> "xr.Dataset":
     return results
 
 
-def make_plan(sweeps: Sequence[Sweep], problem: Problem) -> Plan:
+def make_plan(sweeps: Sequence[Sweep], problem: Problem, *, programs: str = "auto") -> Plan:
     """One plan for several sweeps on the devices of this machine, checked against the data.
+
+    `programs` ("auto", "exact", "one") says which trials share a program: see `jaxexp.plan.plan`.
 
     Raises UserError for trials that cannot be run.
     """
-    made = plan(sweeps, len(devices()), problem.examples)
+    found = devices()
+    made = plan(sweeps, len(found), problem.examples, mode=programs, backend=found[0].platform)
     check(made, problem)
     return made
 

@@ -27,13 +27,13 @@ def permutation(n: int, *words: Array | int) -> Callable[[Array], Array]:
     columns = -(-n // rows)
     keys = jnp.arange(1, ROUNDS + 1, dtype=jnp.uint32)
     for word in words:
-        keys = _mix(keys ^ jnp.asarray(word, jnp.uint32))
+        keys = mix(keys ^ jnp.asarray(word, jnp.uint32))
 
     def once(cell: Array) -> Array:
         row, column = cell // columns, cell % columns
         for i in range(0, ROUNDS, 2):
-            row = _add(row, _mix(column ^ keys[i]), rows)
-            column = _add(column, _mix(row ^ keys[i + 1]), columns)
+            row = _add(row, mix(column ^ keys[i]), rows)
+            column = _add(column, mix(row ^ keys[i + 1]), columns)
         return row * columns + column
 
     def permute(index: Array) -> Array:
@@ -48,7 +48,7 @@ def permutation(n: int, *words: Array | int) -> Callable[[Array], Array]:
     return permute
 
 
-def _mix(value: Array) -> Array:
+def mix(value: Array) -> Array:
     """A bijection of uint32 in which every bit moves every other (Wellons' hash prospector)."""
     value = (value ^ (value >> 16)) * jnp.uint32(0x21F0AAAD)
     value = (value ^ (value >> 15)) * jnp.uint32(0x735A2D97)

@@ -6,15 +6,17 @@ trials, and the same functions called alone are what that batch is tested agains
 Shapes: N examples of a split, B examples of a batch, S = ceil(N / B) steps of an epoch.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 
-from jaxexp.shuffle import permutation
+from jaxexp.lift import Choice, Size, choose, largest, smallest, value
+from jaxexp.shuffle import mix, permutation
 from jaxexp.trial import Trial
 
 PyTree = Any
@@ -36,12 +38,13 @@ class Task(Protocol):
 
     def apply(
         self, trial: Trial, params: PyTree, state: PyTree, batch: Examples, weight_B: Array,
-        *, train: bool,
+        *, train: bool, noise: Any = 0,
     ) -> tuple[Metrics, PyTree]:  # fmt: skip
         """The metrics of each example, (B,) each, and the new state.
 
         `metrics["loss"]` is what training minimises. Examples of weight 0 fill up the last batch:
-        statistics over the batch must leave them out.
+        statistics over the batch must leave them out. `noise` is a random uint32, new in every
+        step, for whatever is random in training.
         """
         ...
 
@@ -51,6 +54,15 @@ class Task(Protocol):
 
     def gradient_norms(self, grads: PyTree) -> Array:
         """The squared L2 norm of each layer's weight gradient, from first to last, (layers,)."""
+        ...
+
+    def crop(
+        self, trial: Trial, params: PyTree, state: PyTree, norms_ExL: np.ndarray | None
+    ) -> tuple[PyTree, PyTree, np.ndarray | None]:
+        """The trial's own part of parameters and state, as if it had trained alone.
+
+        Called where hyperparameters of the model are lifted (see `lift.py`).
+        """
         ...
 
 
@@ -72,10 +84,26 @@ class EpochRecord(NamedTuple):
 
 def optimizer(trial: Trial) -> optax.GradientTransformation:
     """The trial's optimizer; its hyperparameters may be traced. Updates follow PyTorch's."""
-    if trial.optimizer == "sgd":
+    if not isinstance(trial.optimizer, Choice):
+        return _optimizer(trial.optimizer, trial)
+    made = {name: _optimizer(name, trial) for name in trial.optimizer.options}
+
+    def init(params: PyTree) -> dict[str, PyTree]:
+        return {name: each.init(params) for name, each in made.items()}
+
+    def update(grads: PyTree, states: dict[str, PyTree], params: PyTree = None):
+        results = {name: each.update(grads, states[name], params) for name, each in made.items()}
+        updates = choose(trial.optimizer, lambda name: results[name][0])
+        return updates, {name: state for name, (_, state) in results.items()}
+
+    return optax.GradientTransformation(init, update)
+
+
+def _optimizer(name: str, trial: Trial) -> optax.GradientTransformation:
+    if name == "sgd":
         # PyTorch's momentum buffer is optax's trace; with momentum 0 it is the gradient itself.
         return optax.sgd(trial.learning_rate, momentum=trial.momentum)
-    if trial.optimizer == "adamw":
+    if name == "adamw":
         return optax.adamw(trial.learning_rate, weight_decay=trial.weight_decay)
     return optax.adam(trial.learning_rate)
 
@@ -87,12 +115,14 @@ def init(task: Task, trial: Trial) -> TrialState:
 
 
 def train_step(
-    task: Task, trial: Trial, state: TrialState, batch: Examples, weight_B: Array
+    task: Task, trial: Trial, state: TrialState, batch: Examples, weight_B: Array, noise: Any = 0
 ) -> tuple[TrialState, Metrics, PyTree]:
     """One step on the examples of weight 1: the new state, the metrics' means, the gradients."""
 
     def loss(params: PyTree) -> tuple[Array, tuple[Metrics, PyTree]]:
-        metrics_B, new = task.apply(trial, params, state.state, batch, weight_B, train=True)
+        metrics_B, new = task.apply(
+            trial, params, state.state, batch, weight_B, train=True, noise=noise
+        )
         means = {name: _mean(value_B, weight_B) for name, value_B in metrics_B.items()}
         return means["loss"], (means, new)
 
@@ -100,6 +130,11 @@ def train_step(
     updates, opt_state = optimizer(trial).update(grads, state.optimizer, state.params)
     params = optax.apply_updates(state.params, updates)
     return TrialState(params, new, opt_state), metrics, grads
+
+
+def steps_per_epoch(n: int, batch_size: Any) -> Any:
+    """The number of batches of n examples, the last one partial: ceil(n / batch_size)."""
+    return -(-n // batch_size)
 
 
 def train_epoch(
@@ -110,22 +145,29 @@ def train_epoch(
 
     Returns the new state, the metrics accumulated while training (means over the N examples), the
     loss of each step (S,) and, where asked, the mean squared norm of each layer's gradient (L,).
+    Where the batch size is lifted, a trial of few steps stands still once they are over.
     """
-    n, batch_size = count(examples), trial.batch_size
-    steps = -(-n // batch_size)
+    n, batch_size, size = count(examples), value(trial.batch_size), largest(trial.batch_size)
     order = permutation(n, trial.seed, epoch)
+    words = mix(jnp.asarray(epoch, jnp.uint32) ^ mix(jnp.asarray(trial.seed, jnp.uint32)))
 
     def step(carry: tuple[TrialState, Array | None], i: Array):
         state, norms = carry
-        batch, weight_B = _take(examples, i, batch_size, order)
-        state, metrics, grads = train_step(task, trial, state, batch, weight_B)
+        batch, weight_B = _take(examples, i * batch_size, batch_size, size, order)
+        noise = mix(words ^ i.astype(jnp.uint32))
+        new, metrics, grads = train_step(task, trial, state, batch, weight_B, noise)
+        active = i * batch_size < n
         if norms is not None:
-            norms += task.gradient_norms(grads) / steps
-        return (state, norms), (metrics, weight_B.sum())
+            share = jnp.where(active, 1 / steps_per_epoch(n, batch_size), 0)
+            norms += task.gradient_norms(grads) * share
+        if isinstance(trial.batch_size, Size):
+            new = jax.tree.map(lambda a, b: jnp.where(active, a, b), new, state)
+        return (new, norms), (metrics, weight_B.sum())
 
     norms = None
     if gradient_norms:
         norms = jnp.zeros(jax.eval_shape(task.gradient_norms, state.params).shape)
+    steps = steps_per_epoch(n, smallest(trial.batch_size))
     (state, norms), (metrics_S, weight_S) = jax.lax.scan(step, (state, norms), jnp.arange(steps))
     means = {name: _mean(value_S, weight_S) for name, value_S in metrics_S.items()}
     return state, means, metrics_S["loss"], norms
@@ -134,14 +176,14 @@ def train_epoch(
 def evaluate(task: Task, trial: Trial, state: TrialState, examples: Examples) -> Metrics:
     """The metrics' means over the examples, in evaluation mode."""
     n = count(examples)
-    batch_size = min(n, EVALUATION_BATCH)
+    size = min(n, EVALUATION_BATCH)
 
     def batch_sums(i: Array) -> Metrics:
-        batch, weight_B = _take(examples, i, batch_size, lambda index: index)
+        batch, weight_B = _take(examples, i * size, size, size, lambda index: index)
         metrics_B, _ = task.apply(trial, state.params, state.state, batch, weight_B, train=False)
         return {name: (value_B * weight_B).sum() for name, value_B in metrics_B.items()}
 
-    sums = jax.lax.map(batch_sums, jnp.arange(-(-n // batch_size)))
+    sums = jax.lax.map(batch_sums, jnp.arange(steps_per_epoch(n, size)))
     return {name: value.sum() / n for name, value in sums.items()}
 
 
@@ -162,14 +204,17 @@ def count(examples: Examples) -> int:
     return jax.tree.leaves(examples)[0].shape[0]
 
 
-def _take(examples: Examples, i: Array, batch_size: int, order) -> tuple[Examples, Array]:
-    """Batch `i` of the examples in an order, and each one's weight: 0 past the last example."""
+def _take(
+    examples: Examples, start: Any, length: Any, size: int, order: Callable[[Array], Array]
+) -> tuple[Examples, Array]:
+    """`size` examples of an order, and the weight of each: 0 past `length` or the last."""
     n = count(examples)
-    position_B = i * batch_size + jnp.arange(batch_size)
+    offset_B = jnp.arange(size)
+    position_B = start + offset_B
     index_B = order(jnp.minimum(position_B, n - 1))
     batch = jax.tree.map(lambda a: a.at[index_B].get(mode="promise_in_bounds"), examples)
-    return batch, (position_B < n).astype(jnp.float32)
+    return batch, ((position_B < n) & (offset_B < length)).astype(jnp.float32)
 
 
 def _mean(value_B: Array, weight_B: Array) -> Array:
-    return (value_B * weight_B).sum() / weight_B.sum()
+    return (value_B * weight_B).sum() / jnp.maximum(weight_B.sum(), 1)

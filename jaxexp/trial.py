@@ -1,9 +1,14 @@
 """A trial: one training run, described by its hyperparameters alone.
 
-Each hyperparameter is either *traced*, a number that may differ between trials of one compiled
-program, or *static*, something that XLA must know to compile. Trials with equal static values can
-be stacked and trained as one program. Nothing here imports JAX: describing and planning start at
-once.
+Each hyperparameter has a kind, which says how trials that differ in it can share a program:
+
+- "traced": it is a number inside the compiled program;
+- "size": smaller trials are padded to the largest (width, depth, batch size);
+- "choice": all the options are computed and one is taken (activation, batch norm ...);
+- "length": it says how often the program is called (epochs).
+
+Trials that differ in traced values alone share a program exactly; what else may be shared is for
+the plan to decide. Nothing here imports JAX: describing and planning start at once.
 """
 
 import dataclasses
@@ -22,16 +27,21 @@ from jaxexp.errors import UserError
 def hyperparameter(
     default: Any,
     *,
-    traced: bool = False,
+    kind: str = "choice",
+    off: float | None = None,
     above: float | None = None,
     at_least: float | None = None,
     below: float | None = None,
     at_most: float | None = None,
     choices: tuple[str, ...] | None = None,
 ) -> Any:
-    """A field of a trial with its kind and its range (bounds are checked by `Trial.check`)."""
+    """A field of a trial: its kind, and its range (bounds are checked by `Trial.check`).
+
+    `off` is the value of a traced hyperparameter that makes no difference to a program without it
+    (a rate of 0): trials in which it is on do not make the others compute it.
+    """
     bounds = {"above": above, "at_least": at_least, "below": below, "at_most": at_most}
-    metadata = {"traced": traced, "choices": choices, **bounds}
+    metadata = {"kind": kind, "off": off, "choices": choices, **bounds}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -42,13 +52,13 @@ class Trial:
     Subclass it to add the hyperparameters of a model, each made with `hyperparameter`.
     """
 
-    epochs: int = hyperparameter(50, at_least=1)
-    batch_size: int = hyperparameter(256, at_least=1)
+    epochs: int = hyperparameter(50, kind="length", at_least=1)
+    batch_size: int = hyperparameter(256, kind="size", at_least=1)
     optimizer: str = hyperparameter("adam", choices=("adam", "adamw", "sgd"))
-    learning_rate: float = hyperparameter(1e-3, traced=True, above=0)
-    momentum: float = hyperparameter(0.0, traced=True, at_least=0, below=1)  # of sgd
-    weight_decay: float = hyperparameter(0.0, traced=True, at_least=0)  # of adamw
-    seed: int = hyperparameter(0, traced=True, at_least=0, below=2**31)
+    learning_rate: float = hyperparameter(1e-3, kind="traced", above=0)
+    momentum: float = hyperparameter(0.0, kind="traced", at_least=0, below=1)  # of sgd
+    weight_decay: float = hyperparameter(0.0, kind="traced", at_least=0)  # of adamw
+    seed: int = hyperparameter(0, kind="traced", at_least=0, below=2**31)
 
     @classmethod
     def fields(cls) -> dict[str, dataclasses.Field]:
@@ -60,14 +70,18 @@ class Trial:
         return {name: getattr(self, name) for name in self.fields()}
 
     def static(self) -> tuple[tuple[str, Any], ...]:
-        """The values that XLA must know: trials that agree here can share a compiled program."""
-        values = self.values()
-        return tuple((n, values[n]) for n, f in self.fields().items() if not f.metadata["traced"])
+        """The values that XLA would have to know: trials that agree here share a program as it is.
 
-    def traced(self) -> dict[str, float | int]:
-        """The numbers that may differ between the trials of one program."""
-        values = self.values()
-        return {n: values[n] for n, f in self.fields().items() if f.metadata["traced"]}
+        Of a traced value that can be off, whether it is on.
+        """
+        static = []
+        for name, field in self.fields().items():
+            value, off = getattr(self, name), field.metadata["off"]
+            if field.metadata["kind"] != "traced":
+                static.append((name, value))
+            elif off is not None:
+                static.append((name, value != off))
+        return tuple(static)
 
     @property
     def id(self) -> str:
@@ -101,9 +115,9 @@ class Trial:
             known = ", ".join(cls.fields())
             raise UserError(f"unknown hyperparameter {name!r}: {hint}(there are: {known})")
 
-    def work(self, examples: int) -> float:
-        """Estimated core-seconds of the training; only ratios matter (order, progress)."""
-        return self.epochs * examples
+    def cost(self) -> "Cost":
+        """What one step costs; a subclass says what its model needs."""
+        return Cost(multiplications=1, launches=1, parameters=1, activations=1)
 
     def check(self) -> None:
         """Raise UserError unless every value lies in its range and the values fit together."""
@@ -117,27 +131,46 @@ class Trial:
             )
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What a model costs to train, for plans: estimates of the right size, not measurements."""
+
+    multiplications: float  # of a forward pass, per example
+    launches: float  # operations that a step calls, each with an overhead of its own
+    parameters: int
+    activations: int  # floats per example that the forward pass keeps for the backward pass
+
+
 ACTIVATIONS = ("relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid")
-FEATURES = ("raw", "sines")  # inputs as they are, or the sines of their multiples
+FEATURES = ("raw", "standardised", "sines")  # inputs as they are, at unit scale, as sines
 
 
 @dataclass(frozen=True, kw_only=True)
 class MLPTrial(Trial):
     """One training run of a multi-layer perceptron; the defaults are the report's."""
 
-    depth: int = hyperparameter(6, at_least=1, at_most=10_000)  # hidden layers
-    width: int = hyperparameter(16, at_least=1, at_most=100_000)  # units of each hidden layer
+    depth: int = hyperparameter(6, kind="size", at_least=1, at_most=10_000)  # hidden layers
+    width: int = hyperparameter(16, kind="size", at_least=1, at_most=100_000)
     activation: str = hyperparameter("relu", choices=ACTIVATIONS)
     batch_norm: bool = hyperparameter(False)
     residual: bool = hyperparameter(False)
     features: str = hyperparameter("raw", choices=FEATURES)
+    dropout: float = hyperparameter(0.0, kind="traced", off=0.0, at_least=0, below=1)
+    label_smoothing: float = hyperparameter(0.0, kind="traced", off=0.0, at_least=0, at_most=1)
 
-    def work(self, examples: int) -> float:
-        """Estimated core-seconds of the whole training, from its arithmetic and its launches."""
-        multiplications = 2 * self.width + (self.depth - 1) * self.width**2 + 33 * self.width
-        example = 6 * multiplications / 40e9 * (2 if self.batch_norm else 1)
-        step = 2e-6 * (self.depth + 1)
-        return self.epochs * (examples * example + math.ceil(examples / self.batch_size) * step)
+    def cost(self) -> Cost:
+        """Of a network to about thirty classes."""
+        inputs = 20 if self.features == "sines" else 2
+        width = max(self.width) if isinstance(self.width, tuple) else self.width
+        shapes = inputs * width + (self.depth - 1) * width**2 + 33 * width
+        norm = 2 if self.batch_norm else 1
+        loop = 4 if self.depth > 16 else 1  # layers that are a loop of their own
+        return Cost(
+            multiplications=shapes * (1.5 if self.batch_norm else 1),
+            launches=(self.depth + 1) * norm * loop,
+            parameters=shapes + self.depth * width * (2 * norm - 1) + 33,
+            activations=inputs + norm * 2 * self.depth * width + 2 * 33,
+        )
 
     def check(self) -> None:
         """Raise UserError unless every value lies in its range and the values fit together."""

@@ -11,7 +11,7 @@ import pytest
 from jaxexp import engine, train
 from jaxexp.engine import Problem, Silent, TrialRecord, execute
 from jaxexp.errors import UserError
-from jaxexp.plan import plan
+from jaxexp.plan import Plan, plan
 from jaxexp.sweep import Sweep
 from jaxexp.trial import MLPTrial, Trial
 
@@ -24,8 +24,12 @@ OPTIONS = {
 }
 
 
+def _plan(sweeps: list[Sweep], devices, problem: Problem) -> Plan:
+    return plan(sweeps, len(devices), problem.examples, mode="exact")
+
+
 def run(sweeps: list[Sweep], problem: Problem, devices, progress=None) -> dict[Trial, TrialRecord]:
-    return execute(plan(sweeps, len(devices), problem.examples), problem, devices, progress)
+    return execute(_plan(sweeps, devices, problem), problem, devices, progress)
 
 
 def results(record: TrialRecord):
@@ -115,7 +119,7 @@ class Growth:
     def init(self, trial, key):
         return jnp.ones(()), {}
 
-    def apply(self, trial, params, state, batch, weight_B, *, train):
+    def apply(self, trial, params, state, batch, weight_B, *, train, noise=0):
         return {"loss": jnp.square(params) / 2 * batch}, state
 
 
@@ -240,7 +244,8 @@ def test_an_exception_stops_the_other_lanes_and_is_raised(devices, batch_size):
 def test_who_stops_listening_stops_the_lanes(devices):
     axes = {("batch_size", "epochs"): [(2, 1), (3, EPOCHS)]}
     watch = Watch()
-    batches = engine.stream(plan([Sweep(base=Trial(), axes=axes)], 2, 6), growth(6), devices, watch)
+    made = plan([Sweep(base=Trial(), axes=axes)], 2, 6, mode="exact")
+    batches = engine.stream(made, growth(6), devices, watch)
     assert [record.trial.batch_size for record in next(batches)] == [2]
     batches.close()
     assert (3, EPOCHS) not in watch.epochs

@@ -17,7 +17,7 @@ MODULES = {
     for path in PACKAGE.rglob("*.py")
 }
 # Each may import those before it, and nothing else of this package.
-LAYERS = ["errors", "trial", "sweep", "plan", "shuffle", "train", "engine", "results"]
+LAYERS = ["errors", "trial", "lift", "sweep", "plan", "shuffle", "train", "engine", "results"]
 
 
 def imports(path: Path) -> set[str]:
@@ -50,7 +50,7 @@ def test_torch_is_for_the_peers_alone():
     assert users <= {"jaxexp.peers"}
 
 
-@pytest.mark.parametrize("module", ["", ".trial", ".sweep", ".plan", ".data"])
+@pytest.mark.parametrize("module", ["", ".trial", ".lift", ".sweep", ".plan", ".data"])
 def test_describing_and_planning_start_at_once(module):
     code = f"import sys, jaxexp{module}; print(*{{name.split('.')[0] for name in sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,20 +1,26 @@
 """Properties of every plan."""
 
-from hypothesis import assume, given
+import dataclasses
+
+import pytest
+from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxexp.plan import Plan, plan
+from jaxexp.errors import UserError
+from jaxexp.plan import MACHINES, MODES, Plan, plan
 from jaxexp.sweep import RECORDS, Sweep
-from jaxexp.trial import MLPTrial
+from jaxexp.trial import MLPTrial, Trial
 
 EXAMPLES = 1000
 VALUES = {
     "learning_rate": [1.0, 1e-2, 1e-3, 1e-5],
     "seed": [0, 1, 2, 3, 4],
     "depth": [1, 2, 6],
+    "width": [4, 16, 64],
     "batch_size": [16, 128],
     "epochs": [1, 10],
     "batch_norm": [False, True],
+    "dropout": [0.0, 0.1, 0.2],
 }
 
 
@@ -31,76 +37,123 @@ def sweeps(draw) -> Sweep:
 
 some_sweeps = st.lists(sweeps(), min_size=1, max_size=4)
 some_devices = st.integers(1, 9)
+modes = st.sampled_from(MODES)
 
 
 def groups(made: Plan) -> set:
-    return {(frozenset(program.trials), program.record) for program in made.programs}
+    return {
+        (frozenset(trial for trial, _ in program.members), program.record)
+        for program in made.programs
+    }
+
+
+@given(some_sweeps, some_devices, modes)
+def test_every_trial_is_answered_for_exactly_once(some, devices, mode):
+    made = plan(some, devices, EXAMPLES, mode=mode)
+    members = [trial for program in made.programs for trial, _ in program.members]
+    assert len(members) == len(set(members)) == made.trials
+    assert set(members) == {trial for sweep in some for trial in sweep.trials()}
+
+
+@given(some_sweeps, some_devices, modes)
+def test_only_the_longest_of_equal_trials_is_trained(some, devices, mode):
+    for program in plan(some, devices, EXAMPLES, mode=mode).programs:
+        rests = [dataclasses.replace(trial, epochs=1) for trial in program.trials]
+        assert len(rests) == len(set(rests))
+        for trial, place in program.beginnings:
+            whole = program.trials[place]
+            assert dataclasses.replace(whole, epochs=trial.epochs) == trial
+            assert trial.epochs < whole.epochs
 
 
 @given(some_sweeps, some_devices)
-def test_every_trial_is_in_one_program_of_its_kind(some, devices):
-    made = plan(some, devices, EXAMPLES)
-    planned = [trial for program in made.programs for trial in program.trials]
-    assert len(planned) == len(set(planned)) == made.trials
-    assert set(planned) == {trial for sweep in some for trial in sweep.trials()}
-    kinds = [{trial.static() for trial in program.trials} for program in made.programs]
-    assert all(len(kind) == 1 for kind in kinds)
-    assert len(set.union(*kinds)) == len(kinds)  # as few programs as there are kinds
+def test_exact_programs_pad_nothing(some, devices):
+    made = plan(some, devices, EXAMPLES, mode="exact")
+    for program in made.programs:
+        assert not program.shape.sizes
+        assert not program.shape.choices
+        assert program.padding(EXAMPLES) < 1e-9
+    kinds = [program.trials[0].static() for program in made.programs]
+    assert len(set(kinds)) == len(kinds)  # as few programs as there are kinds
 
 
 @given(some_sweeps, some_devices)
-def test_what_a_sweep_records_is_recorded(some, devices):
-    program_of = {t: p for p in plan(some, devices, EXAMPLES).programs for t in p.trials}
+def test_one_is_one_and_auto_lies_between(some, devices):
+    one, auto, exact = (plan(some, devices, EXAMPLES, mode=m) for m in ("one", "auto", "exact"))
+    assert len(one.programs) == 1
+    assert len(one.programs) <= len(auto.programs) <= len(exact.programs)
+    work = [sum(program.work(EXAMPLES) for program in p.programs) for p in (auto, exact)]
+    saved = len(exact.programs) - len(auto.programs)
+    assert work[0] - work[1] <= saved * MACHINES["cpu"].compile_seconds + 1e-9
+    assert not any(program.shape.choices for program in auto.programs)
+
+
+def test_auto_pads_where_it_pays_and_not_where_it_does_not():
+    widths = Sweep(base=MLPTrial(epochs=1), axes={"width": [15, 16]})
+    [program] = plan([widths], 4, EXAMPLES).programs
+    assert program.shape.sizes == (("width", 15, 16),)
+    long = Sweep(base=MLPTrial(epochs=1000), axes={"width": [4, 256]})
+    assert len(plan([long], 4, 100_000).programs) == 2
+    batches = Sweep(base=MLPTrial(epochs=10), axes={"batch_size": [1, 1024]})
+    assert len(plan([batches], 4, 100_000).programs) == 2
+
+
+@given(some_sweeps, some_devices, modes)
+def test_what_a_sweep_records_is_recorded(some, devices, mode):
+    made = plan(some, devices, EXAMPLES, mode=mode)
+    program_of = {t: p for p in made.programs for t, _ in p.members}
     for sweep in some:
         for trial in sweep.trials():
             assert set(sweep.record) <= set(program_of[trial].record)
     assert {r for p in program_of.values() for r in p.record} == {r for s in some for r in s.record}
 
 
-@given(some_sweeps, some_devices)
-def test_programs_are_spread_or_in_one_lane(some, devices):
-    made = plan(some, devices, EXAMPLES)
+@given(some_sweeps, some_devices, modes)
+def test_programs_are_placed_on_devices_that_are_there(some, devices, mode):
+    made = plan(some, devices, EXAMPLES, mode=mode)
     for program in made.programs:
-        everywhere = len(program.trials) >= devices
-        assert len(program.devices) == (devices if everywhere else 1)
         assert set(program.devices) <= set(range(devices))
-    assert sorted(map(id, made.programs)) == sorted(
-        map(id, [*made.spread, *(program for lane in made.lanes for program in lane)])
-    )
-    assert len(made.lanes) <= devices
+        assert 1 <= len(program.devices) <= min(devices, len(program.trials))
+        assert len(program.devices) == devices or len(program.trials) < devices
+    assert sorted(map(id, made.programs)) == sorted(id(p) for lane in made.lanes for p in lane)
 
 
-@given(some_sweeps, some_devices)
-def test_lanes_are_balanced(some, devices):
-    lanes = plan(some, devices, EXAMPLES).lanes
-    assume(lanes)
-    work = [[program.work(EXAMPLES) for program in lane] for lane in lanes]
-    work += [[]] * (devices - len(lanes))
-    for lane in work:
-        assert lane == sorted(lane, reverse=True)  # the longest first
-        # No device was free sooner than the one that a program was given.
-        assert sum(lane[:-1]) <= min(map(sum, work)) * (1 + 1e-9)
+def test_lanes_are_balanced():
+    """Nine trials of shapes that cannot share: no device has two while another has none."""
+    base = MLPTrial(epochs=100)
+    sweep = Sweep(base=base, axes={"width": [16, 32, 64, 128], "batch_norm": [False, True]})
+    made = plan([sweep], 4, 100_000, mode="exact")
+    busy = [0.0] * 4
+    for program in made.programs:
+        busy[program.devices[0]] += program.work(100_000)
+    longest = max(program.work(100_000) for program in made.programs)
+    assert max(busy) <= max(longest, sum(busy) / 4 * 4 / 3) * (1 + 1e-9)  # Graham's bound
 
 
-@given(some_sweeps, some_devices, st.randoms(use_true_random=False))
-def test_plan_depends_on_nothing_but_the_trials(some, devices, random):
-    made = plan(some, devices, EXAMPLES)
-    assert plan(some, devices, EXAMPLES) == made
+@given(some_sweeps, some_devices, modes, st.randoms(use_true_random=False))
+def test_plan_depends_on_nothing_but_the_trials(some, devices, mode, random):
+    made = plan(some, devices, EXAMPLES, mode=mode)
+    assert plan(some, devices, EXAMPLES, mode=mode) == made
     turned = [
         Sweep(
             base=s.base, axes=dict(random.sample([*s.axes.items()], len(s.axes))), record=s.record
         )
         for s in random.sample(some, len(some))
     ]
-    assert groups(plan(turned, devices, EXAMPLES)) == groups(made)
+    assert groups(plan(turned, devices, EXAMPLES, mode=mode)) == groups(made)
+
+
+def test_bad_modes_are_told():
+    with pytest.raises(UserError, match="programs='many': expected one of auto, exact, one"):
+        plan([Sweep(base=MLPTrial())], 1, EXAMPLES, mode="many")
+    with pytest.raises(UserError, match="of different classes"):
+        plan([Sweep(base=MLPTrial()), Sweep(base=Trial())], 1, EXAMPLES, mode="one")
 
 
 def test_printed_plan():
     sweep = Sweep(base=MLPTrial(epochs=3), axes={"depth": [1, 6], "seed": [0, 1]})
-    alone = Sweep(base=MLPTrial(width=4))
-    assert str(plan([sweep, alone], 2, EXAMPLES)).splitlines() == [
-        "5 trials in 3 programs on 2 devices",
-        "    2 trials ×   3 epochs on all devices: epochs=3",
-        "    2 trials ×   3 epochs on all devices: epochs=3, depth=1",
-        "    1 trials ×  50 epochs on device 0: width=4",
-    ]
+    alone = Sweep(base=MLPTrial(width=4, batch_norm=True))
+    lines = str(plan([sweep, alone], 2, EXAMPLES)).splitlines()
+    assert lines[0].startswith("5 trials in 2 programs on 2 cpu devices, about ")
+    assert lines[1].startswith("    4 × 3 epochs on all devices: depth 1 to 6; padding ")
+    assert lines[2] == "    1 × 50 epochs on device 0: width=4, batch_norm=True"

@@ -1,0 +1,229 @@
+"""Trials of different shapes in one program: each equals the same trial trained alone."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxexp.engine import Problem, Run, TrialRecord, execute
+from jaxexp.mlp import ACTIVATIONS, INPUTS, Classification
+from jaxexp.plan import plan
+from jaxexp.sweep import Sweep
+from jaxexp.trial import ACTIVATIONS as ACTIVATION_NAMES
+from jaxexp.trial import FEATURES, MLPTrial
+
+BASE = MLPTrial(epochs=2, batch_size=32, depth=2, width=5, learning_rate=1e-2)
+# What may differ within a grid. Batch norm stands with SGD: before a batch norm the bias of an
+# affine layer has a gradient of rounding noise alone, which Adam would blow up to full steps.
+AXES = {
+    "width": [3, 5, 8],
+    "depth": [1, 2, 4],
+    "batch_size": [16, 32, 203],
+    "epochs": [1, 2, 3],
+    "activation": list(ACTIVATION_NAMES),
+    "residual": [False, True],
+    "features": list(FEATURES),
+    "dropout": [0.0, 0.4],
+    "label_smoothing": [0.0, 0.1],
+    "seed": [0, 1],
+    ("optimizer", "momentum", "weight_decay", "batch_norm"): [
+        ("adam", 0.0, 0.0, False),
+        ("adamw", 0.0, 0.1, False),
+        ("sgd", 0.9, 0.0, False),
+        ("sgd", 0.9, 0.0, True),
+    ],
+}
+
+
+def train(trials, problem, devices, mode) -> dict[MLPTrial, TrialRecord]:
+    sweeps = [Sweep(base=trial, record=("gradient_norms",)) for trial in trials]
+    made = plan(sweeps, len(devices), problem.examples, mode=mode)
+    assert mode != "one" or len(made.programs) == 1
+    return execute(made, problem, devices)
+
+
+def assert_equal(one: TrialRecord, alone: TrialRecord) -> None:
+    """Equal but for rounding, which some ten steps amplify to 1e-5 at most in 300 random grids."""
+    for name in ("metrics", "step_loss", "gradient_norms", "params", "state"):
+        ours, theirs = getattr(one, name), getattr(alone, name)
+        assert jax.tree.structure(ours) == jax.tree.structure(theirs), name
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5), ours, theirs
+        )
+
+
+@st.composite
+def grids(draw) -> list[MLPTrial]:
+    trials = set()
+    for _ in range(draw(st.integers(2, 4))):
+        values: dict = {}
+        for axis, options in AXES.items():
+            value = draw(st.sampled_from(options))
+            values |= (
+                dict(zip(axis, value, strict=True)) if isinstance(axis, tuple) else {axis: value}
+            )
+        trials.add(BASE.replace(**values))
+    return sorted(trials, key=lambda trial: trial.id)
+
+
+@settings(max_examples=3, derandomize=True)
+@given(grids())
+def test_any_grid_in_one_program_equals_its_trials_alone(problem, devices, trials):
+    for trial in trials:
+        trial.check()
+    together = train(trials, problem, devices, "one")
+    for trial in trials:
+        assert_equal(together[trial], train([trial], problem, devices[:1], "exact")[trial])
+
+
+@pytest.mark.parametrize("axis", ["width", "depth", "batch_size"])
+def test_padded_sizes(problem, devices, axis):
+    """One size at a time, so that a failure says which; sigmoid, as it does not map 0 to 0."""
+    trials = [BASE.replace(activation="sigmoid", **{axis: value}) for value in AXES[axis]]
+    together, alone = (train(trials, problem, devices, mode) for mode in ("one", "exact"))
+    for trial in trials:
+        assert_equal(together[trial], alone[trial])
+
+
+def test_a_beginning_is_what_its_trial_would_have_been(problem, devices):
+    trials = [BASE.replace(epochs=epochs) for epochs in (1, 2, 3)]
+    [program] = plan([Sweep(base=t) for t in trials], 4, problem.examples).programs
+    assert [t.epochs for t in program.trials] == [3]
+    together = train(trials, problem, devices, "auto")
+    for trial in trials:
+        assert_equal(together[trial], train([trial], problem, devices[:1], "exact")[trial])
+
+
+def padded_run(problem: Problem, devices, **options) -> tuple[Run, MLPTrial]:
+    """A program of widths 3 and 8 and depths 2 and 4, and the narrow, shallow trial of the two."""
+    small = BASE.replace(width=3, depth=2, **options)
+    large = small.replace(width=8, depth=4)
+    [program] = plan(
+        [Sweep(base=small), Sweep(base=large)], 1, problem.examples, mode="one"
+    ).programs
+    run = Run(program, problem.task, jax.sharding.Mesh(devices[:1], "trials"))
+    run.start(run.place(problem.data))
+    return run, small
+
+
+def padding(trial: MLPTrial, tree):
+    """Of parameters, moments or statistics (T, ...): where the small trial's are padding."""
+
+    def mark(path, array_T):
+        names = [getattr(part, "key", getattr(part, "name", None)) for part in path]
+        array, marked = np.asarray(array_T[0]), None
+        own = np.zeros(array.shape, bool)
+        inputs = problem_inputs if "first" in names else trial.width
+        units = array.shape[0] if "last" in names else trial.width
+        if "hidden" in names:
+            marked = own[: trial.depth - 1]
+            marked[:, :units, *([slice(inputs)] if names[-1] == "kernel" else [])] = True
+        elif array.ndim:
+            own[:units, *([slice(inputs)] if names[-1] == "kernel" else [])] = True
+        else:
+            own[...] = True
+        return ~own
+
+    problem_inputs = 2
+    return jax.tree.map_with_path(mark, tree)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"optimizer": "adamw", "weight_decay": 0.1},
+        {"activation": "sigmoid"},
+        {"optimizer": "sgd", "momentum": 0.9, "batch_norm": True, "residual": True},
+    ],
+    ids=str,
+)
+def test_padding_stays_exactly_zero(problem, devices, options):
+    """Weights and moments of units past the width, after two epochs of every kind of update."""
+    run, small = padded_run(problem, devices, **options)
+    assert small == run.program.trials[0]
+    for epoch in range(2):
+        run.epoch(epoch)
+    checked = 0
+    for tree in (run.state.params, run.state.optimizer):
+        pads = jax.tree.leaves(padding(small, tree))
+        paths = jax.tree.leaves_with_path(tree)
+        for (path, array_T), pad in zip(paths, pads, strict=True):
+            name = jax.tree_util.keystr(path)
+            values = np.asarray(array_T[0])[pad]
+            expected = 1.0 if "scale" in name and tree is run.state.params else 0.0
+            np.testing.assert_array_equal(values, expected, err_msg=name)
+            checked += values.size
+    assert checked > 100
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"optimizer": "sgd", "batch_norm": True, "residual": True}], ids=str
+)
+def test_nan_planted_in_the_padding_never_leaks(problem, devices, options):
+    run, small = padded_run(problem, devices, **options)
+    clean, _ = padded_run(problem, devices, **options)
+
+    def plant(array_T, pad):
+        planted = np.array(array_T)
+        planted[0][pad] = np.nan
+        return planted
+
+    pads = padding(small, run.state.params)
+    assert sum(pad.sum() for pad in jax.tree.leaves(pads)) > 100
+    planted = jax.tree.map(plant, jax.device_get(run.state.params), pads)
+    sharding = jax.tree.leaves(run.state.params)[0].sharding
+    run.state = run.state._replace(params=jax.device_put(planted, sharding))
+    for epoch in range(2):
+        ours, expected = run.epoch(epoch), clean.epoch(epoch)
+        jax.tree.map(np.testing.assert_array_equal, ours, expected)
+    own = [
+        problem.task.crop(small, *jax.tree.map(lambda a: np.asarray(a[0]), each.state[:2]), None)
+        for each in (run, clean)
+    ]
+    jax.tree.map(np.testing.assert_array_equal, *own)
+
+
+def test_lifted_choices_name_what_the_models_know():
+    assert tuple(ACTIVATIONS) == ACTIVATION_NAMES
+    assert tuple(INPUTS) == FEATURES
+
+
+def test_dropout_drops_its_share_and_keeps_the_mean(devices):
+    from jaxexp.mlp import dropout
+
+    ones_WxB = jnp.ones((64, 1000))
+    for rate in (0.1, 0.5):
+        dropped_WxB = np.asarray(dropout(ones_WxB, rate, jnp.uint32(7)))
+        # Standard error of the share over 64,000 draws: 0.002 at most.
+        assert abs((dropped_WxB == 0).mean() - rate) < 0.01
+        np.testing.assert_allclose(dropped_WxB[dropped_WxB > 0], 1 / (1 - rate), rtol=1e-6)
+        assert abs(dropped_WxB.mean() - 1) < 0.02
+    other_WxB = np.asarray(dropout(ones_WxB, 0.5, jnp.uint32(8)))
+    assert 0.4 < (other_WxB != dropped_WxB).mean() < 0.6
+
+
+def test_label_smoothing_and_standardised_inputs_are_those_of_pytorch(devices):
+    torch = pytest.importorskip("torch")
+    from jaxexp.mlp import cross_entropy
+
+    logits_BxC = np.random.default_rng(0).normal(size=(20, 5)).astype(np.float32)
+    y_B = np.arange(20, dtype=np.int32) % 5
+    expected_B = torch.nn.functional.cross_entropy(
+        torch.tensor(logits_BxC), torch.tensor(y_B).long(), label_smoothing=0.2, reduction="none"
+    )
+    np.testing.assert_allclose(
+        cross_entropy(logits_BxC.T, y_B, 0.2)["loss"], expected_B, rtol=1e-5, atol=1e-6
+    )
+    task = Classification(3, mean=(10.0, -4.0), deviation=(2.0, 8.0))
+    standardised = dataclasses.replace(BASE, features="standardised")
+    params, state = task.init(standardised, jax.random.key(0))
+    x_Bx2 = np.array([[12.0, 4.0], [10.0, -4.0]], np.float32)
+    logits = [
+        task.module(trial).apply({"params": params, "batch_stats": state}, x, np.ones(2))
+        for trial, x in ((standardised, x_Bx2), (BASE, np.array([[1, 1], [0, 0]], np.float32)))
+    ]
+    np.testing.assert_allclose(*logits, rtol=1e-6)
