@@ -3,9 +3,9 @@
 Activations are (units, batch) and kernels (out, in), as PyTorch stores them: on a CPU a batch of
 such products runs a third faster than the other way round, and weights carry over as they are.
 
-Trials of other shapes may share a program (see `lift.py`). Units past a trial's width have weights
-of zero, put out zero and so keep gradients and moments of zero; layers past its depth pass their
-input on. Shapes: B examples, C classes, F features, L hidden layers, W units of a layer.
+Trials of other shapes may share a program (see `lift.py`). Units past a trial's width are not read
+by any other, so that their weights, zero at first, keep gradients and moments of zero; layers past
+its depth pass their input on. Shapes: B examples, C classes, F features, L hidden layers, W units of a layer.
 """
 
 from collections.abc import Callable
@@ -75,7 +75,7 @@ class Affine(nn.Module):
         shape = (self.units, x_FxB.shape[0])
         kernel = self.param("kernel", uniform_rows, shape, inputs, units)
         bias = self.param("bias", uniform_rows, shape[:1], inputs, units)
-        if self.padded:  # zero already, but nothing planted there may ever leak
+        if self.padded:  # zero already, but what stands in the padding must never be read
             kernel = jnp.where(_inside(shape, units, inputs), kernel, 0)
             bias = jnp.where(_inside(shape[:1], units, inputs), bias, 0)
         return kernel @ x_FxB + bias[:, None]
@@ -150,8 +150,6 @@ class Hidden(nn.Module):
             plain_WxB = h_WxB
             h_WxB = choose(self.batch_norm, lambda on: normed_WxB if on else plain_WxB)
         h_WxB = choose(self.activation, lambda name: ACTIVATIONS[name](h_WxB))
-        if self.padded:  # sigmoid(0) is not 0
-            h_WxB = jnp.where((jnp.arange(self.width) < layer.units)[:, None], h_WxB, 0)
         if self.train and not _is_zero(self.dropout):
             h_WxB = dropout(h_WxB, self.dropout, layer.noise)
         h_WxB = choose(self.residual, lambda on: x_FxB + h_WxB if on else h_WxB)
