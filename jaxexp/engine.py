@@ -172,7 +172,7 @@ class Run:
 
     def start(self, data: Data) -> None:
         """Compile, and initialise every trial."""
-        leaves = stack(self.program, self.mesh.size)
+        leaves = stack(self.program)
         self.leaves = jax.device_put(leaves, NamedSharding(self.mesh, TRIALS))
         self.data = data
         self.compiled = compile_program(self.program, self.task, self.mesh, data)
@@ -257,9 +257,9 @@ _compiled: dict[tuple, Compiled] = {}
 
 def compile_program(program: Program, task: Task, mesh: Mesh, data: Data) -> Compiled:
     """Compile a program for its devices, or find it compiled by this process before."""
-    per_device = -(-len(program.trials) // mesh.size)
+    batch = program.filled(), program.at_once
     shapes = jax.tree.map(lambda a: (a.shape, str(a.dtype)), data)
-    key = (task, program.shape, program.record, per_device, tuple(mesh.devices.flat), str(shapes))
+    key = (task, program.shape, program.record, batch, tuple(mesh.devices.flat), str(shapes))
     if key not in _compiled:
         _compiled[key] = _compile(program, task, mesh, data)
     return _compiled[key]
@@ -279,12 +279,17 @@ def _compile(program: Program, task: Task, mesh: Mesh, data: Data) -> Compiled:
         return task.predictions(trial(leaves), state.params, state.state, data)
 
     def batched(function, *specs: PartitionSpec, donate: tuple[int, ...] = ()):
-        axes = [0 if spec == TRIALS else None for spec in specs]
+        def turns(*arguments: PyTree) -> PyTree:
+            """Apply the function to the trials of one device, so many at a time."""
+            own = {i: a for i, a in enumerate(arguments) if specs[i] == TRIALS}
+
+            def one(own: dict[int, PyTree]) -> PyTree:
+                return function(*(own.get(i, a) for i, a in enumerate(arguments)))
+
+            return jax.lax.map(one, own, batch_size=program.at_once)
+
         # Trials never communicate, so there is nothing for shard_map to check.
-        spread = jax.shard_map(
-            jax.vmap(function, in_axes=axes),
-            mesh=mesh, in_specs=specs, out_specs=TRIALS, check_vma=False,
-        )  # fmt: skip
+        spread = jax.shard_map(turns, mesh=mesh, in_specs=specs, out_specs=TRIALS, check_vma=False)
         # Shardings are fixed, so that no later call finds its arguments elsewhere and recompiles.
         return jax.jit(
             spread,
@@ -293,7 +298,7 @@ def _compile(program: Program, task: Task, mesh: Mesh, data: Data) -> Compiled:
             donate_argnums=donate,
         )
 
-    leaves = stack(program, mesh.size)
+    leaves = stack(program)
     init_jit = batched(init, TRIALS)
     state = jax.eval_shape(init_jit, leaves)
     epoch_jit = batched(epoch, TRIALS, TRIALS, SHARED, SHARED, donate=(1,))
@@ -307,11 +312,10 @@ def _compile(program: Program, task: Task, mesh: Mesh, data: Data) -> Compiled:
     )
 
 
-def stack(program: Program, devices: int) -> dict[str, np.ndarray]:
+def stack(program: Program) -> dict[str, np.ndarray]:
     """What differs between the trials of a program, (T,) each.
 
-    T is filled up to a multiple of the devices with copies of the last trial, whose results are
-    dropped.
+    T is filled up with copies of the last trial, whose results are dropped.
     """
-    trials = [*program.trials, *[program.trials[-1]] * (-len(program.trials) % devices)]
-    return program.shape.leaves(trials)
+    copies = program.filled() - len(program.trials)
+    return program.shape.leaves([*program.trials, *[program.trials[-1]] * copies])

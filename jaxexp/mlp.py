@@ -5,7 +5,9 @@ such products runs a third faster than the other way round, and weights carry ov
 
 Trials of other shapes may share a program (see `lift.py`). Units past a trial's width are not read
 by any other, so that their weights, zero at first, keep gradients and moments of zero; layers past
-its depth pass their input on. Shapes: B examples, C classes, F features, L hidden layers, W units of a layer.
+its depth pass their input on.
+
+Shapes: B examples, C classes, F features, L hidden layers, W units of a layer.
 """
 
 from collections.abc import Callable

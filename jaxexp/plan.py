@@ -22,15 +22,18 @@ class Machine:
     flops: float  # floating-point operations per second and device, in small matrix products
     launch_seconds: float  # overhead of one operation of a step, for a batch of trials
     compile_seconds: float  # to compile a program
-    cache_bytes: float  # what stays close to the arithmetic
+    cache_bytes: float  # of activations that a device should hold at a time
 
 
 # Of the CPU: measured on one core of an AMD EPYC. Of the others: given, not measured.
 MACHINES = {
-    "cpu": Machine(45e9, 2e-6, 3.0, 2**20),
-    "gpu": Machine(5e12, 5e-6, 10.0, 2**25),
-    "tpu": Machine(5e12, 5e-6, 10.0, 2**27),
+    "cpu": Machine(45e9, 2e-6, 3.0, 5e6),
+    "gpu": Machine(5e12, 5e-6, 10.0, 4e9),
+    "tpu": Machine(5e12, 5e-6, 10.0, 4e9),
 }
+
+
+RECORD_COPIES = 3  # of records at the peak: as they come, stacked, and in the results
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Program:
     beginnings: tuple[tuple[Trial, int], ...] = ()
     record: tuple[str, ...] = ()  # what is kept beyond losses and accuracies
     devices: tuple[int, ...] = ()  # the batch is spread over these
+    at_once: int = 1  # trials that a device trains side by side; it takes the others in turn
 
     @cached_property
     def shape(self) -> Shape:
@@ -69,6 +73,20 @@ class Program:
         epoch = _epoch_seconds(bound, examples, math.ceil(examples / smallest), machine)
         return len(self.trials) * self.epochs * epoch
 
+    def filled(self) -> int:
+        """The trials of the batch with those that fill it up, so that every turn is full."""
+        turn = len(self.devices) * self.at_once
+        return turn * math.ceil(len(self.trials) / turn)
+
+    def memory(self, examples: int) -> float:
+        """Estimated bytes: parameters and moments, activations of one turn, and all records."""
+        bound = self.shape.bound()
+        cost = bound.cost()
+        state = 3 * 2 * cost.parameters * self.filled()  # Adam's; one more while a call runs
+        turn = 2 * cost.activations * bound.batch_size * len(self.devices) * self.at_once
+        records = sum(_record_floats(t, examples, self.record) for t, _ in self.members)
+        return 4 * (state + turn + RECORD_COPIES * records)
+
     def padding(self, examples: int, machine: Machine = MACHINES["cpu"]) -> float:
         """The share of that work that no trial needs."""
         needed = sum(
@@ -87,6 +105,13 @@ class Program:
         lengths = sorted({trial.epochs for trial, _ in self.members})
         epochs = [f"epochs {lengths[0]} to {lengths[-1]}"] if len(lengths) > 1 else []
         return ", ".join([*same, *sizes, *choices, *epochs]) or "defaults"
+
+
+def _record_floats(trial: Trial, examples: int, record: Sequence[str]) -> int:
+    """Numbers that a trial leaves behind: losses and accuracies, and what is asked for beyond."""
+    steps = math.ceil(examples / trial.batch_size)
+    norms = getattr(trial, "depth", 0) + 1 if "gradient_norms" in record else 0
+    return trial.epochs * (steps + 6 + norms) + trial.cost().parameters
 
 
 def _epoch_seconds(trial: Trial, examples: int, steps: int, machine: Machine) -> float:
@@ -126,6 +151,11 @@ class Plan:
         longest = max(w / len(p.devices) for w, p in zip(work, self.programs, strict=True))
         return max(longest, sum(work) / self.devices)
 
+    @property
+    def memory(self) -> float:
+        """Estimated bytes of all programs, as if they ran side by side."""
+        return sum(program.memory(self.examples) for program in self.programs)
+
     def __str__(self) -> str:
         """One line per program."""
         machine = MACHINES[self.backend]
@@ -134,8 +164,8 @@ class Plan:
         share = sum(w * p for w, p in zip(work, lost, strict=True)) / sum(work)
         lines = [
             f"{self.trials} trials in {len(self.programs)} programs on {self.devices} "
-            f"{self.backend} devices, about {self.seconds:.0f} s; {share:.0%} of the arithmetic "
-            "is padding",
+            f"{self.backend} devices, about {self.seconds:.0f} s, {_size(self.memory)}; "
+            f"{share:.0%} of the arithmetic is padding",
         ]
         for program, padding in zip(self.programs, lost, strict=True):
             where = "all devices" if len(program.devices) == self.devices else "device"
@@ -144,11 +174,18 @@ class Plan:
                     map(str, program.devices)
                 )
             begin = f" (and {len(program.beginnings)} of fewer)" if program.beginnings else ""
+            turns = f", {program.at_once} at a time on each"
+            where += turns if program.filled() > len(program.devices) * program.at_once else ""
             lines.append(
                 f"{len(program.trials):5d} × {program.epochs} epochs{begin} on {where}: "
                 f"{program.why()}" + (f"; padding {padding:.0%}" if padding > 0.005 else "")
             )
         return "\n".join(lines)
+
+
+def _size(size: float) -> str:
+    """Bytes as a person says them: 300 MB, 1.2 GB."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{max(1, round(size / 1e6))} MB"
 
 
 def plan(
@@ -158,6 +195,7 @@ def plan(
     *,
     mode: str = "auto",
     backend: str = "cpu",
+    memory: float = math.inf,
 ) -> Plan:
     """Group the trials of all sweeps into programs, and the programs onto devices.
 
@@ -169,7 +207,8 @@ def plan(
     others are placed the longest first, each on one device or spread over as many as it has
     trials, wherever it would end soonest (after Graham's rule).
 
-    Raises UserError for an unknown mode, or trials of different classes in one program.
+    Raises UserError for an unknown mode, trials of different classes in one program, or a grid
+    that needs more than `memory` bytes.
     """
     if mode not in MODES:
         raise UserError(f"programs={mode!r}: expected one of {', '.join(MODES)}")
@@ -180,7 +219,23 @@ def plan(
     if mode == "auto":
         programs = _merge(programs, records, examples, machine)
     programs.sort(key=lambda program: -program.work(examples, machine))
-    return Plan(_place(programs, devices, examples, machine), devices, examples, backend)
+    placed = _place(programs, devices, examples, machine)
+    made = Plan(tuple(_in_turns(p, machine) for p in placed), devices, examples, backend)
+    if made.memory > memory:
+        raise UserError(
+            f"{made.trials} trials need about {_size(made.memory)} of memory, and "
+            f"{_size(memory)} may be used: fewer trials, epochs or records would fit"
+        )
+    return made
+
+
+def _in_turns(program: Program, machine: Machine) -> Program:
+    """Trials at a time such that their activations stay in the cache, in turns of equal length."""
+    bound = program.shape.bound()
+    own = math.ceil(len(program.trials) / len(program.devices))
+    fits = machine.cache_bytes / (4 * bound.cost().activations * bound.batch_size)
+    turns = math.ceil(own / max(1, fits))
+    return dataclasses.replace(program, at_once=math.ceil(own / turns))
 
 
 def _records(sweeps: Iterable[Sweep]) -> dict[Trial, set[str]]:

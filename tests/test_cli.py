@@ -165,6 +165,8 @@ def test_a_sweep_file_of_ones_own_with_a_diverging_trial(tmp_path):
         (["run", "epochs", "--seed", "-1"], "seed=-1: expected a number at least 0"),
         (["run", "epochs", "--data", "nowhere"], "nowhere"),
         (["report", "nowhere"], "nowhere: not a run directory"),
+        (["run", "epochs", "--programs", "many"], "programs='many': expected one of auto, exact"),
+        (["plan", "epochs", "--set", "depht=3"], "'depht': did you mean depth"),
     ],
 )  # fmt: skip
 def test_bad_input_is_told_before_any_work(arguments, message, capsys, tmp_path, monkeypatch):
@@ -232,6 +234,21 @@ def test_every_sweep_that_ships_is_sound(name):
     assert trials == library.load(name).trials()
     assert f"jaxexp run {name}" in library.load_module(name).__doc__
     assert sweep.questions
+
+
+def test_a_plan_is_shown_and_nothing_is_trained(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for programs, count in (("auto", "2 programs"), ("exact", "4 programs"), ("one", "1 programs")):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(
+                ["plan", "epochs", "--set", "epochs=2", "--set", "width=15,16",
+                 "--set", "batch_norm=on,off", "--programs", programs]
+            )  # fmt: skip
+        assert stopped.value.code == 0
+        told = capsys.readouterr().out
+        assert f"4 trials in {count} on " in told
+        assert "of the arithmetic is padding" in told
+    assert not list(tmp_path.iterdir())
 
 
 def test_list_and_help_name_everything(capsys):

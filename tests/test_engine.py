@@ -1,5 +1,6 @@
 """The batch against the trial alone, divergence, compilations, and how a run stops."""
 
+import dataclasses
 import threading
 from dataclasses import dataclass
 
@@ -249,3 +250,16 @@ def test_who_stops_listening_stops_the_lanes(devices):
     assert [record.trial.batch_size for record in next(batches)] == [2]
     batches.close()
     assert (3, EPOCHS) not in watch.epochs
+
+
+def test_trials_taken_in_turns_equal_those_taken_at_once(problem, devices):
+    """Seven trials on two devices, two at a time: four each, the last one there to fill up."""
+    sweep = Sweep(base=BASE, axes={"seed": range(7)}, record=ALL)
+    [program] = _plan([sweep], devices[:2], problem).programs
+    made = _plan([sweep], devices[:2], problem)
+    assert program.at_once == 4
+    turns = dataclasses.replace(made, programs=(dataclasses.replace(program, at_once=2),))
+    together, apart = (execute(each, problem, devices[:2]) for each in (made, turns))
+    assert list(together) == list(apart) == sweep.trials()
+    for trial in sweep.trials():
+        assert_close(apart[trial], together[trial])

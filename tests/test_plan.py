@@ -150,6 +150,30 @@ def test_bad_modes_are_told():
         plan([Sweep(base=MLPTrial()), Sweep(base=Trial())], 1, EXAMPLES, mode="one")
 
 
+@given(some_sweeps, some_devices, modes)
+def test_turns_are_equal_and_full(some, devices, mode):
+    for program in plan(some, devices, EXAMPLES, mode=mode).programs:
+        turn = program.at_once * len(program.devices)
+        assert program.filled() % turn == 0
+        assert 0 <= program.filled() - len(program.trials) < turn + len(program.devices)
+
+
+def test_large_grids_are_taken_in_turns():
+    many = Sweep(base=MLPTrial(), axes={"seed": range(1000)})
+    [program] = plan([many], 4, 100_000).programs
+    assert 1 < program.at_once < 250
+    activations = program.shape.bound().cost().activations * program.trials[0].batch_size * 4
+    assert program.at_once * activations <= MACHINES["cpu"].cache_bytes
+
+
+def test_a_grid_that_cannot_fit_is_told_before_it_runs():
+    grid = Sweep(base=MLPTrial(), axes={"seed": range(100)})
+    needed = plan([grid], 4, 100_000).memory
+    assert plan([grid], 4, 100_000, memory=needed).memory == needed
+    with pytest.raises(UserError, match=r"100 trials need about \d+ MB of memory, and 1 MB may be"):
+        plan([grid], 4, 100_000, memory=1e6)
+
+
 def test_printed_plan():
     sweep = Sweep(base=MLPTrial(epochs=3), axes={"depth": [1, 6], "seed": [0, 1]})
     alone = Sweep(base=MLPTrial(width=4, batch_norm=True))
