@@ -254,7 +254,8 @@ def gradient_norms(ds: xr.Dataset, layers: Iterable[int] | None = None) -> Figur
     norms = ds["gradient_norm"].sel(layer=shown)
     trials = list(points(ds))
     rows, cols = _layout(len(trials), 3)
-    fig, panels = _panels(rows, cols, 3.4, 3.2, sharey=True, count=len(trials))
+    size = (5.2, 4.2) if len(trials) == 1 else (3.4, 3.2)
+    fig, panels = _panels(rows, cols, *size, sharey=True, count=len(trials))
     zero_rows = _norm_axis(panels, norms, shown)
     colours = colormaps["viridis"](np.linspace(0, 0.9, len(shown)))
     for ax, (name, point) in zip(panels.flat, trials, strict=False):

@@ -47,7 +47,8 @@ def table(results):
     )
     both = ours.merge(REPORT, how="left", on=["batch", "epochs"], suffixes=("", " (report)"))
     measured = [f"{name}{whose}" for name in ours.columns[2:] for whose in ("", " (report)")]
-    return both[["batch", "epochs", *measured]]
+    narrow = ["report" if name.endswith("(report)") else name for name in measured]
+    return both[["batch", "epochs", *measured]].set_axis(["batch", "epochs", *narrow], axis=1)
 
 
 def answer(results):
