@@ -67,6 +67,10 @@ Programs = Annotated[
         "those whose padding costs less than compiling another (auto).",
     ),
 ]
+Memory = Annotated[
+    float | None,
+    typer.Option(metavar="GB", help="Memory that a run may take; what is free, if not given."),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace the run that --out holds.")]
 
 
@@ -110,6 +114,7 @@ def run(
     ],
     settings: Settings = None,
     programs: Programs = "auto",
+    memory: Memory = None,
     data: Data = None,
     out: Out = None,
     seed: Seed = None,
@@ -123,7 +128,7 @@ def run(
     name = Path(sweep).stem
     _run(
         [sweep],
-        settings=_parse(settings or []), programs=programs,
+        settings=_parse(settings or []), programs=programs, memory=memory,
         data=data, out=out, seed=seed, quick=quick, force=force, name=name,
         title=name.replace("_", " ").capitalize(),
         summary="",
@@ -138,6 +143,7 @@ def plan(
     ],
     settings: Settings = None,
     programs: Programs = "auto",
+    memory: Memory = None,
     data: Data = None,
     seed: Seed = None,
     quick: Quick = False,
@@ -149,7 +155,7 @@ def plan(
     """
     sources = list(REPORT_SWEEPS) if sweep == "reproduce" else [sweep]
     sweeps = [_prepare(library.load(s), _parse(settings or []), seed, quick) for s in sources]
-    print(_plan(sweeps, data, programs)[0])
+    print(_plan(sweeps, data, programs, memory)[0])
 
 
 @app.command()
@@ -208,13 +214,13 @@ def _parse(settings: Sequence[str]) -> dict[str, list[str]]:
 def _run(
     sources: list[str], *, name: str, title: str, summary: str, data: Path | None, out: Path | None,
     seed: int | None, quick: bool, force: bool, settings: dict[str, list[str]] | None = None,
-    programs: str = "auto",
+    programs: str = "auto", memory: float | None = None,
 ) -> None:  # fmt: skip
     """Check everything, make the run directory, train, and write results and page."""
     started = time.perf_counter()
     sweeps = [_prepare(library.load(source), settings or {}, seed, quick) for source in sources]
 
-    made, problem = _plan(sweeps, data, programs)
+    made, problem = _plan(sweeps, data, programs, memory)
 
     from jaxexp.progress import TerminalProgress
     from jaxexp.rundir import RunDirectory
@@ -242,7 +248,9 @@ def _run(
     print(page)
 
 
-def _plan(sweeps: list[Sweep], data: Path | None, programs: str) -> "tuple[Plan, Problem]":
+def _plan(
+    sweeps: list[Sweep], data: Path | None, programs: str, memory: float | None
+) -> "tuple[Plan, Problem]":
     """The checked plan of these sweeps, and the problem they run on."""
     from jaxexp.data import load_places
 
@@ -251,7 +259,8 @@ def _plan(sweeps: list[Sweep], data: Path | None, programs: str) -> "tuple[Plan,
     from jaxexp.runner import make_plan
 
     problem = places_problem(places)
-    return make_plan(sweeps, problem, programs=programs), problem
+    limit = None if memory is None else memory * 1e9
+    return make_plan(sweeps, problem, programs=programs, memory=limit), problem
 
 
 def _prepare(sweep: Sweep, settings: dict[str, list[str]], seed: int | None, quick: bool) -> Sweep:

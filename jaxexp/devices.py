@@ -5,6 +5,7 @@ import functools
 import os
 
 import jax
+import psutil
 from platformdirs import user_cache_path
 
 CACHE_BYTES = 1 << 30  # the least recently used programs leave the cache beyond this
@@ -13,6 +14,16 @@ CACHE_BYTES = 1 << 30  # the least recently used programs leave the cache beyond
 def cores() -> int:
     """The processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def free_memory() -> float:
+    """Bytes that can be taken: where results are gathered, and on the smallest device."""
+    free = float(psutil.virtual_memory().available)
+    for device in devices():
+        stats = device.memory_stats() or {}  # a CPU device has none of its own
+        if "bytes_limit" in stats:
+            free = min(free, stats["bytes_limit"] - stats.get("bytes_in_use", 0))
+    return free
 
 
 @functools.cache

@@ -164,7 +164,7 @@ class Plan:
         share = sum(w * p for w, p in zip(work, lost, strict=True)) / sum(work)
         lines = [
             f"{self.trials} trials in {len(self.programs)} programs on {self.devices} "
-            f"{self.backend} devices, about {self.seconds:.0f} s, {_size(self.memory)}; "
+            f"{self.backend} devices, about {self.seconds:.0f} s, {_size(self.memory)} of arrays; "
             f"{share:.0%} of the arithmetic is padding",
         ]
         for program, padding in zip(self.programs, lost, strict=True):
@@ -184,8 +184,10 @@ class Plan:
 
 
 def _size(size: float) -> str:
-    """Bytes as a person says them: 300 MB, 1.2 GB."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{max(1, round(size / 1e6))} MB"
+    """Bytes as a person says them: 20 kB, 300 MB, 1.2 GB."""
+    if size >= 1e9:
+        return f"{size / 1e9:.1f} GB"
+    return f"{size / 1e6:.0f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
 
 
 def plan(
@@ -223,7 +225,7 @@ def plan(
     made = Plan(tuple(_in_turns(p, machine) for p in placed), devices, examples, backend)
     if made.memory > memory:
         raise UserError(
-            f"{made.trials} trials need about {_size(made.memory)} of memory, and "
+            f"{made.trials} trials need about {_size(made.memory)} of memory for their arrays, and "
             f"{_size(memory)} may be used: fewer trials, epochs or records would fit"
         )
     return made

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from jaxexp.data import load_places
-from jaxexp.devices import devices
+from jaxexp.devices import devices, free_memory
 from jaxexp.engine import Problem, Progress, TrialRecord, check, stream
 from jaxexp.places import problem as places_problem
 from jaxexp.plan import Plan, plan
@@ -30,15 +30,29 @@ def run(sweep: Sweep, problem: Problem | None = None) -> "xr.Dataset":
     return results
 
 
-def make_plan(sweeps: Sequence[Sweep], problem: Problem, *, programs: str = "auto") -> Plan:
+def make_plan(
+    sweeps: Sequence[Sweep],
+    problem: Problem,
+    *,
+    programs: str = "auto",
+    memory: float | None = None,
+) -> Plan:
     """One plan for several sweeps on the devices of this machine, checked against the data.
 
     `programs` ("auto", "exact", "one") says which trials share a program: see `jaxexp.plan.plan`.
+    `memory` is how many bytes the run may take: what is free now, if not given.
 
-    Raises UserError for trials that cannot be run.
+    Raises UserError for trials that cannot be run, or need more memory than that.
     """
     found = devices()
-    made = plan(sweeps, len(found), problem.examples, mode=programs, backend=found[0].platform)
+    made = plan(
+        sweeps,
+        len(found),
+        problem.examples,
+        mode=programs,
+        backend=found[0].platform,
+        memory=free_memory() if memory is None else memory,
+    )
     check(made, problem)
     return made
 

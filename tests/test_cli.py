@@ -165,6 +165,7 @@ def test_a_sweep_file_of_ones_own_with_a_diverging_trial(tmp_path):
         (["run", "epochs", "--seed", "-1"], "seed=-1: expected a number at least 0"),
         (["run", "epochs", "--data", "nowhere"], "nowhere"),
         (["report", "nowhere"], "nowhere: not a run directory"),
+        (["run", "epochs", "--memory", "1e-5"], "and 10 kB may be used"),
         (["run", "epochs", "--programs", "many"], "programs='many': expected one of auto, exact"),
         (["plan", "epochs", "--set", "depht=3"], "'depht': did you mean depth"),
     ],

@@ -170,7 +170,9 @@ def test_a_grid_that_cannot_fit_is_told_before_it_runs():
     grid = Sweep(base=MLPTrial(), axes={"seed": range(100)})
     needed = plan([grid], 4, 100_000).memory
     assert plan([grid], 4, 100_000, memory=needed).memory == needed
-    with pytest.raises(UserError, match=r"100 trials need about \d+ MB of memory, and 1 MB may be"):
+    with pytest.raises(
+        UserError, match=r"100 trials need about \d+ MB of memory for their arrays, and 1 MB may be"
+    ):
         plan([grid], 4, 100_000, memory=1e6)
 
 
