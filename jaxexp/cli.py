@@ -238,11 +238,19 @@ def _run(
     }
     directory = RunDirectory.create(path, command, force=force)
     sections, datasets = [], []
-    with TerminalProgress(made, problem.examples, console) as progress:
-        for sweep, dataset in run_plan(made, sweeps, problem, progress):
-            directory.save(sweep, dataset)
-            sections += directory.draw(sweep, dataset)  # while the others train
-            datasets.append(dataset)
+    try:
+        with TerminalProgress(made, problem.examples, console) as progress:
+            for sweep, dataset in run_plan(made, sweeps, problem, progress):
+                directory.save(sweep, dataset)
+                sections += directory.draw(sweep, dataset)  # while the others train
+                datasets.append(dataset)
+    except KeyboardInterrupt:
+        console.print(
+            f"interrupted: {len(datasets)} of {len(sweeps)} sweeps are complete and kept in {path}"
+            + (f"; their page: jaxexp report {path}" if datasets else ""),
+            soft_wrap=True,
+        )
+        raise typer.Exit(130) from None
     page = directory.write_page(sections, datasets)
     console.print(f"done in {time.perf_counter() - started:.0f} s")
     print(page)
@@ -284,9 +292,6 @@ def _guard(command: Callable[[], Any]) -> NoReturn:
     except UserError as error:
         console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        console.print("interrupted: the results saved so far stay in the run directory")
-        sys.exit(130)
     except BrokenPipeError:  # the reader, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

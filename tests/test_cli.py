@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from jaxexp import cli, library
+from jaxexp import cli, library, runner
 from jaxexp.data import load_places
 
 ROWS = ["6.1.2.1", "6.1.2.2", "6.1.2.3", "6.1.2.4"] + [f"6.2.1.{i}" for i in range(1, 8)]
 
 
-def jaxexp(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "jaxexp", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=600)
+def command(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess:
+    line = [sys.executable, "-m", "jaxexp", *arguments]
+    return subprocess.run(line, capture_output=True, text=True, cwd=cwd, timeout=600)
 
 
 def write_csvs(folder: Path, places_per_split: int, countries: int = 5) -> Path:
@@ -38,7 +38,7 @@ def write_csvs(folder: Path, places_per_split: int, countries: int = 5) -> Path:
 def reproduced(tmp_path_factory) -> Path:
     """`jaxexp reproduce --quick` for real, on the embedded data."""
     out = tmp_path_factory.mktemp("reproduce") / "run"
-    done = jaxexp("reproduce", "--quick", "--seed", "3", "--out", str(out))
+    done = command("reproduce", "--quick", "--seed", "3", "--out", str(out))
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(out / "report.html")
     assert re.search(r"19 trials, .* of 37 epochs", done.stderr)
@@ -87,14 +87,14 @@ def test_the_same_trial_in_two_sweeps_is_one_run(reproduced):
 def test_report_is_drawn_again_from_the_results(reproduced):
     before = (reproduced / "report.html").read_bytes()
     (reproduced / "report.html").unlink()
-    done = jaxexp("report", str(reproduced))
+    done = command("report", str(reproduced))
     assert done.returncode == 0, done.stderr
     assert (reproduced / "report.html").read_bytes() == before
 
 
 def test_an_output_directory_with_a_run_is_kept(reproduced, tmp_path):
     before = {path: path.read_bytes() for path in reproduced.rglob("*") if path.is_file()}
-    done = jaxexp("run", "epochs", "--quick", "--out", str(reproduced))
+    done = command("run", "epochs", "--quick", "--out", str(reproduced))
     assert done.returncode == 2
     assert f"{reproduced}: already holds a run" in done.stderr
     assert "--force" in done.stderr
@@ -104,7 +104,7 @@ def test_an_output_directory_with_a_run_is_kept(reproduced, tmp_path):
 def test_run_on_a_csv_folder_with_settings(tmp_path):
     data = write_csvs(tmp_path / "data", 700)
     out = tmp_path / "run"
-    done = jaxexp(
+    done = command(
         "run", "learning_rate", "--data", str(data), "--out", str(out),
         "--set", "epochs=3", "--set", "batch_size=64", "--set", "learning_rate=0.01,1e-3",
     )  # fmt: skip
@@ -117,10 +117,37 @@ def test_run_on_a_csv_folder_with_settings(tmp_path):
         assert dataset.attrs["data"] == str(data)
     assert "6.1.2.1" in (out / "report.html").read_text()
 
-    again = jaxexp(
+    again = command(
         "run", "learning_rate", "--quick", "--out", str(out), "--data", str(data), "--force"
     )
     assert again.returncode == 0, again.stderr
+
+
+def test_an_interrupted_run_keeps_what_is_complete(capsys, tmp_path, monkeypatch):
+    whole = runner.run_plan
+
+    def interrupted(made, sweeps, problem, progress):
+        yield next(whole(made, sweeps, problem, progress))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "run_plan", interrupted)
+    data = write_csvs(tmp_path / "data", 300)
+    own = tmp_path / "mine.py"
+    own.write_text(
+        "import jaxexp as jx\n"
+        "sweep = jx.Sweep(base=jx.MLPTrial(epochs=1, batch_size=32, depth=1, width=2))\n"
+    )
+    out = tmp_path / "out"
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["run", str(own), "--data", str(data), "--out", str(out)])
+    assert stopped.value.code == 130
+    told = capsys.readouterr().err
+    assert f"interrupted: 1 of 1 sweeps are complete and kept in {out}" in told
+    assert f"jaxexp report {out}" in told
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["report", str(out)])
+    assert stopped.value.code == 0
+    assert (out / "report.html").is_file()
 
 
 def test_a_sweep_file_of_ones_own_with_a_diverging_trial(tmp_path):
@@ -131,7 +158,7 @@ def test_a_sweep_file_of_ones_own_with_a_diverging_trial(tmp_path):
         "base = jx.MLPTrial(epochs=2, batch_size=32, depth=2, optimizer='sgd')\n"
         "sweep = jx.Sweep(base=base, axes={'learning_rate': [1e30, 1e-3]})\n"
     )
-    done = jaxexp("run", str(own), "--data", str(data), "--out", "out", cwd=tmp_path)
+    done = command("run", str(own), "--data", str(data), "--out", "out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     with xr.open_dataset(tmp_path / "out" / "results" / "mine.nc") as dataset:
         assert dataset["diverged_epoch"].values.tolist() == [1, 0]
