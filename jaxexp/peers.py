@@ -325,6 +325,19 @@ def _loss_and_gradient(
     return loss_T, torch.cat(parts, 1)
 
 
+def _functional_loss_and_gradient(
+    flat_TxP: Tensor, x_TxFxB: Tensor, y_TxB: Tensor, sizes: list[int]
+) -> tuple[Tensor, Tensor]:
+    """The same, as one writes it: torch.func.vmap of torch.func.grad of one network's loss."""
+
+    def loss(flat_P: Tensor, x_FxB: Tensor, y_B: Tensor) -> Tensor:
+        logits_OxB = _forward(_layers(flat_P[None], sizes), x_FxB[None])[-1][0]
+        return functional.cross_entropy(logits_OxB.T, y_B.long())
+
+    g_TxP, loss_T = torch.func.vmap(torch.func.grad_and_value(loss))(flat_TxP, x_TxFxB, y_TxB)
+    return loss_T, g_TxP
+
+
 _State = tuple[Tensor, Tensor, Tensor, Tensor]  # parameters, both moments (T×P), steps taken
 
 
@@ -350,8 +363,10 @@ class _Compiled:
     `max-autotune-no-cudagraphs` and in-place updates made no clear difference.
     """
 
-    def __init__(self, work: Workload) -> None:
-        self.work, self.sizes = work, work.sizes
+    def __init__(
+        self, work: Workload, loss_and_gradient: Callable[..., Any] = _loss_and_gradient
+    ) -> None:
+        self.work, self.sizes, self.loss_and_gradient = work, work.sizes, loss_and_gradient
         self.x_FxN = torch.tensor(work.x_Nx2).T.contiguous()
         self.y_N = torch.tensor(work.y_N)
         self.lr_Tx1 = torch.tensor(work.learning_rates, dtype=torch.float32)[:, None]
@@ -376,7 +391,7 @@ class _Compiled:
         losses, size = [], self.work.batch_size
         for x_SxFxB, y_SxB in zip(x_SxFxM.split(size, -1), y_SxM.split(size, -1), strict=True):
             x_TxFxB, y_TxB = self._per_trial(x_SxFxB), self._per_trial(y_SxB)
-            loss_T, g_TxP = _loss_and_gradient(state[0], x_TxFxB, y_TxB, self.sizes)
+            loss_T, g_TxP = self.loss_and_gradient(state[0], x_TxFxB, y_TxB, self.sizes)
             state = _adam(state, g_TxP, self.lr_Tx1)
             losses.append(loss_T)
         return state, torch.stack(losses).mean(0)
@@ -427,12 +442,19 @@ def _shuffles(work: Workload) -> str:
     return "one shuffle" if len(set(work.seeds)) == 1 else f"{len(set(work.seeds))} shuffles"
 
 
-def vmap_compiled(work: Workload) -> Timing:
+def functional_compiled(work: Workload) -> Timing:
+    """Time torch.func.vmap under torch.compile, one process, all threads."""
+    return vmap_compiled(work, _functional_loss_and_gradient)
+
+
+def vmap_compiled(
+    work: Workload, loss_and_gradient: Callable[..., Any] = _loss_and_gradient
+) -> Timing:
     """Time all trials in one compiled program, one process, all threads."""
     start = time.perf_counter()
     torch.compiler.reset()  # Dynamo refuses to compile the same function for many workloads
     with _threads(_cores()):
-        peer = _Compiled(work)
+        peer = _Compiled(work, loss_and_gradient)
         peer.warm_up()
         ticks = [time.perf_counter()]
         for _ in range(work.epochs):
@@ -523,6 +545,7 @@ PEERS: dict[str, Callable[[Workload], Timing]] = {
     "PyTorch, DataLoader, one after another (the report's way)": report_loop,
     "PyTorch, resident tensors, fused Adam, one after another": resident_loop,
     "PyTorch, torch.func.vmap, eager": vmap_eager,
-    "PyTorch, stacked, torch.compile": vmap_compiled,
-    "PyTorch, stacked, torch.compile, one process per core": vmap_compiled_processes,
+    "PyTorch, torch.func.vmap, torch.compile": functional_compiled,
+    "PyTorch, stacked and differentiated by hand, torch.compile": vmap_compiled,
+    "the same, one process per core": vmap_compiled_processes,
 }

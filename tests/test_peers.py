@@ -24,10 +24,11 @@ def test_uncompiled_peers_time_every_epoch(name):
     assert all(seconds > 0 for seconds in timing.epoch_s)
 
 
-def test_the_hand_differentiated_step_is_that_of_pytorch():
+@pytest.mark.parametrize("gradient", ["_loss_and_gradient", "_functional_loss_and_gradient"])
+def test_the_compiled_steps_are_those_of_pytorch(gradient):
     """Compiled, `_steps` is the strongest peer; here it runs as it is written."""
     work = workload()
-    compiled = peers._Compiled(work)
+    compiled = peers._Compiled(work, getattr(peers, gradient))
     weights_TxP = compiled.state[0].clone()
     x_FxN, y_N = compiled.x_FxN, compiled.y_N
     shuffles = len(compiled.generators)
