@@ -121,9 +121,9 @@ def stream(
 ) -> Iterator[list[TrialRecord]]:
     """Train every trial of the plan, yielding each program's records as soon as it has finished.
 
-    The programs that are spread over all devices run one after another, and beside them the lanes,
-    in a thread each. An exception in one of them, or in the caller, stops the others at their next
-    epoch and is raised.
+    The plan's lanes run side by side, in a thread each, the programs of a lane one after another.
+    An exception in one of them, or in the caller, stops the others at their next epoch and is
+    raised.
     """
     check(plan, problem)
     stop = threading.Event()

@@ -77,8 +77,9 @@ class Shape:
         differs = {name: len(set(own)) > 1 for name, own in values.items()}
         sizes = [n for n, k in kinds.items() if k == "size" and differs[n]]
         choices = [n for n, k in kinds.items() if k == "choice" and differs[n]]
+        lengths = [n for n, k in kinds.items() if k == "length"]
         lifted: dict[str, Any] = {
-            n: fields[n].default for n in (*traced, *sizes, *choices, "epochs")
+            n: fields[n].default for n in (*traced, *sizes, *choices, *lengths)
         }
         return cls(
             like=dataclasses.replace(trials[0], **lifted),

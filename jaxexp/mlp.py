@@ -184,7 +184,7 @@ class MLP(nn.Module):
         widths_L = jnp.broadcast_to(jnp.asarray(value(trial.width)), (count,))
         words_L = mix(jnp.arange(count, dtype=jnp.uint32) ^ jnp.asarray(noise, jnp.uint32))
         options: dict[str, Any] = {
-            "width": widest(trial.width),
+            "width": largest(trial.width),
             "activation": trial.activation,
             "batch_norm": trial.batch_norm,
             "dropout": trial.dropout,
@@ -237,11 +237,6 @@ class MLP(nn.Module):
         return choose(features, lambda n: padded[n]), choose(
             features, lambda n: options[n].shape[0]
         )
-
-
-def widest(width: Any) -> int:
-    """The units that a program gives to every hidden layer."""
-    return int(np.max(largest(width)))
 
 
 def affine_layers(params: PyTree) -> list[tuple[Array, Array]]:
@@ -325,9 +320,9 @@ class Classification:
         layers = trial.depth - 1
 
         def own(tree: PyTree, name: str, inputs: int) -> PyTree:
-            """Units of the widest layer and inputs, of one module's affine and norm."""
+            """Its units and inputs of one module's affine and norm."""
             parts = {k: v for k, v in tree[name].items() if k == "affine" or trial.batch_norm}
-            cut = slice(0, widest(trial.width))
+            cut = slice(0, trial.width)
             return {
                 part: {
                     k: v[..., cut, :inputs] if k == "kernel" else v[..., cut]
@@ -339,11 +334,11 @@ class Classification:
         def stack(tree: PyTree) -> PyTree:
             made = {"first": own(tree, "first", INPUTS[trial.features] or len(self.mean))}
             if layers:
-                hidden = own(tree, "hidden", widest(trial.width))
+                hidden = own(tree, "hidden", trial.width)
                 made["hidden"] = jax.tree.map(lambda a: a[:layers], hidden)
             return made
 
-        last = params["last"] | {"kernel": params["last"]["kernel"][:, : widest(trial.width)]}
+        last = params["last"] | {"kernel": params["last"]["kernel"][:, : trial.width]}
         if norms_ExL is not None:
             norms_ExL = np.concatenate([norms_ExL[:, : layers + 1], norms_ExL[:, -1:]], axis=1)
         stats = stack(state) if trial.batch_norm else {}

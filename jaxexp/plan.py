@@ -67,10 +67,8 @@ class Program:
 
     def work(self, examples: int, machine: Machine = MACHINES["cpu"]) -> float:
         """Estimated device-seconds of training, padding included."""
-        sizes = {name: low for name, low, _ in self.shape.sizes}
-        bound = self.shape.bound()
-        smallest = sizes.get("batch_size", bound.batch_size)
-        epoch = _epoch_seconds(bound, examples, math.ceil(examples / smallest), machine)
+        smallest = min(trial.batch_size for trial in self.trials)
+        epoch = _epoch_seconds(self.shape.bound(), examples, smallest, machine)
         return len(self.trials) * self.epochs * epoch
 
     def filled(self) -> int:
@@ -90,8 +88,7 @@ class Program:
     def padding(self, examples: int, machine: Machine = MACHINES["cpu"]) -> float:
         """The share of that work that no trial needs."""
         needed = sum(
-            t.epochs * _epoch_seconds(t, examples, math.ceil(examples / t.batch_size), machine)
-            for t in self.trials
+            t.epochs * _epoch_seconds(t, examples, t.batch_size, machine) for t in self.trials
         )
         return max(0.0, 1 - needed / self.work(examples, machine))
 
@@ -114,10 +111,14 @@ def _record_floats(trial: Trial, examples: int, record: Sequence[str]) -> int:
     return trial.epochs * (steps + 6 + norms) + trial.cost().parameters
 
 
-def _epoch_seconds(trial: Trial, examples: int, steps: int, machine: Machine) -> float:
-    """Of one trial: the backward pass costs twice the forward pass."""
+def _epoch_seconds(trial: Trial, examples: int, smallest_batch: int, machine: Machine) -> float:
+    """Of one trial, with as many steps as the smallest batch of its program takes.
+
+    The backward pass costs twice the forward pass.
+    """
     cost = trial.cost()
     step = 6 * cost.multiplications * trial.batch_size / machine.flops
+    steps = math.ceil(examples / smallest_batch)
     return steps * (step + cost.launches * machine.launch_seconds)
 
 
@@ -220,7 +221,7 @@ def plan(
     programs = [_program(group, records) for group in groups]
     if mode == "auto":
         programs = _merge(programs, records, examples, machine)
-    programs.sort(key=lambda program: -program.work(examples, machine))
+    programs = _by_work(programs, examples, machine)[::-1]
     placed = _place(programs, devices, examples, machine)
     made = Plan(tuple(_in_turns(p, machine) for p in placed), devices, examples, backend)
     if made.memory > memory:
@@ -292,7 +293,7 @@ def _merge(
     Options are never merged: computing all of them costs more than it saves.
     """
     merged: list[Program] = []
-    for program in sorted(programs, key=lambda p: p.work(examples, machine)):
+    for program in _by_work(programs, examples, machine):
         options = []
         for i, other in enumerate(merged):
             both = _both(program, other, records)
@@ -305,6 +306,13 @@ def _merge(
         else:
             merged.append(program)
     return merged
+
+
+def _by_work(programs: Sequence[Program], examples: int, machine: Machine) -> list[Program]:
+    """The least work first; ties by content, so that the order of the axes decides nothing."""
+    return sorted(
+        programs, key=lambda p: (p.work(examples, machine), min(trial.id for trial in p.trials))
+    )
 
 
 def _both(a: Program, b: Program, records: dict[Trial, set[str]]) -> Program | None:

@@ -21,9 +21,8 @@ from jaxexp.trial import Trial
 
 PyTree = Any
 Examples = PyTree  # arrays whose first axis is the example
-Data = Mapping[
-    str, Examples
-]  # "train", "validation", "test", and whatever a task's `predictions` reads
+# "train", "validation", "test", and whatever a task's `predictions` reads
+Data = Mapping[str, Examples]
 Metrics = dict[str, Array]
 
 EVALUATION_BATCH = 1024  # examples at once in evaluation: activations stay in a core's cache
