@@ -7,7 +7,7 @@ between epochs it records, reports progress, and can stop.
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -98,9 +98,9 @@ class InterruptedRunError(Exception):
     """The run was asked to stop between two epochs."""
 
 
-def check(plan: Plan, problem: Problem) -> None:
+def check(trials: Iterable[Trial], problem: Problem) -> None:
     """Raise UserError, before anything is compiled, for trials that the data cannot serve."""
-    for trial in (trial for program in plan.programs for trial in program.trials):
+    for trial in trials:
         if trial.batch_size > problem.examples:
             raise UserError(
                 f"batch_size={trial.batch_size}: larger than the {problem.examples} training "
@@ -125,7 +125,7 @@ def stream(
     An exception in one of them, or in the caller, stops the others at their next epoch and is
     raised.
     """
-    check(plan, problem)
+    check((trial for program in plan.programs for trial in program.trials), problem)
     stop = threading.Event()
     placed: dict[Mesh, Data] = {}  # programs on the same devices share the data
 

@@ -44,8 +44,9 @@ def make_plan(
 
     Raises UserError for trials that cannot be run, or need more memory than that.
     """
+    check((trial for sweep in sweeps for trial in sweep.trials()), problem)
     found = devices()
-    made = plan(
+    return plan(
         sweeps,
         len(found),
         problem.examples,
@@ -53,8 +54,6 @@ def make_plan(
         backend=found[0].platform,
         memory=free_memory() if memory is None else memory,
     )
-    check(made, problem)
-    return made
 
 
 def run_plan(

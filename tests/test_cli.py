@@ -187,6 +187,7 @@ def test_a_sweep_file_of_ones_own_with_a_diverging_trial(tmp_path):
         (["run", "epochs", "--set", "batch_norm=perhaps"], "batch_norm='perhaps': expected on"),
         (["run", "epochs", "--set", "batch_size=1,1"], "has the trial {'batch_size': 1} twice"),
         (["run", "epochs", "--set", "batch_size=77032"], "larger than the 77031 training examples"),
+        (["run", "epochs", "--set", "batch_size=999999999"], "batch_size=999999999: larger than"),
         (["run", "batch_size", "--set", "epochs=1,2"], "epochs moves together with batch_size"),
         (["run", "epochs", "--set", "batch_norm=on", "--set", "batch_size=1"], "batch norm needs"),
         (["run", "epochs", "--seed", "-1"], "seed=-1: expected a number at least 0"),
