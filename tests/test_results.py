@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from jaxexp.engine import TrialRecord
 from jaxexp.errors import UserError
+from jaxexp.records import TrialRecord
 from jaxexp.results import load, save, to_dataset
 from jaxexp.sweep import RECORDS, Sweep
 from jaxexp.trial import MLPTrial
