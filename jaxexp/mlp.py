@@ -267,7 +267,7 @@ class Classification:
         assert isinstance(trial, MLPTrial)
         return MLP(trial, self.classes, self.mean, self.deviation, train)
 
-    def init(self, trial: Trial, key: Array) -> tuple[PyTree, PyTree]:
+    def init(self, trial: Trial, key: Array, data: Data) -> tuple[PyTree, PyTree]:
         """Parameters and batch statistics (empty without batch norm)."""
         inputs = jnp.zeros((1, len(self.mean)))
         variables = self.module(trial).init(key, inputs, jnp.ones(1))

@@ -222,7 +222,7 @@ def test_label_smoothing_and_standardised_inputs_are_those_of_pytorch(devices):
     )
     task = Classification(3, mean=(10.0, -4.0), deviation=(2.0, 8.0))
     standardised = dataclasses.replace(BASE, features="standardised")
-    params, state = task.init(standardised, jax.random.key(0))
+    params, state = task.init(standardised, jax.random.key(0), {})
     x_Bx2 = np.array([[12.0, 4.0], [10.0, -4.0]], np.float32)
     logits = [
         task.module(trial).apply({"params": params, "batch_stats": state}, x, np.ones(2))

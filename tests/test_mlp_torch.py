@@ -212,7 +212,7 @@ def test_forward_of_a_deep_narrow_net(problem, residual):
 
 def test_initial_weights_are_distributed_as_in_torch():
     trial, seeds = MLPTrial(depth=3, width=8, features="sines"), range(100)
-    draw = jax.jit(jax.vmap(lambda seed: TASK.init(trial, jax.random.key(seed))[0]))
+    draw = jax.jit(jax.vmap(lambda seed: TASK.init(trial, jax.random.key(seed), {})[0]))
     params = jax.device_get(draw(np.array(seeds)))
     ours = [as_torch(jax.tree.map(lambda a, i=i: a[i], params), {}) for i in seeds]
     torch.manual_seed(0)
