@@ -251,7 +251,6 @@ class _Course:
                 raise InterruptedRunError
             self._train()
             self._save()
-        self.progress.moved(self.asked, program.epochs)
         history = jax.tree.map(lambda *a: np.stack(a, axis=1), *self.history)
         problem = self.shared.problem
         return make_records(
