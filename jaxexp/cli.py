@@ -1,6 +1,8 @@
 """The command line."""
 
+import dataclasses
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -70,6 +72,12 @@ Memory = Annotated[
     float | None,
     typer.Option(metavar="GB", help="Memory that a run may take; what is free, if not given."),
 ]
+Every = Annotated[
+    float,
+    typer.Option(
+        "--checkpoint-every", metavar="SECONDS", min=0, help="How often a run saves where it is."
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace the run that --out holds.")]
 
 
@@ -88,6 +96,7 @@ def reproduce(
     out: Out = None,
     seed: Seed = None,
     quick: Quick = False,
+    checkpoint_every: Every = 30.0,
     force: Force = False,
 ) -> None:
     """Redo section 6 of the report: every row, vectorized, as one page.
@@ -105,6 +114,7 @@ def reproduce(
         seed=seed,
         quick=quick,
         inputs=Inputs(data=data),
+        checkpoint_every=checkpoint_every,
     )
     _start(command, "reproduce", out, force=force)
 
@@ -121,6 +131,7 @@ def run(
     out: Out = None,
     seed: Seed = None,
     quick: Quick = False,
+    checkpoint_every: Every = 30.0,
     force: Force = False,
 ) -> None:
     """Run one sweep, by its name or from a Python file of yours.
@@ -137,6 +148,7 @@ def run(
         seed=seed,
         quick=quick,
         inputs=Inputs(data=data),
+        checkpoint_every=checkpoint_every,
     )
     _start(command, name, out, force=force)
 
@@ -192,21 +204,26 @@ def resume(
         bool,
         typer.Option("--force", help="Go on though code, data, sweep or a library has changed."),
     ] = False,
+    checkpoint_every: Annotated[
+        float | None,
+        typer.Option("--checkpoint-every", metavar="SECONDS", min=0, help="As it was before."),
+    ] = None,
 ) -> None:
     """Go on with a run that was interrupted, from its last checkpoints.
 
     The results are those of an uninterrupted run: bit for bit on the same devices.
     """
-    from jaxexp.rundir import RunDirectory
-
     found = RunDirectory(run_directory).command()
-    if found.get("finished", True):
+    if found.get("finished", True) and not found.get("missing"):
         raise UserError(f"{run_directory}: this run is complete: `jaxexp report` draws it again")
     try:
         command = Command.from_json(found)
-    except (KeyError, TypeError) as error:
+    except (TypeError, ValueError) as error:
         raise UserError(f"{run_directory}/run.json: not the run.json of a run ({error})") from error
-    _run(command, run_directory, RunDirectory.reopen(run_directory), force=force)
+    if checkpoint_every is not None:
+        command = dataclasses.replace(command, checkpoint_every=checkpoint_every)
+    held = RunDirectory.reopen(run_directory)
+    _run(command, run_directory, held, begun=True, force=force)
 
 
 @app.command("list")
@@ -255,21 +272,26 @@ def _start(command: Command, name: str, out: Path | None, *, force: bool) -> Non
 
 
 def _run(
-    command: Command, path: Path, held: AbstractContextManager[RunDirectory], *, force: bool = False
-) -> None:
-    """Run a command in its directory; a signal leaves a run to resume."""
+    command: Command, path: Path, held: AbstractContextManager[RunDirectory],
+    *, begun: bool = False, force: bool = False,
+) -> None:  # fmt: skip
+    """Run a command in its directory, begun before or not; a signal leaves a run to resume."""
     started = time.perf_counter()
     complete = 0
     with Signals() as signals:
         try:
             session = Session(command, console, signals)
             with held as directory:
+                begun = True
                 try:
                     page = session.run(directory, force=force)
                 finally:
                     complete = len(session.results)
         except InterruptedRunError:
-            _say_interrupted(path, complete, len(command.sweeps))
+            if begun:
+                _say_interrupted(path, complete, len(command.sweeps))
+            else:
+                console.print("interrupted before anything was trained")
             signals.leave()
     console.print(f"done in {time.perf_counter() - started:.0f} s")
     print(page)
@@ -278,12 +300,10 @@ def _run(
 
 
 def _say_interrupted(path: Path, complete: int, sweeps: int) -> None:
-    if not (path / "run.json").is_file():
-        console.print("interrupted before anything was trained")
-        return
-    page = f"; their page: jaxexp report {path}" if complete else ""
+    name = shlex.quote(str(path))
+    page = f"; their page: jaxexp report {name}" if complete else ""
     console.print(
-        f"interrupted; go on with: jaxexp resume {path}\n"
+        f"interrupted; go on with: jaxexp resume {name}\n"
         f"{complete} of {sweeps} sweeps are complete and kept{page}",
         soft_wrap=True,
     )

@@ -1,6 +1,7 @@
 """Sweeps by name: the files in `sweeps/`, and files of your own."""
 
 import difflib
+import hashlib
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -40,6 +41,7 @@ class Source:
     """
 
     sweep: Sweep
+    digest: str  # of that file
     problem: "Callable[[Inputs], Problem]"
     estimate: "Callable[[Sweep, Inputs], xr.Dataset] | None"
 
@@ -68,6 +70,7 @@ def load_source(name_or_file: str) -> Source:
     module = _execute(path)
     return Source(
         sweep=replace(module.sweep, name=path.stem),
+        digest=hashlib.sha256(path.read_bytes()).hexdigest()[:16],
         problem=getattr(module, "problem", _places),
         estimate=getattr(module, "estimate", None),
     )

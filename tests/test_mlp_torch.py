@@ -235,7 +235,9 @@ def test_initial_weights_of_a_unit_do_not_depend_on_the_number_of_units():
 
     def draw(width: int, classes: int) -> dict[str, np.ndarray]:
         trial = MLPTrial(depth=1, width=width)
-        return as_torch(jax.jit(lambda key: Classification(classes).init(trial, key, {})[0])(key), {})
+        return as_torch(
+            jax.jit(lambda key: Classification(classes).init(trial, key, {})[0])(key), {}
+        )
 
     small, wide, many = draw(4, 3), draw(9, 3), draw(4, 5)
     for name in ("weight", "bias"):
