@@ -10,7 +10,7 @@ from functools import cached_property
 from jaxexp.errors import UserError
 from jaxexp.lift import Shape
 from jaxexp.sweep import Sweep
-from jaxexp.trial import Trial
+from jaxexp.trial import Trial, text
 
 MODES = ("auto", "exact", "one")
 
@@ -96,7 +96,7 @@ class Program:
         """What its trials have in common and what differs, in words."""
         default = type(self.trials[0])()
         own = {n: v for n, v in self.shape.like.static() if v != getattr(default, n)}
-        same = [f"{n}={v}" for n, v in own.items() if n in default.fields() and n != "epochs"]
+        same = [f"{n}={text(v)}" for n, v in own.items() if n in default.fields() and n != "epochs"]
         sizes = [f"{name} {low} to {high}" for name, low, high in self.shape.sizes]
         choices = [f"{n} {' or '.join(map(str, options))}" for n, options in self.shape.choices]
         lengths = sorted({trial.epochs for trial, _ in self.members})
