@@ -55,8 +55,8 @@ Settings = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE[,VALUE...]",
-        help="Another value of a hyperparameter, or several, which make it an axis. "
-        "May be given more than once.",
+        help="Another value of a hyperparameter, or several, which make it an axis; width=64-32-16 "
+        "is one value, a width for each of three layers. May be given more than once.",
     ),
 ]
 Programs = Annotated[
