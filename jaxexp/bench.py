@@ -13,9 +13,9 @@ from jax.sharding import Mesh
 from rich.console import Console
 from rich.table import Table
 
+from jaxexp.compiled import Run, place
 from jaxexp.data import Places, load_places
 from jaxexp.devices import cores, devices
-from jaxexp.engine import Run
 from jaxexp.errors import UserError
 from jaxexp.places import problem as places_problem
 from jaxexp.plan import plan
@@ -68,14 +68,15 @@ def time_grid(
     made = plan([sweep], len(devices()), problem.examples)
     [program] = made.programs
     started = time.perf_counter()
-    run = Run(program, problem.task, Mesh([devices()[i] for i in program.devices], "trials"))
-    run.start(run.place(problem.data))
-    jax.block_until_ready(run.epoch(0))
+    mesh = Mesh([devices()[i] for i in program.devices], "trials")
+    run = Run(program, problem.task, mesh, place(problem.data, mesh))
+    run.start()
+    jax.block_until_ready(run.rest())
     setup = time.perf_counter() - started
     seconds = []
-    for epoch in range(1, epochs + 1):
+    for _ in range(epochs):
         started = time.perf_counter()
-        jax.block_until_ready(run.epoch(epoch))
+        jax.block_until_ready(run.rest())
         seconds.append((time.perf_counter() - started) / len(program.trials))
     return setup, seconds, "as users run it: evaluation on two more splits included"
 

@@ -1,31 +1,33 @@
-"""The driver: compiles each program of a plan, trains it epoch by epoch, and takes results home.
+"""The driver: compiles each program of a plan, trains it call by call, and takes results home.
 
-It is the only part that knows time. What happens within an epoch is compiled and pure (`train.py`);
-between epochs it records, reports progress, and can stop.
+It is the only part that knows time. What happens within a call, some steps of an epoch, is compiled
+and pure (`train.py`); between calls it records, reports progress, saves, and can stop.
 """
 
+import collections
+import contextlib
+import dataclasses
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from jaxexp import train
+from jaxexp.compiled import Call, Run, place, state_like
 from jaxexp.errors import UserError
 from jaxexp.plan import Plan, Program
-from jaxexp.train import Data, PyTree, Task
+from jaxexp.records import End, Snapshot, TrialRecord, make_records
+from jaxexp.train import Data, Gathered, PyTree, Task
 from jaxexp.trial import Trial
 
-TRIALS = PartitionSpec("trials")  # the leading axis of everything that a trial owns
-SHARED = PartitionSpec()
-# Random bits take LLVM long to optimise, for weights that are drawn only once.
-FAST_TO_COMPILE = {"xla_backend_optimization_level": 1}
+CALL_SECONDS = 1.0  # of one call: a run can stop, and save, between two of them
+FIRST_CALL = 4  # steps, or batches, when nobody knows yet how long they take
 
 
 @dataclass(frozen=True)
@@ -45,33 +47,14 @@ class Problem:
     attrs: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def examples(self) -> int:
-        """The number of training examples."""
-        return train.count(self.data["train"])
-
-
-@dataclass
-class TrialRecord:
-    """What one trial leaves behind: E epochs, S steps each, L layers."""
-
-    trial: Trial
-    metrics: dict[str, dict[str, np.ndarray]]  # by split, by metric: (E,)
-    step_loss: np.ndarray  # (E * S,)
-    gradient_norms: np.ndarray | None  # (E, L)
-    predictions: dict[str, np.ndarray]
-    params: PyTree
-    state: PyTree
-    seconds: float  # its share of its program's training time (wall clock)
-    compile_seconds: float  # its share of its program's compilation
+    def counts(self) -> dict[str, int]:
+        """The number of examples of each split."""
+        return {split: train.count(self.data[split]) for split in ("train", *train.HELD_OUT)}
 
     @property
-    def diverged_epoch(self) -> int:
-        """The epoch, from 1, in which a loss left the finite numbers; 0 if none did."""
-        epochs = len(self.metrics["train"]["loss"])
-        losses = [metrics["loss"][:, None] for metrics in self.metrics.values()]
-        losses.append(self.step_loss.reshape(epochs, -1))
-        broken = ~np.isfinite(np.concatenate(losses, axis=1)).all(axis=1)
-        return int(broken.argmax()) + 1 if broken.any() else 0
+    def examples(self) -> int:
+        """The number of training examples."""
+        return self.counts["train"]
 
 
 class Progress(Protocol):
@@ -80,8 +63,11 @@ class Progress(Protocol):
     def compiling(self, program: Program) -> None:
         """A program is being compiled."""
 
-    def epoch(self, program: Program, epoch: int) -> None:
-        """A program has finished an epoch, counted from 1."""
+    def moved(self, program: Program, epochs: float) -> None:
+        """A program has trained so many epochs, from 0, the last perhaps in part."""
+
+    def note(self, text: str) -> None:
+        """Something that the user should know."""
 
 
 class Silent:
@@ -90,12 +76,34 @@ class Silent:
     def compiling(self, program: Program) -> None:
         """Say nothing."""
 
-    def epoch(self, program: Program, epoch: int) -> None:
+    def moved(self, program: Program, epochs: float) -> None:
+        """Say nothing."""
+
+    def note(self, text: str) -> None:
         """Say nothing."""
 
 
+class Keeper(Protocol):
+    """Keeps snapshots, so that an interrupted run can go on; called from several threads."""
+
+    def due(self, program: Program) -> bool:
+        """Whether it is time for a snapshot of this program."""
+        ...
+
+    def save(self, program: Program, snapshot: Snapshot) -> None:
+        """Begin to write a snapshot; its arrays do not change."""
+        ...
+
+    def load(self, program: Program, like: tuple[PyTree, PyTree, PyTree]) -> Snapshot | None:
+        """The newest sound snapshot of this program, if there is one.
+
+        `like`: state, what is gathered, and predictions, as `state_like` returns them.
+        """
+        ...
+
+
 class InterruptedRunError(Exception):
-    """The run was asked to stop between two epochs."""
+    """The run was asked to stop between two calls."""
 
 
 def check(trials: Iterable[Trial], problem: Problem) -> None:
@@ -117,205 +125,225 @@ def execute(
 
 
 def stream(
-    plan: Plan, problem: Problem, devices: Sequence[jax.Device], progress: Progress | None = None
-) -> Iterator[list[TrialRecord]]:
+    plan: Plan, problem: Problem, devices: Sequence[jax.Device], progress: Progress | None = None,
+    *, keeper: Keeper | None = None, stop: threading.Event | None = None,
+) -> Iterator[list[TrialRecord]]:  # fmt: skip
     """Train every trial of the plan, yielding each program's records as soon as it has finished.
 
     The plan's lanes run side by side, in a thread each, the programs of a lane one after another.
-    An exception in one of them, or in the caller, stops the others at their next epoch and is
-    raised.
+    With a `keeper`, programs go on from their snapshots, and leave new ones.
+
+    An exception in one of them, or in the caller, stops the others at their next call and is
+    raised. So does `stop`, as InterruptedRunError, when every lane has left a last snapshot; a
+    lane that is still compiling has nothing to leave and is not waited for.
     """
     check((trial for program in plan.programs for trial in program.trials), problem)
-    stop = threading.Event()
-    placed: dict[Mesh, Data] = {}  # programs on the same devices share the data
-
-    def run(program: Program) -> list[TrialRecord]:
-        own = Run(program, problem.task, Mesh([devices[i] for i in program.devices], "trials"))
-        if own.mesh not in placed:
-            placed[own.mesh] = own.place(problem.data)
-        return _train(own, placed[own.mesh], problem.examples, progress or Silent(), stop)
-
+    stop = stop or threading.Event()
+    shared = _Shared(problem, devices)
     finished: queue.SimpleQueue[list[TrialRecord] | BaseException] = queue.SimpleQueue()
 
     def run_lane(programs: Sequence[Program]) -> None:
         try:
             for program in programs:
-                finished.put(run(program))
+                finished.put(_train(program, shared, progress or Silent(), stop, keeper))
         except BaseException as error:
             finished.put(error)
 
     # All at once: while one compiles or waits for its slowest device, the others use the cores.
-    lanes = plan.lanes
-    with ThreadPoolExecutor(max(1, len(lanes))) as pool:
+    # Daemons, since a compilation cannot be stopped and must not keep the process alive.
+    lanes = [threading.Thread(target=run_lane, args=(own,), daemon=True) for own in plan.lanes]
+    for lane in lanes:
+        lane.start()
+    try:
+        for _ in plan.programs:
+            result = finished.get()
+            if isinstance(result, BaseException):
+                raise result
+            yield result
+    finally:
+        stop.set()
+        for lane in lanes:
+            while lane.is_alive() and lane not in shared.compiling_lanes:
+                lane.join(0.05)
+
+
+class _Shared:
+    """What the lanes share: the problem, its data on their devices, and which of them compile."""
+
+    def __init__(self, problem: Problem, devices: Sequence[jax.Device]) -> None:
+        self.problem, self.devices = problem, devices
+        self.compiling_lanes: set[threading.Thread] = set()
+        self._placed: dict[Mesh, Data] = {}
+        self._lock = threading.Lock()
+
+    def mesh(self, program: Program) -> Mesh:
+        """The devices of a program."""
+        return Mesh([self.devices[i] for i in program.devices], "trials")
+
+    def on(self, mesh: Mesh) -> Data:
+        """The data, on each device of a mesh: placed once."""
+        with self._lock:
+            if mesh not in self._placed:
+                self._placed[mesh] = place(self.problem.data, mesh)
+            return self._placed[mesh]
+
+    @contextlib.contextmanager
+    def compiling(self) -> Iterator[None]:
+        """While this lane compiles."""
+        lane = threading.current_thread()
+        self.compiling_lanes.add(lane)
         try:
-            for lane in lanes:
-                pool.submit(run_lane, lane)
-            for _ in range(sum(map(len, lanes))):
-                result = finished.get()
-                if isinstance(result, BaseException):
-                    raise result
-                yield result
+            yield
         finally:
-            stop.set()
-
-
-class Run:
-    """One program on its devices: its state between the epochs."""
-
-    def __init__(self, program: Program, task: Task, mesh: Mesh) -> None:
-        """Nothing is placed or compiled yet."""
-        self.program, self.task, self.mesh = program, task, mesh
-
-    def place(self, data: Data) -> Data:
-        """The data, on each of the devices."""
-        return jax.device_put(data, NamedSharding(self.mesh, SHARED))
-
-    def start(self, data: Data) -> None:
-        """Compile, and initialise every trial."""
-        leaves = stack(self.program)
-        self.leaves = jax.device_put(leaves, NamedSharding(self.mesh, TRIALS))
-        self.data = data
-        self.compiled = compile_program(self.program, self.task, self.mesh, data)
-        self.state = self.compiled.init(self.leaves)
-
-    def epoch(self, number: int) -> train.EpochRecord:
-        """Train epoch `number`, from 0, of every trial; the record may still be on its way."""
-        epoch = jax.device_put(np.int32(number), NamedSharding(self.mesh, SHARED))
-        self.state, record = self.compiled.epoch(self.leaves, self.state, epoch, self.data)
-        return record
-
-    def now(self) -> tuple[dict[str, np.ndarray], train.TrialState]:
-        """Predictions, where recorded, and the state, both (T, ...) on the host."""
-        predictions = {}
-        if self.compiled.predict:
-            predictions = self.compiled.predict(self.leaves, self.state, self.data)
-        return jax.device_get((predictions, self.state))
+            self.compiling_lanes.discard(lane)
 
 
 def _train(
-    run: Run, data: Data, examples: int, progress: Progress, stop: threading.Event
-) -> list[TrialRecord]:
-    progress.compiling(run.program)
-    started = time.perf_counter()
-    run.start(data)
-    compile_seconds = time.perf_counter() - started
-
-    started = time.perf_counter()
-    history: list[train.EpochRecord] = []
-    running = None
-    ends = {trial.epochs for trial, _ in run.program.members}
-    ended = {}
-    for epoch in range(run.program.epochs):
-        if stop.is_set():
-            raise InterruptedRunError
-        record = run.epoch(epoch)
-        if running is not None:  # take the last epoch home while this one runs
-            history.append(jax.device_get(running))
-            progress.epoch(run.program, epoch)
-        running = record
-        if epoch + 1 in ends:
-            ended[epoch + 1] = run.now()
-    history.append(jax.device_get(running))
-    progress.epoch(run.program, run.program.epochs)
-    seconds = time.perf_counter() - started
-
-    epochs = jax.tree.map(lambda *a: np.stack(a, axis=1), *history)  # (T, E, ...)
-    members = run.program.members
-    times = seconds / len(members), compile_seconds / len(members)
-    return [_record(run, trial, i, examples, epochs, ended, times) for trial, i in members]
+    program: Program, shared: _Shared, progress: Progress, stop: threading.Event,
+    keeper: Keeper | None,
+) -> list[TrialRecord]:  # fmt: skip
+    """Train one program to its end, with fewer trials at once where the device refuses."""
+    course = _Course(program, shared, progress, stop, keeper)
+    while True:
+        try:
+            return course.run()
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            course.halve(error)
 
 
-def _record(
-    run: Run, trial: Trial, place: int, examples: int, epochs: train.EpochRecord,
-    ended: Mapping[int, tuple[dict[str, np.ndarray], train.TrialState]],
-    times: tuple[float, float],
-) -> TrialRecord:  # fmt: skip
-    """What one trial leaves behind, cut out of what its program recorded, padding left out."""
-    own = jax.tree.map(lambda a: a[place, : trial.epochs], epochs)
-    predictions, state = jax.tree.map(lambda a: a[place], ended[trial.epochs])
-    steps = train.steps_per_epoch(examples, trial.batch_size)
-    params, statistics, norms = state.params, state.state, own.gradient_norms_L
-    if run.program.shape.pads_model:
-        params, statistics, norms = run.task.crop(trial, params, statistics, norms)
-    return TrialRecord(
-        trial, own.metrics, own.step_loss_S[:, :steps].reshape(-1), norms, predictions,
-        params, statistics, *times,
-    )  # fmt: skip
+class _Course:
+    """One program from its start, or its last snapshot, to its end."""
 
+    def __init__(
+        self, program: Program, shared: _Shared, progress: Progress, stop: threading.Event,
+        keeper: Keeper | None,
+    ) -> None:  # fmt: skip
+        self.asked, self.shared, self.progress = program, shared, progress
+        self.stop, self.keeper = stop, keeper
+        self.at_once = program.at_once
+        self.snapshot: Snapshot | None = None
+        if keeper:
+            like = state_like(program, shared.problem.task, shared.problem.data)
+            self.snapshot = keeper.load(program, like)
+        if self.snapshot:
+            self.at_once = self.snapshot.at_once
 
-@dataclass(frozen=True)
-class Compiled:
-    """The compiled functions of a program; all but the epoch number and the data are batched."""
+    def run(self) -> list[TrialRecord]:
+        """Train to the end, from the last snapshot if there is one."""
+        program = dataclasses.replace(self.asked, at_once=self.at_once)
+        mesh = self.shared.mesh(program)
+        self.own = Run(program, self.shared.problem.task, mesh, self.shared.on(mesh))
+        self.history: list[Gathered] = []  # (T, ...) each
+        self.ends: dict[int, End] = {}
+        self.seconds = self.compile_seconds = 0.0
+        if self.snapshot:
+            self._restore(self.snapshot)
+            self.progress.moved(self.asked, self.snapshot.epoch)
+        if len(self.history) < program.epochs:
+            self._compile()
+            self._train()
+            self._save()
+        self.progress.moved(self.asked, program.epochs)
+        history = jax.tree.map(lambda *a: np.stack(a, axis=1), *self.history)
+        problem = self.shared.problem
+        return make_records(
+            program, problem.task, problem.counts, history, self.ends,
+            self.seconds, self.compile_seconds,
+        )  # fmt: skip
 
-    init: Callable[..., Any]
-    epoch: Callable[..., Any]
-    predict: Callable[..., Any] | None
-
-
-_compiled: dict[tuple, Compiled] = {}
-
-
-def compile_program(program: Program, task: Task, mesh: Mesh, data: Data) -> Compiled:
-    """Compile a program for its devices, or find it compiled by this process before."""
-    batch = program.filled(), program.at_once
-    shapes = jax.tree.map(lambda a: (a.shape, str(a.dtype)), data)
-    key = (task, program.shape, program.record, batch, tuple(mesh.devices.flat), str(shapes))
-    if key not in _compiled:
-        _compiled[key] = _compile(program, task, mesh, data)
-    return _compiled[key]
-
-
-def _compile(program: Program, task: Task, mesh: Mesh, data: Data) -> Compiled:
-    trial = program.shape.trial
-    norms = "gradient_norms" in program.record
-
-    def init(leaves: PyTree) -> train.TrialState:
-        return train.init(task, trial(leaves))
-
-    def epoch(leaves: PyTree, state: train.TrialState, number: jax.Array, data: Data):
-        return train.run_epoch(task, trial(leaves), state, number, data, gradient_norms=norms)
-
-    def predict(leaves: PyTree, state: train.TrialState, data: Data):
-        return task.predictions(trial(leaves), state.params, state.state, data)
-
-    def batched(function, *specs: PartitionSpec, donate: tuple[int, ...] = ()):
-        def turns(*arguments: PyTree) -> PyTree:
-            """Apply the function to the trials of one device, so many at a time."""
-            own = {i: a for i, a in enumerate(arguments) if specs[i] == TRIALS}
-
-            def one(own: dict[int, PyTree]) -> PyTree:
-                return function(*(own.get(i, a) for i, a in enumerate(arguments)))
-
-            return jax.lax.map(one, own, batch_size=program.at_once)
-
-        # Trials never communicate, so there is nothing for shard_map to check.
-        spread = jax.shard_map(turns, mesh=mesh, in_specs=specs, out_specs=TRIALS, check_vma=False)
-        # Shardings are fixed, so that no later call finds its arguments elsewhere and recompiles.
-        return jax.jit(
-            spread,
-            in_shardings=[NamedSharding(mesh, spec) for spec in specs],
-            out_shardings=NamedSharding(mesh, TRIALS),
-            donate_argnums=donate,
+    def halve(self, error: Exception) -> None:
+        """From now on, half as many trials at once."""
+        if self.at_once == 1:
+            raise UserError(f"a device's memory does not hold one trial: {error}") from error
+        self.at_once = -(-self.at_once // 2)
+        self.progress.note(
+            f"a device is out of memory: going on with {self.at_once} trials at a time"
         )
 
-    leaves = stack(program)
-    init_jit = batched(init, TRIALS)
-    state = jax.eval_shape(init_jit, leaves)
-    epoch_jit = batched(epoch, TRIALS, TRIALS, SHARED, SHARED, donate=(1,))
-    predict_jit = batched(predict, TRIALS, TRIALS, SHARED)
-    return Compiled(
-        init=init_jit.lower(leaves).compile(FAST_TO_COMPILE),
-        epoch=epoch_jit.lower(leaves, state, np.int32(0), data).compile(),
-        predict=predict_jit.lower(leaves, state, data).compile()
-        if "predictions" in program.record
-        else None,
-    )
+    def _restore(self, snapshot: Snapshot) -> None:
+        self.history = [
+            jax.tree.map(lambda a: a[:, epoch], snapshot.history)  # noqa: B023
+            for epoch in range(snapshot.epoch)
+        ]
+        self.ends = dict(snapshot.ends)
+        self.seconds, self.compile_seconds = snapshot.seconds, snapshot.compile_seconds
+
+    def _compile(self) -> None:
+        self.progress.compiling(self.asked)
+        started = time.perf_counter()
+        with self.shared.compiling():
+            self.own.start(self.snapshot)
+        self.compile_seconds += time.perf_counter() - started
+
+    def _train(self) -> None:
+        own, pace = self.own, _Pace()
+        before, started = self.seconds, time.perf_counter()
+        ends = {trial.epochs for trial, _ in own.program.members}
+        under_way: collections.deque[Call] = collections.deque()
+
+        def wait(most: int = 0) -> None:
+            """Until no more calls than that are under way."""
+            while len(under_way) > most:
+                call = under_way.popleft()
+                jax.block_until_ready(call.gathered)
+                pace.arrived(call)
+                if call.ends_epoch:
+                    self.history.append(own.home(call.gathered))
+                self.progress.moved(self.asked, call.epochs)
+            self.seconds = before + time.perf_counter() - started
+
+        while own.epoch < own.program.epochs:
+            stopped = self.stop.is_set()
+            if stopped or (self.keeper and self.keeper.due(self.asked)):
+                wait()
+                self._save()
+            if stopped:
+                raise InterruptedRunError
+            call = own.call(pace.most(own.training))
+            under_way.append(call)
+            wait(0 if pace.slow else 1)  # one waits on the device while another runs
+            if call.ends_epoch and own.epoch in ends:
+                wait()
+                self.ends[own.epoch] = own.end()
+        wait()
+
+    def _save(self) -> None:
+        if self.keeper:
+            self.snapshot = self._snapshot()
+            self.keeper.save(self.asked, self.snapshot)
+
+    def _snapshot(self) -> Snapshot:
+        own = self.own
+        history = None
+        if self.history:
+            history = jax.tree.map(lambda *a: np.stack(a, axis=1), *self.history)
+        return Snapshot(
+            own.epoch, own.step, own.batch, self.at_once, self.seconds, self.compile_seconds,
+            own.home(own.state), own.home(own.gathered), history, dict(self.ends),
+        )  # fmt: skip
 
 
-def stack(program: Program) -> dict[str, np.ndarray]:
-    """What differs between the trials of a program, (T,) each.
+class _Pace:
+    """How much to do in one call, so that it takes about CALL_SECONDS."""
 
-    T is filled up with copies of the last trial, whose results are dropped.
-    """
-    copies = program.filled() - len(program.trials)
-    return program.shape.leaves([*program.trials, *[program.trials[-1]] * copies])
+    def __init__(self) -> None:
+        self.seconds = {True: 0.0, False: 0.0}  # of a training step; of a batch evaluated
+        self.last = time.perf_counter()
+
+    @property
+    def slow(self) -> bool:
+        """Whether calls take so long that none should wait while another runs."""
+        return max(self.seconds.values()) > CALL_SECONDS / 2
+
+    def most(self, training: bool) -> int:
+        """So many steps, or batches: few at first, to measure."""
+        seconds = self.seconds[training]
+        return max(1, int(CALL_SECONDS / seconds)) if seconds else FIRST_CALL
+
+    def arrived(self, call: Call) -> None:
+        """Learn from a call that has just finished."""
+        now = time.perf_counter()
+        self.seconds[call.training] = (now - self.last) / call.amount
+        self.last = now

@@ -24,7 +24,7 @@ from jax import Array
 
 from jaxexp.lift import Choice, Size, choose, largest, value
 from jaxexp.shuffle import mix
-from jaxexp.train import EVALUATION_BATCH, Data, Examples, Metrics, PyTree
+from jaxexp.train import Data, Examples, Metrics, PyTree
 from jaxexp.trial import MLPTrial, Trial
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -317,6 +317,7 @@ class Classification:
     classes: int
     mean: tuple[float, ...] = (0.0, 0.0)
     deviation: tuple[float, ...] = (1.0, 1.0)
+    evaluation_batch: int = 1024  # examples at once: activations stay in a core's cache
 
     def module(self, trial: Trial, *, train: bool = False) -> MLP:
         """The Flax module of a trial."""
@@ -366,7 +367,7 @@ class Classification:
             logits_Cx1: Any = module.apply(variables, x_F[None], jnp.ones(1))
             return logits_Cx1.argmax(0)[0]
 
-        classes_M = jax.lax.map(predict, x_MxF, batch_size=EVALUATION_BATCH)
+        classes_M = jax.lax.map(predict, x_MxF, batch_size=self.evaluation_batch)
         return {"region": classes_M.astype(jnp.int16)}
 
     def gradient_norms(self, grads: PyTree) -> Array:

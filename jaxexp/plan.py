@@ -1,7 +1,9 @@
 """The plan: which trials share a compiled program, and on which devices each program runs."""
 
 import dataclasses
+import hashlib
 import itertools
+import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -49,6 +51,12 @@ class Program:
     record: tuple[str, ...] = ()  # what is kept beyond losses and accuracies
     devices: tuple[int, ...] = ()  # the batch is spread over these
     at_once: int = 1  # trials that a device trains side by side; it takes the others in turn
+
+    @cached_property
+    def id(self) -> str:
+        """Sixteen hexadecimal digits that name what is trained and recorded, on any devices."""
+        content = [[trial.id for trial, _ in self.members], self.record]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
     @cached_property
     def shape(self) -> Shape:

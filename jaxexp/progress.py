@@ -28,7 +28,8 @@ class TerminalProgress:
         self.plan, self.examples, self.console = plan, examples, console
         self.work = {id(program): program.work(examples) for program in plan.programs}
         self.epochs = sum(len(p.trials) * p.epochs for p in plan.programs)
-        self.epochs_done = self.lines = 0
+        self.done = {id(program): 0.0 for program in plan.programs}  # epochs
+        self.lines = 0
         self.lock = threading.Lock()
         self.bar = Progress(
             SpinnerColumn(),
@@ -58,16 +59,21 @@ class TerminalProgress:
         self.bar.stop()
 
     def _description(self) -> str:
-        return f"{self.plan.trials} trials, {self.epochs_done:,} of {self.epochs:,} epochs"
+        done = sum(int(self.done[id(p)]) * len(p.trials) for p in self.plan.programs)
+        return f"{self.plan.trials} trials, {done:,} of {self.epochs:,} epochs"
 
     def compiling(self, program: Program) -> None:
         """Nothing to show: the spinner moves."""
 
-    def epoch(self, program: Program, epoch: int) -> None:
-        """Move on by an epoch of all trials of the program."""
+    def note(self, text: str) -> None:
+        """Print a line above the bar."""
+        self.console.print(text, markup=False)
+
+    def moved(self, program: Program, epochs: float) -> None:
+        """A program has trained so many epochs."""
         with self.lock:
-            self.epochs_done += len(program.trials)
-            advance = self.work[id(program)] / program.epochs
+            advance = (epochs - self.done[id(program)]) * self.work[id(program)] / program.epochs
+            self.done[id(program)] = epochs
             self.bar.update(self.task, advance=advance, description=self._description())
             task = self.bar.tasks[0]
             if not self.console.is_terminal and task.percentage >= 100 * (self.lines + 1) / LINES:

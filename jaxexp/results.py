@@ -12,9 +12,10 @@ import jax
 import numpy as np
 import xarray as xr
 
-from jaxexp.engine import Problem, TrialRecord
+from jaxexp.engine import Problem
 from jaxexp.errors import UserError
 from jaxexp.plan import Plan
+from jaxexp.records import TrialRecord
 from jaxexp.sweep import Sweep
 from jaxexp.trial import Trial, text
 

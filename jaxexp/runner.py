@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from jaxexp.data import load_places
 from jaxexp.devices import devices, free_memory
-from jaxexp.engine import Problem, Progress, TrialRecord, check, stream
+from jaxexp.engine import Problem, Progress, check, stream
 from jaxexp.places import problem as places_problem
 from jaxexp.plan import Plan, plan
+from jaxexp.records import TrialRecord
 from jaxexp.results import facts, to_dataset
 from jaxexp.sweep import Sweep
 from jaxexp.trial import Trial

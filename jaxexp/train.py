@@ -25,11 +25,16 @@ Examples = PyTree  # arrays whose first axis is the example
 Data = Mapping[str, Examples]
 Metrics = dict[str, Array]
 
-EVALUATION_BATCH = 1024  # examples at once in evaluation: activations stay in a core's cache
+HELD_OUT = ("validation", "test")
 
 
 class Task(Protocol):
     """What a researcher writes: a model and its loss. It must be hashable (a frozen dataclass)."""
+
+    @property
+    def evaluation_batch(self) -> int:
+        """How many examples are evaluated at once."""
+        ...
 
     def init(self, trial: Trial, key: Array) -> tuple[PyTree, PyTree]:
         """Initial parameters, and state that is not trained (batch statistics; may be empty)."""
@@ -73,12 +78,12 @@ class TrialState(NamedTuple):
     optimizer: optax.OptState
 
 
-class EpochRecord(NamedTuple):
-    """What one epoch of one trial leaves behind."""
+class Gathered(NamedTuple):
+    """What an epoch of one trial leaves behind, gathered step by step."""
 
-    metrics: dict[str, Metrics]  # by split, then by metric: means over the split's examples
-    step_loss_S: Array  # mean loss of each training step
-    gradient_norms_L: Array | None  # mean over the steps, where recorded
+    steps: Metrics  # (S,) each: means over the examples of each training step
+    norms_L: Array | None  # mean over the steps, where recorded
+    held_out: dict[str, Metrics]  # by split: sums over its examples
 
 
 def optimizer(trial: Trial) -> optax.GradientTransformation:
@@ -107,10 +112,28 @@ def _optimizer(name: str, trial: Trial) -> optax.GradientTransformation:
     return optax.adam(trial.learning_rate)
 
 
-def init(task: Task, trial: Trial) -> TrialState:
-    """The state before the first step, decided by the trial's seed."""
+def init(
+    task: Task, trial: Trial, data: Data, *, gradient_norms: bool = False
+) -> tuple[TrialState, Gathered]:
+    """The state before the first step, decided by the trial's seed, and nothing gathered yet.
+
+    Of the data, only the shapes matter.
+    """
     params, state = task.init(trial, jax.random.key(trial.seed))
-    return TrialState(params, state, optimizer(trial).init(params))
+    started = TrialState(params, state, optimizer(trial).init(params))
+    steps = steps_per_epoch(count(data["train"]), smallest(trial.batch_size))
+
+    def metrics_and_norms(params: PyTree, examples: Examples) -> tuple[Metrics, Array]:
+        batch, weight_B = _take(examples, 0, 1, largest(trial.batch_size), lambda index: index)
+        metrics_B, _ = task.apply(trial, params, state, batch, weight_B, train=True)
+        return metrics_B, task.gradient_norms(params) if gradient_norms else jnp.zeros(0)
+
+    metrics_B, norms_L = jax.eval_shape(metrics_and_norms, params, data["train"])
+    return started, Gathered(
+        steps={name: jnp.zeros(steps) for name in metrics_B},
+        norms_L=jnp.zeros(norms_L.shape) if gradient_norms else None,
+        held_out={split: {name: jnp.zeros(()) for name in metrics_B} for split in HELD_OUT},
+    )
 
 
 def train_step(
@@ -136,66 +159,103 @@ def steps_per_epoch(n: int, batch_size: Any) -> Any:
     return -(-n // batch_size)
 
 
-def train_epoch(
-    task: Task, trial: Trial, state: TrialState, epoch: Array, examples: Examples,
-    *, gradient_norms: bool = False,
-) -> tuple[TrialState, Metrics, Array, Array | None]:  # fmt: skip
-    """One pass over the reshuffled examples, the last partial batch trained too.
+def train_steps(
+    task: Task, trial: Trial, state: TrialState, gathered: Gathered, epoch: Any, first: Any,
+    last: Any, examples: Examples,
+) -> tuple[TrialState, Gathered]:  # fmt: skip
+    """Steps `first` to `last` (from 0, `last` not included) of an epoch (from 0).
 
-    Returns the new state, the metrics accumulated while training (means over the N examples), the
-    loss of each step (S,) and, where asked, the mean squared norm of each layer's gradient (L,).
-    Where the batch size is lifted, a trial of few steps stands still once they are over.
+    An epoch is one pass over the reshuffled examples, the last partial batch trained too. However
+    it is cut into calls, the results have the same bits. Where the batch size is lifted, a trial
+    of few steps stands still once they are over.
     """
     n, batch_size, size = count(examples), value(trial.batch_size), largest(trial.batch_size)
     order = permutation(n, trial.seed, epoch)
     words = mix(jnp.asarray(epoch, jnp.uint32) ^ mix(jnp.asarray(trial.seed, jnp.uint32)))
 
-    def step(carry: tuple[TrialState, Array | None], i: Array):
-        state, norms = carry
+    def step(i: Array, carry: tuple[TrialState, Gathered]) -> tuple[TrialState, Gathered]:
+        state, gathered = carry
         batch, weight_B = _take(examples, i * batch_size, batch_size, size, order)
         noise = mix(words ^ i.astype(jnp.uint32))
         new, metrics, grads = train_step(task, trial, state, batch, weight_B, noise)
         active = i * batch_size < n
+        norms = gathered.norms_L
         if norms is not None:
             share = jnp.where(active, 1 / steps_per_epoch(n, batch_size), 0)
-            norms += task.gradient_norms(grads) * share
+            norms = jnp.where(i == 0, 0, norms) + task.gradient_norms(grads) * share
         if isinstance(trial.batch_size, Size):
             new = jax.tree.map(lambda a, b: jnp.where(active, a, b), new, state)
-        return (new, norms), (metrics, weight_B.sum())
+        steps = {name: old.at[i].set(metrics[name]) for name, old in gathered.steps.items()}
+        return new, gathered._replace(steps=steps, norms_L=norms)
 
-    norms = None
-    if gradient_norms:
-        norms = jnp.zeros(jax.eval_shape(task.gradient_norms, state.params).shape)
-    steps = steps_per_epoch(n, smallest(trial.batch_size))
-    (state, norms), (metrics_S, weight_S) = jax.lax.scan(step, (state, norms), jnp.arange(steps))
-    means = {name: _mean(value_S, weight_S) for name, value_S in metrics_S.items()}
-    return state, means, metrics_S["loss"], norms
+    return jax.lax.fori_loop(first, last, step, (state, gathered))
 
 
-def evaluate(task: Task, trial: Trial, state: TrialState, examples: Examples) -> Metrics:
-    """The metrics' means over the examples, in evaluation mode."""
-    n = count(examples)
-    size = min(n, EVALUATION_BATCH)
+def evaluate(
+    task: Task, trial: Trial, state: TrialState, gathered: Gathered, first: Any, last: Any,
+    data: Data,
+) -> Gathered:  # fmt: skip
+    """Batches `first` to `last` (not included) of the held-out examples, in evaluation mode."""
+    examples, members = data["held_out"], data["members"]
+    size = evaluation_batch(task, count(examples))
 
-    def batch_sums(i: Array) -> Metrics:
-        batch, weight_B = _take(examples, i * size, size, size, lambda index: index)
+    def batch_sums(i: Array, held_out: dict[str, Metrics]) -> dict[str, Metrics]:
+        (batch, member_B), weight_B = _take(
+            (examples, members), i * size, size, size, lambda index: index
+        )
         metrics_B, _ = task.apply(trial, state.params, state.state, batch, weight_B, train=False)
-        return {name: (value_B * weight_B).sum() for name, value_B in metrics_B.items()}
+        sums: dict[str, Metrics] = {}
+        for split, old in held_out.items():
+            own_B = member_B[split] & (weight_B > 0)  # selected: NaN elsewhere must not leak
+            sums[split] = {
+                name: jnp.where(i == 0, 0, old[name]) + jnp.where(own_B, value_B, 0).sum()
+                for name, value_B in metrics_B.items()
+            }
+        return sums
 
-    sums = jax.lax.map(batch_sums, jnp.arange(steps_per_epoch(n, size)))
-    return {name: value.sum() / n for name, value in sums.items()}
+    held_out = jax.lax.fori_loop(first, last, batch_sums, gathered.held_out)
+    return gathered._replace(held_out=held_out)
 
 
-def run_epoch(
-    task: Task, trial: Trial, state: TrialState, epoch: Array, data: Data,
-    *, gradient_norms: bool = False,
-) -> tuple[TrialState, EpochRecord]:  # fmt: skip
-    """Train one epoch (counted from 0), then evaluate on the other splits."""
-    state, train, step_loss_S, norms_L = train_epoch(
-        task, trial, state, epoch, data["train"], gradient_norms=gradient_norms
-    )
-    held_out = {s: evaluate(task, trial, state, data[s]) for s in ("validation", "test")}
-    return state, EpochRecord({"train": train, **held_out}, step_loss_S, norms_L)
+def evaluation_batch(task: Task, n: int) -> int:
+    """How many of n held-out examples are evaluated at once."""
+    return min(n, task.evaluation_batch)
+
+
+def join_held_out(data: Data) -> Data:
+    """Validation and test as one array, (N, ...), and which example belongs to which, (N,) each.
+
+    Evaluation is then one loop.
+    """
+    splits = [data[split] for split in HELD_OUT]
+    ends = np.cumsum([count(examples) for examples in splits])
+    index_N = np.arange(ends[-1])
+    return {name: examples for name, examples in data.items() if name not in HELD_OUT} | {
+        "held_out": jax.tree.map(lambda *arrays: np.concatenate(arrays), *splits),
+        "members": {
+            split: (index_N >= end - count(examples)) & (index_N < end)
+            for split, examples, end in zip(HELD_OUT, splits, ends, strict=True)
+        },
+    }
+
+
+def means(trial: Trial, gathered: Any, counts: Mapping[str, int]) -> dict[str, dict[str, Any]]:
+    """On the host, of E epochs: by split, then by metric, means over the split's examples, (E,).
+
+    `gathered` has a leading axis of epochs, `counts` says how many examples each split has.
+    """
+    n = counts["train"]
+    starts_S = np.arange(steps_per_epoch(n, trial.batch_size)) * trial.batch_size
+    share_S = np.minimum(n - starts_S, trial.batch_size) / n  # float64: a sum of many steps
+    train = {
+        name: (value_ExS[:, : len(share_S)] @ share_S).astype(np.float32)
+        for name, value_ExS in gathered.steps.items()
+    }
+    held_out = {
+        split: {name: (sum_E / np.float32(counts[split])) for name, sum_E in metrics.items()}
+        for split, metrics in gathered.held_out.items()
+    }
+    return {"train": train, **held_out}
 
 
 def count(examples: Examples) -> int:

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from jaxexp import engine, train
-from jaxexp.engine import Problem, Silent, TrialRecord, execute
+from jaxexp.engine import Problem, Silent, execute
 from jaxexp.errors import UserError
 from jaxexp.plan import Plan, plan
+from jaxexp.records import TrialRecord
 from jaxexp.sweep import Sweep
 from jaxexp.trial import MLPTrial, Trial
 
@@ -117,6 +118,8 @@ def test_divergence_leaves_the_neighbours_bits_alone(problem, devices):
 class Growth:
     """A task with one weight, which each step of SGD multiplies by 1 - learning_rate."""
 
+    evaluation_batch: int = 1024
+
     def init(self, trial, key):
         return jnp.ones(()), {}
 
@@ -131,17 +134,18 @@ def growth(n: int) -> Problem:
 
 # With learning rate 10 the loss after k steps is 81**k / 2: float32 ends between k = 20 and 21.
 @pytest.mark.parametrize(
-    ("steps", "diverged"),
+    ("steps", "epoch", "step"),
     [
-        (6, 4),  # in the fourth step of the fourth epoch
-        (7, 3),  # in the evaluation after the third, whose own steps are all finite
+        (6, 4, 22),  # whose loss is that of 21 steps: the fourth step of the fourth epoch
+        (7, 3, 21),  # in the evaluation after the third, whose own steps are all finite
     ],
 )
-def test_diverged_epoch(devices, steps, diverged):
+def test_diverged(devices, steps, epoch, step):
     base = Trial(epochs=6, batch_size=2, optimizer="sgd")
     sweep = Sweep(base=base, axes={"learning_rate": [0.5, 10, 2.5]})
     records = run([sweep], growth(2 * steps), devices[:1])
-    assert [record.diverged_epoch for record in records.values()] == [0, diverged, 0]
+    assert [record.diverged_epoch for record in records.values()] == [0, epoch, 0]
+    assert [record.diverged_step for record in records.values()] == [0, step, 0]
 
 
 @pytest.fixture
@@ -161,12 +165,12 @@ def compilations():
 def test_each_program_is_traced_and_compiled_once(problem, devices, compilations, monkeypatch):
     traced = []
 
-    def run_epoch(task, trial, *args, **kwargs):
+    def train_steps(task, trial, *args, **kwargs):
         traced.append(trial.width)
         return original(task, trial, *args, **kwargs)
 
-    original = train.run_epoch
-    monkeypatch.setattr(train, "run_epoch", run_epoch)
+    original = train.train_steps
+    monkeypatch.setattr(train, "train_steps", train_steps)
     sweep = Sweep(
         base=BASE.replace(depth=1, batch_size=29),  # as in no other test: not compiled yet
         axes={("width", "seed"): [(4, 0), (8, 0), (8, 1), (8, 2), (8, 3), (8, 4)]},
@@ -174,10 +178,10 @@ def test_each_program_is_traced_and_compiled_once(problem, devices, compilations
     )
     first = run([sweep], problem, devices)  # width 8 on all devices, width 4 on one
     assert sorted(traced) == [4, 8]
-    assert len(compilations) == 2 * 3  # for each program: initialise, train an epoch, predict
+    assert len(compilations) == 2 * 4  # for each program: initialise, train, evaluate, predict
     again = run([sweep], problem, devices)
     assert sorted(traced) == [4, 8]
-    assert len(compilations) == 2 * 3
+    assert len(compilations) == 2 * 4
     for trial, record in again.items():
         assert_same_bits(record, first[trial])
 
@@ -191,8 +195,9 @@ class Watch(Silent):
     def compiling(self, program):
         self.programs.append(program)
 
-    def epoch(self, program, epoch):
-        self.epochs.append((program.trials[0].batch_size, epoch))
+    def moved(self, program, epochs):
+        if epochs == int(epochs):
+            self.epochs.append((program.trials[0].batch_size, int(epochs)))
 
 
 def test_a_trial_of_two_sweeps_trains_once(devices):
@@ -223,8 +228,8 @@ class Trouble(Watch):
         super().__init__()
         self.batch_size, self.other_trains = batch_size, threading.Event()
 
-    def epoch(self, program, epoch):
-        super().epoch(program, epoch)
+    def moved(self, program, epochs):
+        super().moved(program, epochs)
         if program.trials[0].batch_size == self.batch_size:
             assert self.other_trains.wait(60)
             raise ZeroDivisionError

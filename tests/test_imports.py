@@ -17,7 +17,19 @@ MODULES = {
     for path in PACKAGE.rglob("*.py")
 }
 # Each may import those before it, and nothing else of this package.
-LAYERS = ["errors", "trial", "lift", "sweep", "plan", "shuffle", "train", "engine", "results"]
+LAYERS = [
+    "errors",
+    "trial",
+    "lift",
+    "sweep",
+    "plan",
+    "shuffle",
+    "train",
+    "records",
+    "compiled",
+    "engine",
+    "results",
+]
 
 
 def imports(path: Path) -> set[str]:

@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxexp.engine import Problem, Run, TrialRecord, execute
+from jaxexp.compiled import Run, place
+from jaxexp.engine import Problem, execute
 from jaxexp.mlp import ACTIVATIONS, INPUTS, Classification
 from jaxexp.plan import plan
+from jaxexp.records import TrialRecord
 from jaxexp.sweep import Sweep
 from jaxexp.trial import ACTIVATIONS as ACTIVATION_NAMES
 from jaxexp.trial import FEATURES, MLPTrial
@@ -138,8 +140,9 @@ def padded_run(problem: Problem, devices, **options) -> tuple[Run, MLPTrial]:
     [program] = plan(
         [Sweep(base=small), Sweep(base=large)], 1, problem.examples, mode="one"
     ).programs
-    run = Run(program, problem.task, jax.sharding.Mesh(devices[:1], "trials"))
-    run.start(run.place(problem.data))
+    mesh = jax.sharding.Mesh(devices[:1], "trials")
+    run = Run(program, problem.task, mesh, place(problem.data, mesh))
+    run.start()
     return run, small
 
 
@@ -179,8 +182,8 @@ def test_padding_stays_exactly_zero(problem, devices, options):
     """Weights and moments of units past the width, after two epochs of every kind of update."""
     run, small = padded_run(problem, devices, **options)
     assert small == run.program.trials[0]
-    for epoch in range(2):
-        run.epoch(epoch)
+    for _ in range(2):
+        run.rest()
     checked = 0
     for tree in (run.state.params, run.state.optimizer):
         pads = jax.tree.leaves(padding(small, tree))
@@ -217,9 +220,8 @@ def test_nan_planted_in_the_padding_never_leaks(problem, devices, options):
     planted = jax.tree.map(plant, jax.device_get(run.state.params), pads)
     sharding = jax.tree.leaves(run.state.params)[0].sharding
     run.state = run.state._replace(params=jax.device_put(planted, sharding))
-    for epoch in range(2):
-        ours, expected = run.epoch(epoch), clean.epoch(epoch)
-        jax.tree.map(np.testing.assert_array_equal, ours, expected)
+    for _ in range(2):
+        jax.tree.map(np.testing.assert_array_equal, run.rest(), clean.rest())
     own = [
         problem.task.crop(small, *jax.tree.map(lambda a: np.asarray(a[0]), each.state[:2]), None)
         for each in (run, clean)

@@ -13,7 +13,7 @@ import scipy.stats
 from jaxexp import mlp
 from jaxexp.mlp import Classification
 from jaxexp.shuffle import permutation
-from jaxexp.train import TrialState, init, train_epoch
+from jaxexp.train import Gathered, TrialState, init, steps_per_epoch, train_steps
 from jaxexp.trial import MLPTrial
 
 torch = pytest.importorskip("torch")
@@ -21,6 +21,7 @@ torch.set_num_threads(1)  # these networks are too small to share, and JAX has t
 F = torch.nn.functional
 
 TASK = Classification(5)
+Start = tuple[TrialState, Gathered]
 SMALL = {"batch_size": 32, "depth": 3, "width": 8}
 EPOCHS = 30  # of 7 steps each on the 203 examples, the last step on 11 of them: 210 steps
 CASES = {
@@ -143,13 +144,20 @@ def logits(model: TorchMLP, x_NxF: np.ndarray) -> np.ndarray:
         return model.eval()(torch.from_numpy(x_NxF)).numpy()
 
 
-def train_jax(trial: MLPTrial, state: TrialState, x_NxF: np.ndarray, y_N: np.ndarray) -> Trained:
-    epoch = jax.jit(functools.partial(train_epoch, TASK, trial, gradient_norms=True))
+def begin(trial: MLPTrial, x_NxF: np.ndarray, y_N: np.ndarray) -> Start:
+    data = {"train": (x_NxF, y_N)}
+    return jax.jit(lambda: init(TASK, trial, data, gradient_norms=True))()
+
+
+def train_jax(trial: MLPTrial, start: Start, x_NxF: np.ndarray, y_N: np.ndarray) -> Trained:
+    state, gathered = start
+    run = jax.jit(functools.partial(train_steps, TASK, trial))
+    steps = steps_per_epoch(len(y_N), trial.batch_size)
     losses, norms = [], []
     for i in range(trial.epochs):
-        state, _, loss_S, norm_L = epoch(state, i, (x_NxF, y_N))
-        losses.append(loss_S)
-        norms.append(norm_L)
+        state, gathered = run(state, gathered, i, 0, steps, (x_NxF, y_N))
+        losses.append(gathered.steps["loss"])
+        norms.append(gathered.norms_L)
     weights = as_torch(state.params, state.state)
     return Trained(
         np.concatenate(losses), np.stack(norms), weights, flax_logits(trial, state, x_NxF)
@@ -163,9 +171,9 @@ def flax_logits(trial: MLPTrial, state: TrialState, x_NxF: np.ndarray) -> np.nda
 
 
 def train_both(trial: MLPTrial, x_NxF: np.ndarray, y_N: np.ndarray) -> tuple[Trained, Trained]:
-    state = jax.jit(lambda: init(TASK, trial))()
-    model = torch_model(trial, state.params, state.state)
-    return train_jax(trial, state, x_NxF, y_N), train_torch(trial, model, x_NxF, y_N)
+    start = begin(trial, x_NxF, y_N)
+    model = torch_model(trial, start[0].params, start[0].state)
+    return train_jax(trial, start, x_NxF, y_N), train_torch(trial, model, x_NxF, y_N)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -197,8 +205,8 @@ def test_training_in_float32(problem):
 @pytest.mark.parametrize("residual", [False, True])
 def test_forward_of_a_deep_narrow_net(problem, residual):
     trial = MLPTrial(depth=100, width=4, residual=residual)
-    x_NxF, _ = problem.data["test"]
-    state = jax.jit(lambda: init(TASK, trial))()
+    x_NxF, y_N = problem.data["test"]
+    state, _ = begin(trial, x_NxF, y_N)
     ours, theirs = flax_logits(trial, state, x_NxF), logits(torch_model(trial, *state[:2]), x_NxF)
     # Relative to the largest logit: a hundred layers of float32 sums.
     np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max())

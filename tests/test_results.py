@@ -7,8 +7,8 @@ import pytest
 import xarray as xr
 
 from jaxexp import figures, select
-from jaxexp.engine import TrialRecord
 from jaxexp.errors import UserError
+from jaxexp.records import TrialRecord
 from jaxexp.results import load, save, to_dataset
 from jaxexp.sweep import RECORDS, Sweep
 from jaxexp.trial import MLPTrial

@@ -1,6 +1,8 @@
 """Training as a pure function: what an epoch visits, and how it averages."""
 
+import dataclasses
 import functools
+import itertools
 from dataclasses import dataclass
 
 import jax
@@ -31,15 +33,35 @@ class Diary:
         return {"loss": loss_B}, state.at[batch].add(weight_B)
 
 
-def run_epochs(trial: Trial, epochs: int) -> tuple[list[np.ndarray], list[float], np.ndarray]:
+@dataclass(frozen=True)
+class Loss:
+    """A task whose examples are their own losses."""
+
+    evaluation_batch: int = 4
+
+    def init(self, trial, key):
+        return jnp.zeros(()), {}
+
+    def apply(self, trial, params, state, batch, weight_B, *, train, noise=0):
+        return {"loss": batch + 0 * params}, state
+
+
+def run_epochs(
+    trial: Trial, epochs: int, calls: int = 1
+) -> tuple[list[np.ndarray], list[float], np.ndarray]:
     """Of every epoch its step losses and its train loss; and the visits to each example."""
     task, examples = Diary(), np.arange(N)
-    run = jax.jit(functools.partial(train.train_epoch, task, trial))
-    state, steps, means = train.init(task, trial), [], []
+    data = {"train": examples}
+    run = jax.jit(functools.partial(train.train_steps, task, trial))
+    (state, gathered), steps, means = train.init(task, trial, data), [], []
+    cuts = np.linspace(0, train.steps_per_epoch(N, trial.batch_size), calls + 1).astype(int)
     for epoch in range(epochs):
-        state, metrics, step_loss_S, _ = run(state, epoch, examples)
-        steps.append(np.asarray(step_loss_S))
-        means.append(float(metrics["loss"]))
+        for first, last in itertools.pairwise(cuts):
+            state, gathered = run(state, gathered, epoch, first, last, examples)
+        history = jax.tree.map(lambda a: np.asarray(a)[None], gathered)
+        steps.append(history.steps["loss"][0])
+        found = train.means(trial, history, {"train": N, "validation": 1, "test": 1})
+        means.append(float(found["train"]["loss"][0]))
     return steps, means, np.asarray(state.state)
 
 
@@ -69,23 +91,43 @@ def test_shuffles_depend_on_the_seed_and_the_epoch_alone():
     np.testing.assert_array_equal(run_epochs(other, epochs=2)[0], [first, second])
 
 
-@pytest.mark.parametrize("n", [5, 16, 50])
-def test_evaluation_is_the_mean_over_all_examples(problem, monkeypatch, n):
-    monkeypatch.setattr(train, "EVALUATION_BATCH", 16)
+def test_an_epoch_in_several_calls_is_the_same_epoch():
+    trial = Trial(seed=5, batch_size=8)
+    whole, cut = (run_epochs(trial, epochs=2, calls=calls) for calls in (1, 3))
+    jax.tree.map(np.testing.assert_array_equal, whole, cut)
+
+
+@pytest.mark.parametrize(("validation", "test"), [(5, 7), (16, 16), (30, 20), (1, 31)])
+@pytest.mark.parametrize("calls", [1, 2])
+def test_evaluation_is_the_mean_over_all_examples_of_a_split(problem, validation, test, calls):
+    task = dataclasses.replace(problem.task, evaluation_batch=16)  # batches with both splits
     trial = MLPTrial(depth=1, width=8, batch_norm=True)  # statistics of the batch would show
-    x_NxF, y_N = (jnp.asarray(array[:n]) for array in problem.data["train"])
-    state = jax.jit(lambda: train.init(problem.task, trial))()
-
-    @jax.jit
-    def both(state):
+    counts = {"train": 203, "validation": validation, "test": test}
+    x_NxF, y_N = problem.data["train"]
+    data = {s: (x_NxF[:n], y_N[:n]) for s, n in counts.items()}
+    state, gathered = jax.jit(lambda: train.init(task, trial, data))()
+    joined = train.join_held_out(data)
+    run = jax.jit(functools.partial(train.evaluate, task, trial))
+    batches = train.steps_per_epoch(validation + test, min(16, validation + test))
+    for first, last in itertools.pairwise(np.linspace(0, batches, calls + 1).astype(int)):
+        gathered = run(state, gathered, first, last, joined)
+    found = train.means(trial, jax.tree.map(lambda a: np.asarray(a)[None], gathered), counts)
+    for split in train.HELD_OUT:
+        inputs, labels = data[split]
         variables = {"params": state.params, "batch_stats": state.state}
-        logits_CxN = problem.task.module(trial).apply(variables, x_NxF, jnp.ones(n))
-        return (
-            train.evaluate(problem.task, trial, state, (x_NxF, y_N)),
-            jax.tree.map(jnp.mean, cross_entropy(logits_CxN, y_N)),
-        )
+        logits_CxN = task.module(trial).apply(variables, inputs, jnp.ones(len(labels)))
+        assert set(found[split]) == {"loss", "accuracy"}
+        for name, value_N in cross_entropy(logits_CxN, labels).items():
+            # sums of 50 float32 in another order
+            np.testing.assert_allclose(found[split][name], value_N.mean(), rtol=1e-6)
 
-    metrics, expected = both(state)
-    assert set(metrics) == {"loss", "accuracy"}
-    for name, value in expected.items():  # sums of 50 float32 in another order
-        np.testing.assert_allclose(metrics[name], value, rtol=1e-6)
+
+def test_nan_in_one_split_does_not_leak_into_another():
+    data = {s: np.ones(n, np.float32) for s, n in (("train", 4), ("validation", 3), ("test", 3))}
+    data["test"][1] = np.nan
+    trial, task = Trial(batch_size=2), Loss()
+    state, gathered = train.init(task, trial, data)
+    run = jax.jit(functools.partial(train.evaluate, task, trial))
+    gathered = run(state, gathered, 0, 2, train.join_held_out(data))
+    assert float(gathered.held_out["validation"]["loss"]) == 3
+    assert np.isnan(float(gathered.held_out["test"]["loss"]))
