@@ -71,6 +71,9 @@ Memory = Annotated[
     float | None,
     typer.Option(metavar="GB", help="Memory that a run may take; what is free, if not given."),
 ]
+Devices = Annotated[
+    int | None, typer.Option(metavar="N", min=1, help="Use N devices; all, if not given.")
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace the run that --out holds.")]
 
 
@@ -89,6 +92,7 @@ def reproduce(
     out: Out = None,
     seed: Seed = None,
     quick: Quick = False,
+    devices: Devices = None,
     force: Force = False,
 ) -> None:
     """Redo section 6 of the report: every row, vectorized, as one page.
@@ -99,7 +103,7 @@ def reproduce(
     """
     _run(
         list(REPORT_SWEEPS),
-        data=data, out=out, seed=seed, quick=quick, force=force, name="reproduce",
+        data=data, out=out, seed=seed, quick=quick, devices=devices, force=force, name="reproduce",
         title="Multi-layer perceptrons on European places",
         summary="Small networks learn the country of a place from its longitude and latitude. "
         "Each section asks one question of the published report, answers it from this run, and "
@@ -115,6 +119,7 @@ def run(
     settings: Settings = None,
     programs: Programs = "auto",
     memory: Memory = None,
+    devices: Devices = None,
     data: Data = None,
     out: Out = None,
     seed: Seed = None,
@@ -128,7 +133,7 @@ def run(
     name = Path(sweep).stem
     _run(
         [sweep],
-        settings=_parse(settings or []), programs=programs, memory=memory,
+        settings=_parse(settings or []), programs=programs, memory=memory, devices=devices,
         data=data, out=out, seed=seed, quick=quick, force=force, name=name,
         title=name.replace("_", " ").capitalize(),
         summary="",
@@ -144,6 +149,7 @@ def plan(
     settings: Settings = None,
     programs: Programs = "auto",
     memory: Memory = None,
+    devices: Devices = None,
     data: Data = None,
     seed: Seed = None,
     quick: Quick = False,
@@ -155,7 +161,11 @@ def plan(
     """
     sources = list(REPORT_SWEEPS) if sweep == "reproduce" else [sweep]
     sweeps = [_prepare(library.load(s), _parse(settings or []), seed, quick) for s in sources]
-    print(_plan(sweeps, data, programs, memory)[0])
+    from jaxexp.data import load_places
+    from jaxexp.machine import plan_here  # not `make_plan`, which starts JAX: that takes a second
+
+    examples, limit = len(load_places(data).train.y_N), _bytes(memory)
+    print(plan_here(sweeps, examples, programs=programs, memory=limit, devices=devices))
 
 
 @app.command()
@@ -214,13 +224,13 @@ def _parse(settings: Sequence[str]) -> dict[str, list[str]]:
 def _run(
     sources: list[str], *, name: str, title: str, summary: str, data: Path | None, out: Path | None,
     seed: int | None, quick: bool, force: bool, settings: dict[str, list[str]] | None = None,
-    programs: str = "auto", memory: float | None = None,
+    programs: str = "auto", memory: float | None = None, devices: int | None = None,
 ) -> None:  # fmt: skip
     """Check everything, make the run directory, train, and write results and page."""
     started = time.perf_counter()
     sweeps = [_prepare(library.load(source), settings or {}, seed, quick) for source in sources]
 
-    made, problem = _plan(sweeps, data, programs, memory)
+    made, problem = _plan(sweeps, data, programs, memory, devices)
 
     from jaxexp.progress import TerminalProgress
     from jaxexp.rundir import RunDirectory
@@ -257,7 +267,11 @@ def _run(
 
 
 def _plan(
-    sweeps: list[Sweep], data: Path | None, programs: str, memory: float | None
+    sweeps: list[Sweep],
+    data: Path | None,
+    programs: str,
+    memory: float | None,
+    devices: int | None,
 ) -> "tuple[Plan, Problem]":
     """The checked plan of these sweeps, and the problem they run on."""
     from jaxexp.data import load_places
@@ -267,8 +281,13 @@ def _plan(
     from jaxexp.runner import make_plan
 
     problem = places_problem(places)
-    limit = None if memory is None else memory * 1e9
-    return make_plan(sweeps, problem, programs=programs, memory=limit), problem
+    limit = _bytes(memory)
+    made = make_plan(sweeps, problem, programs=programs, memory=limit, devices=devices)
+    return made, problem
+
+
+def _bytes(gigabytes: float | None) -> float | None:
+    return None if gigabytes is None else gigabytes * 1e9
 
 
 def _prepare(sweep: Sweep, settings: dict[str, list[str]], seed: int | None, quick: bool) -> Sweep:

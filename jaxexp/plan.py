@@ -240,6 +240,15 @@ def plan(
     return made
 
 
+def check(trials: Iterable[Trial], examples: int) -> None:
+    """Raise UserError for trials that so many training examples cannot serve."""
+    for trial in trials:
+        if trial.batch_size > examples:
+            raise UserError(
+                f"batch_size={trial.batch_size}: larger than the {examples} training examples"
+            )
+
+
 def _in_turns(program: Program, machine: Machine) -> Program:
     """Trials at a time such that their activations stay in the cache, in turns of equal length."""
     bound = program.shape.bound()

@@ -5,10 +5,11 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from jaxexp.data import load_places
-from jaxexp.devices import devices, free_memory
-from jaxexp.engine import Problem, Progress, check, stream
+from jaxexp.devices import devices
+from jaxexp.engine import Problem, Progress, stream
+from jaxexp.machine import plan_here
 from jaxexp.places import problem as places_problem
-from jaxexp.plan import Plan, plan
+from jaxexp.plan import Plan
 from jaxexp.records import TrialRecord
 from jaxexp.results import facts, to_dataset
 from jaxexp.sweep import Sweep
@@ -37,24 +38,17 @@ def make_plan(
     *,
     programs: str = "auto",
     memory: float | None = None,
+    devices: int | None = None,
 ) -> Plan:
     """One plan for several sweeps on the devices of this machine, checked against the data.
 
     `programs` ("auto", "exact", "one") says which trials share a program: see `jaxexp.plan.plan`.
-    `memory` is how many bytes the run may take: what is free now, if not given.
+    `memory` is how many bytes the run may take: what is free now, if not given. `devices` is how
+    many to use: all, if not given.
 
-    Raises UserError for trials that cannot be run, or need more memory than that.
+    Raises UserError for trials that cannot be run, or need more memory or devices than there are.
     """
-    check((trial for sweep in sweeps for trial in sweep.trials()), problem)
-    found = devices()
-    return plan(
-        sweeps,
-        len(found),
-        problem.examples,
-        mode=programs,
-        backend=found[0].platform,
-        memory=free_memory() if memory is None else memory,
-    )
+    return plan_here(sweeps, problem.examples, programs=programs, memory=memory, devices=devices)
 
 
 def run_plan(
@@ -64,11 +58,12 @@ def run_plan(
 
     Yields each sweep with its results as soon as the last of its trials has finished.
     """
-    environment = facts(made, devices())
+    used = devices()[: made.devices]
+    environment = facts(made, used)
     waiting = list(sweeps)
     records: dict[Trial, TrialRecord] = {}
     started = time.perf_counter()
-    for finished in stream(made, problem, devices(), progress):
+    for finished in stream(made, problem, used, progress):
         records |= {record.trial: record for record in finished}
         for sweep in [s for s in waiting if records.keys() >= set(s.trials())]:
             waiting.remove(sweep)
