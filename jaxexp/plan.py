@@ -36,6 +36,7 @@ MACHINES = {
 
 
 RECORD_COPIES = 3  # of records at the peak: as they come, stacked, and in the results
+CALL_COPIES = 3  # of what an epoch gathers, while a call runs: given, under way, and returned
 
 
 @dataclass(frozen=True)
@@ -85,13 +86,33 @@ class Program:
         return turn * math.ceil(len(self.trials) / turn)
 
     def memory(self, examples: int) -> float:
-        """Estimated bytes: parameters and moments, activations of one turn, and all records."""
+        """Estimated bytes of arrays, on the devices and where results are gathered.
+
+        A process takes some 400 MB beside them: Python, JAX, and what a compilation leaves behind.
+        """
+        return self.device_memory(examples) + self.record_memory(examples)
+
+    def device_memory(self, examples: int) -> float:
+        """Estimated bytes on all devices while a call runs.
+
+        Parameters and moments, activations of one turn, and what an epoch gathers. So it is for
+        grids in several turns; in one turn, the state is not copied and this is too much.
+        """
         bound = self.shape.bound()
         cost = bound.cost()
-        state = 3 * 2 * cost.parameters * self.filled()  # Adam's; one more while a call runs
+        smallest = min(trial.batch_size for trial in self.trials)
+        gathered = _epoch_floats(bound, examples, smallest, self.record)
+        state = 3 * 2 * cost.parameters  # Adam's; one more while a call runs
         turn = 2 * cost.activations * bound.batch_size * len(self.devices) * self.at_once
-        records = sum(_record_floats(t, examples, self.record) for t, _ in self.members)
-        return 4 * (state + turn + RECORD_COPIES * records)
+        return 4 * (self.filled() * (state + CALL_COPIES * gathered) + turn)
+
+    def record_memory(self, examples: int) -> float:
+        """Estimated bytes of what all its trials leave behind: records and trained parameters."""
+        bound = self.shape.bound()
+        smallest = min(trial.batch_size for trial in self.trials)
+        epoch = _epoch_floats(bound, examples, smallest, self.record)
+        ends = sum(trial.cost().parameters for trial, _ in self.members)
+        return 4 * (RECORD_COPIES * len(self.trials) * self.epochs * epoch + ends)
 
     def padding(self, examples: int, machine: Machine = MACHINES["cpu"]) -> float:
         """The share of that work that no trial needs."""
@@ -112,11 +133,11 @@ class Program:
         return ", ".join([*same, *sizes, *choices, *epochs]) or "defaults"
 
 
-def _record_floats(trial: Trial, examples: int, record: Sequence[str]) -> int:
-    """Numbers that a trial leaves behind: losses and accuracies, and what is asked for beyond."""
-    steps = math.ceil(examples / trial.batch_size)
-    norms = getattr(trial, "depth", 0) + 1 if "gradient_norms" in record else 0
-    return trial.epochs * (steps + 6 + norms) + trial.cost().parameters
+def _epoch_floats(bound: Trial, examples: int, smallest_batch: int, record: Sequence[str]) -> int:
+    """Numbers that a trial gathers in an epoch: losses and accuracies, and norms if asked for."""
+    steps = math.ceil(examples / smallest_batch)
+    norms = getattr(bound, "depth", 0) + 1 if "gradient_norms" in record else 0
+    return 2 * steps + 4 + norms
 
 
 def _epoch_seconds(trial: Trial, examples: int, smallest_batch: int, machine: Machine) -> float:
