@@ -4,25 +4,24 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 
 from jaxexp import __version__, library
-from jaxexp.errors import UserError
-from jaxexp.sweep import Sweep
-
-if TYPE_CHECKING:
-    from jaxexp.engine import Problem
-    from jaxexp.plan import Plan
+from jaxexp.errors import InterruptedRunError, UserError
+from jaxexp.inputs import Inputs
+from jaxexp.rundir import RunDirectory
+from jaxexp.session import QUICK_EPOCHS, Command, Session, preview, stages
+from jaxexp.signals import Signals
 
 REPORT_SWEEPS = (
     "learning_rate", "epochs", "batch_norm", "batch_size", "depth_width", "gradients", "sines",
 )  # fmt: skip
-QUICK_EPOCHS = 2
 
 app = typer.Typer(
     help="Train whole grids of small networks at once: vectorized sweeps in JAX and Flax.",
@@ -101,14 +100,18 @@ def reproduce(
     network of 100 layers and the sine features as one plan. Takes a minute or two on 4 cores
     (--quick: half a minute), and writes results, figures and report.html into a run directory.
     """
-    _run(
-        list(REPORT_SWEEPS),
-        data=data, out=out, seed=seed, quick=quick, devices=devices, force=force, name="reproduce",
+    command = Command(
+        sweeps=REPORT_SWEEPS,
         title="Multi-layer perceptrons on European places",
         summary="Small networks learn the country of a place from its longitude and latitude. "
         "Each section asks one question of the published report, answers it from this run, and "
         "quotes the report's own figure.",
-    )  # fmt: skip
+        devices=devices,
+        seed=seed,
+        quick=quick,
+        inputs=Inputs(data=data),
+    )
+    _start(command, "reproduce", out, force=force)
 
 
 @app.command()
@@ -131,13 +134,18 @@ def run(
     jaxexp run learning_rate --set epochs=20 --set learning_rate=0.01,0.003
     """
     name = Path(sweep).stem
-    _run(
-        [sweep],
-        settings=_parse(settings or []), programs=programs, memory=memory, devices=devices,
-        data=data, out=out, seed=seed, quick=quick, force=force, name=name,
+    command = Command(
+        sweeps=(str(Path(sweep).resolve()) if sweep.endswith(".py") else sweep,),
         title=name.replace("_", " ").capitalize(),
-        summary="",
-    )  # fmt: skip
+        settings=_parse(settings or []),
+        programs=programs,
+        memory=memory,
+        devices=devices,
+        seed=seed,
+        quick=quick,
+        inputs=Inputs(data=data),
+    )
+    _start(command, name, out, force=force)
 
 
 @app.command()
@@ -159,13 +167,20 @@ def plan(
     Which trials share which compiled program and why, the share of arithmetic that is padding,
     where each program runs, and about how long it all takes.
     """
-    sources = list(REPORT_SWEEPS) if sweep == "reproduce" else [sweep]
-    sweeps = [_prepare(library.load(s), _parse(settings or []), seed, quick) for s in sources]
-    from jaxexp.data import load_places
-    from jaxexp.machine import plan_here  # not `make_plan`, which starts JAX: that takes a second
-
-    examples, limit = len(load_places(data).train.y_N), _bytes(memory)
-    print(plan_here(sweeps, examples, programs=programs, memory=limit, devices=devices))
+    command = Command(
+        sweeps=REPORT_SWEEPS if sweep == "reproduce" else (sweep,),
+        title="",
+        settings=_parse(settings or []),
+        programs=programs,
+        memory=memory,
+        devices=devices,
+        seed=seed,
+        quick=quick,
+        inputs=Inputs(data=data),
+    )
+    for stage in stages(command.sources()):
+        if stage[0].estimate is None:
+            print(preview(stage, command))
 
 
 @app.command()
@@ -173,12 +188,34 @@ def report(
     run_directory: Annotated[Path, typer.Argument(metavar="RUN_DIR", show_default=False)],
 ) -> None:
     """Draw the figures and the page of a run again, from its saved results."""
-    from jaxexp.rundir import RunDirectory
-
     directory = RunDirectory(run_directory)
     found = directory.load()
     sections = [section for pair in found for section in directory.draw(*pair)]
     print(directory.write_page(sections, [dataset for _, dataset in found]))
+
+
+@app.command()
+def resume(
+    run_directory: Annotated[Path, typer.Argument(metavar="RUN_DIR", show_default=False)],
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Go on though code, data, sweep or a library has changed."),
+    ] = False,
+) -> None:
+    """Go on with a run that was interrupted, from its last checkpoints.
+
+    The results are those of an uninterrupted run: bit for bit on the same devices.
+    """
+    from jaxexp.rundir import RunDirectory
+
+    found = RunDirectory(run_directory).command()
+    if found.get("finished", True):
+        raise UserError(f"{run_directory}: this run is complete: `jaxexp report` draws it again")
+    try:
+        command = Command.from_json(found)
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{run_directory}/run.json: not the run.json of a run ({error})") from error
+    _run(command, run_directory, RunDirectory.reopen(run_directory), force=force)
 
 
 @app.command("list")
@@ -221,87 +258,51 @@ def _parse(settings: Sequence[str]) -> dict[str, list[str]]:
     return parsed
 
 
-def _run(
-    sources: list[str], *, name: str, title: str, summary: str, data: Path | None, out: Path | None,
-    seed: int | None, quick: bool, force: bool, settings: dict[str, list[str]] | None = None,
-    programs: str = "auto", memory: float | None = None, devices: int | None = None,
-) -> None:  # fmt: skip
-    """Check everything, make the run directory, train, and write results and page."""
-    started = time.perf_counter()
-    sweeps = [_prepare(library.load(source), settings or {}, seed, quick) for source in sources]
-
-    made, problem = _plan(sweeps, data, programs, memory, devices)
-
-    from jaxexp.progress import TerminalProgress
-    from jaxexp.rundir import RunDirectory
-    from jaxexp.runner import run_plan
-
+def _start(command: Command, name: str, out: Path | None, *, force: bool) -> None:
     path = out or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
-    command = {
-        "title": title,
-        "summary": summary,
-        "sweeps": [str(Path(s).resolve()) if s.endswith(".py") else s for s in sources],
-        "settings": settings or {},
-        "data": str(data) if data else None,
-        "seed": seed,
-        "quick": quick,
-    }
-    directory = RunDirectory.create(path, command, force=force)
-    sections, datasets = [], []
-    try:
-        with TerminalProgress(made, problem.examples, console) as progress:
-            for sweep, dataset in run_plan(made, sweeps, problem, progress):
-                directory.save(sweep, dataset)
-                sections += directory.draw(sweep, dataset)  # while the others train
-                datasets.append(dataset)
-    except KeyboardInterrupt:
-        console.print(
-            f"interrupted: {len(datasets)} of {len(sweeps)} sweeps are complete and kept in {path}"
-            + (f"; their page: jaxexp report {path}" if datasets else ""),
-            soft_wrap=True,
-        )
-        raise typer.Exit(130) from None
-    page = directory.write_page(sections, datasets)
+    _run(command, path, RunDirectory.create(path, command.as_json(), force=force))
+
+
+def _run(
+    command: Command, path: Path, held: AbstractContextManager[RunDirectory], *, force: bool = False
+) -> None:
+    """Run a command in its directory; a signal leaves a run to resume."""
+    started = time.perf_counter()
+    complete = 0
+    with Signals() as signals:
+        try:
+            session = Session(command, console, signals)
+            with held as directory:
+                try:
+                    page = session.run(directory, force=force)
+                finally:
+                    complete = len(session.results)
+        except InterruptedRunError:
+            _say_interrupted(path, complete, len(command.sweeps))
+            signals.leave()
     console.print(f"done in {time.perf_counter() - started:.0f} s")
     print(page)
+    if session.missing:
+        raise typer.Exit(3)
 
 
-def _plan(
-    sweeps: list[Sweep],
-    data: Path | None,
-    programs: str,
-    memory: float | None,
-    devices: int | None,
-) -> "tuple[Plan, Problem]":
-    """The checked plan of these sweeps, and the problem they run on."""
-    from jaxexp.data import load_places
-
-    places = load_places(data)  # before JAX, which takes a second to start
-    from jaxexp.places import problem as places_problem
-    from jaxexp.runner import make_plan
-
-    problem = places_problem(places)
-    limit = _bytes(memory)
-    made = make_plan(sweeps, problem, programs=programs, memory=limit, devices=devices)
-    return made, problem
-
-
-def _bytes(gigabytes: float | None) -> float | None:
-    return None if gigabytes is None else gigabytes * 1e9
-
-
-def _prepare(sweep: Sweep, settings: dict[str, list[str]], seed: int | None, quick: bool) -> Sweep:
-    sweep = sweep.set(settings)
-    if seed is not None:
-        sweep = sweep.set({"seed": [seed]})
-    if quick:
-        sweep = sweep.shorten(QUICK_EPOCHS)
-    sweep.trials()  # checks every value
-    return sweep
+def _say_interrupted(path: Path, complete: int, sweeps: int) -> None:
+    if not (path / "run.json").is_file():
+        console.print("interrupted before anything was trained")
+        return
+    page = f"; their page: jaxexp report {path}" if complete else ""
+    console.print(
+        f"interrupted; go on with: jaxexp resume {path}\n"
+        f"{complete} of {sweeps} sweeps are complete and kept{page}",
+        soft_wrap=True,
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run a command and exit: 0 done, 2 bad input, 130 interrupted."""
+    """Run a command and exit.
+
+    0: done; 2: bad input; 3: a part of the run could not be had; 130, 143: interrupted.
+    """
     _guard(lambda: app(arguments, standalone_mode=True))
 
 
@@ -311,6 +312,8 @@ def _guard(command: Callable[[], Any]) -> NoReturn:
     except UserError as error:
         console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
     except BrokenPipeError:  # the reader, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

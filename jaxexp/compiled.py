@@ -53,7 +53,8 @@ def compile_program(program: Program, task: Task, mesh: Mesh, data: Data) -> Com
 def state_like(program: Program, task: Task, data: Data) -> tuple[PyTree, PyTree, PyTree]:
     """Shapes and types, (T, ...), of the state, of what is gathered, and of predictions."""
     leaves = stack(program)
-    state, gathered = jax.eval_shape(jax.vmap(_init(program, task, data)), leaves)
+    init = jax.vmap(_init(program, task), (0, None))
+    state, gathered = jax.eval_shape(init, leaves, data)
     predictions: PyTree = {}
     if "predictions" in program.record:
 
@@ -65,12 +66,10 @@ def state_like(program: Program, task: Task, data: Data) -> tuple[PyTree, PyTree
     return state, gathered, predictions
 
 
-def _init(program: Program, task: Task, data: Data) -> Callable[[PyTree], tuple[PyTree, PyTree]]:
-    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), data)
-
-    def init(leaves: PyTree) -> tuple[train.TrialState, train.Gathered]:
+def _init(program: Program, task: Task) -> Callable[[PyTree, Data], tuple[PyTree, PyTree]]:
+    def init(leaves: PyTree, data: Data) -> tuple[train.TrialState, train.Gathered]:
         norms = "gradient_norms" in program.record
-        return train.init(task, program.shape.trial(leaves), shapes, gradient_norms=norms)
+        return train.init(task, program.shape.trial(leaves), data, gradient_norms=norms)
 
     return init
 
@@ -108,14 +107,14 @@ def _compile(program: Program, task: Task, mesh: Mesh, data: Data) -> Compiled:
         )
 
     leaves, number = stack(program), np.int32(0)
-    init_jit = batched(_init(program, task, data), TRIALS)
-    state, gathered = jax.eval_shape(init_jit, leaves)
+    init_jit = batched(_init(program, task), TRIALS, SHARED)
+    state, gathered = jax.eval_shape(init_jit, leaves, data)
     steps_jit = batched(steps, *(TRIALS,) * 3, *(SHARED,) * 4, donate=(1,))
     evaluate_jit = batched(evaluate, *(TRIALS,) * 3, *(SHARED,) * 3)
     predict_jit = batched(predict, TRIALS, TRIALS, SHARED)
     examples = data["train"]
     return Compiled(
-        init=init_jit.lower(leaves).compile(FAST_TO_COMPILE),
+        init=init_jit.lower(leaves, data).compile(FAST_TO_COMPILE),
         steps=steps_jit.lower(leaves, state, gathered, number, number, number, examples).compile(),
         evaluate=evaluate_jit.lower(leaves, state, gathered, number, number, data).compile(),
         predict=predict_jit.lower(leaves, state, data).compile()
@@ -160,7 +159,7 @@ class Run:
         self.leaves = self._put(stack(self.program), TRIALS)
         self.compiled = compile_program(self.program, self.task, self.mesh, self.data)
         if snapshot is None:
-            self.state, self.gathered = self.compiled.init(self.leaves)
+            self.state, self.gathered = self.compiled.init(self.leaves, self.data)
         else:
             arrays = self._filled((snapshot.state, snapshot.gathered))
             self.state, self.gathered = self._put(arrays, TRIALS)

@@ -20,13 +20,14 @@ from jax.sharding import Mesh
 
 from jaxexp import train
 from jaxexp.compiled import Call, Run, place, state_like
-from jaxexp.errors import UserError
+from jaxexp.errors import InterruptedRunError, UserError
 from jaxexp.plan import Plan, Program, check
 from jaxexp.records import End, Snapshot, TrialRecord, make_records
 from jaxexp.train import Data, Gathered, PyTree, Task
 from jaxexp.trial import Trial
 
 CALL_SECONDS = 1.0  # of one call: a run can stop, and save, between two of them
+POLL_SECONDS = 0.02
 FIRST_CALL = 4  # steps, or batches, when nobody knows yet how long they take
 
 
@@ -102,10 +103,6 @@ class Keeper(Protocol):
         ...
 
 
-class InterruptedRunError(Exception):
-    """The run was asked to stop between two calls."""
-
-
 def execute(
     plan: Plan, problem: Problem, devices: Sequence[jax.Device], progress: Progress | None = None
 ) -> dict[Trial, TrialRecord]:
@@ -146,15 +143,18 @@ def stream(
         lane.start()
     try:
         for _ in plan.programs:
+            while finished.empty():  # a lane that compiles hears of nothing
+                if stop.is_set() and not shared.busy(lanes):
+                    raise InterruptedRunError
+                time.sleep(POLL_SECONDS)
             result = finished.get()
             if isinstance(result, BaseException):
                 raise result
             yield result
     finally:
         stop.set()
-        for lane in lanes:
-            while lane.is_alive() and lane not in shared.compiling_lanes:
-                lane.join(0.05)
+        while shared.busy(lanes):
+            time.sleep(POLL_SECONDS)
 
 
 class _Shared:
@@ -176,6 +176,10 @@ class _Shared:
             if mesh not in self._placed:
                 self._placed[mesh] = place(self.problem.data, mesh)
             return self._placed[mesh]
+
+    def busy(self, lanes: Sequence[threading.Thread]) -> bool:
+        """Whether a lane is running that does not compile."""
+        return any(lane.is_alive() and lane not in self.compiling_lanes for lane in lanes)
 
     @contextlib.contextmanager
     def compiling(self) -> Iterator[None]:
@@ -218,7 +222,7 @@ class _Course:
             like = state_like(program, shared.problem.task, shared.problem.data)
             self.snapshot = keeper.load(program, like)
         if self.snapshot:
-            self.at_once = self.snapshot.at_once
+            self.at_once = min(self.at_once, self.snapshot.at_once)  # it may have been halved
 
     def run(self) -> list[TrialRecord]:
         """Train to the end, from the last snapshot if there is one."""
@@ -233,9 +237,10 @@ class _Course:
             self.progress.moved(self.asked, self.snapshot.epoch)
         if len(self.history) < program.epochs:
             self._compile()
+            if self.stop.is_set():
+                raise InterruptedRunError
             self._train()
             self._save()
-        self.progress.moved(self.asked, program.epochs)
         history = jax.tree.map(lambda *a: np.stack(a, axis=1), *self.history)
         problem = self.shared.problem
         return make_records(

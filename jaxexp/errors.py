@@ -1,4 +1,4 @@
-"""The one kind of error that a user can mend."""
+"""Errors that a user can mend, and interruption."""
 
 
 class UserError(Exception):
@@ -6,3 +6,14 @@ class UserError(Exception):
 
     The command line prints the message and exits with status 2, without a traceback.
     """
+
+
+class UnavailableError(UserError):
+    """Something that a part of a run needs cannot be had here, weights offline for example.
+
+    The other parts run, the page says what is missing and why, and the exit status is 3.
+    """
+
+
+class InterruptedRunError(Exception):
+    """The run was asked to stop, and has saved what it had."""

@@ -2,12 +2,20 @@
 
 import difflib
 import importlib.util
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from jaxexp.errors import UserError
 from jaxexp.sweep import Sweep
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from jaxexp.engine import Problem
+    from jaxexp.inputs import Inputs
 
 
 def folder() -> Path:
@@ -22,12 +30,31 @@ def names() -> list[str]:
     return sorted(path.stem for path in folder().glob("*.py") if not path.stem.startswith("_"))
 
 
+@dataclass(frozen=True)
+class Source:
+    """A sweep and the file that defines it.
+
+    Beside `sweep`, the file may define `problem(inputs)`, which returns the `jaxexp.Problem` that
+    the sweep is run on (the European places, if it does not), or `estimate(sweep, inputs)`, which
+    returns the results themselves, of models that JAX does not train.
+    """
+
+    sweep: Sweep
+    problem: "Callable[[Inputs], Problem]"
+    estimate: "Callable[[Sweep, Inputs], xr.Dataset] | None"
+
+
 def load(name_or_file: str) -> Sweep:
     """The sweep of this name, or the one that a Python file defines as `sweep`.
 
     Raises UserError for an unknown name (with the near matches), a file that is missing or cannot
     be run, or one without a `sweep`.
     """
+    return load_source(name_or_file).sweep
+
+
+def load_source(name_or_file: str) -> Source:
+    """The sweep of this name or file, with its problem; raises what `load` raises."""
     path = Path(name_or_file)
     if path.suffix != ".py":
         if name_or_file not in names():
@@ -38,7 +65,22 @@ def load(name_or_file: str) -> Sweep:
                 "a file of your own ends in .py)"
             )
         path = folder() / f"{name_or_file}.py"
-    return replace(_execute(path).sweep, name=path.stem)
+    module = _execute(path)
+    return Source(
+        sweep=replace(module.sweep, name=path.stem),
+        problem=getattr(module, "problem", places),
+        estimate=getattr(module, "estimate", None),
+    )
+
+
+def places(inputs: "Inputs") -> "Problem":
+    """The problem of a sweep that defines none: the country of European places, or of a folder's."""
+    from jaxexp.data import load_places
+
+    read = load_places(inputs.data)  # before JAX, which takes a second to start
+    from jaxexp.places import problem
+
+    return problem(read)
 
 
 def describe(name: str) -> str:

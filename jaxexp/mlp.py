@@ -324,7 +324,7 @@ class Classification:
         assert isinstance(trial, MLPTrial)
         return MLP(trial, self.classes, self.mean, self.deviation, train)
 
-    def init(self, trial: Trial, key: Array) -> tuple[PyTree, PyTree]:
+    def init(self, trial: Trial, key: Array, data: Data) -> tuple[PyTree, PyTree]:
         """Parameters and batch statistics (empty without batch norm)."""
         assert isinstance(trial, MLPTrial)
         program, inputs = trial, jnp.zeros((1, len(self.mean)))

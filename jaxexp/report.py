@@ -42,12 +42,17 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True)
 class Meta:
-    """What stands above the sections; `facts` are names and values, `plan` preformatted text."""
+    """What stands above the sections.
+
+    `facts` are names and values, `plan` is preformatted text, and `missing` says of sweeps that
+    did not run why.
+    """
 
     title: str
     summary: str
     facts: Mapping[str, str] = field(default_factory=dict)
     plan: str = ""
+    missing: Mapping[str, str] = field(default_factory=dict)
 
 
 def render(sections: Sequence[Section], meta: Meta) -> str:

@@ -4,14 +4,20 @@ run.json        the command: which sweeps, with which settings, on which data
 results/*.nc    one file per sweep, written as soon as the sweep is complete
 figures/*.png   the figures of the page
 report.html     the page, self-contained
+checkpoints/    what an unfinished run goes on from; gone when it is complete
 """
 
+import contextlib
 import json
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
+
+from filelock import FileLock, Timeout
 
 from jaxexp import library
 from jaxexp.errors import UserError
@@ -22,7 +28,7 @@ if TYPE_CHECKING:
 
     from jaxexp.report import Section
 
-FORMAT = 1  # of the directory; a newer one is refused
+FORMAT = 2  # of the directory; a newer one is refused
 
 
 @dataclass(frozen=True)
@@ -32,32 +38,92 @@ class RunDirectory:
     path: Path
 
     @classmethod
-    def create(cls, path: Path, command: Mapping[str, Any], *, force: bool) -> Self:
-        """Make a new run directory, before any work starts.
+    @contextlib.contextmanager
+    def create(cls, path: Path, command: Mapping[str, Any], *, force: bool) -> Iterator[Self]:
+        """Make a new run directory, before any work starts, and hold it meanwhile.
 
-        Raises UserError if it cannot be written, or holds a run (or anything else) already;
-        `force` replaces a run that is there, and nothing else.
+        Raises UserError if it cannot be written, is held by another process, or holds a run (or
+        anything else) already; `force` replaces a run that is there, and nothing else.
         """
         run = cls(path)
-        try:
-            if path.exists() and (not path.is_dir() or any(path.iterdir())):
-                run._make_room(force)
-            run.results.mkdir(parents=True, exist_ok=True)
-            run.figures.mkdir(exist_ok=True)
-            run._command.write_text(json.dumps({"format": FORMAT, **command}, indent=1) + "\n")
-        except OSError as error:
-            raise UserError(f"{path}: cannot write a run here ({error.strerror})") from error
-        return run
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            run._check_replaceable(command, force)
+        with run._held():
+            with run._writing():
+                run._clear()
+                run.results.mkdir(parents=True, exist_ok=True)
+                run.figures.mkdir(exist_ok=True)
+                run._write({"format": FORMAT, "finished": False, "made_with": {}, **command})
+            yield run
 
-    def _make_room(self, force: bool) -> None:
+    @classmethod
+    @contextlib.contextmanager
+    def reopen(cls, path: Path) -> Iterator[Self]:
+        """Hold a run directory, to go on with its run; raises UserError if that cannot be."""
+        run = cls(path)
+        run.command()
+        with run._held():
+            with run._writing():
+                run.results.mkdir(exist_ok=True)
+                run.figures.mkdir(exist_ok=True)
+            yield run
+
+    @contextlib.contextmanager
+    def _held(self) -> Iterator[None]:
+        """One process at a time; the lock goes with the process that holds it."""
+        with self._writing():
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path / ".lock", timeout=0)
+            try:
+                lock.acquire()
+            except Timeout:
+                raise UserError(f"{self.path}: in use by {self._holder()}") from None
+            (self.path / ".holder").write_text(f"process {os.getpid()} on {socket.gethostname()}")
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                (self.path / ".holder").unlink(missing_ok=True)
+            lock.release()
+
+    def _holder(self) -> str:
+        try:
+            return (self.path / ".holder").read_text()
+        except OSError:
+            return "another process"
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"{self.path}: cannot write a run here ({error.strerror or error})"
+            ) from error
+
+    def _check_replaceable(self, command: Mapping[str, Any], force: bool) -> None:
         if not self._command.is_file():
             raise UserError(f"{self.path}: exists, and is not an earlier run; choose another --out")
-        if not force:
+        if force:
+            return
+        try:
+            found = self.command()
+        except UserError:
+            found = {}
+        asked = json.loads(json.dumps(dict(command)))
+        if found.get("finished") is False and asked.items() <= found.items():
             raise UserError(
-                f"{self.path}: already holds a run; choose another --out, or --force to replace it"
+                f"{self.path}: holds this run, unfinished; `jaxexp resume {self.path}` goes on "
+                "with it, --force starts it anew"
             )
-        shutil.rmtree(self.results, ignore_errors=True)
-        shutil.rmtree(self.figures, ignore_errors=True)
+        raise UserError(
+            f"{self.path}: already holds a run; choose another --out, or --force to replace it"
+        )
+
+    def _clear(self) -> None:
+        for folder in (self.results, self.figures, self.checkpoints, self.models):
+            if folder.exists():
+                shutil.rmtree(folder)
         self.page.unlink(missing_ok=True)
 
     @property
@@ -71,6 +137,16 @@ class RunDirectory:
         return self.path / "figures"
 
     @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def models(self) -> Path:
+        """The folder of the trained models."""
+        return self.path / "models"
+
+    @property
     def page(self) -> Path:
         """The report page."""
         return self.path / "report.html"
@@ -78,6 +154,12 @@ class RunDirectory:
     @property
     def _command(self) -> Path:
         return self.path / "run.json"
+
+    def _write(self, content: Mapping[str, Any]) -> None:
+        """`run.json`, whole or not at all."""
+        partial = self._command.with_suffix(".partial")
+        partial.write_text(json.dumps(content, indent=1) + "\n")
+        partial.replace(self._command)
 
     def command(self) -> dict[str, Any]:
         """What `run.json` says.
@@ -99,6 +181,32 @@ class RunDirectory:
             )
         return command
 
+    def check_same(self, made_with: Mapping[str, str], *, force: bool) -> None:
+        """Write down what the numbers depend on, or compare it with what is written down.
+
+        Raises UserError for what differs, unless `force`.
+        """
+        command = self.command()
+        before = command.get("made_with", {})
+        differs = [
+            f"{name} was {before[name]}, is {now}"
+            for name, now in made_with.items()
+            if before.get(name, now) != now
+        ]
+        if differs and not force:
+            raise UserError(
+                f"{self.path}: not the run that was begun: {'; '.join(differs)}; --force goes on "
+                "all the same, with the sweeps and checkpoints that still fit"
+            )
+        with self._writing():
+            self._write({**command, "made_with": {**before, **made_with}})
+
+    def finish(self, missing: Mapping[str, str]) -> None:
+        """The run is complete, but for the sweeps that are missing for some reason."""
+        with self._writing():
+            self._write({**self.command(), "finished": True, "missing": dict(missing)})
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
+
     def save(self, sweep: Sweep, dataset: "xr.Dataset") -> None:
         """Save the results of one sweep.
 
@@ -106,12 +214,23 @@ class RunDirectory:
         """
         from jaxexp import results
 
-        try:
+        with self._writing():
             results.save(dataset, self.results / f"{sweep.name}.nc")
-        except OSError as error:
-            raise UserError(f"{self.results}: cannot write results ({error})") from error
 
-    def load(self) -> list[tuple[Sweep, "xr.Dataset"]]:
+    def finished(self, sweep: Sweep, note: Callable[[str], None]) -> "xr.Dataset | None":
+        """The results of a sweep that is complete already; `note` is told of a damaged file."""
+        from jaxexp import results
+
+        file = self.results / f"{sweep.name}.nc"
+        if not file.is_file():
+            return None
+        try:
+            return results.load(file)
+        except UserError as error:
+            note(f"{error}; the sweep runs again")
+            return None
+
+    def load(self) -> "list[tuple[Sweep, xr.Dataset]]":
         """Every sweep of the run that has results, with them, in the order of the command."""
         from jaxexp import results
 
@@ -131,14 +250,17 @@ class RunDirectory:
         """Write the page of these sections and results; returns its path."""
         from jaxexp import report
 
+        command = self.command()
         sections = sorted(sections, key=lambda section: _row_key(section.row))
         meta = report.Meta(
-            title=str(self.command().get("title", "Results")),
-            summary=str(self.command().get("summary", "")),
+            title=str(command.get("title", "Results")),
+            summary=str(command.get("summary", "")),
             facts=report.run_facts(datasets),
-            plan=datasets[0].attrs["plan"],
+            plan="\n\n".join(dict.fromkeys(ds.attrs["plan"] for ds in datasets)),
+            missing=command.get("missing", {}),
         )
-        self.page.write_text(report.render(sections, meta))
+        with self._writing():
+            self.page.write_text(report.render(sections, meta))
         return self.page
 
     def _section(self, question: Question, dataset: "xr.Dataset") -> "Section":
@@ -147,7 +269,8 @@ class RunDirectory:
         drawn = []
         for i, figure in enumerate(question.draw(dataset)):
             png = figures.to_png(figure)
-            (self.figures / f"{question.row}-{i + 1}.png").write_bytes(png)
+            with self._writing():
+                (self.figures / f"{question.row}-{i + 1}.png").write_bytes(png)
             drawn.append((png, f"{question.title}, figure {i + 1}: {question.question}"))
         return report.Section(
             row=question.row,

@@ -1,12 +1,14 @@
 """Run sweeps: plan, train, and hand over labelled results as each sweep is complete."""
 
+import dataclasses
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from jaxexp.data import load_places
 from jaxexp.devices import devices
-from jaxexp.engine import Problem, Progress, stream
+from jaxexp.engine import Keeper, Problem, Progress, stream
 from jaxexp.machine import plan_here
 from jaxexp.places import problem as places_problem
 from jaxexp.plan import Plan
@@ -52,20 +54,27 @@ def make_plan(
 
 
 def run_plan(
-    made: Plan, sweeps: Sequence[Sweep], problem: Problem, progress: Progress | None = None
-) -> "Iterator[tuple[Sweep, xr.Dataset]]":
+    made: Plan, sweeps: Sequence[Sweep], problem: Problem, progress: Progress | None = None,
+    *, keeper: Keeper | None = None, stop: threading.Event | None = None,
+) -> "Iterator[tuple[Sweep, xr.Dataset]]":  # fmt: skip
     """Run the plan of several sweeps: a trial that stands in several of them trains once.
 
-    Yields each sweep with its results as soon as the last of its trials has finished.
+    Yields each sweep with its results as soon as the last of its trials has finished. Programs of
+    the plan that none of the sweeps needs do not run. See `jaxexp.engine.stream` for `keeper` and
+    `stop`.
     """
     used = devices()[: made.devices]
     environment = facts(made, used)
-    waiting = list(sweeps)
+    waiting = {sweep.name: set(sweep.trials()) for sweep in sweeps}
+    needed = set().union(*waiting.values())
+    programs = [p for p in made.programs if any(trial in needed for trial, _ in p.members)]
+    todo = dataclasses.replace(made, programs=tuple(programs))
     records: dict[Trial, TrialRecord] = {}
     started = time.perf_counter()
-    for finished in stream(made, problem, used, progress):
+    for finished in stream(todo, problem, used, progress, keeper=keeper, stop=stop):
         records |= {record.trial: record for record in finished}
-        for sweep in [s for s in waiting if records.keys() >= set(s.trials())]:
-            waiting.remove(sweep)
-            seconds = {"wall_seconds": time.perf_counter() - started}
-            yield sweep, to_dataset(sweep, records, problem, environment | seconds)
+        for sweep in sweeps:
+            if sweep.name in waiting and records.keys() >= waiting[sweep.name]:
+                del waiting[sweep.name]
+                seconds = {"wall_seconds": time.perf_counter() - started}
+                yield sweep, to_dataset(sweep, records, problem, environment | seconds)

@@ -36,8 +36,11 @@ class Task(Protocol):
         """How many examples are evaluated at once."""
         ...
 
-    def init(self, trial: Trial, key: Array) -> tuple[PyTree, PyTree]:
-        """Initial parameters, and state that is not trained (batch statistics; may be empty)."""
+    def init(self, trial: Trial, key: Array, data: Data) -> tuple[PyTree, PyTree]:
+        """Initial parameters, and state that is not trained (batch statistics; may be empty).
+
+        `data` is the problem's, which may hold weights to start from.
+        """
         ...
 
     def apply(
@@ -115,11 +118,8 @@ def _optimizer(name: str, trial: Trial) -> optax.GradientTransformation:
 def init(
     task: Task, trial: Trial, data: Data, *, gradient_norms: bool = False
 ) -> tuple[TrialState, Gathered]:
-    """The state before the first step, decided by the trial's seed, and nothing gathered yet.
-
-    Of the data, only the shapes matter.
-    """
-    params, state = task.init(trial, jax.random.key(trial.seed))
+    """The state before the first step, decided by the trial's seed, and nothing gathered yet."""
+    params, state = task.init(trial, jax.random.key(trial.seed), data)
     started = TrialState(params, state, optimizer(trial).init(params))
     steps = steps_per_epoch(count(data["train"]), smallest(trial.batch_size))
 

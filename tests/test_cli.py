@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from jaxexp import cli, library, runner
+from jaxexp import cli, library, runner, session
 from jaxexp.data import load_places
 
 ROWS = ["6.1.2.1", "6.1.2.2", "6.1.2.3", "6.1.2.4"] + [f"6.2.1.{i}" for i in range(1, 8)]
@@ -56,7 +56,7 @@ def test_reproduce_answers_every_row_with_its_figures(reproduced):
 def test_results_open_with_xarray_alone_and_say_how_they_were_made(reproduced):
     with xr.open_dataset(reproduced / "results" / "learning_rate.nc") as dataset:
         assert dataset["loss"].dims == ("learning_rate", "epoch", "split")
-        assert dataset.sizes["epoch"] == cli.QUICK_EPOCHS
+        assert dataset.sizes["epoch"] == session.QUICK_EPOCHS
         assert dataset["learning_rate"].values.tolist() == [1, 1e-2, 1e-3, 1e-5]
         assert dataset.attrs["seed"] == 3
         assert dataset.attrs["data_fingerprint"] == load_places().fingerprint

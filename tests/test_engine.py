@@ -120,7 +120,7 @@ class Growth:
 
     evaluation_batch: int = 1024
 
-    def init(self, trial, key):
+    def init(self, trial, key, data):
         return jnp.ones(()), {}
 
     def apply(self, trial, params, state, batch, weight_B, *, train, noise=0):

@@ -119,7 +119,7 @@ def test_widths_of_one_number_and_of_each_layer_start_from_the_same_weights(devi
     """Those that the two have in common: the first units of each layer, not their inputs."""
     task, key = Classification(5), jax.random.key(3)
     ragged, even = (
-        jax.jit(lambda key, width=width: task.init(BASE.replace(width=width), key)[0])(key)
+        jax.jit(lambda key, width=width: task.init(BASE.replace(width=width), key, {})[0])(key)
         for width in ((5, 3), 5)
     )
     np.testing.assert_array_equal(
@@ -262,7 +262,7 @@ def test_label_smoothing_and_standardised_inputs_are_those_of_pytorch(devices):
     )
     task = Classification(3, mean=(10.0, -4.0), deviation=(2.0, 8.0))
     standardised = dataclasses.replace(BASE, features="standardised")
-    params, state = task.init(standardised, jax.random.key(0))
+    params, state = task.init(standardised, jax.random.key(0), {})
     x_Bx2 = np.array([[12.0, 4.0], [10.0, -4.0]], np.float32)
     logits = [
         task.module(trial).apply({"params": params, "batch_stats": state}, x, np.ones(2))

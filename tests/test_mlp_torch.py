@@ -215,7 +215,7 @@ def test_forward_of_a_deep_narrow_net(problem, residual):
 @pytest.mark.parametrize("width", [8, (9, 5, 7)], ids=str)
 def test_initial_weights_are_distributed_as_in_torch(width):
     trial, seeds = MLPTrial(depth=3, width=width, features="sines"), range(100)
-    draw = jax.jit(jax.vmap(lambda seed: TASK.init(trial, jax.random.key(seed))[0]))
+    draw = jax.jit(jax.vmap(lambda seed: TASK.init(trial, jax.random.key(seed), {})[0]))
     params = jax.device_get(draw(np.array(seeds)))
     ours = [as_torch(jax.tree.map(lambda a, i=i: a[i], params), {}) for i in seeds]
     torch.manual_seed(0)
@@ -238,7 +238,9 @@ def test_initial_weights_of_a_unit_do_not_depend_on_the_number_of_units():
 
     def draw(width: int, classes: int) -> dict[str, np.ndarray]:
         trial = MLPTrial(depth=1, width=width)
-        return as_torch(jax.jit(lambda key: Classification(classes).init(trial, key)[0])(key), {})
+        return as_torch(
+            jax.jit(lambda key: Classification(classes).init(trial, key, {})[0])(key), {}
+        )
 
     small, wide, many = draw(4, 3), draw(9, 3), draw(4, 5)
     for name in ("weight", "bias"):

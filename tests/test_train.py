@@ -25,7 +25,7 @@ class Diary:
     The loss of an example is its number, and the state counts the visits to each.
     """
 
-    def init(self, trial, key):
+    def init(self, trial, key, data):
         return jnp.zeros(()), jnp.zeros(N)
 
     def apply(self, trial, params, state, batch, weight_B, *, train, noise=0):
@@ -39,7 +39,7 @@ class Loss:
 
     evaluation_batch: int = 4
 
-    def init(self, trial, key):
+    def init(self, trial, key, data):
         return jnp.zeros(()), {}
 
     def apply(self, trial, params, state, batch, weight_B, *, train, noise=0):

@@ -1,0 +1,19 @@
+"""What a command is given to train on: files and folders, not yet read."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """Where the examples and the weights are; sweeps make their problems of these.
+
+    `data`: a folder of CSV files, or the places that come with jaxexp. `images`: a folder of
+    images, or the embedded ones. `weights`: "imagenet", or a .pth file.
+    """
+
+    data: Path | None = None
+    images: Path | None = None
+    weights: str = "imagenet"
+    image_size: int = 224  # pixels, of the side of a square
+    skip_broken: bool = False  # leave out images that cannot be read

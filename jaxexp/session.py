@@ -1,0 +1,213 @@
+"""One run of the command line, from what was asked for to results and page; started or resumed."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from rich.console import Console
+
+from jaxexp import library
+from jaxexp.data import load_places
+from jaxexp.errors import UnavailableError
+from jaxexp.inputs import Inputs
+from jaxexp.library import Source
+from jaxexp.machine import plan_here
+from jaxexp.rundir import RunDirectory
+from jaxexp.signals import Signals
+from jaxexp.sweep import Sweep
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from jaxexp.engine import Problem
+    from jaxexp.plan import Plan
+    from jaxexp.report import Section
+
+QUICK_EPOCHS = 2
+LIBRARIES = ("jaxexp", "jax", "jaxlib", "flax", "optax", "numpy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """What was asked for: all that decides the numbers of a run, but the machine."""
+
+    sweeps: tuple[str, ...]  # names, or absolute paths of files
+    title: str
+    summary: str = ""
+    settings: dict[str, list[str]] = field(default_factory=dict)
+    programs: str = "auto"
+    memory: float | None = None  # GB
+    devices: int | None = None  # to use, of those there are
+    seed: int | None = None
+    quick: bool = False
+    inputs: Inputs = field(default_factory=Inputs)
+
+    def sources(self) -> list[Source]:
+        """The sweeps as they will run, every value checked."""
+        return [self._prepare(library.load_source(name)) for name in self.sweeps]
+
+    def _prepare(self, source: Source) -> Source:
+        sweep = source.sweep.set(self.settings)
+        if self.seed is not None:
+            sweep = sweep.set({"seed": [self.seed]})
+        if self.quick:
+            sweep = sweep.shorten(QUICK_EPOCHS)
+        sweep.trials()  # checks every value
+        return dataclasses.replace(source, sweep=sweep)
+
+    def as_json(self) -> dict[str, Any]:
+        """For `run.json`: `from_json` makes the command of it again."""
+        inputs = {
+            name: str(value.resolve()) if isinstance(value, Path) else value
+            for name, value in vars(self.inputs).items()
+        }
+        return {**vars(self), "sweeps": list(self.sweeps), "inputs": inputs}
+
+    @classmethod
+    def from_json(cls, made: dict[str, Any]) -> Self:
+        """Raises KeyError or TypeError where it is not what `as_json` returned."""
+        inputs = dict(made["inputs"])
+        for name in ("data", "images"):
+            inputs[name] = None if inputs[name] is None else Path(inputs[name])
+        own = {f.name: made[f.name] for f in dataclasses.fields(cls)}
+        return cls(**own | {"sweeps": tuple(made["sweeps"]), "inputs": Inputs(**inputs)})
+
+
+def stages(sources: Iterable[Source]) -> list[list[Source]]:
+    """Sweeps on the same problem run as one plan; the stages run one after another."""
+    made: dict[Any, list[Source]] = {}
+    for source in sources:
+        made.setdefault((source.problem, source.estimate), []).append(source)
+    return list(made.values())
+
+
+def plan_stage(stage: list[Source], command: Command) -> "tuple[Plan, Problem]":
+    """The checked plan of the sweeps of a stage, and the problem that they run on."""
+    problem = stage[0].problem(command.inputs)
+    return _plan(stage, command, problem.examples), problem
+
+
+def preview(stage: list[Source], command: Command) -> "Plan":
+    """The same plan alone: of the places, which need no JAX to be counted, it shows at once."""
+    if stage[0].problem is library.places:
+        return _plan(stage, command, len(load_places(command.inputs.data).train.y_N))
+    return plan_stage(stage, command)[0]
+
+
+def _plan(stage: list[Source], command: Command, examples: int) -> "Plan":
+    return plan_here(
+        [source.sweep for source in stage],
+        examples,
+        programs=command.programs,
+        memory=None if command.memory is None else command.memory * 1e9,
+        devices=command.devices,
+    )
+
+
+class Session:
+    """A command being run in its directory."""
+
+    def __init__(self, command: Command, console: Console, signals: Signals) -> None:
+        """Check all that can be checked before anything is written or trained."""
+        self.command, self.console, self.signals = command, console, signals
+        self.stages = stages(command.sources())
+        # The first one's data are read now, so that what is wrong with them is said at once.
+        self.first = None if self.stages[0][0].estimate else plan_stage(self.stages[0], command)
+        self.results: dict[str, xr.Dataset] = {}
+        self.sections: list[Section] = []
+        self.missing: dict[str, str] = {}
+
+    def run(self, directory: RunDirectory, *, force: bool = False) -> Path:
+        """Train what the directory does not hold yet, and write the page; returns its path.
+
+        Raises UserError if the directory's run was begun otherwise (unless `force`), and
+        `InterruptedRunError`.
+        """
+        directory.check_same(self._identity(), force=force)
+        self._take_over(directory)
+        for number, stage in enumerate(self.stages):
+            todo = [source for source in stage if source.sweep.name not in self.results]
+            if todo:
+                try:
+                    self._run_stage(directory, number, stage, todo, force)
+                except UnavailableError as error:
+                    self._not_run(todo, str(error))
+        directory.finish(self.missing)
+        return directory.write_page(self.sections, list(self.results.values()))
+
+    def _take_over(self, directory: RunDirectory) -> None:
+        """The sweeps that were complete already."""
+        for stage in self.stages:
+            for source in stage:
+                dataset = directory.finished(source.sweep, self.console.print)
+                if dataset is not None:
+                    self.results[source.sweep.name] = dataset
+                    self.sections += directory.draw(source.sweep, dataset)
+
+    def _run_stage(
+        self, directory: RunDirectory, number: int, stage: list[Source], todo: list[Source],
+        force: bool,
+    ) -> None:  # fmt: skip
+        if estimate := stage[0].estimate:
+            for source in todo:
+                self._keep(directory, source.sweep, estimate(source.sweep, self.command.inputs))
+            return
+        from jaxexp.checkpoints import Checkpoints
+        from jaxexp.progress import TerminalProgress
+        from jaxexp.runner import run_plan
+
+        plan, problem = (
+            self.first if number == 0 and self.first else plan_stage(stage, self.command)
+        )
+        directory.check_same(
+            {f"data of {stage[0].sweep.name}": str(problem.attrs.get("data_fingerprint", ""))},
+            force=force,
+        )
+        with TerminalProgress(plan, problem.examples, self.console) as progress:
+            keeper = Checkpoints(directory.checkpoints, progress.note)
+            try:
+                sweeps = [source.sweep for source in todo]
+                with self.signals.deferred() as stop:
+                    for sweep, dataset in run_plan(
+                        plan, sweeps, problem, progress, keeper=keeper, stop=stop
+                    ):
+                        self._keep(directory, sweep, dataset)  # while the others train
+            finally:
+                keeper.close()
+
+    def _keep(self, directory: RunDirectory, sweep: Sweep, dataset: "xr.Dataset") -> None:
+        directory.save(sweep, dataset)
+        self.results[sweep.name] = dataset
+        self.sections += directory.draw(sweep, dataset)
+
+    def _not_run(self, todo: list[Source], reason: str) -> None:
+        for source in todo:
+            self.missing[source.sweep.name] = reason
+        names = ", ".join(source.sweep.name for source in todo)
+        self.console.print(f"not run: {names}: {reason}", style="yellow", markup=False)
+
+    def _identity(self) -> dict[str, str]:
+        """What decides the numbers beside the data, in words and digests."""
+        sweeps = {
+            f"sweep {source.sweep.name}": _digest(
+                [[trial.id for trial in source.sweep.trials()], source.sweep.record]
+            )
+            for stage in self.stages
+            for source in stage
+        }
+        return {**{name: version(name) for name in LIBRARIES}, "code": code_digest(), **sweeps}
+
+
+def code_digest() -> str:
+    """Of the files of this package."""
+    files = sorted(Path(__file__).parent.rglob("*.py"))
+    return _digest([[file.name, hashlib.sha256(file.read_bytes()).hexdigest()] for file in files])
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]

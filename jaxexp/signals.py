@@ -1,0 +1,68 @@
+"""Ctrl-C and SIGTERM: asked once, a run saves what it has; asked twice, it leaves at once."""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from types import FrameType, TracebackType
+from typing import NoReturn, Self
+
+from jaxexp.errors import InterruptedRunError
+
+HANDLED = (signal.SIGINT, signal.SIGTERM)
+
+
+class Signals:
+    """Within the `with` block, the first signal interrupts and the second ends the process.
+
+    It interrupts by raising InterruptedRunError; while `deferred`, by setting an event alone.
+    """
+
+    def __init__(self) -> None:
+        """Nothing is handled yet."""
+        self._stop = threading.Event()
+        self._deferred = False
+        self._received: int = signal.SIGINT
+
+    def __enter__(self) -> Self:
+        """Handle the signals, where this is the main thread."""
+        self._before = {number: signal.signal(number, self._handle) for number in HANDLED}
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Handle them as before."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._stop.is_set():
+            self.leave()
+        self._received = number
+        self._stop.set()
+        if not self._deferred:
+            raise InterruptedRunError
+
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[threading.Event]:
+        """Meanwhile, the first signal only sets the event."""
+        self._deferred = True
+        try:
+            yield self._stop
+        finally:
+            self._deferred = False
+
+    def leave(self) -> NoReturn:
+        """End the process as the signal would have: 130 for Ctrl-C, 143 for SIGTERM.
+
+        At once: a compilation under way cannot be stopped, and nobody needs it any more.
+        """
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(128 + self._received)
