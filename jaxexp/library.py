@@ -74,7 +74,7 @@ def load_source(name_or_file: str) -> Source:
 
 
 def places(inputs: "Inputs") -> "Problem":
-    """The problem of a sweep that defines none: the country of European places, or of a folder's."""
+    """The problem of a sweep that defines none: the country of places, embedded or of a folder."""
     from jaxexp.data import load_places
 
     read = load_places(inputs.data)  # before JAX, which takes a second to start
