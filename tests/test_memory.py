@@ -72,7 +72,8 @@ def test_memory_of_the_records(places, devices, monkeypatch, kind):
         return make(program, task, counts, history, ends, *times)
 
     monkeypatch.setattr(engine, "make_records", spy)
-    [program] = programs(places, KINDS[kind], 5)
+    many_steps = {"epochs": 20, "batch_size": 8}  # so that their records outweigh the parameters
+    [program] = programs(places, KINDS[kind] | many_steps, 5)
     made = plan([Sweep(base=t, record=program.record) for t in program.trials], 2, places.examples)
     execute(made, places, devices[:2])
     expected = 3 * brought["history"] + brought["ends"]
