@@ -18,7 +18,7 @@ from jaxexp import __version__, library
 from jaxexp.errors import InterruptedRunError, UserError
 from jaxexp.inputs import Inputs
 from jaxexp.rundir import RunDirectory
-from jaxexp.session import QUICK_EPOCHS, Command, Session, plan_stage, stages
+from jaxexp.session import QUICK_EPOCHS, Command, Session, preview, stages
 from jaxexp.signals import Signals
 
 REPORT_SWEEPS = (
@@ -56,8 +56,8 @@ Settings = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE[,VALUE...]",
-        help="Another value of a hyperparameter, or several, which make it an axis. "
-        "May be given more than once.",
+        help="Another value of a hyperparameter, or several, which make it an axis; width=64-32-16 "
+        "is one value, a width for each of three layers. May be given more than once.",
     ),
 ]
 Programs = Annotated[
@@ -78,6 +78,9 @@ Every = Annotated[
         "--checkpoint-every", metavar="SECONDS", min=0, help="How often a run saves where it is."
     ),
 ]
+Devices = Annotated[
+    int | None, typer.Option(metavar="N", min=1, help="Use N devices; all, if not given.")
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace the run that --out holds.")]
 
 
@@ -96,6 +99,7 @@ def reproduce(
     out: Out = None,
     seed: Seed = None,
     quick: Quick = False,
+    devices: Devices = None,
     checkpoint_every: Every = 30.0,
     force: Force = False,
 ) -> None:
@@ -111,6 +115,7 @@ def reproduce(
         summary="Small networks learn the country of a place from its longitude and latitude. "
         "Each section asks one question of the published report, answers it from this run, and "
         "quotes the report's own figure.",
+        devices=devices,
         seed=seed,
         quick=quick,
         inputs=Inputs(data=data),
@@ -127,6 +132,7 @@ def run(
     settings: Settings = None,
     programs: Programs = "auto",
     memory: Memory = None,
+    devices: Devices = None,
     data: Data = None,
     out: Out = None,
     seed: Seed = None,
@@ -145,6 +151,7 @@ def run(
         settings=_parse(settings or []),
         programs=programs,
         memory=memory,
+        devices=devices,
         seed=seed,
         quick=quick,
         inputs=Inputs(data=data),
@@ -162,6 +169,7 @@ def plan(
     settings: Settings = None,
     programs: Programs = "auto",
     memory: Memory = None,
+    devices: Devices = None,
     data: Data = None,
     seed: Seed = None,
     quick: Quick = False,
@@ -177,13 +185,14 @@ def plan(
         settings=_parse(settings or []),
         programs=programs,
         memory=memory,
+        devices=devices,
         seed=seed,
         quick=quick,
         inputs=Inputs(data=data),
     )
     for stage in stages(command.sources()):
         if stage[0].estimate is None:
-            print(plan_stage(stage, command)[0])
+            print(preview(stage, command))
 
 
 @app.command()
@@ -208,10 +217,13 @@ def resume(
         float | None,
         typer.Option("--checkpoint-every", metavar="SECONDS", min=0, help="As it was before."),
     ] = None,
+    devices: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Use N devices; as before, if not given.")
+    ] = None,
 ) -> None:
     """Go on with a run that was interrupted, from its last checkpoints.
 
-    The results are those of an uninterrupted run: bit for bit on the same devices.
+    The results are those of an uninterrupted run: bit for bit on as many of the same devices.
     """
     found = RunDirectory(run_directory).command()
     if found.get("finished", True) and not found.get("missing"):
@@ -220,8 +232,9 @@ def resume(
         command = Command.from_json(found)
     except (TypeError, ValueError) as error:
         raise UserError(f"{run_directory}/run.json: not the run.json of a run ({error})") from error
-    if checkpoint_every is not None:
-        command = dataclasses.replace(command, checkpoint_every=checkpoint_every)
+    changed: dict[str, Any] = {"checkpoint_every": checkpoint_every, "devices": devices}
+    given = {name: value for name, value in changed.items() if value is not None}
+    command = dataclasses.replace(command, **given)
     held = RunDirectory.reopen(run_directory)
     _run(command, run_directory, held, begun=True, force=force)
 

@@ -19,6 +19,7 @@ MODULES = {
 # Each may import those before it, and nothing else of this package.
 LAYERS = [
     "errors",
+    "files",
     "trial",
     "lift",
     "sweep",
@@ -62,7 +63,9 @@ def test_torch_is_for_the_peers_alone():
     assert users <= {"jaxexp.peers"}
 
 
-@pytest.mark.parametrize("module", ["", ".trial", ".lift", ".sweep", ".plan", ".data"])
+@pytest.mark.parametrize(
+    "module", ["", ".trial", ".lift", ".sweep", ".plan", ".data", ".machine", ".cli"]
+)
 def test_describing_and_planning_start_at_once(module):
     code = f"import sys, jaxexp{module}; print(*{{name.split('.')[0] for name in sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
