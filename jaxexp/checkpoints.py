@@ -1,17 +1,16 @@
 """Snapshots of the programs of a run, kept as Orbax checkpoints: one folder for each program.
 
-A checkpoint is written beside the training, appears whole or not at all, and says the checksum of
-every array, and of what it says: one that is damaged is not used, but the one before it.
+A checkpoint is written beside the training, appears whole or not at all, and has the digest of each
+of its files: one that is damaged is not read, but the one before it.
 """
 
 import contextlib
-import hashlib
 import json
 import logging
 import time
-import zlib
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from jaxexp.files import write_whole
 from jaxexp.plan import Program
 from jaxexp.records import End, Snapshot
 from jaxexp.train import PyTree
@@ -26,7 +26,12 @@ from jaxexp.train import PyTree
 EVERY_SECONDS = 30.0
 KEPT = 2  # the last ones of each program
 SHARE = 0.02  # of the time, at most, may be spent waiting for a save to begin
+DIGESTS = "digests.json"  # the last file of a checkpoint
 FIELDS = ("epoch", "step", "batch", "at_once", "seconds", "compile_seconds")
+
+
+class DamagedError(Exception):
+    """A checkpoint is not what was written."""
 
 
 class Checkpoints:
@@ -85,16 +90,17 @@ class Checkpoints:
     def _save(self, program: Program, snapshot: Snapshot) -> None:
         arrays = _flatten(snapshot)
         meta = {name: getattr(snapshot, name) for name in FIELDS}
-        meta["arrays"] = {name: _describe(array) for name, array in arrays.items()}
         meta["program"] = program.id
-        meta["digest"] = _digest(meta)
         manager = self._manager(program)
+        step = max(manager.all_steps(), default=0) + 1
         manager.save(
-            max(manager.all_steps(), default=0) + 1,
+            step,
             args=ocp.args.Composite(
                 arrays=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(meta)
             ),
         )
+        folder = self.folder / program.id / str(step)
+        write_whole(folder / DIGESTS, _digests(folder))
 
     def _find(self, program: Program, like: tuple[PyTree, PyTree, PyTree]) -> Snapshot | None:
         folder = self.folder / program.id
@@ -115,25 +121,26 @@ class Checkpoints:
                     f"{folder / str(step)}: not used, damaged or of another program "
                     f"({_reason(error)})"
                 )
+                if isinstance(error, DamagedError):  # it must not outlive a sound one
+                    manager.delete(step)
         return None
 
     def _load(
         self, program: Program, manager: ocp.CheckpointManager, step: int,
         like: tuple[PyTree, PyTree, PyTree],
     ) -> Snapshot:  # fmt: skip
-        meta = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
-        if meta.pop("digest") != _digest(meta) or meta["program"] != program.id:
-            raise ValueError("its description is not what was saved")
-        shapes = {
-            name: np.broadcast_to(np.zeros((), dtype), shape)
-            for name, (dtype, shape, _) in meta["arrays"].items()
-        }
-        args = ocp.args.Composite(arrays=ocp.args.StandardRestore(shapes))
-        arrays = {n: np.asarray(a) for n, a in manager.restore(step, args=args)["arrays"].items()}
-        for name, array in arrays.items():
-            if _describe(array) != meta["arrays"][name]:
-                raise ValueError(f"array {name} is not what was saved")
-        return _unflatten(arrays, {name: meta[name] for name in FIELDS}, like)
+        folder = self.folder / program.id / str(step)
+        # Before Orbax reads them: it takes some damage for other numbers.
+        if not (folder / DIGESTS).is_file():
+            raise DamagedError("it is not complete")
+        if (folder / DIGESTS).read_bytes() != _digests(folder):
+            raise DamagedError("its files are not as they were written")
+        args = ocp.args.Composite(arrays=ocp.args.StandardRestore(), meta=ocp.args.JsonRestore())
+        restored = manager.restore(step, args=args)
+        if restored["meta"]["program"] != program.id:
+            raise ValueError("it is of another program")
+        arrays = {name: np.asarray(array) for name, array in restored["arrays"].items()}
+        return _unflatten(arrays, {name: restored["meta"][name] for name in FIELDS}, like)
 
     def _manager(self, program: Program) -> ocp.CheckpointManager:
         if program.id not in self._managers:
@@ -161,14 +168,14 @@ def _reason(error: Exception) -> str:
     return str(error).partition("\n")[0][:200] or type(error).__name__
 
 
-def _digest(meta: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
-
-
-def _describe(array: np.ndarray) -> list[Any]:
-    """Type, shape and checksum, as JSON."""
-    checksum = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-    return [str(array.dtype), list(array.shape), checksum]
+def _digests(folder: Path) -> bytes:
+    """As JSON, of every file of a checkpoint but the one that holds them, by its name."""
+    digests = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != DIGESTS:
+            with path.open("rb") as file:
+                digests[str(path.relative_to(folder))] = file_digest(file, "sha256").hexdigest()
+    return json.dumps(digests, indent=1).encode()
 
 
 def _flatten(snapshot: Snapshot) -> dict[str, np.ndarray]:

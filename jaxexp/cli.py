@@ -280,6 +280,7 @@ def _parse(settings: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _start(command: Command, name: str, out: Path | None, *, force: bool) -> None:
+    command = Command.from_json(command.as_json())  # as a resumed run will have it
     path = out or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
     _run(command, path, RunDirectory.create(path, command.as_json(), force=force))
 

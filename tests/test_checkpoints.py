@@ -1,0 +1,385 @@
+"""Runs stopped anywhere and resumed against runs left alone, and damaged checkpoints."""
+
+import dataclasses
+import shutil
+import threading
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_engine import ALL, BASE, assert_close, assert_same_bits
+
+from jaxexp import checkpoints, engine
+from jaxexp.checkpoints import Checkpoints
+from jaxexp.compiled import Run, state_like
+from jaxexp.engine import Silent
+from jaxexp.errors import InterruptedRunError, UserError
+from jaxexp.mlp import Classification
+from jaxexp.plan import plan
+from jaxexp.sweep import Sweep
+
+SWEEPS = {
+    "on all devices": ("exact", Sweep(base=BASE, axes={"seed": range(5)}, record=ALL)),
+    # Padded and lifted, with batch norm, and a trial that is the beginning of another.
+    "in one program": (
+        "one",
+        Sweep(
+            base=BASE.replace(batch_norm=True, depth=1),
+            axes={"width": [4, 8], "epochs": [1, 3], "batch_size": [32, 64]},
+            record=ALL,
+        ),
+    ),
+    "in several lanes": (
+        "exact",
+        Sweep(base=BASE.replace(depth=1), axes={"batch_size": [32, 64, 128]}, record=ALL),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def small(problem):
+    """Held-out examples in several batches, so that evaluation can be interrupted."""
+    return dataclasses.replace(problem, task=Classification(5, evaluation_batch=16))
+
+
+@pytest.fixture
+def one_step(monkeypatch):
+    """Calls of one step, or one batch, each: a run can stop anywhere."""
+    monkeypatch.setattr(engine, "CALL_SECONDS", 0)
+    monkeypatch.setattr(engine, "FIRST_CALL", 1)
+
+
+class StopAfter(Silent):
+    """Stops a run after so many of its calls."""
+
+    def __init__(self, calls: int):
+        self.left, self.stop, self.notes = calls, threading.Event(), []
+
+    def moved(self, program, epochs):
+        self.left -= 1
+        if self.left <= 0:
+            self.stop.set()
+
+    def note(self, text):
+        self.notes.append(text)
+
+
+def made(name, devices, problem):
+    mode, sweep = SWEEPS[name]
+    return plan([sweep], len(devices), problem.examples, mode=mode)
+
+
+def go_on(made, problem, devices, folder, calls=10**9, notes=None):
+    """Train, from the checkpoints in the folder if there are any, for so many calls at most."""
+    watch = StopAfter(calls)
+    keeper = Checkpoints(folder, (notes if notes is not None else []).append)
+    try:
+        batches = engine.stream(made, problem, devices, watch, keeper=keeper, stop=watch.stop)
+        return {record.trial: record for records in batches for record in records}
+    except InterruptedRunError:
+        return None
+    finally:
+        keeper.close()
+
+
+@pytest.fixture(scope="module")
+def expected(small, devices):
+    return {name: engine.execute(made(name, devices, small), small, devices) for name in SWEEPS}
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+@pytest.mark.parametrize("calls", [1, 7, 9, 15, 16, 44])
+def test_a_run_stopped_anywhere_ends_with_the_same_bits(
+    name, calls, small, devices, expected, tmp_path, one_step
+):
+    """7 steps, then 8 batches evaluated, in each of 3 epochs: so many calls as `calls`."""
+    own = made(name, devices, small)
+    assert go_on(own, small, devices, tmp_path, calls) is None
+    notes: list[str] = []
+    records = go_on(own, small, devices, tmp_path, notes=notes)
+    assert not notes
+    assert records.keys() == expected[name].keys()
+    for trial, record in records.items():
+        assert_same_bits(record, expected[name][trial])
+
+
+def test_a_run_stopped_again_and_again(small, devices, expected, tmp_path, one_step):
+    own, stops = made("in several lanes", devices, small), 0
+    while (records := go_on(own, small, devices, tmp_path, 20)) is None:
+        stops += 1
+    assert stops >= 3
+    for trial, record in records.items():
+        assert_same_bits(record, expected["in several lanes"][trial])
+
+
+def test_what_was_done_is_not_done_again(small, devices, tmp_path, one_step, monkeypatch):
+    own, called = made("on all devices", devices, small), []
+    whole = Run.call
+    monkeypatch.setattr(Run, "call", lambda run, most: called.append(run.epoch) or whole(run, most))
+    assert go_on(own, small, devices, tmp_path, 20) is None
+    done = len(called)
+    assert go_on(own, small, devices, tmp_path) is not None
+    assert len(called) == 3 * (7 + 8)
+    assert called[done:] == [1] * (30 - done) + [2] * 15
+    assert go_on(own, small, devices, tmp_path) is not None  # complete: from its last checkpoint
+    assert len(called) == 3 * (7 + 8)
+
+
+def test_on_another_number_of_devices(small, devices, expected, tmp_path, one_step):
+    """The checkpoint of a run on 4 devices goes on on 1: the same but for rounding."""
+    own, fewer = (made("on all devices", used, small) for used in (devices, devices[:1]))
+    assert go_on(own, small, devices, tmp_path, 20) is None
+    records = go_on(fewer, small, devices[:1], tmp_path)
+    for trial, record in records.items():
+        assert_close(record, expected["on all devices"][trial])
+
+
+def test_a_stop_while_another_lane_compiles(small, devices, expected, tmp_path, monkeypatch):
+    """It is not waited for, and has nothing to leave; the lane that trains leaves a checkpoint."""
+    own, compiles, whole = made("in several lanes", devices, small), threading.Event(), Run.start
+
+    def start(run, snapshot=None):
+        if run.program is not own.programs[0] and run.program.trials == own.programs[0].trials:
+            assert compiles.wait(60)
+        whole(run, snapshot)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "start", start)
+        assert go_on(own, small, devices, tmp_path, 2) is None
+    compiles.set()
+    assert not (tmp_path / own.programs[0].id).exists()
+    assert any((tmp_path / program.id / "1").exists() for program in own.programs[1:])
+    for trial, record in go_on(own, small, devices, tmp_path).items():
+        assert_same_bits(record, expected["in several lanes"][trial])
+
+
+def out_of_memory(monkeypatch, method: str, at: int, when=lambda run: True):
+    """The method of Run fails at its so many-th call, as XLA does where memory is short."""
+    whole, calls = getattr(Run, method), []
+
+    def fails(run, *arguments):
+        calls.append(run.program.at_once)
+        if len(calls) >= at and when(run):
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory: 1 TiB")
+        return whole(run, *arguments)
+
+    monkeypatch.setattr(Run, method, fails)
+    return calls
+
+
+@pytest.mark.parametrize(("method", "at"), [("start", 1), ("call", 1), ("call", 20), ("end", 1)])
+def test_out_of_memory_halves_what_is_trained_at_once(
+    method, at, small, devices, expected, one_step, monkeypatch
+):
+    own, watch = made("on all devices", devices[:1], small), StopAfter(10**9)
+    calls = out_of_memory(monkeypatch, method, at, lambda run: run.program.at_once == 5)
+    trained: list[int] = []
+    whole = Run.call
+    monkeypatch.setattr(Run, "call", lambda run, most: trained.append(0) or whole(run, most))
+    [records] = engine.stream(own, small, devices[:1], watch)
+    assert watch.notes == ["a device is out of memory: going on with 3 trials at a time"]
+    assert calls[0] == 5
+    assert calls[-1] == 3
+    # The state was whole: no step was made twice. One call was begun in vain.
+    assert len(trained) == 3 * (7 + 8) + (method == "call")
+    for record in records:
+        assert_close(record, expected["on all devices"][record.trial])
+
+
+def test_a_state_that_is_lost_is_taken_from_the_last_snapshot(
+    small, devices, expected, one_step, monkeypatch, tmp_path
+):
+    """The failing call has written over the state already."""
+    own, watch = made("on all devices", devices[:1], small), StopAfter(10**9)
+    whole, failed = Run.call, []
+
+    def fails(run, most):
+        if len(failed) < 1 and run.epoch == 2:
+            failed.append(run)
+            jax.tree.map(lambda a: a.delete(), run.state)
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+        return whole(run, most)
+
+    monkeypatch.setattr(Run, "call", fails)
+    keeper = Checkpoints(tmp_path, watch.note, every=0)
+    [records] = engine.stream(own, small, devices[:1], watch, keeper=keeper)
+    keeper.close()
+    assert len(watch.notes) == 1
+    for record in records:
+        assert_close(record, expected["on all devices"][record.trial])
+
+
+def test_one_trial_that_does_not_fit_is_told(small, devices, monkeypatch):
+    out_of_memory(monkeypatch, "call", 1)
+    with pytest.raises(UserError, match="memory does not hold one trial: RESOURCE_EXHAUSTED"):
+        engine.execute(made("on all devices", devices, small), small, devices)
+
+
+def test_another_error_is_not_mistaken_for_memory(small, devices, monkeypatch):
+    def fails(run, most):
+        raise jax.errors.JaxRuntimeError("INTERNAL: something else")
+
+    monkeypatch.setattr(Run, "call", fails)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
+        engine.execute(made("on all devices", devices, small), small, devices)
+
+
+@pytest.fixture(scope="module")
+def stopped(small, devices, tmp_path_factory):
+    """The folder of a run stopped twice, which has left two checkpoints."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    own = made("on all devices", devices, small)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "CALL_SECONDS", 0)
+        patch.setattr(engine, "FIRST_CALL", 1)
+        assert go_on(own, small, devices, folder, 10) is None
+        assert go_on(own, small, devices, folder, 10) is None
+    assert sorted(path.name for path in (folder / own.programs[0].id).iterdir()) == ["1", "2"]
+    return folder
+
+
+def loaded(folder, program, problem):
+    """What is found, and what is told of it."""
+    notes: list[str] = []
+    keeper = Checkpoints(folder, notes.append)
+    try:
+        return keeper.load(program, state_like(program, problem.task, problem.data)), notes
+    finally:
+        keeper.close()
+
+
+def files_of(folder, program, step):
+    root = folder / program.id / step
+    return sorted(path for path in root.rglob("*") if path.is_file() and path.stat().st_size)
+
+
+def same(snapshot, other) -> bool:
+    left, right = (jax.tree.flatten(vars(each) | {"ends": 0}) for each in (snapshot, other))
+    return left[1] == right[1] and all(map(np.array_equal, left[0], right[0]))
+
+
+def test_damage_is_told_and_the_checkpoint_before_it_used(stopped, small, devices, tmp_path):
+    """Of every file of the newest checkpoint: gone, cut short, and with a byte of it changed."""
+    [program] = made("on all devices", devices, small).programs
+    newest, _ = loaded(stopped, program, small)
+    shutil.copytree(stopped, tmp_path / "before")
+    shutil.rmtree(tmp_path / "before" / program.id / "2")
+    before, _ = loaded(tmp_path / "before", program, small)
+    assert not same(newest, before)
+    used_before = 0
+    rng = np.random.default_rng(0)
+    for number, file in enumerate(files_of(stopped, program, "2")):
+        for kind in ("gone", "short", "changed"):
+            folder = tmp_path / f"{number}-{kind}"
+            shutil.copytree(stopped, folder)
+            target = folder / file.relative_to(stopped)
+            content = bytearray(file.read_bytes())
+            content[rng.integers(len(content))] ^= 1 << int(rng.integers(8))
+            if kind == "gone":
+                target.unlink()
+            else:
+                target.write_bytes(content if kind == "changed" else content[: len(content) // 2])
+            found, notes = loaded(folder, program, small)
+            if same(found, newest):
+                assert not notes  # a file that makes no difference
+                continue
+            assert same(found, before), (kind, file)
+            # Orbax does not count a folder without its mark of completion among the checkpoints.
+            assert any("not used" in note for note in notes) or "commit_success" in file.name
+            used_before += 1
+            shutil.rmtree(folder)
+    assert used_before >= 10
+
+
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
+    stopped, small, devices, expected, tmp_path
+):
+    own = made("on all devices", devices, small)
+    folder, notes = tmp_path / "copy", []
+    shutil.copytree(stopped, folder)
+    largest = max(files_of(folder, own.programs[0], "2"), key=lambda path: path.stat().st_size)
+    largest.write_bytes(bytes(largest.stat().st_size))
+    records = go_on(own, small, devices, folder, notes=notes)
+    assert len(notes) == 1
+    assert "/2: not used, damaged or of another program" in notes[0]
+    for trial, record in records.items():
+        assert_same_bits(record, expected["on all devices"][trial])
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=8)
+@given(data=st.data())
+def test_no_damage_makes_a_wrong_snapshot(stopped, small, devices, tmp_path, data):
+    """Several bytes of both checkpoints changed, anywhere: one of them, as it was, or none."""
+    [program] = made("on all devices", devices, small).programs
+    sound = [loaded(stopped, program, small)[0]]
+    folder = tmp_path / "copy"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(stopped, folder)
+    shutil.rmtree(folder / program.id / "2")
+    sound.append(loaded(folder, program, small)[0])
+    shutil.copytree(stopped / program.id / "2", folder / program.id / "2")
+    files = files_of(folder, program, "1") + files_of(folder, program, "2")
+    for _ in range(data.draw(st.integers(1, 6))):
+        path = data.draw(st.sampled_from(files))
+        content = bytearray(path.read_bytes())
+        place = data.draw(st.integers(0, len(content) - 1))
+        content[place] = data.draw(st.integers(0, 255))
+        path.write_bytes(content)
+    found, _ = loaded(folder, program, small)
+    assert found is None or any(same(found, each) for each in sound)
+
+
+def test_a_checkpoint_of_another_program_is_not_used(stopped, small, devices, tmp_path):
+    [program] = made("on all devices", devices, small).programs
+    sweep = Sweep(base=BASE.replace(learning_rate=0.1), axes={"seed": range(5)}, record=ALL)
+    [other] = plan([sweep], 4, small.examples).programs
+    assert other.id != program.id
+    shutil.copytree(stopped / program.id, tmp_path / other.id)
+    found, notes = loaded(tmp_path, other, small)
+    assert found is None
+    assert len(notes) == 2
+
+
+def test_a_checkpoint_that_cannot_be_written_does_not_stop_the_run(
+    small, devices, expected, tmp_path, one_step
+):
+    """The folder is a file: whatever is tried fails. It is told once."""
+    blocked, notes = tmp_path / "checkpoints", []
+    blocked.write_text("in the way")
+    watch = StopAfter(10**9)
+    keeper = Checkpoints(blocked, notes.append, every=0)
+    own = made("on all devices", devices, small)
+    [records] = engine.stream(own, small, devices, watch, keeper=keeper)
+    keeper.close()
+    assert len(notes) == 1
+    assert "could not be written" in notes[0]
+    for record in records:
+        assert_same_bits(record, expected["on all devices"][record.trial])
+
+
+def test_after_a_failed_save_the_next_one_is_written(small, devices, tmp_path, monkeypatch):
+    [program] = made("on all devices", devices, small).programs
+    notes: list[str] = []
+    keeper, other = (Checkpoints(tmp_path / name, notes.append) for name in ("own", "other"))
+    snapshots = []
+    monkeypatch.setattr(engine.Silent, "moved", lambda *_: None)
+    other.save = lambda program, snapshot: snapshots.append(snapshot)
+    list(engine.stream(made("on all devices", devices, small), small, devices, keeper=other))
+    save, failing = checkpoints.ocp.CheckpointManager.save, [True]
+
+    def save_or_fail(*arguments, **options):
+        if failing.pop() if failing else False:
+            raise OSError(28, "No space left on device")
+        return save(*arguments, **options)
+
+    monkeypatch.setattr(checkpoints.ocp.CheckpointManager, "save", save_or_fail)
+    for _ in range(3):
+        keeper.save(program, snapshots[-1])
+    keeper.close()
+    assert len(notes) == 1
+    assert "No space left on device" in notes[0]
+    found, _ = loaded(tmp_path / "own", program, small)
+    assert same(found, snapshots[-1])
+    assert sorted(p.name for p in (tmp_path / "own" / program.id).iterdir()) == ["1", "2"]

@@ -1,0 +1,351 @@
+"""Runs of the command line that are killed, interrupted, moved and edited, and go on."""
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from filelock import FileLock
+from test_cli import write_csvs
+
+import jaxexp
+from jaxexp import cli, rundir
+
+NIGHTLY = os.environ.get("JAXEXP_NIGHTLY") == "1"
+KILLS = 24 if NIGHTLY else 3
+TIMES = {"compile_seconds", "train_seconds", "wall_seconds", "started"}
+SWEEP = """
+import jaxexp as jx
+
+sweep = jx.Sweep(
+    base=jx.MLPTrial(epochs=EPOCHS, batch_size=16, depth=2, width=8),
+    axes={"batch_norm": [False, True], "learning_rate": [1e-2, 1e-3, 1e-4]},
+    record=("predictions", "gradient_norms"),
+)
+"""
+
+# The command line, where no file may grow beyond so many bytes, as on a full disk; -1: any.
+LIMITED = """
+import resource, runpy, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST, LARGEST))
+runpy.run_module("jaxexp", run_name="__main__")
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with data, a sweep file, and a cache of compiled programs."""
+    folder = tmp_path_factory.mktemp("place")
+    write_csvs(folder / "data", 700)
+    (folder / "mine.py").write_text(SWEEP.replace("EPOCHS", "150"))
+    (folder / "short.py").write_text(SWEEP.replace("EPOCHS", "2"))
+    return folder
+
+
+def start(place: Path, *arguments: str, largest_file: int = -1) -> subprocess.Popen:
+    """The command line in a process of its own, whose home and cache are in `place`."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(jaxexp.__file__).parents[1]),
+        "XDG_CACHE_HOME": str(place / "cache"),
+        "HOME": str(place / "home"),
+    }
+    line = [sys.executable, "-c", LIMITED.replace("LARGEST", str(largest_file)), *arguments]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(line, cwd=place, env=environment, stdout=pipe, stderr=pipe, text=True)
+
+
+def finish(process: subprocess.Popen) -> tuple[int, str]:
+    told = process.communicate(timeout=300)[1]
+    return process.returncode, told
+
+
+def run_line(out: Path, sweep: str = "mine.py") -> list[str]:
+    return ["run", sweep, "--data", "data", "--out", str(out), "--checkpoint-every", "0.1"]
+
+
+@pytest.fixture(scope="module")
+def whole(place):
+    """The run that nothing happens to."""
+    code, told = finish(start(place, *run_line(place / "whole")))
+    assert code == 0, told
+    return place / "whole"
+
+
+def assert_same_results(out: Path, expected: Path) -> None:
+    """Bit for bit, but for the times."""
+    names = sorted(path.name for path in (expected / "results").iterdir())
+    assert sorted(path.name for path in (out / "results").iterdir()) == names
+    for name in names:
+        with (
+            xr.open_dataset(out / "results" / name) as own,
+            xr.open_dataset(expected / "results" / name) as other,
+        ):
+            assert own.variables.keys() == other.variables.keys()
+            for variable in own.variables.keys() - {"seconds"}:
+                assert own[variable].dtype == other[variable].dtype
+                assert own[variable].values.tobytes() == other[variable].values.tobytes(), variable
+            for attribute in other.attrs.keys() - TIMES:
+                assert np.all(own.attrs[attribute] == other.attrs[attribute]), attribute
+
+
+def wait_for(what, process: subprocess.Popen, seconds: float = 120) -> None:
+    ends = time.monotonic() + seconds
+    while not what() and process.poll() is None:
+        assert time.monotonic() < ends
+        time.sleep(0.002)
+
+
+def has_checkpoint(out: Path) -> bool:
+    return any(out.glob("checkpoints/*/*/digests.json"))
+
+
+def go_on(place: Path, out: Path) -> subprocess.Popen:
+    if (out / "run.json").is_file():
+        return start(place, "resume", str(out))
+    return start(place, *run_line(out))
+
+
+def test_killed_at_random_moments_it_ends_with_the_same_bits(place, whole, tmp_path):
+    """SIGKILL: while it starts, compiles or trains, and while a checkpoint is written."""
+    chance, kills, runs, complete = random.Random(1), 0, 0, 0
+    while kills < KILLS:
+        out, runs = tmp_path / str(runs), runs + 1
+        for _ in range(3):
+            process = go_on(place, out)
+            if chance.random() < 0.5:
+                wait_for(lambda: any(out.glob("checkpoints/*/*.orbax-checkpoint-tmp")), process)  # noqa: B023
+            else:
+                wait_for(lambda: (out / "run.json").is_file(), process)  # noqa: B023
+                time.sleep(chance.uniform(-1, 4) if chance.random() < 0.9 else 0)
+            process.kill()
+            code, told = finish(process)
+            assert code in (0, -signal.SIGKILL), told
+            kills += code != 0
+            if code == 0:
+                break
+        if code != 0:
+            code, told = finish(go_on(place, out))
+        assert code == 0, told
+        assert_same_results(out, whole)
+        assert not (out / "checkpoints").exists()
+        complete += 1
+    print(f"{kills} kills in {runs} runs, of which {complete} ended with the same bits")
+
+
+def test_a_signal_while_it_loads(place, tmp_path):
+    out = tmp_path / "run"
+    process = start(place, *run_line(out))
+    time.sleep(1)
+    process.send_signal(signal.SIGTERM)
+    code, told = finish(process)
+    assert code in (143, -signal.SIGTERM)  # by itself, or before Python has come to our code
+    assert "Traceback" not in told
+    assert (code < 0) or "interrupted" in told
+    assert finish(start(place, *run_line(out, "short.py")))[0] in (0, 2)  # 2: it had begun
+
+
+def test_a_second_signal_leaves_at_once(place, tmp_path):
+    """While the first one waits: for a checkpoint that is not written, since its folder hangs."""
+    out = tmp_path / "run"
+    process = start(place, *run_line(out))
+    wait_for(lambda: has_checkpoint(out), process)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)
+    code, told = finish(process)
+    assert code == 130
+    assert "Traceback" not in told
+    assert has_checkpoint(out)
+
+
+@pytest.fixture(scope="module")
+def interrupted(place):
+    """A run directory with checkpoints."""
+    out = place / "interrupted"
+    code, told = stop(place, out, signal.SIGTERM)
+    assert code == 143, told
+    return out
+
+
+def stop(place: Path, out: Path, number: signal.Signals) -> tuple[int, str]:
+    process = start(place, *run_line(out))
+    wait_for(lambda: has_checkpoint(out), process)
+    process.send_signal(number)
+    asked = time.monotonic()
+    code, told = finish(process)
+    print(f"left {time.monotonic() - asked:.1f} s after the signal")
+    return code, told
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(place, tmp_path):
+    code, told = stop(place, tmp_path / "a run", signal.SIGINT)
+    assert code == 130
+    assert f"interrupted; go on with: jaxexp resume '{tmp_path / 'a run'}'" in told
+    assert "0 of 1 sweeps are complete" in told
+    assert "Traceback" not in told
+
+
+@pytest.fixture
+def copy(interrupted, tmp_path):
+    shutil.copytree(interrupted, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def told_by(capsys, *arguments: str, code: int = 2) -> str:
+    """What the command line says, in this process, as it exits with this status."""
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(list(arguments))
+    told = capsys.readouterr().err.replace("\n", " ")
+    assert stopped.value.code == code, told
+    assert "Traceback" not in told
+    return told
+
+
+def test_a_directory_in_use_is_told(place, copy, capsys):
+    (copy / ".holder").write_text("process 77 on abacus")
+    with FileLock(copy / ".lock"):
+        told = told_by(capsys, "resume", str(copy))
+        assert f"{copy}: in use by process 77 on abacus" in told
+        for force in ([], ["--force"]):
+            line = ["run", str(place / "mine.py"), "--data", str(place / "data"), "--out"]
+            assert "in use by process 77" in told_by(capsys, *line, str(copy), *force)
+    assert has_checkpoint(copy)
+
+
+def test_two_processes_on_one_directory(place, interrupted, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(interrupted, out)
+    first = start(place, "resume", str(out), "--checkpoint-every", "0.1")
+    wait_for(lambda: (out / ".holder").is_file(), first)
+    code, told = finish(start(place, "resume", str(out)))
+    assert code == 2
+    assert re.search(rf"in use by process {first.pid} on ", told)
+    first.kill()
+    finish(first)
+    with rundir.RunDirectory.reopen(out):  # the lock is gone with its holder
+        pass
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda made: made["made_with"].update(jax="0.1"), "jax was 0.1, is "),
+        (lambda made: made["made_with"].update(code="0" * 16), "code was 0000000000000000, is "),
+        (lambda made: made["made_with"].update({"data of mine": "0"}), "data of mine was 0, is"),
+        (lambda made: made["settings"].update(learning_rate=["0.5"]), "sweep mine was "),
+    ],
+)
+def test_what_has_changed_is_told_and_needs_force(change, message, copy, capsys):
+    made = json.loads((copy / "run.json").read_text())
+    change(made)
+    (copy / "run.json").write_text(json.dumps(made))
+    told = told_by(capsys, "resume", str(copy))
+    assert f"{copy}: not the run that was begun: {message}" in told
+    assert "--force goes on" in told
+    assert has_checkpoint(copy)
+    assert json.loads((copy / "run.json").read_text()) == made
+
+
+def test_another_sweep_file_needs_force_and_then_runs_anew(place, copy, tmp_path, capsys):
+    """Checkpoints of other trials are left alone."""
+    own = tmp_path / "mine.py"
+    own.write_text(SWEEP.replace("EPOCHS", "2"))
+    made = json.loads((copy / "run.json").read_text()) | {"sweeps": [str(own)]}
+    (copy / "run.json").write_text(json.dumps(made))
+    told = told_by(capsys, "resume", str(copy))
+    assert "sweep mine was" in told
+    assert "file of sweep mine was" in told
+    code, told = finish(start(place, "resume", str(copy), "--force"))
+    assert code == 0, told
+    with xr.open_dataset(copy / "results" / "mine.nc") as dataset:
+        assert dataset.sizes["epoch"] == 2
+    own.unlink()
+    assert "mine.py: no such sweep file" in told_by(capsys, "report", str(copy))
+
+
+def test_a_complete_run_and_what_is_no_run(whole, tmp_path, capsys):
+    assert "this run is complete: `jaxexp report`" in told_by(capsys, "resume", str(whole))
+    for path in (tmp_path, tmp_path / "nowhere"):
+        assert f"{path}: not a run directory" in told_by(capsys, "resume", str(path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_same_command_on_an_unfinished_run_says_how_to_go_on(place, interrupted, capsys):
+    line = [
+        "run", str(place / "mine.py"), "--data", str(place / "data"), "--out", str(interrupted),
+        "--checkpoint-every", "0.1",
+    ]  # fmt: skip
+    assert f"unfinished; `jaxexp resume {interrupted}` goes on" in told_by(capsys, *line)
+    assert "already holds a run" in told_by(capsys, *line, "--seed", "5")
+    assert has_checkpoint(interrupted)
+
+
+def test_a_run_moved_and_renamed_goes_on(place, whole, interrupted, tmp_path):
+    shutil.copytree(interrupted, tmp_path / "another name")
+    code, told = finish(start(place, "resume", str(tmp_path / "another name")))
+    assert code == 0, told
+    assert_same_results(tmp_path / "another name", whole)
+
+
+def test_a_run_killed_as_it_began_is_begun_again(tmp_path):
+    """Nothing is there but what comes before run.json."""
+    for name in rundir.BEGINNING:
+        (tmp_path / name).touch()
+    with rundir.RunDirectory.create(tmp_path, {"sweeps": []}, force=False) as run:
+        assert run.command()["finished"] is False
+
+
+def test_results_of_other_trials_are_not_taken_for_ones_own(place, whole, tmp_path):
+    """A run whose results are complete but for the page, its settings edited since."""
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    made = json.loads((out / "run.json").read_text())
+    made |= {"finished": False, "settings": {"epochs": ["2"]}}
+    (out / "run.json").write_text(json.dumps(made))
+    code, told = finish(start(place, "resume", str(out), "--force"))
+    assert code == 0, told
+    assert "results of other trials; the sweep runs again" in told.replace("\n", " ")
+    with xr.open_dataset(out / "results" / "mine.nc") as dataset:
+        assert dataset.sizes["epoch"] == 2
+
+
+def test_a_full_disk_stops_no_training_but_is_told_of_results(place, whole, tmp_path):
+    out = tmp_path / "run"
+    process = start(place, *run_line(out), largest_file=20_000)
+    code, told = finish(process)
+    assert code == 2, told
+    told = told.replace("\n", " ")
+    assert "a checkpoint could not be written" in told
+    assert f"error: {out}: cannot write a run here (File too large)" in told
+    assert "Traceback" not in told
+    assert not list((out / "results").iterdir())
+    code, told = finish(start(place, "resume", str(out)))
+    assert code == 0, told
+    assert_same_results(out, whole)
+
+
+def test_a_disk_too_full_to_begin(place, tmp_path):
+    code, told = finish(start(place, *run_line(tmp_path / "run"), largest_file=10))
+    assert code == 2
+    assert "cannot write a run here" in told
+    assert "Traceback" not in told
+    assert finish(start(place, *run_line(tmp_path / "run", "short.py")))[0] == 0
+
+
+def test_nothing_is_written_elsewhere(place, whole):
+    """The whole run had a home, a cache and a current folder of its own."""
+    found = {path.relative_to(place).parts[0] for path in place.rglob("*") if path.is_file()}
+    assert found <= {"data", "mine.py", "short.py", "whole", "interrupted", "cache"}
+    assert {path.name for path in (place / "cache").iterdir()} <= {"jaxexp", "matplotlib"}
+    left = {path.relative_to(whole).parts[0] for path in whole.rglob("*")}
+    assert left == {".lock", "run.json", "results", "figures", "report.html"}
