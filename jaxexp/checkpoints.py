@@ -1,181 +1,102 @@
-"""Snapshots of the programs of a run, kept as Orbax checkpoints: one folder for each program.
+"""Snapshots of the programs of a run, kept as files: one folder for each program.
 
-A checkpoint is written beside the training, appears whole or not at all, and has the digest of each
-of its files: one that is damaged is not read, but the one before it.
+A checkpoint is one file of NumPy arrays that appears whole or not at all, and ends with its digest:
+one that is damaged is not used, but the one before it.
 """
 
-import contextlib
+import io
 import json
-import logging
+import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
-from jaxexp.files import write_whole
+from jaxexp.files import read_sealed, whole_file
 from jaxexp.plan import Program
 from jaxexp.records import End, Snapshot
 from jaxexp.train import PyTree
 
 EVERY_SECONDS = 30.0
 KEPT = 2  # the last ones of each program
-SHARE = 0.02  # of the time, at most, may be spent waiting for a save to begin
-DIGESTS = "digests.json"  # the last file of a checkpoint
+SHARE = 0.02  # of the time, at most, goes into saving
 FIELDS = ("epoch", "step", "batch", "at_once", "seconds", "compile_seconds")
 
 
-class DamagedError(Exception):
-    """A checkpoint is not what was written."""
-
-
 class Checkpoints:
-    """Keeps the snapshots of a run in a folder; see `jaxexp.engine.Keeper`.
-
-    Orbax numbers its operations for the whole process, so that saves from several threads disturb
-    each other: all its work is done by one thread, one piece after another.
-    """
+    """Keeps the snapshots of a run in a folder; see `jaxexp.engine.Keeper`."""
 
     def __init__(
         self, folder: Path, note: Callable[[str], None], every: float = EVERY_SECONDS
     ) -> None:
         """`note` is told, in words, of checkpoints that cannot be read or written."""
-        self.folder, self.every = folder.absolute(), every
+        self.folder, self.every = folder, every
         self._note, self._noted = note, set[str]()
-        self._managers: dict[str, ocp.CheckpointManager] = {}
-        self._saving: dict[str, Future[None]] = {}
         self._next: dict[str, float] = {}
-        self._thread = ThreadPoolExecutor(1, "checkpoints")
-        logging.getLogger("absl").setLevel(logging.ERROR)  # failures are told by `note`
+        self._lock = threading.Lock()
 
     def due(self, program: Program) -> bool:
         """Whether the last save, or the start, is long enough ago."""
         return time.monotonic() >= self._next.setdefault(program.id, time.monotonic() + self.every)
 
     def save(self, program: Program, snapshot: Snapshot) -> None:
-        """Begin to write a snapshot; where that fails, the run goes on with the one before it."""
+        """Write a snapshot; where that fails, the run goes on, and the one before it is kept."""
         started = time.monotonic()
-        if program.id in self._saving:
-            self._saving[program.id].result()  # no more than one in memory
-        self._saving[program.id] = self._thread.submit(self._try_to_save, program, snapshot)
+        try:
+            self._save(program, snapshot)
+        except OSError as error:
+            self._tell(
+                f"{self.folder}: a checkpoint could not be written ({error.strerror or error}); "
+                "the run goes on, and what was saved before is kept"
+            )
         taken = time.monotonic() - started
         self._next[program.id] = time.monotonic() + max(self.every, taken / SHARE)
 
+    def _save(self, program: Program, snapshot: Snapshot) -> None:
+        meta = {name: getattr(snapshot, name) for name in FIELDS} | {"program": program.id}
+        files = self._files(program)
+        number = int(files[-1].stem) + 1 if files else 1
+        path = self.folder / program.id / f"{number}.npz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path, seal=True) as file:
+            np.savez(file, allow_pickle=False, meta=json.dumps(meta), **_flatten(snapshot))
+        for old in files[: 1 - KEPT]:
+            old.unlink(missing_ok=True)
+
     def load(self, program: Program, like: tuple[PyTree, PyTree, PyTree]) -> Snapshot | None:
         """The newest sound snapshot of this program, if there is one."""
-        return self._thread.submit(self._find, program, like).result()
-
-    def close(self) -> None:
-        """Wait until everything is written."""
-        self._thread.shutdown()
-        for name in list(self._managers):
-            self._drop(name)
-
-    def _try_to_save(self, program: Program, snapshot: Snapshot) -> None:
-        # Whatever Orbax and the libraries under it raise: training is worth more than a checkpoint.
-        try:
-            self._save(program, snapshot)
-        except Exception as error:
-            self._drop(program.id)  # it cannot be relied on any more
-            self._tell(
-                f"{self.folder}: a checkpoint could not be written ({_reason(error)}); the run "
-                "goes on, and what was saved before is kept"
-            )
-
-    def _save(self, program: Program, snapshot: Snapshot) -> None:
-        arrays = _flatten(snapshot)
-        meta = {name: getattr(snapshot, name) for name in FIELDS}
-        meta["program"] = program.id
-        manager = self._manager(program)
-        step = max(manager.all_steps(), default=0) + 1
-        manager.save(
-            step,
-            args=ocp.args.Composite(
-                arrays=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(meta)
-            ),
-        )
-        folder = self.folder / program.id / str(step)
-        write_whole(folder / DIGESTS, _digests(folder))
-
-    def _find(self, program: Program, like: tuple[PyTree, PyTree, PyTree]) -> Snapshot | None:
-        folder = self.folder / program.id
-        if not folder.is_dir():
-            return None
-        # Whatever a damaged file makes Orbax and the libraries under it raise.
-        try:
-            manager = self._manager(program)
-            steps = sorted(manager.all_steps(), reverse=True)
-        except Exception as error:
-            self._tell(f"{folder}: not used ({_reason(error)})")
-            return None
-        for step in steps:
+        for path in reversed(self._files(program)):
             try:
-                return self._load(program, manager, step, like)
-            except Exception as error:
-                self._tell(
-                    f"{folder / str(step)}: not used, damaged or of another program "
-                    f"({_reason(error)})"
-                )
-                if isinstance(error, DamagedError):  # it must not outlive a sound one
-                    manager.delete(step)
+                return _load(path, program, like)
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                self._tell(f"{path}: not used ({error})")
         return None
 
-    def _load(
-        self, program: Program, manager: ocp.CheckpointManager, step: int,
-        like: tuple[PyTree, PyTree, PyTree],
-    ) -> Snapshot:  # fmt: skip
-        folder = self.folder / program.id / str(step)
-        # Before Orbax reads them: it takes some damage for other numbers.
-        if not (folder / DIGESTS).is_file():
-            raise DamagedError("it is not complete")
-        if (folder / DIGESTS).read_bytes() != _digests(folder):
-            raise DamagedError("its files are not as they were written")
-        args = ocp.args.Composite(arrays=ocp.args.StandardRestore(), meta=ocp.args.JsonRestore())
-        restored = manager.restore(step, args=args)
-        if restored["meta"]["program"] != program.id:
-            raise ValueError("it is of another program")
-        arrays = {name: np.asarray(array) for name, array in restored["arrays"].items()}
-        return _unflatten(arrays, {name: restored["meta"][name] for name in FIELDS}, like)
-
-    def _manager(self, program: Program) -> ocp.CheckpointManager:
-        if program.id not in self._managers:
-            options = ocp.CheckpointManagerOptions(
-                max_to_keep=KEPT, enable_async_checkpointing=False, cleanup_tmp_directories=True
-            )
-            folder = self.folder / program.id
-            self._managers[program.id] = ocp.CheckpointManager(folder, options=options)
-        return self._managers[program.id]
-
-    def _drop(self, name: str) -> None:
-        manager = self._managers.pop(name, None)
-        if manager:
-            with contextlib.suppress(Exception):
-                manager.close()
+    def _files(self, program: Program) -> list[Path]:
+        """The oldest first."""
+        found = (self.folder / program.id).glob("*.npz")
+        return sorted((path for path in found if path.stem.isdecimal()), key=lambda p: int(p.stem))
 
     def _tell(self, text: str) -> None:
         """Tell it, once."""
-        if text not in self._noted:
+        with self._lock:
+            new = text not in self._noted
             self._noted.add(text)
+        if new:
             self._note(text)
 
 
-def _reason(error: Exception) -> str:
-    return str(error).partition("\n")[0][:200] or type(error).__name__
-
-
-def _digests(folder: Path) -> bytes:
-    """As JSON, of every file of a checkpoint but the one that holds them, by its name."""
-    digests = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name != DIGESTS:
-            with path.open("rb") as file:
-                digests[str(path.relative_to(folder))] = file_digest(file, "sha256").hexdigest()
-    return json.dumps(digests, indent=1).encode()
+def _load(path: Path, program: Program, like: tuple[PyTree, PyTree, PyTree]) -> Snapshot:
+    """Raises what `load` expects if it is damaged, or of another program or jaxexp."""
+    with np.load(io.BytesIO(read_sealed(path)), allow_pickle=False) as file:
+        arrays = dict(file)
+    meta = json.loads(str(arrays.pop("meta")))
+    if meta.pop("program") != program.id:
+        raise ValueError("it is of another program")
+    return _unflatten(arrays, meta, like)
 
 
 def _flatten(snapshot: Snapshot) -> dict[str, np.ndarray]:
@@ -197,10 +118,14 @@ def _unflatten(
     def tree(name: str, like: PyTree, lead: int) -> PyTree:
         """Arrays with so many leading axes before those that `like` has after its first."""
         leaves, structure = jax.tree.flatten(like)
-        own = [arrays.get(f"{name}.{i}") for i in range(len(leaves))]
-        for array, leaf in zip(own, leaves, strict=True):
-            if array is None or (array.shape[lead:], array.dtype) != (leaf.shape[1:], leaf.dtype):
-                raise ValueError(f"{name} is of another program")
+        own = []
+        for i, leaf in enumerate(leaves):
+            array = arrays.get(f"{name}.{i}")
+            # NumPy's files know bfloat16 and the like as bytes alone.
+            types = (leaf.dtype, np.dtype(f"V{leaf.dtype.itemsize}"))
+            if array is None or array.shape[lead:] != leaf.shape[1:] or array.dtype not in types:
+                raise ValueError(f"its {name} is of another program")
+            own.append(array.view(leaf.dtype))
         return jax.tree.unflatten(structure, own)
 
     state, gathered, predictions = like

@@ -92,7 +92,7 @@ class Keeper(Protocol):
         ...
 
     def save(self, program: Program, snapshot: Snapshot) -> None:
-        """Begin to write a snapshot; its arrays do not change."""
+        """Keep a snapshot; it raises nothing."""
         ...
 
     def load(self, program: Program, like: tuple[PyTree, PyTree, PyTree]) -> Snapshot | None:

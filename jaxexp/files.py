@@ -1,39 +1,52 @@
-"""Files that are whole or not there, and say so when something has changed them since."""
+"""Files that are whole or not there, and that tell when something has changed them since."""
 
+import contextlib
 import hashlib
 import types
 import typing
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 SEAL = b"\nsha256 of all before: "
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that appears whole or not at all; raises OSError."""
+@contextlib.contextmanager
+def whole_file(path: Path, *, seal: bool = False) -> Iterator[BinaryIO]:
+    """A file to write, which appears at the end of the `with` block, or not at all.
+
+    A seal is a digest at the end, where HDF5 and zip do not look.
+    """
     partial = path.with_name(f"{path.name}.partial")
     try:
-        partial.write_bytes(content)
+        with partial.open("w+b") as file:
+            yield file
+            if seal:
+                file.seek(0)
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+                file.write(SEAL + digest.encode())
         partial.replace(path)
     except BaseException:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
         raise
 
 
-def sealed(content: bytes) -> bytes:
-    """The content with its digest at the end, where HDF5 does not look."""
-    return content + SEAL + _digest(content)
+def write_whole(path: Path, content: bytes | memoryview, *, seal: bool = False) -> None:
+    """Write a file whole or not at all; raises OSError."""
+    with whole_file(path, seal=seal) as file:
+        file.write(content)
 
 
-def check_sealed(path: Path) -> None:
-    """Raise ValueError unless a file is what `sealed` has made, OSError if it cannot be read."""
+def read_sealed(path: Path) -> bytes:
+    """What was written, without the seal.
+
+    Raises ValueError if the file is not as it was written, OSError if it cannot be read.
+    """
     content, _, digest = path.read_bytes().rpartition(SEAL)
-    if digest != _digest(content):
+    if digest != hashlib.sha256(content).hexdigest().encode():
         raise ValueError("it is not as it was written")
-
-
-def _digest(content: bytes) -> bytes:
-    return hashlib.sha256(content).hexdigest().encode()
+    return content
 
 
 def matches(value: Any, hint: Any) -> bool:

@@ -1,5 +1,6 @@
 """Results as labelled arrays: one dimension for each axis of a sweep, then epoch, split, step."""
 
+import io
 import json
 import platform
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ import xarray as xr
 
 from jaxexp.engine import Problem
 from jaxexp.errors import UserError
-from jaxexp.files import check_sealed, sealed, write_whole
+from jaxexp.files import read_sealed, write_whole
 from jaxexp.plan import Plan
 from jaxexp.records import TrialRecord
 from jaxexp.sweep import Sweep
@@ -131,7 +132,7 @@ def save(dataset: xr.Dataset, path: Path) -> None:
     """
     packed = {name: {"zlib": True, "complevel": 4} for name in dataset.data_vars}
     content = dataset.to_netcdf(None, engine="h5netcdf", encoding=packed)
-    write_whole(path, sealed(bytes(content)))
+    write_whole(path, content, seal=True)
 
 
 def load(path: Path) -> xr.Dataset:
@@ -140,8 +141,8 @@ def load(path: Path) -> xr.Dataset:
     Raises UserError if it cannot be read.
     """
     try:
-        check_sealed(path)  # first: HDF5 can crash on a damaged file, or read other numbers
-        with xr.open_dataset(path, engine="h5netcdf") as dataset:
+        # Unsealed first: HDF5 can crash on a damaged file, or read other numbers.
+        with xr.open_dataset(io.BytesIO(read_sealed(path)), engine="h5netcdf") as dataset:
             return dataset.load()
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path}: not a results file ({error})") from error

@@ -184,18 +184,15 @@ class Session:
             keeper = Checkpoints(
                 directory.checkpoints, progress.note, self.command.checkpoint_every
             )
-            try:
-                sweeps = [source.sweep for source in todo]
-                with (
-                    self.signals.deferred() as stop,
-                    closing(
-                        run_plan(plan, sweeps, problem, progress, keeper=keeper, stop=stop)
-                    ) as finished,
-                ):
-                    for sweep, dataset in finished:
-                        self._keep(directory, sweep, dataset)  # while the others train
-            finally:
-                keeper.close()
+            sweeps = [source.sweep for source in todo]
+            with (
+                self.signals.deferred() as stop,
+                closing(
+                    run_plan(plan, sweeps, problem, progress, keeper=keeper, stop=stop)
+                ) as finished,
+            ):
+                for sweep, dataset in finished:
+                    self._keep(directory, sweep, dataset)  # while the others train
 
     def _keep(self, directory: RunDirectory, sweep: Sweep, dataset: "xr.Dataset") -> None:
         directory.save(sweep, dataset)

@@ -107,7 +107,7 @@ def wait_for(what, process: subprocess.Popen, seconds: float = 120) -> None:
 
 
 def has_checkpoint(out: Path) -> bool:
-    return any(out.glob("checkpoints/*/*/digests.json"))
+    return any(out.glob("checkpoints/*/*.npz"))
 
 
 def go_on(place: Path, out: Path) -> subprocess.Popen:
@@ -118,18 +118,19 @@ def go_on(place: Path, out: Path) -> subprocess.Popen:
 
 def test_killed_at_random_moments_it_ends_with_the_same_bits(place, whole, tmp_path):
     """SIGKILL: while it starts, compiles or trains, and while a checkpoint is written."""
-    chance, kills, runs, complete = random.Random(1), 0, 0, 0
+    chance, kills, runs, writing = random.Random(1), 0, 0, 0
     while kills < KILLS:
         out, runs = tmp_path / str(runs), runs + 1
         for _ in range(3):
             process = go_on(place, out)
             if chance.random() < 0.5:
-                wait_for(lambda: any(out.glob("checkpoints/*/*.orbax-checkpoint-tmp")), process)  # noqa: B023
+                wait_for(lambda: any(out.glob("checkpoints/*/*.npz.partial")), process)  # noqa: B023
             else:
                 wait_for(lambda: (out / "run.json").is_file(), process)  # noqa: B023
-                time.sleep(chance.uniform(-1, 4) if chance.random() < 0.9 else 0)
+                time.sleep(chance.uniform(0, 4))
             process.kill()
             code, told = finish(process)
+            writing += any(out.glob("checkpoints/*/*.npz.partial"))
             assert code in (0, -signal.SIGKILL), told
             kills += code != 0
             if code == 0:
@@ -139,8 +140,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(place, whole, tmp_p
         assert code == 0, told
         assert_same_results(out, whole)
         assert not (out / "checkpoints").exists()
-        complete += 1
-    print(f"{kills} kills in {runs} runs, of which {complete} ended with the same bits")
+    print(f"{kills} kills, {writing} of them within a checkpoint; {runs} of {runs} runs ended")
 
 
 def test_a_signal_while_it_loads(place, tmp_path):
