@@ -1,0 +1,7 @@
+"""stub"""
+
+from jaxexp.data.folder import Source
+
+
+def photographs() -> Source:
+    raise NotImplementedError
