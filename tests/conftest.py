@@ -41,3 +41,19 @@ def problem() -> Problem:
             "latitude": (("latitude",), np.linspace(-2, 2, 2)),
         },
     )
+
+
+@pytest.fixture(scope="session")
+def torchvision():
+    """torchvision, whose wheel beside a PyTorch for CPUs lacks the operators that it registers."""
+    torch = pytest.importorskip("torch", reason="PyTorch comes with the extra `torch`")
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for name in ("nms", "qnms"):
+        if not hasattr(torch.ops.torchvision, name):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    pytest.importorskip("torchvision", reason="torchvision comes with the extra `test`")
+    import torchvision.datasets
+    import torchvision.transforms
+
+    yield torchvision
+    del library  # the operators live as long as it does

@@ -115,7 +115,7 @@ def digest(rows: np.ndarray) -> bytes:
     """SHA-256 over the digests of every 64 rows, which all cores share."""
 
     def one(start: int) -> bytes:
-        return hashlib.sha256(memoryview(rows[start : start + _ROWS])).digest()
+        return hashlib.sha256(rows[start : start + _ROWS].data).digest()
 
     with ThreadPoolExecutor() as pool:
         parts: Iterable[bytes] = pool.map(one, range(0, len(rows), _ROWS))

@@ -38,14 +38,13 @@ class Transform:
 
     def __post_init__(self) -> None:
         """Check the sizes."""
-        sides = self.resize if isinstance(self.resize, tuple) else (self.resize,)
-        if len(sides) > 2 or not all(_is_size(side) for side in sides):
-            raise UserError(
-                f"resize={self.resize!r}: expected a whole number from 1, or two for (height, width)"
-            )
+        sides = self.resize if isinstance(self.resize, tuple) else (self.resize, self.resize)
+        if len(sides) != 2 or not all(_is_size(side) for side in sides):
+            expected = "a whole number from 1, or two for (height, width)"
+            raise UserError(f"resize={self.resize!r}: expected {expected}")
         if self.crop is not None and not _is_size(self.crop):
             raise UserError(f"crop={self.crop!r}: expected a whole number from 1, or None")
-        if self.crop is None and len(sides) == 1:
+        if self.crop is None and isinstance(self.resize, int):
             raise UserError(
                 f"resize={self.resize} alone leaves images of many shapes: "
                 "expected a crop with it, or a (height, width)"
