@@ -1,13 +1,16 @@
 """Timing how photographs are decoded and resized, beside PyTorch's DataLoader with torchvision."""
 
+import contextlib
+import importlib
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
-import jax
 import numpy as np
 from rich.console import Console
 from rich.table import Table
@@ -20,6 +23,8 @@ from jaxexp.errors import UserError
 OURS = "jaxexp"
 _SIDE = 1024  # pixels of the photographs
 _CLASSES = ("a", "b")
+Way = Callable[[Path, Transform], None]
+_OPERATORS: list[Any] = []  # they live as long as this does
 
 
 def compare_decoding(images: int = 2000, repeats: int = 3, *, peers: bool = True) -> None:
@@ -34,7 +39,7 @@ def compare_decoding(images: int = 2000, repeats: int = 3, *, peers: bool = True
     if images < len(SPLITS) * len(_CLASSES):
         raise UserError(f"images={images}: expected {len(SPLITS) * len(_CLASSES)} or more")
     transform = Transform(256, crop=224)
-    ways = {OURS: _decode, "jaxexp, decoded before": _load_cached}
+    ways: dict[str, Way] = {OURS: _decode, "jaxexp, decoded before": _load_cached}
     if peers:
         ways[f"DataLoader, {cores()} workers"] = _loader(transform)
     console = Console(width=None if sys.stdout.isatty() else 150)
@@ -78,9 +83,9 @@ def _load_cached(folder: Path, transform: Transform) -> None:
     load_images(folder, transform, cache=folder.parent / "cache")
 
 
-def _loader(transform: Transform) -> Callable[[Path, Transform], None]:
+def _loader(transform: Transform) -> Way:
     """All images through a DataLoader, as tensors of uint8, in batches of 32."""
-    torchvision = _import_torchvision()
+    torchvision = import_torchvision()
     import torch
 
     steps = torchvision.transforms.Compose(
@@ -93,7 +98,7 @@ def _loader(transform: Transform) -> Callable[[Path, Transform], None]:
 
     def run(folder: Path, transform: Transform) -> None:
         splits = [torchvision.datasets.ImageFolder(str(folder / s), steps) for s in SPLITS]
-        data = torch.utils.data.ConcatDataset(splits)
+        data: Any = torch.utils.data.ConcatDataset(splits)
         for _ in torch.utils.data.DataLoader(data, batch_size=32, num_workers=cores()):
             pass
 
@@ -108,3 +113,20 @@ def _table(seconds: dict[str, list[float]], images: int) -> Table:
         ratio = f"{statistics.median(times) / ours:.2f}"
         table.add_row(name, f"{median:.2f} ({least:.2f} to {most:.2f})", ratio)
     return table
+
+
+def import_torchvision() -> ModuleType:
+    """The package torchvision; raises UserError if it or PyTorch is missing."""
+    try:
+        with contextlib.suppress(RuntimeError):
+            return importlib.import_module("torchvision")
+        # Beside a PyTorch for CPUs its operators are missing: named, though unusable, they do.
+        torch = importlib.import_module("torch")
+        _OPERATORS.append(library := torch.library.Library("torchvision", "FRAGMENT"))
+        for name in ("nms", "qnms"):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        return importlib.import_module("torchvision")
+    except ImportError as error:
+        raise UserError(
+            f"{error.name} cannot be imported: pip install torch torchvision"
+        ) from error

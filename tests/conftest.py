@@ -9,7 +9,9 @@ import jax
 import numpy as np
 import pytest
 
+from jaxexp.bench_images import import_torchvision
 from jaxexp.engine import Problem
+from jaxexp.errors import UserError
 from jaxexp.mlp import Classification
 
 jax.config.update("jax_num_cpu_devices", 4)
@@ -45,15 +47,7 @@ def problem() -> Problem:
 
 @pytest.fixture(scope="session")
 def torchvision():
-    """torchvision, whose wheel beside a PyTorch for CPUs lacks the operators that it registers."""
-    torch = pytest.importorskip("torch", reason="PyTorch comes with the extra `torch`")
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for name in ("nms", "qnms"):
-        if not hasattr(torch.ops.torchvision, name):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    pytest.importorskip("torchvision", reason="torchvision comes with the extra `test`")
-    import torchvision.datasets
-    import torchvision.transforms
-
-    yield torchvision
-    del library  # the operators live as long as it does
+    try:
+        return import_torchvision()
+    except UserError as error:
+        pytest.skip(str(error))

@@ -19,8 +19,10 @@ pytest.importorskip("sklearn", reason="scikit-learn comes with the extra `vision
 from PIL import Image
 
 import jaxexp.data.arrays as arrays_module
+from jaxexp import bench_images
 from jaxexp.data import decode, photos
 from jaxexp.data.images import Images, Transform, load_images
+from jaxexp.devices import cores
 from jaxexp.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -600,3 +602,20 @@ def test_embedded_classes_differ_in_the_trace_alone(embedded):
     assert accuracy(embedded, brightness_and_contrast) < 0.65
     assert accuracy(embedded, sharpness) < 0.65
     assert accuracy(embedded, checkerboard) > 0.8
+
+
+# Timing
+
+
+def test_decoding_is_timed_beside_the_loader(torchvision, capsys, recwarn):
+    bench_images.compare_decoding(6, 1)
+    rows = capsys.readouterr().out.splitlines()
+    assert "6 photographs, 1024×1024 JPEG" in rows[0]
+    assert [row.split("  ")[0].strip() for row in rows[2:]] == [
+        "jaxexp", "jaxexp, decoded before", f"DataLoader, {cores()} workers",
+    ]  # fmt: skip
+
+
+def test_too_few_photographs_are_told():
+    with pytest.raises(UserError, match="images=5: expected 6 or more"):
+        bench_images.compare_decoding(5)

@@ -31,7 +31,7 @@ _COLUMNS = ((0, 384), (384, 512), (512, 640))  # of the photographs: no two spli
 _ROWS = 426  # of 427: even, as are the columns
 _DOWNSAMPLE = np.array([1, 2, 1], np.float32) / 4
 _UPSAMPLE = np.array([4, 10, 4], np.float32) / 9  # [1, 2, 1] / 2 would interpolate, evenly
-_STRENGTHS = (0.4, 1.0)  # the part of a generated image that is up-sampled, drawn for each
+_STRENGTHS = (0.2, 0.8)  # the part of a generated image that is up-sampled, drawn for each
 
 
 def photographs() -> Source:
