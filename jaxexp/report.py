@@ -18,7 +18,8 @@ from jaxexp.select import number
 class Section:
     """One question and what the run at hand answers.
 
-    `figures` are PNG files and what they show, in words, for those who cannot see them. The first
+    `figures` are PNG files and what they show, in words, for those who cannot see them; `tables`
+    are by caption, which may be empty. The first
     sentence of `answer` stands in the summary. `reference` is what the report measured, `seconds`
     the wall-clock of the sweep behind the section, `notes` what to know before believing it, such
     as diverged trials.
@@ -29,7 +30,7 @@ class Section:
     question: str
     answer: str
     figures: Sequence[tuple[bytes, str]] = ()
-    table: pd.DataFrame | None = None
+    tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     reference: str = ""
     seconds: float = float("nan")
     notes: Sequence[str] = ()

@@ -121,6 +121,7 @@ class Session:
                     self._run_stage(directory, number, stage, todo, force)
                 except UnavailableError as error:
                     self._not_run(todo, str(error))
+        self.sections += directory.compare(self.results)
         directory.finish(self.missing)
         return directory.write_page(self.sections, list(self.results.values()))
 

@@ -22,10 +22,12 @@ def answer(results):
     told = []
     for name, trial in jx.select.points(results):
         loss, accuracy = (
-            float(jx.select.final(trial, quantity).sel(split="test"))
-            for quantity in ("loss", "accuracy")
+            jx.select.outcome(trial, quantity, "test", digits)
+            for quantity, digits in (("loss", 2), ("accuracy", 3))
         )
-        told.append(f"{name}: test loss {loss:.2f} nats, test accuracy {accuracy:.3f}")
+        finished = jx.select.status(trial) == "finished"
+        end = f": test loss {loss}, test accuracy {accuracy}" if finished else ""
+        told.append(f"{name}{end}")
     return "After the last epoch, " + "; ".join(told) + "."
 
 
