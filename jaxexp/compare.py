@@ -3,7 +3,7 @@
 `results` maps the name of each baseline to its dataset, on the same test images throughout.
 """
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,11 +80,14 @@ def baselines(results: Results) -> pd.DataFrame:
     return best.sort_values("test", ascending=False, kind="stable", ignore_index=True)
 
 
-def _baseline(own: pd.DataFrame, names: list[str]) -> dict[str, object]:
+def _baseline(own: pd.DataFrame, names: list[str]) -> dict[Hashable, object]:
     groups = [seeds for _, seeds in own.groupby(names or "baseline", dropna=False, sort=False)]
     whole = [seeds for seeds in groups if (seeds["status"] == "finished").all()]
     diverged = int((own["status"] != "finished").sum())
-    told = {"baseline": own["baseline"].iloc[0], "diverged": f"{diverged} of {len(own)}"}
+    told: dict[Hashable, object] = {
+        "baseline": own["baseline"].iloc[0],
+        "diverged": f"{diverged} of {len(own)}",
+    }
     if not whole:
         return told | dict.fromkeys([*names, *MEASURED, "spread"], np.nan) | {"seeds": 0}
     best = max(whole, key=lambda seeds: seeds["test"].mean())

@@ -15,8 +15,9 @@ from jaxexp.figures.style import SPLITS, STYLE, add_legend, grid_shape, make_pan
 from jaxexp.select import number
 
 REPORT: dict[str, Any] = {
-    "marker": "D", "markersize": 6.5, "mfc": "white", "mec": "#D55E00", "mew": 1.6, "ls": "none",
+    "color": "#D55E00", "marker": "D", "ms": 6.5, "mfc": "white", "mew": 1.6, "ls": "none",
 }  # fmt: skip
+BAR: dict[str, Any] = {"color": "#D55E00", "marker": "|", "ms": 21, "mew": 2.8, "ls": "none"}
 
 
 @rc_context(STYLE)
@@ -28,16 +29,18 @@ def ranking(
     Where there are several seeds, a line shows their mean ± standard deviation. `reference` holds
     what somebody else measured, by baseline, `chance` the accuracy of naming the larger class.
     """
-    fig, [[ax]] = make_panels(1, 1, 6.2, 1.3 + 0.42 * len(table))
+    fig, [[ax]] = make_panels(1, 1, 5.5, 1.3 + 0.42 * len(table))
     y = np.arange(len(table))
     ax.barh(y, table["test"].fillna(0), color="#0072B2", height=0.6)
-    ax.errorbar(table["test"], y, xerr=table["spread"].fillna(0), fmt="none", ecolor="black")
+    ax.errorbar(table["test"], y, xerr=table["spread"].fillna(0), fmt="none", ecolor="black", lw=2)
     for at, text in zip(y, map(_bar_label, table.to_dict("records")), strict=True):
         ax.text(1.04, at, text, va="center")
     report = [reference.get(name, np.nan) for name in table["baseline"]]
-    ax.plot(report, y, **REPORT, label="the report", clip_on=False, zorder=4)
+    ax.plot(report, y, **BAR, clip_on=False)
+    ax.plot([], [], **BAR | {"ms": 10}, label="the report")
     _chance(ax.axvline, chance)
-    ax.set(xlim=(0, 1), yticks=y, yticklabels=table["baseline"], xlabel="test accuracy")
+    seeds = " (mean ± standard deviation over the seeds)" if table["spread"].notna().any() else ""
+    ax.set(xlim=(0, 1), yticks=y, yticklabels=table["baseline"], xlabel=f"test accuracy{seeds}")
     ax.invert_yaxis()
     ax.grid(False, axis="y")
     add_legend(fig, [ax])
@@ -54,7 +57,7 @@ def _bar_label(row: Mapping[Any, Any]) -> str:
 
 def _chance(line: Any, chance: float | None) -> None:
     if chance is not None:
-        line(chance, color="0.35", lw=1, ls=":", label="naming the larger class")
+        line(chance, color="0.35", lw=1, ls=":", zorder=0.9, label="naming the larger class")
 
 
 @rc_context(STYLE)
@@ -83,6 +86,8 @@ def accuracy_by(
         _chance(ax.axhline, chance)
         ax.set_title(name)
         ax.set_xlabel(axis.replace("_", " "))
+    bottom, top = panels[0, 0].get_ylim()
+    panels[0, 0].set_ylim(bottom - 0.2 * (top - bottom), top)  # room for what diverged
     for ax in panels[:, 0]:
         ax.set_ylabel("accuracy after the last epoch")
     add_legend(fig, panels.flat)
@@ -99,19 +104,20 @@ def _accuracy_panel(ax: Axes, own: pd.DataFrame, axis: str) -> None:
         ax.plot(mean.index, mean, label=split, **style)
     lost = own.loc[~own.index.isin(finished(own).index), axis].value_counts()
     bottom = ax.get_xaxis_transform()
-    ax.plot(lost.index, np.full(len(lost), 0.03), "X", color="#CC0000", ms=7, transform=bottom,
+    ax.plot(lost.index, np.full(len(lost), 0.04), "X", color="#CC0000", ms=7, transform=bottom,
             label="diverged" if len(lost) else "_")  # fmt: skip
     for x, count in lost.items():
         of = int((own[axis] == x).sum())
-        ax.annotate(f"{count} of {of}", (float(str(x)), 0.03), xycoords=bottom, fontsize=8,
+        ax.annotate(f"{count} of {of}", (float(str(x)), 0.04), xycoords=bottom, fontsize=8,
                     xytext=(0, 7), textcoords="offset points", ha="center")  # fmt: skip
     _ticks_at(ax, np.unique(own[axis]))
 
 
 def _ticks_at(ax: Axes, values: np.ndarray) -> None:
-    """A log scale, if there is more than one value, with ticks at the values."""
+    """Ticks at the values, and a log scale if it can show them."""
     if values.min() > 0:
         ax.set_xscale("log")
+        ax.set_xmargin(0.1)
     ax.set_xticks(values)
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: number(float(x))))
     ax.xaxis.set_minor_locator(NullLocator())
@@ -119,13 +125,18 @@ def _ticks_at(ax: Axes, values: np.ndarray) -> None:
 
 @rc_context(STYLE)
 def pictures(
-    images: Sequence[np.ndarray | None], titles: Sequence[str], captions: Sequence[str]
+    images: Sequence[np.ndarray | None],
+    titles: Sequence[str],
+    captions: Sequence[str],
+    explained: str,
 ) -> Figure:
     """Images, uint8 (H, W, 3), in a row, a title above and a caption below each.
 
     The pixels of small images show as squares. None stands for an image that could not be read.
+    `explained` says, below all, what titles and captions are.
     """
     fig, [panels] = make_panels(1, max(len(images), 3), 1.9, 2.7, count=len(images))
+    fig.supxlabel(explained)
     for ax, image, title, caption in zip(panels, images, titles, captions, strict=False):
         if image is None:
             ax.text(0.5, 0.5, "the image\nis gone", ha="center", va="center", color="0.4")

@@ -29,7 +29,7 @@ HEADS = {
     "train": "train acc",
     "validation": "val acc",
     "test": "test acc",
-    "loss": "test loss (nats)",
+    "loss": "loss (nats)",
 }
 
 
@@ -56,17 +56,28 @@ def draw_ranking(results):
 
 
 def tables(results):
-    """The best setting of each baseline, and all runs, beside the report's test accuracies."""
+    """The best setting of each baseline, and all runs, beside the report's test accuracies.
+
+    A diverged run has no rank.
+    """
     best = jx.compare.baselines(named(results))
     best.insert(list(best).index("spread") + 1, "report", best["baseline"].map(REPORT))
+    best["spread"] = best["spread"].round(4)
     if (best["seeds"] <= 1).all():
         best = best.drop(columns=["seeds", "spread"])
     runs = jx.compare.runs(named(results))
     report = [_report(row) for row in runs.to_dict("records")]
     runs.insert(list(runs).index("test") + 1, "report", report)
+    runs.insert(0, "rank", runs.index.where(runs["status"] == "finished").astype("Int64"))
+    diverged = runs["status"].str.removeprefix("diverged ").replace("finished", "")
+    if diverged.any():
+        runs.insert(list(runs).index("train"), "diverged", diverged)
+    runs = runs.drop(columns=["run", "place", "status"]).reset_index(drop=True)
     return {
-        "The best setting of each baseline by test accuracy (mean over its seeds)": _heads(best),
-        "All runs, best first": _heads(runs.drop(columns=["run", "place"])),
+        "The best setting of each baseline by test accuracy, its means over the seeds": _heads(
+            best
+        ),
+        "All runs, best first; accuracies and test loss after the epoch": _heads(runs),
     }
 
 
@@ -130,6 +141,7 @@ def draw_samples(results):
                 f"best: {right:.3f}\nworst: {wrong:.3f}"
                 for right, wrong in zip(images["right"], images["wrong"], strict=True)
             ],
+            "above: the true class; below: the probability that either run gives to it",
         )
     ]
 
@@ -140,7 +152,7 @@ def table_samples(results):
     if found is None:
         return {}
     classes = json.loads(next(iter(results.values())).attrs["classes"])
-    shown = found.images.assign(label=[classes[label] for label in found.images["label"]])
+    shown = found.images.round(3).assign(label=[classes[label] for label in found.images["label"]])
     heads = {"label": "class", "right": "its probability by the best", "wrong": "by the worst"}
     return shown.rename(columns=heads)
 
