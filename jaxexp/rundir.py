@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from jaxexp import library
 from jaxexp.errors import UserError
-from jaxexp.sweep import Question, Sweep
+from jaxexp.sweep import Sweep
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -243,22 +243,19 @@ class RunDirectory:
 
     def draw(self, sweep: Sweep, dataset: "xr.Dataset") -> "list[Section]":
         """Answer each question of a sweep, drawing its figures into the run directory."""
-        questions = sweep.questions or (_in_general(sweep),)
-        return [self._section(question, dataset, {"": dataset}) for question in questions]
+        from jaxexp import sections
+
+        return sections.of_sweep(sweep, dataset, self._keep_figure)
 
     def compare(self, datasets: "Mapping[str, xr.Dataset]") -> "list[Section]":
         """Answer each question about several sweeps, given the results of the run by sweep."""
-        sections = []
-        for comparison in library.comparisons():
-            own = {name: datasets[name] for name in comparison.sweeps if name in datasets}
-            if len(own) > 1:
-                absent = [_words(name) for name in comparison.sweeps if name not in own]
-                left_out = f" Left out, not being in this run: {', '.join(absent)}."
-                sections += [
-                    self._section(question, own, own, left_out if absent else "")
-                    for question in comparison.questions
-                ]
-        return sections
+        from jaxexp import sections
+
+        return sections.of_comparisons(datasets, self._keep_figure)
+
+    def _keep_figure(self, name: str, png: bytes) -> None:
+        with self._writing():
+            (self.figures / name).write_bytes(png)
 
     def write_page(self, sections: "list[Section]", datasets: "Sequence[xr.Dataset]") -> Path:
         """Write the page of these sections and results; returns its path."""
@@ -277,65 +274,7 @@ class RunDirectory:
             self.page.write_text(report.render(sections, meta))
         return self.page
 
-    def _section(
-        self, question: Question, results: Any, datasets: "Mapping[str, xr.Dataset]",
-        remark: str = "",
-    ) -> "Section":  # fmt: skip
-        """What `question` says of `results`, which are those of the named `datasets`."""
-        from jaxexp import report, select
-
-        lost = all((ds["diverged_epoch"] > 0).all() for ds in datasets.values())
-        tables = question.table(results) if question.table else {}
-        note = select.divergence_note({_words(name): ds for name, ds in datasets.items()})
-        return report.Section(
-            row=question.row,
-            title=question.title,
-            question=question.question,
-            answer=("Every trial diverged." if lost else question.answer(results)) + remark,
-            figures=self._draw(question, results),
-            tables=tables if isinstance(tables, Mapping) else {"": tables},
-            reference=question.reference,
-            seconds=sum(float(ds["seconds"].sum()) for ds in datasets.values()),
-            notes=[note] if note else [],
-        )
-
-    def _draw(self, question: Question, results: Any) -> list[tuple[bytes, str]]:
-        """The figures of a question as PNG, written into the run directory, and their words."""
-        from jaxexp import figures
-
-        drawn = []
-        for i, figure in enumerate(question.draw(results)):
-            png = figures.to_png(figure)
-            with self._writing():
-                (self.figures / f"{question.row}-{i + 1}.png").write_bytes(png)
-            drawn.append((png, f"{question.title}, figure {i + 1}: {question.question}"))
-        return drawn
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
-
 
 def _row_key(row: str) -> tuple[tuple[int, str], ...]:
     """Sorts 6.1.2 before 6.1.10."""
     return tuple((int(part), "") if part.isdigit() else (0, part) for part in row.split("."))
-
-
-def _in_general(sweep: Sweep) -> Question:
-    """What can be said of any sweep that asks no question of its own."""
-    from jaxexp import figures, select
-
-    def answer(dataset: "xr.Dataset") -> str:
-        name, trial = select.best(dataset)
-        loss = float(select.final(trial, "loss").sel(split="validation"))
-        return f"The lowest validation loss after the last epoch is {loss:.3f} nats: {name}."
-
-    return Question(
-        row=sweep.name,
-        title=_words(sweep.name),
-        question="How do the trials of this sweep compare?",
-        draw=lambda ds: [figures.curves(ds, "loss"), figures.curves(ds, "accuracy")],
-        answer=answer,
-        table=select.rank,
-        reference="",
-    )

@@ -21,13 +21,14 @@ def answer(results):
     """Both ends, side by side."""
     told = []
     for name, trial in jx.select.points(results):
+        if jx.select.status(trial) != "finished":
+            told.append(name)  # which says so
+            continue
         loss, accuracy = (
-            jx.select.outcome(trial, quantity, "test", digits)
-            for quantity, digits in (("loss", 2), ("accuracy", 3))
+            float(jx.select.final(trial, quantity).sel(split="test"))
+            for quantity in ("loss", "accuracy")
         )
-        finished = jx.select.status(trial) == "finished"
-        end = f": test loss {loss}, test accuracy {accuracy}" if finished else ""
-        told.append(f"{name}{end}")
+        told.append(f"{name}: test loss {loss:.2f} nats, test accuracy {accuracy:.3f}")
     return "After the last epoch, " + "; ".join(told) + "."
 
 

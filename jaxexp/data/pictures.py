@@ -15,7 +15,7 @@ def picture(folder: str, name: str, side: int = 320) -> np.ndarray | None:
     """
     try:
         image = read_image(Path(folder, name)) if folder else draw(name)
-    except (BrokenImageError, ImportError):  # without Pillow or scikit-learn there is none either
+    except (BrokenImageError, ImportError, ValueError):  # a library or a name that is not there
         return None
     image.thumbnail((side, side))
     return np.asarray(image)
