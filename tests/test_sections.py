@@ -52,7 +52,7 @@ def record(trial: Trial, place: int, diverged: int) -> TrialRecord:
             for i, split in enumerate(SPLITS)
         },
         step_loss=np.repeat(loss_E, STEPS) + np.tile([0, 0.1, 0], trial.epochs),
-        gradient_norms=np.where(sound_E, 1 / epoch_E, np.nan)[:, None] * 0.5 ** np.arange(layers),
+        gradient_norms=np.where(sound_E, 1 / epoch_E, np.inf)[:, None] * 0.5 ** np.arange(layers),
         predictions={"region": np.array([0, 0, 1, 1, 1, 0], np.int16)},
         params={}, state={}, seconds=1.0, compile_seconds=0.0,
     )  # fmt: skip
