@@ -27,6 +27,7 @@ EVERY_SECONDS = 30.0
 KEPT = 2  # the last ones of each program
 SHARE = 0.02  # of the time, at most, may be spent waiting for a save to begin
 FIELDS = ("epoch", "step", "batch", "at_once", "seconds", "compile_seconds")
+Like = tuple[PyTree, PyTree, PyTree]  # what `jaxexp.compiled.state_like` returns
 
 
 class Checkpoints:
@@ -61,9 +62,11 @@ class Checkpoints:
         taken = time.monotonic() - started
         self._next[program.id] = time.monotonic() + max(self.every, taken / SHARE)
 
-    def load(self, program: Program, like: tuple[PyTree, PyTree, PyTree]) -> Snapshot | None:
+    def load(self, program: Program, like: Callable[[], Like]) -> Snapshot | None:
         """The newest sound snapshot of this program, if there is one."""
-        return self._thread.submit(self._find, program, like).result()
+        if not (self.folder / program.id).is_dir():
+            return None
+        return self._thread.submit(self._find, program, like()).result()
 
     def close(self) -> None:
         """Wait until everything is written."""
@@ -96,10 +99,8 @@ class Checkpoints:
             ),
         )
 
-    def _find(self, program: Program, like: tuple[PyTree, PyTree, PyTree]) -> Snapshot | None:
+    def _find(self, program: Program, like: Like) -> Snapshot | None:
         folder = self.folder / program.id
-        if not folder.is_dir():
-            return None
         # Whatever a damaged file makes Orbax and the libraries under it raise.
         try:
             manager = self._manager(program)
@@ -119,7 +120,7 @@ class Checkpoints:
 
     def _load(
         self, program: Program, manager: ocp.CheckpointManager, step: int,
-        like: tuple[PyTree, PyTree, PyTree],
+        like: Like,
     ) -> Snapshot:  # fmt: skip
         meta = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
         if meta.pop("digest") != _digest(meta) or meta["program"] != program.id:
@@ -182,9 +183,7 @@ def _flatten(snapshot: Snapshot) -> dict[str, np.ndarray]:
     }
 
 
-def _unflatten(
-    arrays: dict[str, np.ndarray], meta: dict[str, Any], like: tuple[PyTree, PyTree, PyTree]
-) -> Snapshot:
+def _unflatten(arrays: dict[str, np.ndarray], meta: dict[str, Any], like: Like) -> Snapshot:
     """Raises ValueError if the arrays are not those of a program like that."""
 
     def tree(name: str, like: PyTree, lead: int) -> PyTree:
