@@ -1,6 +1,8 @@
 """The command line."""
 
+import dataclasses
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +18,7 @@ from jaxexp import __version__, library
 from jaxexp.errors import InterruptedRunError, UserError
 from jaxexp.inputs import Inputs
 from jaxexp.rundir import RunDirectory
-from jaxexp.session import QUICK_EPOCHS, Command, Session, plan_stage, stages
+from jaxexp.session import QUICK_EPOCHS, Command, Session, preview, stages
 from jaxexp.signals import Signals
 
 REPORT_SWEEPS = (
@@ -54,8 +56,8 @@ Settings = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE[,VALUE...]",
-        help="Another value of a hyperparameter, or several, which make it an axis. "
-        "May be given more than once.",
+        help="Another value of a hyperparameter, or several, which make it an axis; width=64-32-16 "
+        "is one value, a width for each of three layers. May be given more than once.",
     ),
 ]
 Programs = Annotated[
@@ -69,6 +71,15 @@ Programs = Annotated[
 Memory = Annotated[
     float | None,
     typer.Option(metavar="GB", help="Memory that a run may take; what is free, if not given."),
+]
+Every = Annotated[
+    float,
+    typer.Option(
+        "--checkpoint-every", metavar="SECONDS", min=0, help="How often a run saves where it is."
+    ),
+]
+Devices = Annotated[
+    int | None, typer.Option(metavar="N", min=1, help="Use N devices; all, if not given.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace the run that --out holds.")]
 
@@ -88,6 +99,8 @@ def reproduce(
     out: Out = None,
     seed: Seed = None,
     quick: Quick = False,
+    devices: Devices = None,
+    checkpoint_every: Every = 30.0,
     force: Force = False,
 ) -> None:
     """Redo section 6 of the report: every row, vectorized, as one page.
@@ -102,9 +115,11 @@ def reproduce(
         summary="Small networks learn the country of a place from its longitude and latitude. "
         "Each section asks one question of the published report, answers it from this run, and "
         "quotes the report's own figure.",
+        devices=devices,
         seed=seed,
         quick=quick,
         inputs=Inputs(data=data),
+        checkpoint_every=checkpoint_every,
     )
     _start(command, "reproduce", out, force=force)
 
@@ -117,10 +132,12 @@ def run(
     settings: Settings = None,
     programs: Programs = "auto",
     memory: Memory = None,
+    devices: Devices = None,
     data: Data = None,
     out: Out = None,
     seed: Seed = None,
     quick: Quick = False,
+    checkpoint_every: Every = 30.0,
     force: Force = False,
 ) -> None:
     """Run one sweep, by its name or from a Python file of yours.
@@ -134,9 +151,11 @@ def run(
         settings=_parse(settings or []),
         programs=programs,
         memory=memory,
+        devices=devices,
         seed=seed,
         quick=quick,
         inputs=Inputs(data=data),
+        checkpoint_every=checkpoint_every,
     )
     _start(command, name, out, force=force)
 
@@ -150,6 +169,7 @@ def plan(
     settings: Settings = None,
     programs: Programs = "auto",
     memory: Memory = None,
+    devices: Devices = None,
     data: Data = None,
     seed: Seed = None,
     quick: Quick = False,
@@ -165,13 +185,14 @@ def plan(
         settings=_parse(settings or []),
         programs=programs,
         memory=memory,
+        devices=devices,
         seed=seed,
         quick=quick,
         inputs=Inputs(data=data),
     )
     for stage in stages(command.sources()):
         if stage[0].estimate is None:
-            print(plan_stage(stage, command)[0])
+            print(preview(stage, command))
 
 
 @app.command()
@@ -193,21 +214,30 @@ def resume(
         bool,
         typer.Option("--force", help="Go on though code, data, sweep or a library has changed."),
     ] = False,
+    checkpoint_every: Annotated[
+        float | None,
+        typer.Option("--checkpoint-every", metavar="SECONDS", min=0, help="As it was before."),
+    ] = None,
+    devices: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Use N devices; as before, if not given.")
+    ] = None,
 ) -> None:
     """Go on with a run that was interrupted, from its last checkpoints.
 
-    The results are those of an uninterrupted run: bit for bit on the same devices.
+    The results are those of an uninterrupted run: bit for bit on as many of the same devices.
     """
-    from jaxexp.rundir import RunDirectory
-
     found = RunDirectory(run_directory).command()
-    if found.get("finished", True):
+    if found.get("finished", True) and not found.get("missing"):
         raise UserError(f"{run_directory}: this run is complete: `jaxexp report` draws it again")
     try:
         command = Command.from_json(found)
-    except (KeyError, TypeError) as error:
+    except (TypeError, ValueError) as error:
         raise UserError(f"{run_directory}/run.json: not the run.json of a run ({error})") from error
-    _run(command, run_directory, RunDirectory.reopen(run_directory), force=force)
+    changed: dict[str, Any] = {"checkpoint_every": checkpoint_every, "devices": devices}
+    given = {name: value for name, value in changed.items() if value is not None}
+    command = dataclasses.replace(command, **given)
+    held = RunDirectory.reopen(run_directory)
+    _run(command, run_directory, held, begun=True, force=force)
 
 
 @app.command("list")
@@ -256,21 +286,26 @@ def _start(command: Command, name: str, out: Path | None, *, force: bool) -> Non
 
 
 def _run(
-    command: Command, path: Path, held: AbstractContextManager[RunDirectory], *, force: bool = False
-) -> None:
-    """Run a command in its directory; a signal leaves a run to resume."""
+    command: Command, path: Path, held: AbstractContextManager[RunDirectory],
+    *, begun: bool = False, force: bool = False,
+) -> None:  # fmt: skip
+    """Run a command in its directory, begun before or not; a signal leaves a run to resume."""
     started = time.perf_counter()
     complete = 0
     with Signals() as signals:
         try:
             session = Session(command, console, signals)
             with held as directory:
+                begun = True
                 try:
                     page = session.run(directory, force=force)
                 finally:
                     complete = len(session.results)
         except InterruptedRunError:
-            _say_interrupted(path, complete, len(command.sweeps))
+            if begun:
+                _say_interrupted(path, complete, len(command.sweeps))
+            else:
+                console.print("interrupted before anything was trained")
             signals.leave()
     console.print(f"done in {time.perf_counter() - started:.0f} s")
     print(page)
@@ -279,12 +314,10 @@ def _run(
 
 
 def _say_interrupted(path: Path, complete: int, sweeps: int) -> None:
-    if not (path / "run.json").is_file():
-        console.print("interrupted before anything was trained")
-        return
-    page = f"; their page: jaxexp report {path}" if complete else ""
+    name = shlex.quote(str(path))
+    page = f"; their page: jaxexp report {name}" if complete else ""
     console.print(
-        f"interrupted; go on with: jaxexp resume {path}\n"
+        f"interrupted; go on with: jaxexp resume {name}\n"
         f"{complete} of {sweeps} sweeps are complete and kept{page}",
         soft_wrap=True,
     )

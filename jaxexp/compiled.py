@@ -94,6 +94,8 @@ def _compile(program: Program, task: Task, mesh: Mesh, data: Data) -> Compiled:
             def one(own: dict[int, PyTree]) -> PyTree:
                 return function(*(own.get(i, a) for i, a in enumerate(arguments)))
 
+            if program.filled() == program.at_once * len(program.devices):
+                return jax.vmap(one)(own)  # quicker to trace than a loop of one turn
             return jax.lax.map(one, own, batch_size=program.at_once)
 
         # Trials never communicate, so there is nothing for shard_map to check.
@@ -163,7 +165,13 @@ class Run:
         else:
             arrays = self._filled((snapshot.state, snapshot.gathered))
             self.state, self.gathered = self._put(arrays, TRIALS)
-            self.epoch, self.step, self.batch = snapshot.epoch, snapshot.step, snapshot.batch
+            self.epoch, self.step = snapshot.epoch, snapshot.step
+            self.batch = min(snapshot.batch, self.batches - 1)  # the data may be others, by force
+
+    @property
+    def begun(self) -> bool:
+        """Whether an epoch is under way, not finished."""
+        return self.step + self.batch > 0
 
     @property
     def training(self) -> bool:

@@ -10,7 +10,7 @@ import dataclasses
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from jaxexp import train
 from jaxexp.compiled import Call, Run, place, state_like
 from jaxexp.errors import InterruptedRunError, UserError
-from jaxexp.plan import Plan, Program
+from jaxexp.plan import Plan, Program, check
 from jaxexp.records import End, Snapshot, TrialRecord, make_records
 from jaxexp.train import Data, Gathered, PyTree, Task
 from jaxexp.trial import Trial
@@ -95,36 +95,28 @@ class Keeper(Protocol):
         """Begin to write a snapshot; its arrays do not change."""
         ...
 
-    def load(self, program: Program, like: tuple[PyTree, PyTree, PyTree]) -> Snapshot | None:
+    def load(
+        self, program: Program, like: Callable[[], tuple[PyTree, PyTree, PyTree]]
+    ) -> Snapshot | None:
         """The newest sound snapshot of this program, if there is one.
 
-        `like`: state, what is gathered, and predictions, as `state_like` returns them.
+        `like` makes, if needed, state, what is gathered and predictions, as `state_like` does.
         """
         ...
-
-
-def check(trials: Iterable[Trial], problem: Problem) -> None:
-    """Raise UserError, before anything is compiled, for trials that the data cannot serve."""
-    for trial in trials:
-        if trial.batch_size > problem.examples:
-            raise UserError(
-                f"batch_size={trial.batch_size}: larger than the {problem.examples} training "
-                "examples"
-            )
 
 
 def execute(
     plan: Plan, problem: Problem, devices: Sequence[jax.Device], progress: Progress | None = None
 ) -> dict[Trial, TrialRecord]:
     """Train every trial of the plan and return all records; see `stream`."""
-    batches = stream(plan, problem, devices, progress)
-    return {record.trial: record for records in batches for record in records}
+    with contextlib.closing(stream(plan, problem, devices, progress)) as batches:
+        return {record.trial: record for records in batches for record in records}
 
 
 def stream(
     plan: Plan, problem: Problem, devices: Sequence[jax.Device], progress: Progress | None = None,
     *, keeper: Keeper | None = None, stop: threading.Event | None = None,
-) -> Iterator[list[TrialRecord]]:  # fmt: skip
+) -> Generator[list[TrialRecord]]:  # fmt: skip
     """Train every trial of the plan, yielding each program's records as soon as it has finished.
 
     The plan's lanes run side by side, in a thread each, the programs of a lane one after another.
@@ -134,15 +126,18 @@ def stream(
     raised. So does `stop`, as InterruptedRunError, when every lane has left a last snapshot; a
     lane that is still compiling has nothing to leave and is not waited for.
     """
-    check((trial for program in plan.programs for trial in program.trials), problem)
-    stop = stop or threading.Event()
+    check((trial for program in plan.programs for trial in program.trials), problem.examples)
+    asked, over = stop or threading.Event(), threading.Event()
     shared = _Shared(problem, devices)
     finished: queue.SimpleQueue[list[TrialRecord] | BaseException] = queue.SimpleQueue()
+
+    def stopped() -> bool:
+        return asked.is_set() or over.is_set()
 
     def run_lane(programs: Sequence[Program]) -> None:
         try:
             for program in programs:
-                finished.put(_train(program, shared, progress or Silent(), stop, keeper))
+                finished.put(_train(program, shared, progress or Silent(), stopped, keeper))
         except BaseException as error:
             finished.put(error)
 
@@ -154,7 +149,7 @@ def stream(
     try:
         for _ in plan.programs:
             while finished.empty():  # a lane that compiles hears of nothing
-                if stop.is_set() and not shared.busy(lanes):
+                if asked.is_set() and not shared.busy(lanes):
                     raise InterruptedRunError
                 time.sleep(POLL_SECONDS)
             result = finished.get()
@@ -162,7 +157,7 @@ def stream(
                 raise result
             yield result
     finally:
-        stop.set()
+        over.set()
         while shared.busy(lanes):
             time.sleep(POLL_SECONDS)
 
@@ -203,11 +198,11 @@ class _Shared:
 
 
 def _train(
-    program: Program, shared: _Shared, progress: Progress, stop: threading.Event,
+    program: Program, shared: _Shared, progress: Progress, stopped: Callable[[], bool],
     keeper: Keeper | None,
 ) -> list[TrialRecord]:  # fmt: skip
     """Train one program to its end, with fewer trials at once where the device refuses."""
-    course = _Course(program, shared, progress, stop, keeper)
+    course = _Course(program, shared, progress, stopped, keeper)
     while True:
         try:
             return course.run()
@@ -221,16 +216,19 @@ class _Course:
     """One program from its start, or its last snapshot, to its end."""
 
     def __init__(
-        self, program: Program, shared: _Shared, progress: Progress, stop: threading.Event,
+        self, program: Program, shared: _Shared, progress: Progress, stopped: Callable[[], bool],
         keeper: Keeper | None,
     ) -> None:  # fmt: skip
         self.asked, self.shared, self.progress = program, shared, progress
-        self.stop, self.keeper = stop, keeper
+        self.stopped, self.keeper = stopped, keeper
         self.at_once = program.at_once
         self.snapshot: Snapshot | None = None
+        self._ends = {trial.epochs for trial, _ in program.members}
         if keeper:
-            like = state_like(program, shared.problem.task, shared.problem.data)
-            self.snapshot = keeper.load(program, like)
+            problem = shared.problem
+            self.snapshot = keeper.load(
+                program, lambda: state_like(program, problem.task, problem.data)
+            )
         if self.snapshot:
             self.at_once = min(self.at_once, self.snapshot.at_once)  # it may have been halved
 
@@ -245,9 +243,9 @@ class _Course:
         if self.snapshot:
             self._restore(self.snapshot)
             self.progress.moved(self.asked, self.snapshot.epoch)
-        if len(self.history) < program.epochs:
+        if not self.ends.keys() >= self._ends:
             self._compile()
-            if self.stop.is_set():
+            if self.stopped():
                 raise InterruptedRunError
             self._train()
             self._save()
@@ -261,8 +259,14 @@ class _Course:
     def halve(self, error: Exception) -> None:
         """From now on, half as many trials at once."""
         if self.at_once == 1:
-            raise UserError(f"a device's memory does not hold one trial: {error}") from error
+            reason = str(error).partition("\n")[0]
+            raise UserError(f"a device's memory does not hold one trial: {reason}") from error
         self.at_once = -(-self.at_once // 2)
+        # What the failed call has left as it was need not be trained again; what it was given to
+        # write over, or did not bring home, is lost.
+        if len(self.history) == self.own.epoch:
+            with contextlib.suppress(RuntimeError, AttributeError):
+                self.snapshot = self._snapshot()
         self.progress.note(
             f"a device is out of memory: going on with {self.at_once} trials at a time"
         )
@@ -285,7 +289,6 @@ class _Course:
     def _train(self) -> None:
         own, pace = self.own, _Pace()
         before, started = self.seconds, time.perf_counter()
-        ends = {trial.epochs for trial, _ in own.program.members}
         under_way: collections.deque[Call] = collections.deque()
 
         def wait(most: int = 0) -> None:
@@ -299,8 +302,13 @@ class _Course:
                 self.progress.moved(self.asked, call.epochs)
             self.seconds = before + time.perf_counter() - started
 
-        while own.epoch < own.program.epochs:
-            stopped = self.stop.is_set()
+        while True:
+            if not own.begun and own.epoch in self._ends - self.ends.keys():
+                wait()
+                self.ends[own.epoch] = own.end()
+            if own.epoch == own.program.epochs:
+                return
+            stopped = self.stopped()
             if stopped or (self.keeper and self.keeper.due(self.asked)):
                 wait()
                 self._save()
@@ -309,10 +317,6 @@ class _Course:
             call = own.call(pace.most(own.training))
             under_way.append(call)
             wait(0 if pace.slow else 1)  # one waits on the device while another runs
-            if call.ends_epoch and own.epoch in ends:
-                wait()
-                self.ends[own.epoch] = own.end()
-        wait()
 
     def _save(self) -> None:
         if self.keeper:

@@ -1,6 +1,7 @@
 """Sweeps by name: the files in `sweeps/`, and files of your own."""
 
 import difflib
+import hashlib
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -40,6 +41,7 @@ class Source:
     """
 
     sweep: Sweep
+    digest: str  # of that file
     problem: "Callable[[Inputs], Problem]"
     estimate: "Callable[[Sweep, Inputs], xr.Dataset] | None"
 
@@ -68,18 +70,20 @@ def load_source(name_or_file: str) -> Source:
     module = _execute(path)
     return Source(
         sweep=replace(module.sweep, name=path.stem),
-        problem=getattr(module, "problem", _places),
+        digest=hashlib.sha256(path.read_bytes()).hexdigest()[:16],
+        problem=getattr(module, "problem", places),
         estimate=getattr(module, "estimate", None),
     )
 
 
-def _places(inputs: "Inputs") -> "Problem":
+def places(inputs: "Inputs") -> "Problem":
+    """The problem of a sweep that defines none: the country of places, embedded or of a folder."""
     from jaxexp.data import load_places
 
-    places = load_places(inputs.data)  # before JAX, which takes a second to start
+    read = load_places(inputs.data)  # before JAX, which takes a second to start
     from jaxexp.places import problem
 
-    return problem(places)
+    return problem(read)
 
 
 def comparisons() -> list[Comparison]:

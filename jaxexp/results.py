@@ -14,10 +14,11 @@ import xarray as xr
 
 from jaxexp.engine import Problem
 from jaxexp.errors import UserError
+from jaxexp.files import check_sealed, sealed, write_whole
 from jaxexp.plan import Plan
 from jaxexp.records import TrialRecord
 from jaxexp.sweep import Sweep
-from jaxexp.trial import Trial
+from jaxexp.trial import Trial, text
 
 SPLITS = ("train", "validation", "test")
 
@@ -83,7 +84,8 @@ def _coordinates(sweep: Sweep, dataset: xr.Dataset, problem: Problem) -> dict[st
     coordinates: dict[str, Any] = {"split": list(SPLITS)}
     for dim, (names, points) in sweep.dims.items():
         for name, values in zip(names, zip(*points, strict=True), strict=True):
-            coordinates[name] = (dim, np.array(values))
+            tuples = any(isinstance(value, tuple) for value in values)
+            coordinates[name] = (dim, np.array([text(v) for v in values] if tuples else values))
     for dim, first in (("epoch", 1), ("step", 1), ("layer", 0)):
         if dim in dataset.sizes:
             coordinates[dim] = np.arange(first, first + dataset.sizes[dim])
@@ -97,6 +99,7 @@ def _attributes(
 ) -> dict[str, Any]:
     return {
         "sweep": sweep.name,
+        "sweep_id": sweep.id,
         "base": json.dumps(sweep.base.values()),
         "trials": len(own),
         "seed": sweep.base.seed,
@@ -123,11 +126,14 @@ def facts(plan: Plan, devices: Sequence[jax.Device]) -> dict[str, Any]:
 
 
 def save(dataset: xr.Dataset, path: Path) -> None:
-    """Write one file that `xarray.open_dataset` opens; it appears whole or not at all."""
+    """Write one file that `xarray.open_dataset` opens; it appears whole or not at all.
+
+    Raises OSError if it cannot be written. (HDF5 is not let near the disk: it crashes where that
+    is full.)
+    """
     packed = {name: {"zlib": True, "complevel": 4} for name in dataset.data_vars}
-    partial = path.with_suffix(".partial")
-    dataset.to_netcdf(partial, engine="h5netcdf", encoding=packed)
-    partial.replace(path)
+    content = dataset.to_netcdf(None, engine="h5netcdf", encoding=packed)
+    write_whole(path, sealed(bytes(content)))
 
 
 def load(path: Path) -> xr.Dataset:
@@ -136,6 +142,7 @@ def load(path: Path) -> xr.Dataset:
     Raises UserError if it cannot be read.
     """
     try:
+        check_sealed(path)  # first: HDF5 can crash on a damaged file, or read other numbers
         with xr.open_dataset(path, engine="h5netcdf") as dataset:
             return dataset.load()
     except (OSError, ValueError, KeyError) as error:

@@ -2,8 +2,10 @@
 
 import dataclasses
 import hashlib
-import json
+import reprlib
+import typing
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -12,9 +14,12 @@ from typing import TYPE_CHECKING, Any, Self
 from rich.console import Console
 
 from jaxexp import library
+from jaxexp.data import load_places
 from jaxexp.errors import UnavailableError
+from jaxexp.files import matches
 from jaxexp.inputs import Inputs
 from jaxexp.library import Source
+from jaxexp.machine import plan_here
 from jaxexp.rundir import RunDirectory
 from jaxexp.signals import Signals
 from jaxexp.sweep import Sweep
@@ -40,9 +45,11 @@ class Command:
     settings: dict[str, list[str]] = field(default_factory=dict)
     programs: str = "auto"
     memory: float | None = None  # GB
+    devices: int | None = None  # to use, of those there are
     seed: int | None = None
     quick: bool = False
     inputs: Inputs = field(default_factory=Inputs)
+    checkpoint_every: float = 30.0  # seconds; decides no number
 
     def sources(self) -> list[Source]:
         """The sweeps as they will run, every value checked."""
@@ -67,12 +74,18 @@ class Command:
 
     @classmethod
     def from_json(cls, made: dict[str, Any]) -> Self:
-        """Raises KeyError or TypeError where it is not what `as_json` returned."""
-        inputs = dict(made["inputs"])
-        for name in ("data", "images"):
+        """Raises TypeError or ValueError where it is not what `as_json` returned."""
+        own = {f.name: made[f.name] for f in dataclasses.fields(cls) if f.name in made}
+        inputs = dict(own.get("inputs", {}))
+        for name in {"data", "images"} & inputs.keys():
             inputs[name] = None if inputs[name] is None else Path(inputs[name])
-        own = {f.name: made[f.name] for f in dataclasses.fields(cls)}
-        return cls(**own | {"sweeps": tuple(made["sweeps"]), "inputs": Inputs(**inputs)})
+        own |= {"sweeps": tuple(own.get("sweeps", ())), "inputs": Inputs(**inputs)}
+        command = cls(**own)
+        for part in (command, command.inputs):
+            for name, hint in typing.get_type_hints(type(part)).items():
+                if not matches(getattr(part, name), hint):
+                    raise TypeError(f"{name} is {reprlib.repr(getattr(part, name))}")
+        return command
 
 
 def stages(sources: Iterable[Source]) -> list[list[Source]]:
@@ -86,11 +99,24 @@ def stages(sources: Iterable[Source]) -> list[list[Source]]:
 def plan_stage(stage: list[Source], command: Command) -> "tuple[Plan, Problem]":
     """The checked plan of the sweeps of a stage, and the problem that they run on."""
     problem = stage[0].problem(command.inputs)
-    from jaxexp.runner import make_plan  # JAX takes a second to start
+    return _plan(stage, command, problem.examples), problem
 
-    limit = None if command.memory is None else command.memory * 1e9
-    sweeps = [source.sweep for source in stage]
-    return make_plan(sweeps, problem, programs=command.programs, memory=limit), problem
+
+def preview(stage: list[Source], command: Command) -> "Plan":
+    """The same plan alone: of the places, which need no JAX to be counted, it shows at once."""
+    if stage[0].problem is library.places:
+        return _plan(stage, command, len(load_places(command.inputs.data).train.y_N))
+    return plan_stage(stage, command)[0]
+
+
+def _plan(stage: list[Source], command: Command, examples: int) -> "Plan":
+    return plan_here(
+        [source.sweep for source in stage],
+        examples,
+        programs=command.programs,
+        memory=None if command.memory is None else command.memory * 1e9,
+        devices=command.devices,
+    )
 
 
 class Session:
@@ -122,8 +148,10 @@ class Session:
                 except UnavailableError as error:
                     self._not_run(todo, str(error))
         self.sections += directory.compare(self.results)
-        directory.finish(self.missing)
-        return directory.write_page(self.sections, list(self.results.values()))
+        directory.say_missing(self.missing)
+        page = directory.write_page(self.sections, list(self.results.values()))
+        directory.finish()
+        return page
 
     def _take_over(self, directory: RunDirectory) -> None:
         """The sweeps that were complete already."""
@@ -154,13 +182,18 @@ class Session:
             force=force,
         )
         with TerminalProgress(plan, problem.examples, self.console) as progress:
-            keeper = Checkpoints(directory.checkpoints, progress.note)
+            keeper = Checkpoints(
+                directory.checkpoints, progress.note, self.command.checkpoint_every
+            )
             try:
                 sweeps = [source.sweep for source in todo]
-                with self.signals.deferred() as stop:
-                    for sweep, dataset in run_plan(
-                        plan, sweeps, problem, progress, keeper=keeper, stop=stop
-                    ):
+                with (
+                    self.signals.deferred() as stop,
+                    closing(
+                        run_plan(plan, sweeps, problem, progress, keeper=keeper, stop=stop)
+                    ) as finished,
+                ):
+                    for sweep, dataset in finished:
                         self._keep(directory, sweep, dataset)  # while the others train
             finally:
                 keeper.close()
@@ -179,20 +212,15 @@ class Session:
     def _identity(self) -> dict[str, str]:
         """What decides the numbers beside the data, in words and digests."""
         sweeps = {
-            f"sweep {source.sweep.name}": _digest(
-                [[trial.id for trial in source.sweep.trials()], source.sweep.record]
-            )
+            f"{what} {source.sweep.name}": digest
             for stage in self.stages
             for source in stage
+            for what, digest in (("sweep", source.sweep.id), ("file of sweep", source.digest))
         }
         return {**{name: version(name) for name in LIBRARIES}, "code": code_digest(), **sweeps}
 
 
 def code_digest() -> str:
     """Of the files of this package."""
-    files = sorted(Path(__file__).parent.rglob("*.py"))
-    return _digest([[file.name, hashlib.sha256(file.read_bytes()).hexdigest()] for file in files])
-
-
-def _digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+    files = sorted(Path(__file__).parent.glob("**/*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]

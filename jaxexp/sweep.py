@@ -1,7 +1,9 @@
 """A sweep: a base trial, the axes along which it varies, and the questions that it answers."""
 
 import dataclasses
+import hashlib
 import itertools
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -94,6 +96,12 @@ class Sweep:
         """The number of points along each dimension."""
         return tuple(len(points) for points in self.axes.values())
 
+    @property
+    def id(self) -> str:
+        """Sixteen hexadecimal digits that name its trials, in their order, and what it records."""
+        content = [[trial.id for trial in self.trials()], self.record]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
     def trials(self) -> list[Trial]:
         """Every trial once, the last axis moving fastest.
 
@@ -132,7 +140,8 @@ class Sweep:
             points = [(*p[:at], values[0], *p[at + 1 :]) for p in self.axes[axis]]
             return dataclasses.replace(self, axes={**self.axes, axis: points})
         if axis is not None or len(values) != 1:
-            return dataclasses.replace(self, axes={**self.axes, (name,): values})
+            points = [(value,) for value in values]
+            return dataclasses.replace(self, axes={**self.axes, (name,): points})
         return dataclasses.replace(self, base=self.base.replace(**{name: values[0]}))
 
     def shorten(self, epochs: int) -> Self:
@@ -156,7 +165,9 @@ def _points(key: str | Axis, values: Sequence[Any]) -> tuple[tuple[Any, ...], ..
     values = list(values)
     if not values:
         raise UserError(f"axis {' × '.join(names)} is empty: expected at least one value")
-    if len(names) == 1:
+    if isinstance(key, str):
+        return tuple((value,) for value in values)
+    if len(names) == 1:  # a longer tuple is a value, as of widths
         return tuple(v if isinstance(v, tuple) and len(v) == 1 else (v,) for v in values)
     for value in values:
         if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != len(names):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from jaxexp import cli, library, runner, session
+from jaxexp import cli, library, session
 from jaxexp.data import load_places
 
 ROWS = ["6.1.2.1", "6.1.2.2", "6.1.2.3", "6.1.2.4"] + [f"6.2.1.{i}" for i in range(1, 8)]
@@ -123,33 +123,6 @@ def test_run_on_a_csv_folder_with_settings(tmp_path):
     assert again.returncode == 0, again.stderr
 
 
-def test_an_interrupted_run_keeps_what_is_complete(capsys, tmp_path, monkeypatch):
-    whole = runner.run_plan
-
-    def interrupted(made, sweeps, problem, progress):
-        yield next(whole(made, sweeps, problem, progress))
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(runner, "run_plan", interrupted)
-    data = write_csvs(tmp_path / "data", 300)
-    own = tmp_path / "mine.py"
-    own.write_text(
-        "import jaxexp as jx\n"
-        "sweep = jx.Sweep(base=jx.MLPTrial(epochs=1, batch_size=32, depth=1, width=2))\n"
-    )
-    out = tmp_path / "out"
-    with pytest.raises(SystemExit) as stopped:
-        cli.main(["run", str(own), "--data", str(data), "--out", str(out)])
-    assert stopped.value.code == 130
-    told = capsys.readouterr().err
-    assert f"interrupted: 1 of 1 sweeps are complete and kept in {out}" in told
-    assert f"jaxexp report {out}" in told
-    with pytest.raises(SystemExit) as stopped:
-        cli.main(["report", str(out)])
-    assert stopped.value.code == 0
-    assert (out / "report.html").is_file()
-
-
 def test_a_sweep_file_of_ones_own_with_a_diverging_trial(tmp_path):
     data = write_csvs(tmp_path / "data", 300)
     own = tmp_path / "mine.py"
@@ -196,6 +169,11 @@ def test_a_sweep_file_of_ones_own_with_a_diverging_trial(tmp_path):
         (["run", "epochs", "--memory", "1e-5"], "and 10 kB may be used"),
         (["run", "epochs", "--programs", "many"], "programs='many': expected one of auto, exact"),
         (["plan", "epochs", "--set", "depht=3"], "'depht': did you mean depth"),
+        (["plan", "epochs", "--devices", "8"], "--devices 8: this machine has 4 cpu devices"),
+        (["run", "epochs", "--devices", "8"], "--devices 8: this machine has 4 cpu devices"),
+        (["reproduce", "--devices", "8"], "--devices 8: this machine has 4 cpu devices"),
+        (["run", "epochs", "--set", "width=64-32-16"], "width=64-32-16: 3 widths for depth=6"),
+        (["run", "epochs", "--set", "width=64-32-x"], "width='64-32-x': expected a whole number"),
     ],
 )  # fmt: skip
 def test_bad_input_is_told_before_any_work(arguments, message, capsys, tmp_path, monkeypatch):
@@ -275,9 +253,19 @@ def test_a_plan_is_shown_and_nothing_is_trained(capsys, tmp_path, monkeypatch):
             )  # fmt: skip
         assert stopped.value.code == 0
         told = capsys.readouterr().out
-        assert f"4 trials in {count} on " in told
+        assert f"4 trials in {count} on 4 cpu devices" in told
         assert "of the arithmetic is padding" in told
     assert not list(tmp_path.iterdir())
+
+
+def test_a_plan_for_fewer_devices_and_widths_of_each_layer(capsys):
+    settings = ["--set", "epochs=2", "--set", "depth=3", "--set", "width=16-15-16,16"]
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["plan", "epochs", "--devices", "2", *settings])
+    assert stopped.value.code == 0
+    told = capsys.readouterr().out
+    assert "2 trials in 1 programs on 2 cpu devices" in told
+    assert "2 × 2 epochs on all devices: depth=3, width 15 to 16; padding " in told
 
 
 def test_list_and_help_name_everything(capsys):

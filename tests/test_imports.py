@@ -19,6 +19,7 @@ MODULES = {
 # Each may import those before it, and nothing else of this package.
 LAYERS = [
     "errors",
+    "files",
     "trial",
     "lift",
     "sweep",
@@ -64,8 +65,9 @@ def test_torch_is_for_the_peers_alone():
 
 @pytest.mark.parametrize(
     "module",
-    ["", ".trial", ".lift", ".sweep", ".plan", ".data", ".data.images", ".data.pictures"],
-)
+    ["", ".trial", ".lift", ".sweep", ".plan", ".machine", ".cli", ".data", ".data.images",
+     ".data.pictures"],
+)  # fmt: skip
 def test_describing_and_planning_start_at_once(module):
     code = f"import sys, jaxexp{module}; print(*{{name.split('.')[0] for name in sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
