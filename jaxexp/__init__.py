@@ -11,11 +11,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from jaxexp.errors import UserError
-from jaxexp.sweep import Question, Sweep
+from jaxexp.sweep import Comparison, Question, Sweep
 from jaxexp.trial import MLPTrial, Trial, hyperparameter
 
 if TYPE_CHECKING:
-    from jaxexp import figures, select
+    from jaxexp import compare, figures, select
     from jaxexp.data import load_places
     from jaxexp.engine import Problem
     from jaxexp.places import problem
@@ -23,12 +23,14 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "Comparison",
     "MLPTrial",
     "Problem",
     "Question",
     "Sweep",
     "Trial",
     "UserError",
+    "compare",
     "figures",
     "hyperparameter",
     "load_places",
@@ -50,6 +52,6 @@ def __getattr__(name: str) -> Any:
     """Import what is used, when it is first used."""
     if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name]), name)
-    if name in ("figures", "select"):
+    if name in ("compare", "figures", "select"):
         return importlib.import_module(f"jaxexp.{name}")
     raise AttributeError(f"module 'jaxexp' has no attribute {name!r}")

@@ -24,6 +24,7 @@ EVERY_SECONDS = 30.0
 KEPT = 2  # the last ones of each program
 SHARE = 0.02  # of the time, at most, goes into saving
 FIELDS = ("epoch", "step", "batch", "at_once", "seconds", "compile_seconds")
+Like = tuple[PyTree, PyTree, PyTree]  # what `jaxexp.compiled.state_like` returns
 
 
 class Checkpoints:
@@ -66,11 +67,11 @@ class Checkpoints:
         for old in files[: 1 - KEPT]:
             old.unlink(missing_ok=True)
 
-    def load(self, program: Program, like: tuple[PyTree, PyTree, PyTree]) -> Snapshot | None:
+    def load(self, program: Program, like: Callable[[], Like]) -> Snapshot | None:
         """The newest sound snapshot of this program, if there is one."""
         for path in reversed(self._files(program)):
             try:
-                return _load(path, program, like)
+                return _load(path, program, like())
             except (OSError, ValueError, KeyError, TypeError) as error:
                 self._tell(f"{path}: not used ({error})")
         return None
@@ -89,7 +90,7 @@ class Checkpoints:
             self._note(text)
 
 
-def _load(path: Path, program: Program, like: tuple[PyTree, PyTree, PyTree]) -> Snapshot:
+def _load(path: Path, program: Program, like: Like) -> Snapshot:
     """Raises what `load` expects if it is damaged, or of another program or jaxexp."""
     with np.load(io.BytesIO(read_sealed(path)), allow_pickle=False) as file:
         arrays = dict(file)
@@ -110,9 +111,7 @@ def _flatten(snapshot: Snapshot) -> dict[str, np.ndarray]:
     }
 
 
-def _unflatten(
-    arrays: dict[str, np.ndarray], meta: dict[str, Any], like: tuple[PyTree, PyTree, PyTree]
-) -> Snapshot:
+def _unflatten(arrays: dict[str, np.ndarray], meta: dict[str, Any], like: Like) -> Snapshot:
     """Raises ValueError if the arrays are not those of a program like that."""
 
     def tree(name: str, like: PyTree, lead: int) -> PyTree:

@@ -203,6 +203,7 @@ def report(
     directory = RunDirectory(run_directory)
     found = directory.load()
     sections = [section for pair in found for section in directory.draw(*pair)]
+    sections += directory.compare({sweep.name: dataset for sweep, dataset in found})
     print(directory.write_page(sections, [dataset for _, dataset in found]))
 
 

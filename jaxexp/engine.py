@@ -95,10 +95,12 @@ class Keeper(Protocol):
         """Keep a snapshot; it raises nothing."""
         ...
 
-    def load(self, program: Program, like: tuple[PyTree, PyTree, PyTree]) -> Snapshot | None:
+    def load(
+        self, program: Program, like: Callable[[], tuple[PyTree, PyTree, PyTree]]
+    ) -> Snapshot | None:
         """The newest sound snapshot of this program, if there is one.
 
-        `like`: state, what is gathered, and predictions, as `state_like` returns them.
+        `like` makes, if needed, state, what is gathered and predictions, as `state_like` does.
         """
         ...
 
@@ -223,8 +225,10 @@ class _Course:
         self.snapshot: Snapshot | None = None
         self._ends = {trial.epochs for trial, _ in program.members}
         if keeper:
-            like = state_like(program, shared.problem.task, shared.problem.data)
-            self.snapshot = keeper.load(program, like)
+            problem = shared.problem
+            self.snapshot = keeper.load(
+                program, lambda: state_like(program, problem.task, problem.data)
+            )
         if self.snapshot:
             self.at_once = min(self.at_once, self.snapshot.at_once)  # it may have been halved
 

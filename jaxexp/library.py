@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from jaxexp.errors import UserError
-from jaxexp.sweep import Sweep
+from jaxexp.sweep import Comparison, Sweep
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -86,6 +86,12 @@ def places(inputs: "Inputs") -> "Problem":
     return problem(read)
 
 
+def comparisons() -> list[Comparison]:
+    """The comparisons that come with jaxexp: the files in `sweeps/comparisons/`."""
+    files = sorted((folder() / "comparisons").glob("*.py"))
+    return [_execute(file, "comparison", Comparison).comparison for file in files]
+
+
 def describe(name: str) -> str:
     """The first line of a sweep's docstring."""
     return (load_module(name).__doc__ or "").partition("\n")[0]
@@ -96,7 +102,7 @@ def load_module(name: str) -> ModuleType:
     return _execute(folder() / f"{name}.py")
 
 
-def _execute(path: Path) -> ModuleType:
+def _execute(path: Path, defines: str = "sweep", kind: type = Sweep) -> ModuleType:
     if not path.is_file():
         raise UserError(f"{path}: no such sweep file")
     spec = importlib.util.spec_from_file_location(f"jaxexp_sweep_{path.stem}", path)
@@ -109,6 +115,6 @@ def _execute(path: Path) -> ModuleType:
         raise UserError(f"{path}: {error}") from error
     except Exception as error:
         raise UserError(f"{path}: cannot be run ({type(error).__name__}: {error})") from error
-    if not isinstance(getattr(module, "sweep", None), Sweep):
-        raise UserError(f"{path}: expected it to define `sweep`, a jaxexp.Sweep")
+    if not isinstance(getattr(module, defines, None), kind):
+        raise UserError(f"{path}: expected it to define `{defines}`, a jaxexp.{kind.__name__}")
     return module

@@ -18,7 +18,8 @@ from jaxexp.select import number
 class Section:
     """One question and what the run at hand answers.
 
-    `figures` are PNG files and what they show, in words, for those who cannot see them. The first
+    `figures` are PNG files and what they show, in words, for those who cannot see them; `tables`
+    are by caption, which may be empty. The first
     sentence of `answer` stands in the summary. `reference` is what the report measured, `seconds`
     the wall-clock of the sweep behind the section, `notes` what to know before believing it, such
     as diverged trials.
@@ -29,7 +30,7 @@ class Section:
     question: str
     answer: str
     figures: Sequence[tuple[bytes, str]] = ()
-    table: pd.DataFrame | None = None
+    tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     reference: str = ""
     seconds: float = float("nan")
     notes: Sequence[str] = ()
@@ -70,9 +71,9 @@ def render(sections: Sequence[Section], meta: Meta) -> str:
 
 
 def run_facts(runs: Sequence[xr.Dataset]) -> dict[str, str]:
-    """The facts, for `Meta`, of one or more sweeps that ran as one plan."""
+    """The facts, for `Meta`, of one or more sweeps, some of which may have run as one plan."""
     trials, programs, wall = (
-        max(ds.attrs[key] for ds in runs) for key in ("plan_trials", "programs", "wall_seconds")
+        _over_plans(runs, key) for key in ("plan_trials", "programs", "wall_seconds")
     )
     started = [datetime.fromisoformat(ds.attrs["started"]) for ds in runs]
     data = [f"{ds.attrs['data']} ({ds.attrs['data_fingerprint']})" for ds in runs]
@@ -86,6 +87,15 @@ def run_facts(runs: Sequence[xr.Dataset]) -> dict[str, str]:
         "Versions": _distinct([f"jaxexp {d.attrs['jaxexp']}, JAX {d.attrs['jax']}" for d in runs]),
         "Started": f"{min(started):%Y-%m-%d %H:%M %Z}",
     }
+
+
+def _over_plans(runs: Sequence[xr.Dataset], key: str) -> float:
+    """The sum, over the plans, of what the sweeps of a plan say of it: the most, of a duration."""
+    plans: dict[str, float] = {}
+    for ds in runs:
+        plan = ds.attrs["plan"]
+        plans[plan] = max(plans.get(plan, 0), ds.attrs[key])
+    return sum(plans.values())
 
 
 def duration(seconds: float) -> str:

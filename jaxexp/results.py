@@ -32,8 +32,9 @@ def to_dataset(
     Dimensions: one for each axis of the sweep (hyperparameters that move together share one, named
     after both), `epoch` and `step` from 1, `split`, `layer` from 0. Variables: `loss` (nats) and
     `accuracy` by epoch and split, `step_loss`, `steps_per_epoch`, `epochs_trained`,
-    `diverged_epoch` (0: never), `seconds` (wall clock, the trial's share of its batch), and where
-    recorded `gradient_norm` and predictions. Shorter trials are filled up with NaN.
+    `diverged_epoch` and `diverged_step` (from 1, over the whole run; 0: never), `seconds` (wall
+    clock, the trial's share of its batch), and where recorded `gradient_norm` and predictions.
+    Shorter trials are filled up with NaN.
     """
     own = [records[trial] for trial in sweep.trials()]
     axes = tuple(sweep.dims)
@@ -56,6 +57,7 @@ def to_dataset(
         ),
         "epochs_trained": variable(epochs),
         "diverged_epoch": variable([r.diverged_epoch for r in own]),
+        "diverged_step": variable([r.diverged_step for r in own]),
         "seconds": variable([r.seconds for r in own]),
     }  # fmt: skip
     if "gradient_norms" in sweep.record:

@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 from jaxexp import library
 from jaxexp.errors import UserError
 from jaxexp.files import matches, write_whole
-from jaxexp.sweep import Question, Sweep
+from jaxexp.sweep import Sweep
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -269,8 +269,19 @@ class RunDirectory:
 
     def draw(self, sweep: Sweep, dataset: "xr.Dataset") -> "list[Section]":
         """Answer each question of a sweep, drawing its figures into the run directory."""
-        questions = sweep.questions or (_in_general(sweep),)
-        return [self._section(question, dataset) for question in questions]
+        from jaxexp import sections
+
+        return sections.of_sweep(sweep, dataset, self._keep_figure)
+
+    def compare(self, datasets: "Mapping[str, xr.Dataset]") -> "list[Section]":
+        """Answer each question about several sweeps, given the results of the run by sweep."""
+        from jaxexp import sections
+
+        return sections.of_comparisons(datasets, self._keep_figure)
+
+    def _keep_figure(self, name: str, png: bytes) -> None:
+        with self._writing():
+            write_whole(self.figures / name, png)
 
     def write_page(self, sections: "list[Section]", datasets: "Sequence[xr.Dataset]") -> Path:
         """Write the page of these sections and results; returns its path."""
@@ -289,48 +300,7 @@ class RunDirectory:
             write_whole(self.page, report.render(sections, meta).encode())
         return self.page
 
-    def _section(self, question: Question, dataset: "xr.Dataset") -> "Section":
-        from jaxexp import figures, report, select
-
-        drawn = []
-        for i, figure in enumerate(question.draw(dataset)):
-            png = figures.to_png(figure)
-            with self._writing():
-                write_whole(self.figures / f"{question.row}-{i + 1}.png", png)
-            drawn.append((png, f"{question.title}, figure {i + 1}: {question.question}"))
-        return report.Section(
-            row=question.row,
-            title=question.title,
-            question=question.question,
-            answer=question.answer(dataset),
-            figures=drawn,
-            table=question.table(dataset) if question.table else None,
-            reference=question.reference,
-            seconds=float(dataset["seconds"].sum()),
-            notes=select.divergences(dataset),
-        )
-
 
 def _row_key(row: str) -> tuple[tuple[int, str], ...]:
     """Sorts 6.1.2 before 6.1.10."""
     return tuple((int(part), "") if part.isdigit() else (0, part) for part in row.split("."))
-
-
-def _in_general(sweep: Sweep) -> Question:
-    """What can be said of any sweep that asks no question of its own."""
-    from jaxexp import figures, select
-
-    def answer(dataset: "xr.Dataset") -> str:
-        name, trial = select.best(dataset)
-        loss = float(select.final(trial, "loss").sel(split="validation"))
-        return f"The lowest validation loss after the last epoch is {loss:.3f} nats: {name}."
-
-    return Question(
-        row=sweep.name,
-        title=sweep.name.replace("_", " "),
-        question="How do the trials of this sweep compare?",
-        draw=lambda ds: [figures.curves(ds, "loss"), figures.curves(ds, "accuracy")],
-        answer=answer,
-        table=select.rank,
-        reference="",
-    )

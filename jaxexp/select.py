@@ -1,6 +1,6 @@
 """Choosing, naming and ranking the trials of a sweep's results."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,9 @@ import xarray as xr
 from jaxexp.trial import text
 
 # Every other dimension of a results dataset is an axis of the sweep.
-DATA_DIMS = frozenset({"epoch", "split", "step", "layer", "latitude", "longitude", "point"})
+DATA_DIMS = frozenset(
+    ("epoch", "split", "step", "layer", "latitude", "longitude", "point", "image")
+)
 
 
 def axes(ds: xr.Dataset) -> tuple[str, ...]:
@@ -60,13 +62,16 @@ def label(point: xr.Dataset, names: tuple[str, ...] = ()) -> str:
 
 
 def status(point: xr.Dataset) -> str:
-    """How one trial ended: "finished" or "diverged in epoch 3"."""
+    """How one trial ended: "finished" or "diverged in epoch 3, step 712" (of the whole run)."""
     epoch = int(point["diverged_epoch"])
-    return f"diverged in epoch {epoch}" if epoch else "finished"
+    if not epoch:
+        return "finished"
+    step = f", step {number(int(point['diverged_step']))}" if "diverged_step" in point else ""
+    return f"diverged in epoch {epoch}{step}"  # files of an earlier jaxexp do not hold the step
 
 
 def full_label(point: xr.Dataset, names: tuple[str, ...] = ()) -> str:
-    """The `label` of one trial, with the epoch in brackets if it diverged."""
+    """The `label` of one trial, with its `status` in brackets if it diverged."""
     suffix = "" if status(point) == "finished" else f" ({status(point)})"
     return label(point, names) + suffix
 
@@ -101,6 +106,23 @@ def final(ds: xr.Dataset, quantity: str = "loss") -> xr.DataArray:
     """`quantity` at each trial's own last epoch, (axes, split); NaN where it diverged."""
     last = ds["epochs_trained"].clip(min=1)
     return ds[quantity].sel(epoch=last).where(ds["diverged_epoch"] == 0).drop_vars("epoch")
+
+
+def sound(ds: xr.Dataset, quantity: str) -> xr.DataArray:
+    """`quantity` by epoch as it is, but NaN from the epoch in which a trial diverged.
+
+    A network of NaN has no loss, but it has an accuracy: that of always naming the first class.
+    """
+    diverged = ds["diverged_epoch"]
+    return ds[quantity].where((diverged == 0) | (ds["epoch"] < diverged))
+
+
+def outcome(point: xr.Dataset, quantity: str, split: str = "validation", digits: int = 3) -> str:
+    """`quantity` of one trial after its last epoch, in words: "0.913", or else its `status`."""
+    if status(point) != "finished":
+        return status(point)
+    value = float(final(point, quantity).sel(split=split))
+    return f"{value:.{digits}f}" + (" nats" if quantity == "loss" else "")
 
 
 def rank(ds: xr.Dataset, quantity: str = "loss", split: str = "validation") -> pd.DataFrame:
@@ -141,7 +163,21 @@ def worst(
 
 
 def divergences(ds: xr.Dataset) -> list[str]:
-    """One sentence for each diverged trial: "learning rate 1 diverged in epoch 3"."""
+    """One sentence for each diverged trial: "learning rate 1 diverged in epoch 3, step 712"."""
     names = hyperparameters(ds)
     ended = [(label(point, names), status(point)) for _, point in points(ds)]
     return [f"{name} {how}" for name, how in ended if how != "finished"]
+
+
+def divergence_note(datasets: Mapping[str, xr.Dataset]) -> str:
+    """How many trials of named results diverged, and which; "" if none did.
+
+    "3 of 15 trials diverged: …". A name, if it is not empty, stands before its trials.
+    """
+    found = [
+        f"{name}, {sentence}" if name else sentence
+        for name, ds in datasets.items()
+        for sentence in divergences(ds)
+    ]
+    total = sum(ds["diverged_epoch"].size for ds in datasets.values())
+    return f"{len(found)} of {total} trials diverged: {'; '.join(found)}." if found else ""

@@ -147,6 +147,7 @@ class Session:
                     self._run_stage(directory, number, stage, todo, force)
                 except UnavailableError as error:
                     self._not_run(todo, str(error))
+        self.sections += directory.compare(self.results)
         directory.say_missing(self.missing)
         page = directory.write_page(self.sections, list(self.results.values()))
         directory.finish()

@@ -13,7 +13,6 @@ from jaxexp.trial import Trial
 
 if TYPE_CHECKING:
     import pandas as pd
-    import xarray as xr
     from matplotlib.figure import Figure
 
 Axis = tuple[str, ...]  # the hyperparameters that move together along one dimension
@@ -24,18 +23,31 @@ RECORDS = ("gradient_norms", "predictions")
 class Question:
     """One row of a report: what is asked, and how the results of a sweep answer it.
 
-    `draw`, `answer` and `table` are functions of the sweep's results (an `xarray.Dataset`), so
-    that everything on the page is computed from the run at hand. `reference` is what somebody
-    else measured, quoted beside our own numbers.
+    `draw`, `answer` and `table` are functions of the sweep's results (an `xarray.Dataset`; see
+    `Comparison` for those of several sweeps), so that everything on the page is computed from the
+    run at hand. `table` may return several, by caption. `reference` is what somebody else
+    measured, quoted beside our own numbers.
     """
 
     row: str
     title: str
     question: str
-    draw: Callable[["xr.Dataset"], Sequence["Figure"]]
-    answer: Callable[["xr.Dataset"], str]
+    draw: Callable[[Any], Sequence["Figure"]]
+    answer: Callable[[Any], str]
     reference: str
-    table: Callable[["xr.Dataset"], "pd.DataFrame"] | None = None
+    table: Callable[[Any], "pd.DataFrame | Mapping[str, pd.DataFrame]"] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Questions that several sweeps answer together.
+
+    Their functions are given a mapping from the name of each of the `sweeps` to its results, in
+    this order, without those that the run does not hold. A run that holds at least two answers.
+    """
+
+    sweeps: tuple[str, ...]
+    questions: tuple[Question, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

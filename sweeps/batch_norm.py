@@ -17,6 +17,9 @@ def answer(results):
     """First and last epoch, and how much the validation loss jumps from epoch to epoch."""
     told = []
     for name, trial in jx.select.points(results):
+        if jx.select.status(trial) != "finished":
+            told.append(f"the network with {name} has no losses to compare")
+            continue
         loss = trial["loss"].sel(split="validation").values
         accuracy = trial["accuracy"].sel(split="validation").values
         jump = abs(loss[1:] - loss[:-1]).mean() if len(loss) > 1 else 0

@@ -54,14 +54,15 @@ def table(results):
 def answer(results):
     """The best and the noisiest batch size, and the time."""
     best, trial = jx.select.best(results, "accuracy")
-    accuracy = float(jx.select.final(trial, "accuracy").sel(split="validation"))
     noise = [
         (jx.figures.noise(t["step_loss"].dropna("step").values), name)
         for name, t in jx.select.points(results)
+        if jx.select.status(t) == "finished"
     ]
     noisiest, calmest = max(noise), min(noise)
     return (
-        f"The highest validation accuracy after the last epoch is {accuracy:.3f}, with {best}. "
+        f"The highest validation accuracy after the last epoch is "
+        f"{jx.select.outcome(trial, 'accuracy')}, with {best}. "
         f"The training loss is noisiest with {noisiest[1]} (±{noisiest[0]:.2f} nats about its "
         f"running mean) and calmest with {calmest[1]} (±{calmest[0]:.2f}). Together the trials "
         f"took {float(results['seconds'].sum()):.1f} s of training, several at a time. The report "

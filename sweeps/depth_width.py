@@ -62,10 +62,12 @@ def by_width(results):
 
 def _answer_along(results, axis):
     _, trial = jx.select.best(results, "accuracy")
-    accuracies = jx.select.final(results, "accuracy").sel(split="validation")
     told = ", ".join(
-        f"{float(a):.3f} at {x}" for x, a in zip(results[axis].values, accuracies, strict=True)
+        f"{jx.select.outcome(point, 'accuracy')} at {int(point[axis])}"
+        for _, point in jx.select.points(results)
     )
+    if jx.select.status(trial) != "finished":
+        return f"By {axis}: {told}."
     return f"Best by validation accuracy is {axis} {int(trial[axis])}. By {axis}: {told}."
 
 

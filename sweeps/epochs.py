@@ -17,8 +17,6 @@ def answer(results):
     """Where the validation loss is lowest, and how far it has moved from the training loss."""
     _, trial = jx.select.best(results)
     validation = trial["loss"].sel(split="validation")
-    if not validation.notnull().any():
-        return "The trial diverged in its first epoch."
     lowest = int(validation.idxmin("epoch"))
     gap = (trial["loss"].sel(split="validation") - trial["loss"].sel(split="train")).sel(
         epoch=[lowest, int(trial["epochs_trained"])]

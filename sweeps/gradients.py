@@ -23,9 +23,10 @@ def draw(results):
 
 def _reach(name, trial):
     """How the gradient changes from the last hidden layer back to the first."""
-    first, last = (
-        float(trial["gradient_norm"].sel(layer=layer).mean()) for layer in (LAYERS[0], LAYERS[-1])
-    )
+    norms = jx.select.sound(trial, "gradient_norm")  # up to a divergence, which `name` tells
+    first, last = (float(norms.sel(layer=layer).mean()) for layer in (LAYERS[0], LAYERS[-1]))
+    if first != first or last != last:
+        return f"with {name} no epoch has one"
     how = "falls" if first < last else "grows"
     told = [f"{norm:.0e}" if norm else "exactly 0" for norm in (last, first)]
     return f"with {name} it {how} from {told[0]} in layer {LAYERS[-1]} to {told[1]} in layer 0"
@@ -39,8 +40,8 @@ def _answer(results):
 def answer_plain(results):
     """Whether they vanish."""
     [(_, trial)] = jx.select.points(plain(results))
-    accuracy = float(jx.select.final(trial, "accuracy").sel(split="validation"))
-    return f"{_answer(plain(results))} The validation accuracy ends at {accuracy:.3f}."
+    accuracy = jx.select.outcome(trial, "accuracy")
+    return f"{_answer(plain(results))} The validation accuracy at the end: {accuracy}."
 
 
 def answer_cure(results):

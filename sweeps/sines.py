@@ -21,6 +21,9 @@ def answer(results):
     """Both ends, side by side."""
     told = []
     for name, trial in jx.select.points(results):
+        if jx.select.status(trial) != "finished":
+            told.append(name)  # which says so
+            continue
         loss, accuracy = (
             float(jx.select.final(trial, quantity).sel(split="test"))
             for quantity in ("loss", "accuracy")

@@ -245,7 +245,7 @@ def loaded(folder, program, problem):
     """What is found, and what is told of it."""
     notes: list[str] = []
     keeper = Checkpoints(folder, notes.append)
-    return keeper.load(program, state_like(program, problem.task, problem.data)), notes
+    return keeper.load(program, lambda: state_like(program, problem.task, problem.data)), notes
 
 
 def same(snapshot, other) -> bool:
@@ -334,7 +334,7 @@ def test_types_that_numpy_does_not_know(program, sound, small, tmp_path):
     keeper.save(program, own)
     state, *like = state_like(program, small.task, small.data)
     state = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, jnp.bfloat16), state)
-    assert same(keeper.load(program, (state, *like)), own)
+    assert same(keeper.load(program, lambda: (state, *like)), own)
 
 
 def test_saving_takes_no_more_than_its_share(program, sound, tmp_path, monkeypatch):

@@ -43,6 +43,12 @@ def results(
     )
 
 
+def nan_network() -> xr.Dataset:
+    """The second of three trials diverged in epoch 4, and names, from there on, the right class."""
+    ds = results(losses=(0.5, 0.6, 3.3), diverged=(0, 4, 0))
+    return ds.fillna({"accuracy": 1.0})
+
+
 def zipped(**options: Any) -> xr.Dataset:
     return results("depth_width", {"depth": [1, 6, 6], "width": [16, 16, 64]}, **options)
 
@@ -141,6 +147,32 @@ class TestSelect:
             "learning rate 0.001 diverged in epoch 4", "learning rate 1 diverged in epoch 2",
         ]  # fmt: skip
 
+    def test_the_step_of_a_divergence_is_told_where_the_file_holds_it(self) -> None:
+        ds = results(diverged=(0, 4, 2))
+        ds["diverged_step"] = ("learning_rate", [0, 71_234, 11])
+        assert select.divergences(ds) == [
+            "learning rate 0.001 diverged in epoch 4, step 71,234",
+            "learning rate 1 diverged in epoch 2, step 11",
+        ]  # fmt: skip
+
+    def test_a_note_counts_the_diverged_trials_of_all_results(self) -> None:
+        broken, sound = results(diverged=(0, 4, 0)), results()
+        assert select.divergence_note({"": sound}) == ""
+        assert select.divergence_note({"": broken}) == (
+            "1 of 3 trials diverged: learning rate 0.001 diverged in epoch 4."
+        )
+        both = select.divergence_note({"this": sound, "that": broken})
+        assert both == "1 of 6 trials diverged: that, learning rate 0.001 diverged in epoch 4."
+
+    def test_the_accuracy_of_a_network_of_nan_is_no_accuracy(self) -> None:
+        ds = nan_network()
+        epochs = select.sound(ds, "accuracy").sel(split="test").notnull().sum("epoch")
+        assert epochs.values.tolist() == [EPOCHS, 3, EPOCHS]
+        assert list(select.rank(ds, "accuracy")["trial"])[-1] == "learning rate 0.001"
+        outcomes = [select.outcome(point, "accuracy", digits=2) for _, point in select.points(ds)]
+        assert outcomes == ["0.60", "diverged in epoch 4", "0.04"]
+        assert select.outcome(ds.isel(learning_rate=0), "loss", "test") == "0.503 nats"
+
     def test_when_all_diverged_the_best_says_so(self) -> None:
         name, point = select.best(results(diverged=(1, 3, 2)))
         assert name == "learning rate 0.001 (diverged in epoch 3)"
@@ -180,6 +212,10 @@ class TestCurves:
                                    "learning rate 1 (diverged in epoch 4)"]  # fmt: skip
         drawn(fig)
 
+    def test_the_curve_of_a_network_of_nan_ends_as_well(self) -> None:
+        fig = figures.curves(nan_network(), "accuracy")
+        assert [len(xs(line)) for line in fig.axes[0].lines] == [EPOCHS, 3, EPOCHS]
+
     def test_a_trial_of_one_epoch_is_a_point(self) -> None:
         line = figures.curves(results(trained=(1, EPOCHS, EPOCHS))).axes[0].lines[0]
         assert (xs(line), line.get_marker()) == ([1], "o")
@@ -204,6 +240,14 @@ class TestSplits:
         assert re.match(rf"best validation loss: 0.50.* in epoch {EPOCHS}$", legend(fig)[3])
         assert legend(fig)[4].startswith("best validation accuracy: ")
         drawn(fig)
+
+    def test_the_ring_stands_before_a_divergence(self) -> None:
+        fig = figures.splits(nan_network().isel(learning_rate=1), ["accuracy"])
+        ring = fig.axes[0].lines[-1]
+        assert xs(ring) == [3]
+        assert ys(ring)[0] < 0.6
+        nothing = results(diverged=(1, 0, 0)).fillna({"accuracy": 1.0}).isel(learning_rate=0)
+        assert len(figures.splits(nothing, ["accuracy"]).axes[0].lines) == 3
 
     def test_several_trials_stand_side_by_side(self) -> None:
         fig = figures.splits(results(diverged=(0, 1, 0)), ("loss", "accuracy"), mark_best=False)
@@ -234,8 +278,17 @@ class TestFinalBy:
         ds = results(coords={"depth": [1, 2, 3]}, axis="depth", diverged=(0, 2, 0))
         ax = figures.final_by(ds, "depth", "loss").axes[0]
         assert ax.get_xticklabels()[1].get_text() == "2\ndiverged\nin epoch 2"
+        ds["diverged_step"] = ("depth", [0, 14, 0])
+        ax = figures.final_by(ds, "depth", "loss").axes[0]
+        assert ax.get_xticklabels()[1].get_text() == "2\ndiverged\nin epoch 2\nstep 14"
         assert list(np.isnan(ys(ax.lines[0]))) == [False, True, False]
         drawn(figures.final_by(results(diverged=(1, 1, 1)), "learning_rate"))
+
+    def test_a_network_of_nan_has_no_point_and_is_not_the_best(self) -> None:
+        ax = figures.final_by(nan_network(), "learning_rate").axes[0]
+        test, best = ax.lines[2], ax.lines[3]
+        assert np.isnan(ys(test)).tolist() == [True, False, False]  # by rate
+        assert xs(best) == [0.01]
 
     def test_ambiguous_axes_are_refused(self) -> None:
         with pytest.raises(ValueError, match="depth has values twice"):
@@ -254,6 +307,14 @@ class TestSteps:
         assert [len(xs(ax.lines[0])) for ax in fig.axes] == [500, 50, 0]
         assert fig.axes[0].get_title() == "learning rate 0.01\nnoise ±0 nats"
         drawn(fig)
+
+    def test_losses_end_with_the_first_that_is_not_finite(self) -> None:
+        ds = results()
+        losses = np.ones((3, 200), np.float32)
+        losses[1, 50], losses[2, 150:] = np.inf, np.nan
+        ds["step_loss"] = (("learning_rate", "step"), losses)
+        panels = figures.step_noise(ds).axes
+        assert [len(xs(ax.lines[0])) for ax in panels] == [200, 50, 150]
 
     def test_running_mean_keeps_lines_and_length(self) -> None:
         line = np.arange(1000.0)
@@ -291,6 +352,13 @@ class TestGradientNorms:
         assert heights[0] != heights[1]
         assert legend(fig)[-1] == "exactly zero (below the scale)"
         drawn(fig)
+
+    def test_norms_end_with_a_divergence(self) -> None:
+        ds = with_norms(np.ones((2, EPOCHS, 3)))
+        ds["diverged_epoch"] = ("batch_norm", [0, 3])
+        left, right = figures.gradient_norms(ds).axes
+        assert np.isfinite(ys(left.lines[0])).sum() == EPOCHS
+        assert np.isfinite(ys(right.lines[0])).tolist() == [True] * 2 + [False] * (EPOCHS - 2)
 
     def test_nothing_but_zeros_is_drawn(self) -> None:
         drawn(figures.gradient_norms(with_norms(np.zeros((2, EPOCHS, 3)))))

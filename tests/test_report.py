@@ -58,7 +58,7 @@ def test_a_section_shows_all_that_it_has() -> None:
 
 
 def test_the_page_needs_nothing_from_outside() -> None:
-    html = page(section(table=pd.DataFrame({"a": [1]})), plan="1 program")
+    html = page(section(tables={"": pd.DataFrame({"a": [1]})}), plan="1 program")
     elements = Elements(html).found
     assert {tag for tag, _ in elements}.isdisjoint({"script", "link", "iframe"})
     sources = [attrs.get("src") or attrs.get("href") for _, attrs in elements]
@@ -70,9 +70,9 @@ def test_every_text_is_escaped() -> None:
     evil = "<script>alert(1)</script>"
     table = pd.DataFrame({evil: [evil]})
     html = page(
-        section(title=evil, answer=evil, reference=evil, notes=[evil], table=table,
+        section(title=evil, answer=evil, reference=evil, notes=[evil], tables={evil: table},
                 figures=[(to_png(Figure(figsize=(1, 1))), '"' + evil)]),
-        facts={evil: evil}, plan=evil,
+        facts={evil: evil}, plan=evil, missing={evil: evil},
     )  # fmt: skip
     assert "<script" not in html
     assert "&lt;script&gt;" in html
@@ -104,15 +104,34 @@ def test_tables_line_up_and_say_what_is_missing() -> None:
             "batch norm": [True, False],
         }
     )
-    html = page(section(table=table))
+    html = page(section(tables={"": table}))
     cells = re.findall(r"<td[^>]*>([^<]*)</td>", html[html.index('<table class="numbers"') :])
     assert cells == ["1", "0.6221", "152.7", "1", "on", "106,897", "–", "12.3", "1e-5", "off"]
 
 
 def test_a_named_index_is_a_column_and_a_plain_one_is_not() -> None:
     named = pd.DataFrame({"loss": [0.5]}, index=pd.Index(["best"], name="trial"))
-    assert ">trial</th>" in page(section(table=named))
-    assert ">index</th>" not in page(section(table=named.reset_index()))
+    assert ">trial</th>" in page(section(tables={"": named}))
+    assert ">index</th>" not in page(section(tables={"": named.reset_index()}))
+
+
+def test_several_tables_have_captions() -> None:
+    one, two = pd.DataFrame({"a": [1]}), pd.DataFrame({"b": [2]})
+    html = page(section(tables={"": one, "The second": two}))
+    assert len(re.findall('<table class="numbers"', html)) == 2
+    assert re.findall("<caption>(.*?)</caption>.*?>(.)</th>", html, re.S) == [("The second", "b")]
+
+
+def test_sweeps_that_did_not_run_are_told_with_the_reason() -> None:
+    html = page(missing={"fine_tuning": "no weights", "probing": "no weights", "x": "no images"})
+    Elements(html)
+    told = re.sub(r"<[^>]*>|\s+", " ", html[html.index('class="missing" role') :])
+    told = " ".join(told.split()).replace(" ,", ",").replace(" :", ":")
+    assert "3 sweeps did not run:" in told
+    assert "fine tuning, probing: no weights" in told
+    assert "x: no images" in told
+    assert "One sweep did not run:" in page(missing={"x": "no images"})
+    assert "did not run" not in page()
 
 
 def test_a_page_without_sections_or_extras_is_whole() -> None:
@@ -135,7 +154,7 @@ def test_durations(seconds: float, text: str) -> None:
 
 def test_run_facts_are_those_of_the_plan_that_the_sweeps_share() -> None:
     attrs = {
-        "plan_trials": 7, "programs": 2, "wall_seconds": 50.0, "devices": 1,
+        "plan": "a", "plan_trials": 7, "programs": 2, "wall_seconds": 50.0, "devices": 1,
         "device": "cpu", "data": "europe", "data_fingerprint": "abc", "seed": 0,
         "jaxexp": "0.1.0", "jax": "0.8.0", "started": "2026-01-02T03:04:05+00:00",
     }  # fmt: skip
@@ -146,3 +165,16 @@ def test_run_facts_are_those_of_the_plan_that_the_sweeps_share() -> None:
     assert facts["Data (fingerprint)"] == "europe (abc)"
     assert facts["Seed"] == "0; 1"
     assert facts["Started"] == "2026-01-02 03:04 UTC"
+
+
+def test_run_facts_of_several_plans_add_up() -> None:
+    attrs = {
+        "plan": "a", "plan_trials": 7, "programs": 2, "wall_seconds": 50.0, "devices": 1,
+        "device": "cpu", "data": "europe", "data_fingerprint": "abc", "seed": 0,
+        "jaxexp": "0.1.0", "jax": "0.8.0", "started": "2026-01-02T03:04:05+00:00",
+    }  # fmt: skip
+    other = {"plan": "b", "plan_trials": 5, "programs": 0, "wall_seconds": 20.0, "data": "cats"}
+    facts = run_facts([xr.Dataset(attrs=attrs), xr.Dataset(attrs=attrs | other)])
+    assert (facts["Trials"], facts["Programs compiled"]) == ("12", "2")
+    assert facts["Wall-clock"].startswith("1 min 10 s")
+    assert facts["Data (fingerprint)"] == "europe (abc); cats (abc)"

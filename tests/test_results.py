@@ -64,7 +64,18 @@ def test_dimensions_and_values(problem):
     assert list(results.layer) == [0, 1]
     assert (results.steps_per_epoch == 2).all()
     assert (results.diverged_epoch == 0).all()
+    assert (results.diverged_step == 0).all()
     assert results.seconds.sum() == 6 * 0.5
+
+
+def test_a_divergence_is_stored_with_epoch_and_step(problem):
+    sweep = Sweep(base=MLPTrial(epochs=3, depth=1), axes={"width": [8, 16]})
+    records = {trial: made_up(trial) for trial in sweep.trials()}
+    records[sweep.trials()[1]].step_loss[3:] = np.nan  # the second step of the second epoch
+    results = to_dataset(sweep, records, problem, {})
+    assert results.diverged_epoch.values.tolist() == [0, 2]
+    assert results.diverged_step.values.tolist() == [0, 4]
+    assert results.diverged_step.dtype.kind == "i"
 
 
 def test_attributes(problem):
