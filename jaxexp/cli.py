@@ -229,10 +229,7 @@ def resume(
     found = RunDirectory(run_directory).command()
     if found.get("finished", True) and not found.get("missing"):
         raise UserError(f"{run_directory}: this run is complete: `jaxexp report` draws it again")
-    try:
-        command = Command.from_json(found)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{run_directory}/run.json: not the run.json of a run ({error})") from error
+    command = Command.from_json(found, run_directory / "run.json")
     changed: dict[str, Any] = {"checkpoint_every": checkpoint_every, "devices": devices}
     given = {name: value for name, value in changed.items() if value is not None}
     command = dataclasses.replace(command, **given)
@@ -281,8 +278,8 @@ def _parse(settings: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _start(command: Command, name: str, out: Path | None, *, force: bool) -> None:
-    command = Command.from_json(command.as_json())  # as a resumed run will have it
     path = out or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    command = Command.from_json(command.as_json(), path)  # as a resumed run will have it
     _run(command, path, RunDirectory.create(path, command.as_json(), force=force))
 
 

@@ -67,4 +67,6 @@ def matches(value: Any, hint: Any) -> bool:
         return isinstance(value, origin) and all(matches(each, inner[0]) for each in value)
     if isinstance(value, bool):
         return hint is bool
-    return isinstance(value, (int, float) if hint is float else hint)
+    if hint is float and isinstance(value, int):
+        return abs(value) < 2**63  # not beyond all floats
+    return isinstance(value, hint)

@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import importlib.util
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -103,7 +104,7 @@ def load_module(name: str) -> ModuleType:
 
 
 def _execute(path: Path, defines: str = "sweep", kind: type = Sweep) -> ModuleType:
-    if not path.is_file():
+    if not os.path.isfile(path):  # of any text, a name too long for a file as well
         raise UserError(f"{path}: no such sweep file")
     spec = importlib.util.spec_from_file_location(f"jaxexp_sweep_{path.stem}", path)
     assert spec is not None

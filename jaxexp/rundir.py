@@ -55,7 +55,8 @@ class RunDirectory:
         anything else) already; `force` replaces a run that is there, and nothing else.
         """
         run = cls(path)
-        run._check_own()
+        with run._writing():
+            run._check_own()
         with run._held():
             run._check_replaceable(command, force)
             with run._writing():

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from jaxexp import library
 from jaxexp.data import load_places
-from jaxexp.errors import UnavailableError
+from jaxexp.errors import UnavailableError, UserError
 from jaxexp.files import matches
 from jaxexp.inputs import Inputs
 from jaxexp.library import Source
@@ -73,8 +73,15 @@ class Command:
         return {**vars(self), "sweeps": list(self.sweeps), "inputs": inputs}
 
     @classmethod
-    def from_json(cls, made: dict[str, Any]) -> Self:
-        """Raises TypeError or ValueError where it is not what `as_json` returned."""
+    def from_json(cls, made: dict[str, Any], file: Path) -> Self:
+        """Raises UserError, which names the file, where it is not what `as_json` returned."""
+        try:
+            return cls._from_json(made)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{file}: not the run.json of a run ({error})") from error
+
+    @classmethod
+    def _from_json(cls, made: dict[str, Any]) -> Self:
         own = {f.name: made[f.name] for f in dataclasses.fields(cls) if f.name in made}
         inputs = dict(own.get("inputs", {}))
         for name in {"data", "images"} & inputs.keys():
@@ -85,6 +92,8 @@ class Command:
             for name, hint in typing.get_type_hints(type(part)).items():
                 if not matches(getattr(part, name), hint):
                     raise TypeError(f"{name} is {reprlib.repr(getattr(part, name))}")
+        if not command.sweeps:
+            raise ValueError("it names no sweep")
         return command
 
 
