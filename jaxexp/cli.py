@@ -289,21 +289,13 @@ def _run(
 ) -> None:  # fmt: skip
     """Run a command in its directory, begun before or not; a signal leaves a run to resume."""
     started = time.perf_counter()
-    complete = 0
-    with Signals() as signals:
+    with Signals(lambda: _say_interrupted(path, len(command.sweeps), begun)) as signals:
         try:
             session = Session(command, console, signals)
             with held as directory:
                 begun = True
-                try:
-                    page = session.run(directory, force=force)
-                finally:
-                    complete = len(session.results)
+                page = session.run(directory, force=force)
         except InterruptedRunError:
-            if begun:
-                _say_interrupted(path, complete, len(command.sweeps))
-            else:
-                console.print("interrupted before anything was trained")
             signals.leave()
     console.print(f"done in {time.perf_counter() - started:.0f} s")
     print(page)
@@ -311,7 +303,11 @@ def _run(
         raise typer.Exit(3)
 
 
-def _say_interrupted(path: Path, complete: int, sweeps: int) -> None:
+def _say_interrupted(path: Path, sweeps: int, begun: bool) -> None:
+    if not begun:
+        console.print("interrupted before anything was trained")
+        return
+    complete = len(list((path / "results").glob("*.nc")))
     name = shlex.quote(str(path))
     page = f"; their page: jaxexp report {name}" if complete else ""
     console.print(

@@ -1,11 +1,15 @@
-"""Ctrl-C and SIGTERM: asked once, a run saves what it has; asked twice, it leaves at once."""
+"""Ctrl-C and SIGTERM: asked once, a run saves what it has; asked twice, it leaves at once.
+
+While nothing trains there is nothing to save. It leaves at once then too, from within the handler:
+an exception, raised wherever the program happens to be, would go astray now and then.
+"""
 
 import contextlib
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import NoReturn, Self
 
@@ -15,13 +19,11 @@ HANDLED = (signal.SIGINT, signal.SIGTERM)
 
 
 class Signals:
-    """Within the `with` block, the first signal interrupts and the second ends the process.
+    """Within the `with` block, a signal ends the process; while `deferred`, the second one does."""
 
-    It interrupts by raising InterruptedRunError; while `deferred`, by setting an event alone.
-    """
-
-    def __init__(self) -> None:
-        """Nothing is handled yet."""
+    def __init__(self, say: Callable[[], None]) -> None:
+        """Nothing is handled yet. `say` tells the user how things stand, as the process ends."""
+        self._say = say
         self._stop = threading.Event()
         self._deferred = False
         self._received: int = signal.SIGINT
@@ -43,15 +45,18 @@ class Signals:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._stop.is_set():
-            self.leave()
+            os._exit(128 + self._received)
         self._received = number
         self._stop.set()
         if not self._deferred:
-            raise InterruptedRunError
+            self.leave()
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[threading.Event]:
-        """Meanwhile, the first signal only sets the event; one that came too late raises after."""
+        """Meanwhile, the first signal only sets the event; it is raised at the end, if not before.
+
+        As InterruptedRunError.
+        """
         self._deferred = True
         try:
             yield self._stop
@@ -65,6 +70,8 @@ class Signals:
 
         At once: a compilation under way cannot be stopped, and nobody needs it any more.
         """
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):  # nobody may be listening any more
+            self._say()
+            sys.stdout.flush()
+            sys.stderr.flush()
         os._exit(128 + self._received)
