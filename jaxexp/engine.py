@@ -142,8 +142,8 @@ def stream(
             finished.put(error)
 
     # All at once: while one compiles or waits for its slowest device, the others use the cores.
-    # Daemons, since a compilation cannot be stopped and must not keep the process alive.
-    lanes = [threading.Thread(target=run_lane, args=(own,), daemon=True) for own in plan.lanes]
+    # No daemons: Python cannot end while one of them compiles, but would try, and crash.
+    lanes = [threading.Thread(target=run_lane, args=(own,)) for own in plan.lanes]
     for lane in lanes:
         lane.start()
     try:

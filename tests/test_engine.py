@@ -11,7 +11,7 @@ import pytest
 
 from jaxexp import engine, train
 from jaxexp.engine import Problem, Silent, execute
-from jaxexp.errors import UserError
+from jaxexp.errors import InterruptedRunError, UserError
 from jaxexp.plan import Plan, plan
 from jaxexp.records import TrialRecord
 from jaxexp.sweep import Sweep
@@ -112,6 +112,26 @@ def test_divergence_leaves_the_neighbours_bits_alone(problem, devices):
     for trial in broken.keys() & sound.keys():
         assert_same_bits(broken[trial], sound[trial])
     assert len(broken.keys() & sound.keys()) == 2
+
+
+def test_divergence_in_a_padded_program_with_batch_norm(problem, devices):
+    """The neighbours' bits, and the padding of the broken trial itself, are left alone."""
+    base = BASE.replace(optimizer="sgd", batch_norm=True, depth=1)
+    points = [(1e-2, 4), (0.1, 8), (1e-3, 8), (1e-2, 8)]
+
+    def batch(rate: float) -> dict[Trial, TrialRecord]:
+        own = [points[0], (rate, 5), *points[2:]]
+        sweep = Sweep(base=base, axes={("learning_rate", "width"): own}, record=ALL)
+        made = plan([sweep], 1, problem.examples, mode="one")
+        assert made.programs[0].shape.sizes
+        return execute(made, problem, devices[:1])
+
+    broken, sound = batch(3e38), batch(1e-1)
+    assert [record.diverged_epoch for record in broken.values()] == [0, 1, 0, 0]
+    assert [record.diverged_epoch for record in sound.values()] == [0] * 4
+    assert len(broken.keys() & sound.keys()) == 3
+    for trial in broken.keys() & sound.keys():
+        assert_same_bits(broken[trial], sound[trial])
 
 
 @dataclass(frozen=True)
@@ -255,6 +275,18 @@ def test_who_stops_listening_stops_the_lanes(devices):
     assert [record.trial.batch_size for record in next(batches)] == [2]
     batches.close()
     assert (3, EPOCHS) not in watch.epochs
+
+
+def test_a_stop_that_was_not_asked_for_stays_unset(devices):
+    """It serves the next stage of a run as well."""
+    stop = threading.Event()
+    made = plan([Sweep(base=Trial(epochs=1, batch_size=3))], 1, 6)
+    for _ in range(2):
+        assert len(list(engine.stream(made, growth(6), devices[:1], stop=stop))) == 1
+        assert not stop.is_set()
+    stop.set()
+    with pytest.raises(InterruptedRunError):
+        list(engine.stream(made, growth(6), devices[:1], stop=stop))
 
 
 def test_trials_taken_in_turns_equal_those_taken_at_once(problem, devices):

@@ -376,6 +376,38 @@ def test_a_place_that_cannot_be_written(where, place, tmp_path, capsys, monkeypa
     assert f"{where}: cannot write a run here" in told_by(capsys, *line)
 
 
+FAILING = """
+import threading, time
+from jaxexp import cli, compiled
+from jaxexp.errors import UserError
+
+whole, compiles = compiled.compile_program, threading.Event()
+
+def compile_program(program, *arguments):
+    if program.trials[0].batch_norm:
+        compiles.wait()
+        raise UserError("no room")
+    compiles.set()
+    return whole(program, *arguments)
+
+compiled.compile_program = compile_program
+cli.main(["run", "mine.py", "--data", "data", "--programs", "exact", "--out", OUT])
+"""
+
+
+def test_an_error_in_one_lane_while_another_compiles(place, tmp_path):
+    """Python used to crash where it ended meanwhile."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(jaxexp.__file__).parents[1])}
+    environment["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+    code = FAILING.replace("OUT", repr(str(tmp_path / "run")))
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=place, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 2, done.stderr
+    assert "error: no room" in done.stderr
+    assert "terminate" not in done.stderr
+
+
 def test_nothing_is_written_elsewhere(place, whole):
     """The whole run had a home, a cache and a current folder of its own."""
     found = {path.relative_to(place).parts[0] for path in place.rglob("*") if path.is_file()}
