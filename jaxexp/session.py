@@ -196,6 +196,7 @@ class Session:
             )
             sweeps = [source.sweep for source in todo]
             with (
+                closing(keeper),
                 self.signals.deferred() as stop,
                 closing(
                     run_plan(plan, sweeps, problem, progress, keeper=keeper, stop=stop)
