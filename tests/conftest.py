@@ -9,7 +9,9 @@ import jax
 import numpy as np
 import pytest
 
+from jaxexp.bench_images import import_torchvision
 from jaxexp.engine import Problem
+from jaxexp.errors import UserError
 from jaxexp.mlp import Classification
 
 jax.config.update("jax_num_cpu_devices", 4)
@@ -41,3 +43,11 @@ def problem() -> Problem:
             "latitude": (("latitude",), np.linspace(-2, 2, 2)),
         },
     )
+
+
+@pytest.fixture(scope="session")
+def torchvision():
+    try:
+        return import_torchvision()
+    except UserError as error:
+        pytest.skip(str(error))

@@ -59,10 +59,12 @@ def test_torch_is_for_the_peers_alone():
         for module, path in MODULES.items()
         if any(name.split(".")[0] in ("torch", "torchvision") for name in imports(path))
     }
-    assert users <= {"jaxexp.peers"}
+    assert users <= {"jaxexp.peers", "jaxexp.bench_images"}
 
 
-@pytest.mark.parametrize("module", ["", ".trial", ".lift", ".sweep", ".plan", ".data"])
+@pytest.mark.parametrize(
+    "module", ["", ".trial", ".lift", ".sweep", ".plan", ".data", ".data.images"]
+)
 def test_describing_and_planning_start_at_once(module):
     code = f"import sys, jaxexp{module}; print(*{{name.split('.')[0] for name in sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -74,6 +76,10 @@ def test_describing_and_planning_start_at_once(module):
         "flax",
         "optax",
         "torch",
+        "torchvision",
+        "PIL",
+        "sklearn",
+        "xgboost",
         "matplotlib",
         "xarray",
         "pandas",
