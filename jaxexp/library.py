@@ -36,12 +36,16 @@ class Source:
 
     Beside `sweep`, the file may define `problem(inputs)`, which returns the `jaxexp.Problem` that
     the sweep is run on (the European places, if it does not), or `estimate(sweep, inputs)`, which
-    returns the results themselves, of models that JAX does not train.
+    returns the results themselves, of models that JAX does not train; `check(inputs)`, which reads
+    what they will read and raises UserError before anything is trained; and `keep_models = True`,
+    for trained models to be saved with the run.
     """
 
     sweep: Sweep
     problem: "Callable[[Inputs], Problem]"
     estimate: "Callable[[Sweep, Inputs], xr.Dataset] | None"
+    check: "Callable[[Inputs], None] | None" = None
+    keep_models: bool = False
 
 
 def load(name_or_file: str) -> Sweep:
@@ -70,6 +74,8 @@ def load_source(name_or_file: str) -> Source:
         sweep=replace(module.sweep, name=path.stem),
         problem=getattr(module, "problem", _places),
         estimate=getattr(module, "estimate", None),
+        check=getattr(module, "check", None),
+        keep_models=bool(getattr(module, "keep_models", False)),
     )
 
 

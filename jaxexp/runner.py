@@ -3,7 +3,7 @@
 import dataclasses
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from jaxexp.data import load_places
@@ -62,12 +62,13 @@ def make_plan(
 def run_plan(
     made: Plan, sweeps: Sequence[Sweep], problem: Problem, progress: Progress | None = None,
     *, keeper: Keeper | None = None, stop: threading.Event | None = None,
+    finished: Callable[[TrialRecord], None] | None = None,
 ) -> "Iterator[tuple[Sweep, xr.Dataset]]":  # fmt: skip
     """Run the plan of several sweeps: a trial that stands in several of them trains once.
 
     Yields each sweep with its results as soon as the last of its trials has finished. Programs of
     the plan that none of the sweeps needs do not run. See `jaxexp.engine.stream` for `keeper` and
-    `stop`.
+    `stop`. `finished` is given each trial's record, in which alone its parameters are.
     """
     environment = facts(made, devices())
     waiting = {sweep.name: set(sweep.trials()) for sweep in sweeps}
@@ -76,8 +77,13 @@ def run_plan(
     todo = dataclasses.replace(made, programs=tuple(programs))
     records: dict[Trial, TrialRecord] = {}
     started = time.perf_counter()
-    for finished in stream(todo, problem, devices(), progress, keeper=keeper, stop=stop):
-        records |= {record.trial: record for record in finished}
+    for batch in stream(todo, problem, devices(), progress, keeper=keeper, stop=stop):
+        for record in batch:
+            if finished:
+                finished(record)
+            # Trained weights of large models would fill the memory.
+            records[record.trial] = dataclasses.replace(record, params={}, state={})
+        del batch, record
         for sweep in sweeps:
             if sweep.name in waiting and records.keys() >= waiting[sweep.name]:
                 del waiting[sweep.name]

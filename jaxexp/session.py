@@ -1,9 +1,10 @@
 """One run of the command line, from what was asked for to results and page; started or resumed."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from rich.console import Console
 
 from jaxexp import library
-from jaxexp.errors import UnavailableError
+from jaxexp.errors import UnavailableError, UserError
 from jaxexp.inputs import Inputs
 from jaxexp.library import Source
 from jaxexp.rundir import RunDirectory
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from jaxexp.engine import Problem
     from jaxexp.plan import Plan
+    from jaxexp.records import TrialRecord
     from jaxexp.report import Section
 
 QUICK_EPOCHS = 2
@@ -54,6 +56,10 @@ class Command:
             sweep = sweep.set({"seed": [self.seed]})
         if self.quick:
             sweep = sweep.shorten(QUICK_EPOCHS)
+        if "image_size" in sweep.base.fields():  # of the images, which the inputs decide
+            if "image_size" in self.settings:
+                raise UserError("--set image_size: expected it as --image-size")
+            sweep = sweep.set({"image_size": [self.inputs.image_size]})
         sweep.trials()  # checks every value
         return dataclasses.replace(source, sweep=sweep)
 
@@ -100,8 +106,14 @@ class Session:
         """Check all that can be checked before anything is written or trained."""
         self.command, self.console, self.signals = command, console, signals
         self.stages = stages(command.sources())
-        # The first one's data are read now, so that what is wrong with them is said at once.
-        self.first = None if self.stages[0][0].estimate else plan_stage(self.stages[0], command)
+        # What is wrong with the data is said at once.
+        for source in (source for stage in self.stages for source in stage):
+            if source.check:
+                source.check(command.inputs)
+        self.first = None
+        if not self.stages[0][0].estimate:
+            with contextlib.suppress(*[UnavailableError] * (len(self.stages) > 1)):
+                self.first = plan_stage(self.stages[0], command)
         self.results: dict[str, xr.Dataset] = {}
         self.sections: list[Section] = []
         self.missing: dict[str, str] = {}
@@ -158,11 +170,27 @@ class Session:
                 sweeps = [source.sweep for source in todo]
                 with self.signals.deferred() as stop:
                     for sweep, dataset in run_plan(
-                        plan, sweeps, problem, progress, keeper=keeper, stop=stop
-                    ):
+                        plan, sweeps, problem, progress, keeper=keeper, stop=stop,
+                        finished=self._model_saver(directory, todo, problem),
+                    ):  # fmt: skip
                         self._keep(directory, sweep, dataset)  # while the others train
             finally:
                 keeper.close()
+
+    def _model_saver(
+        self, directory: RunDirectory, todo: list[Source], problem: "Problem"
+    ) -> "Callable[[TrialRecord], None]":
+        """Saves the models of the sweeps that want it, as their trials finish."""
+        trials = {s.sweep.name: set(s.sweep.trials()) for s in todo if s.keep_models}
+
+        def save(record: "TrialRecord") -> None:
+            from jaxexp import models
+
+            for name, own in trials.items():
+                if record.trial in own:
+                    models.save(directory.models, name, record, problem.attrs)
+
+        return save
 
     def _keep(self, directory: RunDirectory, sweep: Sweep, dataset: "xr.Dataset") -> None:
         directory.save(sweep, dataset)
