@@ -25,16 +25,19 @@ class Machine:
     launch_seconds: float  # overhead of one operation of a step, for a batch of trials
     compile_seconds: float  # to compile a program
     cache_bytes: float  # of activations that a device should hold at a time
+    state_bytes: float  # of what a program trains: trials beyond it wait for another program
 
 
 # Of the CPU: measured on one core of an AMD EPYC. Of the others: given, not measured.
 MACHINES = {
-    "cpu": Machine(45e9, 2e-6, 3.0, 5e6),
-    "gpu": Machine(5e12, 5e-6, 10.0, 4e9),
-    "tpu": Machine(5e12, 5e-6, 10.0, 4e9),
+    "cpu": Machine(45e9, 2e-6, 3.0, 5e6, 1e9),
+    "gpu": Machine(5e12, 5e-6, 10.0, 4e9, 8e9),
+    "tpu": Machine(5e12, 5e-6, 10.0, 4e9, 8e9),
 }
 
 
+STATE_COPIES = 3 * 2  # of parameters: themselves and Adam's; one more of all while a call runs
+END_COPIES = 2  # of parameters, as they come home
 RECORD_COPIES = 3  # of records at the peak: as they come, stacked, and in the results
 
 
@@ -84,14 +87,19 @@ class Program:
         turn = len(self.devices) * self.at_once
         return turn * math.ceil(len(self.trials) / turn)
 
-    def memory(self, examples: int) -> float:
-        """Estimated bytes: parameters and moments, activations of one turn, and all records."""
+    def working_memory(self) -> float:
+        """Estimated bytes while it trains: parameters and moments, activations of one turn."""
         bound = self.shape.bound()
         cost = bound.cost()
-        state = 3 * 2 * cost.parameters * self.filled()  # Adam's; one more while a call runs
+        state = STATE_COPIES * cost.parameters * self.filled()
         turn = 2 * cost.activations * bound.batch_size * len(self.devices) * self.at_once
+        end = END_COPIES * cost.parameters * len(self.members)
+        return 4 * (state + turn + end)
+
+    def record_memory(self, examples: int) -> float:
+        """Estimated bytes that stay when it has finished."""
         records = sum(_record_floats(t, examples, self.record) for t, _ in self.members)
-        return 4 * (state + turn + RECORD_COPIES * records)
+        return 4 * RECORD_COPIES * records
 
     def padding(self, examples: int, machine: Machine = MACHINES["cpu"]) -> float:
         """The share of that work that no trial needs."""
@@ -116,7 +124,7 @@ def _record_floats(trial: Trial, examples: int, record: Sequence[str]) -> int:
     """Numbers that a trial leaves behind: losses and accuracies, and what is asked for beyond."""
     steps = math.ceil(examples / trial.batch_size)
     norms = getattr(trial, "depth", 0) + 1 if "gradient_norms" in record else 0
-    return trial.epochs * (steps + 6 + norms) + trial.cost().parameters
+    return trial.epochs * (steps + 6 + norms)
 
 
 def _epoch_seconds(trial: Trial, examples: int, smallest_batch: int, machine: Machine) -> float:
@@ -162,8 +170,9 @@ class Plan:
 
     @property
     def memory(self) -> float:
-        """Estimated bytes of all programs, as if they ran side by side."""
-        return sum(program.memory(self.examples) for program in self.programs)
+        """Estimated bytes: the records of all programs, and of each lane its largest program."""
+        records = sum(program.record_memory(self.examples) for program in self.programs)
+        return records + sum(max(p.working_memory() for p in lane) for lane in self.lanes)
 
     def __str__(self) -> str:
         """One line per program."""
@@ -229,6 +238,8 @@ def plan(
     programs = [_program(group, records) for group in groups]
     if mode == "auto":
         programs = _merge(programs, records, examples, machine)
+    if mode != "one":
+        programs = [part for program in programs for part in _parts(program, devices, machine)]
     programs = _by_work(programs, examples, machine)[::-1]
     placed = _place(programs, devices, examples, machine)
     made = Plan(tuple(_in_turns(p, machine) for p in placed), devices, examples, backend)
@@ -238,6 +249,28 @@ def plan(
             f"{_size(memory)} may be used: fewer trials, epochs or records would fit"
         )
     return made
+
+
+def _parts(program: Program, devices: int, machine: Machine) -> list[Program]:
+    """The program, or several of fewer trials where its state would be too large.
+
+    They run one after another and share the compiled functions. A rest of fewer trials than there
+    are devices does not keep all of them busy with copies.
+    """
+    state = 4 * STATE_COPIES * program.shape.bound().cost().parameters
+    most = max(1, int(machine.state_bytes / state / devices)) * devices
+    return [
+        dataclasses.replace(
+            program,
+            trials=program.trials[start : start + most],
+            beginnings=tuple(
+                (trial, place - start)
+                for trial, place in program.beginnings
+                if start <= place < start + most
+            ),
+        )
+        for start in range(0, len(program.trials), most)
+    ]
 
 
 def _in_turns(program: Program, machine: Machine) -> Program:

@@ -47,7 +47,8 @@ def counting(what: str) -> Iterator[Callable[[int, int], None]]:
 
     with bar:
         yield moved
-    if (seconds := time.monotonic() - started) > WORTH_A_LINE:
+    seconds = time.monotonic() - started
+    if last and seconds > WORTH_A_LINE and not console.is_terminal:
         console.print(f"{what}: {last:,} in {seconds:.0f} s", markup=False)
 
 

@@ -40,10 +40,10 @@ SHORT = ("train", "validation", "test")
 def answer(results: "xr.Dataset") -> str:
     """The best setting by validation accuracy, and how it does."""
     made = table(results)
-    own = made["val acc"]
-    if own.isna().all():
+    if made["val acc"].isna().all():
         return "Every trial diverged."
-    row = made.loc[own.idxmax()]
+    order = made.sort_values("val loss").sort_values("val acc", ascending=False, kind="stable")
+    row = order.iloc[0]
     names = list(made.columns[: list(made.columns).index("train acc")])
     best = ", ".join(f"{name} {_number(row[name])}" for name in names)
     seeds = results.sizes.get("seed", 1)
