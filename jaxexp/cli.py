@@ -17,7 +17,7 @@ from jaxexp import __version__, library, vision
 from jaxexp.errors import InterruptedRunError, UnavailableError, UserError
 from jaxexp.inputs import IMAGENET, Inputs
 from jaxexp.rundir import RunDirectory
-from jaxexp.session import QUICK_EPOCHS, Command, Session, plan_stage, stages
+from jaxexp.session import QUICK_EPOCHS, Command, Session, preview, stages
 from jaxexp.signals import Signals
 
 REPORT_SWEEPS = {
@@ -73,8 +73,8 @@ Settings = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE[,VALUE...]",
-        help="Another value of a hyperparameter, or several, which make it an axis. "
-        "May be given more than once.",
+        help="Another value of a hyperparameter, or several, which make it an axis; width=64-32-16 "
+        "is one value, a width for each of three layers. May be given more than once.",
     ),
 ]
 Programs = Annotated[
@@ -124,6 +124,9 @@ Sections = Annotated[
         help="Of the report; all of it, if the libraries of section 7 are installed.",
     ),
 ]
+Devices = Annotated[
+    int | None, typer.Option(metavar="N", min=1, help="Use N devices; all, if not given.")
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace the run that --out holds.")]
 
 
@@ -148,6 +151,7 @@ def reproduce(
     out: Out = None,
     seed: Seed = None,
     quick: Quick = False,
+    devices: Devices = None,
     force: Force = False,
 ) -> None:
     """Redo the report: every row, vectorized, as one page.
@@ -166,6 +170,7 @@ def reproduce(
         summary=" ".join(SUMMARIES[one] for one in sections) + " Each section asks one question of "
         "the published report, answers it from this run, and quotes the report's own figure.",
         settings=_parse(settings or []),
+        devices=devices,
         seed=seed,
         quick=quick,
         inputs=_inputs(data, images, weights, image_size, skip_broken, quick),
@@ -181,6 +186,7 @@ def run(
     settings: Settings = None,
     programs: Programs = "auto",
     memory: Memory = None,
+    devices: Devices = None,
     data: Data = None,
     images: Images = None,
     weights: Weights = IMAGENET,
@@ -202,6 +208,7 @@ def run(
         settings=_parse(settings or []),
         programs=programs,
         memory=memory,
+        devices=devices,
         seed=seed,
         quick=quick,
         inputs=_inputs(data, images, weights, image_size, skip_broken, quick),
@@ -219,6 +226,7 @@ def plan(
     programs: Programs = "auto",
     memory: Memory = None,
     section: Sections = None,
+    devices: Devices = None,
     data: Data = None,
     images: Images = None,
     weights: Weights = IMAGENET,
@@ -242,13 +250,14 @@ def plan(
         settings=_parse(settings or []),
         programs=programs,
         memory=memory,
+        devices=devices,
         seed=seed,
         quick=quick,
         inputs=dataclasses.replace(inputs, trains=False),
     )
     for stage in stages(command.sources()):
         if stage[0].estimate is None:
-            print(plan_stage(stage, command)[0])
+            print(preview(stage, command))
 
 
 @app.command()

@@ -5,25 +5,12 @@ import functools
 import os
 
 import jax
-import psutil
 from platformdirs import user_cache_path
 
+from jaxexp.errors import UserError
+from jaxexp.machine import cores
+
 CACHE_BYTES = 1 << 30  # the least recently used programs leave the cache beyond this
-
-
-def cores() -> int:
-    """The processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def free_memory() -> float:
-    """Bytes that can be taken: where results are gathered, and on the smallest device."""
-    free = float(psutil.virtual_memory().available)
-    for device in devices():
-        stats = device.memory_stats() or {}  # a CPU device has none of its own
-        if "bytes_limit" in stats:
-            free = min(free, stats["bytes_limit"] - stats.get("bytes_in_use", 0))
-    return free
 
 
 @functools.cache
@@ -33,6 +20,8 @@ def devices() -> tuple[jax.Device, ...]:
     Compiled programs are kept in the user's cache directory. What a program or an environment
     variable (`JAX_NUM_CPU_DEVICES`, `JAX_COMPILATION_CACHE_DIR`, `JAX_ENABLE_COMPILATION_CACHE`)
     has chosen stays as it is, and so do the devices of a JAX that runs already.
+
+    Raises UserError if JAX cannot provide the platform that `JAX_PLATFORMS` asks for.
     """
     if getattr(jax.config, "jax_num_cpu_devices", -1) < 0:  # nobody has chosen
         with contextlib.suppress(RuntimeError):  # JAX runs already
@@ -42,4 +31,11 @@ def devices() -> tuple[jax.Device, ...]:
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-    return tuple(jax.devices())
+    try:
+        return tuple(jax.devices())
+    except (RuntimeError, AssertionError) as error:  # the latter for cuda without a GPU
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        reason = (str(error).splitlines() or ["no such device"])[0]
+        raise UserError(
+            f"JAX_PLATFORMS={asked!r}: expected a platform that JAX finds here ({reason})"
+        ) from error

@@ -10,7 +10,7 @@ import dataclasses
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from jaxexp import train
 from jaxexp.compiled import Call, Run, place, state_like
 from jaxexp.errors import InterruptedRunError, UserError
-from jaxexp.plan import Plan, Program
+from jaxexp.plan import Plan, Program, check
 from jaxexp.records import End, Snapshot, TrialRecord, make_records
 from jaxexp.train import Data, Gathered, PyTree, Task
 from jaxexp.trial import Trial
@@ -103,16 +103,6 @@ class Keeper(Protocol):
         ...
 
 
-def check(trials: Iterable[Trial], problem: Problem) -> None:
-    """Raise UserError, before anything is compiled, for trials that the data cannot serve."""
-    for trial in trials:
-        if trial.batch_size > problem.examples:
-            raise UserError(
-                f"batch_size={trial.batch_size}: larger than the {problem.examples} training "
-                "examples"
-            )
-
-
 def execute(
     plan: Plan, problem: Problem, devices: Sequence[jax.Device], progress: Progress | None = None
 ) -> dict[Trial, TrialRecord]:
@@ -134,7 +124,7 @@ def stream(
     raised. So does `stop`, as InterruptedRunError, when every lane has left a last snapshot; a
     lane that is still compiling has nothing to leave and is not waited for.
     """
-    check((trial for program in plan.programs for trial in program.trials), problem)
+    check((trial for program in plan.programs for trial in program.trials), problem.examples)
     stop = stop or threading.Event()
     shared = _Shared(problem, devices)
     finished: queue.SimpleQueue[list[TrialRecord] | BaseException] = queue.SimpleQueue()

@@ -72,20 +72,21 @@ def load_source(name_or_file: str) -> Source:
     module = _execute(path)
     return Source(
         sweep=replace(module.sweep, name=path.stem),
-        problem=getattr(module, "problem", _places),
+        problem=getattr(module, "problem", places),
         estimate=getattr(module, "estimate", None),
         check=getattr(module, "check", None),
         keep_models=bool(getattr(module, "keep_models", False)),
     )
 
 
-def _places(inputs: "Inputs") -> "Problem":
+def places(inputs: "Inputs") -> "Problem":
+    """The problem of a sweep that defines none: the country of places, embedded or of a folder."""
     from jaxexp.data import load_places
 
-    places = load_places(inputs.data)  # before JAX, which takes a second to start
+    read = load_places(inputs.data)  # before JAX, which takes a second to start
     from jaxexp.places import problem
 
-    return problem(places)
+    return problem(read)
 
 
 def describe(name: str) -> str:

@@ -7,6 +7,7 @@ which also work on plain values: it is written once, and costs nothing where not
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,9 +19,9 @@ from jaxexp.trial import Trial
 
 @dataclass(frozen=True)
 class Size:
-    """A whole number that differs between the trials of a program."""
+    """A whole number that differs between the trials of a program, or one for each layer."""
 
-    value: Any  # of this trial: a traced int32
+    value: Any  # of this trial: a traced int32, or (layers,) where some trial has a tuple
     smallest: int
     largest: int
 
@@ -65,6 +66,7 @@ class Shape:
     like: Trial  # holds what the trials have in common
     traced: tuple[str, ...]
     sizes: tuple[tuple[str, int, int], ...]  # name, smallest, largest
+    lengths: tuple[tuple[str, int], ...]  # of the longest tuple, where a size is one for each layer
     choices: tuple[tuple[str, tuple[Any, ...]], ...]  # name, options
 
     @classmethod
@@ -77,14 +79,17 @@ class Shape:
         differs = {name: len(set(own)) > 1 for name, own in values.items()}
         sizes = [n for n, k in kinds.items() if k == "size" and differs[n]]
         choices = [n for n, k in kinds.items() if k == "choice" and differs[n]]
-        lengths = [n for n, k in kinds.items() if k == "length"]
+        others = [n for n, k in kinds.items() if k == "length"]
         lifted: dict[str, Any] = {
-            n: fields[n].default for n in (*traced, *sizes, *choices, *lengths)
+            n: fields[n].default for n in (*traced, *sizes, *choices, *others)
         }
+        every = {n: list(map(_each, values[n])) for n in sizes}
+        flat = {n: list(itertools.chain.from_iterable(each)) for n, each in every.items()}
         return cls(
             like=dataclasses.replace(trials[0], **lifted),
             traced=tuple(traced),
-            sizes=tuple((n, min(values[n]), max(values[n])) for n in sizes),
+            sizes=tuple((n, min(flat[n]), max(flat[n])) for n in sizes),
+            lengths=tuple((n, most) for n in sizes if (most := max(map(len, every[n]))) > 1),
             choices=tuple((n, tuple(sorted(set(values[n])))) for n in choices),
         )
 
@@ -94,12 +99,17 @@ class Shape:
         return any(name not in Trial.fields() for name, *_ in (*self.sizes, *self.choices))
 
     def leaves(self, trials: Sequence[Trial]) -> dict[str, np.ndarray]:
-        """What differs between the trials, (T,) each: floats as float32, all else as int32."""
-        options = dict(self.choices)
+        """What differs between the trials, (T,) each, or (T, layers) for sizes of each layer.
+
+        Floats are float32, all else is int32.
+        """
+        options, lengths = dict(self.choices), dict(self.lengths)
         names = (*self.traced, *(name for name, *_ in self.sizes), *options)
-        return {
-            name: _leaf([getattr(t, name) for t in trials], options.get(name)) for name in names
-        }
+        values = {name: [getattr(t, name) for t in trials] for name in names}
+        for name, length in lengths.items():  # a shorter one goes on with its last size
+            rows = [_each(value) for value in values[name]]
+            values[name] = [(*row, *row[-1:] * (length - len(row))) for row in rows]
+        return {name: _leaf(values[name], options.get(name)) for name in names}
 
     def trial(self, leaves: Mapping[str, Any]) -> Trial:
         """The trial of one row of the leaves, to be used inside a compiled function."""
@@ -116,6 +126,10 @@ class Shape:
             made = [dataclasses.replace(bound, **{name: option}) for option in options]
             bound = max(made, key=lambda trial: trial.cost().multiplications)
         return bound
+
+
+def _each(size: Any) -> tuple[int, ...]:
+    return size if isinstance(size, tuple) else (size,)
 
 
 def _off(field: dataclasses.Field, values: list[Any]) -> bool:

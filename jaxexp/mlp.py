@@ -5,11 +5,13 @@ such products runs a third faster than the other way round, and weights carry ov
 
 Trials of other shapes may share a program (see `lift.py`). Units past a trial's width are not read
 by any other, so that their weights, zero at first, keep gradients and moments of zero; layers past
-its depth pass their input on.
+its depth pass their input on. Widths that differ between the layers of one trial are padded in the
+same way where its program holds other shapes too; in a program of its own nothing is.
 
 Shapes: B examples, C classes, F features, L hidden layers, W units of a layer.
 """
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -165,8 +167,9 @@ def _is_zero(rate: Any) -> bool:
 class MLP(nn.Module):
     """Hidden layers, then a linear layer to the classes.
 
-    The second to the last hidden layer are stacked: their parameters have a leading layer axis.
-    `trial` may have lifted sizes and choices.
+    The second to the last hidden layer are stacked as "hidden", their parameters with a leading
+    layer axis. Where `trial.width` is a tuple each is a module of its own size: "hidden_1" and so
+    on. `trial` may have lifted sizes and choices.
     """
 
     trial: MLPTrial
@@ -181,42 +184,62 @@ class MLP(nn.Module):
         trial = self.trial
         h_FxB, inputs = self._features(x_BxF.T)
         depth, count = value(trial.depth), largest(trial.depth)
-        widths_L = jnp.broadcast_to(jnp.asarray(value(trial.width)), (count,))
+        widths_L = _for_each_layer(value(trial.width), count)
         words_L = mix(jnp.arange(count, dtype=jnp.uint32) ^ jnp.asarray(noise, jnp.uint32))
         options: dict[str, Any] = {
-            "width": largest(trial.width),
             "activation": trial.activation,
             "batch_norm": trial.batch_norm,
             "dropout": trial.dropout,
             "train": self.train,
         }
-        padded = not isinstance(trial.width, int)
+        padded = isinstance(trial.width, Size)
+        units = trial.width[0] if isinstance(trial.width, tuple) else largest(trial.width)
         first = Hidden(
-            **options, residual=False, skipped=False, name="first",
+            **options, width=units, residual=False, skipped=False, name="first",
             padded=padded or isinstance(trial.features, Choice),
         )  # fmt: skip
         h_WxB, _ = first(h_FxB, weight_B, Layer(widths_L[0], inputs, True, words_L[0]))
-        if (layers := count - 1) > 0:
-            unrolled = layers <= UNROLLED_LAYERS and not self.is_initializing()
-            stack = nn.scan(
-                Hidden,
-                variable_axes={"params": 0, "batch_stats": 0},
-                split_rngs={"params": True},
-                in_axes=(nn.broadcast, 0),
-                length=layers,
-                unroll=layers if unrolled else 1,
-            )
-            active_L = jnp.arange(1, count) < depth
-            skipped = isinstance(trial.depth, Size)
-            units_L = jnp.where(active_L, widths_L[1:], 0) if skipped else widths_L[1:]
-            layer = Layer(units_L, widths_L[:-1], active_L, words_L[1:])
-            hidden = stack(
-                **options, residual=trial.residual, padded=padded or skipped, skipped=skipped,
-                name="hidden",
+        if isinstance(trial.width, tuple):
+            h_WxB = self._ragged(h_WxB, weight_B, words_L, options)
+        elif count > 1:
+            h_WxB = self._stacked(h_WxB, weight_B, widths_L, words_L, options)
+        return Affine(self.classes, padded, name="last")(h_WxB, self.classes, widths_L[depth - 1])
+
+    def _ragged(self, h_WxB: Array, weight_B: Array, words_L: Array, options: dict) -> Array:
+        """Hidden layers past the first one, each of its own size."""
+        widths = self.trial.widths
+        for i in range(1, len(widths)):
+            hidden = Hidden(
+                **options, width=widths[i], residual=False, padded=False, skipped=False,
+                name=f"hidden_{i}",
             )  # fmt: skip
-            h_WxB, _ = hidden(h_WxB, weight_B, layer)
-        last = widths_L[depth - 1]
-        return Affine(self.classes, padded, name="last")(h_WxB, self.classes, last)
+            h_WxB, _ = hidden(h_WxB, weight_B, Layer(widths[i], widths[i - 1], True, words_L[i]))
+        return h_WxB
+
+    def _stacked(
+        self, h_WxB: Array, weight_B: Array, widths_L: Array, words_L: Array, options: dict
+    ) -> Array:
+        """Hidden layers past the first one, all of one size."""
+        trial, count = self.trial, len(widths_L)
+        unrolled = count - 1 <= UNROLLED_LAYERS and not self.is_initializing()
+        stack = nn.scan(
+            Hidden,
+            variable_axes={"params": 0, "batch_stats": 0},
+            split_rngs={"params": True},
+            in_axes=(nn.broadcast, 0),
+            length=count - 1,
+            unroll=count - 1 if unrolled else 1,
+        )
+        active_L = jnp.arange(1, count) < value(trial.depth)
+        skipped = isinstance(trial.depth, Size)
+        units_L = jnp.where(active_L, widths_L[1:], 0) if skipped else widths_L[1:]
+        hidden = stack(
+            **options, width=len(h_WxB), residual=trial.residual, skipped=skipped, name="hidden",
+            padded=skipped or isinstance(trial.width, Size),
+        )  # fmt: skip
+        layer = Layer(units_L, widths_L[:-1], active_L, words_L[1:])
+        h_WxB, _ = hidden(h_WxB, weight_B, layer)
+        return h_WxB
 
     def _features(self, x_FxB: Array) -> tuple[Array, Any]:
         """The inputs as the trial wants them, and how many they are of the program's."""
@@ -239,12 +262,46 @@ class MLP(nn.Module):
         )
 
 
-def affine_layers(params: PyTree) -> list[tuple[Array, Array]]:
-    """Kernel (out, in) and bias (out,) of each affine layer, from first to last."""
-    hidden = params.get("hidden", {"affine": {"kernel": (), "bias": ()}})["affine"]
-    first, last = params["first"]["affine"], params["last"]
-    stacked = zip(hidden["kernel"], hidden["bias"], strict=True)
-    return [(first["kernel"], first["bias"]), *stacked, (last["kernel"], last["bias"])]
+def _for_each_layer(widths: Any, count: int) -> Array:
+    """Units of `count` layers, from one number, or from one for each of the first of them."""
+    widths_L = jnp.atleast_1d(jnp.asarray(widths))
+    return jnp.pad(widths_L, (0, count - len(widths_L)), mode="edge")
+
+
+def _stacks(tree: PyTree) -> list[PyTree]:
+    """The hidden layers of parameters, statistics or gradients, each with a leading layer axis."""
+    names = ["first", *(name for i in range(len(tree)) if (name := f"hidden_{i}") in tree)]
+    stacks = [jax.tree.map(lambda a: a[None], tree[name]) for name in names]
+    return [*stacks, tree["hidden"]] if "hidden" in tree else stacks
+
+
+def _own(trial: MLPTrial, tree: PyTree, inputs: int | None) -> PyTree:
+    """A trial's own part of parameters or statistics: its layers, and their units and inputs.
+
+    `inputs` are those of the first layer; None for all there are.
+    """
+    layers = [
+        {k: jax.tree.map(lambda a, i=i: a[i], v) for k, v in stack.items()}
+        for stack in _stacks(tree)
+        for i in range(len(jax.tree.leaves(stack)[0]))
+    ]
+
+    def cut(layer: PyTree, units: int, inputs: int | None) -> PyTree:
+        parts = {k: v for k, v in layer.items() if k == "affine" or trial.batch_norm}
+        return jax.tree.map(lambda a: a[:units] if a.ndim == 1 else a[:units, :inputs], parts)
+
+    widths = trial.widths
+    own = zip(layers[: trial.depth], widths, (inputs, *widths[:-1]), strict=True)
+    first, *hidden = (cut(*layer) for layer in own)
+    made = {"first": first}
+    if isinstance(trial.width, tuple):
+        made |= {f"hidden_{i}": layer for i, layer in enumerate(hidden, 1)}
+    elif hidden:
+        made["hidden"] = jax.tree.map(lambda *arrays: np.stack(arrays), *hidden)
+    if "last" in tree:
+        last = tree["last"]
+        made["last"] = last | {"kernel": last["kernel"][:, : widths[-1]]}
+    return made
 
 
 @dataclass(frozen=True)
@@ -269,9 +326,16 @@ class Classification:
 
     def init(self, trial: Trial, key: Array, data: Data) -> tuple[PyTree, PyTree]:
         """Parameters and batch statistics (empty without batch norm)."""
-        inputs = jnp.zeros((1, len(self.mean)))
-        variables = self.module(trial).init(key, inputs, jnp.ones(1))
-        return variables["params"], variables.get("batch_stats", {})
+        assert isinstance(trial, MLPTrial)
+        program, inputs = trial, jnp.zeros((1, len(self.mean)))
+        if isinstance(trial.width, tuple):  # drawn as in a shared program, then cut out of it
+            width: Any = Size(jnp.array(trial.width), min(trial.width), max(trial.width))
+            program = dataclasses.replace(trial, width=width)
+        variables = self.module(program).init(key, inputs, jnp.ones(1))
+        params, state = variables["params"], variables.get("batch_stats", {})
+        if program is trial:
+            return params, state
+        return _own(trial, params, None), state and _own(trial, state, None)
 
     def apply(
         self, trial: Trial, params: PyTree, state: PyTree, batch: Examples, weight_B: Array,
@@ -308,9 +372,8 @@ class Classification:
 
     def gradient_norms(self, grads: PyTree) -> Array:
         """Squared L2 norm of the kernel's gradient in each affine layer of the program."""
-        kernels = [grads["first"]["affine"]["kernel"][None], grads["last"]["kernel"][None]]
-        if "hidden" in grads:
-            kernels.insert(1, grads["hidden"]["affine"]["kernel"])
+        kernels = [stack["affine"]["kernel"] for stack in _stacks(grads)]
+        kernels.append(grads["last"]["kernel"][None])
         return jnp.concatenate([jnp.square(kernel).sum((1, 2)) for kernel in kernels])
 
     def crop(
@@ -318,32 +381,11 @@ class Classification:
     ) -> tuple[PyTree, PyTree, np.ndarray | None]:
         """The trial's own part of what its program has trained, as if it had trained alone."""
         assert isinstance(trial, MLPTrial)
-        layers = trial.depth - 1
-
-        def own(tree: PyTree, name: str, inputs: int) -> PyTree:
-            """Its units and inputs of one module's affine and norm."""
-            parts = {k: v for k, v in tree[name].items() if k == "affine" or trial.batch_norm}
-            cut = slice(0, trial.width)
-            return {
-                part: {
-                    k: v[..., cut, :inputs] if k == "kernel" else v[..., cut]
-                    for k, v in arrays.items()
-                }
-                for part, arrays in parts.items()
-            }
-
-        def stack(tree: PyTree) -> PyTree:
-            made = {"first": own(tree, "first", INPUTS[trial.features] or len(self.mean))}
-            if layers:
-                hidden = own(tree, "hidden", trial.width)
-                made["hidden"] = jax.tree.map(lambda a: a[:layers], hidden)
-            return made
-
-        last = params["last"] | {"kernel": params["last"]["kernel"][:, : trial.width]}
+        inputs = INPUTS[trial.features] or len(self.mean)
         if norms_ExL is not None:
-            norms_ExL = np.concatenate([norms_ExL[:, : layers + 1], norms_ExL[:, -1:]], axis=1)
-        stats = stack(state) if trial.batch_norm else {}
-        return {**stack(params), "last": last}, stats, norms_ExL
+            norms_ExL = np.concatenate([norms_ExL[:, : trial.depth], norms_ExL[:, -1:]], axis=1)
+        statistics = _own(trial, state, inputs) if trial.batch_norm else {}
+        return _own(trial, params, inputs), statistics, norms_ExL
 
 
 INPUTS = {"raw": None, "standardised": None, "sines": 2 * len(SINE_FREQUENCIES)}  # None: as given

@@ -12,7 +12,7 @@ from functools import cached_property
 from jaxexp.errors import UserError
 from jaxexp.lift import Shape
 from jaxexp.sweep import Sweep
-from jaxexp.trial import Trial
+from jaxexp.trial import Trial, text
 
 MODES = ("auto", "exact", "one")
 
@@ -36,9 +36,9 @@ MACHINES = {
 }
 
 
-STATE_COPIES = 3 * 2  # of parameters: themselves and Adam's; one more of all while a call runs
-END_COPIES = 2  # of parameters, as they come home
+STATE_COPIES = 3 * 2  # of parameters: they and Adam's moments; one more while a call runs
 RECORD_COPIES = 3  # of records at the peak: as they come, stacked, and in the results
+CALL_COPIES = 3  # of what an epoch gathers, while a call runs: given, under way, and returned
 
 
 @dataclass(frozen=True)
@@ -87,19 +87,34 @@ class Program:
         turn = len(self.devices) * self.at_once
         return turn * math.ceil(len(self.trials) / turn)
 
-    def working_memory(self) -> float:
-        """Estimated bytes while it trains: parameters and moments, activations of one turn."""
+    def memory(self, examples: int) -> float:
+        """Estimated bytes of arrays, on the devices and where results are gathered.
+
+        A process takes some 400 MB beside them: Python, JAX, and what a compilation leaves behind.
+        """
+        return self.device_memory(examples) + self.record_memory(examples)
+
+    def device_memory(self, examples: int) -> float:
+        """Estimated bytes on all devices while a call runs.
+
+        Parameters and moments, activations of one turn, and what an epoch gathers. So it is for
+        grids in several turns; in one turn, the state is not copied and this is too much.
+        """
         bound = self.shape.bound()
         cost = bound.cost()
-        state = STATE_COPIES * cost.parameters * self.filled()
+        smallest = min(trial.batch_size for trial in self.trials)
+        gathered = _epoch_floats(bound, examples, smallest, self.record)
+        state = STATE_COPIES * cost.parameters
         turn = 2 * cost.activations * bound.batch_size * len(self.devices) * self.at_once
-        end = END_COPIES * cost.parameters * len(self.members)
-        return 4 * (state + turn + end)
+        return 4 * (self.filled() * (state + CALL_COPIES * gathered) + turn)
 
     def record_memory(self, examples: int) -> float:
-        """Estimated bytes that stay when it has finished."""
-        records = sum(_record_floats(t, examples, self.record) for t, _ in self.members)
-        return 4 * RECORD_COPIES * records
+        """Estimated bytes of what all its trials leave behind: records and trained parameters."""
+        bound = self.shape.bound()
+        smallest = min(trial.batch_size for trial in self.trials)
+        epoch = _epoch_floats(bound, examples, smallest, self.record)
+        ends = sum(trial.cost().parameters for trial, _ in self.members)
+        return 4 * (RECORD_COPIES * len(self.trials) * self.epochs * epoch + ends)
 
     def padding(self, examples: int, machine: Machine = MACHINES["cpu"]) -> float:
         """The share of that work that no trial needs."""
@@ -112,7 +127,7 @@ class Program:
         """What its trials have in common and what differs, in words."""
         default = type(self.trials[0])()
         own = {n: v for n, v in self.shape.like.static() if v != getattr(default, n)}
-        same = [f"{n}={v}" for n, v in own.items() if n in default.fields() and n != "epochs"]
+        same = [f"{n}={text(v)}" for n, v in own.items() if n in default.fields() and n != "epochs"]
         sizes = [f"{name} {low} to {high}" for name, low, high in self.shape.sizes]
         choices = [f"{n} {' or '.join(map(str, options))}" for n, options in self.shape.choices]
         lengths = sorted({trial.epochs for trial, _ in self.members})
@@ -120,11 +135,11 @@ class Program:
         return ", ".join([*same, *sizes, *choices, *epochs]) or "defaults"
 
 
-def _record_floats(trial: Trial, examples: int, record: Sequence[str]) -> int:
-    """Numbers that a trial leaves behind: losses and accuracies, and what is asked for beyond."""
-    steps = math.ceil(examples / trial.batch_size)
-    norms = getattr(trial, "depth", 0) + 1 if "gradient_norms" in record else 0
-    return trial.epochs * (steps + 6 + norms)
+def _epoch_floats(bound: Trial, examples: int, smallest_batch: int, record: Sequence[str]) -> int:
+    """Numbers that a trial gathers in an epoch: losses and accuracies, and norms if asked for."""
+    steps = math.ceil(examples / smallest_batch)
+    norms = getattr(bound, "depth", 0) + 1 if "gradient_norms" in record else 0
+    return 2 * steps + 4 + norms
 
 
 def _epoch_seconds(trial: Trial, examples: int, smallest_batch: int, machine: Machine) -> float:
@@ -172,7 +187,9 @@ class Plan:
     def memory(self) -> float:
         """Estimated bytes: the records of all programs, and of each lane its largest program."""
         records = sum(program.record_memory(self.examples) for program in self.programs)
-        return records + sum(max(p.working_memory() for p in lane) for lane in self.lanes)
+        return records + sum(
+            max(p.device_memory(self.examples) for p in lane) for lane in self.lanes
+        )
 
     def __str__(self) -> str:
         """One line per program."""
@@ -271,6 +288,13 @@ def _parts(program: Program, devices: int, machine: Machine) -> list[Program]:
         )
         for start in range(0, len(program.trials), most)
     ]
+def check(trials: Iterable[Trial], examples: int) -> None:
+    """Raise UserError for trials that so many training examples cannot serve."""
+    for trial in trials:
+        if trial.batch_size > examples:
+            raise UserError(
+                f"batch_size={trial.batch_size}: larger than the {examples} training examples"
+            )
 
 
 def _in_turns(program: Program, machine: Machine) -> Program:

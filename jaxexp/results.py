@@ -17,7 +17,7 @@ from jaxexp.errors import UserError
 from jaxexp.plan import Plan
 from jaxexp.records import TrialRecord
 from jaxexp.sweep import Sweep
-from jaxexp.trial import Trial
+from jaxexp.trial import Trial, text
 
 SPLITS = ("train", "validation", "test")
 
@@ -81,7 +81,8 @@ def _coordinates(sweep: Sweep, dataset: xr.Dataset, problem: Problem) -> dict[st
     coordinates: dict[str, Any] = {"split": list(SPLITS)}
     for dim, (names, points) in sweep.dims.items():
         for name, values in zip(names, zip(*points, strict=True), strict=True):
-            coordinates[name] = (dim, np.array(values))
+            tuples = any(isinstance(value, tuple) for value in values)
+            coordinates[name] = (dim, np.array([text(v) for v in values] if tuples else values))
     for dim, first in (("epoch", 1), ("step", 1), ("layer", 0)):
         if dim in dataset.sizes:
             coordinates[dim] = np.arange(first, first + dataset.sizes[dim])

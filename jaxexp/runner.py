@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from jaxexp.data import load_places
-from jaxexp.devices import devices, free_memory
-from jaxexp.engine import Keeper, Problem, Progress, check, stream
+from jaxexp.devices import devices
+from jaxexp.engine import Keeper, Problem, Progress, stream
+from jaxexp.machine import plan_here
 from jaxexp.places import problem as places_problem
-from jaxexp.plan import Plan, plan
+from jaxexp.plan import Plan
 from jaxexp.records import TrialRecord
 from jaxexp.results import facts, to_dataset
 from jaxexp.sweep import Sweep
@@ -39,24 +40,17 @@ def make_plan(
     *,
     programs: str = "auto",
     memory: float | None = None,
+    devices: int | None = None,
 ) -> Plan:
     """One plan for several sweeps on the devices of this machine, checked against the data.
 
     `programs` ("auto", "exact", "one") says which trials share a program: see `jaxexp.plan.plan`.
-    `memory` is how many bytes the run may take: what is free now, if not given.
+    `memory` is how many bytes the run may take: what is free now, if not given. `devices` is how
+    many to use: all, if not given.
 
-    Raises UserError for trials that cannot be run, or need more memory than that.
+    Raises UserError for trials that cannot be run, or need more memory or devices than there are.
     """
-    check((trial for sweep in sweeps for trial in sweep.trials()), problem)
-    found = devices()
-    return plan(
-        sweeps,
-        len(found),
-        problem.examples,
-        mode=programs,
-        backend=found[0].platform,
-        memory=free_memory() if memory is None else memory,
-    )
+    return plan_here(sweeps, problem.examples, programs=programs, memory=memory, devices=devices)
 
 
 def run_plan(
@@ -70,14 +64,15 @@ def run_plan(
     the plan that none of the sweeps needs do not run. See `jaxexp.engine.stream` for `keeper` and
     `stop`. `finished` is given each trial's record, in which alone its parameters are.
     """
-    environment = facts(made, devices())
+    used = devices()[: made.devices]
+    environment = facts(made, used)
     waiting = {sweep.name: set(sweep.trials()) for sweep in sweeps}
     needed = set().union(*waiting.values())
     programs = [p for p in made.programs if any(trial in needed for trial, _ in p.members)]
     todo = dataclasses.replace(made, programs=tuple(programs))
     records: dict[Trial, TrialRecord] = {}
     started = time.perf_counter()
-    for batch in stream(todo, problem, devices(), progress, keeper=keeper, stop=stop):
+    for batch in stream(todo, problem, used, progress, keeper=keeper, stop=stop):
         for record in batch:
             if finished:
                 finished(record)

@@ -7,6 +7,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from jaxexp.trial import text
+
 # Every other dimension of a results dataset is an axis of the sweep.
 DATA_DIMS = frozenset({"epoch", "split", "step", "layer", "latitude", "longitude", "point"})
 
@@ -80,11 +82,14 @@ def points(ds: xr.Dataset) -> Iterator[tuple[str, xr.Dataset]]:
 def where(ds: xr.Dataset, **values: object) -> xr.Dataset:
     """The trials whose hyperparameters have these values: `where(ds, width=16)`.
 
-    Works on an axis of its own and on one zipped with others; the axis stays, made shorter.
+    Works on an axis of its own and on one zipped with others; the axis stays, made shorter. A
+    tuple of widths is written as in Python or as it is labelled: (64, 32, 16) or "64-32-16".
     """
     for name, value in values.items():
         if name not in hyperparameters(ds):
             raise ValueError(f"{name} does not vary here; {hyperparameters(ds)} do")
+        if ds[name].dtype.kind in "UO":  # text, also of numbers among tuples
+            value = text(value)
         keep = np.flatnonzero(ds[name].values == value)
         if not keep.size:
             raise ValueError(f"no trial has {name} = {value}; there are {ds[name].values}")

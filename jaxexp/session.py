@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any, Self
 from rich.console import Console
 
 from jaxexp import library
+from jaxexp.data import load_places
 from jaxexp.errors import UnavailableError, UserError
 from jaxexp.inputs import Inputs
 from jaxexp.library import Source
+from jaxexp.machine import plan_here
 from jaxexp.rundir import RunDirectory
 from jaxexp.signals import Signals
 from jaxexp.sweep import Sweep
@@ -42,6 +44,7 @@ class Command:
     settings: dict[str, list[str]] = field(default_factory=dict)
     programs: str = "auto"
     memory: float | None = None  # GB
+    devices: int | None = None  # to use, of those there are
     seed: int | None = None
     quick: bool = False
     inputs: Inputs = field(default_factory=Inputs)
@@ -92,11 +95,24 @@ def stages(sources: Iterable[Source]) -> list[list[Source]]:
 def plan_stage(stage: list[Source], command: Command) -> "tuple[Plan, Problem]":
     """The checked plan of the sweeps of a stage, and the problem that they run on."""
     problem = stage[0].problem(command.inputs)
-    from jaxexp.runner import make_plan  # JAX takes a second to start
+    return _plan(stage, command, problem.examples), problem
 
-    limit = None if command.memory is None else command.memory * 1e9
-    sweeps = [source.sweep for source in stage]
-    return make_plan(sweeps, problem, programs=command.programs, memory=limit), problem
+
+def preview(stage: list[Source], command: Command) -> "Plan":
+    """The same plan alone: of the places, which need no JAX to be counted, it shows at once."""
+    if stage[0].problem is library.places:
+        return _plan(stage, command, len(load_places(command.inputs.data).train.y_N))
+    return plan_stage(stage, command)[0]
+
+
+def _plan(stage: list[Source], command: Command, examples: int) -> "Plan":
+    return plan_here(
+        [source.sweep for source in stage],
+        examples,
+        programs=command.programs,
+        memory=None if command.memory is None else command.memory * 1e9,
+        devices=command.devices,
+    )
 
 
 class Session:

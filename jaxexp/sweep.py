@@ -120,7 +120,8 @@ class Sweep:
             points = [(*p[:at], values[0], *p[at + 1 :]) for p in self.axes[axis]]
             return dataclasses.replace(self, axes={**self.axes, axis: points})
         if axis is not None or len(values) != 1:
-            return dataclasses.replace(self, axes={**self.axes, (name,): values})
+            points = [(value,) for value in values]
+            return dataclasses.replace(self, axes={**self.axes, (name,): points})
         return dataclasses.replace(self, base=self.base.replace(**{name: values[0]}))
 
     def shorten(self, epochs: int) -> Self:
@@ -144,7 +145,9 @@ def _points(key: str | Axis, values: Sequence[Any]) -> tuple[tuple[Any, ...], ..
     values = list(values)
     if not values:
         raise UserError(f"axis {' × '.join(names)} is empty: expected at least one value")
-    if len(names) == 1:
+    if isinstance(key, str):
+        return tuple((value,) for value in values)
+    if len(names) == 1:  # a longer tuple is a value, as of widths
         return tuple(v if isinstance(v, tuple) and len(v) == 1 else (v,) for v in values)
     for value in values:
         if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != len(names):

@@ -14,6 +14,7 @@ the plan to decide. Nothing here imports JAX: describing and planning start at o
 import dataclasses
 import difflib
 import hashlib
+import itertools
 import json
 import math
 import typing
@@ -147,10 +148,15 @@ FEATURES = ("raw", "standardised", "sines")  # inputs as they are, at unit scale
 
 @dataclass(frozen=True, kw_only=True)
 class MLPTrial(Trial):
-    """One training run of a multi-layer perceptron; the defaults are the report's."""
+    """One training run of a multi-layer perceptron; the defaults are the report's.
+
+    `width` is the units of every hidden layer, or a tuple with those of each, from first to last:
+    (64, 32, 16) with depth=3, "64-32-16" as text. Widths that are all equal become the one number,
+    so that both ways to write a network are the same trial.
+    """
 
     depth: int = hyperparameter(6, kind="size", at_least=1, at_most=10_000)  # hidden layers
-    width: int = hyperparameter(16, kind="size", at_least=1, at_most=100_000)
+    width: int | tuple[int, ...] = hyperparameter(16, kind="size", at_least=1, at_most=100_000)
     activation: str = hyperparameter("relu", choices=ACTIVATIONS)
     batch_norm: bool = hyperparameter(False)
     residual: bool = hyperparameter(False)
@@ -158,25 +164,46 @@ class MLPTrial(Trial):
     dropout: float = hyperparameter(0.0, kind="traced", off=0.0, at_least=0, below=1)
     label_smoothing: float = hyperparameter(0.0, kind="traced", off=0.0, at_least=0, at_most=1)
 
+    def __post_init__(self) -> None:
+        """One number for widths that are all equal."""
+        if isinstance(self.width, tuple) and self.width == self.width[:1] * self.depth:
+            object.__setattr__(self, "width", self.width[0])
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The units of each hidden layer, from first to last."""
+        return self.width if isinstance(self.width, tuple) else (self.width,) * self.depth
+
     def cost(self) -> Cost:
         """Of a network to about thirty classes."""
         inputs = 20 if self.features == "sines" else 2
-        width = max(self.width) if isinstance(self.width, tuple) else self.width
-        shapes = inputs * width + (self.depth - 1) * width**2 + 33 * width
+        units = sum(self.widths)
+        shapes = sum(a * b for a, b in itertools.pairwise((inputs, *self.widths, 33)))
         norm = 2 if self.batch_norm else 1
-        loop = 4 if self.depth > 16 else 1  # layers that are a loop of their own
+        looped = self.depth > 16 and isinstance(self.width, int)  # layers are a loop of their own
         return Cost(
             multiplications=shapes * (1.5 if self.batch_norm else 1),
-            launches=(self.depth + 1) * norm * loop,
-            parameters=shapes + self.depth * width * (2 * norm - 1) + 33,
-            activations=inputs + norm * 2 * self.depth * width + 2 * 33,
+            launches=(self.depth + 1) * norm * (4 if looped else 1),
+            parameters=shapes + units * (2 * norm - 1) + 33,
+            activations=inputs + norm * 2 * units + 2 * 33,
         )
 
     def check(self) -> None:
         """Raise UserError unless every value lies in its range and the values fit together."""
         super().check()
+        if isinstance(self.width, tuple):
+            written = f"width={text(self.width)}"
+            if len(self.width) != self.depth:
+                raise UserError(f"{written}: {len(self.width)} widths for depth={self.depth}")
+            if self.residual:
+                raise UserError(f"{written}: a residual connection needs layers of equal width")
         if self.batch_norm and self.batch_size == 1:
             raise UserError("batch_size=1: batch norm needs at least 2 examples in a batch")
+
+
+def text(value: Any) -> str:
+    """The value of a hyperparameter as it is written: a tuple of widths as "64-32-16"."""
+    return "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _check_range(name: str, value: Any, bounds: Mapping[str, Any]) -> None:
@@ -189,9 +216,11 @@ def _check_range(name: str, value: Any, bounds: Mapping[str, Any]) -> None:
         "at_most": (lambda v, b: v <= b, "at most"),
     }
     wanted = [(t, words, bounds[k]) for k, (t, words) in tests.items() if bounds[k] is not None]
-    if not all(test(value, bound) for test, _, bound in wanted):
+    each = value if isinstance(value, tuple) else (value,)
+    if not all(test(v, bound) for v in each for test, _, bound in wanted):
         expected = " and ".join(f"{words} {bound:g}" for _, words, bound in wanted)
-        raise UserError(f"{name}={value!r}: expected a number {expected}")
+        number = "numbers" if isinstance(value, tuple) else "a number"
+        raise UserError(f"{name}={text(value)}: expected {number} {expected}")
 
 
 def _to_float(value: Any) -> float:
@@ -206,13 +235,30 @@ def _to_int(value: Any) -> int:
     return int(value)
 
 
+def _to_ints(value: Any) -> int | tuple[int, ...]:
+    if isinstance(value, str) and "-" in value:
+        value = value.split("-")
+    if not isinstance(value, tuple | list):
+        return _to_int(value)
+    if not value:
+        raise ValueError
+    return tuple(map(_to_int, value))
+
+
 _BOOLEANS = {"true": True, "on": True, "yes": True, "1": True} | {
     "false": False, "off": False, "no": False, "0": False,
 }  # fmt: skip
 _CONVERTERS = {
     float: _to_float,
     int: _to_int,
+    int | tuple[int, ...]: _to_ints,
     bool: lambda value: _BOOLEANS[str(value).lower()],
     str: lambda value: str(value),
 }
-_EXPECTED = {float: "a finite number", int: "a whole number", bool: "on or off", str: "text"}
+_EXPECTED = {
+    float: "a finite number",
+    int: "a whole number",
+    int | tuple[int, ...]: "a whole number, or one for each layer as in 64-32-16",
+    bool: "on or off",
+    str: "text",
+}

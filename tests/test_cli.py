@@ -196,6 +196,11 @@ def test_a_sweep_file_of_ones_own_with_a_diverging_trial(tmp_path):
         (["run", "epochs", "--memory", "1e-5"], "and 10 kB may be used"),
         (["run", "epochs", "--programs", "many"], "programs='many': expected one of auto, exact"),
         (["plan", "epochs", "--set", "depht=3"], "'depht': did you mean depth"),
+        (["plan", "epochs", "--devices", "8"], "--devices 8: this machine has 4 cpu devices"),
+        (["run", "epochs", "--devices", "8"], "--devices 8: this machine has 4 cpu devices"),
+        (["reproduce", "--devices", "8"], "--devices 8: this machine has 4 cpu devices"),
+        (["run", "epochs", "--set", "width=64-32-16"], "width=64-32-16: 3 widths for depth=6"),
+        (["run", "epochs", "--set", "width=64-32-x"], "width='64-32-x': expected a whole number"),
     ],
 )  # fmt: skip
 def test_bad_input_is_told_before_any_work(arguments, message, capsys, tmp_path, monkeypatch):
@@ -275,9 +280,19 @@ def test_a_plan_is_shown_and_nothing_is_trained(capsys, tmp_path, monkeypatch):
             )  # fmt: skip
         assert stopped.value.code == 0
         told = capsys.readouterr().out
-        assert f"4 trials in {count} on " in told
+        assert f"4 trials in {count} on 4 cpu devices" in told
         assert "of the arithmetic is padding" in told
     assert not list(tmp_path.iterdir())
+
+
+def test_a_plan_for_fewer_devices_and_widths_of_each_layer(capsys):
+    settings = ["--set", "epochs=2", "--set", "depth=3", "--set", "width=16-15-16,16"]
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["plan", "epochs", "--devices", "2", *settings])
+    assert stopped.value.code == 0
+    told = capsys.readouterr().out
+    assert "2 trials in 1 programs on 2 cpu devices" in told
+    assert "2 × 2 epochs on all devices: depth=3, width 15 to 16; padding " in told
 
 
 def test_list_and_help_name_everything(capsys):

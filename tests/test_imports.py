@@ -63,7 +63,8 @@ def test_torch_is_for_the_peers_alone():
 
 
 @pytest.mark.parametrize(
-    "module", ["", ".trial", ".lift", ".sweep", ".plan", ".data", ".data.images"]
+    "module",
+    ["", ".trial", ".lift", ".sweep", ".plan", ".data", ".data.images", ".machine", ".cli", ".vision"],
 )
 def test_describing_and_planning_start_at_once(module):
     code = f"import sys, jaxexp{module}; print(*{{name.split('.')[0] for name in sys.modules}})"

@@ -22,7 +22,7 @@ BASE = MLPTrial(epochs=2, batch_size=32, depth=2, width=5, learning_rate=1e-2)
 # What may differ within a grid. Batch norm stands with SGD: before a batch norm the bias of an
 # affine layer has a gradient of rounding noise alone, which Adam would blow up to full steps.
 AXES = {
-    "width": [3, 5, 8],
+    "width": [3, 5, 8, "each"],  # a width of its own for each layer
     "depth": [1, 2, 4],
     "batch_size": [16, 32, 203],
     "epochs": [1, 2, 3],
@@ -68,6 +68,10 @@ def grids(draw) -> list[MLPTrial]:
             values |= (
                 dict(zip(axis, value, strict=True)) if isinstance(axis, tuple) else {axis: value}
             )
+        if values["width"] == "each":
+            depth, widths = values["depth"], st.sampled_from([2, 3, 8])
+            values["width"] = draw(st.lists(widths, min_size=depth, max_size=depth).map(tuple))
+            values["residual"] &= len(set(values["width"])) == 1
         trials.add(BASE.replace(**values))
     return sorted(trials, key=lambda trial: trial.id)
 
@@ -82,10 +86,21 @@ def test_any_grid_in_one_program_equals_its_trials_alone(problem, devices, trial
         assert_equal(together[trial], train([trial], problem, devices[:1], "exact")[trial])
 
 
-@pytest.mark.parametrize("axis", ["width", "depth", "batch_size"])
-def test_padded_sizes(problem, devices, axis):
+SIZES = {
+    "width": [{"width": width} for width in (3, 5, 8)],
+    "depth": [{"depth": depth} for depth in (1, 2, 4)],
+    "batch_size": [{"batch_size": batch_size} for batch_size in (16, 32, 203)],
+    "widths": [{"width": (3, 8)}, {"width": (8, 2)}, {"width": 5}],
+    "widths and depths": [
+        {"width": (3, 8, 2), "depth": 3}, {"width": (8, 3)}, {"width": 5, "depth": 4},
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+def test_padded_sizes(problem, devices, sizes):
     """One size at a time, so that a failure says which; sigmoid, as it does not map 0 to 0."""
-    trials = [BASE.replace(activation="sigmoid", **{axis: value}) for value in AXES[axis]]
+    trials = [BASE.replace(activation="sigmoid", **size) for size in SIZES[sizes]]
     together, alone = (train(trials, problem, devices, mode) for mode in ("one", "exact"))
     for trial in trials:
         assert_equal(together[trial], alone[trial])
@@ -100,9 +115,27 @@ def test_a_beginning_is_what_its_trial_would_have_been(problem, devices):
         assert_equal(together[trial], train([trial], problem, devices[:1], "exact")[trial])
 
 
+def test_widths_of_one_number_and_of_each_layer_start_from_the_same_weights(devices):
+    """Those that the two have in common: the first units of each layer, not their inputs."""
+    task, key = Classification(5), jax.random.key(3)
+    ragged, even = (
+        jax.jit(lambda key, width=width: task.init(BASE.replace(width=width), key, {})[0])(key)
+        for width in ((5, 3), 5)
+    )
+    np.testing.assert_array_equal(
+        ragged["first"]["affine"]["kernel"], even["first"]["affine"]["kernel"]
+    )
+    # As many inputs, 5, for the second layer: the same bound, the same draws.
+    np.testing.assert_array_equal(
+        ragged["hidden_1"]["affine"]["kernel"], even["hidden"]["affine"]["kernel"][0, :3]
+    )
+    bound = 1 / np.sqrt(3)  # of the last layer: 3 inputs, not the 5 of the widest
+    assert 1 / np.sqrt(5) < np.abs(ragged["last"]["kernel"]).max() <= bound
+
+
 def padded_run(problem: Problem, devices, **options) -> tuple[Run, MLPTrial]:
-    """A program of widths 3 and 8 and depths 2 and 4, and the narrow, shallow trial of the two."""
-    small = BASE.replace(width=3, depth=2, **options)
+    """A program of widths up to 8 and depths 2 and 4, and the narrow, shallow trial of the two."""
+    small = BASE.replace(**{"width": 3, "depth": 2} | options)
     large = small.replace(width=8, depth=4)
     [program] = plan(
         [Sweep(base=small), Sweep(base=large)], 1, problem.examples, mode="one"
@@ -118,20 +151,20 @@ def padding(trial: MLPTrial, tree):
 
     def mark(path, array_T):
         names = [getattr(part, "key", getattr(part, "name", None)) for part in path]
-        array, marked = np.asarray(array_T[0]), None
+        array = np.asarray(array_T[0])
         own = np.zeros(array.shape, bool)
-        inputs = problem_inputs if "first" in names else trial.width
-        units = array.shape[0] if "last" in names else trial.width
-        if "hidden" in names:
-            marked = own[: trial.depth - 1]
-            marked[:, :units, *([slice(inputs)] if names[-1] == "kernel" else [])] = True
-        elif array.ndim:
-            own[:units, *([slice(inputs)] if names[-1] == "kernel" else [])] = True
-        else:
-            own[...] = True
+        layers = {"first": own[None], "hidden": own, "last": own[None]}
+        start = {"first": 0, "hidden": 1, "last": trial.depth}
+        [name] = set(names) & set(layers) or [None]
+        if name is None:  # a count of steps
+            return own
+        sizes = (2, *trial.widths, array.shape[0])
+        last = 1 if name != "hidden" else trial.depth - 1
+        for i, layer in enumerate(layers[name][:last], start[name]):
+            inputs, units = sizes[i : i + 2]
+            layer[:units, *([slice(inputs)] if names[-1] == "kernel" else [])] = True
         return ~own
 
-    problem_inputs = 2
     return jax.tree.map_with_path(mark, tree)
 
 
@@ -140,6 +173,7 @@ def padding(trial: MLPTrial, tree):
     [
         {"optimizer": "adamw", "weight_decay": 0.1},
         {"activation": "sigmoid"},
+        {"activation": "sigmoid", "depth": 3, "width": (2, 8, 3)},
         {"optimizer": "sgd", "momentum": 0.9, "batch_norm": True, "residual": True},
     ],
     ids=str,
@@ -164,7 +198,13 @@ def test_padding_stays_exactly_zero(problem, devices, options):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"optimizer": "sgd", "batch_norm": True, "residual": True}], ids=str
+    "options",
+    [
+        {},
+        {"optimizer": "sgd", "batch_norm": True, "residual": True},
+        {"optimizer": "sgd", "batch_norm": True, "depth": 3, "width": (2, 8, 3)},
+    ],
+    ids=str,
 )
 def test_nan_planted_in_the_padding_never_leaks(problem, devices, options):
     run, small = padded_run(problem, devices, **options)

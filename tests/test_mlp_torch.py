@@ -32,6 +32,8 @@ CASES = {
     },
     "adamw, residual": {"optimizer": "adamw", "weight_decay": 0.1, "residual": True},
     "depth 1": {"depth": 1},
+    "widths": {"width": (8, 3, 5)},
+    "widths, batch norm": {"width": (3, 8, 5), "batch_norm": True, "features": "sines"},
     "looped": {"depth": mlp.UNROLLED_LAYERS + 2, "width": 4, "residual": True},
     "all": {"batch_norm": True, "residual": True, "features": "sines", "activation": "tanh"},
 }  # fmt: skip
@@ -44,15 +46,13 @@ class TorchMLP(torch.nn.Module):
     def __init__(self, trial: MLPTrial, classes: int, dtype: torch.dtype = torch.float32):
         super().__init__()
         self.trial = trial
-        sizes = [20 if trial.features == "sines" else 2, *[trial.width] * trial.depth, classes]
+        sizes = [20 if trial.features == "sines" else 2, *trial.widths, classes]
         self.affine = torch.nn.ModuleList(
             torch.nn.Linear(*pair, dtype=dtype) for pair in itertools.pairwise(sizes)
         )
         self.norm = torch.nn.ModuleList(
-            torch.nn.BatchNorm1d(trial.width, dtype=dtype)
-            if trial.batch_norm
-            else torch.nn.Identity()
-            for _ in range(trial.depth)
+            torch.nn.BatchNorm1d(width, dtype=dtype) if trial.batch_norm else torch.nn.Identity()
+            for width in trial.widths
         )
 
     def forward(self, x_BxF: torch.Tensor) -> torch.Tensor:
@@ -72,7 +72,9 @@ def as_torch(params, stats) -> dict[str, np.ndarray]:
     def layers(tree, name):
         first, hidden = tree["first"][name], tree.get("hidden", {}).get(name)
         others = jax.tree.leaves(hidden)[0].shape[0] if hidden else 0
-        return [first, *(jax.tree.map(lambda a, i=i: a[i], hidden) for i in range(others))]
+        stacked = [jax.tree.map(lambda a, i=i: a[i], hidden) for i in range(others)]
+        ragged = [tree[f"hidden_{i}"][name] for i in range(1, 10) if f"hidden_{i}" in tree]
+        return [first, *stacked, *ragged]
 
     named = {}
     for i, affine in enumerate([*layers(params, "affine"), params["last"]]):
@@ -210,14 +212,15 @@ def test_forward_of_a_deep_narrow_net(problem, residual):
     np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max())
 
 
-def test_initial_weights_are_distributed_as_in_torch():
-    trial, seeds = MLPTrial(depth=3, width=8, features="sines"), range(100)
+@pytest.mark.parametrize("width", [8, (9, 5, 7)], ids=str)
+def test_initial_weights_are_distributed_as_in_torch(width):
+    trial, seeds = MLPTrial(depth=3, width=width, features="sines"), range(100)
     draw = jax.jit(jax.vmap(lambda seed: TASK.init(trial, jax.random.key(seed), {})[0]))
     params = jax.device_get(draw(np.array(seeds)))
     ours = [as_torch(jax.tree.map(lambda a, i=i: a[i], params), {}) for i in seeds]
     torch.manual_seed(0)
     theirs = [TorchMLP(trial, TASK.classes).state_dict() for _ in seeds]
-    fan_in = {"affine.0": 20, "affine.1": 8, "affine.2": 8, "affine.3": 8}
+    fan_in = {f"affine.{i}": inputs for i, inputs in enumerate((20, *trial.widths))}
     for name in ours[0]:
         our = np.concatenate([weights[name].ravel() for weights in ours])
         their = np.concatenate([weights[name].numpy().ravel() for weights in theirs])
@@ -235,7 +238,9 @@ def test_initial_weights_of_a_unit_do_not_depend_on_the_number_of_units():
 
     def draw(width: int, classes: int) -> dict[str, np.ndarray]:
         trial = MLPTrial(depth=1, width=width)
-        return as_torch(jax.jit(lambda key: Classification(classes).init(trial, key, {})[0])(key), {})
+        return as_torch(
+            jax.jit(lambda key: Classification(classes).init(trial, key, {})[0])(key), {}
+        )
 
     small, wide, many = draw(4, 3), draw(9, 3), draw(4, 5)
     for name in ("weight", "bias"):

@@ -1,12 +1,14 @@
 """Properties of every plan."""
 
 import dataclasses
+import itertools
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxexp.errors import UserError
+from jaxexp.lift import Shape
 from jaxexp.plan import MACHINES, MODES, Plan, plan
 from jaxexp.sweep import RECORDS, Sweep
 from jaxexp.trial import MLPTrial, Trial
@@ -141,6 +143,34 @@ def test_plan_depends_on_nothing_but_the_trials(some, devices, mode, random):
         for s in random.sample(some, len(some))
     ]
     assert groups(plan(turned, devices, EXAMPLES, mode=mode)) == groups(made)
+
+
+def test_widths_of_each_layer_share_a_program_where_it_pays():
+    near = Sweep(base=MLPTrial(epochs=1, depth=2), axes={"width": [(16, 15), (15, 16), 16]})
+    [program] = plan([near], 4, EXAMPLES).programs
+    assert program.shape.sizes == (("width", 15, 16),)
+    assert 0 < program.padding(EXAMPLES) < 0.1
+    assert len(plan([near], 4, EXAMPLES, mode="exact").programs) == 3
+    far = Sweep(base=MLPTrial(epochs=1000, depth=2), axes={"width": [(256, 2), (2, 256), 256]})
+    made = plan([far], 4, 100_000)
+    assert len(made.programs) == 3
+    assert "depth=2, width=256-2" in str(made)
+    assert plan([far], 4, 100_000, mode="one").programs[0].padding(100_000) > 0.5
+
+
+def test_a_program_knows_how_many_widths_its_trials_have():
+    """Equal shapes compile once, and a program of one width for all layers reads another array."""
+    one, other, each = (MLPTrial(depth=2, width=width) for width in (8, 4, (8, 4)))
+    assert Shape.of([one, other]) != Shape.of([one, each])
+    assert Shape.of([one, other]).leaves([one, other])["width"].tolist() == [8, 4]
+    assert Shape.of([one, each]).leaves([one, each])["width"].tolist() == [[8, 8], [8, 4]]
+
+
+def test_cost_counts_the_weights_that_are_there():
+    for trial in (MLPTrial(depth=3, width=(64, 32, 16)), MLPTrial(depth=3, width=16)):
+        shapes = itertools.pairwise((2, *trial.widths, 33))
+        weights = sum(inputs * units + units for inputs, units in shapes)
+        assert trial.cost().parameters == weights
 
 
 def test_bad_modes_are_told():

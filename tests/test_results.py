@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from jaxexp import figures, select
 from jaxexp.errors import UserError
 from jaxexp.records import TrialRecord
 from jaxexp.results import load, save, to_dataset
@@ -18,7 +19,7 @@ SPLITS = ["train", "validation", "test"]
 def made_up(trial: MLPTrial) -> TrialRecord:
     """A record whose numbers tell where they come from; two steps an epoch."""
     E, L = trial.epochs, trial.depth + 1
-    base = trial.seed + 1000 * trial.width
+    base = trial.seed + 1000 * trial.widths[0]
     epoch_E = np.arange(1, E + 1, dtype=np.float32)
     return TrialRecord(
         trial,
@@ -145,3 +146,27 @@ def test_another_file_is_refused(tmp_path, content):
         path.write_bytes(content)
     with pytest.raises(UserError, match=r"results\.nc: not a results file"):
         load(path)
+
+
+def test_widths_of_each_layer_are_text_that_saves_and_loads(problem, tmp_path):
+    shapes = [(3, (64, 32, 16)), (3, (16, 16, 16)), (1, 8)]
+    results = dataset(problem, {("depth", "width"): shapes}, record=("gradient_norms",))
+    save(results, tmp_path / "widths.nc")
+    again = load(tmp_path / "widths.nc")
+    for ds in (results, again):
+        assert ds.width.values.tolist() == ["64-32-16", "16-16-16", "8"]
+        names = [name for name, _ in select.points(ds)]
+        assert names == ["depth 3, width 64-32-16", "depth 3, width 16-16-16", "depth 1, width 8"]
+        for value, label in (((64, 32, 16), "64-32-16"), ("64-32-16", "64-32-16"), (8, "8")):
+            assert select.where(ds, width=value).width.values.tolist() == [label]
+        figures.curves(ds, "loss")
+        assert sorted(select.rank(ds)["trial"]) == sorted(names)
+    xr.testing.assert_identical(results.width.astype(str), again.width.astype(str))
+    alone = dataset(problem, {}, depth=2, width=(4, 2))
+    assert json.loads(alone.attrs["base"])["width"] == [4, 2]
+
+
+def test_final_by_widths_of_each_layer(problem):
+    results = dataset(problem, {"width": [(64, 32), 16]}, record=(), depth=2)
+    [ax] = figures.final_by(results, "width").axes
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["16", "64-32"]

@@ -79,6 +79,25 @@ def test_set(settings, expected):
     assert sweep.axes == Sweep(base=MLPTrial(), axes=axes).axes  # a copy was changed
 
 
+@pytest.mark.parametrize("key", ["width", ("width",)])
+def test_a_width_for_each_layer(key):
+    sweep = Sweep(base=MLPTrial(depth=3), axes={key: [(64, 32, 16), (16, 16, 16), 8]})
+    assert values(sweep, "width") == [((64, 32, 16),), (16,), (8,)]
+    assert values(dataclasses.replace(sweep, name="same"), "width") == values(sweep, "width")
+    assert values(sweep.set({"width": ["3-2-1", "4"]}), "width") == [((3, 2, 1),), (4,)]
+    assert values(sweep.set({"width": ["3-2-1"]}), "width") == [((3, 2, 1),)]
+    both = Sweep(base=MLPTrial()).set({"width": ["64-32"], "depth": ["2"]})
+    assert values(both, "width", "depth") == [((64, 32), 2)]
+
+
+def test_equal_widths_are_the_trial_of_one_width():
+    written = MLPTrial(depth=3, width=(16, 16, 16))
+    assert written == MLPTrial(depth=3) == MLPTrial(depth=3).replace(width="16-16-16")
+    assert written.id == MLPTrial(depth=3).id
+    assert (written.widths, MLPTrial(depth=2, width=(3, 4)).widths) == ((16, 16, 16), (3, 4))
+    assert MLPTrial(depth=2, width=(3, 4)).id != MLPTrial(depth=2, width=(4, 3)).id
+
+
 def test_set_several_values_of_a_zipped_axis_is_refused():
     sweep = Sweep(base=MLPTrial(), axes={("depth", "width"): DEPTHS_WIDTHS})
     with pytest.raises(UserError, match="width moves together with depth: give it one value"):
@@ -127,6 +146,18 @@ def test_shorten(axes, expected):
         ({"batch_size": [0]}, "batch_size=0: expected a number at least 1"),
         ({"depth": [0]}, "depth=0: expected a number at least 1"),
         ({"width": [0]}, "width=0: expected a number at least 1"),
+        ({"width": [(64, 32, 16)]}, "width=64-32-16: 3 widths for depth=6"),
+        ({"width": ["64-32-16"]}, "width=64-32-16: 3 widths for depth=6"),
+        ({"width": [(16,)]}, "width=16: 1 widths for depth=6"),
+        ({("depth", "width"): [(2, (3, 0))]}, "width=3-0: expected numbers at least 1 and at most"),
+        ({"width": ["64-32-"]}, "width='64-32-': expected a whole number, or one for each layer"),
+        ({"width": [()]}, r"width=\(\): expected a whole number, or one for each layer as in 64-"),
+        ({"width": [(3, 2.5)]}, r"width=\(3, 2.5\): expected a whole number, or one for each"),
+        (
+            {("depth", "width", "residual"): [(2, (3, 4), True)]},
+            "width=3-4: a residual connection needs layers of equal width",
+        ),
+        ({("depth", "width"): [(2, (5, 5)), (2, 5)]}, "has the trial {'depth': 2, 'width': 5} twi"),
         ({"depth": [10_001]}, "depth=10001: expected a number at least 1 and at most 10000"),
         ({"width": [100_001]}, "width=100001: expected a number at least 1 and at most 100000"),
         ({"seed": [-1]}, "seed=-1: expected a number at least 0 and below"),
