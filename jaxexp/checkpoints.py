@@ -1,15 +1,17 @@
 """Snapshots of the programs of a run, kept as Orbax checkpoints: one folder for each program.
 
 A checkpoint is written beside the training, appears whole or not at all, and says the checksum of
-every array: one that is damaged is not used, but the one before it.
+every array, and of what it says: one that is damaged is not used, but the one before it.
 """
 
+import contextlib
+import hashlib
+import json
 import logging
-import shutil
-import threading
 import time
 import zlib
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +30,22 @@ FIELDS = ("epoch", "step", "batch", "at_once", "seconds", "compile_seconds")
 
 
 class Checkpoints:
-    """Keeps the snapshots of a run in a folder; see `jaxexp.engine.Keeper`."""
+    """Keeps the snapshots of a run in a folder; see `jaxexp.engine.Keeper`.
+
+    Orbax numbers its operations for the whole process, so that saves from several threads disturb
+    each other: all its work is done by one thread, one piece after another.
+    """
 
     def __init__(
         self, folder: Path, note: Callable[[str], None], every: float = EVERY_SECONDS
     ) -> None:
         """`note` is told, in words, of checkpoints that cannot be read or written."""
-        self.folder, self.note, self.every = folder.absolute(), note, every
+        self.folder, self.every = folder.absolute(), every
+        self._note, self._noted = note, set[str]()
         self._managers: dict[str, ocp.CheckpointManager] = {}
+        self._saving: dict[str, Future[None]] = {}
         self._next: dict[str, float] = {}
-        self._lock = threading.Lock()
+        self._thread = ThreadPoolExecutor(1, "checkpoints")
         logging.getLogger("absl").setLevel(logging.ERROR)  # failures are told by `note`
 
     def due(self, program: Program) -> bool:
@@ -47,88 +55,114 @@ class Checkpoints:
     def save(self, program: Program, snapshot: Snapshot) -> None:
         """Begin to write a snapshot; where that fails, the run goes on with the one before it."""
         started = time.monotonic()
-        try:
-            self._save(program, snapshot)
-        except (OSError, ValueError, RuntimeError) as error:
-            self._failed(error)
+        if program.id in self._saving:
+            self._saving[program.id].result()  # no more than one in memory
+        self._saving[program.id] = self._thread.submit(self._try_to_save, program, snapshot)
         taken = time.monotonic() - started
         self._next[program.id] = time.monotonic() + max(self.every, taken / SHARE)
+
+    def load(self, program: Program, like: tuple[PyTree, PyTree, PyTree]) -> Snapshot | None:
+        """The newest sound snapshot of this program, if there is one."""
+        return self._thread.submit(self._find, program, like).result()
+
+    def close(self) -> None:
+        """Wait until everything is written."""
+        self._thread.shutdown()
+        for name in list(self._managers):
+            self._drop(name)
+
+    def _try_to_save(self, program: Program, snapshot: Snapshot) -> None:
+        # Whatever Orbax and the libraries under it raise: training is worth more than a checkpoint.
+        try:
+            self._save(program, snapshot)
+        except Exception as error:
+            self._drop(program.id)  # it cannot be relied on any more
+            self._tell(
+                f"{self.folder}: a checkpoint could not be written ({_reason(error)}); the run "
+                "goes on, and what was saved before is kept"
+            )
 
     def _save(self, program: Program, snapshot: Snapshot) -> None:
         arrays = _flatten(snapshot)
         meta = {name: getattr(snapshot, name) for name in FIELDS}
         meta["arrays"] = {name: _describe(array) for name, array in arrays.items()}
-        meta["trials"] = [trial.id for trial, _ in program.members]
+        meta["program"] = program.id
+        meta["digest"] = _digest(meta)
         manager = self._manager(program)
-        step = max(manager.all_steps(), default=0) + 1
         manager.save(
-            step,
+            max(manager.all_steps(), default=0) + 1,
             args=ocp.args.Composite(
                 arrays=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(meta)
             ),
         )
 
-    def load(self, program: Program, like: tuple[PyTree, PyTree, PyTree]) -> Snapshot | None:
-        """The newest sound snapshot of this program, if there is one."""
-        if not (self.folder / program.id).is_dir():
+    def _find(self, program: Program, like: tuple[PyTree, PyTree, PyTree]) -> Snapshot | None:
+        folder = self.folder / program.id
+        if not folder.is_dir():
             return None
-        manager = self._manager(program)
-        for step in sorted(manager.all_steps(), reverse=True):
+        # Whatever a damaged file makes Orbax and the libraries under it raise.
+        try:
+            manager = self._manager(program)
+            steps = sorted(manager.all_steps(), reverse=True)
+        except Exception as error:
+            self._tell(f"{folder}: not used ({_reason(error)})")
+            return None
+        for step in steps:
             try:
-                return self._load(manager, step, like)
-            # Whatever a damaged file makes Orbax and the libraries under it raise.
+                return self._load(program, manager, step, like)
             except Exception as error:
-                reason = str(error).partition("\n")[0]
-                path = self.folder / program.id / str(step)
-                self.note(f"{path}: not used, since it is damaged or of another program ({reason})")
+                self._tell(
+                    f"{folder / str(step)}: not used, damaged or of another program "
+                    f"({_reason(error)})"
+                )
         return None
 
     def _load(
-        self, manager: ocp.CheckpointManager, step: int, like: tuple[PyTree, PyTree, PyTree]
-    ) -> Snapshot:
-        restored = manager.restore(
-            step,
-            args=ocp.args.Composite(arrays=ocp.args.StandardRestore(), meta=ocp.args.JsonRestore()),
-        )
-        meta = restored["meta"]
-        arrays = {name: np.asarray(array) for name, array in restored["arrays"].items()}
-        found = {name: _describe(array) for name, array in arrays.items()}
-        for name in found.keys() | meta["arrays"].keys():
-            if found.get(name) != meta["arrays"].get(name):
+        self, program: Program, manager: ocp.CheckpointManager, step: int,
+        like: tuple[PyTree, PyTree, PyTree],
+    ) -> Snapshot:  # fmt: skip
+        meta = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+        if meta.pop("digest") != _digest(meta) or meta["program"] != program.id:
+            raise ValueError("its description is not what was saved")
+        shapes = {
+            name: np.broadcast_to(np.zeros((), dtype), shape)
+            for name, (dtype, shape, _) in meta["arrays"].items()
+        }
+        args = ocp.args.Composite(arrays=ocp.args.StandardRestore(shapes))
+        arrays = {n: np.asarray(a) for n, a in manager.restore(step, args=args)["arrays"].items()}
+        for name, array in arrays.items():
+            if _describe(array) != meta["arrays"][name]:
                 raise ValueError(f"array {name} is not what was saved")
         return _unflatten(arrays, {name: meta[name] for name in FIELDS}, like)
 
-    def close(self) -> None:
-        """Wait until everything is written."""
-        for manager in self._managers.values():
-            try:
-                manager.wait_until_finished()
-                manager.close()
-            except (OSError, ValueError, RuntimeError) as error:
-                self._failed(error)
-        self._managers.clear()
-
-    def discard(self) -> None:
-        """Remove all checkpoints: the run is complete."""
-        self.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
-
     def _manager(self, program: Program) -> ocp.CheckpointManager:
-        with self._lock:
-            if program.id not in self._managers:
-                options = ocp.CheckpointManagerOptions(
-                    max_to_keep=KEPT, enable_async_checkpointing=True
-                )
-                folder = self.folder / program.id
-                self._managers[program.id] = ocp.CheckpointManager(folder, options=options)
-            return self._managers[program.id]
+        if program.id not in self._managers:
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=KEPT, enable_async_checkpointing=False, cleanup_tmp_directories=True
+            )
+            folder = self.folder / program.id
+            self._managers[program.id] = ocp.CheckpointManager(folder, options=options)
+        return self._managers[program.id]
 
-    def _failed(self, error: Exception) -> None:
-        reason = str(error).partition("\n")[0]
-        self.note(
-            f"{self.folder}: a checkpoint could not be written ({reason}); the run goes on, and "
-            "the one before it is kept"
-        )
+    def _drop(self, name: str) -> None:
+        manager = self._managers.pop(name, None)
+        if manager:
+            with contextlib.suppress(Exception):
+                manager.close()
+
+    def _tell(self, text: str) -> None:
+        """Tell it, once."""
+        if text not in self._noted:
+            self._noted.add(text)
+            self._note(text)
+
+
+def _reason(error: Exception) -> str:
+    return str(error).partition("\n")[0][:200] or type(error).__name__
+
+
+def _digest(meta: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
 
 
 def _describe(array: np.ndarray) -> list[Any]:

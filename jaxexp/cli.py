@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -124,6 +125,12 @@ Sections = Annotated[
         help="Of the report; all of it, if the libraries of section 7 are installed.",
     ),
 ]
+Every = Annotated[
+    float,
+    typer.Option(
+        "--checkpoint-every", metavar="SECONDS", min=0, help="How often a run saves where it is."
+    ),
+]
 Devices = Annotated[
     int | None, typer.Option(metavar="N", min=1, help="Use N devices; all, if not given.")
 ]
@@ -152,6 +159,7 @@ def reproduce(
     seed: Seed = None,
     quick: Quick = False,
     devices: Devices = None,
+    checkpoint_every: Every = 30.0,
     force: Force = False,
 ) -> None:
     """Redo the report: every row, vectorized, as one page.
@@ -174,6 +182,7 @@ def reproduce(
         seed=seed,
         quick=quick,
         inputs=_inputs(data, images, weights, image_size, skip_broken, quick),
+        checkpoint_every=checkpoint_every,
     )
     _start(command, "reproduce", out, force=force)
 
@@ -195,6 +204,7 @@ def run(
     out: Out = None,
     seed: Seed = None,
     quick: Quick = False,
+    checkpoint_every: Every = 30.0,
     force: Force = False,
 ) -> None:
     """Run one sweep, by its name or from a Python file of yours.
@@ -212,6 +222,7 @@ def run(
         seed=seed,
         quick=quick,
         inputs=_inputs(data, images, weights, image_size, skip_broken, quick),
+        checkpoint_every=checkpoint_every,
     )
     _start(command, name, out, force=force)
 
@@ -240,7 +251,6 @@ def plan(
     Which trials share which compiled program and why, the share of arithmetic that is padding,
     where each program runs, and about how long it all takes.
     """
-    inputs = _inputs(data, images, weights, image_size, skip_broken, quick)
     sweeps: tuple[str, ...] = (sweep,)
     if sweep == "reproduce":
         sweeps = tuple(name for one in _sections(section) for name in REPORT_SWEEPS[one])
@@ -253,7 +263,7 @@ def plan(
         devices=devices,
         seed=seed,
         quick=quick,
-        inputs=dataclasses.replace(inputs, trains=False),
+        inputs=_inputs(data, images, weights, image_size, skip_broken, quick),
     )
     for stage in stages(command.sources()):
         if stage[0].estimate is None:
@@ -278,21 +288,30 @@ def resume(
         bool,
         typer.Option("--force", help="Go on though code, data, sweep or a library has changed."),
     ] = False,
+    checkpoint_every: Annotated[
+        float | None,
+        typer.Option("--checkpoint-every", metavar="SECONDS", min=0, help="As it was before."),
+    ] = None,
+    devices: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Use N devices; as before, if not given.")
+    ] = None,
 ) -> None:
     """Go on with a run that was interrupted, from its last checkpoints.
 
-    The results are those of an uninterrupted run: bit for bit on the same devices.
+    The results are those of an uninterrupted run: bit for bit on as many of the same devices.
     """
-    from jaxexp.rundir import RunDirectory
-
     found = RunDirectory(run_directory).command()
-    if found.get("finished", True):
+    if found.get("finished", True) and not found.get("missing"):
         raise UserError(f"{run_directory}: this run is complete: `jaxexp report` draws it again")
     try:
         command = Command.from_json(found)
-    except (KeyError, TypeError) as error:
+    except (TypeError, ValueError) as error:
         raise UserError(f"{run_directory}/run.json: not the run.json of a run ({error})") from error
-    _run(command, run_directory, RunDirectory.reopen(run_directory), force=force)
+    changed: dict[str, Any] = {"checkpoint_every": checkpoint_every, "devices": devices}
+    given = {name: value for name, value in changed.items() if value is not None}
+    command = dataclasses.replace(command, **given)
+    held = RunDirectory.reopen(run_directory)
+    _run(command, run_directory, held, begun=True, force=force)
 
 
 @app.command()
@@ -413,21 +432,26 @@ def _start(command: Command, name: str, out: Path | None, *, force: bool) -> Non
 
 
 def _run(
-    command: Command, path: Path, held: AbstractContextManager[RunDirectory], *, force: bool = False
-) -> None:
-    """Run a command in its directory; a signal leaves a run to resume."""
+    command: Command, path: Path, held: AbstractContextManager[RunDirectory],
+    *, begun: bool = False, force: bool = False,
+) -> None:  # fmt: skip
+    """Run a command in its directory, begun before or not; a signal leaves a run to resume."""
     started = time.perf_counter()
     complete = 0
     with Signals() as signals:
         try:
             session = Session(command, console, signals)
             with held as directory:
+                begun = True
                 try:
                     page = session.run(directory, force=force)
                 finally:
                     complete = len(session.results)
         except InterruptedRunError:
-            _say_interrupted(path, complete, len(command.sweeps))
+            if begun:
+                _say_interrupted(path, complete, len(command.sweeps))
+            else:
+                console.print("interrupted before anything was trained")
             signals.leave()
     console.print(f"done in {time.perf_counter() - started:.0f} s")
     print(page)
@@ -436,12 +460,10 @@ def _run(
 
 
 def _say_interrupted(path: Path, complete: int, sweeps: int) -> None:
-    if not (path / "run.json").is_file():
-        console.print("interrupted before anything was trained")
-        return
-    page = f"; their page: jaxexp report {path}" if complete else ""
+    name = shlex.quote(str(path))
+    page = f"; their page: jaxexp report {name}" if complete else ""
     console.print(
-        f"interrupted; go on with: jaxexp resume {path}\n"
+        f"interrupted; go on with: jaxexp resume {name}\n"
         f"{complete} of {sweeps} sweeps are complete and kept{page}",
         soft_wrap=True,
     )

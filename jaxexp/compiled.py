@@ -163,7 +163,13 @@ class Run:
         else:
             arrays = self._filled((snapshot.state, snapshot.gathered))
             self.state, self.gathered = self._put(arrays, TRIALS)
-            self.epoch, self.step, self.batch = snapshot.epoch, snapshot.step, snapshot.batch
+            self.epoch, self.step = snapshot.epoch, snapshot.step
+            self.batch = min(snapshot.batch, self.batches - 1)  # the data may be others, by force
+
+    @property
+    def begun(self) -> bool:
+        """Whether an epoch is under way, not finished."""
+        return self.step + self.batch > 0
 
     @property
     def training(self) -> bool:

@@ -10,7 +10,7 @@ import dataclasses
 import queue
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -107,14 +107,14 @@ def execute(
     plan: Plan, problem: Problem, devices: Sequence[jax.Device], progress: Progress | None = None
 ) -> dict[Trial, TrialRecord]:
     """Train every trial of the plan and return all records; see `stream`."""
-    batches = stream(plan, problem, devices, progress)
-    return {record.trial: record for records in batches for record in records}
+    with contextlib.closing(stream(plan, problem, devices, progress)) as batches:
+        return {record.trial: record for records in batches for record in records}
 
 
 def stream(
     plan: Plan, problem: Problem, devices: Sequence[jax.Device], progress: Progress | None = None,
     *, keeper: Keeper | None = None, stop: threading.Event | None = None,
-) -> Iterator[list[TrialRecord]]:  # fmt: skip
+) -> Generator[list[TrialRecord]]:  # fmt: skip
     """Train every trial of the plan, yielding each program's records as soon as it has finished.
 
     The plan's lanes run side by side, in a thread each, the programs of a lane one after another.
@@ -125,14 +125,17 @@ def stream(
     lane that is still compiling has nothing to leave and is not waited for.
     """
     check((trial for program in plan.programs for trial in program.trials), problem.examples)
-    stop = stop or threading.Event()
+    asked, over = stop or threading.Event(), threading.Event()
     shared = _Shared(problem, devices)
     finished: queue.SimpleQueue[list[TrialRecord] | BaseException] = queue.SimpleQueue()
+
+    def stopped() -> bool:
+        return asked.is_set() or over.is_set()
 
     def run_lane(programs: Sequence[Program]) -> None:
         try:
             for program in programs:
-                finished.put(_train(program, shared, progress or Silent(), stop, keeper))
+                finished.put(_train(program, shared, progress or Silent(), stopped, keeper))
         except BaseException as error:
             finished.put(error)
 
@@ -144,7 +147,7 @@ def stream(
     try:
         for _ in plan.programs:
             while finished.empty():  # a lane that compiles hears of nothing
-                if stop.is_set() and not shared.busy(lanes):
+                if asked.is_set() and not shared.busy(lanes):
                     raise InterruptedRunError
                 time.sleep(POLL_SECONDS)
             result = finished.get()
@@ -152,7 +155,7 @@ def stream(
                 raise result
             yield result
     finally:
-        stop.set()
+        over.set()
         while shared.busy(lanes):
             time.sleep(POLL_SECONDS)
 
@@ -193,11 +196,11 @@ class _Shared:
 
 
 def _train(
-    program: Program, shared: _Shared, progress: Progress, stop: threading.Event,
+    program: Program, shared: _Shared, progress: Progress, stopped: Callable[[], bool],
     keeper: Keeper | None,
 ) -> list[TrialRecord]:  # fmt: skip
     """Train one program to its end, with fewer trials at once where the device refuses."""
-    course = _Course(program, shared, progress, stop, keeper)
+    course = _Course(program, shared, progress, stopped, keeper)
     while True:
         try:
             return course.run()
@@ -211,13 +214,14 @@ class _Course:
     """One program from its start, or its last snapshot, to its end."""
 
     def __init__(
-        self, program: Program, shared: _Shared, progress: Progress, stop: threading.Event,
+        self, program: Program, shared: _Shared, progress: Progress, stopped: Callable[[], bool],
         keeper: Keeper | None,
     ) -> None:  # fmt: skip
         self.asked, self.shared, self.progress = program, shared, progress
-        self.stop, self.keeper = stop, keeper
+        self.stopped, self.keeper = stopped, keeper
         self.at_once = program.at_once
         self.snapshot: Snapshot | None = None
+        self._ends = {trial.epochs for trial, _ in program.members}
         if keeper:
             like = state_like(program, shared.problem.task, shared.problem.data)
             self.snapshot = keeper.load(program, like)
@@ -235,9 +239,9 @@ class _Course:
         if self.snapshot:
             self._restore(self.snapshot)
             self.progress.moved(self.asked, self.snapshot.epoch)
-        if len(self.history) < program.epochs:
+        if not self.ends.keys() >= self._ends:
             self._compile()
-            if self.stop.is_set():
+            if self.stopped():
                 raise InterruptedRunError
             self._train()
             self._save()
@@ -251,8 +255,14 @@ class _Course:
     def halve(self, error: Exception) -> None:
         """From now on, half as many trials at once."""
         if self.at_once == 1:
-            raise UserError(f"a device's memory does not hold one trial: {error}") from error
+            reason = str(error).partition("\n")[0]
+            raise UserError(f"a device's memory does not hold one trial: {reason}") from error
         self.at_once = -(-self.at_once // 2)
+        # What the failed call has left as it was need not be trained again; what it was given to
+        # write over, or did not bring home, is lost.
+        if len(self.history) == self.own.epoch:
+            with contextlib.suppress(RuntimeError, AttributeError):
+                self.snapshot = self._snapshot()
         self.progress.note(
             f"a device is out of memory: going on with {self.at_once} trials at a time"
         )
@@ -275,7 +285,6 @@ class _Course:
     def _train(self) -> None:
         own, pace = self.own, _Pace()
         before, started = self.seconds, time.perf_counter()
-        ends = {trial.epochs for trial, _ in own.program.members}
         under_way: collections.deque[Call] = collections.deque()
 
         def wait(most: int = 0) -> None:
@@ -289,8 +298,13 @@ class _Course:
                 self.progress.moved(self.asked, call.epochs)
             self.seconds = before + time.perf_counter() - started
 
-        while own.epoch < own.program.epochs:
-            stopped = self.stop.is_set()
+        while True:
+            if not own.begun and own.epoch in self._ends - self.ends.keys():
+                wait()
+                self.ends[own.epoch] = own.end()
+            if own.epoch == own.program.epochs:
+                return
+            stopped = self.stopped()
             if stopped or (self.keeper and self.keeper.due(self.asked)):
                 wait()
                 self._save()
@@ -299,10 +313,6 @@ class _Course:
             call = own.call(pace.most(own.training))
             under_way.append(call)
             wait(0 if pace.slow else 1)  # one waits on the device while another runs
-            if call.ends_epoch and own.epoch in ends:
-                wait()
-                self.ends[own.epoch] = own.end()
-        wait()
 
     def _save(self) -> None:
         if self.keeper:

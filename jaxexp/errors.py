@@ -15,5 +15,8 @@ class UnavailableError(UserError):
     """
 
 
-class InterruptedRunError(Exception):
-    """The run was asked to stop, and has saved what it had."""
+class InterruptedRunError(BaseException):
+    """The run was asked to stop, and has saved what it had.
+
+    Like KeyboardInterrupt it is no `Exception`: code that mends errors must not swallow it.
+    """

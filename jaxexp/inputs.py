@@ -20,4 +20,3 @@ class Inputs:
     image_size: int = 224  # pixels, of the side of a square
     skip_broken: bool = False  # leave out images that cannot be read
     quick: bool = False  # some of the images, to try things out
-    trains: bool = True  # False: for a plan alone, what takes long to make may be zeros

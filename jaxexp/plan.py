@@ -288,6 +288,8 @@ def _parts(program: Program, devices: int, machine: Machine) -> list[Program]:
         )
         for start in range(0, len(program.trials), most)
     ]
+
+
 def check(trials: Iterable[Trial], examples: int) -> None:
     """Raise UserError for trials that so many training examples cannot serve."""
     for trial in trials:

@@ -14,6 +14,7 @@ import xarray as xr
 
 from jaxexp.engine import Problem
 from jaxexp.errors import UserError
+from jaxexp.files import check_sealed, sealed, write_whole
 from jaxexp.plan import Plan
 from jaxexp.records import TrialRecord
 from jaxexp.sweep import Sweep
@@ -96,6 +97,7 @@ def _attributes(
 ) -> dict[str, Any]:
     return {
         "sweep": sweep.name,
+        "sweep_id": sweep.id,
         "base": json.dumps(sweep.base.values()),
         "trials": len(own),
         "seed": sweep.base.seed,
@@ -138,11 +140,14 @@ def _environment() -> dict[str, Any]:
 
 
 def save(dataset: xr.Dataset, path: Path) -> None:
-    """Write one file that `xarray.open_dataset` opens; it appears whole or not at all."""
+    """Write one file that `xarray.open_dataset` opens; it appears whole or not at all.
+
+    Raises OSError if it cannot be written. (HDF5 is not let near the disk: it crashes where that
+    is full.)
+    """
     packed = {name: {"zlib": True, "complevel": 4} for name in dataset.data_vars}
-    partial = path.with_suffix(".partial")
-    dataset.to_netcdf(partial, engine="h5netcdf", encoding=packed)
-    partial.replace(path)
+    content = dataset.to_netcdf(None, engine="h5netcdf", encoding=packed)
+    write_whole(path, sealed(bytes(content)))
 
 
 def load(path: Path) -> xr.Dataset:
@@ -151,6 +156,7 @@ def load(path: Path) -> xr.Dataset:
     Raises UserError if it cannot be read.
     """
     try:
+        check_sealed(path)  # first: HDF5 can crash on a damaged file, or read other numbers
         with xr.open_dataset(path, engine="h5netcdf") as dataset:
             return dataset.load()
     except (OSError, ValueError, KeyError) as error:

@@ -11,6 +11,8 @@ checkpoints/    what an unfinished run goes on from; gone when it is complete
 import contextlib
 import json
 import os
+import reprlib
+import shlex
 import shutil
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +24,7 @@ from filelock import FileLock, Timeout
 
 from jaxexp import library
 from jaxexp.errors import UserError
+from jaxexp.files import matches, write_whole
 from jaxexp.sweep import Question, Sweep
 
 if TYPE_CHECKING:
@@ -30,6 +33,12 @@ if TYPE_CHECKING:
     from jaxexp.report import Section
 
 FORMAT = 2  # of the directory; a newer one is refused
+LOCK, HOLDER = ".lock", ".holder"
+BEGINNING = (LOCK, HOLDER, "run.json.partial")  # all that a run killed as it began may leave
+READ = {  # of `run.json`, here; the rest is the command's
+    "format": int, "sweeps": list[str], "title": str, "summary": str, "finished": bool,
+    "made_with": dict[str, str], "missing": dict[str, str],
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -47,14 +56,13 @@ class RunDirectory:
         anything else) already; `force` replaces a run that is there, and nothing else.
         """
         run = cls(path)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            run._check_replaceable(command, force)
+        run._check_own()
         with run._held():
+            run._check_replaceable(command, force)
             with run._writing():
-                run._clear()
-                run.results.mkdir(parents=True, exist_ok=True)
-                run.figures.mkdir(exist_ok=True)
+                run._clear()  # first: no file must ever pass for one of another command
                 run._write({"format": FORMAT, "finished": False, "made_with": {}, **command})
+                run._make_folders()
             yield run
 
     @classmethod
@@ -65,31 +73,36 @@ class RunDirectory:
         run.command()
         with run._held():
             with run._writing():
-                run.results.mkdir(exist_ok=True)
-                run.figures.mkdir(exist_ok=True)
+                run._make_folders()
             yield run
+
+    def _make_folders(self) -> None:
+        self.results.mkdir(exist_ok=True)
+        self.figures.mkdir(exist_ok=True)
 
     @contextlib.contextmanager
     def _held(self) -> Iterator[None]:
         """One process at a time; the lock goes with the process that holds it."""
         with self._writing():
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.path / ".lock", timeout=0)
+            lock = FileLock(self.path / LOCK, timeout=0)
             try:
                 lock.acquire()
             except Timeout:
                 raise UserError(f"{self.path}: in use by {self._holder()}") from None
-            (self.path / ".holder").write_text(f"process {os.getpid()} on {socket.gethostname()}")
         try:
+            with self._writing():
+                holder = f"process {os.getpid()} on {socket.gethostname()}"
+                (self.path / HOLDER).write_text(holder)
             yield
         finally:
             with contextlib.suppress(OSError):
-                (self.path / ".holder").unlink(missing_ok=True)
+                (self.path / HOLDER).unlink(missing_ok=True)
             lock.release()
 
     def _holder(self) -> str:
         try:
-            return (self.path / ".holder").read_text()
+            return (self.path / HOLDER).read_text(errors="replace")
         except OSError:
             return "another process"
 
@@ -102,10 +115,15 @@ class RunDirectory:
                 f"{self.path}: cannot write a run here ({error.strerror or error})"
             ) from error
 
-    def _check_replaceable(self, command: Mapping[str, Any], force: bool) -> None:
-        if not self._command.is_file():
+    def _check_own(self) -> None:
+        """Nothing is there, or a run, perhaps one that was killed as it began."""
+        if not self.path.exists() or self._command.is_file():
+            return
+        if not self.path.is_dir() or {p.name for p in self.path.iterdir()} - set(BEGINNING):
             raise UserError(f"{self.path}: exists, and is not an earlier run; choose another --out")
-        if force:
+
+    def _check_replaceable(self, command: Mapping[str, Any], force: bool) -> None:
+        if force or not self._command.is_file():
             return
         try:
             found = self.command()
@@ -114,8 +132,8 @@ class RunDirectory:
         asked = json.loads(json.dumps(dict(command)))
         if found.get("finished") is False and asked.items() <= found.items():
             raise UserError(
-                f"{self.path}: holds this run, unfinished; `jaxexp resume {self.path}` goes on "
-                "with it, --force starts it anew"
+                f"{self.path}: holds this run, unfinished; `jaxexp resume "
+                f"{shlex.quote(str(self.path))}` goes on with it, --force starts it anew"
             )
         raise UserError(
             f"{self.path}: already holds a run; choose another --out, or --force to replace it"
@@ -158,9 +176,7 @@ class RunDirectory:
 
     def _write(self, content: Mapping[str, Any]) -> None:
         """`run.json`, whole or not at all."""
-        partial = self._command.with_suffix(".partial")
-        partial.write_text(json.dumps(content, indent=1) + "\n")
-        partial.replace(self._command)
+        write_whole(self._command, (json.dumps(content, indent=1) + "\n").encode())
 
     def command(self) -> dict[str, Any]:
         """What `run.json` says.
@@ -169,13 +185,14 @@ class RunDirectory:
         """
         try:
             command = json.loads(self._command.read_text())
-            version, sweeps = command["format"], command["sweeps"]
-            if not isinstance(version, int) or not all(isinstance(s, str) for s in sweeps):
-                raise TypeError
+            version = command["format"]
+            for name in READ.keys() & command.keys() | {"sweeps"}:
+                if not matches(command[name], READ[name]):
+                    raise TypeError(f"{name} is {reprlib.repr(command[name])}")
         except OSError as error:
             raise UserError(f"{self.path}: not a run directory (it has no run.json)") from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{self._command}: not the run.json of a run") from error
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise UserError(f"{self._command}: not the run.json of a run ({error})") from error
         if version > FORMAT:
             raise UserError(
                 f"{self._command}: format {version} is newer than this jaxexp reads ({FORMAT})"
@@ -202,10 +219,15 @@ class RunDirectory:
         with self._writing():
             self._write({**command, "made_with": {**before, **made_with}})
 
-    def finish(self, missing: Mapping[str, str]) -> None:
-        """The run is complete, but for the sweeps that are missing for some reason."""
+    def say_missing(self, missing: Mapping[str, str]) -> None:
+        """Write down the sweeps that are missing, each with the reason."""
         with self._writing():
-            self._write({**self.command(), "finished": True, "missing": dict(missing)})
+            self._write({**self.command(), "missing": dict(missing)})
+
+    def finish(self) -> None:
+        """The run is complete, but for the sweeps that are missing."""
+        with self._writing():
+            self._write({**self.command(), "finished": True})
             shutil.rmtree(self.checkpoints, ignore_errors=True)
 
     def save(self, sweep: Sweep, dataset: "xr.Dataset") -> None:
@@ -219,17 +241,21 @@ class RunDirectory:
             results.save(dataset, self.results / f"{sweep.name}.nc")
 
     def finished(self, sweep: Sweep, note: Callable[[str], None]) -> "xr.Dataset | None":
-        """The results of a sweep that is complete already; `note` is told of a damaged file."""
+        """The results of a sweep that is complete already; `note` is told of what is no use."""
         from jaxexp import results
 
         file = self.results / f"{sweep.name}.nc"
         if not file.is_file():
             return None
         try:
-            return results.load(file)
+            dataset = results.load(file)
         except UserError as error:
             note(f"{error}; the sweep runs again")
             return None
+        if dataset.attrs.get("sweep_id", sweep.id) == sweep.id:
+            return dataset
+        note(f"{file}: results of other trials; the sweep runs again")
+        return None
 
     def load(self) -> "list[tuple[Sweep, xr.Dataset]]":
         """Every sweep of the run that has results, with them, in the order of the command."""
@@ -261,7 +287,7 @@ class RunDirectory:
             missing=command.get("missing", {}),
         )
         with self._writing():
-            self.page.write_text(report.render(sections, meta))
+            write_whole(self.page, report.render(sections, meta).encode())
         return self.page
 
     def _section(self, question: Question, dataset: "xr.Dataset") -> "Section":
@@ -271,7 +297,7 @@ class RunDirectory:
         for i, figure in enumerate(question.draw(dataset)):
             png = figures.to_png(figure)
             with self._writing():
-                (self.figures / f"{question.row}-{i + 1}.png").write_bytes(png)
+                write_whole(self.figures / f"{question.row}-{i + 1}.png", png)
             drawn.append((png, f"{question.title}, figure {i + 1}: {question.question}"))
         return report.Section(
             row=question.row,

@@ -1,9 +1,10 @@
 """Run sweeps: plan, train, and hand over labelled results as each sweep is complete."""
 
+import contextlib
 import dataclasses
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING
 
 from jaxexp.data import load_places
@@ -57,7 +58,7 @@ def run_plan(
     made: Plan, sweeps: Sequence[Sweep], problem: Problem, progress: Progress | None = None,
     *, keeper: Keeper | None = None, stop: threading.Event | None = None,
     finished: Callable[[TrialRecord], None] | None = None,
-) -> "Iterator[tuple[Sweep, xr.Dataset]]":  # fmt: skip
+) -> "Generator[tuple[Sweep, xr.Dataset]]":  # fmt: skip
     """Run the plan of several sweeps: a trial that stands in several of them trains once.
 
     Yields each sweep with its results as soon as the last of its trials has finished. Programs of
@@ -72,15 +73,17 @@ def run_plan(
     todo = dataclasses.replace(made, programs=tuple(programs))
     records: dict[Trial, TrialRecord] = {}
     started = time.perf_counter()
-    for batch in stream(todo, problem, used, progress, keeper=keeper, stop=stop):
-        for record in batch:
-            if finished:
-                finished(record)
-            # Trained weights of large models would fill the memory.
-            records[record.trial] = dataclasses.replace(record, params={}, state={})
-        del batch, record
-        for sweep in sweeps:
-            if sweep.name in waiting and records.keys() >= waiting[sweep.name]:
-                del waiting[sweep.name]
-                seconds = {"wall_seconds": time.perf_counter() - started}
-                yield sweep, to_dataset(sweep, records, problem, environment | seconds)
+    batches = stream(todo, problem, used, progress, keeper=keeper, stop=stop)
+    with contextlib.closing(batches):  # the lanes stop before whoever stops listening goes on
+        for batch in batches:
+            for record in batch:
+                if finished:
+                    finished(record)
+                # Trained weights of large models would fill the memory.
+                records[record.trial] = dataclasses.replace(record, params={}, state={})
+            del batch, record
+            for sweep in sweeps:
+                if sweep.name in waiting and records.keys() >= waiting[sweep.name]:
+                    del waiting[sweep.name]
+                    seconds = {"wall_seconds": time.perf_counter() - started}
+                    yield sweep, to_dataset(sweep, records, problem, environment | seconds)

@@ -3,8 +3,10 @@
 import contextlib
 import dataclasses
 import hashlib
-import json
+import reprlib
+import typing
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -13,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Self
 from rich.console import Console
 
 from jaxexp import library
-from jaxexp.data import load_places
 from jaxexp.errors import UnavailableError, UserError
+from jaxexp.files import matches
 from jaxexp.inputs import Inputs
 from jaxexp.library import Source
 from jaxexp.machine import plan_here
@@ -48,6 +50,7 @@ class Command:
     seed: int | None = None
     quick: bool = False
     inputs: Inputs = field(default_factory=Inputs)
+    checkpoint_every: float = 30.0  # seconds; decides no number
 
     def sources(self) -> list[Source]:
         """The sweeps as they will run, every value checked."""
@@ -76,12 +79,18 @@ class Command:
 
     @classmethod
     def from_json(cls, made: dict[str, Any]) -> Self:
-        """Raises KeyError or TypeError where it is not what `as_json` returned."""
-        inputs = dict(made["inputs"])
-        for name in ("data", "images"):
+        """Raises TypeError or ValueError where it is not what `as_json` returned."""
+        own = {f.name: made[f.name] for f in dataclasses.fields(cls) if f.name in made}
+        inputs = dict(own.get("inputs", {}))
+        for name in {"data", "images"} & inputs.keys():
             inputs[name] = None if inputs[name] is None else Path(inputs[name])
-        own = {f.name: made[f.name] for f in dataclasses.fields(cls)}
-        return cls(**own | {"sweeps": tuple(made["sweeps"]), "inputs": Inputs(**inputs)})
+        own |= {"sweeps": tuple(own.get("sweeps", ())), "inputs": Inputs(**inputs)}
+        command = cls(**own)
+        for part in (command, command.inputs):
+            for name, hint in typing.get_type_hints(type(part)).items():
+                if not matches(getattr(part, name), hint):
+                    raise TypeError(f"{name} is {reprlib.repr(getattr(part, name))}")
+        return command
 
 
 def stages(sources: Iterable[Source]) -> list[list[Source]]:
@@ -99,9 +108,9 @@ def plan_stage(stage: list[Source], command: Command) -> "tuple[Plan, Problem]":
 
 
 def preview(stage: list[Source], command: Command) -> "Plan":
-    """The same plan alone: of the places, which need no JAX to be counted, it shows at once."""
-    if stage[0].problem is library.places:
-        return _plan(stage, command, len(load_places(command.inputs.data).train.y_N))
+    """The same plan alone: where the examples need no JAX to be counted, it shows at once."""
+    if count := stage[0].examples:
+        return _plan(stage, command, count(command.inputs))
     return plan_stage(stage, command)[0]
 
 
@@ -149,8 +158,10 @@ class Session:
                     self._run_stage(directory, number, stage, todo, force)
                 except UnavailableError as error:
                     self._not_run(todo, str(error))
-        directory.finish(self.missing)
-        return directory.write_page(self.sections, list(self.results.values()))
+        directory.say_missing(self.missing)
+        page = directory.write_page(self.sections, list(self.results.values()))
+        directory.finish()
+        return page
 
     def _take_over(self, directory: RunDirectory) -> None:
         """The sweeps that were complete already."""
@@ -181,14 +192,21 @@ class Session:
             force=force,
         )
         with TerminalProgress(plan, problem.examples, self.console) as progress:
-            keeper = Checkpoints(directory.checkpoints, progress.note)
+            keeper = Checkpoints(
+                directory.checkpoints, progress.note, self.command.checkpoint_every
+            )
             try:
                 sweeps = [source.sweep for source in todo]
-                with self.signals.deferred() as stop:
-                    for sweep, dataset in run_plan(
-                        plan, sweeps, problem, progress, keeper=keeper, stop=stop,
-                        finished=self._model_saver(directory, todo, problem),
-                    ):  # fmt: skip
+                save = self._model_saver(directory, todo, problem)
+                with (
+                    self.signals.deferred() as stop,
+                    closing(
+                        run_plan(
+                            plan, sweeps, problem, progress, keeper=keeper, stop=stop, finished=save
+                        )
+                    ) as finished,
+                ):
+                    for sweep, dataset in finished:
                         self._keep(directory, sweep, dataset)  # while the others train
             finally:
                 keeper.close()
@@ -222,20 +240,15 @@ class Session:
     def _identity(self) -> dict[str, str]:
         """What decides the numbers beside the data, in words and digests."""
         sweeps = {
-            f"sweep {source.sweep.name}": _digest(
-                [[trial.id for trial in source.sweep.trials()], source.sweep.record]
-            )
+            f"{what} {source.sweep.name}": digest
             for stage in self.stages
             for source in stage
+            for what, digest in (("sweep", source.sweep.id), ("file of sweep", source.digest))
         }
         return {**{name: version(name) for name in LIBRARIES}, "code": code_digest(), **sweeps}
 
 
 def code_digest() -> str:
     """Of the files of this package."""
-    files = sorted(Path(__file__).parent.rglob("*.py"))
-    return _digest([[file.name, hashlib.sha256(file.read_bytes()).hexdigest()] for file in files])
-
-
-def _digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+    files = sorted(Path(__file__).parent.glob("**/*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]

@@ -51,12 +51,14 @@ class Signals:
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[threading.Event]:
-        """Meanwhile, the first signal only sets the event."""
+        """Meanwhile, the first signal only sets the event; one that came too late raises after."""
         self._deferred = True
         try:
             yield self._stop
         finally:
             self._deferred = False
+        if self._stop.is_set():
+            raise InterruptedRunError
 
     def leave(self) -> NoReturn:
         """End the process as the signal would have: 130 for Ctrl-C, 143 for SIGTERM.

@@ -1,7 +1,9 @@
 """A sweep: a base trial, the axes along which it varies, and the questions that it answers."""
 
 import dataclasses
+import hashlib
 import itertools
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -81,6 +83,12 @@ class Sweep:
     def shape(self) -> tuple[int, ...]:
         """The number of points along each dimension."""
         return tuple(len(points) for points in self.axes.values())
+
+    @property
+    def id(self) -> str:
+        """Sixteen hexadecimal digits that name its trials, in their order, and what it records."""
+        content = [[trial.id for trial in self.trials()], self.record]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
     def trials(self) -> list[Trial]:
         """Every trial once, the last axis moving fastest.

@@ -11,9 +11,9 @@ from jaxexp.vision import EstimatorTrial, answers
 
 def check(inputs):
     """Read the images before anything is trained."""
-    from jaxexp.vision import problems
+    from jaxexp.vision import images
 
-    problems.load(inputs, problems.middle())
+    images.load(inputs, images.middle())
 
 
 def estimate(sweep, inputs):

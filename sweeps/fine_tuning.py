@@ -25,6 +25,13 @@ def problem(inputs):
     return problems.fine_tuning(inputs)
 
 
+def examples(inputs):
+    """The number of training images."""
+    from jaxexp.vision import images
+
+    return images.count(inputs)
+
+
 sweep = jx.Sweep(
     base=ImageTrial(pretrained=True),
     axes={"learning_rate": [1e-1, 1e-2, 1e-3, 1e-4, 1e-5]},

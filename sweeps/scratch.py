@@ -13,9 +13,9 @@ keep_models = True
 
 def check(inputs):
     """Read the images before anything is trained."""
-    from jaxexp.vision import problems
+    from jaxexp.vision import images
 
-    problems.load(inputs, problems.stretched(inputs.image_size))
+    images.load(inputs, images.stretched(inputs.image_size))
 
 
 def problem(inputs):
@@ -23,6 +23,13 @@ def problem(inputs):
     from jaxexp.vision import problems
 
     return problems.scratch(inputs)
+
+
+def examples(inputs):
+    """The number of training images."""
+    from jaxexp.vision import images
+
+    return images.count(inputs)
 
 
 sweep = jx.Sweep(

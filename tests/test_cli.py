@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from jaxexp import cli, library, runner, session
+from jaxexp import cli, library, session
 from jaxexp.data import load_places
 
 ROWS = ["6.1.2.1", "6.1.2.2", "6.1.2.3", "6.1.2.4"] + [f"6.2.1.{i}" for i in range(1, 8)]
@@ -121,33 +121,6 @@ def test_run_on_a_csv_folder_with_settings(tmp_path):
         "run", "learning_rate", "--quick", "--out", str(out), "--data", str(data), "--force"
     )
     assert again.returncode == 0, again.stderr
-
-
-def test_an_interrupted_run_keeps_what_is_complete(capsys, tmp_path, monkeypatch):
-    whole = runner.run_plan
-
-    def interrupted(made, sweeps, problem, progress):
-        yield next(whole(made, sweeps, problem, progress))
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(runner, "run_plan", interrupted)
-    data = write_csvs(tmp_path / "data", 300)
-    own = tmp_path / "mine.py"
-    own.write_text(
-        "import jaxexp as jx\n"
-        "sweep = jx.Sweep(base=jx.MLPTrial(epochs=1, batch_size=32, depth=1, width=2))\n"
-    )
-    out = tmp_path / "out"
-    with pytest.raises(SystemExit) as stopped:
-        cli.main(["run", str(own), "--data", str(data), "--out", str(out)])
-    assert stopped.value.code == 130
-    told = capsys.readouterr().err
-    assert f"interrupted: 1 of 1 sweeps are complete and kept in {out}" in told
-    assert f"jaxexp report {out}" in told
-    with pytest.raises(SystemExit) as stopped:
-        cli.main(["report", str(out)])
-    assert stopped.value.code == 0
-    assert (out / "report.html").is_file()
 
 
 def test_a_sweep_file_of_ones_own_with_a_diverging_trial(tmp_path):

@@ -19,6 +19,7 @@ MODULES = {
 # Each may import those before it, and nothing else of this package.
 LAYERS = [
     "errors",
+    "files",
     "trial",
     "lift",
     "sweep",
@@ -64,7 +65,18 @@ def test_torch_is_for_the_peers_alone():
 
 @pytest.mark.parametrize(
     "module",
-    ["", ".trial", ".lift", ".sweep", ".plan", ".data", ".data.images", ".machine", ".cli", ".vision"],
+    [
+        "",
+        ".trial",
+        ".lift",
+        ".sweep",
+        ".plan",
+        ".data",
+        ".data.images",
+        ".machine",
+        ".cli",
+        ".vision",
+    ],
 )
 def test_describing_and_planning_start_at_once(module):
     code = f"import sys, jaxexp{module}; print(*{{name.split('.')[0] for name in sys.modules}})"

@@ -1,6 +1,7 @@
 """Results as labelled arrays, and the file that holds them."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -127,14 +128,16 @@ def test_a_failing_write_leaves_the_old_file(problem, tmp_path, monkeypatch):
     old = dataset(problem, {"seed": [0]})
     save(old, path)
 
-    def full(self, target, **kwargs):
-        target.write_bytes(b"half a fi")
+    def full(self, content):
+        with self.open("wb") as file:
+            file.write(content[:1000])
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(xr.Dataset, "to_netcdf", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="no space"):
         save(dataset(problem, {"seed": [1]}), path)
     xr.testing.assert_identical(load(path), old)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize(

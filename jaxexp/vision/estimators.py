@@ -15,6 +15,7 @@ from jaxexp.records import TrialRecord
 from jaxexp.results import host_facts, to_dataset
 from jaxexp.sweep import Sweep
 from jaxexp.vision import INSTALL, problems
+from jaxexp.vision.images import SPLITS
 
 if TYPE_CHECKING:
     from jaxexp.engine import Problem
@@ -85,7 +86,7 @@ def _evaluate(
     from sklearn.metrics import log_loss
 
     metrics = {}
-    for split in problems.SPLITS:
+    for split in SPLITS:
         x_NxF, y_N = problem.data[split]
         probability_N = model.predict_proba(x_NxF)[:, 1]
         loss = log_loss(y_N, probability_N, labels=[0, 1])

@@ -112,7 +112,7 @@ class ImageTask(BinaryTask):
             weight_B,
             train=train,
             mutable=["batch_stats"],
-        )  # type: ignore[misc]
+        )
         return logit_Bx1[:, 0], new["batch_stats"]
 
 
