@@ -346,7 +346,7 @@ def predict(
     best = models.best(directory.models, sweep)
     if export:
         export_weights(best, export)
-    for found in classes_of(best, images or []):
+    for found in classes_of(best, images) if images else []:
         print(f"{found.file}\t{found.label}\t{found.probability:.4f}")
     trial = best.about["trial"]
     console.print(
@@ -372,12 +372,20 @@ def bench(
     epochs: Annotated[int, typer.Option(min=1, help="Timed epochs of jaxexp.")] = 5,
     width: Annotated[int, typer.Option(min=1, help="Units of each hidden layer.")] = 16,
     peers: Annotated[bool, typer.Option(help="Time PyTorch beside it, if installed.")] = True,
+    vision: Annotated[
+        bool, typer.Option("--vision", help="Time a ResNet 18 beside torchvision's instead.")
+    ] = False,
 ) -> None:
     """Time a grid of learning rates and seeds beside PyTorch, compilation apart.
 
     The report's way (a DataLoader, one trial after another) and the best that PyTorch can do:
     resident tensors, torch.func.vmap with and without torch.compile, several processes.
     """
+    if vision:
+        from jaxexp.bench_vision import compare_resnet
+
+        compare_resnet()
+        return
     from jaxexp.bench import compare
 
     compare(data, trials=trials, seeds=seeds, epochs=epochs, width=width, peers=peers)

@@ -15,7 +15,6 @@ out. Images are NHWC, kernels KxKxCxO. Padding is K // 2 zeros on each side, as 
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -67,7 +66,7 @@ def columns_conv(x_NxHxWxC: Array, kernel_KxKxCxO: Array, stride: int) -> Array:
 
 
 def _shifted(x_NxHxWxC: Array, size: int, stride: int, fill: float = 0) -> Grid:
-    """What each tap of a kernel sees of the images padded by `fill`: size x size of (N, h, w, C)."""
+    """What each tap of a kernel sees of the images padded by `fill`, (N, h, w, C) each."""
     height, width = x_NxHxWxC.shape[1:3]
     rows, cols = (stride * (-(-n // stride) - 1) + 1 for n in (height, width))
     pad = (size // 2,) * 2

@@ -133,7 +133,7 @@ class ResNet(nn.Module):
         """Name the layers as torchvision does."""
         self.conv1 = Conv(CHANNELS[0], 7, 2, self.route)
         self.bn1 = BatchNorm()
-        for stage, (count, channels) in enumerate(zip(self.blocks, CHANNELS, strict=True), 1):
+        for stage, (count, channels) in enumerate(zip(self.blocks, CHANNELS, strict=False), 1):
             for i in range(count):
                 stride = 2 if stage > 1 and i == 0 else 1
                 setattr(self, f"layer{stage}_{i}", Block(channels, stride, self.route))

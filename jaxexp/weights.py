@@ -23,19 +23,20 @@ from jaxexp.resnet import BLOCKS, resnet
 from jaxexp.train import PyTree
 
 StateDict = dict[str, np.ndarray]
+Leaves = dict[str, tuple[str, tuple[int, ...]]]
 
 # Flax's leaf: torchvision's, and the order of Flax's axes in torchvision's array.
-CONV = {"kernel": ("weight", (3, 2, 0, 1))}
-NORM = {
+CONV: Leaves = {"kernel": ("weight", (3, 2, 0, 1))}
+NORM: Leaves = {
     "scale": ("weight", (0,)),
     "bias": ("bias", (0,)),
     "mean": ("running_mean", (0,)),
     "var": ("running_var", (0,)),
 }
-HEAD = {"kernel": ("weight", (0, 1)), "bias": ("bias", (0,))}
-LAYERS = {"conv1": CONV, "conv2": CONV, "downsample_0": CONV, "fc": HEAD} | {
-    name: NORM for name in ("bn1", "bn2", "downsample_1")
-}
+HEAD: Leaves = {"kernel": ("weight", (0, 1)), "bias": ("bias", (0,))}
+LAYERS = {"conv1": CONV, "conv2": CONV, "downsample_0": CONV, "fc": HEAD}
+LAYERS |= dict.fromkeys(("bn1", "bn2", "downsample_1"), NORM)
+STATISTICS = ("mean", "var")  # in a tree of their own, not trained
 COUNTER = "num_batches_tracked"  # of torchvision's batch norm, which only momentum=None would read
 
 
@@ -59,21 +60,23 @@ def depth_of(weights: Mapping[str, Any]) -> int:
 
 def to_flax(weights: Mapping[str, np.ndarray]) -> tuple[PyTree, PyTree]:
     """Parameters and batch statistics for `jaxexp.resnet`, from what `load` returns."""
-    params, stats = _shapes(depth_of(weights), 1)
-
-    def filled(tree: PyTree) -> PyTree:
-        named = {
-            path: weights[name].transpose(np.argsort(axes)) for path, name, axes, _ in _walk(tree)
-        }
-        return _nest({path: np.ascontiguousarray(array) for path, array in named.items()})
-
-    return filled(params), filled(stats)
+    params: PyTree = {}
+    stats: PyTree = {}
+    for name, array in weights.items():
+        *layers, last = re.sub(r"\.(\d)", r"_\1", name).split(".")
+        for key, (leaf, axes) in LAYERS[layers[-1]].items():
+            if leaf == last:
+                node = stats if key in STATISTICS else params
+                for layer in layers:
+                    node = node.setdefault(layer, {})
+                node[key] = np.ascontiguousarray(array.transpose(np.argsort(axes)))
+    return params, stats
 
 
 def from_flax(params: PyTree, batch_stats: PyTree) -> StateDict:
     """Flax's weights under torchvision's names: what its `load_state_dict` takes, strictly."""
     leaves = [*_walk(params), *_walk(batch_stats)]
-    weights = {name: np.asarray(leaf).transpose(axes) for _, name, axes, leaf in leaves}
+    weights = {name: np.asarray(leaf).transpose(axes) for name, axes, leaf in leaves}
     means = [name for name in weights if name.endswith(".running_mean")]
     return weights | {
         name.replace("running_mean", COUNTER): np.zeros((), np.int64) for name in means
@@ -109,28 +112,14 @@ def _shapes(depth: int, outputs: int) -> tuple[PyTree, PyTree]:
     return variables["params"], variables["batch_stats"]
 
 
-def _walk(
-    tree: PyTree, path: tuple[str, ...] = ()
-) -> Iterator[tuple[tuple[str, ...], str, tuple[int, ...], Any]]:
-    """Of every leaf: its path in Flax, torchvision's name, the order of axes there, the leaf."""
+def _walk(tree: PyTree, layers: tuple[str, ...] = ()) -> Iterator[tuple[str, tuple[int, ...], Any]]:
+    """Of every leaf: torchvision's name, the order of axes there, the leaf."""
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            yield from _walk(value, (*path, key))
+            yield from _walk(value, (*layers, re.sub(r"_(\d)$", r".\1", key)))
         else:
-            leaf, axes = LAYERS[path[-1]][key]
-            layers = [re.sub(r"_(\d)$", r".\1", part) for part in path]
-            yield (*path, key), ".".join([*layers, leaf]), axes, value
-
-
-def _nest(leaves: Mapping[tuple[str, ...], Any]) -> PyTree:
-    """A tree of dicts from its leaves by path."""
-    tree: PyTree = {}
-    for (*parents, name), leaf in leaves.items():
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[name] = leaf
-    return tree
+            leaf, axes = LAYERS[layers[-1].replace(".", "_")][key]
+            yield ".".join([*layers, leaf]), axes, value
 
 
 def _check(weights: StateDict, path: Path) -> None:
@@ -140,7 +129,7 @@ def _check(weights: StateDict, path: Path) -> None:
     expected = {
         name: tuple(leaf.shape[axis] for axis in axes)
         for tree in _shapes(depth, max(outputs, 1))
-        for _, name, axes, leaf in _walk(tree)
+        for name, axes, leaf in _walk(tree)
     }
     found = {name: array.shape for name, array in weights.items() if not name.endswith(COUNTER)}
     differ = [n for n in {**expected, **found} if expected.get(n) != found.get(n)]
@@ -162,7 +151,7 @@ def _read(path: Path) -> StateDict:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error):  # a global or an operation outside tensors
+        if "GLOBAL " in str(error):  # the pickle names a function or class that is no tensor's
             raise UserError(
                 f"{path}: holds Python objects, which are code: not loaded; {wanted}"
             ) from error

@@ -1,5 +1,6 @@
 """The command line as a user meets it: real runs in processes of their own, and bad input."""
 
+import importlib.util
 import json
 import re
 import subprocess
@@ -12,6 +13,7 @@ import xarray as xr
 
 from jaxexp import cli, library, session
 from jaxexp.data import load_places
+from jaxexp.errors import UserError
 
 ROWS = ["6.1.2.1", "6.1.2.2", "6.1.2.3", "6.1.2.4"] + [f"6.2.1.{i}" for i in range(1, 8)]
 
@@ -276,3 +278,21 @@ def test_list_and_help_name_everything(capsys):
     told = capsys.readouterr().out
     for word in [*library.names(), "reproduce", "run", "report", "bench"]:
         assert word in told
+
+
+def test_bench_times_a_resnet_beside_torchvision(monkeypatch, capsys):
+    for name in ("torch", "torchvision"):
+        if importlib.util.find_spec(name) is None:
+            pytest.skip(f"could not import {name!r}")
+    from jaxexp import bench_vision
+    from jaxexp.resnet import ResNet
+
+    monkeypatch.setattr(bench_vision, "REPEATS", 1)
+    small = ResNet((1,), bench_vision.OUTPUTS, "lax")  # compiles in a second
+    monkeypatch.setattr(bench_vision, "resnet", lambda depth, outputs: small)
+    bench_vision.compare_resnet(sizes=(16,), batch=2)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0].strip(",") for line in lines[-3:]] == ["PyTorch", "jaxexp", "jaxexp"]
+    assert lines[-3].split()[-1] == "1.00"  # the ratio to itself
+    with pytest.raises(UserError, match="batch=0: expected a number at least 1"):
+        bench_vision.compare_resnet(batch=0)

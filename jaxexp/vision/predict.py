@@ -52,7 +52,8 @@ def export(model: Model, path: Path) -> None:
     from jaxexp import weights
 
     _prepare(model)
-    weights.save_pth(path, *model.load())
+    params, state = model.load()
+    weights.save_pth(path, params, state["batch_stats"])
 
 
 def _prepare(model: Model) -> tuple[ImageTask, Transform, list[str]]:
@@ -68,8 +69,7 @@ def _prepare(model: Model) -> tuple[ImageTask, Transform, list[str]]:
         ) from error
     resize = geometry["resize"]
     transform = Transform(tuple(resize) if isinstance(resize, list) else resize, geometry["crop"])
-    scale = tuple(geometry["mean"]), tuple(geometry["deviation"])
-    return ImageTask(mean=scale[0], deviation=scale[1], route=default_route()), transform, classes
+    return ImageTask(route=default_route()), transform, classes
 
 
 def _read(file: Path, transform: Transform) -> np.ndarray:

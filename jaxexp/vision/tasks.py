@@ -73,7 +73,9 @@ class ImageTask(BinaryTask):
     """Images (N, H, W, 3) uint8 and a ResNet 18.
 
     `mean` and `deviation`, of red, green and blue in [0, 1], are those that the network expects.
-    `data["weights"]`, parameters and batch statistics, are where a pretrained one starts.
+    They become part of the state, beside the batch statistics: a saved model has them with it, and
+    networks that expect others run the same compiled code. `data["weights"]`, parameters and batch
+    statistics, are where a pretrained one starts.
     """
 
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -93,12 +95,14 @@ class ImageTask(BinaryTask):
         assert isinstance(trial, ImageTrial)
         _check(trial, data)
         fresh = self.model.init(key, jnp.zeros((1, 32, 32, 3)), jnp.ones(1))
+        scale = {"mean": jnp.array(self.mean), "deviation": jnp.array(self.deviation)}
 
         def start(pretrained: bool) -> tuple[PyTree, PyTree]:
             if not pretrained:
-                return fresh["params"], fresh["batch_stats"]
+                return fresh["params"], {"batch_stats": fresh["batch_stats"], "scale": scale}
             params, stats = data["weights"]
-            return {**params, "fc": fresh["params"]["fc"]}, stats
+            head = {"fc": fresh["params"]["fc"]}
+            return {**params, **head}, {"batch_stats": stats, "scale": scale}
 
         return choose(trial.pretrained, start)
 
@@ -107,13 +111,13 @@ class ImageTask(BinaryTask):
     ) -> tuple[Array, PyTree]:
         """Of images (B, H, W, 3) uint8."""
         logit_Bx1, new = self.model.apply(
-            {"params": params, "batch_stats": state},
-            normalise(x_B, self.mean, self.deviation),
+            {"params": params, "batch_stats": state["batch_stats"]},
+            normalise(x_B, **state["scale"]),
             weight_B,
             train=train,
             mutable=["batch_stats"],
         )
-        return logit_Bx1[:, 0], new["batch_stats"]
+        return logit_Bx1[:, 0], {**state, **new}
 
 
 @dataclass(frozen=True)
@@ -148,9 +152,9 @@ def binary_cross_entropy(logit_B: Array, y_B: Array) -> Metrics:
     return {"loss": jax.nn.softplus(-of_label_B), "accuracy": right_B.astype(jnp.float32)}
 
 
-def normalise(x_BxHxWx3: Array, mean: tuple[float, ...], deviation: tuple[float, ...]) -> Array:
-    """uint8 to float32 in [0, 1], less the mean, by the deviation."""
-    return (x_BxHxWx3.astype(jnp.float32) / 255 - jnp.array(mean)) / jnp.array(deviation)
+def normalise(x_BxHxWx3: Array, mean: Any, deviation: Any) -> Array:
+    """uint8 to float32 in [0, 1], less the mean (3,), by the deviation (3,)."""
+    return (x_BxHxWx3.astype(jnp.float32) / 255 - jnp.asarray(mean)) / jnp.asarray(deviation)
 
 
 def in_batches(function: Callable[[Array], Array], x_N: Array, size: int) -> Array:
