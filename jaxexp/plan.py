@@ -87,6 +87,10 @@ class Program:
         turn = len(self.devices) * self.at_once
         return turn * math.ceil(len(self.trials) / turn)
 
+    def state_bytes(self) -> float:
+        """Estimated bytes of parameters and moments, while a call runs."""
+        return 4 * STATE_COPIES * self.shape.bound().cost().parameters * self.filled()
+
     def memory(self, examples: int) -> float:
         """Estimated bytes of arrays, on the devices and where results are gathered.
 
@@ -104,9 +108,8 @@ class Program:
         cost = bound.cost()
         smallest = min(trial.batch_size for trial in self.trials)
         gathered = _epoch_floats(bound, examples, smallest, self.record)
-        state = STATE_COPIES * cost.parameters
         turn = 2 * cost.activations * bound.batch_size * len(self.devices) * self.at_once
-        return 4 * (self.filled() * (state + CALL_COPIES * gathered) + turn)
+        return self.state_bytes() + 4 * (self.filled() * CALL_COPIES * gathered + turn)
 
     def record_memory(self, examples: int) -> float:
         """Estimated bytes of what all its trials leave behind: records and trained parameters."""
@@ -169,11 +172,22 @@ class Plan:
 
     @property
     def lanes(self) -> list[list[Program]]:
-        """The programs by the devices on which they run: lanes run side by side."""
-        lanes: dict[tuple[int, ...], list[Program]] = {}
+        """The programs by the devices on which they run: lanes run side by side.
+
+        A large program waits for those before it that share a device with it: their states would
+        fill the memory, while one alone keeps the device busy.
+        """
+        large = MACHINES[self.backend].state_bytes / 4
+        lanes: list[list[Program]] = []
         for program in self.programs:
-            lanes.setdefault(program.devices, []).append(program)
-        return list(lanes.values())
+            for lane in lanes:
+                waits = program.state_bytes() > large and {*program.devices} & {*lane[0].devices}
+                if waits or program.devices == lane[0].devices:
+                    lane.append(program)
+                    break
+            else:
+                lanes.append([program])
+        return lanes
 
     @property
     def seconds(self) -> float:

@@ -40,7 +40,7 @@ def write_csvs(folder: Path, places_per_split: int, countries: int = 5) -> Path:
 def reproduced(tmp_path_factory) -> Path:
     """`jaxexp reproduce --quick` for real, on the embedded data."""
     out = tmp_path_factory.mktemp("reproduce") / "run"
-    done = command("reproduce", "--quick", "--seed", "3", "--out", str(out))
+    done = command("reproduce", "--section", "6", "--quick", "--seed", "3", "--out", str(out))
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(out / "report.html")
     assert re.search(r"19 trials, .* of 37 epochs", done.stderr)
@@ -64,7 +64,7 @@ def test_results_open_with_xarray_alone_and_say_how_they_were_made(reproduced):
         assert dataset.attrs["data_fingerprint"] == load_places().fingerprint
         assert {"jax", "flax", "device", "started", "wall_seconds", "plan"} <= dataset.attrs.keys()
     stored = {path.stem for path in (reproduced / "results").iterdir()}
-    assert stored == set(cli.REPORT_SWEEPS)
+    assert stored == set(cli.REPORT_SWEEPS["6"])
 
 
 def test_the_learning_is_real(reproduced):
@@ -173,7 +173,7 @@ def test_a_sweep_file_of_ones_own_with_a_diverging_trial(tmp_path):
         (["plan", "epochs", "--set", "depht=3"], "'depht': did you mean depth"),
         (["plan", "epochs", "--devices", "8"], "--devices 8: this machine has 4 cpu devices"),
         (["run", "epochs", "--devices", "8"], "--devices 8: this machine has 4 cpu devices"),
-        (["reproduce", "--devices", "8"], "--devices 8: this machine has 4 cpu devices"),
+        (["reproduce", "--section", "6", "--devices", "8"], "--devices 8: this machine has 4 cpu devices"),
         (["run", "epochs", "--set", "width=64-32-16"], "width=64-32-16: 3 widths for depth=6"),
         (["run", "epochs", "--set", "width=64-32-x"], "width='64-32-x': expected a whole number"),
     ],
