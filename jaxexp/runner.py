@@ -51,6 +51,9 @@ def make_plan(
 
     Raises UserError for trials that cannot be run, or need more memory or devices than there are.
     """
+    for sweep in sweeps:
+        for trial in sweep.trials():
+            problem.check(trial)
     return plan_here(sweeps, problem.examples, programs=programs, memory=memory, devices=devices)
 
 

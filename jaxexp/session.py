@@ -104,6 +104,9 @@ def stages(sources: Iterable[Source]) -> list[list[Source]]:
 def plan_stage(stage: list[Source], command: Command) -> "tuple[Plan, Problem]":
     """The checked plan of the sweeps of a stage, and the problem that they run on."""
     problem = stage[0].problem(command.inputs)
+    for source in stage:
+        for trial in source.sweep.trials():
+            problem.check(trial)
     return _plan(stage, command, problem.examples), problem
 
 

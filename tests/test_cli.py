@@ -173,7 +173,7 @@ def test_a_sweep_file_of_ones_own_with_a_diverging_trial(tmp_path):
         (["plan", "epochs", "--set", "depht=3"], "'depht': did you mean depth"),
         (["plan", "epochs", "--devices", "8"], "--devices 8: this machine has 4 cpu devices"),
         (["run", "epochs", "--devices", "8"], "--devices 8: this machine has 4 cpu devices"),
-        (["reproduce", "--section", "6", "--devices", "8"], "--devices 8: this machine has 4 cpu devices"),
+        (["reproduce", "--section", "6", "--devices", "8"], "--devices 8: this machine has 4 cpu"),
         (["run", "epochs", "--set", "width=64-32-16"], "width=64-32-16: 3 widths for depth=6"),
         (["run", "epochs", "--set", "width=64-32-x"], "width='64-32-x': expected a whole number"),
     ],

@@ -3,9 +3,6 @@
 The networks learn nothing here: what is tested is that each trial is what it says it is.
 """
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -13,38 +10,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
-from torch_resnet import make, torch, torchvision
+from small_images import SIZE, write_images
+from torch_resnet import make, torch
 
 import jaxexp as jx
-from jaxexp import cli, models, train, vision
-from jaxexp.data import arrays
-from jaxexp.errors import UnavailableError, UserError
+from jaxexp import cli, train, vision
+from jaxexp.errors import UserError
 from jaxexp.inputs import Inputs
 from jaxexp.library import load_source
 from jaxexp.plan import plan
 from jaxexp.shuffle import permutation
-from jaxexp.vision import EstimatorTrial, ImageTrial, ProbeTrial, answers, backbone, problems
+from jaxexp.vision import EstimatorTrial, ImageTrial, ProbeTrial, backbone, problems
 from jaxexp.vision.images import load, middle
-from jaxexp.vision.tasks import ImageTask, LinearTask, binary_cross_entropy, in_batches
+from jaxexp.vision.tasks import LinearTask, binary_cross_entropy, in_batches
 
-Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
 pytest.importorskip("sklearn", reason="scikit-learn is not installed")
 pytest.importorskip("xgboost", reason="XGBoost is not installed")
-
-SIZE = 32
-COUNTS = {"train": 20, "val": 6, "test": 7}  # of each class; 40 fill no batch of 32
-
-
-def write_images(folder: Path, classes: tuple[str, ...] = ("dark", "light")) -> Path:
-    """Noise, brighter in the later classes."""
-    rng = np.random.default_rng(0)
-    for split, count in COUNTS.items():
-        for label, name in enumerate(classes):
-            (folder / split / name).mkdir(parents=True)
-            for i in range(count):
-                pixels = rng.integers(60 * label, 60 * label + 190, (40, 36, 3), np.uint8)
-                Image.fromarray(pixels).save(folder / split / name / f"{i}.png")
-    return folder
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -242,8 +223,8 @@ def test_images_of_another_size_are_refused(inputs):
 
 def test_pretrained_trials_need_weights(inputs):
     problem = problems.scratch(inputs)
+    trial = ImageTrial(image_size=SIZE, pretrained=True)
     with pytest.raises(UserError, match="no weights to start from"):
-        trial = ImageTrial(image_size=SIZE, pretrained=True)
         problem.task.init(trial, jax.random.key(0), problem.data)
 
 
@@ -258,7 +239,8 @@ def test_large_trials_run_in_programs_of_one_turn():
     assert {t for program in made.programs for t in program.trials} == set(sweep.trials())
     assert all(program.filled() == len(program.trials) for program in made.programs)
     assert len(made.lanes) == 1
-    assert made.memory < 2 * plan([jx.Sweep(base=ImageTrial(), axes={"seed": range(4)})], 4, 2000).memory
+    four = jx.Sweep(base=ImageTrial(), axes={"seed": range(4)})
+    assert made.memory < 2 * plan([four], 4, 2000).memory
     assert len(plan([sweep], 4, 2000, mode="one").programs) == 1
 
 
@@ -288,7 +270,9 @@ def test_a_quick_run_takes_some_images_of_either_class(inputs, monkeypatch):
     quick = Inputs(images=inputs.images, quick=True)
     images = load(quick, middle())
     assert np.bincount(images.train.y_N).tolist() == [5, 5]
-    assert len(images.train.files) == len(images.train.x_NxHxWx3) == vision.images.count(quick) == 10
+    assert (
+        len(images.train.files) == len(images.train.x_NxHxWx3) == vision.images.count(quick) == 10
+    )
     assert vision.images.count(inputs) == 40
     assert images.fingerprint != load(inputs, middle()).fingerprint
     assert "quick run" in problems.pixels(quick).attrs["notes"]

@@ -1,5 +1,6 @@
 """The problems of section 7, and what their results say of the images."""
 
+import dataclasses
 import json
 import os
 from typing import Any
@@ -14,10 +15,12 @@ from jaxexp.engine import Problem
 from jaxexp.inputs import IMAGENET, Inputs
 from jaxexp.places import label_entropy
 from jaxexp.train import Examples, PyTree
+from jaxexp.trial import Trial
 from jaxexp.vision import backbone
 from jaxexp.vision.backbone import DEVIATION, MEAN, Backbone
 from jaxexp.vision.images import SPLITS, cropped, digest, load, middle, stretched
 from jaxexp.vision.tasks import ImageTask, LinearTask
+from jaxexp.vision.trials import ImageTrial
 
 
 def scratch(inputs: Inputs) -> Problem:
@@ -103,7 +106,13 @@ def _on_images(
     data: dict[str, PyTree] = {name: (s.x_NxHxWx3, s.y_N) for name, s in splits.items()}
     if weights:
         data["weights"] = weights.tree
-    return _problem(task, images, data, _attributes(inputs, images, transform, task, weights))
+    made = _problem(task, images, data, _attributes(inputs, images, transform, task, weights))
+
+    def check(trial: Trial) -> None:
+        assert isinstance(trial, ImageTrial)
+        task.check(trial, made.data)
+
+    return dataclasses.replace(made, check=check)
 
 
 def _problem(

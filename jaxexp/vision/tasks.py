@@ -88,12 +88,9 @@ class ImageTask(BinaryTask):
         return resnet(18, outputs=1, route=self.route)
 
     def init(self, trial: Trial, key: Array, data: Data) -> tuple[PyTree, PyTree]:
-        """Parameters and batch statistics.
-
-        Raises UserError if the images are not those of the trial, or the weights are missing.
-        """
+        """Parameters and batch statistics; raises what `check` raises."""
         assert isinstance(trial, ImageTrial)
-        _check(trial, data)
+        self.check(trial, data)
         fresh = self.model.init(key, jnp.zeros((1, 32, 32, 3)), jnp.ones(1))
         scale = {"mean": jnp.array(self.mean), "deviation": jnp.array(self.deviation)}
 
@@ -105,6 +102,14 @@ class ImageTask(BinaryTask):
             return {**params, **head}, {"batch_stats": stats, "scale": scale}
 
         return choose(trial.pretrained, start)
+
+    def check(self, trial: ImageTrial, data: Data) -> None:
+        """Raise UserError if the images are not those of the trial, or the weights are missing."""
+        size = data["shown"].shape[1]
+        if trial.image_size != size:
+            raise UserError(f"image_size={trial.image_size}: the images have {size} pixels a side")
+        if "weights" not in data and trial.pretrained is not False:
+            raise UserError("pretrained=on: this problem has no weights to start from")
 
     def logits(
         self, params: PyTree, state: PyTree, x_B: Array, weight_B: Array, *, train: bool
@@ -164,11 +169,3 @@ def in_batches(function: Callable[[Array], Array], x_N: Array, size: int) -> Arr
     batches = -(-n // size)
     index_KxB = jnp.minimum(jnp.arange(batches * size), n - 1).reshape(batches, size)
     return jax.lax.map(lambda index_B: function(jnp.asarray(x_N)[index_B]), index_KxB).ravel()[:n]
-
-
-def _check(trial: ImageTrial, data: Data) -> None:
-    size = data["shown"].shape[1]
-    if trial.image_size != size:
-        raise UserError(f"image_size={trial.image_size}: the images have {size} pixels a side")
-    if "weights" not in data and trial.pretrained is not False:
-        raise UserError("pretrained=on: this problem has no weights to start from")
