@@ -270,7 +270,7 @@ def plan(
     if mode == "auto":
         programs = _merge(programs, records, examples, machine)
     if mode != "one":
-        programs = [part for program in programs for part in _parts(program, devices, machine)]
+        programs = [part for p in programs for part in _parts(p, devices, examples, machine)]
     programs = _by_work(programs, examples, machine)[::-1]
     placed = _place(programs, devices, examples, machine)
     made = Plan(tuple(_in_turns(p, machine) for p in placed), devices, examples, backend)
@@ -282,17 +282,25 @@ def plan(
     return made
 
 
-def _parts(program: Program, devices: int, machine: Machine) -> list[Program]:
+def _parts(program: Program, devices: int, examples: int, machine: Machine) -> list[Program]:
     """The program, or several of fewer trials where its state would be too large.
 
-    They run one after another and share the compiled functions. A rest of fewer trials than there
-    are devices does not keep all of them busy with copies.
+    They run one after another, spread over all devices, and share the compiled functions. A rest
+    of fewer trials than there are devices would keep some of them busy with copies: it is compiled
+    for fewer devices where that costs less.
     """
-    state = 4 * STATE_COPIES * program.shape.bound().cost().parameters
+    cost = program.shape.bound().cost()
+    state = 4 * STATE_COPIES * cost.parameters
     most = max(1, int(machine.state_bytes / state / devices)) * devices
+    if len(program.trials) <= most:
+        return [program]
+    rest = len(program.trials) % devices
+    copies = (devices - rest) / devices * program.work(examples, machine) / len(program.trials)
+    alone = rest and copies > machine.compile_seconds * cost.compilation
     return [
         dataclasses.replace(
             program,
+            devices=() if alone and start + most > len(program.trials) else tuple(range(devices)),
             trials=program.trials[start : start + most],
             beginnings=tuple(
                 (trial, place - start)
@@ -407,11 +415,11 @@ def _both(a: Program, b: Program, records: dict[Trial, set[str]]) -> Program | N
 def _place(
     programs: Sequence[Program], devices: int, examples: int, machine: Machine
 ) -> tuple[Program, ...]:
-    spread = [p for p in programs if len(p.trials) >= devices]
+    spread = [p for p in programs if len(p.trials) >= devices or p.devices]
     placed = [dataclasses.replace(p, devices=tuple(range(devices))) for p in spread]
     busy = [0.0] * devices
     for program in programs:
-        if len(program.trials) >= devices:
+        if program in spread:
             continue
         work = program.work(examples, machine) + machine.compile_seconds
         free = sorted(range(devices), key=lambda device: busy[device])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from small_images import SIZE, write_images
-from torch_resnet import make, torch
+from torch_resnet import compiled, make, torch
 
 import jaxexp as jx
 from jaxexp import cli, train, vision
@@ -169,14 +169,18 @@ def test_fine_tuning_starts_from_the_weights_with_a_head_of_its_seed(inputs, net
     problem = problems.fine_tuning(inputs)
     x = torch_images(problem, "validation")
     features_NxF = torch_features(network, x)
+
+    @compiled
+    def start(seed, data):
+        trial = ImageTrial(image_size=SIZE, pretrained=True, seed=seed)
+        params, state = problem.task.init(trial, jax.random.key(seed), data)
+        x_N, _ = data["validation"]
+        logits_N, _ = problem.task.logits(params, state, x_N, jnp.ones(len(x_N)), train=False)
+        return params, logits_N
+
     heads = []
     for seed in (0, 1):
-        trial = ImageTrial(image_size=SIZE, pretrained=True, seed=seed)
-        params, state = problem.task.init(trial, jax.random.key(seed), problem.data)
-        pixels_N, _ = problem.data["validation"]
-        logits_N, _ = problem.task.logits(
-            params, state, jnp.asarray(pixels_N), jnp.ones(len(pixels_N)), train=False
-        )
+        params, logits_N = start(seed, problem.data)
         wanted_N = features_NxF @ params["fc"]["kernel"][0] + params["fc"]["bias"][0]
         np.testing.assert_allclose(logits_N, wanted_N, rtol=1e-4, atol=1e-4)
         heads.append(params["fc"]["kernel"])

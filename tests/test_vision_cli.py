@@ -17,7 +17,7 @@ from jaxexp import cli, models, vision
 from jaxexp.data.decode import Transform, read_image
 from jaxexp.errors import UserError
 from jaxexp.records import TrialRecord
-from jaxexp.vision import ImageTrial
+from jaxexp.vision import ImageTrial, backbone
 
 pytest.importorskip("sklearn", reason="scikit-learn is not installed")
 pytest.importorskip("xgboost", reason="XGBoost is not installed")
@@ -156,7 +156,7 @@ def test_without_imagenet_weights_the_other_rows_are_there(folder, capsys, tmp_p
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     few = {"7": ("boosted_trees", "probing", "probing_sklearn", "fine_tuning")}
     monkeypatch.setattr(cli, "REPORT_SWEEPS", few)
-    vision.backbone.load.cache_clear()
+    backbone.load.cache_clear()
     out = tmp_path / "run"
     code, told = fails(
         capsys, "reproduce", "--section", "7", "--images", str(folder), "--out", str(out),
@@ -175,7 +175,7 @@ def test_without_imagenet_weights_the_other_rows_are_there(folder, capsys, tmp_p
 def test_a_sweep_alone_without_its_weights_ends_with_3(folder, capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    vision.backbone.load.cache_clear()
+    backbone.load.cache_clear()
     monkeypatch.chdir(tmp_path)
     code, told = fails(capsys, "run", "probing", "--images", str(folder), "--image-size", "32")
     assert code == 3

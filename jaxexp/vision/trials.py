@@ -30,6 +30,7 @@ class ImageTrial(Trial):
             launches=60 * 8,  # layers of convolution or batch norm
             parameters=11_200_000,
             activations=int(7.5e6 * area),  # three for each of the 2.5e6 outputs of a convolution
+            compilation=6.0,
         )
 
     def check(self) -> None:
