@@ -8,7 +8,8 @@ can be ten times slower:
   2x2 outputs with 16 products in place of 36. It rounds about as a direct convolution does;
 - other 3x3 and 1x1 kernels, and images of less than 4 pixels, as shifted slices side by side
   (im2col) times one matrix;
-- the 7x7 stem by XLA's convolution, which is as fast there.
+- the 7x7 stem by XLA's convolution, which is as fast there, but its kernel's gradient, which takes
+  a second within a loop, as matrix products.
 
 Shapes: N images, H x W pixels, C channels in, O channels out, K x K kernels, T tiles, h x w pixels
 out. Images are NHWC, kernels KxKxCxO. Padding is K // 2 zeros on each side, as ResNets have it.
@@ -41,6 +42,8 @@ def default_route() -> str:
 def conv(x_NxHxWxC: Array, kernel_KxKxCxO: Array, stride: int, route: str) -> Array:
     """`torch.nn.functional.conv2d` with padding K // 2, (N, H, W, C) to (N, h, w, O)."""
     size = kernel_KxKxCxO.shape[0]
+    if route == "matmul" and (size, stride) == (7, 2):
+        return stem_conv(x_NxHxWxC, kernel_KxKxCxO)
     if route == "lax" or size > 3:
         return lax_conv(x_NxHxWxC, kernel_KxKxCxO, stride)
     if size == 3 and stride == 1 and min(x_NxHxWxC.shape[1:3]) >= 4:
@@ -79,7 +82,39 @@ def _shifted(x_NxHxWxC: Array, size: int, stride: int, fill: float = 0) -> Grid:
 
 def _product(x: Array, matrix_CxO: Array) -> Array:
     """(..., C) to (..., O), as a product of two matrices."""
-    return (x.reshape(-1, x.shape[-1]) @ matrix_CxO).reshape(*x.shape[:-1], -1)
+    return (_flat(x) @ matrix_CxO).reshape(*x.shape[:-1], -1)
+
+
+@jax.custom_vjp
+def stem_conv(x_NxHxWxC: Array, kernel_7x7xCxO: Array) -> Array:
+    """The convolution of a 7x7 kernel at stride 2."""
+    return lax_conv(x_NxHxWxC, kernel_7x7xCxO, 2)
+
+
+def _stem_backward(saved: Any, dy_NxhxwxO: Array) -> tuple[Array, Array]:
+    """Pixels of 2x2 become channels; an 8x8 kernel is then 4x4 taps, four columns side by side."""
+    x_NxHxWxC, kernel = saved
+    images, height, width, channels = x_NxHxWxC.shape
+    rows, cols = dy_NxhxwxO.shape[1:3]
+    after = (2 * rows + 3 - height, 2 * cols + 3 - width)
+    padded = jnp.pad(x_NxHxWxC, ((0, 0), (3, after[0]), (3, after[1]), (0, 0)))
+    deep = padded.reshape(images, rows + 3, 2, cols + 3, 2, channels).swapaxes(2, 3)
+    deep = deep.reshape(images, rows + 3, cols + 3, 4 * channels)
+    taps = jnp.concatenate([deep[:, :, j : j + cols] for j in range(4)], axis=-1)
+    taps = lax.optimization_barrier(taps)  # slices of it are slow where they are fused into it
+    products = jnp.stack([_flat(taps[:, i : i + rows]).T @ _flat(dy_NxhxwxO) for i in range(4)])
+    taps_8x8 = products.reshape(4, 4, 2, 2, channels, -1).swapaxes(1, 2)
+    dkernel = taps_8x8.reshape(8, 8, channels, -1)[:7, :7]
+    _, pull = jax.vjp(lambda x: lax_conv(x, kernel, 2), x_NxHxWxC)  # nobody asks for it in training
+    return *pull(dy_NxhxwxO), dkernel
+
+
+stem_conv.defvjp(lambda x, kernel: (stem_conv(x, kernel), (x, kernel)), _stem_backward)
+
+
+def _flat(x: Array) -> Array:
+    """(..., C) to a matrix of C columns."""
+    return x.reshape(-1, x.shape[-1])
 
 
 @jax.custom_vjp
@@ -119,9 +154,8 @@ def _kernel_gradient(x_NxHxWxC: Array, dy_NxHxWxO: Array) -> Array:
 
     def gradient(total: Grid, chunk: tuple[Array, Array]) -> tuple[Grid, None]:
         inputs, outputs = _input_tiles(chunk[0]), _sandwich(A_2x4.T, _output_tiles(chunk[1]))
-        flat = lambda v: v.reshape(-1, v.shape[-1])  # noqa: E731
         return [
-            [total[i][j] + flat(inputs[i][j]).T @ flat(outputs[i][j]) for j in range(4)]
+            [total[i][j] + _flat(inputs[i][j]).T @ _flat(outputs[i][j]) for j in range(4)]
             for i in range(4)
         ], None
 
