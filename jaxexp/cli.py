@@ -14,16 +14,30 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from jaxexp import __version__, library
-from jaxexp.errors import InterruptedRunError, UserError
-from jaxexp.inputs import Inputs
+from jaxexp import __version__, library, vision
+from jaxexp.errors import InterruptedRunError, UnavailableError, UserError
+from jaxexp.inputs import IMAGENET, Inputs
 from jaxexp.rundir import RunDirectory
 from jaxexp.session import QUICK_EPOCHS, Command, Session, preview, stages
 from jaxexp.signals import Signals
 
-REPORT_SWEEPS = (
-    "learning_rate", "epochs", "batch_norm", "batch_size", "depth_width", "gradients", "sines",
-)  # fmt: skip
+REPORT_SWEEPS = {
+    "6": (
+        "learning_rate", "epochs", "batch_norm", "batch_size", "depth_width", "gradients", "sines",
+    ),
+    "7": ("boosted_trees", "scratch", "probing", "probing_sklearn", "fine_tuning"),
+}  # fmt: skip
+SECTIONS = {
+    "6": "Multi-layer perceptrons on European places",
+    "7": "ResNet 18 on real and generated images",
+}
+SUMMARIES = {
+    "6": "Small networks learn the country of a place from its longitude and latitude.",
+    "7": "Boosted trees, a ResNet 18 from scratch, its frozen features and fine-tuning tell two "
+    "classes of images apart.",
+}
+
+EMBEDDED_PIXELS = 64  # of a side, as those images are; and of those of a quick run
 
 app = typer.Typer(
     help="Train whole grids of small networks at once: vectorized sweeps in JAX and Flax.",
@@ -49,7 +63,11 @@ Out = Annotated[
 ]
 Seed = Annotated[int | None, typer.Option(help="Seed of weights and shuffles: decides the run.")]
 Quick = Annotated[
-    bool, typer.Option("--quick", help=f"At most {QUICK_EPOCHS} epochs a trial, to try it out.")
+    bool,
+    typer.Option(
+        "--quick",
+        help=f"At most {QUICK_EPOCHS} epochs a trial, and some images, small ones, to try it out.",
+    ),
 ]
 Settings = Annotated[
     list[str] | None,
@@ -71,6 +89,41 @@ Programs = Annotated[
 Memory = Annotated[
     float | None,
     typer.Option(metavar="GB", help="Memory that a run may take; what is free, if not given."),
+]
+Images = Annotated[
+    Path | None,
+    typer.Option(
+        "--images",
+        metavar="DIR",
+        help="Folder with train/, val/ and test/, each with a folder of images for either of two "
+        "classes. The images that come with scikit-learn, if not given.",
+    ),
+]
+Weights = Annotated[
+    str,
+    typer.Option(
+        metavar="imagenet|FILE.pth",
+        help="Pretrained weights: ImageNet's, fetched once, or a state dict of torchvision's "
+        "resnet18 with any last layer.",
+    ),
+]
+ImageSize = Annotated[
+    int | None,
+    typer.Option(
+        metavar="PIXELS", min=16, max=2048,
+        help="Side of the square images; 224 if not given, 64 for the images that come along.",
+    ),
+]  # fmt: skip
+SkipBroken = Annotated[
+    bool, typer.Option("--skip-broken", help="Leave out images that cannot be read.")
+]
+Sections = Annotated[
+    str | None,
+    typer.Option(
+        "--section",
+        metavar="6|7|all",
+        help="Of the report; all of it, if the libraries of section 7 are installed.",
+    ),
 ]
 Every = Annotated[
     float,
@@ -95,7 +148,13 @@ def _options(
 
 @app.command()
 def reproduce(
+    section: Sections = None,
+    settings: Settings = None,
     data: Data = None,
+    images: Images = None,
+    weights: Weights = IMAGENET,
+    image_size: ImageSize = None,
+    skip_broken: SkipBroken = False,
     out: Out = None,
     seed: Seed = None,
     quick: Quick = False,
@@ -103,22 +162,26 @@ def reproduce(
     checkpoint_every: Every = 30.0,
     force: Force = False,
 ) -> None:
-    """Redo section 6 of the report: every row, vectorized, as one page.
+    """Redo the report: every row, vectorized, as one page.
 
-    Trains learning rates, epochs, batch norm, batch sizes, depths and widths, the gradients of a
-    network of 100 layers and the sine features as one plan. Takes a minute or two on 4 cores
-    (--quick: half a minute), and writes results, figures and report.html into a run directory.
+    Section 6 trains learning rates, epochs, batch norm, batch sizes, depths and widths, the
+    gradients of a network of 100 layers and the sine features as one plan, in a minute or two on 4
+    cores. Section 7 tells two classes of images apart: boosted trees, a ResNet 18 from scratch,
+    linear probing and fine-tuning. Writes results, figures and report.html into a run directory.
+
+    --quick trains two epochs at most, on small images and some of them alone.
     """
+    sections = _sections(section)
     command = Command(
-        sweeps=REPORT_SWEEPS,
-        title="Multi-layer perceptrons on European places",
-        summary="Small networks learn the country of a place from its longitude and latitude. "
-        "Each section asks one question of the published report, answers it from this run, and "
-        "quotes the report's own figure.",
+        sweeps=tuple(name for one in sections for name in REPORT_SWEEPS[one]),
+        title=" · ".join(SECTIONS[one] for one in sections),
+        summary=" ".join(SUMMARIES[one] for one in sections) + " Each section asks one question of "
+        "the published report, answers it from this run, and quotes the report's own figure.",
+        settings=_parse(settings or []),
         devices=devices,
         seed=seed,
         quick=quick,
-        inputs=Inputs(data=data),
+        inputs=_inputs(data, images, weights, image_size, skip_broken, quick),
         checkpoint_every=checkpoint_every,
     )
     _start(command, "reproduce", out, force=force)
@@ -134,6 +197,10 @@ def run(
     memory: Memory = None,
     devices: Devices = None,
     data: Data = None,
+    images: Images = None,
+    weights: Weights = IMAGENET,
+    image_size: ImageSize = None,
+    skip_broken: SkipBroken = False,
     out: Out = None,
     seed: Seed = None,
     quick: Quick = False,
@@ -154,7 +221,7 @@ def run(
         devices=devices,
         seed=seed,
         quick=quick,
-        inputs=Inputs(data=data),
+        inputs=_inputs(data, images, weights, image_size, skip_broken, quick),
         checkpoint_every=checkpoint_every,
     )
     _start(command, name, out, force=force)
@@ -169,8 +236,13 @@ def plan(
     settings: Settings = None,
     programs: Programs = "auto",
     memory: Memory = None,
+    section: Sections = None,
     devices: Devices = None,
     data: Data = None,
+    images: Images = None,
+    weights: Weights = IMAGENET,
+    image_size: ImageSize = None,
+    skip_broken: SkipBroken = False,
     seed: Seed = None,
     quick: Quick = False,
 ) -> None:
@@ -179,8 +251,11 @@ def plan(
     Which trials share which compiled program and why, the share of arithmetic that is padding,
     where each program runs, and about how long it all takes.
     """
+    sweeps: tuple[str, ...] = (sweep,)
+    if sweep == "reproduce":
+        sweeps = tuple(name for one in _sections(section) for name in REPORT_SWEEPS[one])
     command = Command(
-        sweeps=REPORT_SWEEPS if sweep == "reproduce" else (sweep,),
+        sweeps=sweeps,
         title="",
         settings=_parse(settings or []),
         programs=programs,
@@ -188,7 +263,7 @@ def plan(
         devices=devices,
         seed=seed,
         quick=quick,
-        inputs=Inputs(data=data),
+        inputs=_inputs(data, images, weights, image_size, skip_broken, quick),
     )
     for stage in stages(command.sources()):
         if stage[0].estimate is None:
@@ -237,6 +312,48 @@ def resume(
     _run(command, run_directory, held, begun=True, force=force)
 
 
+@app.command()
+def predict(
+    run_directory: Annotated[Path, typer.Argument(metavar="RUN_DIR", show_default=False)],
+    images: Annotated[
+        list[Path] | None, typer.Argument(metavar="IMAGE...", show_default=False)
+    ] = None,
+    sweep: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Of the models of this sweep; of all, if not given."),
+    ] = None,
+    export: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.pth", help="Write its weights for torchvision's resnet18(num_classes=1)."
+        ),
+    ] = None,
+) -> None:
+    """Tell the class of images with the best model of a run, by validation accuracy.
+
+    Prints each file, its class and the probability of that class, split by tabs.
+    """
+    if not images and not export:
+        raise UserError("nothing to do: expected images, or --export FILE.pth")
+    directory = RunDirectory(run_directory)
+    directory.command()
+    from jaxexp import models  # JAX takes a second to start
+    from jaxexp.vision.predict import export as export_weights
+    from jaxexp.vision.predict import predict as classes_of
+
+    best = models.best(directory.models, sweep)
+    if export:
+        export_weights(best, export)
+    for found in classes_of(best, images) if images else []:
+        print(f"{found.file}\t{found.label}\t{found.probability:.4f}")
+    trial = best.about["trial"]
+    console.print(
+        f"model: {best.about['sweep']}, learning rate {trial['learning_rate']:g}, seed "
+        f"{trial['seed']}, validation accuracy {best.about['accuracy']['validation']:.4f}",
+        soft_wrap=True,
+    )
+
+
 @app.command("list")
 def list_sweeps() -> None:
     """List the sweeps that come with jaxexp."""
@@ -253,15 +370,53 @@ def bench(
     epochs: Annotated[int, typer.Option(min=1, help="Timed epochs of jaxexp.")] = 5,
     width: Annotated[int, typer.Option(min=1, help="Units of each hidden layer.")] = 16,
     peers: Annotated[bool, typer.Option(help="Time PyTorch beside it, if installed.")] = True,
+    vision: Annotated[
+        bool, typer.Option("--vision", help="Time a ResNet 18 beside torchvision's instead.")
+    ] = False,
 ) -> None:
     """Time a grid of learning rates and seeds beside PyTorch, compilation apart.
 
     The report's way (a DataLoader, one trial after another) and the best that PyTorch can do:
     resident tensors, torch.func.vmap with and without torch.compile, several processes.
     """
+    if vision:
+        from jaxexp.bench_vision import compare_resnet
+
+        compare_resnet()
+        return
     from jaxexp.bench import compare
 
     compare(data, trials=trials, seeds=seeds, epochs=epochs, width=width, peers=peers)
+
+
+def _sections(asked: str | None) -> tuple[str, ...]:
+    """The sections of the report that are meant, and can be done here."""
+    if asked not in (None, "all", *SECTIONS):
+        raise UserError(f"--section {asked!r}: expected one of {', '.join((*SECTIONS, 'all'))}")
+    if asked == "6":
+        return ("6",)
+    missing = vision.missing_libraries()
+    if missing and asked:
+        raise UserError(f"--section {asked}: needs {', '.join(missing)}: {vision.INSTALL}")
+    if missing:
+        console.print(f"section 6 alone; section 7 needs: {vision.INSTALL}", markup=False)
+        return ("6",)
+    return ("7",) if asked == "7" else ("6", "7")
+
+
+def _inputs(
+    data: Path | None, images: Path | None, weights: str, image_size: int | None,
+    skip_broken: bool, quick: bool,
+) -> Inputs:  # fmt: skip
+    size = image_size or (EMBEDDED_PIXELS if images is None or quick else 224)
+    return Inputs(
+        data=data,
+        images=images,
+        weights=weights if weights == IMAGENET else str(Path(weights).resolve()),
+        image_size=size,
+        skip_broken=skip_broken,
+        quick=quick,
+    )
 
 
 def _parse(settings: Sequence[str]) -> dict[str, list[str]]:
@@ -330,7 +485,7 @@ def _guard(command: Callable[[], Any]) -> NoReturn:
         command()
     except UserError as error:
         console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
-        sys.exit(2)
+        sys.exit(3 if isinstance(error, UnavailableError) else 2)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # the reader, `head` say, has seen enough

@@ -38,7 +38,8 @@ class Problem:
     `data` maps "train", "validation", "test" (and what the task's `predictions` reads) to pytrees
     of arrays whose first axis is the example. `prediction_dims` names the dimensions of each
     prediction (a flat array is reshaped to their sizes), `coords` gives coordinates and other
-    arrays for the results as (dims, values), and `attrs` says what the data are.
+    arrays for the results as (dims, values), and `attrs` says what the data are. `check` raises
+    UserError for a trial that the data cannot serve.
     """
 
     task: Task
@@ -46,6 +47,7 @@ class Problem:
     prediction_dims: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     coords: Mapping[str, tuple[tuple[str, ...], np.ndarray]] = field(default_factory=dict)
     attrs: Mapping[str, Any] = field(default_factory=dict)
+    check: Callable[[Trial], None] = lambda trial: None
 
     @property
     def counts(self) -> dict[str, int]:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+IMAGENET = "imagenet"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
@@ -14,6 +16,7 @@ class Inputs:
 
     data: Path | None = None
     images: Path | None = None
-    weights: str = "imagenet"
+    weights: str = IMAGENET
     image_size: int = 224  # pixels, of the side of a square
     skip_broken: bool = False  # leave out images that cannot be read
+    quick: bool = False  # some of the images, to try things out

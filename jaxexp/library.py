@@ -38,13 +38,19 @@ class Source:
 
     Beside `sweep`, the file may define `problem(inputs)`, which returns the `jaxexp.Problem` that
     the sweep is run on (the European places, if it does not), or `estimate(sweep, inputs)`, which
-    returns the results themselves, of models that JAX does not train.
+    returns the results themselves, of models that JAX does not train. It may also define
+    `examples(inputs)`, how many there are to train on, for a plan that does not wait for the
+    problem; `check(inputs)`, which reads what they will read, and raises UserError before anything
+    is trained; and `keep_models = True`, for trained models to be saved with the run.
     """
 
     sweep: Sweep
     digest: str  # of that file
     problem: "Callable[[Inputs], Problem]"
     estimate: "Callable[[Sweep, Inputs], xr.Dataset] | None"
+    examples: "Callable[[Inputs], int] | None" = None
+    check: "Callable[[Inputs], None] | None" = None
+    keep_models: bool = False
 
 
 def load(name_or_file: str) -> Sweep:
@@ -73,8 +79,18 @@ def load_source(name_or_file: str) -> Source:
         sweep=replace(module.sweep, name=path.stem),
         digest=hashlib.sha256(path.read_bytes()).hexdigest()[:16],
         problem=getattr(module, "problem", places),
+        examples=getattr(module, "examples", None if hasattr(module, "problem") else count_places),
         estimate=getattr(module, "estimate", None),
+        check=getattr(module, "check", None),
+        keep_models=bool(getattr(module, "keep_models", False)),
     )
+
+
+def count_places(inputs: "Inputs") -> int:
+    """The number of places to train on."""
+    from jaxexp.data import load_places
+
+    return len(load_places(inputs.data).train.y_N)
 
 
 def places(inputs: "Inputs") -> "Problem":

@@ -25,16 +25,18 @@ class Machine:
     launch_seconds: float  # overhead of one operation of a step, for a batch of trials
     compile_seconds: float  # to compile a program
     cache_bytes: float  # of activations that a device should hold at a time
+    state_bytes: float  # of what a program trains: trials beyond it wait for another program
 
 
 # Of the CPU: measured on one core of an AMD EPYC. Of the others: given, not measured.
 MACHINES = {
-    "cpu": Machine(45e9, 2e-6, 3.0, 5e6),
-    "gpu": Machine(5e12, 5e-6, 10.0, 4e9),
-    "tpu": Machine(5e12, 5e-6, 10.0, 4e9),
+    "cpu": Machine(45e9, 2e-6, 3.0, 5e6, 1e9),
+    "gpu": Machine(5e12, 5e-6, 10.0, 4e9, 8e9),
+    "tpu": Machine(5e12, 5e-6, 10.0, 4e9, 8e9),
 }
 
 
+STATE_COPIES = 3 * 2  # of parameters: they and Adam's moments; one more while a call runs
 RECORD_COPIES = 3  # of records at the peak: as they come, stacked, and in the results
 CALL_COPIES = 3  # of what an epoch gathers, while a call runs: given, under way, and returned
 
@@ -85,6 +87,10 @@ class Program:
         turn = len(self.devices) * self.at_once
         return turn * math.ceil(len(self.trials) / turn)
 
+    def state_bytes(self) -> float:
+        """Estimated bytes of parameters and moments, while a call runs."""
+        return 4 * STATE_COPIES * self.shape.bound().cost().parameters * self.filled()
+
     def memory(self, examples: int) -> float:
         """Estimated bytes of arrays, on the devices and where results are gathered.
 
@@ -102,9 +108,8 @@ class Program:
         cost = bound.cost()
         smallest = min(trial.batch_size for trial in self.trials)
         gathered = _epoch_floats(bound, examples, smallest, self.record)
-        state = 3 * 2 * cost.parameters  # Adam's; one more while a call runs
         turn = 2 * cost.activations * bound.batch_size * len(self.devices) * self.at_once
-        return 4 * (self.filled() * (state + CALL_COPIES * gathered) + turn)
+        return self.state_bytes() + 4 * (self.filled() * CALL_COPIES * gathered + turn)
 
     def record_memory(self, examples: int) -> float:
         """Estimated bytes of what all its trials leave behind: records and trained parameters."""
@@ -167,11 +172,22 @@ class Plan:
 
     @property
     def lanes(self) -> list[list[Program]]:
-        """The programs by the devices on which they run: lanes run side by side."""
-        lanes: dict[tuple[int, ...], list[Program]] = {}
+        """The programs by the devices on which they run: lanes run side by side.
+
+        A large program waits for those before it that share a device with it: their states would
+        fill the memory, while one alone keeps the device busy.
+        """
+        large = MACHINES[self.backend].state_bytes / 4
+        lanes: list[list[Program]] = []
         for program in self.programs:
-            lanes.setdefault(program.devices, []).append(program)
-        return list(lanes.values())
+            for lane in lanes:
+                waits = program.state_bytes() > large and {*program.devices} & {*lane[0].devices}
+                if waits or program.devices == lane[0].devices:
+                    lane.append(program)
+                    break
+            else:
+                lanes.append([program])
+        return lanes
 
     @property
     def seconds(self) -> float:
@@ -183,8 +199,11 @@ class Plan:
 
     @property
     def memory(self) -> float:
-        """Estimated bytes of all programs, as if they ran side by side."""
-        return sum(program.memory(self.examples) for program in self.programs)
+        """Estimated bytes: the records of all programs, and of each lane its largest program."""
+        records = sum(program.record_memory(self.examples) for program in self.programs)
+        return records + sum(
+            max(p.device_memory(self.examples) for p in lane) for lane in self.lanes
+        )
 
     def __str__(self) -> str:
         """One line per program."""
@@ -250,6 +269,8 @@ def plan(
     programs = [_program(group, records) for group in groups]
     if mode == "auto":
         programs = _merge(programs, records, examples, machine)
+    if mode != "one":
+        programs = [part for p in programs for part in _parts(p, devices, examples, machine)]
     programs = _by_work(programs, examples, machine)[::-1]
     placed = _place(programs, devices, examples, machine)
     made = Plan(tuple(_in_turns(p, machine) for p in placed), devices, examples, backend)
@@ -259,6 +280,36 @@ def plan(
             f"{_size(memory)} may be used: fewer trials, epochs or records would fit"
         )
     return made
+
+
+def _parts(program: Program, devices: int, examples: int, machine: Machine) -> list[Program]:
+    """The program, or several of fewer trials where its state would be too large.
+
+    They run one after another, spread over all devices, and share the compiled functions. A rest
+    of fewer trials than there are devices would keep some of them busy with copies: it is compiled
+    for fewer devices where that costs less.
+    """
+    cost = program.shape.bound().cost()
+    state = 4 * STATE_COPIES * cost.parameters
+    most = max(1, int(machine.state_bytes / state / devices)) * devices
+    if len(program.trials) <= most:
+        return [program]
+    rest = len(program.trials) % devices
+    copies = (devices - rest) / devices * program.work(examples, machine) / len(program.trials)
+    alone = rest and copies > machine.compile_seconds * cost.compilation
+    return [
+        dataclasses.replace(
+            program,
+            devices=() if alone and start + most > len(program.trials) else tuple(range(devices)),
+            trials=program.trials[start : start + most],
+            beginnings=tuple(
+                (trial, place - start)
+                for trial, place in program.beginnings
+                if start <= place < start + most
+            ),
+        )
+        for start in range(0, len(program.trials), most)
+    ]
 
 
 def check(trials: Iterable[Trial], examples: int) -> None:
@@ -364,11 +415,11 @@ def _both(a: Program, b: Program, records: dict[Trial, set[str]]) -> Program | N
 def _place(
     programs: Sequence[Program], devices: int, examples: int, machine: Machine
 ) -> tuple[Program, ...]:
-    spread = [p for p in programs if len(p.trials) >= devices]
+    spread = [p for p in programs if len(p.trials) >= devices or p.devices]
     placed = [dataclasses.replace(p, devices=tuple(range(devices))) for p in spread]
     busy = [0.0] * devices
     for program in programs:
-        if len(program.trials) >= devices:
+        if program in spread:
             continue
         work = program.work(examples, machine) + machine.compile_seconds
         free = sorted(range(devices), key=lambda device: busy[device])

@@ -113,15 +113,31 @@ def _attributes(
 
 def facts(plan: Plan, devices: Sequence[jax.Device]) -> dict[str, Any]:
     """What decides a result beside the sweep: versions, devices, plan, and when it was made."""
-    return {
-        **{name: version(name) for name in ("jaxexp", "jax", "jaxlib", "flax", "optax", "numpy")},
-        "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}",
+    return _environment() | {
         "device": devices[0].device_kind,
         "devices": len(devices),
         "programs": len(plan.programs),
         "plan_trials": plan.trials,
         "plan": str(plan),
+    }
+
+
+def host_facts(plan: str, trials: int) -> dict[str, Any]:
+    """The same of trials that another library has fitted on the host, as `plan` says."""
+    return _environment() | {
+        "device": platform.machine(),
+        "devices": 1,
+        "programs": 0,
+        "plan_trials": trials,
+        "plan": plan,
+    }
+
+
+def _environment() -> dict[str, Any]:
+    return {
+        **{name: version(name) for name in ("jaxexp", "jax", "jaxlib", "flax", "optax", "numpy")},
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 

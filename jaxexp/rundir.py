@@ -4,6 +4,7 @@ run.json        the command: which sweeps, with which settings, on which data
 results/*.nc    one file per sweep, written as soon as the sweep is complete
 figures/*.png   the figures of the page
 report.html     the page, self-contained
+models/         trained models, of the sweeps that keep them
 checkpoints/    what an unfinished run goes on from; gone when it is complete
 """
 

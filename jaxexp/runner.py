@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING
 
 from jaxexp.data import load_places
@@ -51,18 +51,22 @@ def make_plan(
 
     Raises UserError for trials that cannot be run, or need more memory or devices than there are.
     """
+    for sweep in sweeps:
+        for trial in sweep.trials():
+            problem.check(trial)
     return plan_here(sweeps, problem.examples, programs=programs, memory=memory, devices=devices)
 
 
 def run_plan(
     made: Plan, sweeps: Sequence[Sweep], problem: Problem, progress: Progress | None = None,
     *, keeper: Keeper | None = None, stop: threading.Event | None = None,
+    finished: Callable[[TrialRecord], None] | None = None,
 ) -> "Generator[tuple[Sweep, xr.Dataset]]":  # fmt: skip
     """Run the plan of several sweeps: a trial that stands in several of them trains once.
 
     Yields each sweep with its results as soon as the last of its trials has finished. Programs of
     the plan that none of the sweeps needs do not run. See `jaxexp.engine.stream` for `keeper` and
-    `stop`.
+    `stop`. `finished` is given each trial's record, in which alone its parameters are.
     """
     used = devices()[: made.devices]
     environment = facts(made, used)
@@ -74,8 +78,13 @@ def run_plan(
     started = time.perf_counter()
     batches = stream(todo, problem, used, progress, keeper=keeper, stop=stop)
     with contextlib.closing(batches):  # the lanes stop before whoever stops listening goes on
-        for finished in batches:
-            records |= {record.trial: record for record in finished}
+        for batch in batches:
+            for record in batch:
+                if finished:
+                    finished(record)
+                # Trained weights of large models would fill the memory.
+                records[record.trial] = dataclasses.replace(record, params={}, state={})
+            del batch, record
             for sweep in sweeps:
                 if sweep.name in waiting and records.keys() >= waiting[sweep.name]:
                     del waiting[sweep.name]

@@ -1,10 +1,11 @@
 """One run of the command line, from what was asked for to results and page; started or resumed."""
 
+import contextlib
 import dataclasses
 import hashlib
 import reprlib
 import typing
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -14,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Self
 from rich.console import Console
 
 from jaxexp import library
-from jaxexp.data import load_places
 from jaxexp.errors import UnavailableError, UserError
 from jaxexp.files import matches
 from jaxexp.inputs import Inputs
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from jaxexp.engine import Problem
     from jaxexp.plan import Plan
+    from jaxexp.records import TrialRecord
     from jaxexp.report import Section
 
 QUICK_EPOCHS = 2
@@ -61,6 +62,10 @@ class Command:
             sweep = sweep.set({"seed": [self.seed]})
         if self.quick:
             sweep = sweep.shorten(QUICK_EPOCHS)
+        if "image_size" in sweep.base.fields():  # of the images, which the inputs decide
+            if "image_size" in self.settings:
+                raise UserError("--set image_size: expected it as --image-size")
+            sweep = sweep.set({"image_size": [self.inputs.image_size]})
         sweep.trials()  # checks every value
         return dataclasses.replace(source, sweep=sweep)
 
@@ -108,13 +113,16 @@ def stages(sources: Iterable[Source]) -> list[list[Source]]:
 def plan_stage(stage: list[Source], command: Command) -> "tuple[Plan, Problem]":
     """The checked plan of the sweeps of a stage, and the problem that they run on."""
     problem = stage[0].problem(command.inputs)
+    for source in stage:
+        for trial in source.sweep.trials():
+            problem.check(trial)
     return _plan(stage, command, problem.examples), problem
 
 
 def preview(stage: list[Source], command: Command) -> "Plan":
-    """The same plan alone: of the places, which need no JAX to be counted, it shows at once."""
-    if stage[0].problem is library.places:
-        return _plan(stage, command, len(load_places(command.inputs.data).train.y_N))
+    """The same plan alone: where the examples need no JAX to be counted, it shows at once."""
+    if count := stage[0].examples:
+        return _plan(stage, command, count(command.inputs))
     return plan_stage(stage, command)[0]
 
 
@@ -135,8 +143,14 @@ class Session:
         """Check all that can be checked before anything is written or trained."""
         self.command, self.console, self.signals = command, console, signals
         self.stages = stages(command.sources())
-        # The first one's data are read now, so that what is wrong with them is said at once.
-        self.first = None if self.stages[0][0].estimate else plan_stage(self.stages[0], command)
+        # What is wrong with the data is said at once.
+        for source in (source for stage in self.stages for source in stage):
+            if source.check:
+                source.check(command.inputs)
+        self.first = None
+        if not self.stages[0][0].estimate:
+            with contextlib.suppress(*[UnavailableError] * (len(self.stages) > 1)):
+                self.first = plan_stage(self.stages[0], command)
         self.results: dict[str, xr.Dataset] = {}
         self.sections: list[Section] = []
         self.missing: dict[str, str] = {}
@@ -195,14 +209,33 @@ class Session:
                 directory.checkpoints, progress.note, self.command.checkpoint_every
             )
             sweeps = [source.sweep for source in todo]
+            save = self._model_saver(directory, todo, problem)
             with (
+                closing(keeper),
                 self.signals.deferred() as stop,
                 closing(
-                    run_plan(plan, sweeps, problem, progress, keeper=keeper, stop=stop)
+                    run_plan(
+                        plan, sweeps, problem, progress, keeper=keeper, stop=stop, finished=save
+                    )
                 ) as finished,
             ):
                 for sweep, dataset in finished:
                     self._keep(directory, sweep, dataset)  # while the others train
+
+    def _model_saver(
+        self, directory: RunDirectory, todo: list[Source], problem: "Problem"
+    ) -> "Callable[[TrialRecord], None]":
+        """Saves the models of the sweeps that want it, as their trials finish."""
+        trials = {s.sweep.name: set(s.sweep.trials()) for s in todo if s.keep_models}
+
+        def save(record: "TrialRecord") -> None:
+            from jaxexp import models
+
+            for name, own in trials.items():
+                if record.trial in own:
+                    models.save(directory.models, name, record, problem.attrs)
+
+        return save
 
     def _keep(self, directory: RunDirectory, sweep: Sweep, dataset: "xr.Dataset") -> None:
         directory.save(sweep, dataset)

@@ -140,6 +140,7 @@ class Cost:
     launches: float  # operations that a step calls, each with an overhead of its own
     parameters: int
     activations: int  # floats per example that the forward pass keeps for the backward pass
+    compilation: float = 1.0  # how long it compiles, in MLPs of a few layers
 
 
 ACTIVATIONS = ("relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid")

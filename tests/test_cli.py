@@ -1,5 +1,6 @@
 """The command line as a user meets it: real runs in processes of their own, and bad input."""
 
+import importlib.util
 import json
 import re
 import subprocess
@@ -12,6 +13,7 @@ import xarray as xr
 
 from jaxexp import cli, library, session
 from jaxexp.data import load_places
+from jaxexp.errors import UserError
 
 ROWS = ["6.1.2.1", "6.1.2.2", "6.1.2.3", "6.1.2.4"] + [f"6.2.1.{i}" for i in range(1, 8)]
 
@@ -38,7 +40,7 @@ def write_csvs(folder: Path, places_per_split: int, countries: int = 5) -> Path:
 def reproduced(tmp_path_factory) -> Path:
     """`jaxexp reproduce --quick` for real, on the embedded data."""
     out = tmp_path_factory.mktemp("reproduce") / "run"
-    done = command("reproduce", "--quick", "--seed", "3", "--out", str(out))
+    done = command("reproduce", "--section", "6", "--quick", "--seed", "3", "--out", str(out))
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(out / "report.html")
     assert re.search(r"19 trials, .* of 37 epochs", done.stderr)
@@ -62,7 +64,7 @@ def test_results_open_with_xarray_alone_and_say_how_they_were_made(reproduced):
         assert dataset.attrs["data_fingerprint"] == load_places().fingerprint
         assert {"jax", "flax", "device", "started", "wall_seconds", "plan"} <= dataset.attrs.keys()
     stored = {path.stem for path in (reproduced / "results").iterdir()}
-    assert stored == set(cli.REPORT_SWEEPS)
+    assert stored == set(cli.REPORT_SWEEPS["6"])
 
 
 def test_the_learning_is_real(reproduced):
@@ -171,7 +173,7 @@ def test_a_sweep_file_of_ones_own_with_a_diverging_trial(tmp_path):
         (["plan", "epochs", "--set", "depht=3"], "'depht': did you mean depth"),
         (["plan", "epochs", "--devices", "8"], "--devices 8: this machine has 4 cpu devices"),
         (["run", "epochs", "--devices", "8"], "--devices 8: this machine has 4 cpu devices"),
-        (["reproduce", "--devices", "8"], "--devices 8: this machine has 4 cpu devices"),
+        (["reproduce", "--section", "6", "--devices", "8"], "--devices 8: this machine has 4 cpu"),
         (["run", "epochs", "--set", "width=64-32-16"], "width=64-32-16: 3 widths for depth=6"),
         (["run", "epochs", "--set", "width=64-32-x"], "width='64-32-x': expected a whole number"),
     ],
@@ -276,3 +278,21 @@ def test_list_and_help_name_everything(capsys):
     told = capsys.readouterr().out
     for word in [*library.names(), "reproduce", "run", "report", "bench"]:
         assert word in told
+
+
+def test_bench_times_a_resnet_beside_torchvision(monkeypatch, capsys):
+    for name in ("torch", "torchvision"):
+        if importlib.util.find_spec(name) is None:
+            pytest.skip(f"could not import {name!r}")
+    from jaxexp import bench_vision
+    from jaxexp.resnet import ResNet
+
+    monkeypatch.setattr(bench_vision, "REPEATS", 1)
+    small = ResNet((1,), bench_vision.OUTPUTS, "lax")  # compiles in a second
+    monkeypatch.setattr(bench_vision, "resnet", lambda depth, outputs: small)
+    bench_vision.compare_resnet(sizes=(16,), batch=2)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0].strip(",") for line in lines[-3:]] == ["PyTorch", "jaxexp", "jaxexp"]
+    assert lines[-3].split()[-1] == "1.00"  # the ratio to itself
+    with pytest.raises(UserError, match="batch=0: expected a number at least 1"):
+        bench_vision.compare_resnet(batch=0)

@@ -54,20 +54,56 @@ def test_no_layer_imports_one_above(layer):
     assert {name.split(".")[1] for name in own} <= set(LAYERS[: LAYERS.index(layer)])
 
 
-def test_torch_is_for_the_peers_alone():
+def test_torch_is_for_peers_and_weights_alone():
     users = {
         module
         for module, path in MODULES.items()
         if any(name.split(".")[0] in ("torch", "torchvision") for name in imports(path))
     }
-    assert users <= {"jaxexp.peers", "jaxexp.bench_images"}
+    assert users <= {
+        "jaxexp.peers",
+        "jaxexp._torchvision",
+        "jaxexp.bench_vision",
+        "jaxexp.bench_images",
+    }
+
+
+def test_networks_import_nothing_above_them():
+    allowed = {"conv": set(), "resnet": {"conv", "errors", "mlp"}, "_torchvision": {"errors"}}
+    allowed["weights"] = {"_torchvision", "errors", "resnet", "train"}
+    for module, below in allowed.items():
+        own = {n.split(".")[1] for n in imports(PACKAGE / f"{module}.py") if "jaxexp." in n}
+        assert own <= below, module
+
+
+@pytest.mark.parametrize(
+    "module", ["", ".conv", ".resnet", ".weights", ".vision.problems", ".models"]
+)
+def test_what_is_optional_is_imported_where_it_is_used(module):
+    code = f"import sys, jaxexp{module}; print(*{{name.split('.')[0] for name in sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "jaxexp" in loaded
+    assert not loaded & {"torch", "torchvision", "xgboost", "sklearn", "PIL"}
 
 
 @pytest.mark.parametrize(
     "module",
-    ["", ".trial", ".lift", ".sweep", ".plan", ".machine", ".cli", ".data", ".data.images",
-     ".data.pictures"],
-)  # fmt: skip
+    [
+        "",
+        ".trial",
+        ".lift",
+        ".sweep",
+        ".plan",
+        ".data",
+        ".data.images",
+        ".data.pictures",
+        ".machine",
+        ".cli",
+        ".vision",
+        ".vision.answers",
+    ],
+)
 def test_describing_and_planning_start_at_once(module):
     code = f"import sys, jaxexp{module}; print(*{{name.split('.')[0] for name in sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

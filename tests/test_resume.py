@@ -109,7 +109,7 @@ def wait_for(what, process: subprocess.Popen, seconds: float = 120) -> None:
 
 
 def has_checkpoint(out: Path) -> bool:
-    return any(out.glob("checkpoints/*/*.npz"))
+    return any(path.name.isdecimal() for path in out.glob("checkpoints/*/*"))
 
 
 def go_on(place: Path, out: Path) -> subprocess.Popen:
@@ -126,13 +126,13 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(place, whole, tmp_p
         for _ in range(3):
             process = go_on(place, out)
             if chance.random() < 0.5:
-                wait_for(lambda: any(out.glob("checkpoints/*/*.npz.partial")), process)  # noqa: B023
+                wait_for(lambda: any(out.glob("checkpoints/*/*orbax-checkpoint-tmp*")), process)  # noqa: B023
             else:
                 wait_for(lambda: (out / "run.json").is_file(), process)  # noqa: B023
                 time.sleep(chance.uniform(0, 4))
             process.kill()
             code, told = finish(process)
-            writing += any(out.glob("checkpoints/*/*.npz.partial"))
+            writing += any(out.glob("checkpoints/*/*orbax-checkpoint-tmp*"))
             assert code in (0, -signal.SIGKILL), told
             kills += code != 0
             if code == 0:

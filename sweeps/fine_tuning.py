@@ -1,0 +1,52 @@
+"""Fine-tuning (7.5): how far does a ResNet 18 get in one epoch from ImageNet's weights?
+
+    jaxexp run fine_tuning --images DIR --image-size 64 --weights FILE.pth
+
+As long as `scratch`: all weights are trained, the last layer from new ones.
+"""
+
+import jaxexp as jx
+from jaxexp.vision import ImageTrial, answers
+
+keep_models = True
+
+
+def check(inputs):
+    """Read images and weights before anything is trained."""
+    from jaxexp.vision import problems
+
+    problems.check_pretrained(inputs)
+
+
+def problem(inputs):
+    """Images as the weights expect them, and the weights."""
+    from jaxexp.vision import problems
+
+    return problems.fine_tuning(inputs)
+
+
+def examples(inputs):
+    """The number of training images."""
+    from jaxexp.vision import images
+
+    return images.count(inputs)
+
+
+sweep = jx.Sweep(
+    base=ImageTrial(pretrained=True),
+    axes={"learning_rate": [1e-1, 1e-2, 1e-3, 1e-4, 1e-5]},
+    record=("predictions",),
+    questions=(
+        jx.Question(
+            row="7.5",
+            title="Fine-tuning",
+            question="Which learning rate trains all weights best in one epoch, from pretrained "
+            "ones?",
+            draw=answers.draw,
+            answer=answers.answer,
+            table=answers.table,
+            reference="a validation accuracy of 0.7400 and a test accuracy of 0.7750 (loss "
+            "0.6244) at a learning rate of 1e-3.",
+        ),
+    ),
+)

@@ -1,0 +1,51 @@
+"""From scratch (7.2): what does a ResNet 18 learn in one epoch, at which rate?
+
+    jaxexp run scratch --images DIR --image-size 64
+
+Some seconds per learning rate on 4 cores for 800 images of 64 pixels, some minutes at 224.
+"""
+
+import jaxexp as jx
+from jaxexp.vision import ImageTrial, answers
+
+keep_models = True
+
+
+def check(inputs):
+    """Read the images before anything is trained."""
+    from jaxexp.vision import images
+
+    images.load(inputs, images.stretched(inputs.image_size))
+
+
+def problem(inputs):
+    """Images scaled to [0, 1]."""
+    from jaxexp.vision import problems
+
+    return problems.scratch(inputs)
+
+
+def examples(inputs):
+    """The number of training images."""
+    from jaxexp.vision import images
+
+    return images.count(inputs)
+
+
+sweep = jx.Sweep(
+    base=ImageTrial(),
+    axes={"learning_rate": [1e-1, 1e-2, 1e-3, 1e-4, 1e-5]},
+    record=("predictions",),
+    questions=(
+        jx.Question(
+            row="7.2",
+            title="ResNet 18 from scratch",
+            question="Which learning rate trains all weights best in one epoch, from random ones?",
+            draw=answers.draw,
+            answer=answers.answer,
+            table=answers.table,
+            reference="a validation accuracy of 0.5250 and a test accuracy of 0.5225 (loss "
+            "0.7758) at a learning rate of 1e-2.",
+        ),
+    ),
+)

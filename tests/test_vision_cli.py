@@ -1,0 +1,293 @@
+"""Section 7 as a user meets it: a run on a folder of small images, its models, and bad input."""
+
+import json
+import re
+import subprocess
+import sys
+import urllib.error
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from small_images import COUNTS, SIZE, write_images
+from torch_resnet import make, torch, torchvision
+
+from jaxexp import cli, models, vision
+from jaxexp.data.decode import Transform, read_image
+from jaxexp.errors import UserError
+from jaxexp.records import TrialRecord
+from jaxexp.vision import ImageTrial, backbone
+
+pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+pytest.importorskip("xgboost", reason="XGBoost is not installed")
+
+ROWS = ["7.1", "7.2", "7.3", "7.4", "7.5"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return write_images(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="module")
+def pth(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "random.pth"
+    torch.save(make((2, 2, 2, 2), 3).state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def reproduced(folder, pth, tmp_path_factory) -> Path:
+    """`jaxexp reproduce --section 7`, with one learning rate to save time."""
+    out = tmp_path_factory.mktemp("reproduce") / "run"
+    line = [sys.executable, "-m", "jaxexp", "reproduce", "--section", "7", "--out", str(out)]
+    line += ["--images", str(folder), "--weights", str(pth), "--image-size", str(SIZE)]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(out / "report.html")
+    return out
+
+
+def fails(capsys, *arguments: str) -> tuple[int, str]:
+    """The exit status of a command, and all that it has said, on one line."""
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(list(arguments))
+    told = capsys.readouterr()
+    assert "Traceback" not in told.err
+    return stopped.value.code, " ".join((told.err + told.out).split())
+
+
+def test_every_row_is_answered(reproduced):
+    page = (reproduced / "report.html").read_text()
+    for row in ROWS:
+        assert f">{row}<" in re.sub(r"\s+", "", page), row
+    for figure in ("0.735", "0.5225", "0.7250", "0.7300", "0.7750"):  # the report's own
+        assert figure in page
+
+
+@pytest.mark.parametrize("name", cli.REPORT_SWEEPS["7"])
+def test_all_results_have_one_layout(reproduced, folder, name):
+    with xr.open_dataset(reproduced / "results" / f"{name}.nc") as dataset:
+        axes = ("learning_rate",) if dataset.attrs["trials"] == 5 else ()
+        assert dataset["loss"].dims == dataset["accuracy"].dims == (*axes, "epoch", "split")
+        assert dataset["probability"].dims == (*axes, "image")
+        assert dataset.sizes["image"] == 2 * COUNTS["test"]
+        labels = dataset["test_label"].values
+        assert [Path(file).parent.name for file in dataset["test_file"].values] == [
+            ("dark", "light")[label] for label in labels
+        ]
+        for file in dataset["test_file"].values:
+            assert (folder / str(file)).is_file()
+        right = (dataset["probability"] > 0.5) == dataset["test_label"]
+        accuracy = dataset["accuracy"].sel(epoch=1, split="test").drop_vars(["epoch", "split"])
+        xr.testing.assert_allclose(right.mean("image"), accuracy.astype(float), atol=1e-6)
+        p_N = np.clip(dataset["probability"].astype(float), 1e-7, 1 - 1e-7)
+        entropy = -np.log(xr.where(dataset["test_label"] == 1, p_N, 1 - p_N)).mean("image")
+        finite = np.isfinite(entropy) & (dataset["loss"].sel(epoch=1, split="test") < 2)
+        wanted = dataset["loss"].sel(epoch=1, split="test").drop_vars(["epoch", "split"])
+        xr.testing.assert_allclose(entropy.where(finite), wanted.where(finite).astype(float), 1e-3)
+        assert json.loads(dataset.attrs["classes"]) == ["dark", "light"]
+        assert dataset.attrs["images"] == str(folder)
+        assert dataset.attrs["image_size"] == (64 if name == "boosted_trees" else SIZE)
+        assert {"transform", "device", "started", "wall_seconds", "plan"} <= dataset.attrs.keys()
+
+
+def test_libraries_are_named_by_version(reproduced):
+    for name, library in (("boosted_trees", "xgboost"), ("probing_sklearn", "sklearn")):
+        with xr.open_dataset(reproduced / "results" / f"{name}.nc") as dataset:
+            assert dataset.attrs[library]
+            assert dataset.attrs["programs"] == 0
+
+
+def test_the_models_that_are_kept_are_those_of_the_sweeps_that_say_so(reproduced):
+    for sweep, pretrained in (("scratch", False), ("fine_tuning", True)):
+        own = {ImageTrial(image_size=SIZE, pretrained=pretrained, learning_rate=10.0**-k).id
+               for k in range(1, 6)}  # fmt: skip
+        assert {path.name for path in (reproduced / "models" / sweep).iterdir()} == own
+    assert sorted(path.name for path in (reproduced / "models").iterdir()) == [
+        "fine_tuning", "scratch",
+    ]  # fmt: skip
+    assert not (reproduced / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("sweep", ["scratch", "fine_tuning"])
+def test_predict_says_what_the_run_has_said(reproduced, folder, sweep, capsys, tmp_path):
+    """The same probabilities; and the exported weights give them in torchvision."""
+    with xr.open_dataset(reproduced / "results" / f"{sweep}.nc") as dataset:
+        accuracy = dataset["accuracy"].sel(epoch=1, split="validation")
+        best = models.best(reproduced / "models", sweep)
+        assert best.about["accuracy"]["validation"] == pytest.approx(float(accuracy.max()))
+        trial = dataset.sel(learning_rate=best.about["trial"]["learning_rate"])
+        files = [str(folder / str(file)) for file in trial["test_file"].values[::5]]
+        probability_N = trial["probability"].values[::5].astype(float)
+        geometry = json.loads(dataset.attrs["transform"])
+    exported = tmp_path / "best.pth"
+    run = str(reproduced)
+    code, told = fails(capsys, "predict", run, *files, "--sweep", sweep, "--export", str(exported))
+    assert code == 0
+    for file, p in zip(files, probability_N, strict=True):
+        assert re.search(rf"{re.escape(file)} {('dark', 'light')[int(p > 0.5)]} ", told)
+        found = float(re.search(rf"{re.escape(file)} \w+ ([0-9.]+)", told)[1])
+        assert found == pytest.approx(max(p, 1 - p), abs=1e-3)
+    assert f"model: {sweep}" in told
+    network = torchvision.models.resnet18(num_classes=1).eval()
+    network.load_state_dict(torch.load(exported, weights_only=True), strict=True)
+    resize = geometry["resize"]
+    transform = Transform(tuple(resize) if isinstance(resize, list) else resize, geometry["crop"])
+    x = torch.tensor(np.stack([transform(read_image(Path(file))) for file in files]))
+    scale = [torch.tensor(geometry[name]) for name in ("mean", "deviation")]
+    with torch.no_grad():
+        logit = network(((x / 255 - scale[0]) / scale[1]).permute(0, 3, 1, 2))[:, 0]
+    np.testing.assert_allclose(torch.sigmoid(logit), probability_N, atol=1e-3)
+
+
+def test_the_page_can_be_drawn_again(reproduced, capsys):
+    assert fails(capsys, "report", str(reproduced))[0] == 0
+
+
+def offline(*_, **__):
+    raise urllib.error.URLError("no network")
+
+
+def test_without_imagenet_weights_the_other_rows_are_there(folder, capsys, tmp_path, monkeypatch):
+    """Only what needs no training: the sweeps that do are trained above."""
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    few = {"7": ("boosted_trees", "probing", "probing_sklearn", "fine_tuning")}
+    monkeypatch.setattr(cli, "REPORT_SWEEPS", few)
+    backbone.load.cache_clear()
+    out = tmp_path / "run"
+    code, told = fails(
+        capsys, "reproduce", "--section", "7", "--images", str(folder), "--out", str(out),
+        "--image-size", "32",
+    )  # fmt: skip
+    assert code == 3
+    page = (out / "report.html").read_text()
+    for name in few["7"][1:]:
+        assert f"not run: {name}" in told
+        assert name in page
+    assert "could not be fetched" in page
+    assert [path.stem for path in (out / "results").iterdir()] == ["boosted_trees"]
+    assert json.loads((out / "run.json").read_text())["missing"].keys() == set(few["7"][1:])
+
+
+def test_a_sweep_alone_without_its_weights_ends_with_3(folder, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    backbone.load.cache_clear()
+    monkeypatch.chdir(tmp_path)
+    code, told = fails(capsys, "run", "probing", "--images", str(folder), "--image-size", "32")
+    assert code == 3
+    assert "put resnet18-f37072fd.pth into" in told
+    assert not list(tmp_path.glob("runs/*/results/*"))
+
+
+def test_without_the_libraries_section_6_is_run_alone(capsys, monkeypatch):
+    monkeypatch.setattr(vision, "missing_libraries", lambda: ["XGBoost"])
+    assert cli._sections(None) == ("6",)
+    assert "section 7 needs: pip install 'jaxexp[vision]'" in capsys.readouterr().err
+    assert cli._sections("6") == ("6",)
+    with pytest.raises(UserError, match="--section 7: needs XGBoost: pip install 'jaxexp"):
+        cli._sections("7")
+    monkeypatch.undo()
+    assert cli._sections(None) == cli._sections("all") == ("6", "7")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["reproduce", "--section", "8"], "--section '8': expected one of 6, 7, all"),
+        (["run", "scratch", "--images", "nowhere"], "nowhere: no such folder"),
+        (["run", "scratch", "--set", "image_size=32"], "expected it as --image-size"),
+        (["run", "scratch", "--set", "pretrained=on"], "no weights to start from"),
+        (["run", "probing", "--weights", "nowhere.pth"], "nowhere.pth: no such file"),
+        (["reproduce", "--section", "7", "--weights", "nowhere.pth"], "nowhere.pth: no such"),
+        (["run", "boosted_trees", "--set", "learning_rate=1"], "learning_rate=1.0: this model"),
+        (["predict", "nowhere", "a.jpg"], "nowhere: not a run directory"),
+        (["predict", "nowhere"], "expected images, or --export"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_told_before_any_work(
+    arguments, message, folder, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    if "--images" not in arguments and arguments[0] != "predict":
+        arguments = [*arguments, "--images", str(folder), "--image-size", "32"]
+    code, told = fails(capsys, *arguments)
+    assert code == 2
+    assert message in told
+    assert not list(tmp_path.iterdir())
+
+
+def test_three_classes_are_refused(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = write_images(tmp_path / "images", ("a", "b", "c"))
+    code, told = fails(capsys, "run", "scratch", "--images", str(folder), "--image-size", "32")
+    assert code == 2
+    assert "3 classes (a, b, c), expected two" in told
+
+
+def test_predict_tells_what_it_lacks(reproduced, capsys, tmp_path):
+    run = str(reproduced)
+    (tmp_path / "text.jpg").write_text("no image")
+    code, told = fails(capsys, "predict", run, str(tmp_path / "text.jpg"))
+    assert (code, "text.jpg: is not an image" in told) == (2, True)
+    code, told = fails(capsys, "predict", run, "nowhere.jpg")
+    assert (code, "nowhere.jpg: no such file" in told) == (2, True)
+    code, told = fails(capsys, "predict", run, "a.jpg", "--sweep", "probing")
+    assert code == 2
+    assert "no models of sweep 'probing'; there are models of fine_tuning, scratch" in told
+
+
+# Saved models
+
+
+def record(learning_rate: float, accuracy: float, loss: float = 0.5) -> TrialRecord:
+    metrics = {
+        split: {"loss": np.array([loss]), "accuracy": np.array([accuracy])}
+        for split in ("train", "validation", "test")
+    }
+    return TrialRecord(
+        ImageTrial(learning_rate=learning_rate), metrics, np.array([loss]), None, {},
+        {"fc": {"kernel": np.full((1, 3), learning_rate, np.float32)}},
+        {"scale": np.arange(3, dtype=np.float32)}, 0.0, 0.0,
+    )  # fmt: skip
+
+
+def test_the_best_model_is_chosen_and_comes_back(tmp_path):
+    models.save(tmp_path, "one", record(0.1, 0.6), {"classes": "[]"})
+    models.save(tmp_path, "one", record(0.2, 0.9), {"share": np.float64(0.5)})
+    models.save(tmp_path, "two", record(0.3, 0.7), {})
+    models.save(tmp_path, "two", record(0.4, 1.0, loss=np.nan), {})  # diverged
+    best = models.best(tmp_path)
+    assert best.about["trial"]["learning_rate"] == 0.2
+    assert best.about["problem"] == {"share": 0.5}
+    params, state = best.load()
+    np.testing.assert_array_equal(params["fc"]["kernel"], np.full((1, 3), 0.2, np.float32))
+    np.testing.assert_array_equal(state["scale"], [0, 1, 2])
+    assert models.best(tmp_path, "two").about["trial"]["learning_rate"] == 0.3
+
+
+def test_a_model_is_replaced_by_the_same_trial_trained_again(tmp_path):
+    models.save(tmp_path, "one", record(0.1, 0.6), {})
+    models.save(tmp_path, "one", record(0.1, 0.8), {})
+    assert models.best(tmp_path).about["accuracy"]["validation"] == 0.8
+
+
+def test_no_models_and_diverged_models_are_told(tmp_path):
+    with pytest.raises(UserError, match="no models; the run has kept none"):
+        models.best(tmp_path / "models")
+    models.save(tmp_path, "one", record(0.1, 1.0, loss=np.inf), {})
+    with pytest.raises(UserError, match="every model in it diverged"):
+        models.best(tmp_path)
+
+
+def test_a_damaged_model_is_told(tmp_path):
+    models.save(tmp_path, "one", record(0.1, 0.6), {})
+    for file in sorted(tmp_path.rglob("*")):
+        if file.is_file() and file.stat().st_size:
+            content = file.read_bytes()
+            file.write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match="not a model that jaxexp has saved, or damaged"):
+        models.best(tmp_path).load()

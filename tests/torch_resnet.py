@@ -1,0 +1,52 @@
+"""torchvision's ResNets with random statistics, and the same weights in Flax, for the tests."""
+
+import importlib.util
+
+import jax
+import numpy as np
+import pytest
+
+from jaxexp._torchvision import import_torchvision
+from jaxexp.weights import to_flax
+
+torch = pytest.importorskip("torch")
+if importlib.util.find_spec("torchvision") is None:
+    pytest.skip("could not import 'torchvision'", allow_module_level=True)
+torchvision = import_torchvision()
+
+
+def make(blocks: tuple[int, ...], outputs: int, seed: int = 0):
+    """torchvision's network, its initial weights, and statistics as if it had been trained."""
+    torch.manual_seed(seed)
+    resnet = torchvision.models.resnet
+    model = resnet.ResNet(resnet.BasicBlock, list(blocks), num_classes=outputs)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.weight, 0.5, 1.0)
+            torch.nn.init.normal_(module.bias, std=0.2)
+            torch.nn.init.normal_(module.running_mean, std=0.2)
+            torch.nn.init.uniform_(module.running_var, 0.5, 2.0)
+    return model.eval()
+
+
+def variables(model) -> dict:
+    """The same weights in Flax."""
+    state = {name: value.detach().numpy().copy() for name, value in model.state_dict().items()}
+    params, stats = to_flax(state)
+    return jax.tree.map(np.asarray, {"params": params, "batch_stats": stats})
+
+
+def images(size: int, batch: int = 3, seed: int = 1, width: int | None = None) -> np.ndarray:
+    """Noise of unit variance, (batch, size, width or size, 3) float32."""
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(batch, size, width or size, 3)).astype(np.float32)
+
+
+def as_torch(x_BxHxWxC: np.ndarray):
+    """The same images, (B, C, H, W), for PyTorch."""
+    return torch.from_numpy(np.ascontiguousarray(np.asarray(x_BxHxWxC).transpose(0, 3, 1, 2)))
+
+
+def compiled(function, **options):
+    """`jax.jit` for what runs once: light on the compiler, which takes most of a test's time."""
+    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0}, **options)
