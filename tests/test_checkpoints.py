@@ -114,11 +114,13 @@ def test_a_run_stopped_again_and_again(small, devices, expected, tmp_path, one_s
         assert_same_bits(record, expected["in several lanes"][trial])
 
 
-def test_what_was_done_is_not_done_again(small, devices, tmp_path, one_step, monkeypatch):
+@pytest.mark.parametrize("calls", [20, 25])
+def test_what_was_done_is_not_done_again(calls, small, devices, tmp_path, one_step, monkeypatch):
+    """Neither a step nor, with 25, a batch that was evaluated."""
     own, called = made("on all devices", devices, small), []
     whole = Run.call
     monkeypatch.setattr(Run, "call", lambda run, most: called.append(run.epoch) or whole(run, most))
-    assert go_on(own, small, devices, tmp_path, 20) is None
+    assert go_on(own, small, devices, tmp_path, calls) is None
     done = len(called)
     assert go_on(own, small, devices, tmp_path) is not None
     assert len(called) == 3 * (7 + 8)

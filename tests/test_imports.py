@@ -27,6 +27,7 @@ LAYERS = [
     "shuffle",
     "train",
     "records",
+    "checkpoints",
     "compiled",
     "engine",
     "results",
