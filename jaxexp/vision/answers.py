@@ -9,86 +9,66 @@ if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.figure import Figure
 
+SPLITS = {"train": "train", "validation": "val", "test": "test"}  # as they head a column
+SPREAD = "± test acc"
+
 
 def table(results: "xr.Dataset") -> "pd.DataFrame":
-    """Accuracies and losses after the last epoch by setting, means over its seeds.
+    """Accuracies and losses (nats) after the last epoch by setting: means over an axis of seeds.
 
-    Where there are seeds, `± test` is the standard deviation (n - 1) of the test accuracy over
-    them. A setting of which a trial diverged has no numbers.
+    With several seeds, `± test acc` is the standard deviation (n - 1) over them. A setting of which
+    a trial diverged has no numbers.
     """
     import pandas as pd
 
-    from jaxexp.select import final, hyperparameters, points
+    from jaxexp.select import final, hyperparameters
 
-    means, spread = _summary(results)
-    names = [name for name in hyperparameters(results) if name != "seed"]
+    found = {short: final(results, name) for name, short in (("accuracy", "acc"), ("loss", "loss"))}
+    spread = None
+    if "seed" in results.dims:
+        if results.sizes["seed"] > 1:
+            spread = found["acc"].std("seed", ddof=1, skipna=False).sel(split="test")
+        found = {name: values.mean("seed", skipna=False) for name, values in found.items()}
+    axes = [dim for dim in found["acc"].dims if dim != "split"]
+    names = [name for name in hyperparameters(results) if name in found["acc"].coords]
     rows = []
-    for index, (_, point) in enumerate(points(means)):
-        row = {name.replace("_", " "): point[name].item() for name in names}
-        for quantity, short in (("accuracy", "acc"), ("loss", "loss")):
-            last = final(point, quantity)
-            row |= {f"{s} {short}": float(last.sel(split=s)) for s in SHORT}
-        if spread is not None:
-            row["± test acc"] = float(spread.sel(split="test").values.ravel()[index])
-        rows.append(row)
-    return pd.DataFrame(rows).rename(columns=lambda name: name.replace("validation", "val"))
-
-
-SHORT = ("train", "validation", "test")
+    for index in np.ndindex(*(results.sizes[axis] for axis in axes)):
+        at = dict(zip(axes, index, strict=True))
+        row = {name.replace("_", " "): found["acc"].isel(at)[name].item() for name in names}
+        for quantity, values in found.items():
+            own = values.isel(at)
+            row |= {f"{s} {quantity}": float(own.sel(split=n)) for n, s in SPLITS.items()}
+        rows.append(row if spread is None else row | {SPREAD: float(spread.isel(at))})
+    return pd.DataFrame(rows)
 
 
 def answer(results: "xr.Dataset") -> str:
-    """The best setting by validation accuracy, and how it does."""
+    """The best setting by validation accuracy (ties: by loss), and how it does."""
+    from jaxexp.select import number
+
     made = table(results)
     if made["val acc"].isna().all():
-        return "Every trial diverged."
-    order = made.sort_values("val loss").sort_values("val acc", ascending=False, kind="stable")
-    row = order.iloc[0]
-    names = list(made.columns[: list(made.columns).index("train acc")])
-    best = ", ".join(f"{name} {_number(row[name])}" for name in names)
-    seeds = results.sizes.get("seed", 1)
-    spread = f" ± {row['± test acc']:.4f}" if "± test acc" in row else ""
+        return "Of every setting, a trial diverged."
+    by_loss = made.sort_values("val loss")
+    row = by_loss.sort_values("val acc", ascending=False, kind="stable").iloc[0].to_dict()
+    names = list(row)[: list(row).index("train acc")]
+    best = ", ".join(f"{name} {number(row[name])}" for name in names)
+    spread = f" ± {row[SPREAD]:.4f}" if SPREAD in row else ""
     told = (
         f"test accuracy is {row['test acc']:.4f}{spread}, its validation accuracy "
         f"{row['val acc']:.4f} and its training accuracy {row['train acc']:.4f}"
     )
-    mean = f" (means over {seeds} seeds)" if seeds > 1 else ""
-    if not best:
-        return f"Its {told}{mean}."
-    return f"The best by validation accuracy is {best}: its {told}{mean}."
+    seeds = results.sizes.get("seed", 1)
+    means = f" (means over {seeds} seeds)" if seeds > 1 else ""
+    start = f"The best by validation accuracy is {best}: its" if best else "Its"
+    return f"{start} {told}{means}."
 
 
 def draw(results: "xr.Dataset") -> "list[Figure]":
-    """Accuracy by learning rate."""
-    from jaxexp import figures
+    """Accuracy by learning rate, where there are several."""
+    from jaxexp import compare, figures
 
-    if "learning_rate" not in results.dims:
+    if results.sizes.get("learning_rate", 1) < 2:
         return []
-    means, _ = _summary(results)
-    others = {dim: 0 for dim in means["loss"].dims if dim not in ("learning_rate", *KEPT)}
-    if others or means.sizes["learning_rate"] < 2:
-        return []
-    return [figures.final_by(means, "learning_rate", "accuracy")]
-
-
-KEPT = ("epoch", "split")
-
-
-def _summary(results: "xr.Dataset") -> "tuple[xr.Dataset, xr.DataArray | None]":
-    """Means over the seeds, diverged if one is, and the spread of the accuracies."""
-    if "seed" not in results.dims:
-        return results, None
-    from jaxexp.select import final
-
-    spread = final(results, "accuracy").std("seed", ddof=1, skipna=False)
-    keep = results[["loss", "accuracy", "epochs_trained", "diverged_epoch"]]
-    means = keep.mean("seed", skipna=False, keep_attrs=True)
-    means["epochs_trained"] = keep["epochs_trained"].max("seed")
-    means["diverged_epoch"] = keep["diverged_epoch"].max("seed")
-    return means, spread if results.sizes["seed"] > 1 else None
-
-
-def _number(value: object) -> str:
-    from jaxexp.select import number
-
-    return number(value.item() if isinstance(value, np.generic) else value)
+    name = str(results.attrs["sweep"]).replace("_", " ")
+    return [figures.accuracy_by(compare.runs({name: results}), "learning_rate", {})]
