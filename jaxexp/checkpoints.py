@@ -211,8 +211,8 @@ def _unflatten(arrays: dict[str, np.ndarray], meta: dict[str, Any], like: Like) 
     epochs = sorted({int(name.split(".")[1]) for name in arrays if name.startswith("end.")})
     return Snapshot(
         **meta,
-        state=tree("state", state, 1),
-        gathered=tree("gathered", gathered, 1),
+        state=tree("state", state, 1) if "state.0" in arrays else None,
+        gathered=tree("gathered", gathered, 1) if "state.0" in arrays else None,
         history=tree("history", gathered, 2) if meta["epoch"] else None,
         ends={
             epoch: End(

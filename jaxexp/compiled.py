@@ -216,7 +216,13 @@ class Run:
     def home(self, tree: PyTree) -> PyTree:
         """Copies on the host, without the trials that fill up: later calls reuse the memory."""
         trials = len(self.program.trials)
-        return jax.tree.map(lambda a: np.array(a[:trials]), jax.device_get(tree))
+
+        def copy(array: jax.Array) -> np.ndarray:
+            # Shard by shard: of the whole array, JAX would keep a copy of its own.
+            shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+            return np.concatenate([np.asarray(shard.data) for shard in shards])[:trials]
+
+        return jax.tree.map(copy, tree)
 
     def _filled(self, tree: PyTree) -> PyTree:
         copies = self.program.filled() - len(self.program.trials)

@@ -330,9 +330,12 @@ class _Course:
         history = None
         if self.history:
             history = jax.tree.map(lambda *a: np.stack(a, axis=1), *self.history)
+        state = gathered = None
+        if own.program.epochs not in self.ends:  # else nothing is left to go on with
+            state, gathered = own.home((own.state, own.gathered))
         return Snapshot(
             own.epoch, own.step, own.batch, self.at_once, self.seconds, self.compile_seconds,
-            own.home(own.state), own.home(own.gathered), history, dict(self.ends),
+            state, gathered, history, dict(self.ends),
         )  # fmt: skip
 
 

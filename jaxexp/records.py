@@ -70,8 +70,8 @@ class Snapshot:
     at_once: int
     seconds: float
     compile_seconds: float
-    state: PyTree
-    gathered: PyTree  # of the epoch under way
+    state: PyTree | None  # None when all epochs are finished
+    gathered: PyTree | None  # of the epoch under way
     history: PyTree | None  # what the finished epochs have gathered, (T, E, ...)
     ends: dict[int, End]
 
