@@ -1,20 +1,18 @@
 """Timing how photographs are decoded and resized, beside PyTorch's DataLoader with torchvision."""
 
-import contextlib
-import importlib
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from jaxexp._torchvision import import_torchvision
 from jaxexp.data.folder import SPLITS
 from jaxexp.data.images import Transform, load_images
 from jaxexp.devices import cores
@@ -24,7 +22,6 @@ OURS = "jaxexp"
 _SIDE = 1024  # pixels of the photographs
 _CLASSES = ("a", "b")
 Way = Callable[[Path, Transform], None]
-_OPERATORS: list[Any] = []  # they live as long as this does
 
 
 def compare_decoding(images: int = 2000, repeats: int = 3, *, peers: bool = True) -> None:
@@ -113,20 +110,3 @@ def _table(seconds: dict[str, list[float]], images: int) -> Table:
         ratio = f"{statistics.median(times) / ours:.2f}"
         table.add_row(name, f"{median:.2f} ({least:.2f} to {most:.2f})", ratio)
     return table
-
-
-def import_torchvision() -> ModuleType:
-    """The package torchvision; raises UserError if it or PyTorch is missing."""
-    try:
-        with contextlib.suppress(RuntimeError):
-            return importlib.import_module("torchvision")
-        # Beside a PyTorch for CPUs its operators are missing: named, though unusable, they do.
-        torch = importlib.import_module("torch")
-        _OPERATORS.append(library := torch.library.Library("torchvision", "FRAGMENT"))
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        return importlib.import_module("torchvision")
-    except ImportError as error:
-        raise UserError(
-            f"{error.name} cannot be imported: pip install torch torchvision"
-        ) from error

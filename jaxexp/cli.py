@@ -371,7 +371,8 @@ def bench(
     width: Annotated[int, typer.Option(min=1, help="Units of each hidden layer.")] = 16,
     peers: Annotated[bool, typer.Option(help="Time PyTorch beside it, if installed.")] = True,
     vision: Annotated[
-        bool, typer.Option("--vision", help="Time a ResNet 18 beside torchvision's instead.")
+        bool,
+        typer.Option("--vision", help="Time a ResNet 18 and decoding beside torchvision instead."),
     ] = False,
 ) -> None:
     """Time a grid of learning rates and seeds beside PyTorch, compilation apart.
@@ -380,9 +381,11 @@ def bench(
     resident tensors, torch.func.vmap with and without torch.compile, several processes.
     """
     if vision:
+        from jaxexp.bench_images import compare_decoding
         from jaxexp.bench_vision import compare_resnet
 
         compare_resnet()
+        compare_decoding()
         return
     from jaxexp.bench import compare
 

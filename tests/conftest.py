@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxexp.bench_images import import_torchvision
+from jaxexp._torchvision import import_torchvision
 from jaxexp.engine import Problem
 from jaxexp.errors import UserError
 from jaxexp.mlp import Classification
