@@ -58,7 +58,9 @@ class Checkpoints:
         started = time.monotonic()
         if program.id in self._saving:
             self._saving[program.id].result()  # no more than one in memory
-        self._saving[program.id] = self._thread.submit(self._try_to_save, program, snapshot)
+        meta: dict[str, Any] = {name: getattr(snapshot, name) for name in FIELDS}
+        arrays = _flatten(snapshot)
+        self._saving[program.id] = self._thread.submit(self._try_to_save, program, meta, arrays)
         taken = time.monotonic() - started
         self._next[program.id] = time.monotonic() + max(self.every, taken / SHARE)
 
@@ -79,10 +81,12 @@ class Checkpoints:
         for name in list(self._managers):
             self._drop(name)
 
-    def _try_to_save(self, program: Program, snapshot: Snapshot) -> None:
+    def _try_to_save(
+        self, program: Program, meta: dict[str, Any], arrays: dict[str, np.ndarray]
+    ) -> None:
         # Whatever Orbax and the libraries under it raise: training is worth more than a checkpoint.
         try:
-            self._save(program, snapshot)
+            self._save(program, meta, arrays)
         except Exception as error:
             self._drop(program.id)  # it cannot be relied on any more
             self._tell(
@@ -90,9 +94,8 @@ class Checkpoints:
                 "goes on, and what was saved before is kept"
             )
 
-    def _save(self, program: Program, snapshot: Snapshot) -> None:
-        packed, table = _pack(_flatten(snapshot))
-        meta = {name: getattr(snapshot, name) for name in FIELDS}
+    def _save(self, program: Program, meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        packed, table = _pack(arrays)
         meta |= {"program": program.id, "arrays": table, "packed": _digest(packed.data)}
         meta["digest"] = _digest(json.dumps(meta, sort_keys=True).encode())
         manager = self._manager(program)
@@ -170,9 +173,19 @@ def _digest(content: bytes | memoryview) -> str:
 
 
 def _pack(arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, dict[str, Any]]:
-    """All arrays as one of bytes, and the type and shape of each: Orbax takes long for many."""
-    flat = [np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in arrays.values()]
-    return np.concatenate(flat), {n: [str(a.dtype), list(a.shape)] for n, a in arrays.items()}
+    """All arrays as one of bytes, and the type and shape of each: Orbax takes long for many.
+
+    Takes them out of the dictionary one by one, so that they are in memory once, not twice.
+    """
+    table = {name: [str(array.dtype), list(array.shape)] for name, array in arrays.items()}
+    packed = np.empty(sum(array.nbytes for array in arrays.values()), np.uint8)
+    start = 0
+    for name in table:
+        array = arrays.pop(name)
+        own = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        packed[start : start + array.nbytes] = own
+        start += array.nbytes
+    return packed, table
 
 
 def _unpack(packed: np.ndarray, table: dict[str, Any]) -> dict[str, np.ndarray]:

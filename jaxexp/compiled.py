@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxexp import train
+from jaxexp import memory, train
 from jaxexp.plan import Program
 from jaxexp.records import End, Snapshot
 from jaxexp.train import Data, Gathered, PyTree, Task
@@ -47,6 +47,7 @@ def compile_program(program: Program, task: Task, mesh: Mesh, data: Data) -> Com
     key = (task, program.shape, program.record, batch, tuple(mesh.devices.flat), str(shapes))
     if key not in _compiled:
         _compiled[key] = _compile(program, task, mesh, data)
+        memory.give_back()
     return _compiled[key]
 
 

@@ -224,13 +224,8 @@ class _Course:
         self.asked, self.shared, self.progress = program, shared, progress
         self.stopped, self.keeper = stopped, keeper
         self.at_once = program.at_once
-        self.snapshot: Snapshot | None = None
         self._ends = {trial.epochs for trial, _ in program.members}
-        if keeper:
-            problem = shared.problem
-            self.snapshot = keeper.load(
-                program, lambda: state_like(program, problem.task, problem.data)
-            )
+        self.snapshot = self._load()  # to go on from; kept no longer than it is needed
         if self.snapshot:
             self.at_once = min(self.at_once, self.snapshot.at_once)  # it may have been halved
 
@@ -247,6 +242,7 @@ class _Course:
             self.progress.moved(self.asked, self.snapshot.epoch)
         if not self.ends.keys() >= self._ends:
             self._compile()
+            self.snapshot = None
             if self.stopped():
                 raise InterruptedRunError
             self._train()
@@ -269,6 +265,7 @@ class _Course:
         if len(self.history) == self.own.epoch:
             with contextlib.suppress(RuntimeError, AttributeError):
                 self.snapshot = self._snapshot()
+        self.snapshot = self.snapshot or self._load()
         self.progress.note(
             f"a device is out of memory: going on with {self.at_once} trials at a time"
         )
@@ -322,8 +319,13 @@ class _Course:
 
     def _save(self) -> None:
         if self.keeper:
-            self.snapshot = self._snapshot()
-            self.keeper.save(self.asked, self.snapshot)
+            self.keeper.save(self.asked, self._snapshot())
+
+    def _load(self) -> Snapshot | None:
+        if not self.keeper:
+            return None
+        task, data = self.shared.problem.task, self.shared.problem.data
+        return self.keeper.load(self.asked, lambda: state_like(self.asked, task, data))
 
     def _snapshot(self) -> Snapshot:
         own = self.own

@@ -19,6 +19,7 @@ MODULES = {
 # Each may import those before it, and nothing else of this package.
 LAYERS = [
     "errors",
+    "memory",
     "files",
     "trial",
     "lift",

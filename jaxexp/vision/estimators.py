@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
+from jaxexp import memory
 from jaxexp.errors import UserError
 from jaxexp.inputs import Inputs
 from jaxexp.records import TrialRecord
@@ -53,6 +54,7 @@ def _results(sweep: Sweep, problem: "Problem", model: Any, versions: dict[str, s
     started = time.perf_counter()
     warned = _fit(model, *problem.data["train"])
     metrics, probability = _evaluate(model, problem)
+    memory.give_back()
     seconds = time.perf_counter() - started
     trials = sweep.trials()
     records = {
