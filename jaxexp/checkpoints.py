@@ -19,6 +19,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from jaxexp import memory
 from jaxexp.plan import Program
 from jaxexp.records import End, Snapshot
 from jaxexp.train import PyTree
@@ -87,6 +88,7 @@ class Checkpoints:
         # Whatever Orbax and the libraries under it raise: training is worth more than a checkpoint.
         try:
             self._save(program, meta, arrays)
+            memory.give_back()
         except Exception as error:
             self._drop(program.id)  # it cannot be relied on any more
             self._tell(
