@@ -67,7 +67,7 @@ def load_source(name_or_file: str) -> Source:
     path = Path(name_or_file)
     if path.suffix != ".py":
         if name_or_file not in names():
-            near = difflib.get_close_matches(name_or_file, names(), n=3, cutoff=0.4)
+            near = difflib.get_close_matches(name_or_file, names(), n=3, cutoff=0.6)
             hint = f"did you mean {' or '.join(near)}? " if near else ""
             raise UserError(
                 f"unknown sweep {name_or_file!r}: {hint}(there are: {', '.join(names())}; "
