@@ -10,16 +10,17 @@ Modules are imported when they are first used: describing and planning a sweep n
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from jaxexp.errors import UserError
-from jaxexp.sweep import Comparison, Question, Sweep
-from jaxexp.trial import MLPTrial, Trial, hyperparameter
+from jaxexp.base.errors import UserError
+from jaxexp.spec.sweep import Comparison, Question, Sweep
+from jaxexp.spec.trial import MLPTrial, Trial, hyperparameter
 
 if TYPE_CHECKING:
-    from jaxexp import compare, figures, select
-    from jaxexp.data import load_places
-    from jaxexp.engine import Problem
-    from jaxexp.places import problem
-    from jaxexp.runner import make_plan, run
+    from jaxexp.api import make_plan, run
+    from jaxexp.execution.driver import Problem
+    from jaxexp.report import figures
+    from jaxexp.reproduce.places import problem
+    from jaxexp.reproduce.tables import load_places
+    from jaxexp.results import compare, select
 
 __version__ = "0.1.0"
 __all__ = [
@@ -40,11 +41,17 @@ __all__ = [
     "select",
 ]
 _LAZY = {
-    "Problem": "jaxexp.engine",
-    "load_places": "jaxexp.data",
-    "make_plan": "jaxexp.runner",
-    "problem": "jaxexp.places",
-    "run": "jaxexp.runner",
+    "Problem": "jaxexp.execution.driver",
+    "load_places": "jaxexp.reproduce.tables",
+    "make_plan": "jaxexp.api",
+    "problem": "jaxexp.reproduce.places",
+    "run": "jaxexp.api",
+}
+
+_MODULES = {
+    "compare": "jaxexp.results.compare",
+    "figures": "jaxexp.report.figures",
+    "select": "jaxexp.results.select",
 }
 
 
@@ -52,6 +59,6 @@ def __getattr__(name: str) -> Any:
     """Import what is used, when it is first used."""
     if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name]), name)
-    if name in ("compare", "figures", "select"):
-        return importlib.import_module(f"jaxexp.{name}")
+    if name in _MODULES:
+        return importlib.import_module(_MODULES[name])
     raise AttributeError(f"module 'jaxexp' has no attribute {name!r}")

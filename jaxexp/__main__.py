@@ -1,5 +1,5 @@
 """`python -m jaxexp` is the command line."""
 
-from jaxexp.cli import main
+from jaxexp.cli.main import main
 
 main()

@@ -6,19 +6,19 @@ About half a minute on 4 cores for 2,000 images: one fit, with XGBoost's default
 """
 
 import jaxexp as jx
-from jaxexp.vision import EstimatorTrial, answers
+from jaxexp.reproduce.vision import EstimatorTrial, answers
 
 
 def check(inputs):
     """Read the images before anything is trained."""
-    from jaxexp.vision import images
+    from jaxexp.reproduce.vision import images
 
     images.load(inputs, images.middle())
 
 
 def estimate(sweep, inputs):
     """Fit XGBoost."""
-    from jaxexp.vision import estimators
+    from jaxexp.reproduce.vision import estimators
 
     return estimators.boosted_trees(sweep, inputs)
 

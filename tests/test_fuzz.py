@@ -10,15 +10,16 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from test_results import dataset
 
-from jaxexp import cli, rundir
-from jaxexp.data import load_places
-from jaxexp.errors import UserError
-from jaxexp.files import SEAL, matches, read_sealed, write_whole
-from jaxexp.inputs import Inputs
-from jaxexp.results import load, save
-from jaxexp.session import Command
-from jaxexp.sweep import Sweep
-from jaxexp.trial import MLPTrial
+from jaxexp.base.errors import UserError
+from jaxexp.base.files import SEAL, matches, read_sealed, write_whole
+from jaxexp.cli import main as cli
+from jaxexp.cli import rundir
+from jaxexp.cli.inputs import Inputs
+from jaxexp.cli.session import Command
+from jaxexp.reproduce.tables import load_places
+from jaxexp.results.dataset import load, save
+from jaxexp.spec.sweep import Sweep
+from jaxexp.spec.trial import MLPTrial
 
 fuzz = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
 

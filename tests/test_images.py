@@ -18,12 +18,12 @@ pytest.importorskip("sklearn", reason="scikit-learn comes with the extra `vision
 
 from PIL import Image
 
-import jaxexp.data.arrays as arrays_module
-from jaxexp import bench_images
-from jaxexp.data import decode, photos
-from jaxexp.data.images import Images, Transform, load_images
-from jaxexp.devices import cores
-from jaxexp.errors import UserError
+import jaxexp.reproduce.arrays as arrays_module
+from benchmarks import decoding as bench_images
+from jaxexp.base.errors import UserError
+from jaxexp.execution.devices import cores
+from jaxexp.reproduce.imagefolder import Images, Transform, load_images
+from jaxexp.reproduce.tables import decode, photos
 
 SPLITS = ("train", "val", "test")
 SMALL = Transform((8, 6))

@@ -63,10 +63,10 @@ def test_torch_is_for_peers_and_weights_alone():
         if any(name.split(".")[0] in ("torch", "torchvision") for name in imports(path))
     }
     assert users <= {
-        "jaxexp.peers",
-        "jaxexp._torchvision",
-        "jaxexp.bench_vision",
-        "jaxexp.bench_images",
+        "benchmarks.peers",
+        "jaxexp.nn.torchvision",
+        "benchmarks.resnet",
+        "benchmarks.decoding",
     }
 
 
@@ -140,4 +140,4 @@ def test_documented_examples(module):
 
 
 def test_the_example_of_a_sweep_is_among_those_that_run():
-    assert "jaxexp.sweep" in DOCUMENTED
+    assert "jaxexp.spec.sweep" in DOCUMENTED

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxexp.compiled import Run, place
-from jaxexp.engine import Problem, execute
-from jaxexp.mlp import ACTIVATIONS, INPUTS, Classification
-from jaxexp.plan import plan
-from jaxexp.records import TrialRecord
-from jaxexp.sweep import Sweep
-from jaxexp.trial import ACTIVATIONS as ACTIVATION_NAMES
-from jaxexp.trial import FEATURES, MLPTrial
+from jaxexp.execution.driver import Problem, execute
+from jaxexp.execution.program import Run, place
+from jaxexp.execution.records import TrialRecord
+from jaxexp.nn.mlp import ACTIVATIONS, INPUTS, Classification
+from jaxexp.planning.plan import plan
+from jaxexp.spec.sweep import Sweep
+from jaxexp.spec.trial import ACTIVATIONS as ACTIVATION_NAMES
+from jaxexp.spec.trial import FEATURES, MLPTrial
 
 BASE = MLPTrial(epochs=2, batch_size=32, depth=2, width=5, learning_rate=1e-2)
 # What may differ within a grid. Batch norm stands with SGD: before a batch norm the bias of an
@@ -235,7 +235,7 @@ def test_lifted_choices_name_what_the_models_know():
 
 
 def test_dropout_drops_its_share_and_keeps_the_mean(devices):
-    from jaxexp.mlp import dropout
+    from jaxexp.nn.mlp import dropout
 
     ones_WxB = jnp.ones((64, 1000))
     for rate in (0.1, 0.5):
@@ -250,7 +250,7 @@ def test_dropout_drops_its_share_and_keeps_the_mean(devices):
 
 def test_label_smoothing_and_standardised_inputs_are_those_of_pytorch(devices):
     torch = pytest.importorskip("torch")
-    from jaxexp.mlp import cross_entropy
+    from jaxexp.nn.mlp import cross_entropy
 
     logits_BxC = np.random.default_rng(0).normal(size=(20, 5)).astype(np.float32)
     y_B = np.arange(20, dtype=np.int32) % 5

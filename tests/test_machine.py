@@ -7,16 +7,16 @@ import sys
 
 import pytest
 
-from jaxexp.errors import UserError
-from jaxexp.runner import make_plan, run_plan
-from jaxexp.sweep import Sweep
-from jaxexp.trial import MLPTrial
+from jaxexp.api import make_plan, run_plan
+from jaxexp.base.errors import UserError
+from jaxexp.spec.sweep import Sweep
+from jaxexp.spec.trial import MLPTrial
 
 COUNT = """
 import sys
-from jaxexp.machine import available
+from jaxexp.execution.machine import available
 told, started = available(), "jax" in sys.modules
-from jaxexp.devices import devices
+from jaxexp.execution.devices import devices
 print(started, told == (len(devices()), devices()[0].platform), *told)
 """
 
@@ -69,7 +69,8 @@ def test_a_plugin_for_an_accelerator_is_left_to_jax(tmp_path):
 
 
 def test_planning_starts_no_jax():
-    code = "import sys, jaxexp.cli as c\ntry: c.main(['plan', 'epochs'])\nexcept SystemExit: pass\n"
+    code = "import sys, jaxexp.cli.main as c\ntry: c.main(['plan', 'epochs'])\n"
+    code += "except SystemExit: pass\n"
     slow = "{'jax', 'flax', 'optax', 'pandas', 'xarray', 'matplotlib'}"
     done = python("-c", f"{code}print(*{slow} & set(sys.modules))", JAX_PLATFORMS="cpu")
     assert done.stdout.startswith("1 trials in 1 programs on "), done.stderr

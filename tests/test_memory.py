@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from jaxexp import engine
-from jaxexp.compiled import Run, place
-from jaxexp.engine import Problem, execute
-from jaxexp.plan import Program, plan
-from jaxexp.sweep import Sweep
-from jaxexp.trial import MLPTrial
+from jaxexp.execution import driver as engine
+from jaxexp.execution.driver import Problem, execute
+from jaxexp.execution.program import Run, place
+from jaxexp.planning.plan import Program, plan
+from jaxexp.spec.sweep import Sweep
+from jaxexp.spec.trial import MLPTrial
 
 KINDS = {
     "batch norm, norms": {"batch_norm": True, "optimizer": "adamw", "width": 24},
@@ -21,7 +21,7 @@ CLASSES = 33  # as `cost` assumes
 
 @pytest.fixture(scope="module")
 def places(problem) -> Problem:
-    from jaxexp.mlp import Classification
+    from jaxexp.nn.mlp import Classification
 
     return Problem(task=Classification(CLASSES), data=problem.data)
 

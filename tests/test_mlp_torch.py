@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from jaxexp import mlp
-from jaxexp.mlp import Classification
-from jaxexp.shuffle import permutation
-from jaxexp.train import Gathered, TrialState, init, steps_per_epoch, train_steps
-from jaxexp.trial import MLPTrial
+from jaxexp.nn import mlp
+from jaxexp.nn.mlp import Classification
+from jaxexp.spec.trial import MLPTrial
+from jaxexp.training.shuffle import permutation
+from jaxexp.training.step import Gathered, TrialState, init, steps_per_epoch, train_steps
 
 torch = pytest.importorskip("torch")
 torch.set_num_threads(1)  # these networks are too small to share, and JAX has threads too

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-peers = pytest.importorskip("jaxexp.peers")
+peers = pytest.importorskip("benchmarks.peers")
 
 RATES, SEEDS = (1e-3, 3e-3, 1e-3), (0, 0, 1)
 

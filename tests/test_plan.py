@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxexp.errors import UserError
-from jaxexp.lift import Shape
-from jaxexp.plan import MACHINES, MODES, Plan, plan
-from jaxexp.sweep import RECORDS, Sweep
-from jaxexp.trial import MLPTrial, Trial
+from jaxexp.base.errors import UserError
+from jaxexp.planning.plan import MACHINES, MODES, Plan, plan
+from jaxexp.spec.padding import Shape
+from jaxexp.spec.sweep import RECORDS, Sweep
+from jaxexp.spec.trial import MLPTrial, Trial
 
 EXAMPLES = 1000
 VALUES = {

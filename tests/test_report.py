@@ -7,8 +7,8 @@ import pytest
 import xarray as xr
 from matplotlib.figure import Figure
 
-from jaxexp.figures import to_png
-from jaxexp.report import Meta, Section, duration, render, run_facts
+from jaxexp.report.figures import to_png
+from jaxexp.report.page import Meta, Section, duration, render, run_facts
 
 VOID = {"meta", "img", "br", "hr", "link"}
 

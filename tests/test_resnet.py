@@ -12,10 +12,10 @@ import pytest
 import scipy.stats
 from torch_resnet import as_torch, compiled, images, make, torch, torchvision, variables
 
-from jaxexp import conv as convolution
-from jaxexp.errors import UserError
-from jaxexp.resnet import BLOCKS, ResNet, resnet
-from jaxexp.weights import from_flax, load, to_flax
+from jaxexp.base.errors import UserError
+from jaxexp.nn import conv as convolution
+from jaxexp.nn.resnet import BLOCKS, ResNet, resnet
+from jaxexp.nn.weights import from_flax, load, to_flax
 
 F = torch.nn.functional
 

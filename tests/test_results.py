@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from jaxexp import figures, select
-from jaxexp.errors import UserError
-from jaxexp.records import TrialRecord
-from jaxexp.results import load, save, to_dataset
-from jaxexp.sweep import RECORDS, Sweep
-from jaxexp.trial import MLPTrial
+from jaxexp.base.errors import UserError
+from jaxexp.execution.records import TrialRecord
+from jaxexp.report import figures
+from jaxexp.results import select
+from jaxexp.results.dataset import load, save, to_dataset
+from jaxexp.spec.sweep import RECORDS, Sweep
+from jaxexp.spec.trial import MLPTrial
 
 SPLITS = ["train", "validation", "test"]
 

@@ -18,9 +18,10 @@ from filelock import FileLock
 from test_cli import write_csvs
 
 import jaxexp
-from jaxexp import cli, library, rundir
-from jaxexp.errors import InterruptedRunError
-from jaxexp.signals import Signals
+from jaxexp.base.errors import InterruptedRunError
+from jaxexp.cli import library, rundir
+from jaxexp.cli import main as cli
+from jaxexp.cli.signals import Signals
 
 NIGHTLY = os.environ.get("JAXEXP_NIGHTLY") == "1"
 nightly = pytest.mark.skipif(not NIGHTLY, reason="JAXEXP_NIGHTLY=1 runs it, in minutes")
@@ -378,8 +379,9 @@ def test_a_place_that_cannot_be_written(where, place, tmp_path, capsys, monkeypa
 
 FAILING = """
 import time
-from jaxexp import cli, compiled
-from jaxexp.errors import UserError
+from jaxexp.cli import main as cli
+from jaxexp.execution import program as compiled
+from jaxexp.base.errors import UserError
 
 whole, programs = compiled.compile_program, []
 

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from jaxexp import library, sections
-from jaxexp.engine import Problem
-from jaxexp.mlp import Classification
-from jaxexp.records import TrialRecord
-from jaxexp.results import to_dataset
-from jaxexp.sweep import Comparison, Question, Sweep
-from jaxexp.trial import MLPTrial, Trial
+from jaxexp.cli import library
+from jaxexp.execution.driver import Problem
+from jaxexp.execution.records import TrialRecord
+from jaxexp.nn.mlp import Classification
+from jaxexp.report import sections
+from jaxexp.results.dataset import to_dataset
+from jaxexp.spec.sweep import Comparison, Question, Sweep
+from jaxexp.spec.trial import MLPTrial, Trial
 
 SPLITS = ("train", "validation", "test")
 STEPS = 3  # an epoch

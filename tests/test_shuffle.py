@@ -10,7 +10,7 @@ import scipy.stats
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from jaxexp.shuffle import permutation
+from jaxexp.training.shuffle import permutation
 
 WORDS = st.integers(0, 2**31 - 1)
 

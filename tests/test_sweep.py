@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
-from jaxexp.errors import UserError
-from jaxexp.sweep import Sweep
-from jaxexp.trial import MLPTrial, Trial
+from jaxexp.base.errors import UserError
+from jaxexp.spec.sweep import Sweep
+from jaxexp.spec.trial import MLPTrial, Trial
 
 DEPTHS_WIDTHS = [(1, 64), (6, 16)]
 

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxexp import train
-from jaxexp.mlp import cross_entropy
-from jaxexp.shuffle import permutation
-from jaxexp.trial import MLPTrial, Trial
+from jaxexp.nn.mlp import cross_entropy
+from jaxexp.spec.trial import MLPTrial, Trial
+from jaxexp.training import step as train
+from jaxexp.training.shuffle import permutation
 
 N = 37
 

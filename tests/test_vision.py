@@ -14,15 +14,17 @@ from small_images import SIZE, write_images
 from torch_resnet import compiled, make, torch
 
 import jaxexp as jx
-from jaxexp import cli, train, vision
-from jaxexp.errors import UserError
-from jaxexp.inputs import Inputs
-from jaxexp.library import load_source
-from jaxexp.plan import plan
-from jaxexp.shuffle import permutation
-from jaxexp.vision import EstimatorTrial, ImageTrial, ProbeTrial, backbone, problems
-from jaxexp.vision.images import load, middle
-from jaxexp.vision.tasks import LinearTask, binary_cross_entropy, in_batches
+from jaxexp.base.errors import UserError
+from jaxexp.cli import main as cli
+from jaxexp.cli.inputs import Inputs
+from jaxexp.cli.library import load_source
+from jaxexp.planning.plan import plan
+from jaxexp.reproduce import vision
+from jaxexp.reproduce.images import load, middle
+from jaxexp.reproduce.tasks import LinearTask, binary_cross_entropy, in_batches
+from jaxexp.reproduce.vision import EstimatorTrial, ImageTrial, ProbeTrial, backbone, problems
+from jaxexp.training import step as train
+from jaxexp.training.shuffle import permutation
 
 pytest.importorskip("sklearn", reason="scikit-learn is not installed")
 pytest.importorskip("xgboost", reason="XGBoost is not installed")
@@ -33,7 +35,7 @@ def cache(tmp_path_factory):
     """Decoded images go into a folder of the tests'."""
     own = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jaxexp.data.images.user_cache_path", lambda _: own)
+        patch.setattr("jaxexp.reproduce.imagefolder.user_cache_path", lambda _: own)
         yield
 
 
@@ -270,7 +272,7 @@ def test_sweeps_of_one_run_have_no_trial_in_common():
 
 
 def test_a_quick_run_takes_some_images_of_either_class(inputs, monkeypatch):
-    monkeypatch.setattr("jaxexp.vision.images.QUICK_IMAGES", 10)
+    monkeypatch.setattr("jaxexp.reproduce.images.QUICK_IMAGES", 10)
     quick = Inputs(images=inputs.images, quick=True)
     images = load(quick, middle())
     assert np.bincount(images.train.y_N).tolist() == [5, 5]

@@ -13,11 +13,13 @@ import xarray as xr
 from small_images import COUNTS, SIZE, write_images
 from torch_resnet import make, torch, torchvision
 
-from jaxexp import cli, models, vision
-from jaxexp.data.decode import Transform, read_image
-from jaxexp.errors import UserError
-from jaxexp.records import TrialRecord
-from jaxexp.vision import ImageTrial, backbone
+from jaxexp.base.errors import UserError
+from jaxexp.cli import main as cli
+from jaxexp.execution.records import TrialRecord
+from jaxexp.reproduce import vision
+from jaxexp.reproduce.decode import Transform, read_image
+from jaxexp.reproduce.vision import ImageTrial, backbone
+from jaxexp.results import models
 
 pytest.importorskip("sklearn", reason="scikit-learn is not installed")
 pytest.importorskip("xgboost", reason="XGBoost is not installed")

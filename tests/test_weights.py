@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from torch_resnet import make, torch, torchvision, variables
 
-from jaxexp import weights
-from jaxexp.errors import UserError
-from jaxexp.resnet import BLOCKS, resnet
+from jaxexp.base.errors import UserError
+from jaxexp.nn import weights
+from jaxexp.nn.resnet import BLOCKS, resnet
 
 
 @functools.cache

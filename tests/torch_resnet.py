@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxexp._torchvision import import_torchvision
-from jaxexp.weights import to_flax
+from jaxexp.nn.torchvision import import_torchvision
+from jaxexp.nn.weights import to_flax
 
 torch = pytest.importorskip("torch")
 if importlib.util.find_spec("torchvision") is None:

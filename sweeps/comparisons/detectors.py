@@ -7,7 +7,7 @@ which flatters a baseline of many runs.
 import json
 
 import jaxexp as jx
-from jaxexp.data.pictures import picture
+from jaxexp.reproduce.pictures import picture
 
 NAMES = {
     "boosted_trees": "XGBoost",

@@ -1,0 +1,112 @@
+"""Timing how photographs are decoded and resized, beside PyTorch's DataLoader with torchvision."""
+
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from jaxexp.base.errors import UserError
+from jaxexp.execution.devices import cores
+from jaxexp.nn.torchvision import import_torchvision
+from jaxexp.reproduce.folder import SPLITS
+from jaxexp.reproduce.imagefolder import Transform, load_images
+
+OURS = "jaxexp"
+_SIDE = 1024  # pixels of the photographs
+_CLASSES = ("a", "b")
+Way = Callable[[Path, Transform], None]
+
+
+def compare_decoding(images: int = 2000, repeats: int = 3, *, peers: bool = True) -> None:
+    """Time photographs of 1024×1024 pixels becoming arrays of 224×224; print a table of ratios.
+
+    The photographs, JPEG files, are made for it. Every way is timed in turn, as often as
+    `repeats` says.
+
+    Raises UserError if an example is not there for every class and split, or if PyTorch or
+    torchvision are asked for and missing.
+    """
+    if images < len(SPLITS) * len(_CLASSES):
+        raise UserError(f"images={images}: expected {len(SPLITS) * len(_CLASSES)} or more")
+    transform = Transform(256, crop=224)
+    ways: dict[str, Way] = {OURS: _decode, "jaxexp, decoded before": _load_cached}
+    if peers:
+        ways[f"DataLoader, {cores()} workers"] = _loader(transform)
+    console = Console(width=None if sys.stdout.isatty() else 150)
+    with tempfile.TemporaryDirectory() as temporary, console.status("") as status:
+        status.update("making photographs")
+        folder = make_photographs(Path(temporary) / "photographs", images)
+        seconds: dict[str, list[float]] = {name: [] for name in ways}
+        for _ in range(repeats):
+            for name, way in ways.items():
+                status.update(name)
+                started = time.perf_counter()
+                way(folder, transform)
+                seconds[name].append(time.perf_counter() - started)
+    console.print(f"{images:,} photographs, {_SIDE}×{_SIDE} JPEG, {cores()} cores", highlight=False)
+    console.print(_table(seconds, images))
+
+
+def make_photographs(folder: Path, n: int) -> Path:
+    """Crops of the photographs that scikit-learn ships, enlarged, as JPEG in the three splits."""
+    from PIL import Image
+    from sklearn.datasets import load_sample_images
+
+    rng = np.random.default_rng(0)
+    photos = load_sample_images().images
+    for i in range(n):
+        height, width, _ = photos[i % 2].shape
+        left, top = rng.integers(0, [width - 400, height - 400])
+        image = Image.fromarray(photos[i % 2]).crop((left, top, left + 400, top + 400))
+        path = folder / SPLITS[i % len(SPLITS)] / _CLASSES[i // len(SPLITS) % 2] / f"{i:05d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC).save(path, quality=92)
+    return folder
+
+
+def _decode(folder: Path, transform: Transform) -> None:
+    with tempfile.TemporaryDirectory() as cache:
+        load_images(folder, transform, cache=Path(cache))
+
+
+def _load_cached(folder: Path, transform: Transform) -> None:
+    load_images(folder, transform, cache=folder.parent / "cache")
+
+
+def _loader(transform: Transform) -> Way:
+    """All images through a DataLoader, as tensors of uint8, in batches of 32."""
+    torchvision = import_torchvision()
+    import torch
+
+    steps = torchvision.transforms.Compose(
+        [
+            torchvision.transforms.Resize(transform.resize),
+            torchvision.transforms.CenterCrop(transform.crop),
+            torchvision.transforms.PILToTensor(),
+        ]
+    )
+
+    def run(folder: Path, transform: Transform) -> None:
+        splits = [torchvision.datasets.ImageFolder(str(folder / s), steps) for s in SPLITS]
+        data: Any = torch.utils.data.ConcatDataset(splits)
+        for _ in torch.utils.data.DataLoader(data, batch_size=32, num_workers=cores()):
+            pass
+
+    return run
+
+
+def _table(seconds: dict[str, list[float]], images: int) -> Table:
+    table = Table("", "ms per image", "ratio", box=None)
+    ours = statistics.median(seconds[OURS])
+    for name, times in seconds.items():
+        median, least, most = (1e3 * f(times) / images for f in (statistics.median, min, max))
+        ratio = f"{statistics.median(times) / ours:.2f}"
+        table.add_row(name, f"{median:.2f} ({least:.2f} to {most:.2f})", ratio)
+    return table

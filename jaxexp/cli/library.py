@@ -1,0 +1,137 @@
+"""Sweeps by name: the files in `sweeps/`, and files of your own."""
+
+import difflib
+import hashlib
+import importlib.util
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from jaxexp.base.errors import UserError
+from jaxexp.spec.sweep import Comparison, Sweep
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from jaxexp.cli.inputs import Inputs
+    from jaxexp.execution.driver import Problem
+
+
+def folder() -> Path:
+    """Where the sweeps are: inside the installed package, or beside it in a source checkout."""
+    package = Path(__file__).parents[1]
+    installed = package / "sweeps"
+    return installed if installed.is_dir() else package.parent / "sweeps"
+
+
+def names() -> list[str]:
+    """The names of the sweeps that come with jaxexp."""
+    return sorted(path.stem for path in folder().glob("*.py") if not path.stem.startswith("_"))
+
+
+@dataclass(frozen=True)
+class Source:
+    """A sweep and the file that defines it.
+
+    Beside `sweep`, the file may define `problem(inputs)`, which returns the `jaxexp.Problem` that
+    the sweep is run on (the European places, if it does not), or `estimate(sweep, inputs)`, which
+    returns the results themselves, of models that JAX does not train. It may also define
+    `examples(inputs)`, how many there are to train on, for a plan that does not wait for the
+    problem; `check(inputs)`, which reads what they will read, and raises UserError before anything
+    is trained; and `keep_models = True`, for trained models to be saved with the run.
+    """
+
+    sweep: Sweep
+    digest: str  # of that file
+    problem: "Callable[[Inputs], Problem]"
+    estimate: "Callable[[Sweep, Inputs], xr.Dataset] | None"
+    examples: "Callable[[Inputs], int] | None" = None
+    check: "Callable[[Inputs], None] | None" = None
+    keep_models: bool = False
+
+
+def load(name_or_file: str) -> Sweep:
+    """The sweep of this name, or the one that a Python file defines as `sweep`.
+
+    Raises UserError for an unknown name (with the near matches), a file that is missing or cannot
+    be run, or one without a `sweep`.
+    """
+    return load_source(name_or_file).sweep
+
+
+def load_source(name_or_file: str) -> Source:
+    """The sweep of this name or file, with its problem; raises what `load` raises."""
+    path = Path(name_or_file)
+    if path.suffix != ".py":
+        if name_or_file not in names():
+            near = difflib.get_close_matches(name_or_file, names(), n=3, cutoff=0.6)
+            hint = f"did you mean {' or '.join(near)}? " if near else ""
+            raise UserError(
+                f"unknown sweep {name_or_file!r}: {hint}(there are: {', '.join(names())}; "
+                "a file of your own ends in .py)"
+            )
+        path = folder() / f"{name_or_file}.py"
+    module = _execute(path)
+    return Source(
+        sweep=replace(module.sweep, name=path.stem),
+        digest=hashlib.sha256(path.read_bytes()).hexdigest()[:16],
+        problem=getattr(module, "problem", places),
+        examples=getattr(module, "examples", None if hasattr(module, "problem") else count_places),
+        estimate=getattr(module, "estimate", None),
+        check=getattr(module, "check", None),
+        keep_models=bool(getattr(module, "keep_models", False)),
+    )
+
+
+def count_places(inputs: "Inputs") -> int:
+    """The number of places to train on."""
+    from jaxexp.reproduce.tables import load_places
+
+    return len(load_places(inputs.data).train.y_N)
+
+
+def places(inputs: "Inputs") -> "Problem":
+    """The problem of a sweep that defines none: the country of places, embedded or of a folder."""
+    from jaxexp.reproduce.tables import load_places
+
+    read = load_places(inputs.data)  # before JAX, which takes a second to start
+    from jaxexp.reproduce.places import problem
+
+    return problem(read)
+
+
+def comparisons() -> list[Comparison]:
+    """The comparisons that come with jaxexp: the files in `sweeps/comparisons/`."""
+    files = sorted((folder() / "comparisons").glob("*.py"))
+    return [_execute(file, "comparison", Comparison).comparison for file in files]
+
+
+def describe(name: str) -> str:
+    """The first line of a sweep's docstring."""
+    return (load_module(name).__doc__ or "").partition("\n")[0]
+
+
+def load_module(name: str) -> ModuleType:
+    """The module of a sweep that comes with jaxexp."""
+    return _execute(folder() / f"{name}.py")
+
+
+def _execute(path: Path, defines: str = "sweep", kind: type = Sweep) -> ModuleType:
+    if not os.path.isfile(path):  # of any text, a name too long for a file as well
+        raise UserError(f"{path}: no such sweep file")
+    spec = importlib.util.spec_from_file_location(f"jaxexp_sweep_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except Exception as error:
+        raise UserError(f"{path}: cannot be run ({type(error).__name__}: {error})") from error
+    if not isinstance(getattr(module, defines, None), kind):
+        raise UserError(f"{path}: expected it to define `{defines}`, a jaxexp.{kind.__name__}")
+    return module

@@ -1,0 +1,308 @@
+"""A run directory: the results of one command, its figures and its page.
+
+run.json        the command: which sweeps, with which settings, on which data
+results/*.nc    one file per sweep, written as soon as the sweep is complete
+figures/*.png   the figures of the page
+report.html     the page, self-contained
+models/         trained models, of the sweeps that keep them
+checkpoints/    what an unfinished run goes on from; gone when it is complete
+"""
+
+import contextlib
+import json
+import os
+import reprlib
+import shlex
+import shutil
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from filelock import FileLock, Timeout
+
+from jaxexp.base.errors import UserError
+from jaxexp.base.files import matches, write_whole
+from jaxexp.cli import library
+from jaxexp.spec.sweep import Sweep
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from jaxexp.report.page import Section
+
+FORMAT = 2  # of the directory; a newer one is refused
+LOCK, HOLDER = ".lock", ".holder"
+BEGINNING = (LOCK, HOLDER, "run.json.partial")  # all that a run killed as it began may leave
+READ = {  # of `run.json`, here; the rest is the command's
+    "format": int, "sweeps": list[str], "title": str, "summary": str, "finished": bool,
+    "made_with": dict[str, str], "missing": dict[str, str],
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """The files of one run."""
+
+    path: Path
+
+    @classmethod
+    @contextlib.contextmanager
+    def create(cls, path: Path, command: Mapping[str, Any], *, force: bool) -> Iterator[Self]:
+        """Make a new run directory, before any work starts, and hold it meanwhile.
+
+        Raises UserError if it cannot be written, is held by another process, or holds a run (or
+        anything else) already; `force` replaces a run that is there, and nothing else.
+        """
+        run = cls(path)
+        with run._writing():
+            run._check_own()
+        with run._held():
+            run._check_replaceable(command, force)
+            with run._writing():
+                run._clear()  # first: no file must ever pass for one of another command
+                run._write({"format": FORMAT, "finished": False, "made_with": {}, **command})
+                run._make_folders()
+            yield run
+
+    @classmethod
+    @contextlib.contextmanager
+    def reopen(cls, path: Path) -> Iterator[Self]:
+        """Hold a run directory, to go on with its run; raises UserError if that cannot be."""
+        run = cls(path)
+        run.command()
+        with run._held():
+            with run._writing():
+                run._make_folders()
+            yield run
+
+    def _make_folders(self) -> None:
+        self.results.mkdir(exist_ok=True)
+        self.figures.mkdir(exist_ok=True)
+
+    @contextlib.contextmanager
+    def _held(self) -> Iterator[None]:
+        """One process at a time; the lock goes with the process that holds it."""
+        with self._writing():
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path / LOCK, timeout=0)
+            try:
+                lock.acquire()
+            except Timeout:
+                raise UserError(f"{self.path}: in use by {self._holder()}") from None
+        try:
+            with self._writing():
+                holder = f"process {os.getpid()} on {socket.gethostname()}"
+                (self.path / HOLDER).write_text(holder)
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                (self.path / HOLDER).unlink(missing_ok=True)
+            lock.release()
+
+    def _holder(self) -> str:
+        try:
+            return (self.path / HOLDER).read_text(errors="replace")
+        except OSError:
+            return "another process"
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"{self.path}: cannot write a run here ({error.strerror or error})"
+            ) from error
+
+    def _check_own(self) -> None:
+        """Nothing is there, or a run, perhaps one that was killed as it began."""
+        if not self.path.exists() or self._command.is_file():
+            return
+        if not self.path.is_dir() or {p.name for p in self.path.iterdir()} - set(BEGINNING):
+            raise UserError(f"{self.path}: exists, and is not an earlier run; choose another --out")
+
+    def _check_replaceable(self, command: Mapping[str, Any], force: bool) -> None:
+        if force or not self._command.is_file():
+            return
+        try:
+            found = self.command()
+        except UserError:
+            found = {}
+        asked = json.loads(json.dumps(dict(command)))
+        if found.get("finished") is False and asked.items() <= found.items():
+            raise UserError(
+                f"{self.path}: holds this run, unfinished; `jaxexp resume "
+                f"{shlex.quote(str(self.path))}` goes on with it, --force starts it anew"
+            )
+        raise UserError(
+            f"{self.path}: already holds a run; choose another --out, or --force to replace it"
+        )
+
+    def _clear(self) -> None:
+        for folder in (self.results, self.figures, self.checkpoints, self.models):
+            if folder.exists():
+                shutil.rmtree(folder)
+        self.page.unlink(missing_ok=True)
+
+    @property
+    def results(self) -> Path:
+        """The folder of the results files."""
+        return self.path / "results"
+
+    @property
+    def figures(self) -> Path:
+        """The folder of the figures."""
+        return self.path / "figures"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def models(self) -> Path:
+        """The folder of the trained models."""
+        return self.path / "models"
+
+    @property
+    def page(self) -> Path:
+        """The report page."""
+        return self.path / "report.html"
+
+    @property
+    def _command(self) -> Path:
+        return self.path / "run.json"
+
+    def _write(self, content: Mapping[str, Any]) -> None:
+        """`run.json`, whole or not at all."""
+        write_whole(self._command, (json.dumps(content, indent=1) + "\n").encode())
+
+    def command(self) -> dict[str, Any]:
+        """What `run.json` says.
+
+        Raises UserError if this is not a run directory, or one of a newer jaxexp.
+        """
+        try:
+            command = json.loads(self._command.read_text())
+            version = command["format"]
+            for name in READ.keys() & command.keys() | {"sweeps"}:
+                if not matches(command[name], READ[name]):
+                    raise TypeError(f"{name} is {reprlib.repr(command[name])}")
+        except OSError as error:
+            raise UserError(f"{self.path}: not a run directory (it has no run.json)") from error
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise UserError(f"{self._command}: not the run.json of a run ({error})") from error
+        if version > FORMAT:
+            raise UserError(
+                f"{self._command}: format {version} is newer than this jaxexp reads ({FORMAT})"
+            )
+        return command
+
+    def check_same(self, made_with: Mapping[str, str], *, force: bool) -> None:
+        """Write down what the numbers depend on, or compare it with what is written down.
+
+        Raises UserError for what differs, unless `force`.
+        """
+        command = self.command()
+        before = command.get("made_with", {})
+        differs = [
+            f"{name} was {before[name]}, is {now}"
+            for name, now in made_with.items()
+            if before.get(name, now) != now
+        ]
+        if differs and not force:
+            raise UserError(
+                f"{self.path}: not the run that was begun: {'; '.join(differs)}; --force goes on "
+                "all the same, with the sweeps and checkpoints that still fit"
+            )
+        with self._writing():
+            self._write({**command, "made_with": {**before, **made_with}})
+
+    def say_missing(self, missing: Mapping[str, str]) -> None:
+        """Write down the sweeps that are missing, each with the reason."""
+        with self._writing():
+            self._write({**self.command(), "missing": dict(missing)})
+
+    def finish(self) -> None:
+        """The run is complete, but for the sweeps that are missing."""
+        with self._writing():
+            self._write({**self.command(), "finished": True})
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
+
+    def save(self, sweep: Sweep, dataset: "xr.Dataset") -> None:
+        """Save the results of one sweep.
+
+        Raises UserError if they cannot be written.
+        """
+        from jaxexp.results import dataset as results
+
+        with self._writing():
+            results.save(dataset, self.results / f"{sweep.name}.nc")
+
+    def finished(self, sweep: Sweep, note: Callable[[str], None]) -> "xr.Dataset | None":
+        """The results of a sweep that is complete already; `note` is told of what is no use."""
+        from jaxexp.results import dataset as results
+
+        file = self.results / f"{sweep.name}.nc"
+        if not file.is_file():
+            return None
+        try:
+            dataset = results.load(file)
+        except UserError as error:
+            note(f"{error}; the sweep runs again")
+            return None
+        if dataset.attrs.get("sweep_id", sweep.id) == sweep.id:
+            return dataset
+        note(f"{file}: results of other trials; the sweep runs again")
+        return None
+
+    def load(self) -> "list[tuple[Sweep, xr.Dataset]]":
+        """Every sweep of the run that has results, with them, in the order of the command."""
+        from jaxexp.results import dataset as results
+
+        sweeps = [library.load(source) for source in self.command()["sweeps"]]
+        files = [(sweep, self.results / f"{sweep.name}.nc") for sweep in sweeps]
+        found = [(sweep, results.load(file)) for sweep, file in files if file.is_file()]
+        if not found:
+            raise UserError(f"{self.results}: no results to report on")
+        return found
+
+    def draw(self, sweep: Sweep, dataset: "xr.Dataset") -> "list[Section]":
+        """Answer each question of a sweep, drawing its figures into the run directory."""
+        from jaxexp.report import sections
+
+        return sections.of_sweep(sweep, dataset, self._keep_figure)
+
+    def compare(self, datasets: "Mapping[str, xr.Dataset]") -> "list[Section]":
+        """Answer each question about several sweeps, given the results of the run by sweep."""
+        from jaxexp.report import sections
+
+        return sections.of_comparisons(datasets, self._keep_figure)
+
+    def _keep_figure(self, name: str, png: bytes) -> None:
+        with self._writing():
+            write_whole(self.figures / name, png)
+
+    def write_page(self, sections: "list[Section]", datasets: "Sequence[xr.Dataset]") -> Path:
+        """Write the page of these sections and results; returns its path."""
+        from jaxexp.report import page as report
+
+        command = self.command()
+        sections = sorted(sections, key=lambda section: _row_key(section.row))
+        meta = report.Meta(
+            title=str(command.get("title", "Results")),
+            summary=str(command.get("summary", "")),
+            facts=report.run_facts(datasets),
+            plan="\n\n".join(dict.fromkeys(ds.attrs["plan"] for ds in datasets)),
+            missing=command.get("missing", {}),
+        )
+        with self._writing():
+            write_whole(self.page, report.render(sections, meta).encode())
+        return self.page
+
+
+def _row_key(row: str) -> tuple[tuple[int, str], ...]:
+    """Sorts 6.1.2 before 6.1.10."""
+    return tuple((int(part), "") if part.isdigit() else (0, part) for part in row.split("."))

@@ -1,0 +1,265 @@
+"""One run of the command line, from what was asked for to results and page; started or resumed."""
+
+import contextlib
+import dataclasses
+import hashlib
+import reprlib
+import typing
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from rich.console import Console
+
+from jaxexp.base.errors import UnavailableError, UserError
+from jaxexp.base.files import matches
+from jaxexp.cli import library
+from jaxexp.cli.inputs import Inputs
+from jaxexp.cli.library import Source
+from jaxexp.cli.rundir import RunDirectory
+from jaxexp.cli.signals import Signals
+from jaxexp.execution.machine import plan_here
+from jaxexp.spec.sweep import Sweep
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from jaxexp.execution.driver import Problem
+    from jaxexp.execution.records import TrialRecord
+    from jaxexp.planning.plan import Plan
+    from jaxexp.report.page import Section
+
+QUICK_EPOCHS = 2
+LIBRARIES = ("jaxexp", "jax", "jaxlib", "flax", "optax", "numpy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """What was asked for: all that decides the numbers of a run, but the machine."""
+
+    sweeps: tuple[str, ...]  # names, or absolute paths of files
+    title: str
+    summary: str = ""
+    settings: dict[str, list[str]] = field(default_factory=dict)
+    programs: str = "auto"
+    memory: float | None = None  # GB
+    devices: int | None = None  # to use, of those there are
+    seed: int | None = None
+    quick: bool = False
+    inputs: Inputs = field(default_factory=Inputs)
+    checkpoint_every: float = 30.0  # seconds; decides no number
+
+    def sources(self) -> list[Source]:
+        """The sweeps as they will run, every value checked."""
+        return [self._prepare(library.load_source(name)) for name in self.sweeps]
+
+    def _prepare(self, source: Source) -> Source:
+        sweep = source.sweep.set(self.settings)
+        if self.seed is not None:
+            sweep = sweep.set({"seed": [self.seed]})
+        if self.quick:
+            sweep = sweep.shorten(QUICK_EPOCHS)
+        if "image_size" in sweep.base.fields():  # of the images, which the inputs decide
+            if "image_size" in self.settings:
+                raise UserError("--set image_size: expected it as --image-size")
+            sweep = sweep.set({"image_size": [self.inputs.image_size]})
+        sweep.trials()  # checks every value
+        return dataclasses.replace(source, sweep=sweep)
+
+    def as_json(self) -> dict[str, Any]:
+        """For `run.json`: `from_json` makes the command of it again."""
+        inputs = {
+            name: str(value.resolve()) if isinstance(value, Path) else value
+            for name, value in vars(self.inputs).items()
+        }
+        return {**vars(self), "sweeps": list(self.sweeps), "inputs": inputs}
+
+    @classmethod
+    def from_json(cls, made: dict[str, Any], file: Path) -> Self:
+        """Raises UserError, which names the file, where it is not what `as_json` returned."""
+        try:
+            return cls._from_json(made)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{file}: not the run.json of a run ({error})") from error
+
+    @classmethod
+    def _from_json(cls, made: dict[str, Any]) -> Self:
+        own = {f.name: made[f.name] for f in dataclasses.fields(cls) if f.name in made}
+        inputs = dict(own.get("inputs", {}))
+        for name in {"data", "images"} & inputs.keys():
+            inputs[name] = None if inputs[name] is None else Path(inputs[name])
+        own |= {"sweeps": tuple(own.get("sweeps", ())), "inputs": Inputs(**inputs)}
+        command = cls(**own)
+        for part in (command, command.inputs):
+            for name, hint in typing.get_type_hints(type(part)).items():
+                if not matches(getattr(part, name), hint):
+                    raise TypeError(f"{name} is {reprlib.repr(getattr(part, name))}")
+        if not command.sweeps:
+            raise ValueError("it names no sweep")
+        return command
+
+
+def stages(sources: Iterable[Source]) -> list[list[Source]]:
+    """Sweeps on the same problem run as one plan; the stages run one after another."""
+    made: dict[Any, list[Source]] = {}
+    for source in sources:
+        made.setdefault((source.problem, source.estimate), []).append(source)
+    return list(made.values())
+
+
+def plan_stage(stage: list[Source], command: Command) -> "tuple[Plan, Problem]":
+    """The checked plan of the sweeps of a stage, and the problem that they run on."""
+    problem = stage[0].problem(command.inputs)
+    for source in stage:
+        for trial in source.sweep.trials():
+            problem.check(trial)
+    return _plan(stage, command, problem.examples), problem
+
+
+def preview(stage: list[Source], command: Command) -> "Plan":
+    """The same plan alone: where the examples need no JAX to be counted, it shows at once."""
+    if count := stage[0].examples:
+        return _plan(stage, command, count(command.inputs))
+    return plan_stage(stage, command)[0]
+
+
+def _plan(stage: list[Source], command: Command, examples: int) -> "Plan":
+    return plan_here(
+        [source.sweep for source in stage],
+        examples,
+        programs=command.programs,
+        memory=None if command.memory is None else command.memory * 1e9,
+        devices=command.devices,
+    )
+
+
+class Session:
+    """A command being run in its directory."""
+
+    def __init__(self, command: Command, console: Console, signals: Signals) -> None:
+        """Check all that can be checked before anything is written or trained."""
+        self.command, self.console, self.signals = command, console, signals
+        self.stages = stages(command.sources())
+        # What is wrong with the data is said at once.
+        for source in (source for stage in self.stages for source in stage):
+            if source.check:
+                source.check(command.inputs)
+        self.first = None
+        if not self.stages[0][0].estimate:
+            with contextlib.suppress(*[UnavailableError] * (len(self.stages) > 1)):
+                self.first = plan_stage(self.stages[0], command)
+        self.results: dict[str, xr.Dataset] = {}
+        self.sections: list[Section] = []
+        self.missing: dict[str, str] = {}
+
+    def run(self, directory: RunDirectory, *, force: bool = False) -> Path:
+        """Train what the directory does not hold yet, and write the page; returns its path.
+
+        Raises UserError if the directory's run was begun otherwise (unless `force`), and
+        `InterruptedRunError`.
+        """
+        directory.check_same(self._identity(), force=force)
+        self._take_over(directory)
+        for number, stage in enumerate(self.stages):
+            todo = [source for source in stage if source.sweep.name not in self.results]
+            if todo:
+                try:
+                    self._run_stage(directory, number, stage, todo, force)
+                except UnavailableError as error:
+                    self._not_run(todo, str(error))
+        self.sections += directory.compare(self.results)
+        directory.say_missing(self.missing)
+        page = directory.write_page(self.sections, list(self.results.values()))
+        directory.finish()
+        return page
+
+    def _take_over(self, directory: RunDirectory) -> None:
+        """The sweeps that were complete already."""
+        for stage in self.stages:
+            for source in stage:
+                dataset = directory.finished(source.sweep, self.console.print)
+                if dataset is not None:
+                    self.results[source.sweep.name] = dataset
+                    self.sections += directory.draw(source.sweep, dataset)
+
+    def _run_stage(
+        self, directory: RunDirectory, number: int, stage: list[Source], todo: list[Source],
+        force: bool,
+    ) -> None:  # fmt: skip
+        if estimate := stage[0].estimate:
+            for source in todo:
+                self._keep(directory, source.sweep, estimate(source.sweep, self.command.inputs))
+            return
+        from jaxexp.api import run_plan
+        from jaxexp.execution.checkpoints import Checkpoints
+        from jaxexp.execution.progress import TerminalProgress
+
+        plan, problem = (
+            self.first if number == 0 and self.first else plan_stage(stage, self.command)
+        )
+        directory.check_same(
+            {f"data of {stage[0].sweep.name}": str(problem.attrs.get("data_fingerprint", ""))},
+            force=force,
+        )
+        with TerminalProgress(plan, problem.examples, self.console) as progress:
+            keeper = Checkpoints(
+                directory.checkpoints, progress.note, self.command.checkpoint_every
+            )
+            sweeps = [source.sweep for source in todo]
+            save = self._model_saver(directory, todo, problem)
+            with (
+                closing(keeper),
+                self.signals.deferred() as stop,
+                closing(
+                    run_plan(
+                        plan, sweeps, problem, progress, keeper=keeper, stop=stop, finished=save
+                    )
+                ) as finished,
+            ):
+                for sweep, dataset in finished:
+                    self._keep(directory, sweep, dataset)  # while the others train
+
+    def _model_saver(
+        self, directory: RunDirectory, todo: list[Source], problem: "Problem"
+    ) -> "Callable[[TrialRecord], None]":
+        """Saves the models of the sweeps that want it, as their trials finish."""
+        trials = {s.sweep.name: set(s.sweep.trials()) for s in todo if s.keep_models}
+
+        def save(record: "TrialRecord") -> None:
+            from jaxexp.results import models
+
+            for name, own in trials.items():
+                if record.trial in own:
+                    models.save(directory.models, name, record, problem.attrs)
+
+        return save
+
+    def _keep(self, directory: RunDirectory, sweep: Sweep, dataset: "xr.Dataset") -> None:
+        directory.save(sweep, dataset)
+        self.results[sweep.name] = dataset
+        self.sections += directory.draw(sweep, dataset)
+
+    def _not_run(self, todo: list[Source], reason: str) -> None:
+        for source in todo:
+            self.missing[source.sweep.name] = reason
+        names = ", ".join(source.sweep.name for source in todo)
+        self.console.print(f"not run: {names}: {reason}", style="yellow", markup=False)
+
+    def _identity(self) -> dict[str, str]:
+        """What decides the numbers beside the data, in words and digests."""
+        sweeps = {
+            f"{what} {source.sweep.name}": digest
+            for stage in self.stages
+            for source in stage
+            for what, digest in (("sweep", source.sweep.id), ("file of sweep", source.digest))
+        }
+        return {**{name: version(name) for name in LIBRARIES}, "code": code_digest(), **sweeps}
+
+
+def code_digest() -> str:
+    """Of the files of this package."""
+    files = sorted(Path(__file__).parents[1].glob("**/*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]

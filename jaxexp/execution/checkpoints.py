@@ -1,0 +1,240 @@
+"""Snapshots of the programs of a run, kept as Orbax checkpoints: one folder for each program.
+
+A checkpoint is written beside the training, appears whole or not at all, and says the digest of
+its arrays, and of what it says: one that is damaged is not used, but the one before it.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import math
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from jaxexp.base import memory
+from jaxexp.execution.records import End, Snapshot
+from jaxexp.planning.plan import Program
+from jaxexp.training.step import PyTree
+
+EVERY_SECONDS = 30.0
+KEPT = 2  # the last ones of each program
+SHARE = 0.02  # of the time, at most, may be spent waiting for a save to begin
+FIELDS = ("epoch", "step", "batch", "at_once", "seconds", "compile_seconds")
+Like = tuple[PyTree, PyTree, PyTree]  # what `jaxexp.execution.program.state_like` returns
+
+
+class Checkpoints:
+    """Keeps the snapshots of a run in a folder; see `jaxexp.execution.driver.Keeper`.
+
+    Orbax numbers its operations for the whole process, so that saves from several threads disturb
+    each other: all its work is done by one thread, one piece after another.
+    """
+
+    def __init__(
+        self, folder: Path, note: Callable[[str], None], every: float = EVERY_SECONDS
+    ) -> None:
+        """`note` is told, in words, of checkpoints that cannot be read or written."""
+        self.folder, self.every = folder.absolute(), every
+        self._note, self._noted = note, set[str]()
+        self._managers: dict[str, ocp.CheckpointManager] = {}
+        self._saving: dict[str, Future[None]] = {}
+        self._next: dict[str, float] = {}
+        self._thread = ThreadPoolExecutor(1, "checkpoints")
+        logging.getLogger("absl").setLevel(logging.CRITICAL)  # failures are told by `note`
+
+    def due(self, program: Program) -> bool:
+        """Whether the last save, or the start, is long enough ago."""
+        return time.monotonic() >= self._next.setdefault(program.id, time.monotonic() + self.every)
+
+    def save(self, program: Program, snapshot: Snapshot) -> None:
+        """Begin to write a snapshot; where that fails, the run goes on with the one before it."""
+        started = time.monotonic()
+        if program.id in self._saving:
+            self._saving[program.id].result()  # no more than one in memory
+        meta: dict[str, Any] = {name: getattr(snapshot, name) for name in FIELDS}
+        arrays = _flatten(snapshot)
+        self._saving[program.id] = self._thread.submit(self._try_to_save, program, meta, arrays)
+        taken = time.monotonic() - started
+        self._next[program.id] = time.monotonic() + max(self.every, taken / SHARE)
+
+    def load(self, program: Program, like: Callable[[], Like]) -> Snapshot | None:
+        """The newest sound snapshot of this program, if there is one."""
+        if not (self.folder / program.id).is_dir():
+            return None
+        return self._thread.submit(self._find, program, like()).result()
+
+    def wait(self) -> None:
+        """Until everything is written."""
+        for saving in list(self._saving.values()):
+            saving.result()
+
+    def close(self) -> None:
+        """Wait until everything is written, and be done."""
+        self._thread.shutdown()
+        for name in list(self._managers):
+            self._drop(name)
+
+    def _try_to_save(
+        self, program: Program, meta: dict[str, Any], arrays: dict[str, np.ndarray]
+    ) -> None:
+        # Whatever Orbax and the libraries under it raise: training is worth more than a checkpoint.
+        try:
+            self._save(program, meta, arrays)
+            memory.give_back()
+        except Exception as error:
+            self._drop(program.id)  # it cannot be relied on any more
+            self._tell(
+                f"{self.folder}: a checkpoint could not be written ({_reason(error)}); the run "
+                "goes on, and what was saved before is kept"
+            )
+
+    def _save(self, program: Program, meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        packed, table = _pack(arrays)
+        meta |= {"program": program.id, "arrays": table, "packed": _digest(packed.data)}
+        meta["digest"] = _digest(json.dumps(meta, sort_keys=True).encode())
+        manager = self._manager(program)
+        manager.save(
+            max(manager.all_steps(), default=0) + 1,
+            args=ocp.args.Composite(
+                arrays=ocp.args.StandardSave({"packed": packed}), meta=ocp.args.JsonSave(meta)
+            ),
+        )
+
+    def _find(self, program: Program, like: Like) -> Snapshot | None:
+        folder = self.folder / program.id
+        # Whatever a damaged file makes Orbax and the libraries under it raise.
+        try:
+            manager = self._manager(program)
+            steps = sorted(manager.all_steps(), reverse=True)
+        except Exception as error:
+            self._tell(f"{folder}: not used ({_reason(error)})")
+            return None
+        for step in steps:
+            try:
+                return self._load(program, manager, step, like)
+            except Exception as error:
+                self._tell(
+                    f"{folder / str(step)}: not used, damaged or of another program "
+                    f"({_reason(error)})"
+                )
+        return None
+
+    def _load(
+        self, program: Program, manager: ocp.CheckpointManager, step: int,
+        like: Like,
+    ) -> Snapshot:  # fmt: skip
+        meta = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+        digest = meta.pop("digest")
+        if digest != _digest(json.dumps(meta, sort_keys=True).encode()):
+            raise ValueError("its description is not what was saved")
+        if meta["program"] != program.id:
+            raise ValueError("it is of another program")
+        args = ocp.args.Composite(arrays=ocp.args.StandardRestore())
+        packed = np.asarray(manager.restore(step, args=args)["arrays"]["packed"])
+        if meta["packed"] != _digest(packed.data):
+            raise ValueError("its arrays are not what was saved")
+        arrays = _unpack(packed, meta["arrays"])
+        return _unflatten(arrays, {name: meta[name] for name in FIELDS}, like)
+
+    def _manager(self, program: Program) -> ocp.CheckpointManager:
+        if program.id not in self._managers:
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=KEPT, enable_async_checkpointing=False, cleanup_tmp_directories=True
+            )
+            folder = self.folder / program.id
+            self._managers[program.id] = ocp.CheckpointManager(folder, options=options)
+        return self._managers[program.id]
+
+    def _drop(self, name: str) -> None:
+        manager = self._managers.pop(name, None)
+        if manager:
+            with contextlib.suppress(Exception):
+                manager.close()
+
+    def _tell(self, text: str) -> None:
+        """Tell it, once."""
+        if text not in self._noted:
+            self._noted.add(text)
+            self._note(text)
+
+
+def _reason(error: Exception) -> str:
+    return str(error).partition("\n")[0][:200] or type(error).__name__
+
+
+def _digest(content: bytes | memoryview) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _pack(arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, dict[str, Any]]:
+    """All arrays as one of bytes, and the type and shape of each: Orbax takes long for many.
+
+    Takes them out of the dictionary one by one, so that they are in memory once, not twice.
+    """
+    table = {name: [str(array.dtype), list(array.shape)] for name, array in arrays.items()}
+    packed = np.empty(sum(array.nbytes for array in arrays.values()), np.uint8)
+    start = 0
+    for name in table:
+        array = arrays.pop(name)
+        own = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        packed[start : start + array.nbytes] = own
+        start += array.nbytes
+    return packed, table
+
+
+def _unpack(packed: np.ndarray, table: dict[str, Any]) -> dict[str, np.ndarray]:
+    arrays, start = {}, 0
+    for name, (dtype, shape) in table.items():
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        arrays[name] = packed[start : start + size].view(dtype).reshape(shape)
+        start += size
+    return arrays
+
+
+def _flatten(snapshot: Snapshot) -> dict[str, np.ndarray]:
+    trees = {"state": snapshot.state, "gathered": snapshot.gathered, "history": snapshot.history}
+    for epoch, end in snapshot.ends.items():
+        trees |= {f"end.{epoch}.{name}": tree for name, tree in vars(end).items()}
+    return {
+        f"{name}.{i}": leaf
+        for name, tree in trees.items()
+        for i, leaf in enumerate(jax.tree.leaves(tree))
+    }
+
+
+def _unflatten(arrays: dict[str, np.ndarray], meta: dict[str, Any], like: Like) -> Snapshot:
+    """Raises ValueError if the arrays are not those of a program like that."""
+
+    def tree(name: str, like: PyTree, lead: int) -> PyTree:
+        """Arrays with so many leading axes before those that `like` has after its first."""
+        leaves, structure = jax.tree.flatten(like)
+        own = [arrays.get(f"{name}.{i}") for i in range(len(leaves))]
+        for array, leaf in zip(own, leaves, strict=True):
+            if array is None or (array.shape[lead:], array.dtype) != (leaf.shape[1:], leaf.dtype):
+                raise ValueError(f"{name} is of another program")
+        return jax.tree.unflatten(structure, own)
+
+    state, gathered, predictions = like
+    epochs = sorted({int(name.split(".")[1]) for name in arrays if name.startswith("end.")})
+    return Snapshot(
+        **meta,
+        state=tree("state", state, 1) if "state.0" in arrays else None,
+        gathered=tree("gathered", gathered, 1) if "state.0" in arrays else None,
+        history=tree("history", gathered, 2) if meta["epoch"] else None,
+        ends={
+            epoch: End(
+                tree(f"end.{epoch}.predictions", predictions, 1),
+                tree(f"end.{epoch}.params", state.params, 1),
+                tree(f"end.{epoch}.state", state.state, 1),
+            )
+            for epoch in epochs
+        },
+    )

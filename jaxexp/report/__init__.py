@@ -1,0 +1,4 @@
+"""Figures and pages, drawn from results alone.
+
+Imports `results` and what lies below it.
+"""

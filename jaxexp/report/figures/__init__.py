@@ -1,0 +1,31 @@
+"""Figures of a sweep's results, each a pure function from a dataset to a matplotlib `Figure`.
+
+They use matplotlib's objects alone, never pyplot, so nothing depends on a backend or piles up.
+"""
+
+from jaxexp.report.figures.baselines import accuracy_by, pictures, ranking
+from jaxexp.report.figures.curves import curves, final_by, splits
+from jaxexp.report.figures.maps import MAP_COLOURS, class_colours, neighbours, regions
+from jaxexp.report.figures.steps import bars, gradient_norms, noise, running_mean, step_noise
+from jaxexp.report.figures.style import CATEGORIES, SPLITS, to_png
+
+__all__ = [
+    "CATEGORIES",
+    "MAP_COLOURS",
+    "SPLITS",
+    "accuracy_by",
+    "bars",
+    "class_colours",
+    "curves",
+    "final_by",
+    "gradient_norms",
+    "neighbours",
+    "noise",
+    "pictures",
+    "ranking",
+    "regions",
+    "running_mean",
+    "splits",
+    "step_noise",
+    "to_png",
+]

@@ -1,0 +1,137 @@
+"""What all figures share: colours, fonts, panels, scales and legends."""
+
+import io
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from matplotlib import colormaps, rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from jaxexp.results.select import axes, hyperparameters, number
+
+STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",  # shipped with matplotlib: the same everywhere
+    "font.size": 9.5,
+    "axes.titlesize": 9.5,
+    "figure.labelsize": 9.5,
+    "axes.edgecolor": "0.3",
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "lines.linewidth": 1.5,
+    "lines.markersize": 5,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "agg.path.chunksize": 10_000,  # 100,000 steps in one line are too much for Agg at once
+}
+# Okabe and Ito's colours, which the colour-blind tell apart.
+CATEGORIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Validation and test often coincide, so the test curve is dashed to show the other through it.
+SPLITS: dict[str, dict[str, Any]] = {
+    "train": {"color": "#0072B2", "linestyle": "-", "marker": "s"},
+    "validation": {"color": "#E69F00", "linestyle": "-", "marker": "o"},
+    "test": {"color": "#222222", "linestyle": (0, (3, 2)), "marker": "^"},
+}
+UNITS = {"loss": " (nats)", "accuracy": ""}
+LOG_DECADES = 1.0  # positive numbers that span more are drawn on a log scale
+DIVERGED: dict[str, Any] = {"marker": "X", "markersize": 8, "markeredgecolor": "white"}
+RING: dict[str, Any] = {"marker": "o", "mfc": "none", "mec": "black", "ls": "none"}
+
+
+def to_png(fig: Figure, dpi: int = 150) -> bytes:
+    """`fig` as a PNG file; the same figure gives the same bytes."""
+    buffer = io.BytesIO()
+    with rc_context(STYLE):
+        fig.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def make_panels(
+    rows: int, cols: int, width: float, height: float, count: int | None = None, **share: Any
+) -> tuple[Figure, np.ndarray]:
+    """A figure and its (rows, cols) panels, each of this size in inches, `count` of them shown."""
+    fig = Figure(figsize=(width * cols, height * rows), layout="constrained")
+    panels = fig.subplots(rows, cols, squeeze=False, **share)
+    for ax in panels.flat:
+        ax.grid(True, color="0.9", linewidth=0.6)
+        ax.tick_params(color="0.3", length=3, width=0.7, labelsize=9)
+    for ax in panels.flat[count or panels.size :]:
+        ax.remove()
+    return fig, panels
+
+
+def grid_shape(count: int, widest: int) -> tuple[int, int]:
+    """The rows and columns for `count` panels, at most `widest` side by side."""
+    cols = min(count, widest)
+    return -(-count // cols), cols
+
+
+def trial_colours(ds: xr.Dataset) -> list[Any]:
+    """A colour for each trial: sequential along ordered numbers, else as distinct as can be."""
+    count = int(np.prod([ds.sizes[axis] for axis in axes(ds)], dtype=int))
+    if count <= len(CATEGORIES) and not (len(axes(ds)) == 1 and _ordered(ds)):
+        return list(CATEGORIES[:count])
+    return list(colormaps["viridis"](np.linspace(0, 0.85, count)))
+
+
+def _ordered(ds: xr.Dataset) -> bool:
+    """Whether all hyperparameters along the one axis are numbers that only rise or only fall."""
+    values = [ds[name].values for name in hyperparameters(ds)]
+    if len(values[0]) < 3 or any(v.dtype.kind not in "iuf" for v in values):
+        return False
+    steps = [np.diff(v.astype(float)) for v in values]
+    return all((step >= 0).all() or (step <= 0).all() for step in steps)
+
+
+def by_epoch(ax: Axes, ds: xr.Dataset) -> None:
+    """Give `ax` the epochs of `ds` as its width."""
+    ax.set_xlabel("epoch")
+    ax.set_xlim(0.5 if ds.sizes["epoch"] < 20 else 0, float(ds["epoch"].max()) + 0.5)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+
+
+def wants_log(values: Any) -> bool:
+    """Whether the finite `values` are positive and span more than `LOG_DECADES` decades."""
+    finite = _finite(np.asarray(values, dtype=float))
+    if not finite.size or finite.min() <= 0:
+        return False
+    return bool(np.log10(finite.max() / finite.min()) > LOG_DECADES)
+
+
+def scale_y(ax: Axes, values: xr.DataArray) -> None:
+    """Make the height of `ax` logarithmic, with plain numbers, if `values` ask for it."""
+    if not wants_log(values):
+        return
+    ax.set_yscale("log")
+    finite = _finite(values.values)
+    decades = np.log10(finite.max() / finite.min())
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 3 else (1,)))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(float(value))))
+    ax.yaxis.set_minor_formatter(NullFormatter())
+
+
+def add_legend(fig: Figure, panels: Iterable[Axes]) -> None:
+    """One legend below the panels, each label once, in as many columns as fit."""
+    found = [ax.get_legend_handles_labels() for ax in panels if ax.figure]
+    handles = {name: h for hs, names in found for h, name in zip(hs, names, strict=True)}
+    letters = fig.get_figwidth() * 12.5
+    columns = int(letters / (max(map(len, handles)) + 5))
+    if sum(len(name) + 5 for name in handles) <= letters:
+        columns = len(handles)
+    columns = max(1, min(columns, len(handles)))
+    fig.legend(
+        list(handles.values()),
+        list(handles),
+        loc="outside lower center",
+        ncols=columns,
+        columnspacing=1.5,
+    )
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    return values[np.isfinite(values)]

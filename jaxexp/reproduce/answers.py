@@ -1,0 +1,75 @@
+"""What the sweeps of section 7 answer: tables, figures and sentences from their results."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+    from matplotlib.figure import Figure
+
+SPLITS = {"train": "train", "validation": "val", "test": "test"}  # as they head a column
+SPREAD = "± test acc"
+
+
+def table(results: "xr.Dataset") -> "pd.DataFrame":
+    """Accuracies and losses (nats) after the last epoch by setting: means over an axis of seeds.
+
+    With several seeds, `± test acc` is the standard deviation (n - 1) over them. A setting of which
+    a trial diverged has no numbers.
+    """
+    import pandas as pd
+
+    from jaxexp.results.select import final, hyperparameters
+
+    found = {short: final(results, name) for name, short in (("accuracy", "acc"), ("loss", "loss"))}
+    spread = None
+    if "seed" in results.dims:
+        if results.sizes["seed"] > 1:
+            spread = found["acc"].std("seed", ddof=1, skipna=False).sel(split="test")
+        found = {name: values.mean("seed", skipna=False) for name, values in found.items()}
+    axes = [dim for dim in found["acc"].dims if dim != "split"]
+    names = [name for name in hyperparameters(results) if name in found["acc"].coords]
+    rows = []
+    for index in np.ndindex(*(results.sizes[axis] for axis in axes)):
+        at = dict(zip(axes, index, strict=True))
+        row = {name.replace("_", " "): found["acc"].isel(at)[name].item() for name in names}
+        for quantity, values in found.items():
+            own = values.isel(at)
+            row |= {f"{s} {quantity}": float(own.sel(split=n)) for n, s in SPLITS.items()}
+        rows.append(row if spread is None else row | {SPREAD: float(spread.isel(at))})
+    return pd.DataFrame(rows)
+
+
+def answer(results: "xr.Dataset") -> str:
+    """The best setting by validation accuracy (ties: by loss), and how it does."""
+    from jaxexp.results.select import number
+
+    made = table(results)
+    if made["val acc"].isna().all():
+        return "Of every setting, a trial diverged."
+    by_loss = made.sort_values("val loss")
+    row = by_loss.sort_values("val acc", ascending=False, kind="stable").iloc[0].to_dict()
+    names = list(row)[: list(row).index("train acc")]
+    best = ", ".join(f"{name} {number(row[name])}" for name in names)
+    spread = f" ± {row[SPREAD]:.4f}" if SPREAD in row else ""
+    told = (
+        f"test accuracy is {row['test acc']:.4f}{spread}, its validation accuracy "
+        f"{row['val acc']:.4f} and its training accuracy {row['train acc']:.4f}"
+    )
+    seeds = results.sizes.get("seed", 1)
+    means = f" (means over {seeds} seeds)" if seeds > 1 else ""
+    start = f"The best by validation accuracy is {best}: its" if best else "Its"
+    return f"{start} {told}{means}."
+
+
+def draw(results: "xr.Dataset") -> "list[Figure]":
+    """Accuracy by learning rate, where there are several."""
+    from jaxexp.report import figures
+    from jaxexp.results import compare
+
+    if results.sizes.get("learning_rate", 1) < 2:
+        return []
+    name = str(results.attrs["sweep"]).replace("_", " ")
+    return [figures.accuracy_by(compare.runs({name: results}), "learning_rate", {})]

@@ -1,0 +1,166 @@
+"""Results as labelled arrays: one dimension for each axis of a sweep, then epoch, split, step."""
+
+import io
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import xarray as xr
+
+from jaxexp.base.errors import UserError
+from jaxexp.base.files import read_sealed, write_whole
+from jaxexp.execution.driver import Problem
+from jaxexp.execution.records import TrialRecord
+from jaxexp.planning.plan import Plan
+from jaxexp.spec.sweep import Sweep
+from jaxexp.spec.trial import Trial, text
+
+SPLITS = ("train", "validation", "test")
+
+
+def to_dataset(
+    sweep: Sweep, records: Mapping[Trial, TrialRecord], problem: Problem, facts: Mapping[str, Any]
+) -> xr.Dataset:
+    """The results of one sweep, taken from the records of its trials.
+
+    Dimensions: one for each axis of the sweep (hyperparameters that move together share one, named
+    after both), `epoch` and `step` from 1, `split`, `layer` from 0. Variables: `loss` (nats) and
+    `accuracy` by epoch and split, `step_loss`, `steps_per_epoch`, `epochs_trained`,
+    `diverged_epoch` and `diverged_step` (from 1, over the whole run; 0: never), `seconds` (wall
+    clock, the trial's share of its batch), and where recorded `gradient_norm` and predictions.
+    Shorter trials are filled up with NaN.
+    """
+    own = [records[trial] for trial in sweep.trials()]
+    axes = tuple(sweep.dims)
+
+    def variable(values: Sequence[Any], *dims: str) -> tuple[tuple[str, ...], np.ndarray]:
+        stacked = _pad([np.asarray(value) for value in values])
+        return (*axes, *dims), stacked.reshape(sweep.shape + stacked.shape[1:])
+
+    epochs = [record.trial.epochs for record in own]
+    variables = {
+        metric: variable(
+            [np.stack([r.metrics[split][metric] for split in SPLITS], axis=1) for r in own],
+            "epoch", "split",
+        )
+        for metric in own[0].metrics["train"]
+    } | {
+        "step_loss": variable([r.step_loss for r in own], "step"),
+        "steps_per_epoch": variable(
+            [len(r.step_loss) // n for r, n in zip(own, epochs, strict=True)]
+        ),
+        "epochs_trained": variable(epochs),
+        "diverged_epoch": variable([r.diverged_epoch for r in own]),
+        "diverged_step": variable([r.diverged_step for r in own]),
+        "seconds": variable([r.seconds for r in own]),
+    }  # fmt: skip
+    if "gradient_norms" in sweep.record:
+        variables["gradient_norm"] = variable([r.gradient_norms for r in own], "epoch", "layer")
+    if "predictions" in sweep.record:
+        for name, dims in problem.prediction_dims.items():
+            shape = [len(problem.coords[dim][1]) for dim in dims]
+            variables[name] = variable([r.predictions[name].reshape(shape) for r in own], *dims)
+    dataset = xr.Dataset(variables, attrs=_attributes(sweep, own, problem, facts))
+    return dataset.assign_coords(_coordinates(sweep, dataset, problem))
+
+
+def _pad(values: list[np.ndarray]) -> np.ndarray:
+    """Stack arrays of different sizes, the smaller ones filled up with NaN."""
+    if len({value.shape for value in values}) == 1:
+        return np.stack(values)
+    largest = np.max([value.shape for value in values], axis=0)
+    padded = np.full((len(values), *largest), np.nan, np.float32)
+    for row, value in zip(padded, values, strict=True):
+        row[tuple(map(slice, value.shape))] = value
+    return padded
+
+
+def _coordinates(sweep: Sweep, dataset: xr.Dataset, problem: Problem) -> dict[str, Any]:
+    coordinates: dict[str, Any] = {"split": list(SPLITS)}
+    for dim, (names, points) in sweep.dims.items():
+        for name, values in zip(names, zip(*points, strict=True), strict=True):
+            tuples = any(isinstance(value, tuple) for value in values)
+            coordinates[name] = (dim, np.array([text(v) for v in values] if tuples else values))
+    for dim, first in (("epoch", 1), ("step", 1), ("layer", 0)):
+        if dim in dataset.sizes:
+            coordinates[dim] = np.arange(first, first + dataset.sizes[dim])
+    if "predictions" in sweep.record:
+        coordinates |= problem.coords
+    return coordinates
+
+
+def _attributes(
+    sweep: Sweep, own: list[TrialRecord], problem: Problem, facts: Mapping[str, Any]
+) -> dict[str, Any]:
+    return {
+        "sweep": sweep.name,
+        "sweep_id": sweep.id,
+        "base": json.dumps(sweep.base.values()),
+        "trials": len(own),
+        "seed": sweep.base.seed,
+        "compile_seconds": sum(record.compile_seconds for record in own),
+        "train_seconds": sum(record.seconds for record in own),
+        **problem.attrs,
+        **facts,
+    }
+
+
+def facts(plan: Plan, devices: Sequence[jax.Device]) -> dict[str, Any]:
+    """What decides a result beside the sweep: versions, devices, plan, and when it was made."""
+    return _environment() | {
+        "device": devices[0].device_kind,
+        "devices": len(devices),
+        "programs": len(plan.programs),
+        "plan_trials": plan.trials,
+        "plan": str(plan),
+    }
+
+
+def host_facts(plan: str, trials: int) -> dict[str, Any]:
+    """The same of trials that another library has fitted on the host, as `plan` says."""
+    return _environment() | {
+        "device": platform.machine(),
+        "devices": 1,
+        "programs": 0,
+        "plan_trials": trials,
+        "plan": plan,
+    }
+
+
+def _environment() -> dict[str, Any]:
+    return {
+        **{name: version(name) for name in ("jaxexp", "jax", "jaxlib", "flax", "optax", "numpy")},
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def save(dataset: xr.Dataset, path: Path) -> None:
+    """Write one file that `xarray.open_dataset` opens; it appears whole or not at all.
+
+    Raises OSError if it cannot be written. (HDF5 is not let near the disk: it crashes where that
+    is full.)
+    """
+    packed = {name: {"zlib": True, "complevel": 4} for name in dataset.data_vars}
+    content = dataset.to_netcdf(None, engine="h5netcdf", encoding=packed)
+    write_whole(path, content, seal=True)
+
+
+def load(path: Path) -> xr.Dataset:
+    """Read a results file into memory.
+
+    Raises UserError if it cannot be read.
+    """
+    try:
+        # Unsealed first: HDF5 can crash on a damaged file, or read other numbers.
+        with xr.open_dataset(io.BytesIO(read_sealed(path)), engine="h5netcdf") as dataset:
+            return dataset.load()
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: not a results file ({error})") from error

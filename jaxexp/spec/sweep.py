@@ -1,0 +1,177 @@
+"""A sweep: a base trial, the axes along which it varies, and the questions that it answers."""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+from jaxexp.base.errors import UserError
+from jaxexp.spec.trial import Trial
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+Axis = tuple[str, ...]  # the hyperparameters that move together along one dimension
+RECORDS = ("gradient_norms", "predictions")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """One row of a report: what is asked, and how the results of a sweep answer it.
+
+    `draw`, `answer` and `table` are functions of the sweep's results (an `xarray.Dataset`; see
+    `Comparison` for those of several sweeps), so that everything on the page is computed from the
+    run at hand. `table` may return several, by caption. `reference` is what somebody else
+    measured, quoted beside our own numbers.
+    """
+
+    row: str
+    title: str
+    question: str
+    draw: Callable[[Any], Sequence["Figure"]]
+    answer: Callable[[Any], str]
+    reference: str
+    table: Callable[[Any], "pd.DataFrame | Mapping[str, pd.DataFrame]"] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Questions that several sweeps answer together.
+
+    Their functions are given a mapping from the name of each of the `sweeps` to its results, in
+    this order, without those that the run does not hold. A run that holds at least two answers.
+    """
+
+    sweeps: tuple[str, ...]
+    questions: tuple[Question, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """A grid of trials.
+
+    `axes` maps the name of a hyperparameter to its values, and the sweep is their product. A tuple
+    of names maps to tuples of values that move together (zipped axes, or explicit points):
+
+    >>> from jaxexp.nn.mlp import MLPTrial
+    >>> sweep = Sweep(
+    ...     base=MLPTrial(epochs=10),
+    ...     axes={"learning_rate": [1e-2, 1e-3], ("depth", "width"): [(1, 64), (6, 16)]},
+    ... )
+    >>> [(t.learning_rate, t.depth, t.width) for t in sweep.trials()]
+    [(0.01, 1, 64), (0.01, 6, 16), (0.001, 1, 64), (0.001, 6, 16)]
+
+    `record` names what is kept beyond losses and accuracies: "gradient_norms" and "predictions".
+    """
+
+    base: Trial
+    axes: Mapping[str | Axis, Sequence[Any]] = dataclasses.field(default_factory=dict)
+    name: str = "sweep"
+    record: tuple[str, ...] = ()
+    questions: tuple[Question, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Normalise the axes to tuples, so that a sweep cannot be changed from outside."""
+        axes = {_names(key): _points(key, values) for key, values in self.axes.items()}
+        names = [name for axis in axes for name in axis]
+        for name in names:
+            self.base.check_name(name)
+            if names.count(name) > 1:
+                raise UserError(f"{name} stands in more than one axis of sweep {self.name!r}")
+        for record in set(self.record) - set(RECORDS):
+            raise UserError(f"record={record!r}: expected some of {', '.join(RECORDS)}")
+        object.__setattr__(self, "axes", axes)
+
+    @property
+    def dims(self) -> dict[str, tuple[Axis, tuple[tuple[Any, ...], ...]]]:
+        """Each dimension of the results: its name, its hyperparameters and their values."""
+        return {"_".join(axis): (axis, points) for axis, points in self.axes.items()}  # type: ignore[misc]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The number of points along each dimension."""
+        return tuple(len(points) for points in self.axes.values())
+
+    @property
+    def id(self) -> str:
+        """Sixteen hexadecimal digits that name its trials, in their order, and what it records."""
+        content = [[trial.id for trial in self.trials()], self.record]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+    def trials(self) -> list[Trial]:
+        """Every trial once, the last axis moving fastest.
+
+        Raises UserError for a value of the wrong type or out of its range, and for duplicates.
+        """
+        made: dict[Trial, None] = {}
+        for points in itertools.product(*self.axes.values()):
+            names = itertools.chain.from_iterable(self.axes)
+            values = dict(zip(names, itertools.chain.from_iterable(points), strict=True))
+            trial = self.base.replace(**self.base.values() | values)
+            trial.check()
+            if trial in made:
+                raise UserError(f"sweep {self.name!r} has the trial {values} twice")
+            made[trial] = None
+        return list(made)
+
+    def set(self, settings: Mapping[str, Sequence[Any]]) -> Self:
+        """A copy with other values: `{"epochs": [5], "learning_rate": [0.1, 0.01]}`.
+
+        One value of a hyperparameter that is no axis goes into the base trial, several make it an
+        axis. Values of an axis replace those it had; inside a zipped axis, which has to keep its
+        points, only one value can be set for all of them.
+        """
+        sweep = self
+        for name, values in settings.items():
+            sweep = sweep._set_one(name, [self.base.convert(name, value) for value in values])
+        return sweep
+
+    def _set_one(self, name: str, values: list[Any]) -> Self:
+        axis = next((axis for axis in self.axes if name in axis), None)
+        if axis is not None and len(axis) > 1:
+            if len(values) != 1:
+                others = ", ".join(other for other in axis if other != name)
+                raise UserError(f"{name} moves together with {others}: give it one value")
+            at = axis.index(name)
+            points = [(*p[:at], values[0], *p[at + 1 :]) for p in self.axes[axis]]
+            return dataclasses.replace(self, axes={**self.axes, axis: points})
+        if axis is not None or len(values) != 1:
+            points = [(value,) for value in values]
+            return dataclasses.replace(self, axes={**self.axes, (name,): points})
+        return dataclasses.replace(self, base=self.base.replace(**{name: values[0]}))
+
+    def shorten(self, epochs: int) -> Self:
+        """A copy whose trials train `epochs` epochs at most, to try things out."""
+        if axis := next((axis for axis in self.axes if "epochs" in axis), None):
+            at = axis.index("epochs")
+            points = [(*p[:at], min(p[at], epochs), *p[at + 1 :]) for p in self.axes[axis]]
+            return dataclasses.replace(self, axes={**self.axes, axis: tuple(dict.fromkeys(points))})
+        return dataclasses.replace(
+            self, base=self.base.replace(epochs=min(self.base.epochs, epochs))
+        )
+
+
+def _names(key: str | Axis) -> Axis:
+    return (key,) if isinstance(key, str) else tuple(key)
+
+
+def _points(key: str | Axis, values: Sequence[Any]) -> tuple[tuple[Any, ...], ...]:
+    """The values of one axis as points: a tuple of values for every position along it."""
+    names = _names(key)
+    values = list(values)
+    if not values:
+        raise UserError(f"axis {' × '.join(names)} is empty: expected at least one value")
+    if isinstance(key, str):
+        return tuple((value,) for value in values)
+    if len(names) == 1:  # a longer tuple is a value, as of widths
+        return tuple(v if isinstance(v, tuple) and len(v) == 1 else (v,) for v in values)
+    for value in values:
+        if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != len(names):
+            raise UserError(
+                f"axis {' × '.join(names)}: expected {len(names)} values, got {value!r}"
+            )
+    return tuple(tuple(value) for value in values)
