@@ -1,64 +1,106 @@
 """Vectorized hyperparameter sweeps in JAX and Flax: train the whole grid at once.
 
 >>> import jaxexp as jx
->>> sweep = jx.Sweep(base=jx.MLPTrial(epochs=5), axes={"learning_rate": [1e-2, 1e-3]})
->>> results = jx.run(sweep)  # doctest: +SKIP
+>>> data = jx.arrays([[0.0], [1.0], [2.0], [3.0]] * 8, ["a", "a", "b", "b"] * 8)
+>>> sweep = jx.Sweep(jx.MLPTrial(epochs=5), {"learning_rate": [1e-2, 1e-3], "seed": range(4)})
+>>> results = jx.run(sweep, data=data, progress=False)
+>>> results["accuracy"].sizes["seed"]
+4
 
-Modules are imported when they are first used: describing and planning a sweep need no JAX.
+Modules are imported when they are first used: describing a sweep needs no JAX.
 """
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from jaxexp.base.errors import UserError
+from jaxexp.base.errors import UnavailableError, UserError
 from jaxexp.spec.sweep import Comparison, Question, Sweep
-from jaxexp.spec.trial import MLPTrial, Trial, hyperparameter
+from jaxexp.spec.trial import MLPTrial, Trial, choice, size, static, traced
 
 if TYPE_CHECKING:
-    from jaxexp.api import make_plan, run
-    from jaxexp.execution.driver import Problem
+    from jaxexp import nn
+    from jaxexp.api import PlannedRun, Problem, plan, run, write_report
+    from jaxexp.nn.mlp import MLPClassification
     from jaxexp.report import figures
-    from jaxexp.reproduce.places import problem
-    from jaxexp.reproduce.tables import load_places
     from jaxexp.results import compare, select
+    from jaxexp.results.results import Results, TrialResult
+    from jaxexp.training import metrics
+    from jaxexp.training.data import Data, Examples, arrays
+    from jaxexp.training.metrics import Metric
+    from jaxexp.training.supervised import supervised
+    from jaxexp.training.task import Outputs, Task, Variables
 
 __version__ = "0.1.0"
 __all__ = [
     "Comparison",
+    "Data",
+    "Examples",
+    "MLPClassification",
     "MLPTrial",
+    "Metric",
+    "Outputs",
+    "PlannedRun",
     "Problem",
     "Question",
+    "Results",
     "Sweep",
+    "Task",
     "Trial",
+    "TrialResult",
+    "UnavailableError",
     "UserError",
+    "Variables",
+    "arrays",
+    "choice",
     "compare",
     "figures",
-    "hyperparameter",
-    "load_places",
-    "make_plan",
-    "problem",
+    "metrics",
+    "nn",
+    "plan",
     "run",
     "select",
+    "size",
+    "static",
+    "supervised",
+    "traced",
+    "write_report",
 ]
 _LAZY = {
-    "Problem": "jaxexp.execution.driver",
-    "load_places": "jaxexp.reproduce.tables",
-    "make_plan": "jaxexp.api",
-    "problem": "jaxexp.reproduce.places",
+    "Data": "jaxexp.training.data",
+    "Examples": "jaxexp.training.data",
+    "MLPClassification": "jaxexp.nn.mlp",
+    "Metric": "jaxexp.training.metrics",
+    "Outputs": "jaxexp.training.task",
+    "PlannedRun": "jaxexp.api",
+    "Problem": "jaxexp.api",
+    "Results": "jaxexp.results.results",
+    "Task": "jaxexp.training.task",
+    "TrialResult": "jaxexp.results.results",
+    "Variables": "jaxexp.training.task",
+    "arrays": "jaxexp.training.data",
+    "plan": "jaxexp.api",
     "run": "jaxexp.api",
+    "supervised": "jaxexp.training.supervised",
+    "write_report": "jaxexp.api",
 }
-
 _MODULES = {
     "compare": "jaxexp.results.compare",
     "figures": "jaxexp.report.figures",
+    "metrics": "jaxexp.training.metrics",
+    "nn": "jaxexp.nn",
     "select": "jaxexp.results.select",
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Import what is used, when it is first used."""
     if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name]), name)
     if name in _MODULES:
         return importlib.import_module(_MODULES[name])
     raise AttributeError(f"module 'jaxexp' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return [*__all__, "__version__"]

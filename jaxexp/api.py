@@ -1,92 +1,403 @@
-"""Run sweeps: plan, train, and hand over labelled results as each sweep is complete."""
+"""From a sweep, a task and data to results: what users call, and the command line too.
+
+One run flows from here through `jaxexp.spec` (what is asked), `jaxexp.planning` (which trials share
+a program), `jaxexp.execution` (which drives `jaxexp.training`, compiled) to `jaxexp.results`.
+"""
 
 import contextlib
 import dataclasses
+import json
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
-from jaxexp.execution.devices import devices
-from jaxexp.execution.driver import Keeper, Problem, Progress, stream
-from jaxexp.execution.machine import plan_here
+import jax
+from rich.console import Console
+
+from jaxexp.base.errors import UserError
+from jaxexp.base.files import write_whole
+from jaxexp.execution import driver
+from jaxexp.execution.checkpoints import EVERY_SECONDS, Checkpoints
+from jaxexp.execution.devices import chosen, device_memory, host_memory
+from jaxexp.execution.driver import Checkpointer, Progress, Silent
+from jaxexp.execution.progress import TerminalProgress
 from jaxexp.execution.records import TrialRecord
-from jaxexp.planning.plan import Plan
-from jaxexp.reproduce.places import problem as places_problem
-from jaxexp.reproduce.tables import load_places
+from jaxexp.nn.mlp import MLPClassification
+from jaxexp.planning import plan as planning
+from jaxexp.planning.cost import Workload
 from jaxexp.results.dataset import facts, to_dataset
+from jaxexp.results.results import Results
 from jaxexp.spec.sweep import Sweep
-from jaxexp.spec.trial import Trial
+from jaxexp.spec.trial import MLPTrial, Trial
+from jaxexp.training import step
+from jaxexp.training.data import Data
+from jaxexp.training.task import Inspection, Task, Variables
 
 if TYPE_CHECKING:
     import xarray as xr
 
-
-def run(sweep: Sweep, problem: Problem | None = None) -> "xr.Dataset":
-    """Train every trial of a sweep, vectorized over all devices, and return its results.
-
-    The problem is the embedded one (the country of European places) if none is given. See
-    `jaxexp.results.dataset.to_dataset` for what the dataset holds.
-
-    Raises UserError, before anything is trained, for trials that cannot be run.
-    """
-    problem = problem or places_problem(load_places())
-    [(_, results)] = run_plan(make_plan([sweep], problem), [sweep], problem)
-    return results
+LIBRARIES = ("jaxexp", "jax", "jaxlib", "flax", "optax", "numpy")  # which decide numbers
+ALWAYS_READ = {"epochs", "batch_size", "seed"}  # by the engine
 
 
-def make_plan(
-    sweeps: Sequence[Sweep],
-    problem: Problem,
+class Problem(NamedTuple):
+    """What a sweep is run on."""
+
+    task: Task
+    data: Data
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedRun:
+    """Sweeps, the task and the data that they are run on, and how: `print` it to see."""
+
+    sweeps: tuple[Sweep, ...]
+    task: Task
+    data: Data
+    plan: planning.Plan
+    devices: tuple[jax.Device, ...]
+
+    def __str__(self) -> str:
+        """Programs, padding, devices, memory and time, as estimated."""
+        return str(self.plan)
+
+    @cached_property
+    def identity(self) -> dict[str, str]:
+        """What decides the numbers, in words and digests."""
+        named = {f"sweep {sweep.name}": sweep.id for sweep in self.sweeps}
+        return {**versions(), **named, "data": data_fingerprint(self.data)}
+
+
+def versions() -> dict[str, str]:
+    """Of the libraries on which numbers depend."""
+    return {name: version(name) for name in LIBRARIES}
+
+
+def data_fingerprint(data: Data) -> str:
+    """Of the data; one that stands in their attributes saves reading them all."""
+    return str(data.attrs.get("data_fingerprint") or data.fingerprint)
+
+
+def plan(
+    sweep: Sweep | Sequence[Sweep],
+    task: Task | None = None,
+    data: Data | None = None,
     *,
+    devices: int | Sequence[jax.Device] | None = None,
     programs: str = "auto",
     memory: float | None = None,
-    devices: int | None = None,
-) -> Plan:
-    """One plan for several sweeps on the devices of this machine, checked against the data.
+) -> PlannedRun:
+    """How one or several sweeps would run: which trials share a program, where, at what cost.
 
-    `programs` ("auto", "exact", "one") says which trials share a program: see `planning.plan`.
-    `memory` is how many bytes the run may take: what is free now, if not given. `devices` is how
-    many to use: all, if not given.
+    Args:
+        sweep: a sweep, or several that run as one plan; a trial of more than one trains once.
+        task: what is trained; `MLPClassification()` for sweeps of `MLPTrial`, if not given.
+        data: what it is trained on, made by `jaxexp.arrays` or by hand.
+        devices: how many to use, or which; all, if not given.
+        programs: "auto" pads trials of other sizes into one program where that costs less than
+            compiling another, "exact" pads nothing, "one" forces one program.
+        memory: how many bytes the run may take on the host; what is free now, if not given.
 
-    Raises UserError for trials that cannot be run, or need more memory or devices than there are.
+    Raises:
+        UserError: trials that cannot be trained on the data, a hyperparameter that varies though
+            the task never reads it, or too little memory.
+
+    >>> import jaxexp as jx
+    >>> data = jx.arrays([[0.0], [1.0], [2.0], [3.0]], [0, 1, 0, 1], validation=None)
+    >>> planned = jx.plan(jx.Sweep(jx.MLPTrial(epochs=2, batch_size=4)), data=data)
+    >>> planned.plan.trials
+    1
     """
-    for sweep in sweeps:
-        for trial in sweep.trials():
-            problem.check(trial)
-    return plan_here(sweeps, problem.examples, programs=programs, memory=memory, devices=devices)
+    sweeps = (sweep,) if isinstance(sweep, Sweep) else tuple(sweep)
+    for each in sweeps:
+        if not isinstance(each, Sweep):
+            raise UserError(f"sweep={each!r}: expected a jaxexp.Sweep")
+    if not sweeps:
+        raise UserError("expected at least one sweep")
+    if not isinstance(data, Data):
+        raise UserError(
+            f"data={_short(data)}: expected jaxexp.Data; jaxexp.arrays(X, y) makes them of arrays"
+        )
+    trials = [trial for each in sweeps for trial in each.trials()]
+    task = _task(task, trials)
+    bound = task.bind(data)
+    driver.check(trials, bound, data)
+    inspector = _Inspector(bound, data)
+    for each in sweeps:
+        _check_read(each, inspector)
+        _check_records(each, bound)
+    used = chosen(devices)
+    made = planning.plan(
+        sweeps,
+        len(used),
+        inspector.workload(trials),
+        mode=programs,
+        backend=used[0].platform,
+        host_memory=host_memory() if memory is None else memory,
+        device_memory=device_memory(used),
+    )
+    return PlannedRun(sweeps, bound, data, made, used)
 
 
-def run_plan(
-    made: Plan, sweeps: Sequence[Sweep], problem: Problem, progress: Progress | None = None,
-    *, keeper: Keeper | None = None, stop: threading.Event | None = None,
+@overload
+def run(
+    sweep: Sweep, task: Task | None = ..., data: Data | None = ..., **options: Any
+) -> Results: ...
+
+
+@overload
+def run(
+    sweep: PlannedRun | Sequence[Sweep], task: Task | None = ..., data: Data | None = ...,
+    **options: Any,
+) -> Any: ...  # fmt: skip
+
+
+def run(
+    sweep: Sweep | Sequence[Sweep] | PlannedRun,
+    task: Task | None = None,
+    data: Data | None = None,
+    *,
+    devices: int | Sequence[jax.Device] | None = None,
+    programs: str = "auto",
+    memory: float | None = None,
+    progress: bool | Progress | None = None,
+    checkpoint_dir: str | Path | None = None,
+    checkpoint_every: float = EVERY_SECONDS,
+    keep_params: bool = True,
+) -> Any:
+    """Train every trial of a sweep, vectorized over all devices, and return the results.
+
+    Args:
+        sweep: a sweep, several (a list), or what `jaxexp.plan` returned for them.
+        task: as for `jaxexp.plan`, and so are `data`, `devices`, `programs` and `memory`.
+        data: see there.
+        devices: see there.
+        programs: see there.
+        memory: see there.
+        progress: a bar in terminals and notebooks, if not given; True for lines elsewhere too,
+            False for none, or an object with the methods of `jaxexp.execution.driver.Progress`.
+        checkpoint_dir: a folder for checkpoints. The same call resumes an interrupted run from it.
+        checkpoint_every: seconds between them.
+        keep_params: whether results hold the trained parameters of every trial, on the host.
+
+    Returns:
+        `Results`; of several sweeps (or their plan) a dict of them by the sweeps' names.
+
+    Raises:
+        UserError: as for `jaxexp.plan`, before anything is trained, and for a `checkpoint_dir`
+            that holds the checkpoints of another run.
+
+    >>> import jaxexp as jx
+    >>> data = jx.arrays([[0.0], [1.0], [2.0], [3.0]] * 8, [0, 0, 1, 1] * 8)
+    >>> sweep = jx.Sweep(jx.MLPTrial(epochs=2, depth=1), {"learning_rate": [0.1, 0.01]})
+    >>> results = jx.run(sweep, data=data, progress=False)
+    >>> results["loss"].dims
+    ('learning_rate', 'epoch', 'split')
+    """
+    if isinstance(sweep, PlannedRun):
+        if any(value is not None for value in (task, data, devices, memory)) or programs != "auto":
+            raise UserError("a plan has its task, data, devices, programs and memory already")
+        planned = sweep
+    else:
+        planned = plan(sweep, task, data, devices=devices, programs=programs, memory=memory)
+    kept: dict[str, Variables] = {}
+
+    def keep(record: TrialRecord) -> None:
+        if keep_params and record.variables is not None:
+            kept[record.trial.id] = record.variables
+
+    made: dict[str, Results] = {}
+    with (
+        _shown(progress, planned) as shown,
+        _checkpoints(checkpoint_dir, checkpoint_every, planned, shown) as checkpointer,
+    ):
+        finished = train(planned, progress=shown, checkpointer=checkpointer, finished=keep)
+        with contextlib.closing(finished):
+            for own, dataset in finished:
+                made[own.name] = Results(dataset, own, planned.task, planned.data, kept)
+    several = not isinstance(sweep, Sweep) and not (
+        isinstance(sweep, PlannedRun) and len(sweep.sweeps) == 1
+    )
+    return (
+        {own.name: made[own.name] for own in planned.sweeps}
+        if several
+        else next(iter(made.values()))
+    )
+
+
+def train(
+    planned: PlannedRun,
+    *,
+    sweeps: Sequence[Sweep] | None = None,
+    progress: Progress | None = None,
+    checkpointer: Checkpointer | None = None,
+    stop: threading.Event | None = None,
     finished: Callable[[TrialRecord], None] | None = None,
-) -> "Generator[tuple[Sweep, xr.Dataset]]":  # fmt: skip
-    """Run the plan of several sweeps: a trial that stands in several of them trains once.
+) -> "Generator[tuple[Sweep, xr.Dataset]]":
+    """Train what is planned, and yield each sweep with its results as soon as it is complete.
 
-    Yields each sweep with its results as soon as the last of its trials has finished. Programs of
-    the plan that none of the sweeps needs do not run. See `driver.stream` for `keeper` and
-    `stop`. `finished` is given each trial's record, in which alone its parameters are.
+    Of `sweeps`, if only some of the plan's are left to train, programs that none of them needs do
+    not run. `finished` is given each trial's record, in which alone its parameters are. See
+    `driver.stream` for `checkpointer` and `stop`.
     """
-    used = devices()[: made.devices]
-    environment = facts(made, used)
-    waiting = {sweep.name: set(sweep.trials()) for sweep in sweeps}
+    made, task, data = planned.plan, planned.task, planned.data
+    left = planned.sweeps if sweeps is None else sweeps
+    environment = facts(made, planned.devices)
+    waiting = {sweep.name: set(sweep.trials()) for sweep in left}
     needed = set().union(*waiting.values())
     programs = [p for p in made.programs if any(trial in needed for trial, _ in p.members)]
     todo = dataclasses.replace(made, programs=tuple(programs))
     records: dict[Trial, TrialRecord] = {}
     started = time.perf_counter()
-    batches = stream(todo, problem, used, progress, keeper=keeper, stop=stop)
-    with contextlib.closing(batches):  # the lanes stop before whoever stops listening goes on
+    batches = driver.stream(
+        todo, task, data, planned.devices, progress, checkpointer=checkpointer, stop=stop
+    )
+    with contextlib.closing(batches):  # the streams stop before whoever stops listening continues
         for batch in batches:
             for record in batch:
                 if finished:
                     finished(record)
                 # Trained weights of large models would fill the memory.
-                records[record.trial] = dataclasses.replace(record, params={}, state={})
+                records[record.trial] = dataclasses.replace(record, variables=None)
             del batch, record
-            for sweep in sweeps:
+            for sweep in left:
                 if sweep.name in waiting and records.keys() >= waiting[sweep.name]:
                     del waiting[sweep.name]
                     seconds = {"wall_seconds": time.perf_counter() - started}
-                    yield sweep, to_dataset(sweep, records, problem, environment | seconds)
+                    yield sweep, to_dataset(sweep, records, task, data, environment | seconds)
+
+
+class _Inspector:
+    """What a task costs and reads, found out once for trials that differ in numbers alone."""
+
+    def __init__(self, task: Task, data: Data) -> None:
+        self.task, self.data = task, data
+        arrays = data.arrays()
+        self._shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), arrays)
+        self._found: dict[tuple[object, ...], Inspection] = {}
+
+    def __call__(self, trial: Trial) -> Inspection:
+        key = tuple(
+            part
+            for part in planning.static_key(trial)
+            if not isinstance(part, tuple) or part[0] != "batch_size"
+        )
+        if key not in self._found:
+            self._found[key] = self.task.inspect(trial, self._shapes)
+        return self._found[key]
+
+    def workload(self, trials: Sequence[Trial]) -> Workload:
+        data, counts = self.data, self.data.counts
+        sample = len(step.train_sample(counts["train"]))
+        evaluated = sample + sum(n for split, n in counts.items() if split != "train")
+        train_bytes = sum(a.nbytes for a in jax.tree.leaves(data.train))
+        return Workload(
+            examples=counts["train"],
+            cost=lambda trial: self(trial).cost,
+            evaluated=evaluated,
+            splits=len(counts),
+            metrics=1 + len(self.task.metrics),
+            data_bytes=data.nbytes
+            + train_bytes * sample / counts["train"]
+            + evaluated * len(counts),
+            run_length_matters=self._run_length_matters,
+            pads_batches=all(self.task.uses_mask(trial, data) for trial in trials),
+        )
+
+    def _run_length_matters(self, trial: Trial) -> bool:
+        return self.task.optimizer_uses_steps(trial) or "epochs" in self(trial).reads
+
+
+def _check_read(sweep: Sweep, inspector: _Inspector) -> None:
+    """Raise UserError for a hyperparameter that was set, or varies, and that nothing reads."""
+    trials = sweep.trials()
+    read = ALWAYS_READ.union(*(inspector(trial).reads for trial in trials))
+    for name, declared in sweep.base.fields().items():
+        values = {getattr(trial, name) for trial in trials}
+        if name not in read and values != {declared.default}:
+            raise UserError(
+                f"{name} is set to {' or '.join(sorted(map(str, values)))}, but "
+                f"{type(inspector.task).__name__} never reads it: the numbers would be those of "
+                "trials without it"
+            )
+
+
+def _check_records(sweep: Sweep, task: Task) -> None:
+    if "predictions" in sweep.record and type(task).predictions is Task.predictions:
+        raise UserError(
+            f"record='predictions' of sweep {sweep.name!r}: {type(task).__name__} defines none"
+        )
+
+
+def _task(task: Task | None, trials: Sequence[Trial]) -> Task:
+    if task is None and all(isinstance(trial, MLPTrial) for trial in trials):
+        return MLPClassification()
+    if not isinstance(task, Task):
+        names = ", ".join(sorted({type(trial).__name__ for trial in trials}))
+        raise UserError(
+            f"task={_short(task)}: expected a jaxexp.Task that trains {names}; "
+            "jaxexp.supervised(module=…, loss=…) makes the usual one"
+        )
+    return task
+
+
+def _short(value: Any) -> str:
+    return "None" if value is None else f"a {type(value).__name__}"
+
+
+@contextlib.contextmanager
+def _shown(progress: bool | Progress | None, planned: PlannedRun) -> Iterator[Progress]:
+    console = Console(stderr=True, highlight=False)
+    if progress is None:
+        progress = console.is_terminal or console.is_jupyter
+    if not isinstance(progress, bool):
+        yield progress
+    elif not progress:
+        yield Silent()
+    else:
+        with TerminalProgress(planned.plan, console) as shown:
+            yield shown
+
+
+@contextlib.contextmanager
+def _checkpoints(
+    folder: str | Path | None, every: float, planned: PlannedRun, progress: Progress
+) -> Iterator[Checkpoints | None]:
+    if folder is None:
+        yield None
+        return
+    if not every > 0:
+        raise UserError(f"checkpoint_every={every}: expected seconds above 0")
+    path = Path(folder)
+    _check_identity(path, planned.identity)
+    with contextlib.closing(Checkpoints(path, progress.note, every)) as made:
+        yield made
+
+
+def _check_identity(folder: Path, identity: Mapping[str, str]) -> None:
+    """Write down what the checkpoints are of, or compare it with what is written down."""
+    file = folder / "identity.json"
+    try:
+        if file.is_file():
+            before = json.loads(file.read_text())
+            differs = [
+                f"{name} was {before.get(name, 'missing')}, is {now}"
+                for name, now in identity.items()
+                if before.get(name) != now
+            ]
+            if differs:
+                raise UserError(f"{folder}: checkpoints of another run: {'; '.join(differs)}")
+        elif folder.exists() and any(folder.iterdir()):
+            raise UserError(f"{folder}: expected an empty folder, or one of checkpoints")
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_whole(file, json.dumps(identity, indent=1).encode())
+    except OSError as error:
+        raise UserError(f"{folder}: checkpoints cannot be kept here ({error})") from error
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{file}: not readable ({error})") from error

@@ -1,7 +1,10 @@
 """Snapshots of the programs of a run, kept as Orbax checkpoints: one folder for each program.
 
-A checkpoint is written beside the training, appears whole or not at all, and says the digest of
-its arrays, and of what it says: one that is damaged is not used, but the one before it.
+A checkpoint is written beside the training, appears whole or not at all, and holds a digest of its
+arrays and of its description: where one is damaged, the one before it is used.
+
+All arrays are one blob of bytes inside an Orbax checkpoint. Orbax's own storage, an array each, has
+no digest of what is read back, and takes many times longer for the many small arrays of a grid.
 """
 
 import contextlib
@@ -22,17 +25,17 @@ import orbax.checkpoint as ocp
 from jaxexp.base import memory
 from jaxexp.execution.records import End, Snapshot
 from jaxexp.planning.plan import Program
-from jaxexp.training.step import PyTree
+from jaxexp.training.task import PyTree
 
 EVERY_SECONDS = 30.0
 KEPT = 2  # the last ones of each program
 SHARE = 0.02  # of the time, at most, may be spent waiting for a save to begin
-FIELDS = ("epoch", "step", "batch", "at_once", "seconds", "compile_seconds")
+FIELDS = ("epoch", "step", "batch", "chunk", "seconds", "compile_seconds")
 Like = tuple[PyTree, PyTree, PyTree]  # what `jaxexp.execution.program.state_like` returns
 
 
 class Checkpoints:
-    """Keeps the snapshots of a run in a folder; see `jaxexp.execution.driver.Keeper`.
+    """Keeps the snapshots of a run in a folder; see `jaxexp.execution.driver.Checkpointer`.
 
     Orbax numbers its operations for the whole process, so that saves from several threads disturb
     each other: all its work is done by one thread, one piece after another.
@@ -55,7 +58,7 @@ class Checkpoints:
         return time.monotonic() >= self._next.setdefault(program.id, time.monotonic() + self.every)
 
     def save(self, program: Program, snapshot: Snapshot) -> None:
-        """Begin to write a snapshot; where that fails, the run goes on with the one before it."""
+        """Begin to write a snapshot; where that fails, the run keeps the one before it."""
         started = time.monotonic()
         if program.id in self._saving:
             self._saving[program.id].result()  # no more than one in memory
@@ -66,7 +69,7 @@ class Checkpoints:
         self._next[program.id] = time.monotonic() + max(self.every, taken / SHARE)
 
     def load(self, program: Program, like: Callable[[], Like]) -> Snapshot | None:
-        """The newest sound snapshot of this program, if there is one."""
+        """The newest intact snapshot of this program, if there is one."""
         if not (self.folder / program.id).is_dir():
             return None
         return self._thread.submit(self._find, program, like()).result()
@@ -93,7 +96,7 @@ class Checkpoints:
             self._drop(program.id)  # it cannot be relied on any more
             self._tell(
                 f"{self.folder}: a checkpoint could not be written ({_reason(error)}); the run "
-                "goes on, and what was saved before is kept"
+                "continues, and what was saved before is kept"
             )
 
     def _save(self, program: Program, meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
@@ -200,7 +203,7 @@ def _unpack(packed: np.ndarray, table: dict[str, Any]) -> dict[str, np.ndarray]:
 
 
 def _flatten(snapshot: Snapshot) -> dict[str, np.ndarray]:
-    trees = {"state": snapshot.state, "gathered": snapshot.gathered, "history": snapshot.history}
+    trees = {"state": snapshot.state, "record": snapshot.record, "history": snapshot.history}
     for epoch, end in snapshot.ends.items():
         trees |= {f"end.{epoch}.{name}": tree for name, tree in vars(end).items()}
     return {
@@ -222,18 +225,17 @@ def _unflatten(arrays: dict[str, np.ndarray], meta: dict[str, Any], like: Like) 
                 raise ValueError(f"{name} is of another program")
         return jax.tree.unflatten(structure, own)
 
-    state, gathered, predictions = like
+    state, record, predictions = like
     epochs = sorted({int(name.split(".")[1]) for name in arrays if name.startswith("end.")})
     return Snapshot(
         **meta,
-        state=tree("state", state, 1) if "state.0" in arrays else None,
-        gathered=tree("gathered", gathered, 1) if "state.0" in arrays else None,
-        history=tree("history", gathered, 2) if meta["epoch"] else None,
+        state=tree("state", state, 1) if "record.0" in arrays else None,
+        record=tree("record", record, 1) if "record.0" in arrays else None,
+        history=tree("history", record, 2) if meta["epoch"] else None,
         ends={
             epoch: End(
                 tree(f"end.{epoch}.predictions", predictions, 1),
-                tree(f"end.{epoch}.params", state.params, 1),
-                tree(f"end.{epoch}.state", state.state, 1),
+                tree(f"end.{epoch}.variables", state.variables, 1),
             )
             for epoch in epochs
         },

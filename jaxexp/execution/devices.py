@@ -1,16 +1,22 @@
-"""JAX's devices and its compilation cache: set up once, before JAX starts."""
+"""JAX's devices, their memory, and the compilation cache: set up once, before JAX starts."""
 
 import contextlib
 import functools
 import os
+from collections.abc import Sequence
 
 import jax
+import psutil
 from platformdirs import user_cache_path
 
 from jaxexp.base.errors import UserError
-from jaxexp.execution.machine import cores
 
 CACHE_BYTES = 1 << 30  # the least recently used programs leave the cache beyond this
+
+
+def cores() -> int:
+    """The processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @functools.cache
@@ -39,3 +45,39 @@ def devices() -> tuple[jax.Device, ...]:
         raise UserError(
             f"JAX_PLATFORMS={asked!r}: expected a platform that JAX finds here ({reason})"
         ) from error
+
+
+def chosen(asked: int | Sequence[jax.Device] | None = None) -> tuple[jax.Device, ...]:
+    """The devices to use: all, the first so many, or those given.
+
+    Raises UserError for more than there are, or none.
+    """
+    if asked is None:
+        return devices()
+    if isinstance(asked, int) and not isinstance(asked, bool):
+        found = devices()
+        if not 1 <= asked <= len(found):
+            raise UserError(
+                f"devices={asked}: expected 1 to {len(found)}, the {found[0].platform} devices of "
+                "this machine"
+            )
+        return found[:asked]
+    given = tuple(asked) if isinstance(asked, Sequence) else ()
+    if not given or not all(isinstance(device, jax.Device) for device in given):
+        raise UserError(f"devices={asked!r}: expected a number, or a list of JAX devices")
+    return given
+
+
+def host_memory() -> float:
+    """Bytes that can be taken on the host."""
+    return float(psutil.virtual_memory().available)
+
+
+def device_memory(devices: Sequence[jax.Device]) -> tuple[float, ...]:
+    """Bytes that can be taken on each device; () on a CPU, whose devices share the host's."""
+    free = []
+    for device in devices if devices[0].platform != "cpu" else ():
+        stats = device.memory_stats() or {}
+        limit, used = stats.get("bytes_limit", float("inf")), stats.get("bytes_in_use", 0)
+        free.append(float(limit - used))
+    return tuple(free)

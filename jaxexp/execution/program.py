@@ -1,6 +1,6 @@
 """A program on its devices: training compiled as a batch of trials, and its state between calls."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,13 +11,16 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxexp.base import memory
 from jaxexp.execution.records import End, Snapshot
 from jaxexp.planning.plan import Program
-from jaxexp.training import step as train
-from jaxexp.training.step import Data, Gathered, PyTree, Task
+from jaxexp.spec.padding import Choice
+from jaxexp.training import step
+from jaxexp.training.step import EpochRecord, Steps, TrainState
+from jaxexp.training.task import Arrays, PyTree, Task
 
 TRIALS = PartitionSpec("trials")  # the leading axis of everything that a trial owns
 SHARED = PartitionSpec()
 # Random bits take LLVM long to optimise, for weights that are drawn only once.
 FAST_TO_COMPILE = {"xla_backend_optimization_level": 1}
+RUN_STEPS = "run_steps"  # the leaf that says which of the lengths is a trial's own
 
 
 @dataclass(frozen=True)
@@ -30,78 +33,131 @@ class Compiled:
     predict: Callable[..., Any] | None
 
 
-def place(data: Data, mesh: Mesh) -> Data:
-    """A problem's data, on each of the devices, as the compiled functions take them."""
-    return jax.device_put(train.join_held_out(data), NamedSharding(mesh, SHARED))
+def place(arrays: Arrays, mesh: Mesh) -> Arrays:
+    """The arrays of a run, on each of the devices, as the compiled functions take them."""
+    return joined([jax.device_put(arrays, device) for device in mesh.devices.flat], mesh)
+
+
+def joined(copies: Sequence[Arrays], mesh: Mesh) -> Arrays:
+    """Copies that lie on each device of a mesh, as arrays that all of them share."""
+    shared = NamedSharding(mesh, SHARED)
+
+    def join(*own: jax.Array) -> jax.Array:
+        return jax.make_array_from_single_device_arrays(own[0].shape, shared, list(own))
+
+    return jax.tree.map(join, *copies)
 
 
 _compiled: dict[tuple, Compiled] = {}
 
 
-def compile_program(program: Program, task: Task, mesh: Mesh, data: Data) -> Compiled:
+def compile_program(program: Program, task: Task, mesh: Mesh, data: Arrays) -> Compiled:
     """Compile a program for its devices, or find it compiled by this process before.
 
     `data` is placed there.
     """
-    batch = program.filled(), program.at_once
+    batch = program.filled(), program.chunk
     shapes = jax.tree.map(lambda a: (a.shape, str(a.dtype)), data)
-    key = (task, program.shape, program.record, batch, tuple(mesh.devices.flat), str(shapes))
+    lengths = run_steps(program, task, data)
+    devices = tuple(mesh.devices.flat)
+    key = (_key(task), program.spec, program.record, batch, lengths, devices, str(shapes))
     if key not in _compiled:
         _compiled[key] = _compile(program, task, mesh, data)
         memory.give_back()
     return _compiled[key]
 
 
-def state_like(program: Program, task: Task, data: Data) -> tuple[PyTree, PyTree, PyTree]:
-    """Shapes and types, (T, ...), of the state, of what is gathered, and of predictions."""
-    leaves = stack(program)
-    init = jax.vmap(_init(program, task), (0, None))
-    state, gathered = jax.eval_shape(init, leaves, data)
+class _Same:
+    """Stands for a task that cannot be hashed: equal to itself alone, and kept alive."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+
+    def __hash__(self) -> int:
+        return id(self.task)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.task is self.task
+
+
+def _key(task: Task) -> Hashable:
+    try:
+        hash(task)
+    except TypeError:
+        return _Same(task)
+    return task
+
+
+def run_steps(program: Program, task: Task, data: Arrays) -> tuple[int, ...]:
+    """How many steps its trials take in all, each number once; (1,) where nobody asks."""
+    if not task.optimizer_uses_steps(program.trials[0]):
+        return (1,)
+    examples = step.count(data["train"])
+    return tuple(sorted({_run_steps(trial, examples) for trial in program.trials}))
+
+
+def _run_steps(trial: Any, examples: int) -> int:
+    return trial.epochs * step.steps_per_epoch(examples, trial.batch_size)
+
+
+class _Traced:
+    """The functions of one trial of a program, of its leaves."""
+
+    def __init__(self, program: Program, task: Task, data: Arrays) -> None:
+        self.program, self.task = program, task
+        self.lengths = run_steps(program, task, data)
+
+    def _own(self, leaves: PyTree) -> tuple[Any, Steps]:
+        trial = self.program.spec.trial(leaves)
+        if len(self.lengths) == 1:
+            return trial, self.lengths[0]
+        return trial, Choice(leaves[RUN_STEPS], self.lengths)
+
+    def init(self, leaves: PyTree, data: Arrays) -> tuple[TrainState, EpochRecord]:
+        norms = "gradient_norms" in self.program.record
+        return step.init(self.task, *self._own(leaves), data, gradient_norms=norms)
+
+    def steps(self, leaves, state, record, epoch, first, last, examples):  # type: ignore[no-untyped-def]
+        own = self._own(leaves)
+        return step.train_steps(self.task, *own, state, record, epoch, first, last, examples)
+
+    def evaluate(self, leaves, state, record, first, last, data):  # type: ignore[no-untyped-def]
+        trial, _ = self._own(leaves)
+        return step.evaluate(self.task, trial, state, record, first, last, data)
+
+    def predict(self, leaves: PyTree, state: TrainState, data: Arrays) -> PyTree:
+        trial, _ = self._own(leaves)
+        return self.task.predictions(trial, state.variables, data)
+
+
+def state_like(program: Program, task: Task, data: Arrays) -> tuple[PyTree, PyTree, PyTree]:
+    """Shapes and types, (T, ...), of the state, of an epoch's record, and of predictions."""
+    leaves, traced = stack(program, task, data), _Traced(program, task, data)
+    state, record = jax.eval_shape(jax.vmap(traced.init, (0, None)), leaves, data)
     predictions: PyTree = {}
     if "predictions" in program.record:
-
-        def predict(leaves: PyTree, state: train.TrialState, data: Data) -> PyTree:
-            trial = program.shape.trial(leaves)
-            return task.predictions(trial, state.params, state.state, data)
-
-        predictions = jax.eval_shape(jax.vmap(predict, (0, 0, None)), leaves, state, data)
-    return state, gathered, predictions
+        predict = jax.vmap(traced.predict, (0, 0, None))
+        predictions = jax.eval_shape(predict, leaves, state, data)
+    return state, record, predictions
 
 
-def _init(program: Program, task: Task) -> Callable[[PyTree, Data], tuple[PyTree, PyTree]]:
-    def init(leaves: PyTree, data: Data) -> tuple[train.TrialState, train.Gathered]:
-        norms = "gradient_norms" in program.record
-        return train.init(task, program.shape.trial(leaves), data, gradient_norms=norms)
+def _compile(program: Program, task: Task, mesh: Mesh, data: Arrays) -> Compiled:
+    traced = _Traced(program, task, data)
 
-    return init
-
-
-def _compile(program: Program, task: Task, mesh: Mesh, data: Data) -> Compiled:
-    trial = program.shape.trial
-
-    def steps(leaves, state, gathered, epoch, first, last, examples):
-        return train.train_steps(task, trial(leaves), state, gathered, epoch, first, last, examples)
-
-    def evaluate(leaves, state, gathered, first, last, data):
-        return train.evaluate(task, trial(leaves), state, gathered, first, last, data)
-
-    def predict(leaves, state, data):
-        return task.predictions(trial(leaves), state.params, state.state, data)
-
-    def batched(function: Callable, *specs: PartitionSpec, donate: tuple[int, ...] = ()):
-        def turns(*arguments: PyTree) -> PyTree:
-            """Apply the function to the trials of one device, so many at a time."""
+    def batched(function: Callable, *specs: PartitionSpec, donate: tuple[int, ...] = ()) -> Any:
+        def chunks(*arguments: PyTree) -> PyTree:
+            """Apply the function to the trials of one device, a chunk at a time."""
             own = {i: a for i, a in enumerate(arguments) if specs[i] == TRIALS}
 
             def one(own: dict[int, PyTree]) -> PyTree:
                 return function(*(own.get(i, a) for i, a in enumerate(arguments)))
 
-            if program.filled() == program.at_once * len(program.devices):
-                return jax.vmap(one)(own)  # quicker to trace than a loop of one turn
-            return jax.lax.map(one, own, batch_size=program.at_once)
+            if program.filled() == program.chunk * len(program.devices):
+                return jax.vmap(one)(own)  # quicker to trace than a loop of one chunk
+            return jax.lax.map(one, own, batch_size=program.chunk)
 
         # Trials never communicate, so there is nothing for shard_map to check.
-        spread = jax.shard_map(turns, mesh=mesh, in_specs=specs, out_specs=TRIALS, check_vma=False)
+        spread = jax.shard_map(chunks, mesh=mesh, in_specs=specs, out_specs=TRIALS, check_vma=False)
         # Shardings are fixed, so that no later call finds its arguments elsewhere and recompiles.
         return jax.jit(
             spread,
@@ -110,63 +166,71 @@ def _compile(program: Program, task: Task, mesh: Mesh, data: Data) -> Compiled:
             donate_argnums=donate,
         )
 
-    leaves, number = stack(program), np.int32(0)
-    init_jit = batched(_init(program, task), TRIALS, SHARED)
-    state, gathered = jax.eval_shape(init_jit, leaves, data)
-    steps_jit = batched(steps, *(TRIALS,) * 3, *(SHARED,) * 4, donate=(1,))
-    evaluate_jit = batched(evaluate, *(TRIALS,) * 3, *(SHARED,) * 3)
-    predict_jit = batched(predict, TRIALS, TRIALS, SHARED)
+    leaves, number = stack(program, task, data), np.int32(0)
+    init_jit = batched(traced.init, TRIALS, SHARED)
+    state, record = jax.eval_shape(init_jit, leaves, data)
+    steps_jit = batched(traced.steps, *(TRIALS,) * 3, *(SHARED,) * 4, donate=(1,))
+    evaluate_jit = batched(traced.evaluate, *(TRIALS,) * 3, *(SHARED,) * 3)
+    predict_jit = batched(traced.predict, TRIALS, TRIALS, SHARED)
     examples = data["train"]
     return Compiled(
         init=init_jit.lower(leaves, data).compile(FAST_TO_COMPILE),
-        steps=steps_jit.lower(leaves, state, gathered, number, number, number, examples).compile(),
-        evaluate=evaluate_jit.lower(leaves, state, gathered, number, number, data).compile(),
+        steps=steps_jit.lower(leaves, state, record, number, number, number, examples).compile(),
+        evaluate=evaluate_jit.lower(leaves, state, record, number, number, data).compile(),
         predict=predict_jit.lower(leaves, state, data).compile()
         if "predictions" in program.record
         else None,
     )
 
 
-def stack(program: Program) -> dict[str, np.ndarray]:
+def stack(program: Program, task: Task, data: Arrays) -> dict[str, np.ndarray]:
     """What differs between the trials of a program, (T,) each.
 
     T is filled up with copies of the last trial, whose results are dropped.
     """
     copies = program.filled() - len(program.trials)
-    return program.shape.leaves([*program.trials, *[program.trials[-1]] * copies])
+    trials = [*program.trials, *[program.trials[-1]] * copies]
+    leaves = program.spec.leaves(trials)
+    lengths = run_steps(program, task, data)
+    if len(lengths) > 1:
+        examples = step.count(data["train"])
+        own = [lengths.index(_run_steps(trial, examples)) for trial in trials]
+        leaves[RUN_STEPS] = np.array(own, np.int32)
+    return leaves
 
 
 class Call(NamedTuple):
-    """Some steps, or batches evaluated, of an epoch; they may still be on their way."""
+    """Some steps, or batches evaluated, of an epoch; they may still be under way."""
 
-    gathered: Gathered
+    record: EpochRecord
     training: bool
     amount: int  # of steps or batches
     epochs: float  # trained when it is done
     ends_epoch: bool
 
 
-class Run:
+class RunningProgram:
     """One program on its devices: its state, and how far it is."""
 
-    def __init__(self, program: Program, task: Task, mesh: Mesh, data: Data) -> None:
+    def __init__(self, program: Program, task: Task, mesh: Mesh, data: Arrays) -> None:
         """Nothing is compiled yet; `data` is what `place` returns."""
         self.program, self.task, self.mesh, self.data = program, task, mesh, data
-        smallest = min(trial.batch_size for trial in program.trials)
-        self.steps = train.steps_per_epoch(train.count(data["train"]), smallest)
-        held_out = train.count(data["held_out"])
-        self.batches = train.steps_per_epoch(held_out, train.evaluation_batch(task, held_out))
+        examples = step.count(data["train"])
+        self.steps = step.steps_per_epoch(examples, program.smallest_batch)
+        evaluated = step.count(data["evaluation"]["examples"])
+        size = step.evaluation_batch_size(task, evaluated)
+        self.batches = step.steps_per_epoch(evaluated, size)
         self.epoch = self.step = self.batch = 0  # epochs finished, and how far the next one is
 
     def start(self, snapshot: Snapshot | None = None) -> None:
         """Compile, and initialise every trial or take over the state of a snapshot."""
-        self.leaves = self._put(stack(self.program), TRIALS)
+        self.leaves = self._put(stack(self.program, self.task, self.data), TRIALS)
         self.compiled = compile_program(self.program, self.task, self.mesh, self.data)
         if snapshot is None:
-            self.state, self.gathered = self.compiled.init(self.leaves, self.data)
+            self.state, self.record = self.compiled.init(self.leaves, self.data)
         else:
-            arrays = self._filled((snapshot.state, snapshot.gathered))
-            self.state, self.gathered = self._put(arrays, TRIALS)
+            arrays = self._filled((snapshot.state, snapshot.record))
+            self.state, self.record = self._put(arrays, TRIALS)
             self.epoch, self.step = snapshot.epoch, snapshot.step
             self.batch = min(snapshot.batch, self.batches - 1)  # the data may be others, by force
 
@@ -186,36 +250,36 @@ class Run:
         if training:
             done = min(most, self.steps - self.step)
             numbers = self._numbers(self.epoch, self.step, self.step + done)
-            self.state, self.gathered = self.compiled.steps(
-                self.leaves, self.state, self.gathered, *numbers, self.data["train"]
+            self.state, self.record = self.compiled.steps(
+                self.leaves, self.state, self.record, *numbers, self.data["train"]
             )
             self.step += done
         else:
             done = min(most, self.batches - self.batch)
             numbers = self._numbers(self.batch, self.batch + done)
-            self.gathered = self.compiled.evaluate(
-                self.leaves, self.state, self.gathered, *numbers, self.data
+            self.record = self.compiled.evaluate(
+                self.leaves, self.state, self.record, *numbers, self.data
             )
             self.batch += done
         if ends := self.batch == self.batches:
             self.epoch, self.step, self.batch = self.epoch + 1, 0, 0
         part = (self.step + self.batch) / (self.steps + self.batches)
-        return Call(self.gathered, training, done, self.epoch + part, ends)
+        return Call(self.record, training, done, self.epoch + part, ends)
 
-    def rest(self) -> Gathered:
-        """All that is left of this epoch; what it has gathered may still be on its way."""
+    def rest(self) -> EpochRecord:
+        """All that is left of this epoch; its record may still be under way."""
         while not (call := self.call(max(self.steps, self.batches))).ends_epoch:
             pass
-        return call.gathered
+        return call.record
 
     def end(self) -> End:
         """The trials as they are, on the host, with their predictions where recorded."""
         predictions = {}
         if self.compiled.predict:
             predictions = self.compiled.predict(self.leaves, self.state, self.data)
-        return End(*self.home((predictions, self.state.params, self.state.state)))
+        return End(*self.to_host((predictions, self.state.variables)))
 
-    def home(self, tree: PyTree) -> PyTree:
+    def to_host(self, tree: PyTree) -> PyTree:
         """Copies on the host, without the trials that fill up: later calls reuse the memory."""
         trials = len(self.program.trials)
 

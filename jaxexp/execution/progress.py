@@ -35,7 +35,7 @@ def counting(what: str) -> Iterator[Callable[[int, int], None]]:
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     bar = Progress(
         *columns, TimeRemainingColumn(), console=console, transient=True,
-        disable=not console.is_terminal,
+        disable=not (console.is_terminal or console.is_jupyter),
     )  # fmt: skip
     task = bar.add_task(what, total=None)
     started, last = time.monotonic(), 0
@@ -55,10 +55,10 @@ def counting(what: str) -> Iterator[Callable[[int, int], None]]:
 class TerminalProgress:
     """A progress bar over the estimated work of a plan; plain lines where output is no terminal."""
 
-    def __init__(self, plan: Plan, examples: int, console: Console) -> None:
+    def __init__(self, plan: Plan, console: Console) -> None:
         """Show nothing yet: that starts with the `with` block."""
-        self.plan, self.examples, self.console = plan, examples, console
-        self.work = {id(program): program.work(examples) for program in plan.programs}
+        self.plan, self.console = plan, console
+        self.work = {id(program): program.estimate.seconds for program in plan.programs}
         self.epochs = sum(len(p.trials) * p.epochs for p in plan.programs)
         self.done = {id(program): 0.0 for program in plan.programs}  # epochs
         self.lines = 0
@@ -72,7 +72,7 @@ class TerminalProgress:
             TextColumn("to go"),
             TimeRemainingColumn(),
             console=console,
-            disable=not console.is_terminal,
+            disable=not (console.is_terminal or console.is_jupyter),
         )
         self.task = self.bar.add_task(self._description(), total=sum(self.work.values()))
 

@@ -1,5 +1,6 @@
 """What a trial leaves behind, cut out of what its program has recorded."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,8 +10,9 @@ import numpy as np
 
 from jaxexp.planning.plan import Program
 from jaxexp.spec.trial import Trial
-from jaxexp.training import step as train
-from jaxexp.training.step import PyTree, Task
+from jaxexp.training import step
+from jaxexp.training.step import EpochRecord, TrainState
+from jaxexp.training.task import PyTree, Task, Variables
 
 
 @dataclass
@@ -18,13 +20,13 @@ class TrialRecord:
     """What one trial leaves behind: E epochs, S steps each, L layers."""
 
     trial: Trial
-    metrics: dict[str, dict[str, np.ndarray]]  # by split, by metric: (E,)
+    metrics: dict[str, dict[str, np.ndarray]]  # by split, by metric: (E,), at the epochs' ends
+    running: dict[str, np.ndarray]  # by metric: (E,), during the epochs, in training mode
     step_loss: np.ndarray  # (E * S,)
     gradient_norms: np.ndarray | None  # (E, L)
     predictions: dict[str, np.ndarray]
-    params: PyTree
-    state: PyTree
-    seconds: float  # its share of its program's training time (wall clock)
+    variables: Variables | None
+    seconds: float  # its share, by its work, of the device-seconds of its program's training
     compile_seconds: float  # its share of its program's compilation
 
     @property
@@ -34,7 +36,7 @@ class TrialRecord:
         Where all losses of the steps of an epoch are finite, and one of its evaluation is not, it
         is the last step of that epoch.
         """
-        epochs = len(self.metrics["train"]["loss"])
+        epochs = len(self.running["loss"])
         steps = len(self.step_loss) // epochs
         broken = ~np.isfinite(self.step_loss.reshape(epochs, steps))
         for metrics in self.metrics.values():
@@ -44,7 +46,7 @@ class TrialRecord:
     @property
     def diverged_epoch(self) -> int:
         """The epoch, from 1, of that step; 0 if no loss left the finite numbers."""
-        epochs = len(self.metrics["train"]["loss"])
+        epochs = len(self.running["loss"])
         return -(-self.diverged_step // (len(self.step_loss) // epochs))
 
 
@@ -53,13 +55,12 @@ class End:
     """A program's trials at the end of an epoch that is the last of some: (T, ...) each."""
 
     predictions: dict[str, np.ndarray]
-    params: PyTree
-    state: PyTree
+    variables: Variables
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All that a program needs to go on, on the host.
+    """All that a program needs to resume, on the host.
 
     Arrays are (T, ...), without the trials that fill up the batch.
     """
@@ -67,45 +68,64 @@ class Snapshot:
     epoch: int  # epochs finished
     step: int  # steps done of the next one
     batch: int  # batches evaluated of it
-    at_once: int
+    chunk: int
     seconds: float
     compile_seconds: float
-    state: PyTree | None  # None when all epochs are finished
-    gathered: PyTree | None  # of the epoch under way
-    history: PyTree | None  # what the finished epochs have gathered, (T, E, ...)
+    state: TrainState | None  # None when all epochs are finished
+    record: EpochRecord | None  # of the epoch under way
+    history: EpochRecord | None  # of the finished epochs, (T, E, ...)
     ends: dict[int, End]
 
 
 def make_records(
-    program: Program, task: Task, counts: Mapping[str, int], history: Any,
-    ends: Mapping[int, End], seconds: float, compile_seconds: float,
+    program: Program, task: Task, examples: int, history: EpochRecord, ends: Mapping[int, End],
+    seconds: float, compile_seconds: float,
 ) -> list[TrialRecord]:  # fmt: skip
     """Of every member of a program.
 
-    `history` is (T, E, ...), `ends` is by epochs trained, `counts` the examples of each split.
+    `history` is (T, E, ...), `ends` is by epochs trained, `examples` the number of training ones.
     """
-    share = 1 / len(program.members)
-    return [
-        _record(
-            program, task, counts, trial,
-            jax.tree.map(lambda a: a[place, : trial.epochs], history),  # noqa: B023
-            jax.tree.map(lambda a: a[place], vars(ends[trial.epochs])),  # noqa: B023
-            (seconds * share, compile_seconds * share),
+    running = step.values(task, history.running)
+    metrics = {split: step.values(task, sums) for split, sums in history.splits.items()}
+    device_seconds = seconds * len(program.devices)
+    made = []
+    for (trial, place), share in zip(program.members, program.estimate.shares, strict=True):
+        own = jax.tree.map(lambda a: a[place, : trial.epochs], (history, running, metrics))  # noqa: B023
+        end = ends[trial.epochs]
+        variables, predictions = jax.tree.map(
+            lambda a: a[place],  # noqa: B023
+            (end.variables, end.predictions),
         )
-        for trial, place in program.members
-    ]  # fmt: skip
+        record = _record(program, task, examples, trial, own, variables)
+        made.append(
+            dataclasses.replace(
+                record,
+                predictions=predictions,
+                seconds=device_seconds * share,
+                compile_seconds=compile_seconds / len(program.members),
+            )
+        )
+    return made
 
 
 def _record(
-    program: Program, task: Task, counts: Mapping[str, int], trial: Trial, own: Any,
-    end: dict[str, PyTree], times: tuple[float, float],
-) -> TrialRecord:  # fmt: skip
+    program: Program, task: Task, examples: int, trial: Trial, own: Any, variables: PyTree
+) -> TrialRecord:
     """Of one trial, padding left out."""
-    steps = train.steps_per_epoch(counts["train"], trial.batch_size)
-    params, state, norms = end["params"], end["state"], own.norms_L
-    if program.shape.pads_model:
-        params, state, norms = task.crop(trial, params, state, norms)
+    history, running, metrics = own
+    steps = step.steps_per_epoch(examples, trial.batch_size)
+    norms = history.norms_L
+    if program.spec.pads_model:
+        variables, norms = task.crop(trial, variables, norms)
+    loss = step.running_loss(trial, history.step_loss_S, history.step_weight_S, examples)
     return TrialRecord(
-        trial, train.means(trial, own, counts), own.steps["loss"][:, :steps].reshape(-1), norms,
-        end["predictions"], params, state, *times,
-    )  # fmt: skip
+        trial=trial,
+        metrics={split: metrics[split] for split in metrics},
+        running={"loss": loss, **running},
+        step_loss=history.step_loss_S[:, :steps].reshape(-1),
+        gradient_norms=norms,
+        predictions={},
+        variables=variables,
+        seconds=0.0,
+        compile_seconds=0.0,
+    )

@@ -6,14 +6,13 @@ carry over by a table (see `weights.py`). Images are float32, normalised as the 
 Shapes: B examples, H x W pixels, C channels, F = 512 pooled features.
 """
 
-import jax
-import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
 from jaxexp.base.errors import UserError
 from jaxexp.nn.conv import ROUTES, conv, default_route, max_pool
 from jaxexp.nn.mlp import uniform_rows
+from jaxexp.nn.norm import BatchNorm
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}  # of each stage
 CHANNELS = (64, 128, 256, 512)
@@ -49,38 +48,6 @@ class Conv(nn.Module):
         return conv(x_BxHxWxC, self.param("kernel", draw, shape), self.stride, self.route)
 
 
-class BatchNorm(nn.Module):
-    """`torch.nn.BatchNorm2d` over the pixels of the examples of weight 1.
-
-    The biased variance normalises and the unbiased one enters the running average (Ioffe and
-    Szegedy, 2015, and PyTorch's documentation).
-    """
-
-    epsilon: float = 1e-5
-    update: float = 0.1  # the share of a new batch in the running statistics
-
-    @nn.compact
-    def __call__(self, x_BxHxWxC: Array, weight_B: Array, *, train: bool) -> Array:
-        """(B, H, W, C) to the same shape."""
-        channels = x_BxHxWxC.shape[-1:]
-        scale_C = self.param("scale", nn.initializers.ones, channels)
-        bias_C = self.param("bias", nn.initializers.zeros, channels)
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
-        running_var = self.variable("batch_stats", "var", jnp.ones, channels)
-        mean_C, var_C = running_mean.value, running_var.value
-        if train:
-            weight_Bx1x1x1 = weight_B[:, None, None, None]
-            pixels = x_BxHxWxC.shape[1] * x_BxHxWxC.shape[2]
-            n = jnp.maximum(weight_B.sum(), 1) * pixels  # 0 where a trial's steps are over
-            mean_C = (x_BxHxWxC * weight_Bx1x1x1).sum((0, 1, 2)) / n
-            var_C = (jnp.square(x_BxHxWxC - mean_C) * weight_Bx1x1x1).sum((0, 1, 2)) / n
-            if not self.is_initializing():
-                unbiased_C = var_C * n / jnp.maximum(n - 1, 1)  # a single pixel has variance 0
-                running_mean.value += self.update * (mean_C - running_mean.value)
-                running_var.value += self.update * (unbiased_C - running_var.value)
-        return (x_BxHxWxC - mean_C) * (scale_C * jax.lax.rsqrt(var_C + self.epsilon)) + bias_C
-
-
 class Block(nn.Module):
     """Two 3x3 convolutions and a shortcut, which a 1x1 convolution fits where shapes differ."""
 
@@ -89,12 +56,12 @@ class Block(nn.Module):
     route: str
 
     @nn.compact
-    def __call__(self, x_BxHxWxC: Array, weight_B: Array, *, train: bool) -> Array:
+    def __call__(self, x_BxHxWxC: Array, mask_B: Array, *, train: bool) -> Array:
         """(B, H, W, C) to (B, ceil(H / stride), ceil(W / stride), channels)."""
 
         def normed(x: Array, size: int, stride: int, names: tuple[str, str]) -> Array:
             x = Conv(self.channels, size, stride, self.route, name=names[0])(x)
-            return BatchNorm(name=names[1])(x, weight_B, train=train)
+            return BatchNorm(name=names[1])(x, mask_B, train=train)
 
         h = nn.relu(normed(x_BxHxWxC, 3, self.stride, ("conv1", "bn1")))
         h = normed(h, 3, 1, ("conv2", "bn2"))
@@ -121,7 +88,7 @@ class Head(nn.Module):
 class ResNet(nn.Module):
     """The network of `resnet`. Its parts are methods too, so that a backbone can be run once.
 
-    `model.apply(variables, images, weight_B, method="features")` gives the pooled features and
+    `model.apply(variables, images, mask_B, method="features")` gives the pooled features and
     `model.apply(variables, features, method="head")` the logits; a call does both.
     """
 
@@ -139,24 +106,24 @@ class ResNet(nn.Module):
                 setattr(self, f"layer{stage}_{i}", Block(channels, stride, self.route))
         self.fc = Head(self.outputs)
 
-    def __call__(self, x_BxHxWx3: Array, weight_B: Array, *, train: bool = False) -> Array:
+    def __call__(self, x_BxHxWx3: Array, mask_B: Array, *, train: bool = False) -> Array:
         """Images (B, H, W, 3) and the weight of each, 0 or 1, to logits (B, outputs).
 
         With `train`, normalises by the batch's statistics and updates "batch_stats", which must
         be mutable then. Raises UserError unless the images have three channels, the last axis.
         """
-        return self.head(self.features(x_BxHxWx3, weight_B, train=train))
+        return self.head(self.features(x_BxHxWx3, mask_B, train=train))
 
-    def features(self, x_BxHxWx3: Array, weight_B: Array, *, train: bool = False) -> Array:
+    def features(self, x_BxHxWx3: Array, mask_B: Array, *, train: bool = False) -> Array:
         """Images to the average over the last stage's pixels, (B, 512)."""
         if x_BxHxWx3.ndim != 4 or x_BxHxWx3.shape[-1] != 3:
             raise UserError(
                 f"images of shape {x_BxHxWx3.shape}: expected (batch, height, width, 3)"
             )
-        h = max_pool(nn.relu(self.bn1(self.conv1(x_BxHxWx3), weight_B, train=train)))
+        h = max_pool(nn.relu(self.bn1(self.conv1(x_BxHxWx3), mask_B, train=train)))
         for stage, count in enumerate(self.blocks, 1):
             for i in range(count):
-                h = getattr(self, f"layer{stage}_{i}")(h, weight_B, train=train)
+                h = getattr(self, f"layer{stage}_{i}")(h, mask_B, train=train)
         return h.mean((1, 2))
 
     def head(self, features_BxF: Array) -> Array:

@@ -1,7 +1,6 @@
 """The plan: which trials share a compiled program, and on which devices each program runs."""
 
 import dataclasses
-import hashlib
 import itertools
 import json
 import math
@@ -9,230 +8,216 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from jaxexp.base.digests import digest
 from jaxexp.base.errors import UserError
-from jaxexp.spec.padding import Shape
+from jaxexp.planning.cost import MACHINES, Cost, Machine, Workload
+from jaxexp.spec.padding import ProgramSpec, bounds
 from jaxexp.spec.sweep import Sweep
-from jaxexp.spec.trial import Trial, text
+from jaxexp.spec.trial import Kind, Trial, text
 
 MODES = ("auto", "exact", "one")
+STATE_COPIES = 3 * 2  # of parameters: they and Adam's moments; one more while a call runs
+RECORD_COPIES = 3  # of records at the peak: as they come, stacked, and in the results
+CALL_COPIES = 3  # of what an epoch records, while a call runs: given, under way, and returned
 
 
 @dataclass(frozen=True)
-class Machine:
-    """What the cost model knows of a kind of device: estimates of the right size."""
+class Estimate:
+    """What one program is expected to cost."""
 
-    flops: float  # floating-point operations per second and device, in small matrix products
-    launch_seconds: float  # overhead of one operation of a step, for a batch of trials
-    compile_seconds: float  # to compile a program
-    cache_bytes: float  # of activations that a device should hold at a time
-    state_bytes: float  # of what a program trains: trials beyond it wait for another program
-
-
-# Of the CPU: measured on one core of an AMD EPYC. Of the others: given, not measured.
-MACHINES = {
-    "cpu": Machine(45e9, 2e-6, 3.0, 5e6, 1e9),
-    "gpu": Machine(5e12, 5e-6, 10.0, 4e9, 8e9),
-    "tpu": Machine(5e12, 5e-6, 10.0, 4e9, 8e9),
-}
-
-
-STATE_COPIES = 3 * 2  # of parameters: they and Adam's moments; one more while a call runs
-RECORD_COPIES = 3  # of records at the peak: as they come, stacked, and in the results
-CALL_COPIES = 3  # of what an epoch gathers, while a call runs: given, under way, and returned
+    seconds: float = 0.0  # device-seconds of training, padding included
+    compile_seconds: float = 0.0
+    padding: float = 0.0  # the share of the arithmetic that no trial needs
+    shares: tuple[float, ...] = ()  # of each member in the work
+    state_bytes: float = 0.0  # parameters and moments, on all its devices, while a call runs
+    device_bytes: float = 0.0  # on all its devices, while a call runs, without the data
+    record_bytes: float = 0.0  # what its trials leave behind, on the host
 
 
 @dataclass(frozen=True)
 class Program:
     """Trials that are trained as one batch.
 
-    Of trials that differ in their epochs alone only the longest is trained: the others are
-    `beginnings`, pairs of a trial and the place in `trials` of the one that it is the beginning of.
+    Of trials that differ in their epochs alone, only the longest is trained: the others are its
+    `prefixes`, pairs of a trial and the place in `trials` of the one that it is a prefix of.
     """
 
     trials: tuple[Trial, ...]
-    beginnings: tuple[tuple[Trial, int], ...] = ()
-    record: tuple[str, ...] = ()  # what is kept beyond losses and accuracies
+    prefixes: tuple[tuple[Trial, int], ...] = ()
+    record: tuple[str, ...] = ()  # what is kept beyond losses and metrics
     devices: tuple[int, ...] = ()  # the batch is spread over these
-    at_once: int = 1  # trials that a device trains side by side; it takes the others in turn
+    chunk: int = 1  # trials that a device trains side by side, one chunk after another
+    alone: bool = False  # whether nothing else may run beside it
+    estimate: Estimate = Estimate()
 
     @cached_property
     def id(self) -> str:
         """Sixteen hexadecimal digits that name what is trained and recorded, on any devices."""
         content = [[trial.id for trial, _ in self.members], self.record]
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+        return digest(json.dumps(content))
 
     @cached_property
-    def shape(self) -> Shape:
+    def spec(self) -> ProgramSpec:
         """What XLA has to know."""
-        return Shape.of(self.trials)
+        return ProgramSpec.of(self.trials)
 
     @cached_property
     def epochs(self) -> int:
         """The epochs that the batch trains: those of its longest trial."""
         return max(trial.epochs for trial in self.trials)
 
+    @cached_property
+    def smallest_batch(self) -> int:
+        """The smallest batch size, which takes the most steps."""
+        return min(trial.batch_size for trial in self.trials)
+
     @property
     def members(self) -> list[tuple[Trial, int]]:
         """Every trial that the program answers for, and its place in the batch."""
-        return [(trial, i) for i, trial in enumerate(self.trials)] + list(self.beginnings)
-
-    def work(self, examples: int, machine: Machine = MACHINES["cpu"]) -> float:
-        """Estimated device-seconds of training, padding included."""
-        smallest = min(trial.batch_size for trial in self.trials)
-        epoch = _epoch_seconds(self.shape.bound(), examples, smallest, machine)
-        return len(self.trials) * self.epochs * epoch
+        return [(trial, i) for i, trial in enumerate(self.trials)] + list(self.prefixes)
 
     def filled(self) -> int:
-        """The trials of the batch with those that fill it up, so that every turn is full."""
-        turn = len(self.devices) * self.at_once
-        return turn * math.ceil(len(self.trials) / turn)
-
-    def state_bytes(self) -> float:
-        """Estimated bytes of parameters and moments, while a call runs."""
-        return 4 * STATE_COPIES * self.shape.bound().cost().parameters * self.filled()
-
-    def memory(self, examples: int) -> float:
-        """Estimated bytes of arrays, on the devices and where results are gathered.
-
-        A process takes some 400 MB beside them: Python, JAX, and what a compilation leaves behind.
-        """
-        return self.device_memory(examples) + self.record_memory(examples)
-
-    def device_memory(self, examples: int) -> float:
-        """Estimated bytes on all devices while a call runs.
-
-        Parameters and moments, activations of one turn, and what an epoch gathers. So it is for
-        grids in several turns; in one turn, the state is not copied and this is too much.
-        """
-        bound = self.shape.bound()
-        cost = bound.cost()
-        smallest = min(trial.batch_size for trial in self.trials)
-        gathered = _epoch_floats(bound, examples, smallest, self.record)
-        turn = 2 * cost.activations * bound.batch_size * len(self.devices) * self.at_once
-        return self.state_bytes() + 4 * (self.filled() * CALL_COPIES * gathered + turn)
-
-    def record_memory(self, examples: int) -> float:
-        """Estimated bytes of what all its trials leave behind: records and trained parameters."""
-        bound = self.shape.bound()
-        smallest = min(trial.batch_size for trial in self.trials)
-        epoch = _epoch_floats(bound, examples, smallest, self.record)
-        ends = sum(trial.cost().parameters for trial, _ in self.members)
-        return 4 * (RECORD_COPIES * len(self.trials) * self.epochs * epoch + ends)
-
-    def padding(self, examples: int, machine: Machine = MACHINES["cpu"]) -> float:
-        """The share of that work that no trial needs."""
-        needed = sum(
-            t.epochs * _epoch_seconds(t, examples, t.batch_size, machine) for t in self.trials
-        )
-        return max(0.0, 1 - needed / self.work(examples, machine))
+        """The trials of the batch with those that fill it up, so that every chunk is full."""
+        full = len(self.devices) * self.chunk
+        return full * math.ceil(len(self.trials) / full)
 
     def why(self) -> str:
         """What its trials have in common and what differs, in words."""
-        default = type(self.trials[0])()
-        own = {n: v for n, v in self.shape.like.static() if v != getattr(default, n)}
-        same = [f"{n}={text(v)}" for n, v in own.items() if n in default.fields() and n != "epochs"]
-        sizes = [f"{name} {low} to {high}" for name, low, high in self.shape.sizes]
-        choices = [f"{n} {' or '.join(map(str, options))}" for n, options in self.shape.choices]
+        like, default = self.spec.like, type(self.trials[0])()
+        same = [
+            f"{name}={text(value)}"
+            for name, declared in like.fields().items()
+            if declared.kind not in (Kind.TRACED, Kind.LENGTH)
+            and (value := getattr(like, name)) != getattr(default, name)
+        ]
+        sizes = [f"{name} {low} to {high}" for name, low, high in self.spec.sizes]
+        choices = [f"{n} {' or '.join(map(text, options))}" for n, options in self.spec.choices]
         lengths = sorted({trial.epochs for trial, _ in self.members})
         epochs = [f"epochs {lengths[0]} to {lengths[-1]}"] if len(lengths) > 1 else []
         return ", ".join([*same, *sizes, *choices, *epochs]) or "defaults"
 
 
-def _epoch_floats(bound: Trial, examples: int, smallest_batch: int, record: Sequence[str]) -> int:
-    """Numbers that a trial gathers in an epoch: losses and accuracies, and norms if asked for."""
-    steps = math.ceil(examples / smallest_batch)
-    norms = getattr(bound, "depth", 0) + 1 if "gradient_norms" in record else 0
-    return 2 * steps + 4 + norms
-
-
-def _epoch_seconds(trial: Trial, examples: int, smallest_batch: int, machine: Machine) -> float:
-    """Of one trial, with as many steps as the smallest batch of its program takes.
-
-    The backward pass costs twice the forward pass.
-    """
-    cost = trial.cost()
-    step = 6 * cost.multiplications * trial.batch_size / machine.flops
-    steps = math.ceil(examples / smallest_batch)
-    return steps * (step + cost.launches * machine.launch_seconds)
-
-
 @dataclass(frozen=True)
 class Plan:
-    """Programs in the order in which they start."""
+    """Programs in the order in which they start, and what they are expected to cost."""
 
     programs: tuple[Program, ...]
     devices: int
-    examples: int
     backend: str = "cpu"
+    data_bytes: float = 0.0  # on every device
 
     @property
     def trials(self) -> int:
         """The number of trials."""
         return sum(len(program.members) for program in self.programs)
 
-    @property
-    def lanes(self) -> list[list[Program]]:
-        """The programs by the devices on which they run: lanes run side by side.
+    @cached_property
+    def streams(self) -> list[list[Program]]:
+        """The programs that may run side by side, by the devices on which they run.
 
-        A large program waits for those before it that share a device with it: their states would
-        fill the memory, while one alone keeps the device busy.
+        Streams run at the same time, the programs of a stream one after another. A large program
+        waits for those before it that share a device with it: their states would fill the memory,
+        while one alone keeps the device busy.
         """
         large = MACHINES[self.backend].state_bytes / 4
-        lanes: list[list[Program]] = []
+        streams: list[list[Program]] = []
         for program in self.programs:
-            for lane in lanes:
-                waits = program.state_bytes() > large and {*program.devices} & {*lane[0].devices}
-                if waits or program.devices == lane[0].devices:
-                    lane.append(program)
+            if program.alone:
+                continue
+            for stream in streams:
+                shared = {*program.devices} & {*stream[0].devices}
+                waits = program.estimate.state_bytes > large and shared
+                if waits or program.devices == stream[0].devices:
+                    stream.append(program)
                     break
             else:
-                lanes.append([program])
-        return lanes
+                streams.append([program])
+        return streams
+
+    @property
+    def alone(self) -> list[Program]:
+        """The programs that run one after another, when all streams have ended."""
+        return [program for program in self.programs if program.alone]
 
     @property
     def seconds(self) -> float:
         """Estimated seconds of training and compilation, the devices equally busy."""
-        machine = MACHINES[self.backend]
-        work = [p.work(self.examples, machine) + machine.compile_seconds for p in self.programs]
-        longest = max(w / len(p.devices) for w, p in zip(work, self.programs, strict=True))
-        return max(longest, sum(work) / self.devices)
+
+        def work(program: Program) -> float:
+            return program.estimate.seconds + program.estimate.compile_seconds
+
+        side_by_side = [p for p in self.programs if not p.alone]
+        longest = max((work(p) / len(p.devices) for p in side_by_side), default=0.0)
+        shared = max(longest, sum(map(work, side_by_side)) / self.devices)
+        return shared + sum(work(p) / len(p.devices) for p in self.alone)
+
+    def device_bytes(self, device: int) -> float:
+        """Estimated bytes on one device: the data, and of each stream its largest program."""
+
+        def own(programs: Iterable[Program]) -> float:
+            parts = (
+                p.estimate.device_bytes / len(p.devices) for p in programs if device in p.devices
+            )
+            return max(parts, default=0.0)
+
+        streams = sum(own(stream) for stream in self.streams)
+        return self.data_bytes + max(streams, own(self.alone))
+
+    @property
+    def record_bytes(self) -> float:
+        """Estimated bytes of what all trials leave behind, on the host."""
+        return sum(program.estimate.record_bytes for program in self.programs)
 
     @property
     def memory(self) -> float:
-        """Estimated bytes: the records of all programs, and of each lane its largest program."""
-        records = sum(program.record_memory(self.examples) for program in self.programs)
-        return records + sum(
-            max(p.device_memory(self.examples) for p in lane) for lane in self.lanes
-        )
+        """Estimated bytes of arrays, on all devices and on the host.
+
+        A process takes some 400 MB beside them: Python, JAX, and what a compilation leaves behind.
+        """
+        used = {device for program in self.programs for device in program.devices}
+        return self.record_bytes + sum(self.device_bytes(device) for device in used)
 
     def __str__(self) -> str:
         """One line per program."""
-        machine = MACHINES[self.backend]
-        work = [program.work(self.examples, machine) for program in self.programs]
-        lost = [program.padding(self.examples, machine) for program in self.programs]
-        share = sum(w * p for w, p in zip(work, lost, strict=True)) / sum(work)
+        work = [program.estimate.seconds for program in self.programs]
+        lost = [program.estimate.padding for program in self.programs]
+        share = sum(w * p for w, p in zip(work, lost, strict=True)) / (sum(work) or 1)
         lines = [
-            f"{self.trials} trials in {len(self.programs)} programs on {self.devices} "
-            f"{self.backend} devices, about {self.seconds:.0f} s, {_size(self.memory)} of arrays; "
-            f"{share:.0%} of the arithmetic is padding",
+            f"{count(self.trials, 'trial')} in {count(len(self.programs), 'program')} on "
+            f"{count(self.devices, f'{self.backend} device')}, about {self.seconds:.0f} s, "
+            f"{_bytes(self.memory)} of arrays, {_bytes(self.data_bytes)} of it data on each device;"
+            f" {share:.0%} of the arithmetic is padding (estimates)",
         ]
-        for program, padding in zip(self.programs, lost, strict=True):
-            where = "all devices" if len(program.devices) == self.devices else "device"
-            if where == "device":
-                where += f"{'s' * (len(program.devices) > 1)} " + ", ".join(
-                    map(str, program.devices)
-                )
-            begin = f" (and {len(program.beginnings)} of fewer)" if program.beginnings else ""
-            turns = f", {program.at_once} at a time on each"
-            where += turns if program.filled() > len(program.devices) * program.at_once else ""
-            lines.append(
-                f"{len(program.trials):5d} × {program.epochs} epochs{begin} on {where}: "
-                f"{program.why()}" + (f"; padding {padding:.0%}" if padding > 0.005 else "")
+        return "\n".join([*lines, *map(self._line, self.programs)])
+
+    def _line(self, program: Program) -> str:
+        if len(program.devices) == self.devices:
+            where = "all devices" if self.devices > 1 else "the device"
+        else:
+            where = f"{'devices' if len(program.devices) > 1 else 'device'} " + ", ".join(
+                map(str, program.devices)
             )
-        return "\n".join(lines)
+        prefixes = f" (and {len(program.prefixes)} of fewer)" if program.prefixes else ""
+        chunks = f", {program.chunk} at a time on each"
+        where += chunks if program.filled() > len(program.devices) * program.chunk else ""
+        where += ", nothing beside it" if program.alone else ""
+        padding = program.estimate.padding
+        return (
+            f"{len(program.trials):5d} × {count(program.epochs, 'epoch')}{prefixes} on {where}: "
+            f"{program.why()}" + (f"; padding {padding:.0%}" if padding > 0.005 else "")
+        )
 
 
-def _size(size: float) -> str:
+def count(n: int, noun: str) -> str:
+    """A number of things in words.
+
+    >>> count(1, "program"), count(2, "program")
+    ('1 program', '2 programs')
+    """
+    return f"{n:,} {noun}" + ("s" if n != 1 else "")
+
+
+def _bytes(size: float) -> str:
     """Bytes as a person says them: 20 kB, 300 MB, 1.2 GB."""
     if size >= 1e9:
         return f"{size / 1e9:.1f} GB"
@@ -242,189 +227,288 @@ def _size(size: float) -> str:
 def plan(
     sweeps: Iterable[Sweep],
     devices: int,
-    examples: int,
+    workload: Workload,
     *,
     mode: str = "auto",
     backend: str = "cpu",
-    memory: float = math.inf,
+    host_memory: float = math.inf,
+    device_memory: Sequence[float] = (),
 ) -> Plan:
     """Group the trials of all sweeps into programs, and the programs onto devices.
 
-    A trial that stands in several sweeps trains once, and one that is the beginning of another
-    does not train at all. `mode` says which trials share a program: "exact" those of equal shape,
-    "one" all of them, "auto" those whose padding costs less than another program.
+    A trial that stands in several sweeps trains once, and one that is the prefix of another does
+    not train at all. `mode` says which trials share a program: "exact" those of equal sizes and
+    choices, "one" all of them, "auto" those whose padding costs less than another program.
 
     A program with at least as many trials as there are devices is spread over all of them. The
     others are placed the longest first, each on one device or spread over as many as it has
-    trials, wherever it would end soonest (after Graham's rule).
+    trials, wherever it would end soonest (after Graham's rule). Trials of a timed sweep have a
+    program each, which runs alone.
 
-    Raises UserError for an unknown mode, trials of different classes in one program, or a grid
-    that needs more than `memory` bytes.
+    `host_memory` is how many bytes may be taken on the host (of which the devices of a CPU are a
+    part), `device_memory` how many on each device, if it has memory of its own.
+
+    Raises UserError for an unknown mode, trials that cannot share one program, two sweeps of one
+    name, or a grid that needs more memory than there is.
     """
     if mode not in MODES:
         raise UserError(f"programs={mode!r}: expected one of {', '.join(MODES)}")
-    records = _records(sweeps)
-    machine = MACHINES[backend]
-    groups = _groups(records, mode)
-    programs = [_program(group, records) for group in groups]
-    if mode == "auto":
-        programs = _merge(programs, records, examples, machine)
-    if mode != "one":
-        programs = [part for p in programs for part in _parts(p, devices, examples, machine)]
-    programs = _by_work(programs, examples, machine)[::-1]
-    placed = _place(programs, devices, examples, machine)
-    made = Plan(tuple(_in_turns(p, machine) for p in placed), devices, examples, backend)
-    if made.memory > memory:
-        raise UserError(
-            f"{made.trials} trials need about {_size(made.memory)} of memory for their arrays, and "
-            f"{_size(memory)} may be used: fewer trials, epochs or records would fit"
-        )
+    planner = _Planner(list(sweeps), devices, workload, mode, MACHINES[backend])
+    made = Plan(tuple(planner.programs()), devices, backend, workload.data_bytes)
+    _check_memory(made, host_memory, device_memory)
     return made
 
 
-def _parts(program: Program, devices: int, examples: int, machine: Machine) -> list[Program]:
-    """The program, or several of fewer trials where its state would be too large.
-
-    They run one after another, spread over all devices, and share the compiled functions. A rest
-    of fewer trials than there are devices would keep some of them busy with copies: it is compiled
-    for fewer devices where that costs less.
-    """
-    cost = program.shape.bound().cost()
-    state = 4 * STATE_COPIES * cost.parameters
-    most = max(1, int(machine.state_bytes / state / devices)) * devices
-    if len(program.trials) <= most:
-        return [program]
-    rest = len(program.trials) % devices
-    copies = (devices - rest) / devices * program.work(examples, machine) / len(program.trials)
-    alone = rest and copies > machine.compile_seconds * cost.compilation
-    return [
-        dataclasses.replace(
-            program,
-            devices=() if alone and start + most > len(program.trials) else tuple(range(devices)),
-            trials=program.trials[start : start + most],
-            beginnings=tuple(
-                (trial, place - start)
-                for trial, place in program.beginnings
-                if start <= place < start + most
-            ),
-        )
-        for start in range(0, len(program.trials), most)
-    ]
-
-
-def check(trials: Iterable[Trial], examples: int) -> None:
-    """Raise UserError for trials that so many training examples cannot serve."""
-    for trial in trials:
-        if trial.batch_size > examples:
+def _check_memory(made: Plan, host_memory: float, device_memory: Sequence[float]) -> None:
+    cure = "fewer trials, epochs or records would fit"
+    for device, limit in enumerate(device_memory):
+        needed = made.device_bytes(device)
+        if needed > limit:
             raise UserError(
-                f"batch_size={trial.batch_size}: larger than the {examples} training examples"
+                f"{count(made.trials, 'trial')} need about {_bytes(needed)} on device {device}, "
+                f"and {_bytes(limit)} may be used there: {cure}"
             )
+    needed = made.record_bytes if device_memory else made.memory
+    if needed > host_memory:
+        raise UserError(
+            f"{count(made.trials, 'trial')} need about {_bytes(needed)} of memory for their "
+            f"arrays, and {_bytes(host_memory)} may be used: {cure}"
+        )
 
 
-def _in_turns(program: Program, machine: Machine) -> Program:
-    """Trials at a time such that their activations stay in the cache, in turns of equal length."""
-    bound = program.shape.bound()
-    own = math.ceil(len(program.trials) / len(program.devices))
-    fits = machine.cache_bytes / (4 * bound.cost().activations * bound.batch_size)
-    turns = math.ceil(own / max(1, fits))
-    return dataclasses.replace(program, at_once=math.ceil(own / turns))
+@dataclass(frozen=True)
+class _Planner:
+    sweeps: list[Sweep]
+    devices: int
+    workload: Workload
+    mode: str
+    machine: Machine
+
+    def programs(self) -> list[Program]:
+        names = [sweep.name for sweep in self.sweeps]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise UserError(f"two sweeps are named {twice[0]!r}: give each a name of its own")
+        programs = [self._program(group) for group in self._groups()]
+        if self.mode == "auto":
+            programs = self._merge(programs)
+        if self.mode != "one":
+            programs = [part for program in programs for part in self._parts(program)]
+        placed = self._place(self._by_work(programs)[::-1])
+        return [self._estimated(self._in_chunks(program)) for program in placed]
+
+    @cached_property
+    def _records(self) -> dict[Trial, set[str]]:
+        """Every trial once, with all that some sweep wants recorded of it."""
+        records: dict[Trial, set[str]] = {}
+        for sweep in self.sweeps:
+            for trial in sweep.trials():
+                records.setdefault(trial, set()).update(sweep.record)
+        return records
+
+    @cached_property
+    def _timed(self) -> set[Trial]:
+        return {trial for sweep in self.sweeps if sweep.timed for trial in sweep.trials()}
+
+    def _groups(self) -> list[list[Trial]]:
+        """Trials that share a program whatever it costs: those of equal sizes, or all of them."""
+        trials = list(self._records)
+        shared = [trial for trial in trials if trial not in self._timed]
+        groups: dict[object, list[Trial]] = {
+            trial: [trial] for trial in trials if trial not in shared
+        }
+        if self.mode == "one" and len({type(trial) for trial in shared}) > 1:
+            raise UserError("programs=one: the trials are of different classes")
+        longest: dict[Trial, int] = {}
+        for trial in shared:
+            rest = dataclasses.replace(trial, epochs=1)
+            longest[rest] = max(longest.get(rest, 0), trial.epochs)
+        for trial in shared:
+            epochs = trial.epochs
+            if not self.workload.run_length_matters(trial):
+                epochs = longest[dataclasses.replace(trial, epochs=1)]
+            key = (type(trial), _static(trial), epochs)
+            groups.setdefault(None if self.mode == "one" else key, []).append(trial)
+        return list(groups.values())
+
+    def _program(self, trials: Sequence[Trial]) -> Program:
+        """One program for these trials, prefixes found."""
+        longest: dict[object, Trial] = {}
+
+        def key(trial: Trial) -> object:
+            matters = self.workload.run_length_matters(trial)
+            return trial if matters else dataclasses.replace(trial, epochs=1)
+
+        for trial in trials:
+            rest = key(trial)
+            if rest not in longest or trial.epochs > longest[rest].epochs:
+                longest[rest] = trial
+        place = {rest: i for i, rest in enumerate(longest)}
+        trained = set(longest.values())
+        return Program(
+            trials=tuple(longest.values()),
+            prefixes=tuple((t, place[key(t)]) for t in trials if t not in trained),
+            record=tuple(sorted(set().union(*(self._records[trial] for trial in trials)))),
+            alone=trials[0] in self._timed,
+        )
+
+    def _merge(self, programs: list[Program]) -> list[Program]:
+        """Merge programs while their common padding costs less than compiling one more.
+
+        Options are never merged: computing all of them costs more than it saves.
+        """
+        merged: list[Program] = []
+        for program in self._by_work(programs):
+            options = []
+            for i, other in enumerate(merged):
+                both = self._both(program, other)
+                if both is not None:
+                    apart = self._work(program) + self._work(other)
+                    options.append((self._work(both) - apart, i, both))
+            extra, i, both = min(options, default=(math.inf, 0, program), key=lambda o: o[:2])
+            if extra < self.machine.compile_seconds:
+                merged[i] = both
+            else:
+                merged.append(program)
+        return merged
+
+    def _both(self, a: Program, b: Program) -> Program | None:
+        """One program for the trials of both, if they differ in sizes and epochs alone."""
+        if type(a.trials[0]) is not type(b.trials[0]) or a.record != b.record or a.alone or b.alone:
+            return None
+        if not self.workload.pads_batches and a.smallest_batch != b.smallest_batch:
+            return None
+        both = self._program([trial for trial, _ in itertools.chain(a.members, b.members)])
+        try:
+            return None if both.spec.choices else both
+        except UserError:  # they differ in a static hyperparameter
+            return None
+
+    def _by_work(self, programs: Sequence[Program]) -> list[Program]:
+        """The least work first; ties by content, so that the order of the axes decides nothing."""
+        return sorted(programs, key=lambda p: (self._work(p), min(trial.id for trial in p.trials)))
+
+    def _bound(self, program: Program) -> Trial:
+        """A trial that costs at least as much as any of the program."""
+        return max(bounds(program.spec), key=lambda t: self.workload.cost(t).multiplications)
+
+    def _work(self, program: Program) -> float:
+        """Device-seconds of training, padding included."""
+        bound, smallest = self._bound(program), program.smallest_batch
+        epoch = self.workload.epoch_seconds(bound, smallest, self.machine)
+        return len(program.trials) * program.epochs * epoch
+
+    def _parts(self, program: Program) -> list[Program]:
+        """The program, or several of fewer trials where its state would be too large.
+
+        They run one after another, spread over all devices, and share the compiled functions. A
+        rest of fewer trials than there are devices would keep some of them busy with copies: it is
+        compiled for fewer devices where that costs less.
+        """
+        cost, devices = self.workload.cost(self._bound(program)), self.devices
+        state = 4 * STATE_COPIES * max(1, cost.parameters)
+        most = max(1, int(self.machine.state_bytes / state / devices)) * devices
+        if len(program.trials) <= most:
+            return [program]
+        rest = len(program.trials) % devices
+        copies = (devices - rest) / devices * self._work(program) / len(program.trials)
+        apart = rest and copies > self.machine.compile_seconds * cost.compilation
+        return [
+            dataclasses.replace(
+                program,
+                devices=()
+                if apart and start + most > len(program.trials)
+                else tuple(range(devices)),
+                trials=program.trials[start : start + most],
+                prefixes=tuple(
+                    (trial, place - start)
+                    for trial, place in program.prefixes
+                    if start <= place < start + most
+                ),
+            )
+            for start in range(0, len(program.trials), most)
+        ]
+
+    def _place(self, programs: Sequence[Program]) -> list[Program]:
+        everywhere = tuple(range(self.devices))
+        alone = [dataclasses.replace(p, devices=(0,)) for p in programs if p.alone]
+        spread = [
+            p for p in programs if not p.alone and (len(p.trials) >= self.devices or p.devices)
+        ]
+        placed = [dataclasses.replace(p, devices=everywhere) for p in spread]
+        busy = [0.0] * self.devices
+        for program in programs:
+            if program in spread or program.alone:
+                continue
+            work = self._work(program) + self.machine.compile_seconds
+            free = sorted(range(self.devices), key=lambda device: busy[device])
+            n = min({1, len(program.trials)}, key=lambda n: (busy[free[n - 1]] + work / n, n))
+            for device in free[:n]:
+                busy[device] = busy[free[n - 1]] + work / n
+            placed.append(dataclasses.replace(program, devices=tuple(sorted(free[:n]))))
+        return placed + alone
+
+    def _in_chunks(self, program: Program) -> Program:
+        """Trials at a time such that their activations stay in the cache, in equal chunks."""
+        bound = self._bound(program)
+        own = math.ceil(len(program.trials) / len(program.devices))
+        activations = 4 * self.workload.cost(bound).activations * bound.batch_size
+        chunks = math.ceil(own / max(1, self.machine.cache_bytes / max(1, activations)))
+        return dataclasses.replace(program, chunk=math.ceil(own / chunks))
+
+    def _estimated(self, program: Program) -> Program:
+        cost, bound = self.workload.cost(self._bound(program)), self._bound(program)
+        floats = self.workload.epoch_floats(cost, program.smallest_batch, program.record)
+        state = 4 * STATE_COPIES * cost.parameters * program.filled()
+        running = 2 * cost.activations * bound.batch_size * len(program.devices) * program.chunk
+        parameters = sum(self.workload.cost(trial).parameters for trial, _ in program.members)
+        work = self._work(program)
+        own = [
+            t.epochs * self.workload.epoch_seconds(t, t.batch_size, self.machine)
+            for t, _ in program.members
+        ]
+        needed = sum(own[: len(program.trials)])
+        estimate = Estimate(
+            seconds=work,
+            compile_seconds=self.machine.compile_seconds * cost.compilation,
+            padding=max(0.0, 1 - needed / work) if work else 0.0,
+            shares=tuple(seconds / (sum(own) or 1) for seconds in own),
+            state_bytes=state,
+            device_bytes=state + 4 * (program.filled() * CALL_COPIES * floats + running),
+            record_bytes=4
+            * (RECORD_COPIES * len(program.trials) * program.epochs * floats + parameters),
+        )
+        return dataclasses.replace(program, estimate=estimate)
 
 
-def _records(sweeps: Iterable[Sweep]) -> dict[Trial, set[str]]:
-    """Every trial once, with all that some sweep wants recorded of it."""
-    records: dict[Trial, set[str]] = {}
-    for sweep in sweeps:
-        for trial in sweep.trials():
-            records.setdefault(trial, set()).update(sweep.record)
-    return records
+def _static(trial: Trial) -> tuple[tuple[str, object], ...]:
+    """The values that XLA would have to know: trials that agree here share a program as it is.
 
-
-def _groups(trials: Iterable[Trial], mode: str) -> list[list[Trial]]:
-    """Trials that share a program whatever it costs: those of equal shape, or all of them."""
-    groups: dict[object, list[Trial]] = {}
-    longest: dict[Trial, int] = {}
-    trials = list(trials)
-    for trial in trials:
-        rest = dataclasses.replace(trial, epochs=1)
-        longest[rest] = max(longest.get(rest, 0), trial.epochs)
-    for trial in trials:
-        rest = dataclasses.replace(trial, epochs=1)
-        key = (type(trial), rest.static(), longest[rest])
-        groups.setdefault(None if mode == "one" else key, []).append(trial)
-    if mode == "one" and len({type(trial) for trial in trials}) > 1:
-        raise UserError("programs=one: the trials are of different classes")
-    return list(groups.values())
-
-
-def _program(trials: Sequence[Trial], records: dict[Trial, set[str]]) -> Program:
-    """One program for these trials, beginnings found."""
-    longest: dict[Trial, Trial] = {}
-    for trial in trials:
-        rest = dataclasses.replace(trial, epochs=1)
-        if rest not in longest or trial.epochs > longest[rest].epochs:
-            longest[rest] = trial
-    place = {rest: i for i, rest in enumerate(longest)}
-    trained = set(longest.values())
-    return Program(
-        trials=tuple(longest.values()),
-        beginnings=tuple(
-            (t, place[dataclasses.replace(t, epochs=1)]) for t in trials if t not in trained
-        ),
-        record=tuple(sorted(set().union(*(records[trial] for trial in trials)))),
-    )
-
-
-def _merge(
-    programs: list[Program], records: dict[Trial, set[str]], examples: int, machine: Machine
-) -> list[Program]:
-    """Merge programs while their common padding costs less than compiling one more.
-
-    Options are never merged: computing all of them costs more than it saves.
+    Of a traced value that can be off, whether it is on.
     """
-    merged: list[Program] = []
-    for program in _by_work(programs, examples, machine):
-        options = []
-        for i, other in enumerate(merged):
-            both = _both(program, other, records)
-            if both is not None:
-                apart = program.work(examples, machine) + other.work(examples, machine)
-                options.append((both.work(examples, machine) - apart, i, both))
-        extra, i, both = min(options, default=(math.inf, 0, program), key=lambda o: o[:2])
-        if extra < machine.compile_seconds:
-            merged[i] = both
-        else:
-            merged.append(program)
-    return merged
+    static: list[tuple[str, object]] = []
+    for name, declared in trial.fields().items():
+        value = getattr(trial, name)
+        if declared.kind is Kind.TRACED:
+            if declared.off is not None:
+                static.append((name, value != declared.off))
+        elif declared.kind is not Kind.LENGTH:
+            static.append((name, value))
+    return tuple(static)
 
 
-def _by_work(programs: Sequence[Program], examples: int, machine: Machine) -> list[Program]:
-    """The least work first; ties by content, so that the order of the axes decides nothing."""
-    return sorted(
-        programs, key=lambda p: (p.work(examples, machine), min(trial.id for trial in p.trials))
-    )
+def static_key(trial: Trial) -> tuple[object, ...]:
+    """Equal for trials that cost the same to train for a step, and read the same."""
+    return (type(trial), *_static(trial))
 
 
-def _both(a: Program, b: Program, records: dict[Trial, set[str]]) -> Program | None:
-    """One program for the trials of both, if they differ in sizes and epochs alone."""
-    if type(a.trials[0]) is not type(b.trials[0]) or a.record != b.record:
-        return None
-    both = _program([trial for trial, _ in itertools.chain(a.members, b.members)], records)
-    return None if both.shape.choices else both
-
-
-def _place(
-    programs: Sequence[Program], devices: int, examples: int, machine: Machine
-) -> tuple[Program, ...]:
-    spread = [p for p in programs if len(p.trials) >= devices or p.devices]
-    placed = [dataclasses.replace(p, devices=tuple(range(devices))) for p in spread]
-    busy = [0.0] * devices
-    for program in programs:
-        if program in spread:
-            continue
-        work = program.work(examples, machine) + machine.compile_seconds
-        free = sorted(range(devices), key=lambda device: busy[device])
-        count = min({1, len(program.trials)}, key=lambda n: (busy[free[n - 1]] + work / n, n))
-        for device in free[:count]:
-            busy[device] = busy[free[count - 1]] + work / count
-        placed.append(dataclasses.replace(program, devices=tuple(sorted(free[:count]))))
-    return tuple(placed)
+__all__ = [
+    "MODES",
+    "Cost",
+    "Estimate",
+    "Plan",
+    "Program",
+    "Workload",
+    "count",
+    "plan",
+    "static_key",
+]

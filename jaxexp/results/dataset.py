@@ -15,59 +15,84 @@ import xarray as xr
 
 from jaxexp.base.errors import UserError
 from jaxexp.base.files import read_sealed, write_whole
-from jaxexp.execution.driver import Problem
 from jaxexp.execution.records import TrialRecord
-from jaxexp.planning.plan import Plan
+from jaxexp.planning.plan import Plan, count
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial, text
+from jaxexp.training.data import Data
+from jaxexp.training.step import train_sample
+from jaxexp.training.task import Task
 
 SPLITS = ("train", "validation", "test")
 
 
 def to_dataset(
-    sweep: Sweep, records: Mapping[Trial, TrialRecord], problem: Problem, facts: Mapping[str, Any]
-) -> xr.Dataset:
+    sweep: Sweep, records: Mapping[Trial, TrialRecord], task: Task, data: Data,
+    facts: Mapping[str, Any],
+) -> xr.Dataset:  # fmt: skip
     """The results of one sweep, taken from the records of its trials.
 
-    Dimensions: one for each axis of the sweep (hyperparameters that move together share one, named
-    after both), `epoch` and `step` from 1, `split`, `layer` from 0. Variables: `loss` (nats) and
-    `accuracy` by epoch and split, `step_loss`, `steps_per_epoch`, `epochs_trained`,
-    `diverged_epoch` and `diverged_step` (from 1, over the whole run; 0: never), `seconds` (wall
-    clock, the trial's share of its batch), and where recorded `gradient_norm` and predictions.
+    Dimensions: one for each axis of the sweep (zipped hyperparameters share one, named after both),
+    `epoch` and `step` from 1, `split` (those that there are), `layer` from 0. Variables:
+
+    - `loss` and each metric of the task by epoch and split, all measured alike: at the end of the
+      epoch, in evaluation mode. `attrs["train_evaluation"]` says on which training examples. The
+      variables' attributes say their `units` and which `direction` is better.
+    - `running_loss` and the other metrics' running means by epoch, over all training examples,
+      taken during the epoch in training mode.
+    - `step_loss`, `steps_per_epoch`, `epochs_trained`, `diverged_epoch` and `diverged_step` (from
+      1, over the whole run; 0: never), `trial_id`.
+    - `seconds`: device-seconds of training, the trial's share of its program's by its work.
+    - where recorded, `gradient_norm` by epoch and layer, and predictions.
+
     Shorter trials are filled up with NaN.
     """
     own = [records[trial] for trial in sweep.trials()]
     axes = tuple(sweep.dims)
 
-    def variable(values: Sequence[Any], *dims: str) -> tuple[tuple[str, ...], np.ndarray]:
+    def variable(values: Sequence[Any], *dims: str, **attrs: str) -> Any:
         stacked = _pad([np.asarray(value) for value in values])
-        return (*axes, *dims), stacked.reshape(sweep.shape + stacked.shape[1:])
+        return (*axes, *dims), stacked.reshape(sweep.shape + stacked.shape[1:]), attrs
 
     epochs = [record.trial.epochs for record in own]
-    variables = {
-        metric: variable(
-            [np.stack([r.metrics[split][metric] for split in SPLITS], axis=1) for r in own],
-            "epoch", "split",
+    splits = list(data.splits)
+    described = {"loss": {"direction": "lower", "units": task.loss_unit}} | {
+        name: {"direction": str(metric.direction), "units": metric.unit}
+        for name, metric in task.metrics.items()
+    }
+    variables: dict[str, Any] = {}
+    for metric, attrs in described.items():
+        by_split = [np.stack([r.metrics[s][metric] for s in splits], axis=1) for r in own]
+        variables[metric] = variable(by_split, "epoch", "split", **attrs)
+    for metric, attrs in described.items():
+        variables[f"running_{metric}"] = variable(
+            [r.running[metric] for r in own], "epoch", **attrs
         )
-        for metric in own[0].metrics["train"]
-    } | {
-        "step_loss": variable([r.step_loss for r in own], "step"),
+    variables |= {
+        "step_loss": variable([r.step_loss for r in own], "step", units=task.loss_unit),
         "steps_per_epoch": variable(
             [len(r.step_loss) // n for r, n in zip(own, epochs, strict=True)]
         ),
         "epochs_trained": variable(epochs),
         "diverged_epoch": variable([r.diverged_epoch for r in own]),
         "diverged_step": variable([r.diverged_step for r in own]),
-        "seconds": variable([r.seconds for r in own]),
-    }  # fmt: skip
+        "trial_id": variable([r.trial.id for r in own]),
+        "seconds": variable(
+            [r.seconds for r in own],
+            units="device-seconds",
+            long_name="timed alone, one trial after another"
+            if sweep.timed
+            else "share, by its work, of a program that trained others beside it",
+        ),
+    }
     if "gradient_norms" in sweep.record:
         variables["gradient_norm"] = variable([r.gradient_norms for r in own], "epoch", "layer")
     if "predictions" in sweep.record:
-        for name, dims in problem.prediction_dims.items():
-            shape = [len(problem.coords[dim][1]) for dim in dims]
+        for name, dims in task.prediction_dims.items():
+            shape = [len(data.coords[dim][1]) for dim in dims]
             variables[name] = variable([r.predictions[name].reshape(shape) for r in own], *dims)
-    dataset = xr.Dataset(variables, attrs=_attributes(sweep, own, problem, facts))
-    return dataset.assign_coords(_coordinates(sweep, dataset, problem))
+    dataset = xr.Dataset(variables, attrs=_attributes(sweep, own, list(described), data, facts))
+    return dataset.assign_coords(_coordinates(sweep, dataset, data))
 
 
 def _pad(values: list[np.ndarray]) -> np.ndarray:
@@ -81,34 +106,52 @@ def _pad(values: list[np.ndarray]) -> np.ndarray:
     return padded
 
 
-def _coordinates(sweep: Sweep, dataset: xr.Dataset, problem: Problem) -> dict[str, Any]:
-    coordinates: dict[str, Any] = {"split": list(SPLITS)}
+def _coordinates(sweep: Sweep, dataset: xr.Dataset, data: Data) -> dict[str, Any]:
+    coordinates: dict[str, Any] = {"split": list(data.splits)}
     for dim, (names, points) in sweep.dims.items():
         for name, values in zip(names, zip(*points, strict=True), strict=True):
-            tuples = any(isinstance(value, tuple) for value in values)
-            coordinates[name] = (dim, np.array([text(v) for v in values] if tuples else values))
+            plain = all(isinstance(value, bool | int | float | str) for value in values)
+            coordinates[name] = (dim, np.array(values if plain else [text(v) for v in values]))
     for dim, first in (("epoch", 1), ("step", 1), ("layer", 0)):
         if dim in dataset.sizes:
             coordinates[dim] = np.arange(first, first + dataset.sizes[dim])
     if "predictions" in sweep.record:
-        coordinates |= problem.coords
+        coordinates |= data.coords
     return coordinates
 
 
 def _attributes(
-    sweep: Sweep, own: list[TrialRecord], problem: Problem, facts: Mapping[str, Any]
+    sweep: Sweep, own: list[TrialRecord], metrics: list[str], data: Data, facts: Mapping[str, Any]
 ) -> dict[str, Any]:
+    base = {name: text(v) if _is_other(v) else v for name, v in sweep.base.values().items()}
+    classes = {} if data.classes is None else {"classes": json.dumps(data.classes)}
+    n = data.counts["train"]
+    sample = len(train_sample(n))
     return {
+        "data": "arrays",
+        "data_fingerprint": data.attrs.get("data_fingerprint") or data.fingerprint,
+        "examples": json.dumps(data.counts),
+        **classes,
+        **data.attrs,
         "sweep": sweep.name,
         "sweep_id": sweep.id,
-        "base": json.dumps(sweep.base.values()),
+        "axes": json.dumps(list(sweep.dims)),
+        "metrics": json.dumps(metrics),
+        "base": json.dumps(base),
         "trials": len(own),
-        "seed": sweep.base.seed,
+        "seeds": json.dumps(sorted({record.trial.seed for record in own})),
+        "train_evaluation": f"all {count(n, 'training example')}"
+        if sample == n
+        else f"a fixed sample of {sample:,} of the {count(n, 'training example')}",
         "compile_seconds": sum(record.compile_seconds for record in own),
         "train_seconds": sum(record.seconds for record in own),
-        **problem.attrs,
         **facts,
     }
+
+
+def _is_other(value: Any) -> bool:
+    """Whether JSON or netCDF would not take a value as it is."""
+    return not isinstance(value, bool | int | float | str)
 
 
 def facts(plan: Plan, devices: Sequence[jax.Device]) -> dict[str, Any]:

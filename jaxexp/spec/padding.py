@@ -1,12 +1,11 @@
-"""Lifting: letting trials of different shapes and choices share one compiled program.
+"""Padding: how trials of different sizes and choices share one compiled program.
 
 A hyperparameter that XLA would have to know becomes a number inside the program: a size is padded
 to the largest of the batch (`Size`), and of several options all are computed and one is taken
 (`Choice`). A model reads its sizes with `largest` and `value` and takes its choices with `choose`,
-which also work on plain values: it is written once, and costs nothing where nothing is lifted.
+which also work on plain values: it is written once, and costs nothing where nothing is padded.
 """
 
-import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxexp.spec.trial import Trial
+from jaxexp.base.errors import UserError
+from jaxexp.spec.trial import Hyperparameter, Kind, Trial, text, with_values
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Choice:
 
 
 def value(size: Any) -> Any:
-    """The number itself: an int, or traced if it is lifted."""
+    """The number itself: an int, or traced where the program pads it."""
     return size.value if isinstance(size, Size) else size
 
 
@@ -50,7 +50,7 @@ def smallest(size: Any) -> int:
 
 
 def choose(choice: Any, function: Callable[[Any], Any]) -> Any:
-    """`function(option)` of the option taken; pytrees of equal structure if it is lifted."""
+    """`function(option)` of the option taken: of pytrees of equal structure, leaf by leaf."""
     if not isinstance(choice, Choice):
         return function(choice)
     import jax
@@ -60,8 +60,8 @@ def choose(choice: Any, function: Callable[[Any], Any]) -> Any:
 
 
 @dataclass(frozen=True)
-class Shape:
-    """All that XLA has to know of a program's trials: equal shapes compile once."""
+class ProgramSpec:
+    """All that XLA has to know of a program's trials: equal specs compile once."""
 
     like: Trial  # holds what the trials have in common
     traced: tuple[str, ...]
@@ -70,32 +70,42 @@ class Shape:
     choices: tuple[tuple[str, tuple[Any, ...]], ...]  # name, options
 
     @classmethod
-    def of(cls, trials: Sequence[Trial]) -> "Shape":
-        """The shape in which these trials, of one class, share a program."""
+    def of(cls, trials: Sequence[Trial]) -> "ProgramSpec":
+        """What these trials, of one class, need to share a program.
+
+        Raises UserError where they differ in a static hyperparameter.
+        """
         fields = trials[0].fields()
         values = {name: [getattr(trial, name) for trial in trials] for name in fields}
-        kinds = {name: field.metadata["kind"] for name, field in fields.items()}
-        traced = [n for n, k in kinds.items() if k == "traced" and not _off(fields[n], values[n])]
         differs = {name: len(set(own)) > 1 for name, own in values.items()}
-        sizes = [n for n, k in kinds.items() if k == "size" and differs[n]]
-        choices = [n for n, k in kinds.items() if k == "choice" and differs[n]]
-        others = [n for n, k in kinds.items() if k == "length"]
-        lifted: dict[str, Any] = {
-            n: fields[n].default for n in (*traced, *sizes, *choices, *others)
-        }
+
+        def of_kind(kind: Kind) -> list[str]:
+            return [n for n, field in fields.items() if field.kind is kind and differs[n]]
+
+        for name in of_kind(Kind.STATIC):
+            some = ", ".join(dict.fromkeys(map(text, values[name])))
+            raise UserError(f"{name} is static: trials with {some} cannot share a program")
+        traced = [
+            n
+            for n, field in fields.items()
+            if field.kind is Kind.LENGTH
+            or (field.kind is Kind.TRACED and not _off(field, values[n]))
+        ]
+        sizes, choices = of_kind(Kind.SIZE), of_kind(Kind.CHOICE)
+        neutral = {n: fields[n].default for n in (*traced, *sizes, *choices)}
         every = {n: list(map(_each, values[n])) for n in sizes}
         flat = {n: list(itertools.chain.from_iterable(each)) for n, each in every.items()}
         return cls(
-            like=dataclasses.replace(trials[0], **lifted),
+            like=with_values(trials[0], **neutral),
             traced=tuple(traced),
             sizes=tuple((n, min(flat[n]), max(flat[n])) for n in sizes),
             lengths=tuple((n, most) for n in sizes if (most := max(map(len, every[n]))) > 1),
-            choices=tuple((n, tuple(sorted(set(values[n])))) for n in choices),
+            choices=tuple((n, tuple(sorted(set(values[n]), key=_order))) for n in choices),
         )
 
     @property
     def pads_model(self) -> bool:
-        """Whether a hyperparameter of the model itself is lifted, not only those of any trial."""
+        """Whether a hyperparameter of the model itself is padded, not only those of any trial."""
         return any(name not in Trial.fields() for name, *_ in (*self.sizes, *self.choices))
 
     def leaves(self, trials: Sequence[Trial]) -> dict[str, np.ndarray]:
@@ -106,38 +116,45 @@ class Shape:
         options, lengths = dict(self.choices), dict(self.lengths)
         names = (*self.traced, *(name for name, *_ in self.sizes), *options)
         values = {name: [getattr(t, name) for t in trials] for name in names}
-        for name, length in lengths.items():  # a shorter one goes on with its last size
+        for name, length in lengths.items():  # a shorter one is filled up with its last size
             rows = [_each(value) for value in values[name]]
             values[name] = [(*row, *row[-1:] * (length - len(row))) for row in rows]
-        return {name: _leaf(values[name], options.get(name)) for name in names}
+        fields = self.like.fields()
+        return {name: _leaf(fields[name], values[name], options.get(name)) for name in names}
 
     def trial(self, leaves: Mapping[str, Any]) -> Trial:
         """The trial of one row of the leaves, to be used inside a compiled function."""
         own: dict[str, Any] = {name: leaves[name] for name in self.traced}
         own |= {name: Size(leaves[name], low, high) for name, low, high in self.sizes}
         own |= {name: Choice(leaves[name], options) for name, options in self.choices}
-        return dataclasses.replace(self.like, **own)
+        return with_values(self.like, **own)
 
-    def bound(self) -> Trial:
-        """A trial that does at least the work of each: the largest sizes, the dearest options."""
-        sizes: dict[str, Any] = {name: high for name, _, high in self.sizes}
-        bound = dataclasses.replace(self.like, **sizes)
-        for name, options in self.choices:
-            made = [dataclasses.replace(bound, **{name: option}) for option in options]
-            bound = max(made, key=lambda trial: trial.cost().multiplications)
-        return bound
+
+def bounds(spec: ProgramSpec) -> list[Trial]:
+    """Trials that do at least the work of each: the largest sizes, every option in turn."""
+    largest_sizes: dict[str, Any] = {name: high for name, _, high in spec.sizes}
+    made = [with_values(spec.like, **largest_sizes)]
+    for name, options in spec.choices:
+        made = [with_values(trial, **{name: option}) for trial in made for option in options]
+    return made
 
 
 def _each(size: Any) -> tuple[int, ...]:
     return size if isinstance(size, tuple) else (size,)
 
 
-def _off(field: dataclasses.Field, values: list[Any]) -> bool:
+def _order(option: Any) -> tuple[str, Any]:
+    """Sorts options of any types: within a type by value, or else by their text."""
+    plain = isinstance(option, int | float | str)
+    return type(option).__name__, option if plain else text(option)
+
+
+def _off(field: Hyperparameter, values: list[Any]) -> bool:
     """Whether a traced hyperparameter has, in every trial, the value that switches it off."""
-    return field.metadata["off"] is not None and set(values) == {field.metadata["off"]}
+    return field.off is not None and set(values) == {field.off}
 
 
-def _leaf(values: list[Any], options: tuple[Any, ...] | None) -> np.ndarray:
+def _leaf(field: Hyperparameter, values: list[Any], options: tuple[Any, ...] | None) -> np.ndarray:
     if options is not None:
         return np.array([options.index(value) for value in values], np.int32)
-    return np.array(values, np.float32 if isinstance(values[0], float) else np.int32)
+    return np.array(values, np.float32 if field.hint is float else np.int32)

@@ -1,15 +1,15 @@
 """A sweep: a base trial, the axes along which it varies, and the questions that it answers."""
 
 import dataclasses
-import hashlib
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
+from jaxexp.base.digests import digest
 from jaxexp.base.errors import UserError
-from jaxexp.spec.trial import Trial
+from jaxexp.spec.trial import Trial, text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,14 +50,14 @@ class Comparison:
     questions: tuple[Question, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Sweep:
     """A grid of trials.
 
     `axes` maps the name of a hyperparameter to its values, and the sweep is their product. A tuple
     of names maps to tuples of values that move together (zipped axes, or explicit points):
 
-    >>> from jaxexp.nn.mlp import MLPTrial
+    >>> from jaxexp.spec.trial import MLPTrial
     >>> sweep = Sweep(
     ...     base=MLPTrial(epochs=10),
     ...     axes={"learning_rate": [1e-2, 1e-3], ("depth", "width"): [(1, 64), (6, 16)]},
@@ -65,26 +65,48 @@ class Sweep:
     >>> [(t.learning_rate, t.depth, t.width) for t in sweep.trials()]
     [(0.01, 1, 64), (0.01, 6, 16), (0.001, 1, 64), (0.001, 6, 16)]
 
-    `record` names what is kept beyond losses and accuracies: "gradient_norms" and "predictions".
+    `record` names what is kept beyond losses and metrics: "gradient_norms" and "predictions". A
+    `timed` sweep is about time: each of its trials trains in a program of its own, one after
+    another, with nothing beside it.
+
+    Raises UserError for a base that is no trial, names that are no hyperparameters or stand in
+    two axes, an axis without values, and values of the wrong type.
     """
 
     base: Trial
     axes: Mapping[str | Axis, Sequence[Any]] = dataclasses.field(default_factory=dict)
+    _: dataclasses.KW_ONLY
     name: str = "sweep"
     record: tuple[str, ...] = ()
+    timed: bool = False
     questions: tuple[Question, ...] = ()
 
     def __post_init__(self) -> None:
         """Normalise the axes to tuples, so that a sweep cannot be changed from outside."""
-        axes = {_names(key): _points(key, values) for key, values in self.axes.items()}
-        names = [name for axis in axes for name in axis]
-        for name in names:
-            self.base.check_name(name)
-            if names.count(name) > 1:
+        if not isinstance(self.base, Trial):
+            raise UserError(f"base={self.base!r}: expected a trial, such as MLPTrial(epochs=10)")
+        if not isinstance(self.axes, Mapping):
+            raise UserError(f"axes={self.axes!r}: expected a dict of names and their values")
+        axes: dict[Axis, tuple[tuple[Any, ...], ...]] = {}
+        for key, values in self.axes.items():
+            names = _names(key)
+            for name in names:
+                self.base.check_name(name)
+            points = _points(key, values)
+            axes[names] = tuple(
+                tuple(self.base.convert(n, v) for n, v in zip(names, point, strict=True))
+                for point in points
+            )
+        every = [name for axis in axes for name in axis]
+        for name in every:
+            if every.count(name) > 1:
                 raise UserError(f"{name} stands in more than one axis of sweep {self.name!r}")
-        for record in set(self.record) - set(RECORDS):
+        if isinstance(self.record, str):
+            raise UserError(f"record={self.record!r}: expected a tuple, ({self.record!r},)")
+        for record in sorted(set(self.record) - set(RECORDS)):
             raise UserError(f"record={record!r}: expected some of {', '.join(RECORDS)}")
         object.__setattr__(self, "axes", axes)
+        object.__setattr__(self, "record", tuple(self.record))
 
     @property
     def dims(self) -> dict[str, tuple[Axis, tuple[tuple[Any, ...], ...]]]:
@@ -99,8 +121,8 @@ class Sweep:
     @property
     def id(self) -> str:
         """Sixteen hexadecimal digits that name its trials, in their order, and what it records."""
-        content = [[trial.id for trial in self.trials()], self.record]
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+        content = [[trial.id for trial in self.trials()], self.record, self.timed]
+        return digest(json.dumps(content))
 
     def trials(self) -> list[Trial]:
         """Every trial once, the last axis moving fastest.
@@ -114,7 +136,8 @@ class Sweep:
             trial = self.base.replace(**self.base.values() | values)
             trial.check()
             if trial in made:
-                raise UserError(f"sweep {self.name!r} has the trial {values} twice")
+                written = ", ".join(f"{name}={text(value)}" for name, value in values.items())
+                raise UserError(f"sweep {self.name!r} has the trial {written} twice")
             made[trial] = None
         return list(made)
 
@@ -135,7 +158,7 @@ class Sweep:
         if axis is not None and len(axis) > 1:
             if len(values) != 1:
                 others = ", ".join(other for other in axis if other != name)
-                raise UserError(f"{name} moves together with {others}: give it one value")
+                raise UserError(f"{name} is zipped with {others}: give it one value")
             at = axis.index(name)
             points = [(*p[:at], values[0], *p[at + 1 :]) for p in self.axes[axis]]
             return dataclasses.replace(self, axes={**self.axes, axis: points})
@@ -156,22 +179,29 @@ class Sweep:
 
 
 def _names(key: str | Axis) -> Axis:
-    return (key,) if isinstance(key, str) else tuple(key)
+    names = (key,) if isinstance(key, str) else key
+    if not isinstance(names, tuple) or not names or not all(isinstance(n, str) for n in names):
+        raise UserError(f"axis {key!r}: expected the name of a hyperparameter, or a tuple of names")
+    return names
 
 
 def _points(key: str | Axis, values: Sequence[Any]) -> tuple[tuple[Any, ...], ...]:
     """The values of one axis as points: a tuple of values for every position along it."""
     names = _names(key)
-    values = list(values)
+    written = " × ".join(names)
+    if isinstance(values, str | bytes | Mapping | set | frozenset):
+        raise UserError(f"axis {written}: {values!r} is no list; expected a list of values")
+    try:
+        values = list(values)
+    except TypeError:
+        raise UserError(f"axis {written}: {values!r} is one value; expected a list") from None
     if not values:
-        raise UserError(f"axis {' × '.join(names)} is empty: expected at least one value")
+        raise UserError(f"axis {written} is empty: expected at least one value")
     if isinstance(key, str):
         return tuple((value,) for value in values)
     if len(names) == 1:  # a longer tuple is a value, as of widths
         return tuple(v if isinstance(v, tuple) and len(v) == 1 else (v,) for v in values)
     for value in values:
         if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != len(names):
-            raise UserError(
-                f"axis {' × '.join(names)}: expected {len(names)} values, got {value!r}"
-            )
+            raise UserError(f"axis {written}: expected {len(names)} values, got {value!r}")
     return tuple(tuple(value) for value in values)

@@ -1,94 +1,158 @@
 """A trial: one training run, described by its hyperparameters alone.
 
-Each hyperparameter has a kind, which says how trials that differ in it can share a program:
+Each hyperparameter has a `Kind`, which says how trials that differ in it can share a program. A
+field of a subclass without a declaration is static: trials that differ in it never share one.
 
-- "traced": it is a number inside the compiled program;
-- "size": smaller trials are padded to the largest (width, depth, batch size);
-- "choice": all the options are computed and one is taken (activation, batch norm ...);
-- "length": it says how often the program is called (epochs).
-
-Trials that differ in traced values alone share a program exactly; what else may be shared is for
-the plan to decide. Nothing here imports JAX: describing and planning start at once.
+Nothing here imports JAX: describing a sweep starts at once.
 """
 
 import dataclasses
 import difflib
-import hashlib
-import itertools
+import enum
+import functools
+import inspect
 import json
 import math
+import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+from jaxexp.base.digests import digest
 from jaxexp.base.errors import UserError
 
 
-def hyperparameter(
-    default: Any,
+class Kind(enum.Enum):
+    """How trials that differ in a hyperparameter can share a compiled program."""
+
+    TRACED = "traced"  # it is a number inside the program
+    SIZE = "size"  # smaller trials are padded to the largest
+    CHOICE = "choice"  # all the options are computed and one is taken
+    STATIC = "static"  # they cannot: each value has a program of its own
+    LENGTH = "length"  # it says how long a trial trains: `epochs`, and nothing else
+
+
+def traced(
+    default: float,
     *,
-    kind: str = "choice",
     off: float | None = None,
     above: float | None = None,
     at_least: float | None = None,
     below: float | None = None,
     at_most: float | None = None,
-    choices: tuple[str, ...] | None = None,
 ) -> Any:
-    """A field of a trial: its kind, and its range (bounds are checked by `Trial.check`).
+    """A number inside the compiled program: trials that differ in it share one exactly.
 
-    `off` is the value of a traced hyperparameter that makes no difference to a program without it
-    (a rate of 0): trials in which it is on do not make the others compute it.
+    `off` is the value that makes no difference to a program without it (a rate of 0): trials in
+    which it is on do not make the others compute it. The other arguments bound the value.
+
+    >>> @dataclass(frozen=True, kw_only=True)
+    ... class NetTrial(Trial):
+    ...     l2: float = traced(0.0, at_least=0)
+    >>> NetTrial().replace(l2=-1).check()
+    Traceback (most recent call last):
+        ...
+    jaxexp.base.errors.UserError: l2=-1.0: expected a number at least 0
     """
     bounds = {"above": above, "at_least": at_least, "below": below, "at_most": at_most}
-    metadata = {"kind": kind, "off": off, "choices": choices, **bounds}
-    return dataclasses.field(default=default, metadata=metadata)
+    return _declare(default, Kind.TRACED, off=off, **bounds)
+
+
+def static(
+    default: Any,
+    *,
+    choices: Sequence[Any] | None = None,
+    above: float | None = None,
+    at_least: float | None = None,
+    below: float | None = None,
+    at_most: float | None = None,
+) -> Any:
+    """A value that the program is compiled for: each has a program of its own.
+
+    So is a field that declares nothing; this adds bounds, or the `choices` that there are.
+    """
+    bounds = {"above": above, "at_least": at_least, "below": below, "at_most": at_most}
+    return _declare(default, Kind.STATIC, choices=choices, **bounds)
+
+
+def size(default: Any, *, at_least: int = 1, at_most: int | None = None) -> Any:
+    """A whole number that a model can pad: smaller trials may share a program with larger ones.
+
+    Inside a shared program it is a `jaxexp.spec.padding.Size`; the model must know what to do.
+    """
+    return _declare(default, Kind.SIZE, at_least=at_least, at_most=at_most)
+
+
+def choice(default: Any, choices: Sequence[Any] | None = None) -> Any:
+    """One of several options, all of which a shared program can compute, and take one.
+
+    Inside a shared program it is a `jaxexp.spec.padding.Choice`; the model must know what to do.
+    """
+    return _declare(default, Kind.CHOICE, choices=choices)
+
+
+def _declare(default: Any, kind: Kind, **metadata: Any) -> Any:
+    if metadata.get("choices") is not None:
+        metadata["choices"] = tuple(metadata["choices"])
+    return dataclasses.field(default=default, metadata={"kind": kind, **metadata})
+
+
+@dataclass(frozen=True)
+class Hyperparameter:
+    """What is declared of one field of a trial."""
+
+    name: str
+    hint: Any  # its annotation
+    default: Any
+    kind: Kind
+    off: float | None = None
+    choices: tuple[Any, ...] | None = None
+    above: float | None = None
+    at_least: float | None = None
+    below: float | None = None
+    at_most: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
     """What every training run has: its length, its batches, its optimizer, its seed.
 
-    Subclass it to add the hyperparameters of a model, each made with `hyperparameter`.
+    Subclass it, as a frozen dataclass, to add the hyperparameters of a model:
+
+    >>> @dataclass(frozen=True, kw_only=True)
+    ... class NetTrial(Trial):
+    ...     channels: int = 16  # each value has a program of its own
+    ...     l2: float = traced(0.0, at_least=0)  # a number inside the program
+    >>> NetTrial(channels=8, learning_rate=0.01).channels
+    8
     """
 
-    epochs: int = hyperparameter(50, kind="length", at_least=1)
-    batch_size: int = hyperparameter(256, kind="size", at_least=1)
-    optimizer: str = hyperparameter("adam", choices=("adam", "adamw", "sgd"))
-    learning_rate: float = hyperparameter(1e-3, kind="traced", above=0)
-    momentum: float = hyperparameter(0.0, kind="traced", at_least=0, below=1)  # of sgd
-    weight_decay: float = hyperparameter(0.0, kind="traced", at_least=0)  # of adamw
-    seed: int = hyperparameter(0, kind="traced", at_least=0, below=2**31)
+    epochs: int = _declare(50, Kind.LENGTH, at_least=1)
+    batch_size: int = size(256)
+    optimizer: str = choice("adam", ("adam", "adamw", "sgd"))
+    learning_rate: float = traced(1e-3, above=0)
+    momentum: float = traced(0.0, at_least=0, below=1)  # of sgd
+    weight_decay: float = traced(0.0, at_least=0)  # of adamw
+    seed: int = traced(0, at_least=0, below=2**31)
 
     @classmethod
-    def fields(cls) -> dict[str, dataclasses.Field]:
-        """The hyperparameters by name, in the order of definition."""
-        return {f.name: f for f in dataclasses.fields(cls)}
+    def fields(cls) -> dict[str, Hyperparameter]:
+        """The hyperparameters by name, in the order of definition.
+
+        Raises UserError for a class whose fields cannot be hyperparameters.
+        """
+        return _fields(cls)
 
     def values(self) -> dict[str, Any]:
         """The value of every hyperparameter, by name."""
         return {name: getattr(self, name) for name in self.fields()}
 
-    def static(self) -> tuple[tuple[str, Any], ...]:
-        """The values that XLA would have to know: trials that agree here share a program as it is.
-
-        Of a traced value that can be off, whether it is on.
-        """
-        static = []
-        for name, field in self.fields().items():
-            value, off = getattr(self, name), field.metadata["off"]
-            if field.metadata["kind"] != "traced":
-                static.append((name, value))
-            elif off is not None:
-                static.append((name, value != off))
-        return tuple(static)
-
-    @property
+    @functools.cached_property
     def id(self) -> str:
         """Sixteen hexadecimal digits that name the content: equal trials have equal ids."""
-        content = json.dumps([type(self).__name__, self.values()], sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
+        content = {name: _plain(value) for name, value in self.values().items()}
+        return digest(json.dumps([type(self).__name__, content], sort_keys=True))
 
     def replace(self, **values: Any) -> Self:
         """A copy with other values, each checked for its name and its type."""
@@ -101,69 +165,63 @@ class Trial:
         Raises UserError for a name that does not exist or a value of another type.
         """
         cls.check_name(name)
-        kind = typing.get_type_hints(cls)[name]
+        hint = cls.fields()[name].hint
         try:
-            return _CONVERTERS[kind](value)
+            return _convert(hint, value)
         except (ValueError, TypeError, OverflowError, KeyError):
-            raise UserError(f"{name}={value!r}: expected {_EXPECTED[kind]}") from None
+            raise UserError(f"{name}={value!r}: expected {_expected(hint)}") from None
 
     @classmethod
     def check_name(cls, name: str) -> None:
         """Raise UserError, with the near matches, unless `name` is a hyperparameter."""
         if name not in cls.fields():
-            near = difflib.get_close_matches(name, cls.fields(), n=3, cutoff=0.5)
+            near = ABBREVIATIONS.get(str(name), [])
+            near = [n for n in near if n in cls.fields()] or difflib.get_close_matches(
+                str(name), cls.fields(), n=3, cutoff=0.5
+            )
             hint = f"did you mean {' or '.join(near)}? " if near else ""
             known = ", ".join(cls.fields())
             raise UserError(f"unknown hyperparameter {name!r}: {hint}(there are: {known})")
 
-    def cost(self) -> "Cost":
-        """What one step costs; a subclass says what its model needs."""
-        return Cost(multiplications=1, launches=1, parameters=1, activations=1)
-
     def check(self) -> None:
         """Raise UserError unless every value lies in its range and the values fit together."""
-        for name, field in self.fields().items():
-            _check_range(name, getattr(self, name), field.metadata)
-        if self.momentum and self.optimizer != "sgd":
-            raise UserError(f"momentum={self.momentum} needs optimizer=sgd, not {self.optimizer}")
-        if self.weight_decay and self.optimizer != "adamw":
-            raise UserError(
-                f"weight_decay={self.weight_decay} needs optimizer=adamw, not {self.optimizer}"
-            )
+        for name, declared in self.fields().items():
+            _check_range(declared, getattr(self, name))
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What a model costs to train, for plans: estimates of the right size, not measurements."""
-
-    multiplications: float  # of a forward pass, per example
-    launches: float  # operations that a step calls, each with an overhead of its own
-    parameters: int
-    activations: int  # floats per example that the forward pass keeps for the backward pass
-    compilation: float = 1.0  # how long it compiles, in MLPs of a few layers
-
-
+ABBREVIATIONS = {
+    "lr": ["learning_rate"],
+    "bs": ["batch_size"],
+    "batch": ["batch_size"],
+    "wd": ["weight_decay"],
+    "opt": ["optimizer"],
+    "n_epochs": ["epochs"],
+    "random_state": ["seed"],
+}
 ACTIVATIONS = ("relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid")
 FEATURES = ("raw", "standardised", "sines")  # inputs as they are, at unit scale, as sines
 
 
 @dataclass(frozen=True, kw_only=True)
 class MLPTrial(Trial):
-    """One training run of a multi-layer perceptron; the defaults are the report's.
+    """One training run of a multi-layer perceptron.
 
     `width` is the units of every hidden layer, or a tuple with those of each, from first to last:
     (64, 32, 16) with depth=3, "64-32-16" as text. Widths that are all equal become the one number,
     so that both ways to write a network are the same trial.
+
+    >>> MLPTrial(depth=2, width=(8, 8)).width
+    8
     """
 
-    depth: int = hyperparameter(6, kind="size", at_least=1, at_most=10_000)  # hidden layers
-    width: int | tuple[int, ...] = hyperparameter(16, kind="size", at_least=1, at_most=100_000)
-    activation: str = hyperparameter("relu", choices=ACTIVATIONS)
-    batch_norm: bool = hyperparameter(False)
-    residual: bool = hyperparameter(False)
-    features: str = hyperparameter("raw", choices=FEATURES)
-    dropout: float = hyperparameter(0.0, kind="traced", off=0.0, at_least=0, below=1)
-    label_smoothing: float = hyperparameter(0.0, kind="traced", off=0.0, at_least=0, at_most=1)
+    depth: int = size(6, at_most=10_000)  # hidden layers
+    width: int | tuple[int, ...] = size(16, at_most=100_000)
+    activation: str = choice("relu", ACTIVATIONS)
+    batch_norm: bool = choice(False)
+    residual: bool = choice(False)
+    features: str = choice("raw", FEATURES)
+    dropout: float = traced(0.0, off=0.0, at_least=0, below=1)
+    label_smoothing: float = traced(0.0, off=0.0, at_least=0, at_most=1)
 
     def __post_init__(self) -> None:
         """One number for widths that are all equal."""
@@ -174,20 +232,6 @@ class MLPTrial(Trial):
     def widths(self) -> tuple[int, ...]:
         """The units of each hidden layer, from first to last."""
         return self.width if isinstance(self.width, tuple) else (self.width,) * self.depth
-
-    def cost(self) -> Cost:
-        """Of a network to about thirty classes."""
-        inputs = 20 if self.features == "sines" else 2
-        units = sum(self.widths)
-        shapes = sum(a * b for a, b in itertools.pairwise((inputs, *self.widths, 33)))
-        norm = 2 if self.batch_norm else 1
-        looped = self.depth > 16 and isinstance(self.width, int)  # layers are a loop of their own
-        return Cost(
-            multiplications=shapes * (1.5 if self.batch_norm else 1),
-            launches=(self.depth + 1) * norm * (4 if looped else 1),
-            parameters=shapes + units * (2 * norm - 1) + 33,
-            activations=inputs + norm * 2 * units + 2 * 33,
-        )
 
     def check(self) -> None:
         """Raise UserError unless every value lies in its range and the values fit together."""
@@ -204,24 +248,164 @@ class MLPTrial(Trial):
 
 def text(value: Any) -> str:
     """The value of a hyperparameter as it is written: a tuple of widths as "64-32-16"."""
-    return "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    if isinstance(value, enum.Enum):
+        return value.name
+    return "-".join(map(text, value)) if isinstance(value, tuple) else str(value)
 
 
-def _check_range(name: str, value: Any, bounds: Mapping[str, Any]) -> None:
-    if bounds["choices"] is not None and value not in bounds["choices"]:
-        raise UserError(f"{name}={value!r}: expected one of {', '.join(bounds['choices'])}")
+def with_values(trial: Any, **values: Any) -> Any:
+    """A copy of a trial with other values, unchecked: they may be what a program traces."""
+    made = object.__new__(type(trial))
+    made.__dict__.update({k: v for k, v in trial.__dict__.items() if k != "id"})
+    made.__dict__.update(values)
+    return made
+
+
+@functools.cache
+def _fields(cls: type[Trial]) -> dict[str, Hyperparameter]:
+    _check_decorated(cls)
+    try:
+        hints = typing.get_type_hints(cls)
+    except NameError as error:
+        raise UserError(f"{cls.__name__}: an annotation cannot be read ({error})") from None
+    made = {}
+    for field in dataclasses.fields(cls):
+        made[field.name] = _field(cls, field, hints[field.name])
+    return made
+
+
+def _check_decorated(cls: type[Trial]) -> None:
+    for base in cls.__mro__:
+        if base is Trial:
+            break
+        if not issubclass(base, Trial):
+            continue
+        params = vars(base).get("__dataclass_params__")
+        if params is None or not params.frozen:
+            raise UserError(
+                f"{base.__name__}: expected a frozen dataclass; write "
+                "@dataclass(frozen=True, kw_only=True) above the class"
+            )
+        for name, value in vars(base).items():  # a declaration without an annotation is no field
+            if isinstance(value, dataclasses.Field) or (
+                name not in inspect.get_annotations(base) and name in Trial.__dataclass_fields__
+            ):
+                raise UserError(
+                    f"{base.__name__}.{name}: expected a type, as in `{name}: float = …`"
+                )
+
+
+def _field(cls: type[Trial], field: dataclasses.Field, hint: Any) -> Hyperparameter:
+    where = f"{cls.__name__}.{field.name}"
+    declared: Mapping[str, Any] = field.metadata
+    if "kind" not in declared:  # a new default, or nothing said: as the class it comes from says
+        for base in cls.__mro__[1:]:
+            own = vars(base).get("__dataclass_fields__", {}).get(field.name)
+            if own is not None and "kind" in own.metadata:
+                declared = own.metadata
+                break
+    declared = dict(declared)
+    kind = declared.setdefault("kind", Kind.STATIC)
+    if not isinstance(kind, Kind):
+        known = ", ".join(str(k) for k in Kind)
+        raise UserError(f"{where}: kind is {kind!r}, expected one of {known}")
+    if (kind is Kind.LENGTH) != (field.name == "epochs"):
+        raise UserError(f"{where}: only `epochs` is the length of a trial, and nothing else is")
+    unknown = [t for t in _leaf_types(hint) if not _supported(t)]
+    if unknown:
+        raise UserError(
+            f"{where}: a hyperparameter of type {_name(unknown[0])} is not supported; expected int,"
+            " float, bool, str, None, an Enum, a Literal, or a tuple or union of them"
+        )
+    if kind is Kind.TRACED and hint not in (int, float):
+        raise UserError(f"{where}: expected int or float, as it is traced, not {_name(hint)}")
+    if kind is Kind.SIZE and hint not in (int, int | tuple[int, ...]):
+        raise UserError(f"{where}: expected int, as it is a size, not {_name(hint)}")
+    if field.default is dataclasses.MISSING:
+        raise UserError(f"{where}: expected a default value")
+    keys = {f.name for f in dataclasses.fields(Hyperparameter)}
+    rest = {k: v for k, v in declared.items() if k in keys and k not in ("name", "hint", "default")}
+    return Hyperparameter(name=field.name, hint=hint, default=field.default, **rest)
+
+
+def _leaf_types(hint: Any) -> list[Any]:
+    """The types that an annotation is made of."""
+    origin = typing.get_origin(hint)
+    if origin in (types.UnionType, typing.Union, tuple):
+        inner = [t for t in typing.get_args(hint) if t is not Ellipsis]
+        return [leaf for t in inner for leaf in _leaf_types(t)]
+    return [hint]
+
+
+def _supported(hint: Any) -> bool:
+    if typing.get_origin(hint) is typing.Literal or hint in (int, float, bool, str, type(None)):
+        return True
+    return isinstance(hint, type) and issubclass(hint, enum.Enum)
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it."""
+    if isinstance(value, enum.Enum):
+        return f"{type(value).__name__}.{value.name}"
+    return [_plain(v) for v in value] if isinstance(value, tuple) else value
+
+
+def _check_range(declared: Hyperparameter, value: Any) -> None:
+    name, choices = declared.name, declared.choices
+    if choices is not None and value not in choices:
+        raise UserError(f"{name}={text(value)!r}: expected one of {', '.join(map(text, choices))}")
     tests = {
         "above": (lambda v, b: v > b, "above"),
         "at_least": (lambda v, b: v >= b, "at least"),
         "below": (lambda v, b: v < b, "below"),
         "at_most": (lambda v, b: v <= b, "at most"),
     }
+    bounds = {key: getattr(declared, key) for key in tests}
     wanted = [(t, words, bounds[k]) for k, (t, words) in tests.items() if bounds[k] is not None]
-    each = value if isinstance(value, tuple) else (value,)
+    each = [v for v in (value if isinstance(value, tuple) else (value,)) if v is not None]
     if not all(test(v, bound) for v in each for test, _, bound in wanted):
         expected = " and ".join(f"{words} {bound:g}" for _, words, bound in wanted)
         number = "numbers" if isinstance(value, tuple) else "a number"
         raise UserError(f"{name}={text(value)}: expected {number} {expected}")
+
+
+def _convert(hint: Any, value: Any) -> Any:
+    origin = typing.get_origin(hint)
+    if origin in (types.UnionType, typing.Union):
+        return _to_one_of(typing.get_args(hint), value)
+    if origin is typing.Literal:
+        return {str(option): option for option in typing.get_args(hint)}[str(value)]
+    if origin is tuple:
+        return _to_tuple(typing.get_args(hint), value)
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return value if isinstance(value, hint) else _to_enum(hint, value)
+    return _CONVERTERS[hint](value)
+
+
+def _to_one_of(options: Sequence[Any], value: Any) -> Any:
+    exact = [t for t in options if isinstance(t, type) and type(value) is t]
+    for option in (*exact, *options):
+        try:
+            return _convert(option, value)
+        except (ValueError, TypeError, OverflowError, KeyError):
+            continue
+    raise ValueError
+
+
+def _to_tuple(hints: Sequence[Any], value: Any) -> tuple[Any, ...]:
+    if isinstance(value, str):
+        if "-" not in value:
+            raise ValueError
+        value = value.split("-")
+    if not isinstance(value, tuple | list) or not value:
+        raise ValueError
+    if len(hints) == 2 and hints[1] is Ellipsis:
+        hints = [hints[0]] * len(value)
+    return tuple(_convert(hint, each) for hint, each in zip(hints, value, strict=True))
+
+
+def _to_enum(hint: type[enum.Enum], value: Any) -> enum.Enum:
+    return hint[value] if isinstance(value, str) and value in hint.__members__ else hint(value)
 
 
 def _to_float(value: Any) -> float:
@@ -236,14 +420,15 @@ def _to_int(value: Any) -> int:
     return int(value)
 
 
-def _to_ints(value: Any) -> int | tuple[int, ...]:
-    if isinstance(value, str) and "-" in value:
-        value = value.split("-")
-    if not isinstance(value, tuple | list):
-        return _to_int(value)
-    if not value:
+def _to_text(value: Any) -> str:
+    if not isinstance(value, str):
         raise ValueError
-    return tuple(map(_to_int, value))
+    return str(value)
+
+
+def _to_none(value: Any) -> None:
+    if value is not None and str(value).lower() != "none":
+        raise ValueError
 
 
 _BOOLEANS = {"true": True, "on": True, "yes": True, "1": True} | {
@@ -252,14 +437,32 @@ _BOOLEANS = {"true": True, "on": True, "yes": True, "1": True} | {
 _CONVERTERS = {
     float: _to_float,
     int: _to_int,
-    int | tuple[int, ...]: _to_ints,
     bool: lambda value: _BOOLEANS[str(value).lower()],
-    str: lambda value: str(value),
+    str: _to_text,
+    type(None): _to_none,
 }
 _EXPECTED = {
     float: "a finite number",
     int: "a whole number",
-    int | tuple[int, ...]: "a whole number, or one for each layer as in 64-32-16",
     bool: "on or off",
     str: "text",
+    type(None): "none",
+    tuple[int, ...]: "one whole number for each layer as in 64-32-16",
 }
+
+
+def _expected(hint: Any) -> str:
+    origin = typing.get_origin(hint)
+    if hint in _EXPECTED:
+        return _EXPECTED[hint]
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join(map(_expected, typing.get_args(hint)))
+    if origin is typing.Literal:
+        return f"one of {', '.join(map(str, typing.get_args(hint)))}"
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return f"one of {', '.join(hint.__members__)}"
+    return _name(hint)
+
+
+def _name(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) else str(hint)

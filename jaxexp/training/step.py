@@ -3,11 +3,11 @@
 Nothing here knows of grids, devices, files or progress: `jax.vmap` of these functions is a batch of
 trials, and the same functions called alone are what that batch is tested against.
 
-Shapes: N examples of a split, B examples of a batch, S = ceil(N / B) steps of an epoch.
+Shapes: N examples of a split, B examples of a batch, S = ceil(N / B) steps of an epoch, E epochs.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,263 +17,306 @@ from jax import Array
 
 from jaxexp.spec.padding import Choice, Size, choose, largest, smallest, value
 from jaxexp.spec.trial import Trial
+from jaxexp.training.data import Data
+from jaxexp.training.metrics import Metric
 from jaxexp.training.shuffle import mix, permutation
+from jaxexp.training.task import (
+    Arrays,
+    Batch,
+    Outputs,
+    PyTree,
+    Task,
+    Variables,
+    check_outputs,
+)
 
-PyTree = Any
-Examples = PyTree  # arrays whose first axis is the example
-# "train", "validation", "test", and whatever a task's `predictions` reads
-Data = Mapping[str, Examples]
-Metrics = dict[str, Array]
+Sums = dict[str, PyTree]  # of each metric, the loss among them
+Steps = int | Choice  # that a trial will take in all; a choice where trials of a program differ
 
-HELD_OUT = ("validation", "test")
-
-
-class Task(Protocol):
-    """What a researcher writes: a model and its loss. It must be hashable (a frozen dataclass)."""
-
-    @property
-    def evaluation_batch(self) -> int:
-        """How many examples are evaluated at once."""
-        ...
-
-    def init(self, trial: Trial, key: Array, data: Data) -> tuple[PyTree, PyTree]:
-        """Initial parameters, and state that is not trained (batch statistics; may be empty).
-
-        `data` is the problem's, which may hold weights to start from.
-        """
-        ...
-
-    def apply(
-        self, trial: Trial, params: PyTree, state: PyTree, batch: Examples, weight_B: Array,
-        *, train: bool, noise: Any = 0,
-    ) -> tuple[Metrics, PyTree]:  # fmt: skip
-        """The metrics of each example, (B,) each, and the new state.
-
-        `metrics["loss"]` is what training minimises. Examples of weight 0 fill up the last batch:
-        statistics over the batch must leave them out. `noise` is a random uint32, new in every
-        step, for whatever is random in training.
-        """
-        ...
-
-    def predictions(self, trial: Trial, params: PyTree, state: PyTree, data: Data) -> Metrics:
-        """What to keep of the trained model's output, where a sweep records "predictions"."""
-        ...
-
-    def gradient_norms(self, grads: PyTree) -> Array:
-        """The squared L2 norm of each layer's weight gradient, from first to last, (layers,)."""
-        ...
-
-    def crop(
-        self, trial: Trial, params: PyTree, state: PyTree, norms_ExL: np.ndarray | None
-    ) -> tuple[PyTree, PyTree, np.ndarray | None]:
-        """The trial's own part of parameters and state, as if it had trained alone.
-
-        Called where hyperparameters of the model are lifted (see `lift.py`).
-        """
-        ...
+LOSS = Metric("lower")
+TRAIN_SAMPLE = (512, 0.3, 10_000)  # examples evaluated: at least; a share of all; at most
 
 
-class TrialState(NamedTuple):
+class TrainState(NamedTuple):
     """All that changes while a trial trains."""
 
-    params: PyTree
-    state: PyTree
-    optimizer: optax.OptState
+    variables: Variables
+    optimizer: PyTree
 
 
-class Gathered(NamedTuple):
-    """What an epoch of one trial leaves behind, gathered step by step."""
+class EpochRecord(NamedTuple):
+    """What an epoch has recorded so far."""
 
-    steps: Metrics  # (S,) each: means over the examples of each training step
-    norms_L: Array | None  # mean over the steps, where recorded
-    held_out: dict[str, Metrics]  # by split: sums over its examples
-
-
-def optimizer(trial: Trial) -> optax.GradientTransformation:
-    """The trial's optimizer; its hyperparameters may be traced. Updates follow PyTorch's."""
-    if not isinstance(trial.optimizer, Choice):
-        return _optimizer(trial.optimizer, trial)
-    made = {name: _optimizer(name, trial) for name in trial.optimizer.options}
-
-    def init(params: PyTree) -> dict[str, PyTree]:
-        return {name: each.init(params) for name, each in made.items()}
-
-    def update(grads: PyTree, states: dict[str, PyTree], params: PyTree = None):
-        results = {name: each.update(grads, states[name], params) for name, each in made.items()}
-        updates = choose(trial.optimizer, lambda name: results[name][0])
-        return updates, {name: state for name, (_, state) in results.items()}
-
-    return optax.GradientTransformation(init, update)
-
-
-def _optimizer(name: str, trial: Trial) -> optax.GradientTransformation:
-    if name == "sgd":
-        # PyTorch's momentum buffer is optax's trace; with momentum 0 it is the gradient itself.
-        return optax.sgd(trial.learning_rate, momentum=trial.momentum)
-    if name == "adamw":
-        return optax.adamw(trial.learning_rate, weight_decay=trial.weight_decay)
-    return optax.adam(trial.learning_rate)
+    step_loss_S: Array
+    step_weight_S: Array | None  # the weights of each batch, summed, where examples have weights
+    running: Sums  # of the metrics in training mode, without the loss
+    norms_L: Array | None  # the mean squared norm of each layer's gradient
+    splits: dict[str, Sums]  # at the end of the epoch, in evaluation mode
 
 
 def init(
-    task: Task, trial: Trial, data: Data, *, gradient_norms: bool = False
-) -> tuple[TrialState, Gathered]:
-    """The state before the first step, decided by the trial's seed, and nothing gathered yet."""
-    params, state = task.init(trial, jax.random.key(trial.seed), data)
-    started = TrialState(params, state, optimizer(trial).init(params))
+    task: Task, trial: Trial, run_steps: Steps, data: Arrays, *, gradient_norms: bool = False
+) -> tuple[TrainState, EpochRecord]:
+    """The state before the first step, decided by the trial's seed, and an empty record.
+
+    `data` is what `with_evaluation` returns.
+    """
+    variables = task.init(trial, jax.random.key(trial.seed), data)
+    optimizer = _optimizer(task, trial, run_steps)
+    started = TrainState(variables, optimizer.init(variables.params))
     steps = steps_per_epoch(count(data["train"]), smallest(trial.batch_size))
 
-    def metrics_and_norms(params: PyTree, examples: Examples) -> tuple[Metrics, Array]:
-        batch, weight_B = _take(examples, 0, 1, largest(trial.batch_size), lambda index: index)
-        metrics_B, _ = task.apply(trial, params, state, batch, weight_B, train=True)
-        return metrics_B, task.gradient_norms(params) if gradient_norms else jnp.zeros(0)
+    def sums_and_norms(variables: Variables, examples: Batch) -> tuple[Sums, Array, Array | None]:
+        size = largest(trial.batch_size)
+        batch, mask_B = _take(examples, jnp.uint32(0), size, size, lambda index: index)
+        rng = jax.random.key(0)
+        outputs = task.apply(trial, variables, batch, rng=rng, mask=mask_B, train=True)
+        check_outputs(task, outputs, variables.state, size)
+        weight_B = task.weights(batch)
+        norms = task.gradient_norms(variables.params) if gradient_norms else jnp.zeros(0)
+        return _sums(task, outputs, _weights(task, batch, mask_B)), norms, weight_B
 
-    metrics_B, norms_L = jax.eval_shape(metrics_and_norms, params, data["train"])
-    return started, Gathered(
-        steps={name: jnp.zeros(steps) for name in metrics_B},
+    sums, norms_L, weight_B = jax.eval_shape(sums_and_norms, variables, data["train"])
+    empty = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), sums)
+    return started, EpochRecord(
+        step_loss_S=jnp.zeros(steps),
+        step_weight_S=None if weight_B is None else jnp.zeros(steps),
+        running={name: own for name, own in empty.items() if name != "loss"},
         norms_L=jnp.zeros(norms_L.shape) if gradient_norms else None,
-        held_out={split: {name: jnp.zeros(()) for name in metrics_B} for split in HELD_OUT},
+        splits=dict.fromkeys(data["evaluation"]["members"], empty),
     )
 
 
 def train_step(
-    task: Task, trial: Trial, state: TrialState, batch: Examples, weight_B: Array, noise: Any = 0
-) -> tuple[TrialState, Metrics, PyTree]:
-    """One step on the examples of weight 1: the new state, the metrics' means, the gradients."""
+    task: Task, trial: Trial, run_steps: Steps, state: TrainState, batch: Batch, mask_B: Array,
+    rng: Array,
+) -> tuple[TrainState, Outputs, Array, PyTree]:  # fmt: skip
+    """One step on the examples of the mask: new state, outputs, loss, and gradients.
 
-    def loss(params: PyTree) -> tuple[Array, tuple[Metrics, PyTree]]:
-        metrics_B, new = task.apply(
-            trial, params, state.state, batch, weight_B, train=True, noise=noise
-        )
-        means = {name: _mean(value_B, weight_B) for name, value_B in metrics_B.items()}
-        return means["loss"], (means, new)
+    The loss is the mean over the batch, weighted where examples have weights.
+    """
+    weight_B = _weights(task, batch, mask_B)
 
-    (_, (metrics, new)), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
-    updates, opt_state = optimizer(trial).update(grads, state.optimizer, state.params)
-    params = optax.apply_updates(state.params, updates)
-    return TrialState(params, new, opt_state), metrics, grads
+    def loss(params: PyTree) -> tuple[Array, Outputs]:
+        variables = Variables(params, state.variables.state)
+        outputs = task.apply(trial, variables, batch, rng=rng, mask=mask_B, train=True)
+        return _mean(outputs.loss, weight_B), outputs
+
+    (mean, outputs), grads = jax.value_and_grad(loss, has_aux=True)(state.variables.params)
+    optimizer = _optimizer(task, trial, run_steps)
+    updates, opt_state = optimizer.update(grads, state.optimizer, state.variables.params)
+    params = optax.apply_updates(state.variables.params, updates)
+    return TrainState(Variables(params, outputs.state), opt_state), outputs, mean, grads
 
 
 def steps_per_epoch(n: int, batch_size: Any) -> Any:
     """The number of batches of n examples, the last one partial: ceil(n / batch_size)."""
-    return -(-n // batch_size)
+    return (n - 1) // batch_size + 1  # n + batch_size might not be an int32
 
 
 def train_steps(
-    task: Task, trial: Trial, state: TrialState, gathered: Gathered, epoch: Any, first: Any,
-    last: Any, examples: Examples,
-) -> tuple[TrialState, Gathered]:  # fmt: skip
+    task: Task, trial: Trial, run_steps: Steps, state: TrainState, record: EpochRecord, epoch: Any,
+    first: Any, last: Any, examples: Batch,
+) -> tuple[TrainState, EpochRecord]:  # fmt: skip
     """Steps `first` to `last` (from 0, `last` not included) of an epoch (from 0).
 
     An epoch is one pass over the reshuffled examples, the last partial batch trained too. However
-    it is cut into calls, the results have the same bits. Where the batch size is lifted, a trial
-    of few steps stands still once they are over.
+    it is cut into calls, the results have the same bits. Where the program pads the batch size, a
+    trial of few steps stands still once they are over.
     """
     n, batch_size, size = count(examples), value(trial.batch_size), largest(trial.batch_size)
+    steps = steps_per_epoch(n, batch_size)
     order = permutation(n, trial.seed, epoch)
-    words = mix(jnp.asarray(epoch, jnp.uint32) ^ mix(jnp.asarray(trial.seed, jnp.uint32)))
+    word = mix(jnp.asarray(epoch, jnp.uint32) ^ mix(jnp.asarray(trial.seed, jnp.uint32)))
 
-    def step(i: Array, carry: tuple[TrialState, Gathered]) -> tuple[TrialState, Gathered]:
-        state, gathered = carry
-        batch, weight_B = _take(examples, i * batch_size, batch_size, size, order)
-        noise = mix(words ^ i.astype(jnp.uint32))
-        new, metrics, grads = train_step(task, trial, state, batch, weight_B, noise)
-        active = i * batch_size < n
-        norms = gathered.norms_L
+    def step(i: Array, carry: tuple[TrainState, EpochRecord]) -> tuple[TrainState, EpochRecord]:
+        state, record = carry
+        batch, mask_B = _take(examples, first_example(i, n, batch_size), batch_size, size, order)
+        rng = step_key(word, i)
+        new, outputs, loss, grads = train_step(task, trial, run_steps, state, batch, mask_B, rng)
+        norms, active = record.norms_L, i < steps
         if norms is not None:
-            share = jnp.where(active, 1 / steps_per_epoch(n, batch_size), 0)
+            share = jnp.where(active, 1 / steps, 0)
             norms = jnp.where(i == 0, 0, norms) + task.gradient_norms(grads) * share
         if isinstance(trial.batch_size, Size):
             new = jax.tree.map(lambda a, b: jnp.where(active, a, b), new, state)
-        steps = {name: old.at[i].set(metrics[name]) for name, old in gathered.steps.items()}
-        return new, gathered._replace(steps=steps, norms_L=norms)
+        sums = _sums(task, outputs, jnp.where(active, _weights(task, batch, mask_B), 0))
+        weights = record.step_weight_S
+        if weights is not None:
+            weights = weights.at[i].set(_weights(task, batch, mask_B).sum())
+        return new, record._replace(
+            step_loss_S=record.step_loss_S.at[i].set(loss),
+            step_weight_S=weights,
+            running={name: _add(i, own, sums[name]) for name, own in record.running.items()},
+            norms_L=norms,
+        )
 
-    return jax.lax.fori_loop(first, last, step, (state, gathered))
+    return jax.lax.fori_loop(first, last, step, (state, record))
+
+
+def first_example(i: Array, n: int, batch_size: Any) -> Array:
+    """The place in the shuffled order of the first example of step `i`, uint32.
+
+    Past a trial's last step it stays there: `i * batch_size` would leave 32 bits where a program
+    has batches of 1 and of many. Sums with positions below the batch size stay below 2 n < 2**32.
+    """
+    last = jnp.asarray(steps_per_epoch(n, batch_size) - 1).astype(jnp.uint32)
+    return jnp.minimum(i.astype(jnp.uint32), last) * jnp.asarray(batch_size).astype(jnp.uint32)
+
+
+def step_key(word: Array, i: Array) -> Array:
+    """A key for step `i` of an epoch, of which `word` (uint32) is the seed; arithmetic alone."""
+    first = mix(word ^ i.astype(jnp.uint32))
+    return jax.random.wrap_key_data(jnp.stack([first, mix(~first)]), impl="threefry2x32")
 
 
 def evaluate(
-    task: Task, trial: Trial, state: TrialState, gathered: Gathered, first: Any, last: Any,
-    data: Data,
-) -> Gathered:  # fmt: skip
-    """Batches `first` to `last` (not included) of the held-out examples, in evaluation mode."""
-    examples, members = data["held_out"], data["members"]
-    size = evaluation_batch(task, count(examples))
+    task: Task, trial: Trial, state: TrainState, record: EpochRecord, first: Any, last: Any,
+    data: Arrays,
+) -> EpochRecord:  # fmt: skip
+    """Batches `first` to `last` (not included) of the examples to evaluate, in evaluation mode."""
+    examples, members = data["evaluation"]["examples"], data["evaluation"]["members"]
+    size = evaluation_batch_size(task, count(examples))
 
-    def batch_sums(i: Array, held_out: dict[str, Metrics]) -> dict[str, Metrics]:
-        (batch, member_B), weight_B = _take(
-            (examples, members), i * size, size, size, lambda index: index
+    def batch_sums(i: Array, splits: dict[str, Sums]) -> dict[str, Sums]:
+        start = i.astype(jnp.uint32) * jnp.uint32(size)
+        (batch, member_B), mask_B = _take(
+            (examples, members), start, size, size, lambda index: index
         )
-        metrics_B, _ = task.apply(trial, state.params, state.state, batch, weight_B, train=False)
-        sums: dict[str, Metrics] = {}
-        for split, old in held_out.items():
-            own_B = member_B[split] & (weight_B > 0)  # selected: NaN elsewhere must not leak
-            sums[split] = {
-                name: jnp.where(i == 0, 0, old[name]) + jnp.where(own_B, value_B, 0).sum()
-                for name, value_B in metrics_B.items()
-            }
-        return sums
+        rng = jax.random.key(0)
+        outputs = task.apply(trial, state.variables, batch, rng=rng, mask=mask_B, train=False)
+        weight_B = _weights(task, batch, mask_B)
+        made = {}
+        for split, old in splits.items():
+            # Selected, not multiplied: NaN elsewhere must not leak.
+            sums = _sums(task, outputs, jnp.where(member_B[split], weight_B, 0))
+            made[split] = {name: _add(i, old[name], sums[name]) for name in old}
+        return made
 
-    held_out = jax.lax.fori_loop(first, last, batch_sums, gathered.held_out)
-    return gathered._replace(held_out=held_out)
-
-
-def evaluation_batch(task: Task, n: int) -> int:
-    """How many of n held-out examples are evaluated at once."""
-    return min(n, task.evaluation_batch)
+    return record._replace(splits=jax.lax.fori_loop(first, last, batch_sums, record.splits))
 
 
-def join_held_out(data: Data) -> Data:
-    """Validation and test as one array, (N, ...), and which example belongs to which, (N,) each.
+def evaluation_batch_size(task: Task, n: int) -> int:
+    """How many of n examples are evaluated at once."""
+    return min(n, task.evaluation_batch_size)
 
-    Evaluation is then one loop.
+
+def with_evaluation(data: Data) -> dict[str, PyTree]:
+    """The arrays of a run: those of the data, and as one loop wants them, the examples to evaluate.
+
+    They are a sample of the training examples, fixed once for all, and every other split;
+    "members" says of each split which of the examples belong to it, (N,).
     """
-    splits = [data[split] for split in HELD_OUT]
-    ends = np.cumsum([count(examples) for examples in splits])
-    index_N = np.arange(ends[-1])
-    return {name: examples for name, examples in data.items() if name not in HELD_OUT} | {
-        "held_out": jax.tree.map(lambda *arrays: np.concatenate(arrays), *splits),
-        "members": {
-            split: (index_N >= end - count(examples)) & (index_N < end)
-            for split, examples, end in zip(HELD_OUT, splits, ends, strict=True)
+    index_K = train_sample(data.counts["train"])
+    parts = {**data.splits, "train": jax.tree.map(lambda a: np.asarray(a)[index_K], data.train)}
+    ends = dict(zip(parts, np.cumsum([count(part) for part in parts.values()]), strict=True))
+    index_N = np.arange(ends[list(ends)[-1]])
+    return {
+        "train": data.train,
+        **data.extra,
+        "evaluation": {
+            "examples": jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts.values()),
+            "members": {
+                name: (index_N >= ends[name] - count(part)) & (index_N < ends[name])
+                for name, part in parts.items()
+            },
         },
     }
 
 
-def means(trial: Trial, gathered: Any, counts: Mapping[str, int]) -> dict[str, dict[str, Any]]:
-    """On the host, of E epochs: by split, then by metric, means over the split's examples, (E,).
+def train_sample(n: int) -> np.ndarray:
+    """The places of the training examples that are evaluated at the end of every epoch, sorted.
 
-    `gathered` has a leading axis of epochs, `counts` says how many examples each split has.
+    All of a few; a third of more, which takes about a tenth of the time of an epoch; and no more
+    than ten thousand.
     """
-    n = counts["train"]
-    starts_S = np.arange(steps_per_epoch(n, trial.batch_size)) * trial.batch_size
+    least, share, most = TRAIN_SAMPLE
+    size = min(n, max(least, min(int(share * n), most)))
+    return np.sort(np.random.default_rng(0).permutation(n)[:size])
+
+
+def values(task: Task, sums: Sums) -> dict[str, np.ndarray]:
+    """On the host, metrics from their sums, which have two leading axes (T, E): (T, E) each."""
+    made = {}
+    for name, own in sums.items():
+        metric = LOSS if name == "loss" else task.metrics[name]
+        if metric.value is None:
+            with np.errstate(invalid="ignore", divide="ignore"):
+                made[name] = np.asarray(own["total"] / own["weight"], np.float32)
+        else:
+            compute = jax.jit(jax.vmap(jax.vmap(metric.compute)))
+            made[name] = np.asarray(compute(own), np.float32)
+    return made
+
+
+def running_loss(trial: Trial, step_loss_ExS: np.ndarray, step_weight_ExS: Any, n: int) -> Any:
+    """On the host, the mean of the step losses of each epoch, (E,), as examples are weighted."""
+    steps = steps_per_epoch(n, trial.batch_size)
+    if step_weight_ExS is not None:
+        weight_ExS = step_weight_ExS[:, :steps].astype(np.float64)
+        total_E = (step_loss_ExS[:, :steps] * weight_ExS).sum(1)
+        return (total_E / weight_ExS.sum(1)).astype(np.float32)
+    starts_S = np.arange(steps) * trial.batch_size
     share_S = np.minimum(n - starts_S, trial.batch_size) / n  # float64: a sum of many steps
-    train = {
-        name: (value_ExS[:, : len(share_S)] @ share_S).astype(np.float32)
-        for name, value_ExS in gathered.steps.items()
-    }
-    held_out = {
-        split: {name: (sum_E / np.float32(counts[split])) for name, sum_E in metrics.items()}
-        for split, metrics in gathered.held_out.items()
-    }
-    return {"train": train, **held_out}
+    return (step_loss_ExS[:, :steps] @ share_S).astype(np.float32)
 
 
-def count(examples: Examples) -> int:
+def count(examples: Batch) -> int:
     """The number of examples N."""
     return jax.tree.leaves(examples)[0].shape[0]
 
 
+def _optimizer(task: Task, trial: Trial, run_steps: Steps) -> optax.GradientTransformation:
+    """Of one trial; where the program's trials take other numbers of steps, of each of them."""
+    if not isinstance(run_steps, Choice):
+        return task.optimizer(trial, run_steps)
+    made = {steps: task.optimizer(trial, steps) for steps in run_steps.options}
+
+    def init(params: PyTree) -> PyTree:
+        return choose(run_steps, lambda steps: made[steps].init(params))
+
+    def update(grads: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
+        return choose(run_steps, lambda steps: made[steps].update(grads, state, params))
+
+    return optax.GradientTransformation(init, update)
+
+
+def _sums(task: Task, outputs: Outputs, weight_B: Array) -> Sums:
+    sums = {"loss": LOSS.sums_of(outputs.loss, None, None, weight_B)}
+    for name, metric in task.metrics.items():
+        own_B = outputs.metrics.get(name)
+        sums[name] = metric.sums_of(own_B, outputs.prediction, outputs.target, weight_B)
+    return sums
+
+
+def _add(i: Array, old: PyTree, new: PyTree) -> PyTree:
+    """Sums of an epoch: those before step or batch `i`, which starts anew at 0, and its own."""
+    return jax.tree.map(lambda a, b: jnp.where(i == 0, 0, a) + b, old, new)
+
+
+def _weights(task: Task, batch: Batch, mask_B: Array) -> Array:
+    weight_B = task.weights(batch)
+    return jnp.where(mask_B, 1.0 if weight_B is None else weight_B, 0.0)
+
+
 def _take(
-    examples: Examples, start: Any, length: Any, size: int, order: Callable[[Array], Array]
-) -> tuple[Examples, Array]:
-    """`size` examples of an order, and the weight of each: 0 past `length` or the last."""
+    examples: Batch, start: Array, length: Any, size: int, order: Callable[[Array], Array]
+) -> tuple[Batch, Array]:
+    """`size` examples of an order, and their mask: False past `length` or the last."""
     n = count(examples)
-    offset_B = jnp.arange(size)
+    offset_B = jnp.arange(size, dtype=jnp.uint32)
     position_B = start + offset_B
-    index_B = order(jnp.minimum(position_B, n - 1))
-    batch = jax.tree.map(lambda a: a.at[index_B].get(mode="promise_in_bounds"), examples)
-    return batch, ((position_B < n) & (offset_B < length)).astype(jnp.float32)
+    index_B = order(jnp.minimum(position_B, jnp.uint32(n - 1)))
+
+    def rows(a: Any) -> Array:
+        return jnp.asarray(a).at[index_B].get(mode="promise_in_bounds")
+
+    length = jnp.asarray(length).astype(jnp.uint32)
+    mask_B = (position_B < jnp.uint32(n)) & (offset_B < length)
+    return jax.tree.map(rows, examples), mask_B
 
 
 def _mean(value_B: Array, weight_B: Array) -> Array:
-    return (value_B * weight_B).sum() / jnp.maximum(weight_B.sum(), 1)
+    """The mean of the values of positive weight; 0 where there is none."""
+    total = weight_B.sum()
+    return jnp.where(weight_B > 0, value_B * weight_B, 0).sum() / jnp.where(total > 0, total, 1)

@@ -1,0 +1,188 @@
+"""The results of a sweep at hand: curves, the best trial, trained parameters, predictions."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from jaxexp.base.errors import UserError
+from jaxexp.results import select
+from jaxexp.spec.sweep import Sweep
+from jaxexp.spec.trial import Trial, text
+from jaxexp.training.data import Data
+from jaxexp.training.task import PyTree, Task, Variables
+
+
+@dataclass(frozen=True, eq=False)
+class TrialResult:
+    """One trial of a sweep.
+
+    Attributes:
+        trial: its hyperparameters.
+        curves: its part of the dataset: every metric by epoch and split, and more.
+        variables: its trained parameters and state; None if they were not kept.
+    """
+
+    trial: Trial
+    curves: xr.Dataset
+    variables: Variables | None
+
+    @property
+    def params(self) -> PyTree:
+        """The trained parameters; raises UserError if they were not kept."""
+        if self.variables is None:
+            raise UserError("the parameters were not kept: run with keep_params=True")
+        return self.variables.params
+
+    def __repr__(self) -> str:
+        """What it is, and how it ended."""
+        last = select.final(self.curves, "loss")
+        losses = ", ".join(f"{s.item()} {float(last.sel(split=s)):.4g}" for s in last["split"])
+        return f"TrialResult({self.trial}, loss: {losses})"
+
+
+class Results:
+    """What a sweep leaves behind.
+
+    `dataset` is an `xarray.Dataset` with a dimension for each axis, and `results["loss"]` one of
+    its variables; see `jaxexp.results.dataset.to_dataset` for all of them.
+    """
+
+    def __init__(
+        self, dataset: xr.Dataset, sweep: Sweep, task: Task, data: Data,
+        variables: Mapping[str, Variables],
+    ) -> None:  # fmt: skip
+        """`variables` are by the trials' ids, those that were kept."""
+        self.dataset, self.sweep, self.task, self.data = dataset, sweep, task, data
+        self._variables = variables
+
+    def __getitem__(self, name: str) -> xr.DataArray:
+        """A variable of the dataset."""
+        if name not in self.dataset:
+            raise KeyError(f"{name!r}: expected one of {', '.join(map(str, self.dataset))}")
+        return self.dataset[name]
+
+    def __repr__(self) -> str:
+        """The sweep, and its best trials."""
+        ranked = self.table().head(5)
+        return f"Results of {self.sweep.name!r}, {len(self.sweep.trials())} trials\n{ranked}"
+
+    def table(self, metric: str = "loss", split: str | None = None) -> pd.DataFrame:
+        """All trials, the best by `metric` on `split` first; see `jaxexp.select.rank`."""
+        return select.rank(self.dataset, metric, *([] if split is None else [split]))
+
+    def best(self, metric: str = "loss", split: str | None = None) -> TrialResult:
+        """The best trial by `metric`, which knows its direction, at its last epoch.
+
+        `split` is the validation split where there is one, or else the training split. A diverged
+        trial is never the best while there is another.
+
+        Raises UserError for a metric or a split that there is not.
+        """
+        return self._at(int(self.table(metric, split).index[0]))
+
+    def trial(self, **values: Any) -> TrialResult:
+        """The trial whose hyperparameters have these values: `results.trial(width=16, seed=3)`.
+
+        Raises UserError unless there is exactly one.
+        """
+        trials = self.sweep.trials()
+        wanted = {name: self.sweep.base.convert(name, value) for name, value in values.items()}
+        found = [
+            place
+            for place, trial in enumerate(trials)
+            if all(getattr(trial, name) == value for name, value in wanted.items())
+        ]
+        if len(found) != 1:
+            said = ", ".join(f"{name}={text(value)}" for name, value in wanted.items())
+            axes = ", ".join(name for axis in self.sweep.axes for name in axis)
+            raise UserError(
+                f"{len(found)} of {len(trials)} trials have {said or 'any values'}: expected one; "
+                f"they differ in {axes or 'nothing'}"
+            )
+        return self._at(found[0])
+
+    def params(self, **values: Any) -> PyTree:
+        """The trained parameters of the trial that `trial` finds."""
+        return self.trial(**values).params
+
+    def predict(self, X: Any, trial: TrialResult | None = None) -> np.ndarray:
+        """What a trial, or the best by loss, predicts of inputs like those it was trained on.
+
+        Returns the predicted class of each, (N,), by name where classes have names; or where
+        nothing is classified the prediction (N, ...).
+
+        Raises UserError for inputs of another shape, and parameters that were not kept.
+        """
+        prediction, probability_NxC = self._apply(X, trial)
+        if probability_NxC is None:
+            return np.asarray(prediction)
+        label_N = np.asarray(probability_NxC).argmax(1)
+        names = self.data.classes
+        return label_N if names is None else np.array(names)[label_N]
+
+    def predict_proba(self, X: Any, trial: TrialResult | None = None) -> np.ndarray:
+        """The probability of each class, (N, C).
+
+        Raises UserError where nothing is classified, and what `predict` raises.
+        """
+        _, probability_NxC = self._apply(X, trial)
+        if probability_NxC is None:
+            raise UserError("these trials predict no classes, and so no probabilities")
+        return np.asarray(probability_NxC)
+
+    def _apply(self, X: Any, chosen: TrialResult | None) -> tuple[Any, Any]:
+        chosen = self.best() if chosen is None else chosen
+        assert isinstance(chosen, TrialResult)
+        if chosen.variables is None:
+            raise UserError("the parameters were not kept: run with keep_params=True")
+        return apply(self.task, chosen.trial, chosen.variables, like_training(self.data, X))
+
+    def _at(self, place: int) -> TrialResult:
+        trial = self.sweep.trials()[place]
+        index = np.unravel_index(place, self.sweep.shape) if self.sweep.shape else ()
+        point = self.dataset.isel(dict(zip(self.sweep.dims, map(int, index), strict=True)))
+        return TrialResult(trial, point, self._variables.get(trial.id))
+
+
+def apply(task: Task, trial: Trial, variables: Variables, x: PyTree) -> tuple[Any, Any]:
+    """Prediction and probabilities (None where nothing is classified) of N inputs, in batches."""
+
+    @jax.jit
+    def predict(variables: Variables, x: PyTree) -> tuple[Any, Any]:
+        prediction = task.predict(trial, variables, x)
+        return prediction, task.probabilities(prediction)
+
+    n, size = len(jax.tree.leaves(x)[0]), task.evaluation_batch_size
+    parts = []
+    for start in range(0, n, size):
+        # The last batch is filled up, so that it compiles nothing new.
+        index_B = np.minimum(np.arange(start, start + min(size, n)), n - 1)
+        made = predict(variables, jax.tree.map(lambda a: a[index_B], x))  # noqa: B023
+        parts.append(jax.tree.map(lambda a: np.asarray(a)[: n - start], made))  # noqa: B023
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+
+
+def like_training(data: Data, X: Any) -> Any:
+    """Inputs of the shape and type of those of the training split, (N, ...).
+
+    Raises UserError for others.
+    """
+    from jaxexp.training.data import arrays
+
+    x = data.train.x if hasattr(data.train, "x") else None
+    if not isinstance(x, np.ndarray):
+        return X
+    made = arrays(X, validation=None).train.x
+    if made.shape[1:] != x.shape[1:]:
+        raise UserError(
+            f"X: the shape is {made.shape}, expected (N{''.join(f', {n}' for n in x.shape[1:])}), "
+            "as trained on"
+        )
+    if made.dtype != x.dtype and not (made.dtype.kind in "iu" and x.dtype.kind == "f"):
+        raise UserError(f"X: the type is {made.dtype}, expected {x.dtype}, as trained on")
+    return made.astype(x.dtype)

@@ -1,0 +1,318 @@
+"""What a researcher writes: a model, its loss, and how its results are measured.
+
+Shapes: B examples of a batch, N of a split.
+"""
+
+import abc
+import inspect
+import math
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from jax.extend import core as jax_core
+
+from jaxexp.base.errors import UserError
+from jaxexp.planning.cost import Cost
+from jaxexp.spec.trial import Trial
+from jaxexp.training import optimizers
+from jaxexp.training.data import Data
+from jaxexp.training.metrics import Metric
+
+PyTree = Any
+Batch = PyTree  # arrays whose first axis is the example: (B, ...)
+Arrays = Mapping[str, PyTree]  # what `Data.arrays` returns: splits, and extras
+
+
+class Variables(NamedTuple):
+    """What a model consists of: parameters, and state that is not trained.
+
+    The state may be any pytree: the batch statistics of a network, or nothing.
+    """
+
+    params: PyTree
+    state: PyTree = ()
+
+
+class Outputs(NamedTuple):
+    """What a task makes of a batch.
+
+    Attributes:
+        loss: (B,), whose mean over the batch training minimises.
+        prediction: (B, ...), for the metrics that compare it with the target.
+        target: (B, ...), likewise.
+        metrics: (B,) each, by name: for metrics that are means of what the task itself computes.
+        state: the new state of the model.
+    """
+
+    loss: Array
+    prediction: PyTree = None
+    target: PyTree = None
+    metrics: Mapping[str, Array] = {}  # noqa: RUF012
+    state: PyTree = ()
+
+
+class Task(abc.ABC):
+    """A model and its loss: two methods to write, and others that may be overridden.
+
+    A task is a value: make it a frozen dataclass, or at least do not change it while it is used.
+
+    >>> class Line(Task):
+    ...     def init(self, trial, rng, data):
+    ...         return Variables({"slope": jnp.zeros(())})
+    ...
+    ...     def apply(self, trial, variables, batch, *, rng, mask, train):
+    ...         return Outputs(loss=(batch.x[:, 0] * variables.params["slope"] - batch.y) ** 2)
+    """
+
+    metrics: Mapping[str, Metric] = types.MappingProxyType({})  # beside the loss
+    loss_unit: str = ""
+    evaluation_batch_size: int = 1024  # examples at once, where nothing is trained
+    # The dimensions of each of `predictions`, the first of all examples; sizes as in `Data.coords`.
+    prediction_dims: Mapping[str, tuple[str, ...]] = types.MappingProxyType({})
+
+    @abc.abstractmethod
+    def init(self, trial: Trial, rng: Array, data: Arrays) -> Variables:
+        """The model before the first step, drawn with the key `rng`.
+
+        `data` holds the splits ("train" and others) and `Data.extra`, such as weights to start
+        from.
+        """
+
+    @abc.abstractmethod
+    def apply(
+        self, trial: Trial, variables: Variables, batch: Batch, *, rng: Array, mask: Array,
+        train: bool,
+    ) -> Outputs:  # fmt: skip
+        """The loss of each example of a batch, what its metrics need, and the new state.
+
+        `rng` is a key, new in every step, for whatever is random in training. `mask` (B,) is True
+        for examples and False for what fills up the last batch: statistics over the batch must
+        leave the latter out; losses and metrics of theirs are left out by jaxexp.
+        """
+
+    def optimizer(self, trial: Trial, steps: int) -> optax.GradientTransformation:
+        """The optimizer of a trial that will take so many steps: built in, by name.
+
+        Where it is overridden, `steps` is a plain int also in programs of trials of several
+        lengths; hyperparameters that are traced are arrays.
+        """
+        return optimizers.built_in(trial)
+
+    def optimizer_uses_steps(self, trial: Trial) -> bool:
+        """Whether `optimizer` depends on `steps`: if overridden it is taken to."""
+        return type(self).optimizer is not Task.optimizer
+
+    def bind(self, data: Data) -> "Task":
+        """This task for these data, whose number of classes it may take over, for example.
+
+        Raises UserError for data that it cannot be trained on.
+        """
+        return self
+
+    def check(self, trial: Trial, data: Data) -> None:
+        """Raise UserError for a trial that cannot be trained on the data."""
+        if type(self).optimizer is Task.optimizer:
+            optimizers.check(trial)
+
+    def uses_mask(self, trial: Trial, data: Data) -> bool:
+        """Whether `apply` leaves out what the mask leaves out; where not, no batch may be partial."""
+        return True
+
+    def predict(self, trial: Trial, variables: Variables, x: PyTree) -> PyTree:
+        """What the trained model predicts of inputs (B, ...): (B, ...).
+
+        Raises UserError unless it is overridden.
+        """
+        raise UserError(f"{type(self).__name__} defines no `predict`")
+
+    def probabilities(self, prediction: PyTree) -> Array | None:
+        """Of each class, (B, C), given a prediction; None where nothing is classified."""
+        return None
+
+    def predictions(self, trial: Trial, variables: Variables, data: Arrays) -> dict[str, Array]:
+        """What to keep of the trained model's output, where a sweep records "predictions"."""
+        return {}
+
+    def gradient_norms(self, grads: PyTree) -> Array:
+        """The squared L2 norm of each layer's weight gradient, (layers,).
+
+        The default takes each array of two axes or more for a layer, in the order of the tree.
+        """
+        kernels = [leaf for leaf in jax.tree.leaves(grads) if leaf.ndim >= 2]
+        return jnp.stack([jnp.square(kernel).sum() for kernel in kernels])
+
+    def crop(
+        self, trial: Trial, variables: Variables, norms_ExL: np.ndarray | None
+    ) -> tuple[Variables, np.ndarray | None]:
+        """The trial's own part of a padded model and its norms, as if it had trained alone.
+
+        Called where hyperparameters of the model are padded (see `jaxexp.spec.padding`).
+        """
+        raise UserError(f"{type(self).__name__} pads a model, but defines no `crop`")
+
+    def inspect(self, trial: Trial, arrays: Arrays) -> "Inspection":
+        """What a trial costs and reads, found out by tracing it; `arrays` may be shapes."""
+        return trace(self, trial, arrays)
+
+    def weights(self, batch: Batch) -> Array | None:
+        """The weight of each example in losses and metrics, (B,), or None where all count alike."""
+        return getattr(batch, "weight", None)
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What planning has to know of a task and a trial."""
+
+    cost: Cost
+    reads: frozenset[str]  # the hyperparameters that the task reads
+
+
+def trace(task: Task, trial: Trial, arrays: Arrays) -> Inspection:
+    """Trace one step of a trial, computing nothing.
+
+    Parameters and multiplications are those of the traced program, activations the outputs of its
+    forward pass. Raises UserError for what `apply` may not return.
+    """
+    read: set[str] = set()
+    watched = _watch(trial, read)
+    examples = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), arrays["train"])
+    batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct((2, *a.shape), a.dtype), examples)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    mask = jax.ShapeDtypeStruct((2,), jnp.bool_)
+    variables = jax.eval_shape(lambda rng, data: task.init(watched, rng, data), key, arrays)
+    if not isinstance(variables, Variables):
+        raise UserError(
+            f"{type(task).__name__}.init returned {type(variables).__name__}, expected "
+            "jaxexp.Variables(params, state)"
+        )
+
+    def forward(params: PyTree, batch: Batch, rng: Array, mask: Array) -> Outputs:
+        own = Variables(params, variables.state)
+        return task.apply(watched, own, batch, rng=rng, mask=mask, train=True)
+
+    def with_state(params: PyTree, state: PyTree, batch: Batch, rng: Array, mask: Array) -> PyTree:
+        own = Variables(params, state)
+        outputs = task.apply(watched, own, batch, rng=rng, mask=mask, train=True)
+        check_outputs(task, outputs, variables.state, 2)
+        return tuple(outputs)
+
+    jaxpr = jax.make_jaxpr(with_state)(*variables, batch, key, mask).jaxpr
+    jax.eval_shape(lambda params: task.optimizer(watched, 1000).init(params), variables.params)
+    found = _count(jaxpr)
+    sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves(variables.params)]
+    inputs = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(examples))
+    kernels = [leaf for leaf in jax.tree.leaves(variables.params) if leaf.ndim >= 2]
+    cost = Cost(
+        multiplications=max(1.0, found.multiplications / 2),
+        launches=max(1, found.products),
+        parameters=sum(sizes),
+        activations=int(inputs + found.elements / 2),
+        layers=len(kernels),
+        compilation=max(1.0, found.products / 20),
+    )
+    return Inspection(cost, frozenset(read))
+
+
+def check_outputs(task: Task, outputs: Any, state: PyTree, size: int) -> None:
+    """Raise UserError unless these are the outputs of a batch of so many examples."""
+    name = f"{type(task).__name__}.apply"
+    if not isinstance(outputs, Outputs):
+        raise UserError(f"{name} returned {type(outputs).__name__}, expected jaxexp.Outputs")
+    for what, value in {"loss": outputs.loss, **outputs.metrics}.items():
+        if jnp.shape(value) != (size,):
+            raise UserError(
+                f"{name}: {what} has the shape {jnp.shape(value)} for a batch of {size} examples, "
+                f"expected ({size},): one number for each example"
+            )
+        if not jnp.issubdtype(jnp.asarray(value).dtype, jnp.floating):
+            raise UserError(f"{name}: {what} has the type {value.dtype}, expected a float")
+    for metric, declared in task.metrics.items():
+        if not isinstance(declared, Metric):
+            raise UserError(
+                f"metrics[{metric!r}] is a {type(declared).__name__}, expected a jaxexp.Metric"
+            )
+        own = declared.example is None and declared.sums is None
+        if own and metric not in outputs.metrics:
+            raise UserError(
+                f"{name}: metric {metric!r} computes nothing itself and is not in Outputs.metrics"
+            )
+    before, after = jax.tree.structure(state), jax.tree.structure(outputs.state)
+    if before != after:
+        raise UserError(
+            f"{name}: the new state has another structure than that of init ({after} instead of "
+            f"{before}); return it as Outputs(state=…)"
+        )
+
+
+def _watch(trial: Trial, read: set[str]) -> Trial:
+    """The same trial, which writes down what is read of it."""
+    names, cls = frozenset(type(trial).fields()), type(trial)
+
+    def get(self: Any, name: str) -> Any:
+        if name in names:
+            read.add(name)
+        return object.__getattribute__(self, name)
+
+    own = {"__getattribute__": get, "__dataclass_params__": cls.__dataclass_params__}
+    made = object.__new__(type(cls.__name__, (cls,), own))
+    made.__dict__.update(trial.__dict__)
+    return made
+
+
+@dataclass
+class _Counted:
+    multiplications: float = 0.0
+    products: float = 0.0  # matrix products and convolutions
+    elements: float = 0.0  # of all results
+
+
+def _count(jaxpr: Any) -> _Counted:
+    """Multiplications, products and elements of a traced function, loops counted in full."""
+    made = _Counted()
+    for eqn in jaxpr.eqns:
+        shapes = [getattr(v.aval, "shape", ()) for v in eqn.outvars]
+        if eqn.primitive.name == "dot_general":
+            (contract, _), _ = eqn.params["dimension_numbers"]
+            left = eqn.invars[0].aval.shape
+            made.multiplications += math.prod(shapes[0]) * math.prod(left[i] for i in contract)
+            made.products += 1
+        elif eqn.primitive.name == "conv_general_dilated":
+            kernel, numbers = eqn.invars[1].aval.shape, eqn.params["dimension_numbers"]
+            per_output = math.prod(kernel) / kernel[numbers.rhs_spec[0]]
+            made.multiplications += math.prod(shapes[0]) * per_output
+            made.products += 1
+        inner = [_count(j) for j in _inner(eqn.params)]
+        times = eqn.params.get("length", 1) if eqn.primitive.name == "scan" else 1
+        for counted in inner:
+            made.multiplications += times * counted.multiplications
+            made.products += times * counted.products
+            made.elements += times * counted.elements
+        if not inner:
+            made.elements += sum(math.prod(shape) for shape in shapes)
+    return made
+
+
+def _inner(params: Mapping[str, Any]) -> list[Any]:
+    found = []
+    for value in params.values():
+        for each in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(each, jax_core.ClosedJaxpr):
+                found.append(each.jaxpr)
+            elif isinstance(each, jax_core.Jaxpr):
+                found.append(each)
+    return found
+
+
+def accepts(function: Callable[..., Any], name: str) -> bool:
+    """Whether a function takes a parameter of this name."""
+    try:
+        return name in inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return False
