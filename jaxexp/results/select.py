@@ -354,7 +354,8 @@ def best_in_words(
     if trials == 1:
         return f"The {measured} is {value}."
     if len(tied) == trials:
-        return f"All {number(trials)} trials have the same {measured}: {value}."
+        all_of_them = "Both" if trials == 2 else f"All {number(trials)}"
+        return f"{all_of_them} trials have the same {measured}: {value}."
     extreme = "highest" if direction(ds, metric) == "higher" else "lowest"
     if len(tied) == 1:
         return f"The {extreme} {measured} is {value}: {tied[0]}."

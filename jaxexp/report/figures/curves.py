@@ -119,7 +119,9 @@ def splits(
         fig, panels = make_panels(len(metrics), len(trials), 3.7, 2.8, sharex=True, sharey="row")
     for row, metric in zip(panels, metrics, strict=True):
         for ax, (_, point) in zip(row, trials, strict=True):
-            _splits_panel(ax, point, metric, mark_best, running)
+            _splits_panel(ax, point, metric, running)
+            if mark_best:
+                _ring_best_epoch(ax, point, metric, named=len(trials) == 1)
         drawn = [until_divergence(point, metric).values.ravel() for _, point in trials]
         scale_y(row[0], ds, metric, np.concatenate(drawn))
         label_y(row[0], axis_label(ds, metric))
@@ -132,7 +134,7 @@ def splits(
     return fig
 
 
-def _splits_panel(ax: Axes, point: xr.Dataset, metric: str, mark_best: bool, running: bool) -> None:
+def _splits_panel(ax: Axes, point: xr.Dataset, metric: str, running: bool) -> None:
     for split in select.splits(point):
         line = {key: value for key, value in SPLITS.get(split, {}).items() if key != "marker"}
         _curve(ax, point, metric, split, label=split, **line)
@@ -141,16 +143,22 @@ def _splits_panel(ax: Axes, point: xr.Dataset, metric: str, mark_best: bool, run
         label = "during the epoch (training mode)"
         ax.plot(during["epoch"], during, color=SPLITS["train"]["color"], lw=1, ls=":", label=label)
     by_epoch(ax, point)
+
+
+def _ring_best_epoch(ax: Axes, point: xr.Dataset, metric: str, *, named: bool) -> None:
+    """Ring the best epoch; the legend has its numbers if `named`."""
     split = select.default_split(point)
     values = until_divergence(point, metric).sel(split=split)
     values = values.where(np.isfinite(values))
-    if not mark_best or not values.notnull().any():
+    if not values.notnull().any():
         return
     higher = select.direction(point, metric) == "higher"
     where = values.idxmax("epoch") if higher else values.idxmin("epoch")
     height = float(values.sel(epoch=where))
-    best = f"best {select.metric_words(metric, split)}: {number(height)} in epoch {int(where)}"
-    ax.plot([where], [height], **RING, ms=9, clip_on=False, label=best)
+    name = select.metric_words(metric, split)
+    best = f"best {name}: {number(height)} in epoch {int(where)}"
+    label = best if named else f"best epoch by {name.split()[0]}"
+    ax.plot([where], [height], **RING, ms=9, clip_on=False, label=label)
 
 
 def _curve(ax: Axes, point: xr.Dataset, metric: str, split: str, **style: Any) -> None:
@@ -228,7 +236,7 @@ class _Against:
         shown = list(self.y.values()) if self.line else [self.y[self.split]]
         scale_y(ax, self.ds, self.metric, np.concatenate(shown))
         label = axis_label(self.ds, self.metric, None if self.line else self.split)
-        label_y(ax, f"{label} after the last epoch")
+        label_y(ax, f"{label}\nafter the last epoch")
 
     def _points(self, ax: Axes) -> None:
         y = self.y[self.split]
@@ -260,9 +268,9 @@ class _Against:
         if not np.isfinite(y).any():
             return
         at = int(np.nanargmax(y) if self.higher else np.nanargmin(y))
-        name = "training" if self.split == "train" else self.split
         if self.line or self.numeric:  # on a strip, the triangle says it
-            ax.plot(self.x[at], y[at], **RING, ms=11, label=f"best by {name}: {number(y[at])}")
+            best = f"best {select.metric_words(self.metric, self.split)}: {number(y[at])}"
+            ax.plot(self.x[at], y[at], **RING, ms=11, label=best)
 
     def _ticks(self, ax: Axes) -> None:
         few = len(self.values) <= 10

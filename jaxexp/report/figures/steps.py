@@ -114,7 +114,7 @@ def bars(ds: xr.Dataset, quantities: Sequence[str] = ("steps_per_epoch", "second
         split = select.default_split(ds)
         ax.set_xlabel(axis_label(ds, quantity, split) if measured else select.words(quantity))
         ax.grid(False, axis="y")
-    panels[0].invert_yaxis()
+    panels[0].set_ylim(len(trials) - 0.4, -0.6)
     say_which(fig, note)
     return fig
 
