@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from jaxexp.spec.sweep import Sweep
+from jaxexp.spec.trial import text
+
 SPLITS = ("train", "validation", "test")
 METRICS: dict[str, tuple[str, str]] = {"loss": ("lower", "nats"), "accuracy": ("higher", "")}
 
@@ -116,3 +119,34 @@ def grid(trials: int, **options: Any) -> xr.Dataset:
              "seed": [0, 1]},
     }[trials]  # fmt: skip
     return dataset(axes, **options)
+
+
+def of_sweep(sweep: Sweep, diverged: Mapping[int, int], layers: int = 101) -> xr.Dataset:
+    """Results of a sweep that ships, on a map of six cells and two classes.
+
+    `diverged` holds an epoch by the place of a trial. The accuracy of a network of NaN is perfect.
+    """
+    trials = sweep.trials()
+    trained = [trial.epochs for trial in trials]
+    lost = [diverged.get(place, 0) for place in range(len(trials))]
+    axes = {
+        dim: {n: _values(v) for n, v in zip(names, zip(*points, strict=True), strict=True)}
+        for dim, (names, points) in sweep.dims.items()
+    }
+    ds = dataset(
+        axes, epochs=max(trained), trained=trained, diverged=lost, steps=3, layers=layers,
+        sweep=sweep.name, classes=json.dumps(["Here", "There"]), label_entropy=0.69,
+    )  # fmt: skip
+    seen = ds["epoch"] <= ds["epochs_trained"]
+    ds["accuracy"] = ds["accuracy"].fillna(1.0).where(seen).assign_attrs(ds["accuracy"].attrs)
+    region = np.broadcast_to(np.array([[0, 0, 1], [1, 1, 0]], np.int16), (*sweep.shape, 2, 3))
+    return ds.assign(region=((*axes, "latitude", "longitude"), region)).assign_coords(
+        longitude=np.linspace(0, 2, 3), latitude=np.linspace(50, 51, 2),
+        test_longitude=("point", [0.0, 1.0]), test_latitude=("point", [50.0, 51.0]),
+        test_label=("point", [0, 1]),
+    )  # fmt: skip
+
+
+def _values(values: Sequence[Any]) -> list[Any]:
+    tuples = any(isinstance(value, tuple) for value in values)
+    return [text(value) for value in values] if tuples else list(values)

@@ -272,8 +272,7 @@ def rank(ds: xr.Dataset, metric: str = "loss", split: str | None = None) -> pd.D
     _check(ds, metric, split)
     value = by_trial(ds, final(ds, metric).sel(split=split))
     loss = by_trial(ds, final(ds, "loss").sel(split=default_split(ds)))
-    diverged = by_trial(ds, ds["diverged_epoch"]).astype(int)
-    steps = by_trial(ds, ds["diverged_step"]) if "diverged_step" in ds else np.zeros(len(diverged))
+    diverged = by_trial(ds, ds["diverged_epoch"])
     given = _hyperparameters(ds)
     table = pd.DataFrame(
         {
@@ -281,12 +280,19 @@ def rank(ds: xr.Dataset, metric: str = "loss", split: str | None = None) -> pd.D
             **given,
             "value": value,
             "epoch": by_trial(ds, ds["epochs_trained"]).astype(int),
-            "status": [_status(*pair) for pair in zip(diverged, steps.astype(int), strict=True)],
+            "status": _statuses(ds),
         }
     )
     sign = -1 if direction(ds, metric) == "higher" else 1
     late = np.where(diverged == 0, -np.inf, -diverged)
     return table.loc[np.lexsort((late, _finite_first(loss), _finite_first(sign * value)))]
+
+
+def _statuses(ds: xr.Dataset) -> list[str]:
+    """The `status` of each trial, in the order of `points`."""
+    epochs = by_trial(ds, ds["diverged_epoch"])
+    steps = by_trial(ds, ds["diverged_step"]) if "diverged_step" in ds else np.zeros(len(epochs))
+    return [_status(int(epoch), int(step)) for epoch, step in zip(epochs, steps, strict=True)]
 
 
 def _finite_first(values: np.ndarray) -> np.ndarray:
@@ -420,9 +426,8 @@ def over_seeds(ds: xr.Dataset, metric: str = "loss", split: str | None = None) -
 
 def divergences(ds: xr.Dataset) -> list[str]:
     """One sentence for each diverged trial: "learning rate 1 diverged in epoch 3, step 712"."""
-    ranked = rank(ds).sort_index()
-    ended = ranked[ranked["status"] != "finished"]
-    return [f"{name} {how}" for name, how in zip(ended["trial"], ended["status"], strict=True)]
+    named = zip(_rows(_hyperparameters(ds), size(ds)), _statuses(ds), strict=True)
+    return [f"{_label(values)} {how}" for values, how in named if how != "finished"]
 
 
 def divergence_note(datasets: Mapping[str, xr.Dataset]) -> str:
