@@ -23,7 +23,7 @@ def draw(results):
 
 def _reach(name, trial):
     """How the gradient changes from the last hidden layer back to the first."""
-    norms = jx.select.sound(trial, "gradient_norm")  # up to a divergence, which `name` tells
+    norms = jx.select.until_divergence(trial, "gradient_norm")  # `name` says if it diverged
     first, last = (float(norms.sel(layer=layer).mean()) for layer in (LAYERS[0], LAYERS[-1]))
     if first != first or last != last:
         return f"with {name} no epoch has one"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from jaxexp.reproduce.vision import answers
+from jaxexp.reproduce import answers
 
 
 def results(accuracy: np.ndarray, diverged: np.ndarray | None = None) -> xr.Dataset:

@@ -350,7 +350,7 @@ class TestDetectors:
         few = {name: results[name] for name in ("boosted_trees", "scratch")}
         made = answered(few)
         for section in made.values():
-            left_out = "Left out, not being in this run: probing, probing sklearn, fine tuning."
+            left_out = "Not in this run, and so left out: probing, probing sklearn, fine tuning."
             assert section.answer.endswith(left_out)
         assert "The best of all runs is XGBoost" in made["7.6"].answer
 

@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from datasets import REGRESSION, dataset
 from matplotlib.figure import Figure
 
 from jaxexp.report.figures import to_png
@@ -53,7 +54,7 @@ class Elements(HTMLParser):
 def test_a_section_shows_all_that_it_has() -> None:
     html = page(section(notes=["learning rate 1 diverged in epoch 3"]))
     for text in ("6.1.2.1", "Which learning rate is best?", "at 0.25 nats", "1 min 23 s",
-                 "The report: lr = 1 wanders around 3.3", "diverged in epoch 3"):  # fmt: skip
+                 "Reference: lr = 1 wanders around 3.3", "diverged in epoch 3"):  # fmt: skip
         assert text in html
 
 
@@ -119,7 +120,9 @@ def test_several_tables_have_captions() -> None:
     one, two = pd.DataFrame({"a": [1]}), pd.DataFrame({"b": [2]})
     html = page(section(tables={"": one, "The second": two}))
     assert len(re.findall('<table class="numbers"', html)) == 2
-    assert re.findall("<caption>(.*?)</caption>.*?>(.)</th>", html, re.S) == [("The second", "b")]
+    [(target, caption)] = re.findall('class="caption" id="(.*?)">(.*?)</p>', html)
+    assert caption == "The second"
+    assert re.findall(f'aria-labelledby="{target}".*?>(.)</th>', html, re.S) == ["b"]
 
 
 def test_sweeps_that_did_not_run_are_told_with_the_reason() -> None:
@@ -139,7 +142,7 @@ def test_a_page_without_sections_or_extras_is_whole() -> None:
     bare = Section(row="1", title="t", question="q", answer="a")
     html = page(bare)
     Elements(html)
-    assert "The report:" not in html
+    assert "Reference:" not in html
     assert "Trained in" not in html
 
 
@@ -162,8 +165,8 @@ def test_run_facts_are_those_of_the_plan_that_the_sweeps_share() -> None:
     facts = run_facts([xr.Dataset(attrs=attrs), xr.Dataset(attrs=attrs | later)])
     assert facts["Trials"] == "7"
     assert facts["Wall-clock"] == "1 min 40 s, compilation included"
-    assert facts["Data (fingerprint)"] == "europe (abc)"
-    assert facts["Seed"] == "0; 1"
+    assert facts["Data"] == "europe (fingerprint abc)"
+    assert facts["Seeds"] == "0, 1"
     assert facts["Started"] == "2026-01-02 03:04 UTC"
 
 
@@ -177,4 +180,65 @@ def test_run_facts_of_several_plans_add_up() -> None:
     facts = run_facts([xr.Dataset(attrs=attrs), xr.Dataset(attrs=attrs | other)])
     assert (facts["Trials"], facts["Programs compiled"]) == ("12", "2")
     assert facts["Wall-clock"].startswith("1 min 10 s")
-    assert facts["Data (fingerprint)"] == "europe (abc); cats (abc)"
+    assert facts["Data"] == "europe (fingerprint abc); cats (fingerprint abc)"
+
+
+def test_run_facts_need_neither_classes_nor_a_fingerprint() -> None:
+    ds = dataset(metrics=REGRESSION, seeds="[0, 1, 2, 3, 7]", train_evaluation="a sample of 512")
+    facts = run_facts([ds])
+    assert facts == {
+        "Trials": "3", "Programs compiled": "1", "Wall-clock": "3.0 s, compilation included",
+        "Device": "1 × cpu", "Data": "arrays", "Training metrics": "a sample of 512",
+        "Seeds": "0 to 3, 7", "Versions": "jaxexp 0.1.0, JAX 0.8.0",
+        "Started": "2026-01-02 03:04 UTC",
+    }  # fmt: skip
+    assert "ln K" in run_facts([dataset()])["Units"]
+    assert run_facts([xr.Dataset()]) == {}
+    many = run_facts([dataset(seeds=str(list(range(0, 100, 2))))])["Seeds"]
+    assert many == "0, 2, 4, 6, 8, 10, 12, 14, … (50 in all)"
+
+
+def test_a_quick_run_is_said_above_all_and_beside_what_others_measured() -> None:
+    html = page(section(quick=2))
+    Elements(html)
+    text = " ".join(re.sub(r"<[^>]*>", " ", html).split())
+    assert "A quick run: every trial stopped after 2 epochs at most" in text
+    assert "wanders around 3.3 (This quick run stopped after 2 epochs at most.)" in text
+    assert "stopped after 1 epoch at most" in page(section(), quick=1)
+    assert "quick run" not in page(section())
+    assert run_facts([dataset(quick=2)])["Quick run"] == "stopped at 2 epochs a trial"
+
+
+def test_rates_are_never_shown_as_0() -> None:
+    def cells(*values: float) -> list[str]:
+        html = page(section(tables={"": pd.DataFrame({"v": values})}))
+        return re.findall(r"<td[^>]*>([^<]*)</td>", html[html.index('<table class="numbers"') :])
+
+    assert cells(1e-2, 1e-3, 1e-4, 1e-5) == ["0.01", "0.001", "0.0001", "1e-5"]
+    assert cells(1e-5, 2e-5) == ["1e-5", "2e-5"]
+    assert cells(0.9, 0.02) == ["0.90", "0.02"]
+    assert cells(-0.004, 0.0312) == ["−0.0040", "0.0312"]
+    assert cells(1e29, 1.0) == ["1e29", "1"]
+
+
+def test_a_long_table_says_that_it_scrolls() -> None:
+    html = page(section(tables={"All": pd.DataFrame({"a": range(48)})}))
+    assert "All (48 rows: scroll to see them all)</p>" in html
+    assert "scroll to see" not in page(section(tables={"": pd.DataFrame({"a": range(3)})}))
+
+
+def test_cells_may_hold_anything() -> None:
+    table = pd.DataFrame({"a": [[1, 2], None, pd.NA, {"b": 1}]})
+    assert "[1, 2]" in page(section(tables={"": table}))
+
+
+def test_sections_that_share_a_sweep_say_so() -> None:
+    html = page(section(shared="one sweep that answers rows 1 and 2"))
+    assert "all trials added up: one sweep that answers rows 1 and 2." in html
+
+
+def test_a_row_that_only_repeats_the_title_is_left_out() -> None:
+    html = page(section(row="my_widths", title="my widths"))
+    assert "<h2>my widths</h2>" in html
+    assert ">my widths</a>" in html
+    assert 'id="row-my_widths"' in html

@@ -1,85 +1,51 @@
-"""Questions answered from results: those of the sweeps that ship, and where trials diverge."""
+"""Questions answered from results: those of the sweeps that ship, and of any sweep at all."""
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
+from datasets import REGRESSION, dataset, grid, of_sweep
+from matplotlib.figure import Figure
 
 from jaxexp.cli import library
-from jaxexp.execution.driver import Problem
-from jaxexp.execution.records import TrialRecord
-from jaxexp.nn.mlp import Classification
-from jaxexp.report import sections
-from jaxexp.results.dataset import to_dataset
+from jaxexp.report import page, sections
 from jaxexp.spec.sweep import Comparison, Question, Sweep
-from jaxexp.spec.trial import MLPTrial, Trial
+from jaxexp.spec.trial import MLPTrial
 
-SPLITS = ("train", "validation", "test")
 STEPS = 3  # an epoch
-NAMES = [name for name in library.names() if type(library.load(name).base) is MLPTrial]
+SWEEPS = Path(__file__).parents[1] / "sweeps"
+NAMES = [n for n in library.names() if "jx.MLPTrial(" in (SWEEPS / f"{n}.py").read_text()]
 
 
-@pytest.fixture(scope="module")
-def problem() -> Problem:
-    """A map of six cells and two classes."""
-    return Problem(
-        task=Classification(2),
-        data={},
-        prediction_dims={"region": ("latitude", "longitude")},
-        coords={
-            "longitude": (("longitude",), np.linspace(0, 2, 3)),
-            "latitude": (("latitude",), np.linspace(50, 51, 2)),
-            "test_longitude": (("point",), np.array([0.0, 1.0])),
-            "test_latitude": (("point",), np.array([50.0, 51.0])),
-            "test_label": (("point",), np.array([0, 1])),
-        },
-        attrs={"classes": json.dumps(["Here", "There"]), "label_entropy": 0.69},
-    )
-
-
-def record(trial: Trial, place: int, diverged: int) -> TrialRecord:
-    """Losses that fall; after divergence none, but the accuracy, by chance, is perfect."""
-    epoch_E = np.arange(1, trial.epochs + 1, dtype=np.float32)
-    sound_E = epoch_E < (diverged or np.inf)
-    loss_E = np.where(sound_E, 0.5 + place / 10 + 1 / epoch_E, np.nan)
-    layers = trial.depth + 1
-    return TrialRecord(
-        trial,
-        metrics={
-            split: {"loss": loss_E + i / 100, "accuracy": np.where(sound_E, np.exp(-loss_E), 1)}
-            for i, split in enumerate(SPLITS)
-        },
-        step_loss=np.repeat(loss_E, STEPS) + np.tile([0, 0.1, 0], trial.epochs),
-        gradient_norms=np.where(sound_E, 1 / epoch_E, np.inf)[:, None] * 0.5 ** np.arange(layers),
-        predictions={"region": np.array([0, 0, 1, 1, 1, 0], np.int16)},
-        params={}, state={}, seconds=1.0, compile_seconds=0.0,
-    )  # fmt: skip
+def forget(name: str, png: bytes) -> None:
+    """Keep no figure."""
 
 
 def answered(
-    sweep: Sweep, problem: Problem, diverged: dict[int, int], *, draw: bool = True
+    sweep: Sweep, diverged: dict[int, int], *, draw: bool = True
 ) -> list[sections.Section]:
     """The sections of a sweep of which some trials, by place, diverged in some epoch."""
-    trials = sweep.trials()
     if not draw:
         plain = tuple(replace(q, draw=lambda results: []) for q in sweep.questions)
         sweep = replace(sweep, questions=plain)
-    records = {t: record(t, i, diverged.get(i, 0)) for i, t in enumerate(trials)}
-    dataset = to_dataset(sweep, records, problem, {})
-    return sections.of_sweep(sweep, dataset, lambda name, png: None)
+    return sections.of_sweep(sweep, of_sweep(sweep, diverged), forget)
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("epoch", [1, 5])
-def test_a_diverged_trial_is_told_and_never_best(name, epoch, problem):
+def test_a_diverged_trial_is_told_and_never_best(name, epoch):
     sweep = library.load(name)
     trials = len(sweep.trials())
     for place, trial in enumerate(sweep.trials() if trials > 1 else ()):
         end = min(epoch, trial.epochs)
-        for section in answered(sweep, problem, {place: end}, draw=False):
+        for section in answered(sweep, {place: end}, draw=False):
             [note] = section.notes
             assert note.startswith(f"1 of {trials} trials diverged: ")
             assert note.endswith(f"diverged in epoch {end}, step {STEPS * (end - 1) + 1}.")
@@ -87,81 +53,216 @@ def test_a_diverged_trial_is_told_and_never_best(name, epoch, problem):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_figures_of_a_sweep_with_a_diverged_trial_are_drawn(name, problem):
-    for section in answered(library.load(name), problem, {0: 1}):
+def test_figures_of_a_sweep_with_a_diverged_trial_are_drawn(name):
+    for section in answered(library.load(name), {0: 1}):
         assert section.figures
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_where_all_diverged_no_number_is_told(name, problem):
+def test_where_all_diverged_no_number_is_told(name):
     sweep = library.load(name)
     everything = dict.fromkeys(range(len(sweep.trials())), 1)
-    for section in answered(sweep, problem, everything):
+    for section in answered(sweep, everything):
         assert section.answer == "Every trial diverged."
         assert section.figures
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_where_none_diverged_there_is_no_note(name, problem):
+def test_where_none_diverged_there_is_no_note(name):
     sweep = library.load(name)
-    for section in answered(sweep, problem, {}, draw=False):
+    for section in answered(sweep, {}, draw=False):
         assert not section.notes
         assert "diverged" not in section.answer
 
 
-def test_a_sweep_without_questions_is_answered_in_general(problem):
+def test_a_sweep_without_questions_is_answered_in_general():
     sweep = Sweep(base=MLPTrial(epochs=3), axes={"width": [4, 8]}, name="my_widths")
-    [section] = answered(sweep, problem, {0: 2})
+    [section] = answered(sweep, {0: 2})
     assert (section.row, section.title) == ("my_widths", "my widths")
-    assert "0.943 nats: width 8." in section.answer  # 0.5 + 0.1 + 1/3 + 0.01 of validation
+    assert section.answer == (
+        "The lowest validation loss after the last epoch is 0.8598 nats: width 8. "
+        "The same trial has the highest validation accuracy, 0.3895."
+    )
     assert section.notes == ["1 of 2 trials diverged: width 4 diverged in epoch 2, step 4."]
+    assert len(section.figures) == 3  # the curves of both metrics, and both by width
+
+
+class TestInGeneral:
+    def section(self, ds: xr.Dataset) -> sections.Section:
+        kept: list[str] = []
+        made = sections.in_general(ds, lambda name, png: kept.append(name))
+        assert len(kept) == len(made.figures)
+        html = page.render([made], page.Meta(title="t", summary="s", facts=page.run_facts([ds])))
+        assert "nan" not in re.sub(r'src="[^"]*"', "", html)
+        return made
+
+    def test_a_regression_without_classes_or_accuracy(self) -> None:
+        lost = np.where(np.arange(48) % 7 == 2, 3, 0)
+        made = self.section(grid(48, metrics=REGRESSION, diverged=lost))
+        assert made.answer.startswith(
+            "The lowest validation loss after the last epoch is 0.2299 m²: learning rate 0.1, "
+            "width 16, optimizer sgd, seed 0. The same trial has the highest validation r2, 0.7903;"
+        )
+        assert "Averaged over 2 seeds, the lowest validation loss is 0.2667 ± 0.05" in made.answer
+        assert made.notes == ["7 of 48 trials diverged, in epoch 3."]
+        assert len(made.figures) == 6  # three metrics; three axes, not the seed
+        best, settings = made.tables.items()
+        assert best[0] == (
+            "The best 20 of 48 trials by validation loss after the last epoch, best first"
+        )
+        assert list(best[1])[:7] == [
+            "rank", "learning rate", "width", "optimizer", "seed", "training loss (m²)",
+            "validation loss (m²)",
+        ]  # fmt: skip
+        assert len(best[1]) == 20
+        assert settings[0].startswith("The best 20 of 24 settings by the mean over their seeds")
+
+    def test_a_training_split_alone_is_called_training(self) -> None:
+        made = self.section(dataset(splits=["train"]))
+        assert made.answer.startswith("The lowest training loss after the last epoch is 0.2020")
+        told = [made.answer, *made.tables]
+        assert not any("validation" in text or "test" in text for text in told)
+
+    def test_ties_are_said(self) -> None:
+        made = self.section(dataset(values={"accuracy": 0.5}))
+        assert made.answer.endswith(
+            "All 3 trials have the same validation accuracy after the last epoch: 0.4780."
+        )
+
+    def test_one_trial_and_one_whose_axis_has_one_value(self) -> None:
+        assert self.section(dataset({})).answer.startswith("The validation loss after")
+        assert len(self.section(dataset({"width": [4]})).figures) == 1
+
+    def test_seeds_alone_and_everything_diverged(self) -> None:
+        assert len(self.section(dataset({"seed": [0, 1, 2]})).figures) == 3
+        made = self.section(dataset(diverged=[1, 2, 3]))
+        assert made.answer == "Every trial diverged."
+
+    def test_a_random_search(self) -> None:
+        rng = np.random.default_rng(0)
+        points = {"learning_rate": 10 ** rng.uniform(-5, 0, 40), "width": rng.integers(4, 99, 40)}
+        assert len(self.section(dataset({"point": points})).figures) == 4
+
+    def test_a_quick_run_is_said(self) -> None:
+        assert self.section(dataset(quick=2)).quick == 2
+
+
+class TestFailures:
+    def broken(self, **parts: Callable[[Any], Any]) -> sections.Section:
+        question = {
+            "row": "1", "title": "t", "question": "q", "reference": "",
+            "draw": lambda results: [Figure()], "answer": lambda results: "It is so.",
+        } | parts  # fmt: skip
+        sweep = Sweep(base=MLPTrial(), questions=(Question(**question), Question(
+            row="2", title="t", question="q", reference="", draw=lambda results: [Figure()],
+            answer=lambda results: "All is well.",
+        )))  # fmt: skip
+        made, whole = sections.of_sweep(sweep, dataset({}), forget)
+        assert (whole.answer, whole.errors, len(whole.figures)) == ("All is well.", [], 1)
+        assert page.render([made, whole], page.Meta(title="t", summary="s"))
+        return made
+
+    def test_a_draw_that_raises_keeps_the_answer(self) -> None:
+        def draw(results):
+            return results.attrs["no such"]
+
+        line = draw.__code__.co_firstlineno + 1
+        made = self.broken(draw=draw)
+        failed = "`draw` of question 1 failed: KeyError: 'no such'"
+        assert made.errors == [f"{failed} (test_sections.py, line {line})"]
+        assert made.notes == made.errors
+        assert (made.answer, made.figures) == ("It is so.", [])
+
+    def test_what_is_raised_inside_the_library_names_the_users_line(self) -> None:
+        def draw(results):
+            return [sections.figures.curves(results, "r2")]
+
+        [error] = self.broken(draw=draw).errors
+        line = draw.__code__.co_firstlineno + 1
+        assert error == (
+            "`draw` of question 1 failed: metric='r2': these results have loss, accuracy "
+            f"(test_sections.py, line {line})"
+        )
+
+    def test_an_answer_and_a_table_that_raise(self) -> None:
+        made = self.broken(answer=lambda results: 1 / 0, table=lambda results: results["gone"])
+        assert [error.partition(" failed: ")[0] for error in made.errors] == [
+            "`answer` of question 1", "`table` of question 1",
+        ]  # fmt: skip
+        assert (
+            made.answer == "There is no answer: the function that makes it failed, as noted below."
+        )
+        assert len(made.figures) == 1
+
+    @pytest.mark.parametrize(
+        ("part", "value", "expected"),
+        [("answer", None, "expected a sentence, got None"),
+         ("draw", [1], "expected matplotlib figures, got a int"),
+         ("draw", None, "TypeError"),
+         ("table", [1], "expected pandas data frames, got a list")],
+    )  # fmt: skip
+    def test_a_value_of_another_type_is_named(self, part, value, expected) -> None:
+        [error] = self.broken(**{part: lambda results: value}).errors
+        assert error.startswith(f"`{part}` of question 1 failed: {expected}")
+
+    def test_one_figure_and_several_tables_are_fine(self) -> None:
+        table = pd.DataFrame({"a": [[1, 2], None]})
+        made = self.broken(draw=lambda r: Figure(), table=lambda r: {"One": table, "Two": table})
+        assert (len(made.figures), list(made.tables), made.errors) == (1, ["One", "Two"], [])
+
+    def test_a_full_disk_is_no_fault_of_the_question(self) -> None:
+        def keep(name, png):
+            raise OSError("no space left on device")
+
+        with pytest.raises(OSError, match="no space"):
+            sections.in_general(dataset(), keep)
 
 
 def made(diverged: int = 0, **attrs: str) -> xr.Dataset:
     return xr.Dataset({"loss": ((), 1.0), "seconds": 2.0, "diverged_epoch": diverged}, attrs=attrs)
 
 
-@pytest.fixture
-def comparing(monkeypatch) -> list:
-    """Three sweeps compared by a question that keeps what it is given."""
-    given: list = []
-    question = Question(
-        row="9", title="t", question="q", draw=lambda results: [], reference="",
-        answer=lambda results: given.append(results) or "It is so.",
-    )  # fmt: skip
-    shipped = [Comparison(sweeps=("one_a", "two", "three"), questions=(question,))]
-    monkeypatch.setattr(library, "comparisons", lambda: shipped)
-    return given
+given: list = []
+SHIPPED = Comparison(
+    sweeps=("one_a", "two", "three"),
+    questions=(
+        Question(
+            row="9", title="t", question="q", draw=lambda results: [], reference="",
+            answer=lambda results: given.append(results) or "It is so.",
+        ),
+    ),
+)  # fmt: skip
 
 
 def compared(**datasets: xr.Dataset) -> list[sections.Section]:
-    return sections.of_comparisons(datasets, lambda name, png: None)
+    given.clear()
+    return sections.of_comparisons(datasets, forget, [SHIPPED])
 
 
-def test_a_comparison_gets_its_sweeps_in_order_and_no_others(comparing):
+def test_a_comparison_gets_its_sweeps_in_order_and_no_others():
     datasets = {name: made() for name in ("other", "three", "one_a", "two")}
     [section] = compared(**datasets)
-    assert list(comparing[0]) == ["one_a", "two", "three"]
-    assert comparing[0]["two"] is datasets["two"]
+    assert list(given[0]) == ["one_a", "two", "three"]
+    assert given[0]["two"] is datasets["two"]
     assert section.answer == "It is so."
     assert section.seconds == 6
 
 
-def test_what_is_missing_is_named_in_the_answer(comparing):
+def test_what_is_missing_is_named_in_the_answer():
     [section] = compared(three=made(), one_a=made())
-    assert section.answer == "It is so. Left out, not being in this run: two."
+    assert section.answer == "It is so. Not in this run, and so left out: two."
     assert compared(three=made()) == []
     assert compared(other=made(), else_=made()) == []
 
 
-def test_notes_stand_once_and_name_the_sweep_of_a_diverged_trial(comparing):
+def test_notes_stand_once_and_name_the_sweep_of_a_diverged_trial():
     notes = json.dumps(["few images"])
     [section] = compared(one_a=made(diverged=2, notes=notes), two=made(notes=notes))
     assert section.notes == [
         "few images", "1 of 2 trials diverged: one a, single trial diverged in epoch 2.",
     ]  # fmt: skip
     [section] = compared(one_a=made(diverged=2), two=made(diverged=1))
-    assert section.answer.startswith("Every trial diverged. Left out")
+    assert section.answer.startswith("Every trial diverged. Not in this")
 
 
 def test_comparisons_that_ship_compare_sweeps_by_their_file_names():

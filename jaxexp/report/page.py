@@ -1,16 +1,19 @@
 """A report: one self-contained HTML page with a section for each question."""
 
 import base64
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from jaxexp.results import select
 from jaxexp.results.select import number
 
 
@@ -19,10 +22,11 @@ class Section:
     """One question and what the run at hand answers.
 
     `figures` are PNG files and what they show, in words, for those who cannot see them; `tables`
-    are by caption, which may be empty. The first
-    sentence of `answer` stands in the summary. `reference` is what the report measured, `seconds`
-    the wall-clock of the sweep behind the section, `notes` what to know before believing it, such
-    as diverged trials.
+    are by caption, which may be empty. The first sentence of `answer` stands in the summary.
+    `reference` is what somebody else measured, `seconds` the device time of the sweep behind the
+    section, `shared` says which sections share that sweep, `notes` what to know before believing
+    it, such as diverged trials. `quick` is the number of epochs at which a quick run stopped every
+    trial (0: it was none), and `errors` say, one line each, which functions of the question failed.
     """
 
     row: str
@@ -33,7 +37,15 @@ class Section:
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     reference: str = ""
     seconds: float = float("nan")
+    shared: str = ""
+    quick: int = 0
     notes: Sequence[str] = ()
+    errors: Sequence[str] = ()
+
+    @property
+    def numbered(self) -> bool:
+        """Whether `row` says more than the title does."""
+        return select.words(self.row) != self.title
 
     @property
     def short_answer(self) -> str:
@@ -46,7 +58,8 @@ class Meta:
     """What stands above the sections.
 
     `facts` are names and values, `plan` is preformatted text, and `missing` says of sweeps that
-    did not run why.
+    did not run why. `quick` is the number of epochs at which a quick run stopped every trial (0: it
+    was none; the sections know it as well). `reference` heads what somebody else measured.
     """
 
     title: str
@@ -54,6 +67,8 @@ class Meta:
     facts: Mapping[str, str] = field(default_factory=dict)
     plan: str = ""
     missing: Mapping[str, str] = field(default_factory=dict)
+    quick: int = 0
+    reference: str = "Reference"
 
 
 def render(sections: Sequence[Section], meta: Meta) -> str:
@@ -66,35 +81,88 @@ def render(sections: Sequence[Section], meta: Meta) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"image": _image, "cells": _cells, "duration": duration}
-    return environment.get_template("report.html").render(sections=sections, meta=meta)
+    environment.filters |= {
+        "image": _image,
+        "cells": _cells,
+        "duration": duration,
+        "count": select.count,
+    }
+    quick = max([meta.quick, *(section.quick for section in sections)])
+    template = environment.get_template("report.html")
+    return template.render(sections=sections, meta=meta, quick=quick)
 
 
 def run_facts(runs: Sequence[xr.Dataset]) -> dict[str, str]:
-    """The facts, for `Meta`, of one or more sweeps, some of which may have run as one plan."""
-    trials, programs, wall = (
-        _over_plans(runs, key) for key in ("plan_trials", "programs", "wall_seconds")
-    )
-    started = [datetime.fromisoformat(ds.attrs["started"]) for ds in runs]
-    data = [f"{ds.attrs['data']} ({ds.attrs['data_fingerprint']})" for ds in runs]
-    return {
-        "Trials": number(trials),
-        "Programs compiled": number(programs),
-        "Wall-clock": f"{duration(wall)}, compilation included",
-        "Device": _distinct([f"{ds.attrs['devices']} × {ds.attrs['device']}" for ds in runs]),
-        "Data (fingerprint)": _distinct(data),
-        "Seed": _distinct([str(ds.attrs["seed"]) for ds in runs]),
-        "Versions": _distinct([f"jaxexp {d.attrs['jaxexp']}, JAX {d.attrs['jax']}" for d in runs]),
-        "Started": f"{min(started):%Y-%m-%d %H:%M %Z}",
-    }
+    """The facts, for `Meta`, of one or more sweeps, some of which may have run as one plan.
+
+    Of what the results do not say, there is none.
+    """
+    told = [ds.attrs for ds in runs]
+    seeds = sorted({seed for attrs in told for seed in _seeds(attrs)})
+    started = [datetime.fromisoformat(a["started"]) for a in told if a.get("started")]
+    wall = _over_plans(runs, "wall_seconds")
+    quick = max((int(attrs.get("quick", 0)) for attrs in told), default=0)
+    nats = any(v.attrs.get("units") == "nats" for ds in runs for v in ds.data_vars.values())
+    facts = {
+        "Quick run": f"stopped at {select.count(quick, 'epoch')} a trial" if quick else "",
+        "Trials": _whole(_over_plans(runs, "plan_trials") or _over_plans(runs, "trials")),
+        "Programs compiled": _whole(_over_plans(runs, "programs")),
+        "Wall-clock": f"{duration(wall)}, compilation included" if wall else "",
+        "Device": _distinct([_device(attrs) for attrs in told]),
+        "Data": _distinct([_data(attrs) for attrs in told]),
+        "Training metrics": _distinct([str(a.get("train_evaluation", "")) for a in told]),
+        "Seeds" if len(seeds) > 1 else "Seed": _ranges(seeds),
+        "Versions": _distinct([_versions(attrs) for attrs in told]),
+        "Started": f"{min(started):%Y-%m-%d %H:%M %Z}" if started else "",
+        "Units": "nats: cross-entropy in natural logarithms; guessing evenly among K classes "
+        "costs ln K" if nats else "",
+    }  # fmt: skip
+    return {name: value for name, value in facts.items() if value}
+
+
+def _whole(total: float) -> str:
+    return number(int(total)) if total else ""
+
+
+def _seeds(attrs: Mapping[str, Any]) -> list[int]:
+    if "seeds" in attrs:
+        return [int(seed) for seed in json.loads(attrs["seeds"])]
+    return [int(attrs["seed"])] if "seed" in attrs else []
+
+
+def _ranges(seeds: Sequence[int]) -> str:
+    """Sorted numbers as a person writes them: "0 to 7, 12"."""
+    runs: list[list[int]] = []
+    for seed in seeds:
+        if runs and seed == runs[-1][-1] + 1:
+            runs[-1].append(seed)
+        else:
+            runs.append([seed])
+    told = [f"{r[0]} to {r[-1]}" if len(r) > 2 else ", ".join(map(str, r)) for r in runs]
+    return ", ".join(told if len(told) <= 8 else [*told[:8], f"… ({len(seeds)} in all)"])
+
+
+def _device(attrs: Mapping[str, Any]) -> str:
+    return f"{attrs.get('devices', 1)} × {attrs['device']}" if "device" in attrs else ""
+
+
+def _data(attrs: Mapping[str, Any]) -> str:
+    fingerprint = attrs.get("data_fingerprint")
+    data = str(attrs.get("data", ""))
+    return f"{data} (fingerprint {fingerprint})".strip() if fingerprint else data
+
+
+def _versions(attrs: Mapping[str, Any]) -> str:
+    names = {"jaxexp": "jaxexp", "jax": "JAX"}
+    return ", ".join(f"{names[key]} {attrs[key]}" for key in names if key in attrs)
 
 
 def _over_plans(runs: Sequence[xr.Dataset], key: str) -> float:
     """The sum, over the plans, of what the sweeps of a plan say of it: the most, of a duration."""
     plans: dict[str, float] = {}
     for ds in runs:
-        plan = ds.attrs["plan"]
-        plans[plan] = max(plans.get(plan, 0), ds.attrs[key])
+        plan = str(ds.attrs.get("plan", ds.attrs.get("sweep", "")))
+        plans[plan] = max(plans.get(plan, 0), ds.attrs.get(key, 0))
     return sum(plans.values())
 
 
@@ -112,7 +180,7 @@ def duration(seconds: float) -> str:
 
 
 def _distinct(texts: Sequence[str]) -> str:
-    return "; ".join(dict.fromkeys(texts))
+    return "; ".join(dict.fromkeys(text for text in texts if text))
 
 
 def _image(png: bytes) -> dict[str, str | int]:
@@ -136,13 +204,23 @@ def _cells(table: pd.DataFrame) -> dict[str, list]:
 
 
 def _column(column: pd.Series) -> list[str]:
-    """The values as text: fractions to four digits of the largest, so that points line up."""
+    """The values as text: fractions to four digits of the largest, so that points line up.
+
+    Where they span so much that this would hide the small ones, each as `number` writes it.
+    """
     values = column.to_numpy()
     if values.dtype.kind != "f":
-        return ["–" if pd.isna(value) else number(value) for value in values]
+        return ["–" if _missing(value) else number(value) for value in values]
     sizes = np.abs(values[np.isfinite(values) & (values != 0)])
-    if not sizes.size or sizes.max() >= 1_000 * sizes.min():  # no common number of decimals
+    if not sizes.size or sizes.max() >= 99 * sizes.min():  # no common number of decimals
         return [number(value) for value in values]
     needed = max(len(number(value).partition(".")[2]) for value in values)
-    decimals = min(needed, max(0, 3 - int(np.floor(np.log10(sizes.max())))))
-    return ["–" if np.isnan(value) else f"{value:,.{decimals}f}" for value in values]
+    places = min(needed, max(0, 3 - int(np.floor(np.log10(sizes.max())))))
+    if "e" in "".join(number(value) for value in values[np.isfinite(values)]):
+        return [number(value) for value in values]
+    fixed = [f"{value:,.{places}f}".replace("-", "−") for value in values]
+    return ["–" if np.isnan(v) else text for v, text in zip(values, fixed, strict=True)]
+
+
+def _missing(value: Any) -> bool:
+    return value is None or (pd.api.types.is_scalar(value) and bool(pd.isna(value)))

@@ -7,13 +7,14 @@ from jaxexp.report.figures.baselines import accuracy_by, pictures, ranking
 from jaxexp.report.figures.curves import curves, final_by, splits
 from jaxexp.report.figures.maps import MAP_COLOURS, class_colours, neighbours, regions
 from jaxexp.report.figures.steps import bars, gradient_norms, noise, running_mean, step_noise
-from jaxexp.report.figures.style import CATEGORIES, SPLITS, to_png
+from jaxexp.report.figures.style import CATEGORIES, SPLITS, axis_label, to_png
 
 __all__ = [
     "CATEGORIES",
     "MAP_COLOURS",
     "SPLITS",
     "accuracy_by",
+    "axis_label",
     "bars",
     "class_colours",
     "curves",

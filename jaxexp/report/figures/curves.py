@@ -1,5 +1,6 @@
-"""Losses and accuracies: by epoch, and after the last one."""
+"""Any metric of a sweep: by epoch, and after the last one."""
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,94 +9,161 @@ import xarray as xr
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
+from jaxexp.base.errors import UserError
 from jaxexp.report.figures.style import (
+    CATEGORIES,
     DIVERGED,
+    OTHERS,
     RING,
     SPLITS,
     STYLE,
-    UNITS,
     add_legend,
+    axis_label,
+    best_of,
     by_epoch,
+    grid_shape,
+    label_y,
     make_panels,
+    say_which,
     scale_y,
+    set_titles,
     trial_colours,
 )
-from jaxexp.results.select import axes, final, hyperparameters, number, points, sound, status
+from jaxexp.results import select
+from jaxexp.results.select import number, status, until_divergence
+
+PANELS = 4  # trials side by side
+HIGHLIGHTED = 8  # curves that have a colour and a name
 
 
 @rc_context(STYLE)
 def curves(
     ds: xr.Dataset,
-    quantity: str = "loss",
-    split: str = "validation",
+    metric: str = "loss",
+    split: str | None = None,
     reference: tuple[float, str] | None = None,
 ) -> Figure:
-    """`quantity` ("loss" or "accuracy") of `split` by epoch, one curve per trial.
+    """`metric` of `split` (`select.default_split` if not given) by epoch, one curve per trial.
 
-    The curve of a diverged trial ends with a cross, and the legend names the epoch. `reference`
-    is a height and its name, drawn as a horizontal line.
+    Of more than eight trials, the best eight by the metric stand out; the others are grey. The
+    curve of a diverged trial ends with a cross, and the legend names the epoch. `reference` is a
+    height and its name, drawn as a horizontal line.
+    Raises UserError for a metric or a split that the results do not have.
     """
+    split = split or select.default_split(ds)
+    ranked = select.rank(ds, metric, split)
     fig, [[ax]] = make_panels(1, 1, 5.2, 4.0)
-    for (name, point), colour in zip(points(ds), trial_colours(ds), strict=True):
-        _curve(ax, point, quantity, split, color=colour, label=name)
+    trials, _ = best_of(ds, HIGHLIGHTED, metric, split)
+    all_shown = len(trials) == select.size(ds)
+    colours = trial_colours(ds) if all_shown else CATEGORIES
+    others = ""
+    if not all_shown:
+        others = _cloud(ax, ds, metric, split, ranked.index[HIGHLIGHTED:].to_numpy())
+    for (name, point), colour in zip(trials, colours, strict=True):
+        _curve(ax, point, metric, split, color=colour, label=name)
+    if others:  # behind the curves, but last in the legend
+        ax.plot([], [], color=OTHERS, lw=1, label=others)
     if reference:
         height, text = reference
         ax.axhline(height, color="0.35", lw=1, ls=":", label=f"{text}, {number(height)}")
     by_epoch(ax, ds)
-    ax.set_ylabel(f"{split} {quantity}{UNITS[quantity]}")
-    if quantity == "loss":
-        scale_y(ax, sound(ds, "loss").sel(split=split))
+    scale_y(ax, ds, metric, until_divergence(ds, metric).sel(split=split))
+    label_y(ax, axis_label(ds, metric, split))
     add_legend(fig, [ax])
     return fig
 
 
+def _cloud(ax: Axes, ds: xr.Dataset, metric: str, split: str, places: np.ndarray) -> str:
+    """Draw the trials at `places` as one grey line with gaps; returns what to call them."""
+    values = until_divergence(ds, metric).sel(split=split).transpose(..., "epoch").values
+    values_TxE = values.reshape(-1, ds.sizes["epoch"])[places]
+    values_TxE = np.where(np.isfinite(values_TxE), values_TxE, np.nan)
+    gap_Tx1 = np.full((len(places), 1), np.nan)
+    x_TxE = np.tile(np.append(ds["epoch"].values, 0), (len(places), 1))
+    marker = "." if (np.isfinite(values_TxE).sum(axis=1) <= 1).all() else ""
+    diverged = int((ds["diverged_epoch"].values.ravel()[places] > 0).sum())
+    name = f"{number(len(places))} other{'' if len(places) == 1 else 's'}"
+    y_TxE = np.concatenate([values_TxE, gap_Tx1], axis=1)
+    ax.plot(x_TxE.ravel(), y_TxE.ravel(), color=OTHERS, lw=0.8, marker=marker, zorder=1.5)
+    return name + (f" ({diverged} diverged)" if diverged else "")
+
+
 @rc_context(STYLE)
 def splits(
-    ds: xr.Dataset, quantities: Sequence[str] = ("loss",), *, mark_best: bool = True
+    ds: xr.Dataset,
+    metrics: Sequence[str] = ("loss",),
+    *,
+    mark_best: bool = True,
+    running: bool = False,
 ) -> Figure:
-    """Train, validation and test by epoch; the best validation epoch is ringed if `mark_best`.
+    """Every split by epoch; the best epoch by `select.default_split` is ringed if `mark_best`.
 
-    One trial: a panel per quantity, side by side. Several: a column per trial, a row per quantity.
+    One trial: a panel per metric, side by side. Several: a column per trial, a row per metric;
+    of more than four, the best four by the first metric. `running` adds the mean during the epoch,
+    in training mode, of the metrics that have one: it is not the metric of the training split,
+    which is measured at the epoch's end.
+    Raises UserError for a metric that the results do not have.
     """
-    trials = list(points(ds))
+    split = select.default_split(ds)
+    for metric in metrics:
+        select.direction(ds, metric)  # which refuses an unknown one
+        if running and f"running_{metric}" not in ds:
+            raise UserError(f"running=True: these results have no running_{metric}")
+    trials, note = best_of(ds, PANELS, metrics[0], split)
     if len(trials) == 1:
-        fig, panels = make_panels(1, len(quantities), 5.2 if len(quantities) == 1 else 3.7, 3.6)
+        fig, panels = make_panels(1, len(metrics), 5.2 if len(metrics) == 1 else 3.7, 3.6)
         panels = panels.T
     else:
-        fig, panels = make_panels(len(quantities), len(trials), 3.7, 2.8, sharex=True, sharey="row")
-    for row, quantity in zip(panels, quantities, strict=True):
+        fig, panels = make_panels(len(metrics), len(trials), 3.7, 2.8, sharex=True, sharey="row")
+    for row, metric in zip(panels, metrics, strict=True):
         for ax, (_, point) in zip(row, trials, strict=True):
-            _splits_panel(ax, point, quantity, mark_best)
-        row[0].set_ylabel(f"{quantity}{UNITS[quantity]}")
-        if quantity == "loss":
-            scale_y(row[0], sound(ds, "loss"))
-    for ax, (name, point) in zip(panels[0], trials, strict=True):
-        ax.set_title(name if len(trials) > 1 or status(point) != "finished" else "")
+            _splits_panel(ax, point, metric, running)
+            if mark_best:
+                _ring_best_epoch(ax, point, metric, named=len(trials) == 1)
+        drawn = [until_divergence(point, metric).values.ravel() for _, point in trials]
+        scale_y(row[0], ds, metric, np.concatenate(drawn))
+        label_y(row[0], axis_label(ds, metric))
+    titled = len(trials) > 1 or status(trials[0][1]) != "finished"
+    set_titles(panels[:1], [name if titled else "" for name, _ in trials], 3.7)
     for ax in panels[:-1].flat if len(trials) > 1 else ():
         ax.set_xlabel("")
+    say_which(fig, note)
     add_legend(fig, panels.flat)
     return fig
 
 
-def _splits_panel(ax: Axes, point: xr.Dataset, quantity: str, mark_best: bool) -> None:
-    for split, style in SPLITS.items():
-        line = {key: value for key, value in style.items() if key != "marker"}
-        _curve(ax, point, quantity, split, label=split, **line)
+def _splits_panel(ax: Axes, point: xr.Dataset, metric: str, running: bool) -> None:
+    for split in select.splits(point):
+        line = {key: value for key, value in SPLITS.get(split, {}).items() if key != "marker"}
+        _curve(ax, point, metric, split, label=split, **line)
+    if running:
+        during = until_divergence(point, f"running_{metric}")
+        label = "during the epoch (training mode)"
+        ax.plot(during["epoch"], during, color=SPLITS["train"]["color"], lw=1, ls=":", label=label)
     by_epoch(ax, point)
-    values = sound(point, quantity).sel(split="validation")
-    if not mark_best or not np.isfinite(values).any():
+
+
+def _ring_best_epoch(ax: Axes, point: xr.Dataset, metric: str, *, named: bool) -> None:
+    """Ring the best epoch; the legend has its numbers if `named`."""
+    split = select.default_split(point)
+    values = until_divergence(point, metric).sel(split=split)
+    values = values.where(np.isfinite(values))
+    if not values.notnull().any():
         return
-    where = values.idxmax("epoch") if quantity == "accuracy" else values.idxmin("epoch")
+    higher = select.direction(point, metric) == "higher"
+    where = values.idxmax("epoch") if higher else values.idxmin("epoch")
     height = float(values.sel(epoch=where))
-    label = f"best validation {quantity}: {number(height)} in epoch {int(where)}"
+    name = select.metric_words(metric, split)
+    best = f"best {name}: {number(height)} in epoch {int(where)}"
+    label = best if named else f"best epoch by {name.split()[0]}"
     ax.plot([where], [height], **RING, ms=9, clip_on=False, label=label)
 
 
-def _curve(ax: Axes, point: xr.Dataset, quantity: str, split: str, **style: Any) -> None:
+def _curve(ax: Axes, point: xr.Dataset, metric: str, split: str, **style: Any) -> None:
     """One curve by epoch up to its divergence, which is marked, as is a curve of one point."""
-    values = sound(point, quantity).sel(split=split)
+    values = until_divergence(point, metric).sel(split=split)
     values = values[np.isfinite(values.values)]
     if status(point) != "finished":
         style |= DIVERGED | {"markevery": [values.size - 1] if values.size else None}
@@ -105,50 +173,135 @@ def _curve(ax: Axes, point: xr.Dataset, quantity: str, split: str, **style: Any)
 
 
 @rc_context(STYLE)
-def final_by(ds: xr.Dataset, axis: str, quantity: str = "accuracy") -> Figure:
-    """`quantity` of the three splits after the last epoch, against hyperparameter `axis`.
+def final_by(
+    ds: xr.Dataset, axis: str, metric: str | Sequence[str] = "loss", split: str | None = None
+) -> Figure:
+    """`metric` (or several, a panel each) after the last epoch against hyperparameter `axis`.
 
-    `axis` has to be the only thing that varies along the one axis of `ds` (choose with
-    `select.where`). The best by validation is marked; diverged trials stand as bare tick labels.
+    Where nothing else varies: every split, a line where `axis` is a number. Else: each trial of
+    `split` (`select.default_split` if not given) as a grey point, and by value of `axis` their
+    mean and their best. The best trial is ringed; diverged trials are counted below their value.
+    Raises UserError for a metric, a split or a hyperparameter that the results do not have.
     """
-    if axis not in hyperparameters(ds) or len(axes(ds)) != 1:
-        raise ValueError(f"expected {axis} to vary along the only axis, there are {axes(ds)}")
-    if np.unique(ds[axis]).size < ds[axis].size:
-        raise ValueError(f"{axis} has values twice: {ds[axis].values}")
-    ds = ds.sortby(axis)
-    last = final(ds, quantity)
-    numeric = ds[axis].dtype.kind in "iuf"
-    x = ds[axis].values if numeric else np.arange(ds[axis].size)
-    fig, [[ax]] = make_panels(1, 1, 5.2, 3.8)
-    for split, style in SPLITS.items():
-        ax.plot(x, last.sel(split=split), label=split, **style)
-    _mark_best(ax, x, last.sel(split="validation"), quantity)
-    if numeric and _log_spreads(x):
-        ax.set_xscale("log", base=2)
-    names = [number(point[axis].item()) + _told_below(point) for _, point in points(ds)]
-    ax.set_xticks(x, names)
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.set_xlabel(axis.replace("_", " "))
-    ax.set_ylabel(f"{quantity}{UNITS[quantity]} after the last epoch")
-    if quantity == "loss":
-        scale_y(ax, last)
-    add_legend(fig, [ax])
+    split = split or select.default_split(ds)
+    metrics = [metric] if isinstance(metric, str) else list(metric)
+    if axis not in select.hyperparameters(ds):
+        varying = ", ".join(select.hyperparameters(ds)) or "none"
+        raise UserError(f"axis={axis!r}: the hyperparameters that vary are {varying}")
+    rows, cols = grid_shape(len(metrics), 3)
+    width = 5.2 if len(metrics) == 1 else 4.2
+    fig, panels = make_panels(rows, cols, width, 3.8, count=len(metrics))
+    for ax, own in zip(panels.flat, metrics, strict=False):
+        _Against(ds, axis, own, split).draw(ax)
+        ax.set_xlabel(select.words(axis))
+    add_legend(fig, panels.flat[: len(metrics)])
     return fig
 
 
-def _told_below(point: xr.Dataset) -> str:
-    """That a trial diverged, in short lines below its tick."""
-    if status(point) == "finished":
-        return ""
-    return "\n" + status(point).replace(" in", "\nin").replace(", ", "\n")
+class _Against:
+    """One metric of all trials against one hyperparameter."""
 
+    def __init__(self, ds: xr.Dataset, axis: str, metric: str, split: str) -> None:
+        self.ds, self.metric, self.split = ds, metric, split
+        ranked = select.rank(ds, metric, split).sort_index()
+        given = ranked[axis].tolist()
+        self.numeric = ds[axis].dtype.kind in "iuf" and axis != "seed"
+        self.values = sorted(set(given), key=None if ds[axis].dtype.kind in "biuf" else number)
+        self.group = np.array([self.values.index(value) for value in given])
+        at = np.array(self.values, float) if self.numeric else np.arange(len(self.values))
+        self.at, self.x = at, at[self.group]
+        self.diverged = (ranked["status"] != "finished").to_numpy()
+        self.status = ranked["status"].tolist()
+        last = select.final(ds, metric)
+        y = {s: select.by_trial(ds, last.sel(split=s)).astype(float) for s in select.splits(ds)}
+        self.y = {s: np.where(np.isfinite(own), own, np.nan) for s, own in y.items()}
+        self.higher = select.direction(ds, metric) == "higher"
+        alone = len(self.values) == len(given)
+        varying = len(select.hyperparameters(ds))
+        # Points of a random search are not joined: other things change from one to the next.
+        self.line = alone and (varying == 1 or (len(select.axes(ds)) == 1 and len(given) <= 8))
 
-def _mark_best(ax: Axes, x: np.ndarray, values: xr.DataArray, quantity: str) -> None:
-    if not np.isfinite(values).any():
-        return
-    at = int(np.nanargmax(values) if quantity == "accuracy" else np.nanargmin(values))
-    best = number(float(values[at]))
-    ax.plot(x[at], values[at], **RING, ms=11, label=f"best by validation: {best}")
+    def draw(self, ax: Axes) -> None:
+        if self.line:
+            order = np.argsort(self.x)
+            for split, own in self.y.items():
+                style = SPLITS.get(split, {}) | ({} if self.numeric else {"linestyle": "none"})
+                ax.plot(self.x[order], own[order], label=split, **style)
+        else:
+            self._points(ax)
+        self._ring(ax)
+        if self.numeric and _log_spreads(self.at):
+            ax.set_xscale("log")
+        self._ticks(ax)
+        shown = list(self.y.values()) if self.line else [self.y[self.split]]
+        scale_y(ax, self.ds, self.metric, np.concatenate(shown))
+        label = axis_label(self.ds, self.metric, None if self.line else self.split)
+        label_y(ax, f"{label}\nafter the last epoch")
+
+    def _points(self, ax: Axes) -> None:
+        y = self.y[self.split]
+        groups = [y[(self.group == g) & np.isfinite(y)] for g in range(len(self.values))]
+        several = any(own.size > 1 for own in groups)
+        x = self.x
+        if not self.numeric:  # side by side, where they would cover one another
+            for g in range(len(self.values)):
+                own = np.flatnonzero(self.group == g)
+                x = x.astype(float)
+                x[own] += np.linspace(-0.18, 0.18, own.size) if own.size > 1 else 0
+        colour = "0.7" if several else SPLITS["train"]["color"]
+        ax.plot(x, y, ".", color=colour, ms=6, alpha=0.8, label="each trial", zorder=1.8)
+        if not several:
+            return
+        pick = np.max if self.higher else np.min
+        mean, best = ([f(own) if own.size else np.nan for own in groups] for f in (np.mean, pick))
+        joined = {"lw": 1.5} if self.numeric else {"ls": "none"}
+        shape = {"marker": "o"} if self.numeric else {"marker": "_", "ms": 26, "mew": 2.2}
+        count = [own.size for own in groups]
+        of = f" of {min(count)}" if min(count) == max(count) else ""
+        line = {"color": "#0072B2", "label": f"mean{of}"}
+        ax.plot(self.at, mean, **(line | joined | shape))
+        line = {"color": "#009E73", "label": f"best{of}", "ls": "--"}
+        ax.plot(self.at, best, **(line | joined | shape | {"marker": "^", "ms": 5}))
+
+    def _ring(self, ax: Axes) -> None:
+        y = self.y[self.split]
+        if not np.isfinite(y).any():
+            return
+        at = int(np.nanargmax(y) if self.higher else np.nanargmin(y))
+        if self.line or self.numeric:  # on a strip, the triangle says it
+            best = f"best {select.metric_words(self.metric, self.split)}: {number(y[at])}"
+            ax.plot(self.x[at], y[at], **RING, ms=11, label=best)
+
+    def _ticks(self, ax: Axes) -> None:
+        few = len(self.values) <= 10
+        if few or not self.numeric:
+            kept = range(0, len(self.values), -(-len(self.values) // 20))
+            names = [textwrap.fill(number(self.values[g]), 14) for g in kept]
+            below = [self._below(g) if few else "" for g in kept]
+            ax.set_xticks(
+                self.at[list(kept)], [a + b for a, b in zip(names, below, strict=True)],
+            )  # fmt: skip
+            ax.xaxis.set_minor_locator(NullLocator())
+        else:
+            if ax.get_xscale() == "linear":
+                ax.xaxis.set_major_locator(MaxNLocator(6))
+            ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: number(float(x))))
+        if not few and self.diverged.any():
+            bottom = ax.get_xaxis_transform()
+            where = self.x[self.diverged]
+            ax.plot(where, np.full(where.size, 0.03), "X", color="#CC0000", ms=6, transform=bottom,
+                    label=f"diverged: {select.count(where.size, 'trial')}")  # fmt: skip
+
+    def _below(self, group: int) -> str:
+        """How many trials of one value diverged, in short lines below its tick."""
+        own = self.group == group
+        lost = int(self.diverged[own].sum())
+        if not lost:
+            return ""
+        if self.line:
+            how = self.status[int(np.flatnonzero(own)[0])]
+            return "\n" + how.replace(" in", "\nin").replace(", ", "\n")
+        return f"\n{lost} of {int(own.sum())}\ndiverged"
 
 
 def _log_spreads(x: np.ndarray) -> bool:

@@ -1,6 +1,8 @@
 """Steps: the noise of their losses, their number and time, and their gradients."""
 
+import textwrap
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -11,44 +13,54 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from jaxexp.report.figures.style import (
     STYLE,
     add_legend,
+    axis_label,
+    best_of,
     by_epoch,
     grid_shape,
     make_panels,
+    say_which,
+    set_titles,
     trial_colours,
     wants_log,
 )
-from jaxexp.results.select import number, points, sound
+from jaxexp.results import select
+from jaxexp.results.select import number, until_divergence, with_unit
 
 
 @rc_context(STYLE)
 def step_noise(ds: xr.Dataset) -> Figure:
-    """Training loss (nats) of every step and its running mean, one panel per trial.
+    """Training loss of every step and its running mean, one panel per trial.
 
-    The mean runs over one hundredth of a trial's steps. The panels share their loss axis, which
-    is logarithmic and cut a decade below the lowest mean; each states its `noise`.
+    Of more than eight trials, the best eight by loss. The mean runs over one hundredth of a
+    trial's steps. The panels share their loss axis, which is logarithmic if no mean is negative,
+    and then cut a decade below the lowest; each states its `noise`.
     """
-    trials = list(points(ds))
+    trials, note = best_of(ds, 8, "loss", select.default_split(ds))
     rows, cols = grid_shape(len(trials), 2)
     fig, panels = make_panels(rows, cols, 3.7, 2.5, sharey=True, count=len(trials))
-    heights = []
+    heights, titles = [], []
     for ax, (name, point) in zip(panels.flat, trials, strict=False):
         losses = before_divergence(point["step_loss"].values)
         mean = running_mean(losses)
         steps = np.arange(1, losses.size + 1)
         ax.plot(steps, losses, color="#8fbfdf", lw=0.5)
         ax.plot(steps, mean, color="black", lw=1.2)
-        ax.set_title(f"{name}\nnoise ±{number(noise(losses), 2)} nats")
+        spread = with_unit(ds, "loss", number(noise(losses), 2))
+        titles.append(f"{name}\nnoise ±{spread}")
         ax.xaxis.set_major_locator(MaxNLocator(4))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda step, _: number(int(step))))
         if losses.size:
-            heights.append((max(mean.min(), 1e-6), np.percentile(losses, 99.9)))
+            heights.append((mean.min(), np.percentile(losses, 99.9)))
+    set_titles(panels, titles, 3.7)
     lows, highs = zip(*heights, strict=True) if heights else ((1.0,), (1.0,))
-    panels[0, 0].set_yscale("log")
-    panels[0, 0].set_ylim(min(lows) / 10, max(highs) * 2)
+    if min(lows) > 0:
+        panels[0, 0].set_yscale("log")
+        panels[0, 0].set_ylim(max(min(lows), 1e-6) / 10, max(highs) * 2)
     panels[0, 0].yaxis.set_major_formatter(FuncFormatter(lambda loss, _: number(float(loss))))
     for ax in panels[:, 0]:
-        ax.set_ylabel("training loss (nats)")
+        ax.set_ylabel(axis_label(ds, "loss", "train"))
     fig.supxlabel("step (each panel its own length; black: running mean)")
+    say_which(fig, note)
     return fig
 
 
@@ -73,64 +85,93 @@ def running_mean(values: np.ndarray, share: float = 0.01) -> np.ndarray:
 
 @rc_context(STYLE)
 def bars(ds: xr.Dataset, quantities: Sequence[str] = ("steps_per_epoch", "seconds")) -> Figure:
-    """One number per trial and quantity as labelled bars, on a log scale where they span much."""
-    trials = list(points(ds))
-    fig, [panels] = make_panels(1, len(quantities), 3.7, 0.9 + 0.33 * len(trials), sharey=True)
+    """One number per trial and quantity as labelled bars, on a log scale where they span much.
+
+    A quantity is a variable by trial, such as "seconds", or a metric, after the last epoch on
+    `select.default_split`. Of more than twenty trials, the best twenty by loss.
+    """
+    trials, note = best_of(ds, 20, "loss", select.default_split(ds))
+    names = [textwrap.fill(name, 46) for name, _ in trials]
+    lines = sum(name.count("\n") + 1 for name in names)
+    fig, [panels] = make_panels(
+        1, len(quantities), 3.7, 0.9 + 0.15 * lines + 0.18 * len(trials), sharey=True
+    )
+    fig.set_figwidth(fig.get_figwidth() + 0.06 * max(0, max(map(len, names)) - 16))
+    colours = "#0072B2" if note else trial_colours(ds)
     for ax, quantity in zip(panels, quantities, strict=True):
-        values = np.array([float(point[quantity]) for _, point in trials])
-        drawn = ax.barh([name for name, _ in trials], values, color=trial_colours(ds), height=0.65)
+        values = np.array([_of_trial(point, quantity) for _, point in trials])
+        drawn = ax.barh(np.arange(len(names)), values, color=colours, height=0.65)
+        ax.set_yticks(np.arange(len(names)), names)
         ax.bar_label(drawn, [number(value) for value in values], padding=3)
+        finite = values[np.isfinite(values)]
         if wants_log(values):
             ax.set_xscale("log")
-            ax.set_xlim(values.min() / 3, values.max() * 8)  # room for the labels
+            ax.set_xlim(finite.min() / 3, finite.max() * 8)  # room for the labels
         else:
-            ax.set_xlim(0, np.nanmax(values) * 1.2)
-        ax.set_xlabel(quantity.replace("_", " "))
+            low, high = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
+            ax.set_xlim(min(0.0, low * 1.3), max(0.0, high * 1.3) or 1.0)
+        measured = quantity in select.metrics(ds)
+        split = select.default_split(ds)
+        ax.set_xlabel(axis_label(ds, quantity, split) if measured else select.words(quantity))
         ax.grid(False, axis="y")
-    panels[0].invert_yaxis()
+    panels[0].set_ylim(len(trials) - 0.4, -0.6)
+    say_which(fig, note)
     return fig
+
+
+def _of_trial(point: xr.Dataset, quantity: str) -> float:
+    if quantity in select.metrics(point):
+        return float(select.final(point, quantity).sel(split=select.default_split(point)))
+    return float(point[quantity])
 
 
 @rc_context(STYLE)
 def gradient_norms(ds: xr.Dataset, layers: Iterable[int] | None = None) -> Figure:
     """Squared L2 norm of the weight gradients by epoch (log scale), one panel per trial.
 
-    One curve per layer of `layers` (six, evenly spread, if not given). A log scale has no place
-    for a gradient of exactly zero: such epochs stand as triangles below all others, in one row
-    per layer.
+    Of more than nine trials, the best nine by loss. One curve per layer of `layers` (six, evenly
+    spread, if not given). A log scale has no place for a gradient of exactly zero: such epochs
+    stand as triangles below all others, in one row per layer.
     """
-    shown = _spread(ds.sizes["layer"], 6) if layers is None else list(layers)
-    norms = sound(ds, "gradient_norm").sel(layer=shown)
-    trials = list(points(ds))
+    known = ds["layer"].values.tolist()
+    shown = [known[i] for i in _spread(len(known), 6)] if layers is None else list(layers)
+    trials, note = best_of(ds, 9, "loss", select.default_split(ds))
     rows, cols = grid_shape(len(trials), 3)
     size = (5.2, 4.2) if len(trials) == 1 else (3.4, 3.2)
     fig, panels = make_panels(rows, cols, *size, sharey=True, count=len(trials))
-    zero_rows = _norm_axis(panels, norms, shown)
+    # Together even where trials have different coordinates of their own.
+    norms = [until_divergence(point, "gradient_norm").sel(layer=shown) for _, point in trials]
+    zero_rows = _norm_axis(
+        panels, np.stack([own.transpose("layer", "epoch") for own in norms]), shown
+    )
     colours = colormaps["viridis"](np.linspace(0, 0.9, len(shown)))
-    for ax, (name, point) in zip(panels.flat, trials, strict=False):
+    for ax, (_, point), own in zip(panels.flat, trials, norms, strict=False):
         for layer, colour in zip(shown, colours, strict=True):
-            values = sound(point, "gradient_norm").sel(layer=layer)
+            values = own.sel(layer=layer)
             values = values.where(np.isfinite(values))
-            line = {"color": colour, "label": f"layer {layer}", "marker": "."}
+            name = f"layer {layer}" if isinstance(layer, int) else str(layer)
+            line = {"color": colour, "label": name, "marker": "."}
             ax.plot(values["epoch"], values.where(values > 0), **line)
             zero = values["epoch"][(values == 0).values]
             ax.plot(zero, np.full(zero.size, zero_rows.get(layer, 1.0)), "v", color=colour)
-        ax.set_title(name)
         by_epoch(ax, point)
+    set_titles(panels, [name for name, _ in trials], size[0])
     if zero_rows:
         panels[0, 0].plot([], [], "v", color="0.4", label="exactly zero (below the scale)")
+    say_which(fig, note)
     add_legend(fig, panels.flat)
     return fig
 
 
-def _norm_axis(panels: np.ndarray, norms: xr.DataArray, shown: list[int]) -> dict[int, float]:
-    """Give the panels a log scale; return the heights, below it, for the layers that have zeros."""
-    finite = norms.values[np.isfinite(norms) & (norms > 0)]
-    positive = finite.astype(np.float64)  # norms may fill float32: leave room above them
+def _norm_axis(panels: np.ndarray, norms: np.ndarray, shown: list[Any]) -> dict[Any, float]:
+    """Give the panels a log scale that shows norms (trials, layers, epochs).
+
+    Returns the heights, below it, for the layers that have zeros.
+    """
+    positive = norms[np.isfinite(norms) & (norms > 0)].astype(np.float64)  # room above float32
     low, high = (positive.min(), positive.max()) if positive.size else (1e-3, 1.0)
     step = max(high / low, 10.0) ** 0.05
-    vanished = (norms == 0).any([dim for dim in norms.dims if dim != "layer"])
-    layers = [layer for layer, zero in zip(shown, vanished.values, strict=True) if zero]
+    layers = [layer for layer, zero in zip(shown, (norms == 0).any((0, 2)), strict=True) if zero]
     bottom = low / step ** (len(layers) + 1)
     panels[0, 0].set_yscale("log")
     panels[0, 0].set_ylim(bottom, high * step)

@@ -1,7 +1,8 @@
 """What all figures share: colours, fonts, panels, scales and legends."""
 
 import io
-from collections.abc import Iterable
+import textwrap
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from jaxexp.results.select import axes, hyperparameters, number
+from jaxexp.results.select import (
+    axes,
+    direction,
+    hyperparameters,
+    metric_words,
+    number,
+    point,
+    points,
+    rank,
+    size,
+    units,
+    words,
+)
 
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # shipped with matplotlib: the same everywhere
@@ -30,14 +43,17 @@ STYLE: dict[Any, Any] = {
     "agg.path.chunksize": 10_000,  # 100,000 steps in one line are too much for Agg at once
 }
 # Okabe and Ito's colours, which the colour-blind tell apart.
-CATEGORIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+CATEGORIES = (
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C564B",
+)  # fmt: skip
+OTHERS = "0.78"  # trials that stand in the background
 # Validation and test often coincide, so the test curve is dashed to show the other through it.
 SPLITS: dict[str, dict[str, Any]] = {
     "train": {"color": "#0072B2", "linestyle": "-", "marker": "s"},
     "validation": {"color": "#E69F00", "linestyle": "-", "marker": "o"},
     "test": {"color": "#222222", "linestyle": (0, (3, 2)), "marker": "^"},
 }
-UNITS = {"loss": " (nats)", "accuracy": ""}
+LINE = 0.21  # inches that a line of a legend takes
 LOG_DECADES = 1.0  # positive numbers that span more are drawn on a log scale
 DIVERGED: dict[str, Any] = {"marker": "X", "markersize": 8, "markeredgecolor": "white"}
 RING: dict[str, Any] = {"marker": "o", "mfc": "none", "mec": "black", "ls": "none"}
@@ -71,9 +87,52 @@ def grid_shape(count: int, widest: int) -> tuple[int, int]:
     return -(-count // cols), cols
 
 
+def axis_label(ds: xr.Dataset, metric: str, split: str | None = None) -> str:
+    """A metric, of a split if given, and its unit: "validation loss (nats)"."""
+    name = metric_words(metric, split) if split else words(metric)
+    return f"{name} ({units(ds, metric)})" if units(ds, metric) else name
+
+
+def best_of(
+    ds: xr.Dataset, most: int, metric: str = "loss", split: str | None = None
+) -> tuple[list[tuple[str, xr.Dataset]], str]:
+    """The trials that a figure has room for, and a sentence that says which if not all.
+
+    All in the order of `points` where they are at most `most`, else the best, best first.
+    """
+    if size(ds) <= most:
+        return list(points(ds)), ""
+    ranked = rank(ds, metric, split).index[:most]
+    by = metric_words(metric, split) if split else words(metric)
+    note = f"the best {most} of {number(size(ds))} trials by {by} after the last epoch"
+    return [point(ds, int(place)) for place in ranked], note
+
+
+def say_which(fig: Figure, note: str) -> None:
+    """Say above a figure which trials it shows, if it does not show all."""
+    if note:
+        fig.suptitle(note[0].upper() + note[1:], fontsize=9.5, color="0.35")
+        fig.set_figheight(fig.get_figheight() + 0.3)
+
+
+def set_titles(panels: np.ndarray, titles: Sequence[str], width: float) -> None:
+    """Titles for (rows, cols) panels of `width` inches, wrapped; the figure grows with them."""
+    wrapped = [
+        "\n".join(textwrap.fill(line, int(width * 12)) for line in title.split("\n"))
+        for title in titles
+    ]
+    for ax, title in zip(panels.flat, wrapped, strict=False):
+        ax.set_title(title)
+    cols = panels.shape[1]
+    lines = [title.count("\n") for title in wrapped]
+    extra = sum(max(lines[i : i + cols]) for i in range(0, len(lines), cols))
+    fig = panels.flat[0].figure
+    fig.set_figheight(fig.get_figheight() + 0.17 * extra)
+
+
 def trial_colours(ds: xr.Dataset) -> list[Any]:
     """A colour for each trial: sequential along ordered numbers, else as distinct as can be."""
-    count = int(np.prod([ds.sizes[axis] for axis in axes(ds)], dtype=int))
+    count = size(ds)
     if count <= len(CATEGORIES) and not (len(axes(ds)) == 1 and _ordered(ds)):
         return list(CATEGORIES[:count])
     return list(colormaps["viridis"](np.linspace(0, 0.85, count)))
@@ -103,30 +162,49 @@ def wants_log(values: Any) -> bool:
     return bool(np.log10(finite.max() / finite.min()) > LOG_DECADES)
 
 
-def scale_y(ax: Axes, values: xr.DataArray) -> None:
-    """Make the height of `ax` logarithmic, with plain numbers, if `values` ask for it."""
-    if not wants_log(values):
+def scale_y(ax: Axes, ds: xr.Dataset, metric: str, values: xr.DataArray | np.ndarray) -> None:
+    """Make the height of `ax` logarithmic, with plain numbers, if `values` ask for it.
+
+    Only where lower is better: an accuracy or an R² is read on a linear axis.
+    """
+    values = np.asarray(values, dtype=float)
+    if direction(ds, metric) == "higher" or not wants_log(values):
         return
     ax.set_yscale("log")
-    finite = _finite(values.values)
+    finite = _finite(values)
     decades = np.log10(finite.max() / finite.min())
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 3 else (1,)))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(float(value))))
     ax.yaxis.set_minor_formatter(NullFormatter())
 
 
+def label_y(ax: Axes, label: str) -> None:
+    """Label the height of `ax`, and say so where a linear axis is cut far from zero."""
+    low, high = sorted(ax.get_ylim())
+    if ax.get_yscale() == "linear" and high - low < 0.5 * max(abs(low), abs(high)):
+        label += f"\n(axis from {number(low, 2)} to {number(high, 2)})"
+    ax.set_ylabel(label)
+
+
 def add_legend(fig: Figure, panels: Iterable[Axes]) -> None:
-    """One legend below the panels, each label once, in as many columns as fit."""
+    """One legend below the panels, each label once, in as many columns as fit.
+
+    Long labels are wrapped, and the figure grows with the legend: the panels keep their height.
+    """
     found = [ax.get_legend_handles_labels() for ax in panels if ax.figure]
     handles = {name: h for hs, names in found for h, name in zip(hs, names, strict=True)}
-    letters = fig.get_figwidth() * 12.5
-    columns = int(letters / (max(map(len, handles)) + 5))
-    if sum(len(name) + 5 for name in handles) <= letters:
-        columns = len(handles)
-    columns = max(1, min(columns, len(handles)))
+    if not handles:
+        return
+    letters = int(fig.get_figwidth() * 12.5)
+    names = [textwrap.fill(name, letters - 8) for name in handles]
+    sizes = [max(map(len, name.split("\n"))) + 5 for name in names]
+    columns = len(names) if sum(sizes) <= letters else letters // max(sizes)
+    columns = max(1, min(columns, len(names)))
+    rows = -(-len(names) // columns) * max(name.count("\n") + 1 for name in names)
+    fig.set_figheight(fig.get_figheight() + LINE * max(0, rows - 2))
     fig.legend(
         list(handles.values()),
-        list(handles),
+        names,
         loc="outside lower center",
         ncols=columns,
         columnspacing=1.5,

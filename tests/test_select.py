@@ -1,0 +1,203 @@
+"""Choosing, naming and ranking the trials of any task's results."""
+
+import json
+
+import numpy as np
+import pytest
+from datasets import REGRESSION, dataset, grid
+
+from jaxexp.base.errors import UserError
+from jaxexp.results import select
+
+R2 = {"r2": [0.9, 0.2, -0.5]}
+
+
+def test_the_highest_r2_is_best_and_the_lowest_worst():
+    ds = dataset(metrics=REGRESSION, values=R2)
+    assert select.best(ds, "r2")[0] == "learning rate 0.01"
+    assert select.worst(ds, "r2")[0] == "learning rate 1"
+    assert select.best(ds, "mae")[0] == "learning rate 0.01"
+    ds["r2"].attrs["direction"] = "lower"
+    assert select.best(ds, "r2")[0] == "learning rate 1"
+
+
+def test_an_unknown_metric_or_split_is_named_with_those_that_exist():
+    ds = dataset(metrics=REGRESSION, splits=["train", "validation"])
+    asked = [select.rank, select.best, select.worst, select.ties, select.table]
+    for ask in asked:
+        with pytest.raises(UserError, match=r"metric='accuracy': .* have loss, r2, mae"):
+            ask(ds, "accuracy")
+        with pytest.raises(UserError, match=r"split='test': .* have train, validation"):
+            ask(ds, "r2", "test")
+    with pytest.raises(UserError, match="metric='seconds'"):
+        select.final(ds, "seconds")
+    with pytest.raises(UserError, match="split='test'"):
+        select.outcome(select.point(ds, 0)[1], "r2", "test")
+
+
+def test_without_a_validation_split_the_training_split_decides():
+    ds = dataset(splits=["train"])
+    assert select.default_split(ds) == "train"
+    assert select.rank(ds)["value"].iloc[0] == pytest.approx(0.2 + 0.8 * np.exp(-6), rel=1e-5)
+    told = select.best_in_words(ds)
+    assert told.startswith("The lowest training loss after the last epoch is 0.2020 nats: ")
+
+
+def test_axes_are_those_that_the_results_name():
+    ds = dataset({"depth_width": {"depth": [1, 6], "width": [4, 8]}, "latitude": [1.0, 2.0]})
+    assert select.axes(ds) == ("depth_width", "latitude")  # a name of the user's own
+    assert select.hyperparameters(ds) == ("depth", "width", "latitude")
+    assert select.axes(ds.isel(latitude=0)) == ("depth_width",)
+    assert select.label(ds.isel(latitude=0, depth_width=1)) == "depth 6, width 8, latitude 1"
+    old = dataset()
+    del old.attrs["axes"], old.attrs["metrics"]
+    assert select.axes(old) == ("learning_rate",)
+    assert select.metrics(old) == ("loss", "accuracy")
+
+
+def test_ties_go_to_the_lower_loss_and_are_told():
+    losses = [0.9, 0.3, 0.3, 0.5, 0.1]
+    rates = {"learning_rate": [1.0, 0.1, 0.01, 0.001, 1e-5]}
+    ds = dataset(rates, loss=losses, values={"accuracy": [0.6, 0.6, 0.6, 0.5, 0.4]})
+    assert list(select.rank(ds, "accuracy").index) == [1, 2, 0, 3, 4]
+    assert select.ties(ds, "accuracy") == [
+        "learning rate 0.1", "learning rate 0.01", "learning rate 1",
+    ]  # fmt: skip
+    told = select.best_in_words(ds, "accuracy")
+    assert told == (
+        "3 of 5 trials tie at the highest validation accuracy after the last epoch, 0.5780: "
+        "learning rate 0.1; learning rate 0.01; learning rate 1."
+    )
+    assert select.ties(ds) == ["learning rate 1e-5"]
+    same = dataset(rates, values={"accuracy": 0.52}, metrics={"loss": ("lower", ""),
+                   "accuracy": ("higher", "")}, splits=["train"], epochs=50)  # fmt: skip
+    told = select.best_in_words(same, "accuracy")
+    assert told == "All 5 trials have the same training accuracy after the last epoch: 0.5200."
+    many = dataset(rates, values={"accuracy": [0.6] * 4 + [0.1]})
+    assert select.best_in_words(many, "accuracy").endswith("learning rate 0.01; and 1 more.")
+
+
+@pytest.mark.parametrize("direction", ["higher", "lower"])
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_never_ranks_best(direction, broken):
+    ds = dataset(metrics={"loss": ("lower", ""), "auc": (direction, "")})
+    ds["auc"][0] = broken
+    ds["diverged_epoch"][2] = 4
+    assert list(select.rank(ds, "auc").index) == [1, 0, 2]  # finished, finished, diverged
+    assert select.ties(ds, "auc") == ["learning rate 0.001"]
+
+
+def test_where_nothing_is_finite_no_trial_is_called_best():
+    ds = dataset(metrics=REGRESSION)
+    ds["r2"][:] = np.nan
+    assert select.best_in_words(ds, "r2") == (
+        "No trial has a finite validation r2 after the last epoch."
+    )
+    assert select.best_in_words(dataset(diverged=1)) == "Every trial diverged."
+    assert select.best_in_words(dataset({}, diverged=1)) == "The trial diverged."
+
+
+def test_a_rank_has_the_hyperparameters():
+    ranked = select.rank(dataset({"depth_width": {"depth": [1, 6], "width": [4, 8]}}))
+    assert list(ranked) == ["trial", "depth", "width", "value", "epoch", "status"]
+    assert ranked[["depth", "width"]].to_numpy().tolist() == [[1, 4], [6, 8]]
+
+
+def test_a_table_has_every_metric_on_every_split():
+    ds = dataset({"width": [4, 8, 16]}, metrics=REGRESSION, splits=["train", "test"],
+                 diverged=[0, 2, 0])  # fmt: skip
+    made = select.table(ds)
+    assert list(made) == [
+        "rank", "width", "training loss (m²)", "test loss (m²)", "training r2", "test r2",
+        "training mae (m)", "test mae (m)", "status",
+    ]  # fmt: skip
+    assert made["rank"].fillna(0).tolist() == [1, 2, 0]
+    assert made["width"].tolist() == [4, 16, 8]
+    assert np.isnan(made["test r2"].iloc[2])
+    assert "status" not in select.table(dataset())
+    assert len(select.table(grid(48), most=20)) == 20
+
+
+def test_seeds_are_averaged_and_a_diverged_one_comes_last():
+    loss = [[0.2, 0.8], [0.4, 0.4], [0.1, 0.1]]
+    ds = dataset(
+        {"width": [4, 8, 16], "seed": [0, 1]}, loss=loss, diverged=[[0, 0], [0, 0], [0, 3]]
+    )
+    made = select.over_seeds(ds, split="train")
+    assert made["width"].tolist() == [8, 4, 16]
+    assert made["mean"].iloc[1] == pytest.approx(0.502, abs=1e-3)
+    assert made["std"].iloc[1] == pytest.approx(0.6 / np.sqrt(2), rel=1e-4)
+    assert made["diverged"].tolist() == [0, 0, 1]
+    assert len(select.over_seeds(dataset({"seed": [0, 1]}))) == 1
+    with pytest.raises(UserError, match="seed does not vary"):
+        select.over_seeds(dataset())
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(-0.004, "−0.004"), (-1e-5, "−1e-5"), (-12, "−12"), (-106_897, "−106,897"), (-0.0, "0"),
+     (1e29, "1e29"), (1e-5, "1e-5"), (None, "none"), ((64, 32), "64-32"), (-np.inf, "−inf"),
+     (-1234.6, "−1235")],
+)  # fmt: skip
+def test_numbers(value, text):
+    assert select.number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.5, "0.5000"), (-0.25, "−0.2500"), (1e-5, "1e-5"), (0.0, "0.0000"), (48_211.3, "48,211"),
+     (3e-4, "3e-4"), (np.inf, "inf")],
+)  # fmt: skip
+def test_decimals_never_hide_a_number(value, text):
+    assert select.decimals(value) == text.replace("3e-4", "0.0003")
+
+
+def test_differences_and_counts():
+    assert select.signed(-0.004) == "−0.004"
+    assert select.signed(0.0123) == "+0.012"
+    assert [select.count(n, "program") for n in (0, 1, 2)] == [
+        "0 programs", "1 program", "2 programs",
+    ]  # fmt: skip
+
+
+def test_units_come_from_the_results():
+    ds = dataset(metrics=REGRESSION)
+    trial = select.point(ds, 0)[1]
+    assert select.outcome(trial, "loss") == "0.222 m²"
+    assert select.outcome(trial, "mae", "train") == "0.202 m"
+    assert select.outcome(dataset({}, loss=1e-5, metrics={"loss": ("lower", "")}, epochs=60,
+                                  splits=["train"])) == "1e-5"  # fmt: skip
+
+
+def test_final_is_the_end_of_the_epoch_and_not_the_running_mean():
+    ds = dataset()
+    last = select.final(ds).sel(split="train")
+    np.testing.assert_allclose(last, ds["loss"].isel(epoch=-1).sel(split="train"))
+    assert (last.values < ds["running_loss"].isel(epoch=-1).values).all()
+
+
+def test_many_divergences_are_counted():
+    ds = grid(48, diverged=np.where(np.arange(48).reshape(4, 3, 2, 2) % 7, 0, 3))
+    assert select.divergence_note({"": ds}) == "7 of 48 trials diverged, in epoch 3."
+    ds["diverged_epoch"][0, 0, 0, 0] = 1
+    assert select.divergence_note({"": ds}) == "7 of 48 trials diverged, in epochs 1 to 3."
+    assert select.divergence_note({"": dataset({}, diverged=2)}) == (
+        "1 of 1 trial diverged: single trial diverged in epoch 2, step 21."
+    )
+
+
+def test_where_names_what_does_not_vary_and_what_is_not_there():
+    ds = dataset({"learning_rate": [1e-5, 0.1]})
+    with pytest.raises(UserError, match=r"no trial has learning_rate = 0.2; there are 1e-5, 0.1"):
+        select.where(ds, learning_rate=0.2)
+    with pytest.raises(UserError, match=r"width does not vary here; .*: learning_rate"):
+        select.where(ds, width=4)
+    with pytest.raises(UserError, match="no trial has learning_rate = much"):
+        select.where(ds, learning_rate="much")
+
+
+def test_a_sweep_of_many_trials_is_ranked_at_once():
+    ds = dataset({"point": {"learning_rate": np.geomspace(1e-5, 1, 3000), "seed": np.arange(3000)}})
+    assert select.rank(ds).index[0] == 0
+    assert select.best(ds)[0] == "learning rate 1e-5, seed 0"
+    assert json.loads(ds.attrs["axes"]) == ["point"]
