@@ -6,19 +6,20 @@ About half a minute on 4 cores for 2,000 images: one fit, with XGBoost's default
 """
 
 import jaxexp as jx
-from jaxexp.reproduce.vision import EstimatorTrial, answers
+from jaxexp.reproduce import answers
+from jaxexp.reproduce.trials import EstimatorTrial
 
 
 def check(inputs):
     """Read the images before anything is trained."""
-    from jaxexp.reproduce.vision import images
+    from jaxexp.reproduce import images
 
     images.load(inputs, images.middle())
 
 
 def estimate(sweep, inputs):
     """Fit XGBoost."""
-    from jaxexp.reproduce.vision import estimators
+    from jaxexp.reproduce import estimators
 
     return estimators.boosted_trees(sweep, inputs)
 

@@ -6,28 +6,29 @@ As long as `scratch`: all weights are trained, the last layer from new ones.
 """
 
 import jaxexp as jx
-from jaxexp.reproduce.vision import ImageTrial, answers
+from jaxexp.reproduce import answers
+from jaxexp.reproduce.trials import ImageTrial
 
 keep_models = True
 
 
 def check(inputs):
     """Read images and weights before anything is trained."""
-    from jaxexp.reproduce.vision import problems
+    from jaxexp.reproduce import problems
 
     problems.check_pretrained(inputs)
 
 
 def problem(inputs):
     """Images as the weights expect them, and the weights."""
-    from jaxexp.reproduce.vision import problems
+    from jaxexp.reproduce import problems
 
     return problems.fine_tuning(inputs)
 
 
 def examples(inputs):
     """The number of training images."""
-    from jaxexp.reproduce.vision import images
+    from jaxexp.reproduce import images
 
     return images.count(inputs)
 

@@ -7,26 +7,27 @@ about a second.
 """
 
 import jaxexp as jx
-from jaxexp.reproduce.vision import ProbeTrial, answers
+from jaxexp.reproduce import answers
+from jaxexp.reproduce.trials import ProbeTrial
 
 
 def check(inputs):
     """Read images and weights before anything is trained."""
-    from jaxexp.reproduce.vision import problems
+    from jaxexp.reproduce import problems
 
     problems.check_pretrained(inputs)
 
 
 def problem(inputs):
     """The features of the images."""
-    from jaxexp.reproduce.vision import problems
+    from jaxexp.reproduce import problems
 
     return problems.probing(inputs)
 
 
 def examples(inputs):
     """The number of training images."""
-    from jaxexp.reproduce.vision import images
+    from jaxexp.reproduce import images
 
     return images.count(inputs)
 

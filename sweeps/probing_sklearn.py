@@ -6,19 +6,20 @@ One fit of `LogisticRegression()`, in about a second beyond the features.
 """
 
 import jaxexp as jx
-from jaxexp.reproduce.vision import EstimatorTrial, answers
+from jaxexp.reproduce import answers
+from jaxexp.reproduce.trials import EstimatorTrial
 
 
 def check(inputs):
     """Read images and weights before anything is trained."""
-    from jaxexp.reproduce.vision import problems
+    from jaxexp.reproduce import problems
 
     problems.check_pretrained(inputs)
 
 
 def estimate(sweep, inputs):
     """Fit scikit-learn's logistic regression."""
-    from jaxexp.reproduce.vision import estimators
+    from jaxexp.reproduce import estimators
 
     return estimators.logistic_regression(sweep, inputs)
 

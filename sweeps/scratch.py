@@ -6,28 +6,29 @@ Some seconds per learning rate on 4 cores for 800 images of 64 pixels, some minu
 """
 
 import jaxexp as jx
-from jaxexp.reproduce.vision import ImageTrial, answers
+from jaxexp.reproduce import answers
+from jaxexp.reproduce.trials import ImageTrial
 
 keep_models = True
 
 
 def check(inputs):
     """Read the images before anything is trained."""
-    from jaxexp.reproduce.vision import images
+    from jaxexp.reproduce import images
 
     images.load(inputs, images.stretched(inputs.image_size))
 
 
 def problem(inputs):
     """Images scaled to [0, 1]."""
-    from jaxexp.reproduce.vision import problems
+    from jaxexp.reproduce import problems
 
     return problems.scratch(inputs)
 
 
 def examples(inputs):
     """The number of training images."""
-    from jaxexp.reproduce.vision import images
+    from jaxexp.reproduce import images
 
     return images.count(inputs)
 

@@ -12,7 +12,7 @@ import xarray as xr
 
 from jaxexp.cli import rundir
 from jaxexp.report import figures, sections
-from jaxexp.reproduce.pictures import picture
+from jaxexp.reproduce.images import picture
 from jaxexp.results import compare, select
 
 RATES = [0.1, 0.01, 0.001]

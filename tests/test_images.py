@@ -18,12 +18,13 @@ pytest.importorskip("sklearn", reason="scikit-learn comes with the extra `vision
 
 from PIL import Image
 
-import jaxexp.reproduce.arrays as arrays_module
 from benchmarks import decoding as bench_images
 from jaxexp.base.errors import UserError
 from jaxexp.execution.devices import cores
-from jaxexp.reproduce.imagefolder import Images, Transform, load_images
-from jaxexp.reproduce.tables import decode, photos
+from jaxexp.reproduce.images import cache as cache_module
+from jaxexp.reproduce.images import decode, photos
+from jaxexp.reproduce.images.decode import Transform
+from jaxexp.reproduce.images.loading import Images, load_images
 
 SPLITS = ("train", "val", "test")
 SMALL = Transform((8, 6))
@@ -502,7 +503,7 @@ def test_of_two_at_once_one_decodes(load):
 def test_the_least_recently_used_leave_the_cache(load, tmp_path, monkeypatch):
     a, b, c = Transform((8, 6)), Transform((6, 8)), Transform((4, 12))  # of equal size
     size = 12 * 8 * 6 * 3 + 128  # with the header of a .npy file
-    monkeypatch.setattr(arrays_module, "CACHE_BYTES", 2 * size)
+    monkeypatch.setattr(cache_module, "CACHE_BYTES", 2 * size)
     load(a)
     load(b)
     for age, path in enumerate(sorted((tmp_path / "cache").glob("*.npy"))):

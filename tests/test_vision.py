@@ -19,10 +19,10 @@ from jaxexp.cli import main as cli
 from jaxexp.cli.inputs import Inputs
 from jaxexp.cli.library import load_source
 from jaxexp.planning.plan import plan
-from jaxexp.reproduce import vision
+from jaxexp.reproduce import backbone, images, problems
 from jaxexp.reproduce.images import load, middle
 from jaxexp.reproduce.tasks import LinearTask, binary_cross_entropy, in_batches
-from jaxexp.reproduce.vision import EstimatorTrial, ImageTrial, ProbeTrial, backbone, problems
+from jaxexp.reproduce.trials import EstimatorTrial, ImageTrial, ProbeTrial
 from jaxexp.training import step as train
 from jaxexp.training.shuffle import permutation
 
@@ -35,7 +35,7 @@ def cache(tmp_path_factory):
     """Decoded images go into a folder of the tests'."""
     own = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jaxexp.reproduce.imagefolder.user_cache_path", lambda _: own)
+        patch.setattr("jaxexp.reproduce.images.loading.user_cache_path", lambda _: own)
         yield
 
 
@@ -274,11 +274,9 @@ def test_sweeps_of_one_run_have_no_trial_in_common():
 def test_a_quick_run_takes_some_images_of_either_class(inputs, monkeypatch):
     monkeypatch.setattr("jaxexp.reproduce.images.QUICK_IMAGES", 10)
     quick = Inputs(images=inputs.images, quick=True)
-    images = load(quick, middle())
-    assert np.bincount(images.train.y_N).tolist() == [5, 5]
-    assert (
-        len(images.train.files) == len(images.train.x_NxHxWx3) == vision.images.count(quick) == 10
-    )
-    assert vision.images.count(inputs) == 40
-    assert images.fingerprint != load(inputs, middle()).fingerprint
+    found = load(quick, middle())
+    assert np.bincount(found.train.y_N).tolist() == [5, 5]
+    assert len(found.train.files) == len(found.train.x_NxHxWx3) == images.count(quick) == 10
+    assert images.count(inputs) == 40
+    assert found.fingerprint != load(inputs, middle()).fingerprint
     assert "quick run" in problems.pixels(quick).attrs["notes"]

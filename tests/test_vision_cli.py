@@ -16,9 +16,9 @@ from torch_resnet import make, torch, torchvision
 from jaxexp.base.errors import UserError
 from jaxexp.cli import main as cli
 from jaxexp.execution.records import TrialRecord
-from jaxexp.reproduce import vision
-from jaxexp.reproduce.decode import Transform, read_image
-from jaxexp.reproduce.vision import ImageTrial, backbone
+from jaxexp.reproduce import backbone, vision
+from jaxexp.reproduce.images.decode import Transform, read_image
+from jaxexp.reproduce.trials import ImageTrial
 from jaxexp.results import models
 
 pytest.importorskip("sklearn", reason="scikit-learn is not installed")

@@ -11,6 +11,16 @@ from typing import Any, BinaryIO
 SEAL = b"\nsha256 of all before: "
 
 
+def digest(*parts: str | bytes) -> str:
+    """Sixteen hexadecimal digits that tell contents apart: the start of their SHA-256.
+
+    >>> digest("a", b"b") == digest("a", "b") != digest("ab")
+    True
+    """
+    content = b"\0".join(part if isinstance(part, bytes) else part.encode() for part in parts)
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
 @contextlib.contextmanager
 def whole_file(path: Path, *, seal: bool = False) -> Iterator[BinaryIO]:
     """A file to write, which appears at the end of the `with` block, or not at all.
@@ -23,8 +33,8 @@ def whole_file(path: Path, *, seal: bool = False) -> Iterator[BinaryIO]:
             yield file
             if seal:
                 file.seek(0)
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-                file.write(SEAL + digest.encode())
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+                file.write(SEAL + sha256.encode())
         partial.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -43,8 +53,8 @@ def read_sealed(path: Path) -> bytes:
 
     Raises ValueError if the file is not as it was written, OSError if it cannot be read.
     """
-    content, _, digest = path.read_bytes().rpartition(SEAL)
-    if digest != hashlib.sha256(content).hexdigest().encode():
+    content, _, sha256 = path.read_bytes().rpartition(SEAL)
+    if sha256 != hashlib.sha256(content).hexdigest().encode():
         raise ValueError("it is not as it was written")
     return content
 

@@ -15,12 +15,12 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxexp.base.errors import UnavailableError, UserError
+from jaxexp.base.files import digest
 from jaxexp.cli.inputs import IMAGENET
 from jaxexp.execution.devices import devices
 from jaxexp.execution.progress import counting
 from jaxexp.nn import weights
 from jaxexp.nn.resnet import resnet
-from jaxexp.reproduce.images import digest
 from jaxexp.reproduce.tasks import normalise
 from jaxexp.training.step import PyTree
 

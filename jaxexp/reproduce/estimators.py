@@ -13,8 +13,9 @@ from jaxexp.base import memory
 from jaxexp.base.errors import UserError
 from jaxexp.cli.inputs import Inputs
 from jaxexp.execution.records import TrialRecord
+from jaxexp.reproduce import problems
 from jaxexp.reproduce.images import SPLITS
-from jaxexp.reproduce.vision import INSTALL, problems
+from jaxexp.reproduce.vision import INSTALL
 from jaxexp.results.dataset import host_facts, to_dataset
 from jaxexp.spec.sweep import Sweep
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxexp.base.errors import UserError
-from jaxexp.reproduce.decode import BrokenImageError, Transform, read_image
+from jaxexp.reproduce.images.decode import BrokenImageError, Transform, read_image
 from jaxexp.reproduce.tasks import ImageTask, in_batches
 from jaxexp.results.models import Model
 

@@ -7,18 +7,19 @@ from typing import Any
 
 import numpy as np
 
+from jaxexp.base.files import digest
 from jaxexp.cli.inputs import IMAGENET, Inputs
 from jaxexp.execution.devices import devices
 from jaxexp.execution.driver import Problem
 from jaxexp.nn.conv import default_route
+from jaxexp.reproduce import backbone
 from jaxexp.reproduce.backbone import DEVIATION, MEAN, Backbone
-from jaxexp.reproduce.decode import Transform
-from jaxexp.reproduce.imagefolder import Images, ImageSplit
-from jaxexp.reproduce.images import SPLITS, cropped, digest, load, middle, stretched
+from jaxexp.reproduce.images import SPLITS, cropped, load, middle, stretched
+from jaxexp.reproduce.images.decode import Transform
+from jaxexp.reproduce.images.loading import Images, ImageSplit
 from jaxexp.reproduce.places import label_entropy
 from jaxexp.reproduce.tasks import ImageTask, LinearTask
 from jaxexp.reproduce.trials import ImageTrial
-from jaxexp.reproduce.vision import backbone
 from jaxexp.spec.trial import Trial
 from jaxexp.training.step import Examples, PyTree
 

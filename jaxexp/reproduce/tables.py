@@ -1,28 +1,31 @@
 """European places and their countries: the embedded GeoNames set, or three CSV files."""
 
 import csv
-import hashlib
 import io
 import os
 import re
 import reprlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jaxexp.base.errors import UserError
+from jaxexp.base.files import digest
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _EMBEDDED = Path(__file__).with_name("places.npz")
+_SPLITS = ("train", "validation", "test")
 _DEGREES_LIMIT = {"long": 180, "lat": 90}
 _COLUMNS = (*_DEGREES_LIMIT, "country")
+_LONGEST = 200  # characters of a country
 _COLUMNS_TEXT = "the columns long, lat and country, each once"
 # 18 digits fit 64 bits and keep int() quick; 7.0 is how pandas writes a 7 beside an empty cell.
 _INTEGER = re.compile(r"([+-]?\d{1,18})(?:\.0*)?", re.ASCII)
-
-Label = int | str
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,12 +62,11 @@ class Places:
     @cached_property
     def fingerprint(self) -> str:
         """16 hex digits that tell data apart: equal arrays and class names give equal digits."""
-        digest = hashlib.sha256(repr(self.classes).encode())
+        parts = [repr(self.classes).encode()]
         for split in (self.train, self.validation, self.test):
-            digest.update(len(split.y_N).to_bytes(8, "little"))
-            digest.update(split.x_Nx2.astype("<f4").tobytes())
-            digest.update(split.y_N.astype("<i4").tobytes())
-        return digest.hexdigest()[:16]
+            parts.append(len(split.y_N).to_bytes(8, "little"))
+            parts += [split.x_Nx2.astype("<f4").tobytes(), split.y_N.astype("<i4").tobytes()]
+        return digest(b"".join(parts))
 
 
 def load_places(folder: str | Path | None = None) -> Places:
@@ -98,142 +100,138 @@ def _load_embedded() -> Places:
     return Places(train, validation, test, classes, "embedded GeoNames places")
 
 
-@dataclass(frozen=True)
-class _Table:
-    """The rows of one CSV file; `lines` are their line numbers in it."""
-
-    path: Path
-    x_Nx2: np.ndarray
-    labels: list[Label]
-    lines: list[int]
-
-
 def _load_folder(folder: str | Path) -> Places:
     if not os.path.isdir(folder):
         found = "not a folder" if os.path.exists(folder) else "no such folder"
         raise UserError(f"{folder}: {found}, expected one with train.csv, validation.csv, test.csv")
-    tables = [_read_table(Path(folder) / f"{name}.csv") for name in ("train", "validation", "test")]
-    labels = sorted(set(tables[0].labels), key=lambda label: (isinstance(label, str), label))
-    if len(labels) == 1:
-        raise UserError(
-            f"{tables[0].path}: country is {_show(labels[0])} in every row, "
-            "expected two or more countries"
+    paths = [Path(folder, f"{name}.csv") for name in _SPLITS]
+    tables = [_read_table(path) for path in paths]
+    classes = sorted(tables[0]["country"].unique(), key=_order)
+    if len(classes) == 1:
+        found = f"country is {reprlib.repr(classes[0])} in every row"
+        raise UserError(f"{paths[0]}: {found}, expected two or more countries")
+    expected = f"one of the {len(classes)} countries in train.csv"
+    for path, table in zip(paths, tables, strict=True):
+        _check(path, table["country"], table["country"].isin(classes), expected)
+    index = {name: i for i, name in enumerate(classes)}
+    train, validation, test = (
+        Split(
+            table[["long", "lat"]].to_numpy(np.float32),
+            table["country"].map(index).to_numpy(np.int32),
         )
-    classes = tuple(map(str, labels))
-    index = {label: i for i, label in enumerate(labels)}
-    train, validation, test = (_to_split(table, index) for table in tables)
-    return Places(train, validation, test, classes, str(folder))
+        for table in tables
+    )
+    return Places(train, validation, test, tuple(classes), str(folder))
 
 
-def _to_split(table: _Table, index: dict[Label, int]) -> Split:
-    for line, label in zip(table.lines, table.labels, strict=True):
-        if label not in index:
-            raise UserError(
-                f"{table.path}, line {line}: country is {_show(label)}, "
-                f"expected one of the {len(index)} countries in train.csv"
-            )
-    return Split(table.x_Nx2, np.array([index[label] for label in table.labels], np.int32))
+def _read_table(path: Path) -> "pd.DataFrame":
+    """The columns long, lat (degrees) and country (class names), by row; the header is row 0."""
+    import pandas as pd
 
-
-def _read_table(path: Path) -> _Table:
-    rows = _read_rows(path)
-    line, header = next(rows, (1, None))
-    if header is None:
-        raise UserError(f"{path}: the file is empty, expected a header with {_COLUMNS_TEXT}")
-    places: list[tuple[float, float]] = []
-    labels: list[Label] = []
-    lines: list[int] = []
-    try:
-        columns = _find_columns(header)
-        for line, row in rows:
-            long, lat, label = _parse_row(row, len(header), columns)
-            places.append((long, lat))
-            labels.append(label)
-            lines.append(line)
-    except ValueError as error:
-        raise UserError(f"{path}, line {line}: {error}") from None
-    if not places:
-        raise UserError(f"{path}: no rows after the header, expected one or more places")
-    return _Table(path, np.array(places, np.float32), labels, lines)
-
-
-def _read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield each row that is not blank, with the number of its first line."""
-    text = io.StringIO(_read_text(path), newline="")
-    reader = csv.reader(text, strict=True, skipinitialspace=True)
-    line = 1
-    try:
-        for row in reader:
-            if len(row) > 1 or "".join(row).strip():
-                yield line, row
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise UserError(
-            f"{path}, line {line}: the row is not CSV ({error}), expected fields split by commas"
-        ) from None
-
-
-def _read_text(path: Path) -> str:
-    if not os.path.isfile(path):
-        raise UserError(f"{path}: no such file, expected a CSV file with {_COLUMNS_TEXT}")
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}), expected a CSV file") from None
-    except UnicodeDecodeError as error:
-        before, byte = error.object[: error.start], error.object[error.start]
-        line = len((before + b"?").splitlines())
-        raise UserError(
-            f"{path}, line {line}: byte 0x{byte:02x} is not UTF-8, expected a CSV file in UTF-8"
-        ) from None
-
-
-def _find_columns(header: list[str]) -> tuple[int, int, int]:
-    """Positions of long, lat and country; ValueError where one is missing or there twice."""
-    names = [name.strip() for name in header]
+    cells = _read_cells(path)
+    names = cells.iloc[0].str.strip().tolist()
     for column in _COLUMNS:
         if names.count(column) != 1:
             fault = "repeated" if column in names else "missing"
-            found = ", ".join(map(_show, names[:20]))
-            raise ValueError(f"column {column} is {fault} in {found}, expected {_COLUMNS_TEXT}")
-    long, lat, country = map(names.index, _COLUMNS)
-    return long, lat, country
+            found = f"column {column} is {fault} in {', '.join(map(reprlib.repr, names[:20]))}"
+            raise UserError(f"{path}, line {_line(path, 0)}: {found}, expected {_COLUMNS_TEXT}")
+    if len(cells) == 1:
+        raise UserError(f"{path}: no rows after the header, expected one or more places")
+    table = cells.set_axis(names, axis=1).loc[1:, list(_COLUMNS)]
+    for column, limit in _DEGREES_LIMIT.items():
+        degrees = pd.to_numeric(table[column], errors="coerce").astype(np.float64)
+        inside = degrees.abs() <= limit  # false for NaN, which is what no number becomes
+        _check(path, table[column], inside, f"a number of degrees from -{limit} to {limit}")
+        table[column] = degrees
+    country = table["country"].str.strip()
+    name_of = {cell: _class_name(cell) for cell in country.unique()}
+    valid = [cell for cell in name_of if 0 < len(cell) <= _LONGEST and cell.isprintable()]
+    expected = f"an integer or printable text of at most {_LONGEST} characters"
+    _check(path, country, country.isin(valid), expected)
+    return table.assign(country=country.map(name_of))
 
 
-def _parse_row(
-    row: list[str], n_columns: int, columns: tuple[int, int, int]
-) -> tuple[float, float, Label]:
-    """Longitude, latitude and country of a row; ValueError says what is wrong with it."""
-    if len(row) != n_columns:
-        raise ValueError(f"the row has {len(row)} fields, expected {n_columns} as in the header")
-    long, lat, country = (row[column] for column in columns)
-    return _parse_degrees("long", long), _parse_degrees("lat", lat), _parse_label(country)
+def _read_cells(path: Path) -> "pd.DataFrame":
+    """All cells of the rows that are not blank, as text."""
+    import pandas as pd
 
-
-def _parse_degrees(column: str, cell: str) -> float:
-    limit = _DEGREES_LIMIT[column]
+    text = _read_text(path)
+    options: Any = {"header": None, "dtype": str, "keep_default_na": False}
     try:
-        degrees = float(cell)
-    except ValueError:
-        degrees = float("nan")
-    # float() takes 1_0 for 10; the comparison is false for NaN too.
-    if "_" in cell or not -limit <= degrees <= limit:
-        raise ValueError(
-            f"{column} is {_show(cell)}, expected a number of degrees from -{limit} to {limit}"
-        )
-    return degrees
+        cells = pd.read_csv(io.StringIO(text), skipinitialspace=True, **options)
+    except pd.errors.EmptyDataError:
+        expected = f"expected a header with {_COLUMNS_TEXT}"
+        raise UserError(f"{path}: the file is empty, {expected}") from None
+    except pd.errors.ParserError as error:
+        _line(path)  # it knows where
+        found = f"the file is not CSV ({str(error).strip()})"
+        raise UserError(f"{path}: {found}, expected fields split by commas") from None
+    if '"' in text or (cells.iloc[:, -1] == "").any():
+        _line(path)  # pandas fills up short rows, and takes "a"b for ab
+    return cells
 
 
-def _parse_label(cell: str) -> Label:
-    """The country as an int where it reads as one, so that 7, 07 and 7.0 are one class."""
-    cell = cell.strip()
-    if integer := _INTEGER.fullmatch(cell):
-        return int(integer[1])
-    if not cell or not cell.isprintable():
-        raise ValueError(f"country is {_show(cell)}, expected an integer or printable text")
-    return cell
+def _line(path: Path, row: int = -1) -> int:
+    """The line on which a row begins, which pandas does not tell; without one, all are checked.
+
+    Raises UserError at a row that is not CSV, or is longer or shorter than the first.
+    """
+    lines = io.StringIO(_read_text(path)).readlines()
+    reader = csv.reader(lines, strict=True, skipinitialspace=True)
+    start, width, rows = 0, 0, 0
+    try:
+        for fields in reader:
+            if lines[start].strip(" \t\n"):
+                width = width or len(fields)
+                if len(fields) != width:
+                    found = f"the row has {len(fields)} fields, expected {width} as in the header"
+                    raise UserError(f"{path}, line {start + 1}: {found}")
+                if rows == row:
+                    break
+                rows += 1
+            start = reader.line_num
+    except csv.Error as error:
+        found = f"the row is not CSV ({error}), expected fields split by commas"
+        raise UserError(f"{path}, line {start + 1}: {found}") from None
+    return start + 1
 
 
-def _show(value: Label) -> str:
-    """The value in quotes on one line, its middle left out where it is long."""
-    return reprlib.repr(str(value))
+def _read_text(path: Path) -> str:
+    expected = f"expected a CSV file with {_COLUMNS_TEXT}"
+    try:
+        content = path.read_bytes()
+        text = content.decode("utf-8-sig")
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError)
+        found = "no such file" if missing else f"cannot be read ({error.strerror})"
+        raise UserError(f"{path}: {found}, {expected}") from None
+    except UnicodeDecodeError as error:
+        text, start = "\0", error.start
+    else:
+        start = content.find(0)
+    if "\0" in text:  # where pandas 2 ends the cell
+        line = len((content[:start] + b"?").splitlines())
+        found = f"byte 0x{content[start]:02x} is not text"
+        raise UserError(f"{path}, line {line}: {found}, expected a CSV file in UTF-8")
+    # pandas loses an empty field after a blank line that ends with \r.
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _check(path: Path, cells: "pd.Series", valid: "pd.Series", expected: str) -> None:
+    """Raise UserError for the first cell that is not valid."""
+    if not valid.all():
+        row = cells.index[~valid][0]
+        found = f"{cells.name} is {reprlib.repr(cells[row])}"
+        raise UserError(f"{path}, line {_line(path, row)}: {found}, expected {expected}")
+
+
+def _class_name(cell: str) -> str:
+    """One name for all ways to write an integer: 7, 07 and 7.0 are one class."""
+    integer = _INTEGER.fullmatch(cell)
+    return str(int(integer[1])) if integer else cell
+
+
+def _order(name: str) -> tuple[bool, int, str]:
+    """Integers first in numeric order, then text in alphabetic order."""
+    integer = _INTEGER.fullmatch(name)
+    return integer is None, int(integer[1]) if integer else 0, name

@@ -7,7 +7,7 @@ which flatters a baseline of many runs.
 import json
 
 import jaxexp as jx
-from jaxexp.reproduce.pictures import picture
+from jaxexp.reproduce.images import picture
 
 NAMES = {
     "boosted_trees": "XGBoost",

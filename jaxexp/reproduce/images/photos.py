@@ -1,13 +1,14 @@
-"""Embedded images: crops of two photographs, real or as a generator's up-sampling leaves them.
+"""Embedded images: crops of two photographs, real or with a generator's up-sampling artifacts.
 
-The photographs are those that scikit-learn ships, so that nothing is downloaded. Generators draw
-small and enlarge, and an up-convolution leaves a trace of the period of its stride: a checkerboard
+The photographs come with scikit-learn, so nothing is downloaded. Generators produce a small image
+and enlarge it, and an up-convolution leaves a trace with the period of its stride: a checkerboard
 where its kernel overlaps itself unevenly (Odena et al., "Deconvolution and checkerboard artifacts",
 2016), copies of the spectrum (Zhang, Karaman and Chang, "Detecting and simulating artifacts in GAN
 fake images", 2019; Durall et al., "Watch your up-convolution", 2020; Frank et al., "Leveraging
-frequency analysis for deep fake image recognition", 2020). As in the second of these, images count
-as generated that went, in part, through such an up-sampling. It keeps the brightness, and what it
-blurs its checkerboard makes up for: neither brightness nor sharpness tells the classes apart well.
+frequency analysis for deep fake image recognition", 2020). As in the second of these, "generated"
+images are real ones blended with a copy that went through such an up-sampling. It preserves the
+brightness, and its checkerboard compensates for its blur: neither brightness nor sharpness
+separates the classes well.
 
 Shapes: H height, W width.
 """
@@ -18,24 +19,24 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxexp.reproduce.folder import SPLITS, Item, Source
+from jaxexp.reproduce.images.folder import SPLITS, Item, Source
 
 if TYPE_CHECKING:
     from PIL import Image
 
 CLASSES = ("generated", "real")
-SIZE = 64  # pixels of a side: resized to 64, the trace stays; to 224, it grows
-_VERSION = 1  # of all that decides on pixels
+SIZE = 64  # pixels per side: resizing to 64 keeps the trace, to 224 enlarges it
+_VERSION = 1  # of everything that determines the pixels
 _COUNTS = (800, 200, 200)  # images of each split
-_COLUMNS = ((0, 384), (384, 512), (512, 640))  # of the photographs: no two splits share a pixel
-_ROWS = 426  # of 427: even, as are the columns
+_COLUMNS = ((0, 384), (384, 512), (512, 640))  # of the photographs, by split: no two share a pixel
+_ROWS = 426  # of 427: an even number, like the columns
 _DOWNSAMPLE = np.array([1, 2, 1], np.float32) / 4
-_UPSAMPLE = np.array([4, 10, 4], np.float32) / 9  # [1, 2, 1] / 2 would interpolate, evenly
-_STRENGTHS = (0.2, 0.8)  # the part of a generated image that is up-sampled, drawn for each
+_UPSAMPLE = np.array([4, 10, 4], np.float32) / 9  # [1, 2, 1] / 2 would interpolate without a trace
+_STRENGTHS = (0.2, 0.8)  # weight of the up-sampled copy, drawn for each image
 
 
 def photographs() -> Source:
-    """The embedded images, still to be drawn: equal numbers of either class in every split."""
+    """The embedded images, not yet computed; both classes are equally frequent in every split."""
     import sklearn
 
     items = tuple(
@@ -49,14 +50,14 @@ def photographs() -> Source:
 
 
 def draw(name: str) -> "Image.Image":
-    """The image, RGB, of a name: a crop of either photograph at a place drawn by a hash."""
+    """The RGB image of a name: a crop of one of the photographs at a place chosen by a hash."""
     from PIL import Image
 
     split, of_class, number = name.split("/")
     real_HxWx3, upsampled_HxWx3 = _region(SPLITS.index(split), int(number) % 2)
     height, width, _ = real_HxWx3.shape
     words = np.frombuffer(hashlib.sha256(name.encode()).digest(), "<u4").tolist()
-    # Even: a generator draws its checkerboard at the same place in every image.
+    # Even: a generator's checkerboard has the same phase in every image.
     top, left = words[0] % (height - SIZE + 1) & ~1, words[1] % (width - SIZE + 1) & ~1
     crop = np.s_[top : top + SIZE, left : left + SIZE]
     x_HxWx3 = real_HxWx3[crop]
@@ -68,18 +69,18 @@ def draw(name: str) -> "Image.Image":
 
 @functools.cache
 def _region(split: int, photograph: int) -> tuple[np.ndarray, np.ndarray]:
-    """A split's part of a photograph, as it is and up-sampled from a half, float32 [H, W, 3]."""
+    """A split's part of a photograph, original and up-sampled from half size: float32 [H, W, 3]."""
     from sklearn.datasets import load_sample_images
 
     photo_HxWx3 = load_sample_images().images[photograph].astype(np.float32)
     real_HxWx3 = photo_HxWx3[:_ROWS, slice(*_COLUMNS[split])]
-    strided_HxWx3 = np.zeros_like(real_HxWx3)  # between the pixels of the half
+    strided_HxWx3 = np.zeros_like(real_HxWx3)  # zeros between the pixels of the half
     strided_HxWx3[::2, ::2] = _filter(real_HxWx3, _DOWNSAMPLE)[::2, ::2]
     return real_HxWx3, _filter(strided_HxWx3, _UPSAMPLE)
 
 
 def _filter(x_HxWx3: np.ndarray, kernel_3: np.ndarray) -> np.ndarray:
-    """The convolution along the height and along the width, mirrored at the edges."""
+    """Separable convolution along height and width, mirrored at the edges."""
     for axis in (0, 1):
         padded = np.pad(x_HxWx3, [(1, 1) if a == axis else (0, 0) for a in range(3)], "reflect")
         n = x_HxWx3.shape[axis]

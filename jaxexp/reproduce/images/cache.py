@@ -1,4 +1,4 @@
-"""Arrays on disk that are made once and mapped afterwards: a cache of limited size."""
+"""A cache of arrays on disk, of limited size: computed once, memory-mapped afterwards."""
 
 import contextlib
 import hashlib
@@ -15,42 +15,43 @@ import numpy as np
 from filelock import FileLock
 
 from jaxexp.base.errors import UserError
+from jaxexp.base.files import digest
 
-CACHE_BYTES = 10 << 30  # the least recently used arrays leave the cache beyond this
-_ROWS = 64  # whose bytes have a digest of their own
+CACHE_BYTES = 10 << 30  # beyond this, the least recently used arrays are deleted
+_ROWS = 64  # hashed together by one thread
 
 Note = dict[str, Any]
 Write = Callable[[BinaryIO], tuple[int, Note]]
 
 
 class ArrayCache:
-    """Arrays of rows of uint8, each a .npy file beside a .json file with a note on it.
+    """Arrays of uint8 rows, each a .npy file with a note on it in a .json file beside it.
 
-    An array is there wholly or not at all: what is cut off or damaged is made again, and of two
-    processes that want the same one makes it. Deleting the folder is always safe.
+    An array exists complete or not at all: one that is truncated or damaged is computed again, and
+    of two processes that want the same array, one computes it. Deleting the folder is always safe.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Nothing is read or written yet."""
+        """Store the path; nothing is read or written yet."""
         self.folder = folder
 
     def get(self, key: str, shape: tuple[int, ...], write: Write) -> tuple[np.ndarray, Note, bytes]:
-        """The array that `key` names, mapped from disk, its note and its digest.
+        """The array named `key`, memory-mapped, its note, and the SHA-256 of its rows.
 
         Args:
-            key: a name that is new wherever the array would be.
-            shape: of the array, the number of rows first: `write` may leave some out.
-            write: writes the rows to a file that is open, and returns their number and the note.
+            key: a name that differs for different arrays.
+            shape: of the array, the number of rows first; `write` may leave some rows out.
+            write: writes the rows to an open file, and returns their number and the note.
 
         Raises:
-            UserError: the folder cannot be written, or has no room.
+            UserError: the folder cannot be written, or the disk is full.
         """
         if found := self._load(key, shape):
             return found
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with FileLock(self.folder / "lock"):
-                if found := self._load(key, shape):  # made by another process meanwhile
+                if found := self._load(key, shape):  # another process was faster
                     return found
                 self._tidy(needed=math.prod(shape))
                 return self._make(key, shape, write)
@@ -67,12 +68,12 @@ class ArrayCache:
             rows = np.load(path, mmap_mode="r")
             if (rows.dtype, rows.shape) != (np.uint8, (saved["rows"], *shape[1:])):
                 return None
-            sha256 = digest(rows)
-            if saved["sha256"] != _seal(sha256, saved["note"]):
+            sha256 = _sha256(rows)
+            if saved["digest"] != digest(sha256, json.dumps(saved["note"])):
                 return None
-            os.utime(path)  # used just now
+            os.utime(path)  # now the most recently used
             return rows, saved["note"], sha256
-        except Exception:  # not there, or damaged in any way: it is made again
+        except Exception:  # missing, or damaged in any way: it is computed again
             return None
 
     def _make(
@@ -84,9 +85,10 @@ class ArrayCache:
                 _write_header(file, shape)
                 n_rows, note = write(file)
                 file.seek(0)
-                _write_header(file, (n_rows, *shape[1:]))  # as long as the first: numpy leaves room
-            sha256 = digest(np.load(partial, mmap_mode="r"))
-            saved = {"rows": n_rows, "sha256": _seal(sha256, note), "note": note}
+                _write_header(file, (n_rows, *shape[1:]))  # NumPy pads both to one length
+            sha256 = _sha256(np.load(partial, mmap_mode="r"))
+            content = digest(sha256, json.dumps(note))
+            saved = {"rows": n_rows, "digest": content, "note": note}
             path.with_suffix(".json").write_text(json.dumps(saved))
             os.replace(partial, path)
         finally:
@@ -94,7 +96,7 @@ class ArrayCache:
         return np.load(path, mmap_mode="r"), note, sha256
 
     def _tidy(self, needed: int) -> None:
-        """Make room; under the lock, so that half an array is one that nobody is making."""
+        """Make room. The lock is held: a partial file is one that no process is writing."""
         for left in self.folder.glob("*.partial"):
             left.unlink()
         files = sorted(self.folder.glob("*.npy"), key=lambda path: path.stat().st_mtime)
@@ -103,16 +105,16 @@ class ArrayCache:
             if total <= CACHE_BYTES:
                 break
             total -= path.stat().st_size
-            with contextlib.suppress(OSError):  # Windows keeps what somebody has mapped
+            with contextlib.suppress(OSError):  # Windows keeps files that are mapped
                 path.unlink()
                 path.with_suffix(".json").unlink(missing_ok=True)
         free = shutil.disk_usage(self.folder).free
         if free < needed:
-            raise OSError(f"{needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} are free")
+            raise OSError(f"{needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free")
 
 
-def digest(rows: np.ndarray) -> bytes:
-    """SHA-256 over the digests of every 64 rows, which all cores share."""
+def _sha256(rows: np.ndarray) -> bytes:
+    """SHA-256 of the SHA-256 of every 64 rows, computed on all cores."""
 
     def one(start: int) -> bytes:
         return hashlib.sha256(rows[start : start + _ROWS].data).digest()
@@ -120,11 +122,6 @@ def digest(rows: np.ndarray) -> bytes:
     with ThreadPoolExecutor() as pool:
         parts: Iterable[bytes] = pool.map(one, range(0, len(rows), _ROWS))
         return hashlib.sha256(b"".join(parts)).digest()
-
-
-def _seal(sha256: bytes, note: Note) -> str:
-    """Of the rows and the note together."""
-    return hashlib.sha256(sha256 + json.dumps(note).encode()).hexdigest()
 
 
 def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
