@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from jaxexp.base.digests import digest
 from jaxexp.base.errors import UserError
+from jaxexp.base.files import digest
 from jaxexp.planning.cost import MACHINES, Cost, Machine, Workload
 from jaxexp.spec.padding import ProgramSpec, bounds
 from jaxexp.spec.sweep import Sweep

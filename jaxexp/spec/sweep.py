@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from jaxexp.base.digests import digest
 from jaxexp.base.errors import UserError
+from jaxexp.base.files import digest
 from jaxexp.spec.trial import Trial, text
 
 if TYPE_CHECKING:

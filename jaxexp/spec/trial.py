@@ -19,8 +19,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from jaxexp.base.digests import digest
 from jaxexp.base.errors import UserError
+from jaxexp.base.files import digest
 
 
 class Kind(enum.Enum):

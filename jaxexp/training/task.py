@@ -54,7 +54,7 @@ class Outputs(NamedTuple):
     loss: Array
     prediction: PyTree = None
     target: PyTree = None
-    metrics: Mapping[str, Array] = {}  # noqa: RUF012
+    metrics: Mapping[str, Array] = {}
     state: PyTree = ()
 
 
