@@ -5,8 +5,8 @@ such products runs a third faster than the other way round, and weights carry ov
 
 Trials of other shapes may share a program (see `jaxexp.spec.padding`). Units past a trial's width
 are not read by any other, so that their weights, zero at first, keep gradients and moments of zero;
-layers past its depth pass their input on. Widths that differ between the layers of one trial are padded in the
-same way where its program holds other shapes too; in a program of its own nothing is.
+layers past its depth pass their input on. Widths that differ between the layers of one trial are
+padded in the same way where its program holds other shapes too; in a program of its own nothing is.
 
 Shapes: B examples, C classes, F features, L hidden layers, W units of a layer.
 """

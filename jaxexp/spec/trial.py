@@ -189,6 +189,10 @@ class Trial:
             _check_range(declared, getattr(self, name))
 
 
+# Dimensions and variables of every dataset of results.
+RESERVED = {"epoch", "split", "step", "layer", "loss", "seconds", "trial", "trial_id", "value"}
+RESERVED |= {"status", "step_loss", "running_loss", "steps_per_epoch", "epochs_trained"}
+RESERVED |= {"diverged_epoch", "diverged_step", "gradient_norm"}
 ABBREVIATIONS = {
     "lr": ["learning_rate"],
     "bs": ["batch_size"],
@@ -311,6 +315,8 @@ def _field(cls: type[Trial], field: dataclasses.Field, hint: Any) -> Hyperparame
         raise UserError(f"{where}: kind is {kind!r}, expected one of {known}")
     if (kind is Kind.LENGTH) != (field.name == "epochs"):
         raise UserError(f"{where}: only `epochs` is the length of a trial, and nothing else is")
+    if field.name in RESERVED:
+        raise UserError(f"{where}: this name stands for something else in results; choose another")
     unknown = [t for t in _leaf_types(hint) if not _supported(t)]
     if unknown:
         raise UserError(

@@ -122,7 +122,7 @@ class Task(abc.ABC):
             optimizers.check(trial)
 
     def uses_mask(self, trial: Trial, data: Data) -> bool:
-        """Whether `apply` leaves out what the mask leaves out; where not, no batch may be partial."""
+        """Whether `apply` heeds its mask; where it does not, no batch may be partial."""
         return True
 
     def predict(self, trial: Trial, variables: Variables, x: PyTree) -> PyTree:
