@@ -1,5 +1,6 @@
 """European places and their countries: the embedded GeoNames set, or three CSV files."""
 
+import codecs
 import csv
 import io
 import os
@@ -102,9 +103,7 @@ def _load_embedded() -> Places:
 def _load_folder(folder: str | Path) -> Places:
     if not os.path.isdir(folder):
         found = "not a folder" if os.path.exists(folder) else "no such folder"
-        raise jx.UserError(
-            f"{folder}: {found}, expected one with train.csv, validation.csv, test.csv"
-        )
+        raise jx.UserError(f"{folder}: {found}, expected one with train.csv, validation.csv, test.csv")
     paths = [Path(folder, f"{name}.csv") for name in _SPLITS]
     tables = [_read_table(path) for path in paths]
     classes = sorted(tables[0]["country"].unique(), key=_order)
@@ -198,21 +197,20 @@ def _line(path: Path, row: int = -1) -> int:
 
 
 def _read_text(path: Path) -> str:
-    expected = f"expected a CSV file with {_COLUMNS_TEXT}"
     try:
-        content = path.read_bytes()
-        text = content.decode("utf-8-sig")
+        content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     except OSError as error:
         missing = isinstance(error, FileNotFoundError)
         found = "no such file" if missing else f"cannot be read ({error.strerror})"
-        raise jx.UserError(f"{path}: {found}, {expected}") from None
+        raise jx.UserError(f"{path}: {found}, expected a CSV file with {_COLUMNS_TEXT}") from None
+    try:
+        text = content.decode()
+        fault = content.find(0)  # where pandas 2 would end the cell
     except UnicodeDecodeError as error:
-        text, start = "\0", error.start
-    else:
-        start = content.find(0)
-    if "\0" in text:  # where pandas 2 ends the cell
-        line = len((content[:start] + b"?").splitlines())
-        found = f"byte 0x{content[start]:02x} is not text"
+        fault = error.start
+    if fault >= 0:
+        line = len((content[:fault] + b"?").splitlines())
+        found = f"byte 0x{content[fault]:02x} is not text"
         raise jx.UserError(f"{path}, line {line}: {found}, expected a CSV file in UTF-8")
     # pandas loses an empty field after a blank line that ends with \r.
     return text.replace("\r\n", "\n").replace("\r", "\n")
