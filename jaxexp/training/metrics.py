@@ -1,0 +1,460 @@
+"""Metrics: what a model is judged by, beside its loss, as means or as functions of sums.
+
+A metric is measured batch by batch, and the sums of the batches are added. So it is either a mean
+of one value per example, or a function of sums over examples, as R² and the area under a ROC curve
+are. Everything works under `jit` and `vmap`, and what stands in padding counts for nothing, not
+even where it is NaN. Numbers are float32 as the predictions are: sums of weights are exact up to
+2²⁴ examples of weight 1.
+
+`prediction` is what the task's `Outputs` say, (B,) or (B, ...) for B examples; classifiers predict
+logits: (B, C) for C classes, or (B,) for two, where the logit is that of class 1.
+"""
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxexp.base.errors import UserError
+
+_BINS = 4096  # of `auc`
+_FINEST, _FARTHEST = 1e-3, 1e3  # scores between which its bins have the same relative width
+_LEAST_SHARE = 1e-4  # of the second moment that must be variance, for `r2` to be told in float32
+
+
+class Direction(enum.StrEnum):
+    """Whether more of a metric is better, or less.
+
+    >>> Direction("higher") is Direction.HIGHER
+    True
+    """
+
+    HIGHER = "higher"
+    LOWER = "lower"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number about predictions: which way is better, its unit, and how to compute it.
+
+    Give one of three:
+
+    - `example`: the metric is the weighted mean over examples of `example(prediction, target)`,
+      which has shape (B,).
+    - `sums` and `value`: `sums(prediction, target, weight_B)` is a tree of sums over examples, of
+      which the sums of several batches are added, and `value(sums)` is a scalar. Padding has
+      weight 0 and may hold NaN: select with `jnp.where(weight_B > 0, ..., 0)`.
+    - neither: the metric is the weighted mean of the task's own value of its name, in
+      `Outputs.metrics`, of shape (B,).
+
+    Args:
+        direction: "higher" or "lower", whichever is better.
+        unit: of the value, "" for none.
+        example: see above.
+        sums: see above.
+        value: see above.
+        centered: a function of the targets to train on, (N, ...), that returns the same metric with
+            its sums taken about a center, for more digits; see `for_target`.
+
+    Raises:
+        UserError: an unknown direction, or another combination of functions.
+
+    >>> error = Metric("lower", unit="m", example=lambda prediction, target: abs(prediction - target))
+    >>> sums = error.sums_of(None, jnp.array([1.0, 3.0]), jnp.array([2.0, 5.0]), jnp.ones(2))
+    >>> float(error.compute(sums))
+    1.5
+    """
+
+    direction: str
+    unit: str = ""
+    example: Callable[[Any, Any], Any] | None = None
+    sums: Callable[[Any, Any, Any], Any] | None = None
+    value: Callable[[Any], Any] | None = None
+    centered: "Callable[[Any], Metric] | None" = None
+
+    def __post_init__(self) -> None:
+        """Check, and take the documentation of the function."""
+        choices = [str(direction) for direction in Direction]
+        if self.direction not in choices:
+            raise UserError(f"direction: {self.direction!r}, expected one of {', '.join(choices)}")
+        object.__setattr__(self, "direction", Direction(self.direction))
+        if not isinstance(self.unit, str):
+            raise UserError(f"unit: {self.unit!r}, expected a string, '' for none")
+        for name in ("example", "sums", "value", "centered"):
+            function = getattr(self, name)
+            if function is not None and not callable(function):
+                raise UserError(f"{name}: {function!r}, expected a function")
+        given = [name for name in ("example", "sums", "value") if getattr(self, name) is not None]
+        if given not in ([], ["example"], ["sums", "value"]):
+            raise UserError(
+                f"Metric: {' and '.join(given)} given, expected either `example`, or `sums` and "
+                "`value`, or none of the three for a value of the task's own"
+            )
+        if given:
+            object.__setattr__(self, "__doc__", getattr(self, given[0]).__doc__)
+
+    def for_target(self, target: Any) -> "Metric":
+        """The same metric for a data set, given the targets to train on, (N, ...).
+
+        Itself, but where its sums would lose digits without a center, as those of R² do.
+
+        >>> accuracy.for_target(np.zeros(3)) is accuracy
+        True
+        """
+        return self if self.centered is None else self.centered(target)
+
+    def sums_of(
+        self, own_B: Any, prediction: Any, target: Any, weight_B: Any, *, name: str = ""
+    ) -> Any:
+        """The sums over a batch, which add up to those of all batches.
+
+        Args:
+            own_B: the task's own value per example, or None.
+            prediction: of the task, any tree, or None.
+            target: of the task, any tree, or None.
+            weight_B: what each example counts; 0 for padding, whose values may be NaN.
+            name: of the metric, for messages.
+
+        Returns:
+            A tree of arrays, of float32 unless values are wider.
+
+        Raises:
+            UserError: what is needed is missing, or has another shape than expected.
+        """
+        said = f"metric {name!r}" if name else "metric"
+        if own_B is not None and (self.example or self.sums):
+            raise UserError(
+                f"{said}: the task reports a value of its own, and the metric has a function: "
+                "expected one of the two"
+            )
+        try:
+            if self.sums is not None:
+                return jax.tree.map(_as_float, self.sums(prediction, target, weight_B))
+            value_B = own_B if self.example is None else self.example(prediction, target)
+        except UserError as error:
+            raise UserError(f"{said}: {error}") from error
+        if value_B is None:
+            raise UserError(
+                f"{said}: no value, expected one of shape (B,) in the metrics of the task's "
+                "Outputs, or a Metric with a function"
+            )
+        shape = jnp.shape(value_B)
+        if shape != jnp.shape(weight_B) or len(shape) != 1:
+            raise UserError(
+                f"{said}: a value of shape {shape}, expected {jnp.shape(weight_B)}, "
+                "one number for each example"
+            )
+        return _mean_sums(value_B, weight_B)
+
+    def compute(self, sums: Any, *, name: str = "") -> Any:
+        """The metric, a scalar, of the added sums; NaN where it is not defined.
+
+        Raises:
+            UserError: the function of sums does not return a scalar.
+        """
+        if self.value is None:
+            return sums["total"] / sums["weight"]
+        value = jnp.asarray(self.value(sums))
+        if value.shape != ():
+            said = f"metric {name!r}" if name else "metric"
+            raise UserError(f"{said}: a value of shape {value.shape}, expected one number")
+        return value
+
+
+def _as_float(value: Any) -> Any:
+    value = jnp.asarray(value)
+    return value.astype(jnp.promote_types(value.dtype, jnp.float32))
+
+
+def _mean_sums(value_B: Any, weight_B: Any) -> dict[str, Any]:
+    value_B, weight_B = _as_float(value_B), _as_float(weight_B)
+    return {"total": _weighted(value_B, weight_B).sum(), "weight": weight_B.sum()}
+
+
+def _weighted(value: Any, weight_B: Any) -> Any:
+    """Values times weights; where the weight is 0, 0 whatever the value."""
+    weight = weight_B.reshape(weight_B.shape + (1,) * (value.ndim - 1))
+    return jnp.where(weight > 0, value, 0) * weight
+
+
+# Checks of shapes, while tracing
+
+
+def _labels(prediction: Any, target: Any) -> tuple[Any, Any]:
+    """Logits (B, C) or (B,), and whole labels (B,)."""
+    prediction, target = _both(prediction, target)
+    if not (jnp.issubdtype(target.dtype, jnp.integer) or target.dtype == bool):
+        raise UserError(f"targets of {target.dtype}, expected whole numbers, the labels of classes")
+    if target.ndim != 1:
+        raise UserError(f"targets of shape {target.shape}, expected labels (B,)")
+    fits = prediction.ndim in (1, 2) and prediction.shape[0] == target.shape[0]
+    if not fits or prediction.shape[1:] in ((0,), (1,)):
+        raise UserError(
+            f"predictions of shape {prediction.shape} for targets of shape {target.shape}, "
+            "expected logits (B, C) with C at least 2, or (B,) for two classes"
+        )
+    return _as_float(prediction), target.astype(jnp.int32)
+
+
+def _alike(prediction: Any, target: Any) -> tuple[Any, Any]:
+    """Numbers of the same shape: (B,) against (B, 1) would be compared all with all."""
+    prediction, target = _both(prediction, target)
+    if prediction.shape != target.shape or prediction.ndim == 0:
+        raise UserError(
+            f"predictions of shape {prediction.shape} for targets of shape {target.shape}, "
+            "expected the same, (B,) or (B, ...)"
+        )
+    return _as_float(prediction), _as_float(target)
+
+
+def _both(prediction: Any, target: Any) -> tuple[Any, Any]:
+    for name, value in (("prediction", prediction), ("target", target)):
+        if not hasattr(value, "shape") or not hasattr(value, "dtype"):
+            given = "None" if value is None else f"a {type(value).__name__}"
+            raise UserError(f"{name}: {given}, expected an array (B, ...) in the task's Outputs")
+    return jnp.asarray(prediction), jnp.asarray(target)
+
+
+# Classification
+
+
+def _of_label(value_BxC: Any, target_B: Any) -> Any:
+    """The value of the true class; NaN for labels beyond C, which indexing would clip."""
+    n_classes = value_BxC.shape[-1]
+    index_B = jnp.clip(target_B, 0, n_classes - 1)
+    value_B = jnp.take_along_axis(value_BxC, index_B[:, None], axis=1)[:, 0]
+    return jnp.where(index_B == target_B, value_B, jnp.nan)
+
+
+def _correct(prediction: Any, target: Any) -> Any:
+    """Accuracy: the share of examples whose class is predicted, between 0 and 1.
+
+    1/N · Σ [argmax_c z_c = y] for logits (B, C), where of equal logits the first counts; for logits
+    (B,), class 1 is predicted where z > 0. An example with a NaN among its logits is never right.
+    """
+    prediction, target = _labels(prediction, target)
+    if prediction.ndim == 1:
+        return ((prediction > 0) == target) & ~jnp.isnan(prediction)
+    return (prediction.argmax(1) == target) & ~jnp.isnan(prediction).any(1)
+
+
+@dataclass(frozen=True)
+class _InTop:
+    k: int
+
+    def __call__(self, prediction: Any, target: Any) -> Any:
+        prediction, target = _labels(prediction, target)
+        if prediction.ndim != 2 or self.k >= prediction.shape[1]:
+            raise UserError(
+                f"k = {self.k} for predictions of shape {prediction.shape}, expected logits (B, C) "
+                "with C above k"
+            )
+        true_B = _of_label(prediction, target)[:, None]
+        before_BxC = jnp.arange(prediction.shape[1]) < target[:, None]
+        above_BxC = (prediction > true_B) | ((prediction == true_B) & before_BxC)
+        known_B = ~(jnp.isnan(prediction).any(1) | jnp.isnan(true_B[:, 0]))
+        return (above_BxC.sum(1) < self.k) & known_B
+
+
+def top_k(k: int) -> Metric:
+    """The share of examples whose class is among the k of the largest logits (B, C).
+
+    1/N · Σ [rank of z_y ≤ k], where of equal logits the first ranks higher, so that k = 1 is the
+    accuracy. As for it, NaN is never right. C must be above k, else every model has 1.
+
+    Args:
+        k: at least 1.
+
+    Raises:
+        UserError: k is no whole number of at least 1.
+
+    >>> metric = top_k(2)
+    >>> logits = jnp.array([[0.1, 0.2, 0.3], [0.1, 0.2, 0.3]])
+    >>> float(metric.compute(metric.sums_of(None, logits, jnp.array([0, 1]), jnp.ones(2))))
+    0.5
+    """
+    if not isinstance(k, (int, np.integer)) or isinstance(k, bool) or k < 1:
+        raise UserError(f"k: {k!r}, expected a whole number, at least 1")
+    return Metric(Direction.HIGHER, example=_InTop(int(k)))
+
+
+def _negative_log_likelihood(prediction: Any, target: Any) -> Any:
+    """Logarithmic loss, the mean negative log-likelihood, in nats.
+
+    1/N · Σ -ln softmax(z)_y for logits (B, C), and -ln sigmoid(±z) for logits (B,); Good 1952.
+    NaN for labels that are no class.
+    """
+    prediction, target = _labels(prediction, target)
+    if prediction.ndim == 2:
+        return -_of_label(jax.nn.log_softmax(prediction, axis=1), target)
+    loss_B = jnp.where(target == 1, jax.nn.softplus(-prediction), jax.nn.softplus(prediction))
+    return jnp.where((target == 0) | (target == 1), loss_B, jnp.nan)
+
+
+def _brier(prediction: Any, target: Any) -> Any:
+    """Brier score, the mean squared error of probabilities.
+
+    1/N · Σ_i Σ_c (softmax(z)_c - [y = c])² for logits (B, C), between 0 and 2, as Brier 1950 has
+    it; (sigmoid(z) - y)² for logits (B,), between 0 and 1: half of what (B, 2) logits have.
+    NaN for labels that are no class.
+    """
+    prediction, target = _labels(prediction, target)
+    if prediction.ndim == 1:
+        error_B = jnp.square(jax.nn.sigmoid(prediction) - target)
+        return jnp.where((target == 0) | (target == 1), error_B, jnp.nan)
+    n_classes = prediction.shape[1]
+    truth_BxC = jax.nn.one_hot(target, n_classes)
+    error_B = jnp.square(jax.nn.softmax(prediction, axis=1) - truth_BxC).sum(1)
+    return jnp.where((target >= 0) & (target < n_classes), error_B, jnp.nan)
+
+
+# Regression
+
+
+def _squared_error(prediction: Any, target: Any) -> Any:
+    """Mean squared error, in the square of the target's unit.
+
+    1/N · Σ (ŷ - y)², for several outputs the mean over them.
+    """
+    prediction, target = _alike(prediction, target)
+    return jnp.square(prediction - target).reshape(len(target), -1).mean(1)
+
+
+def _absolute_error(prediction: Any, target: Any) -> Any:
+    """Mean absolute error, in the target's unit.
+
+    1/N · Σ |ŷ - y|, for several outputs the mean over them.
+    """
+    prediction, target = _alike(prediction, target)
+    return jnp.abs(prediction - target).reshape(len(target), -1).mean(1)
+
+
+@dataclass(frozen=True)
+class _R2Sums:
+    center: tuple[float, ...]  # one for all outputs, or one each
+
+    def __call__(self, prediction: Any, target: Any, weight_B: Any) -> dict[str, Any]:
+        prediction, target = _alike(prediction, target)
+        weight_B = _as_float(weight_B)
+        error_BxK = (prediction - target).reshape(len(target), -1)
+        target_BxK = target.reshape(len(target), -1)
+        if len(self.center) not in (1, target_BxK.shape[1]):
+            raise UserError(
+                f"center: {len(self.center)} numbers for targets of shape {target.shape}, "
+                "expected one, or one for each output"
+            )
+        offset_BxK = target_BxK - jnp.array(self.center, target.dtype)
+        return {
+            "residual": _weighted(jnp.square(error_BxK), weight_B).sum(0),
+            "first": _weighted(offset_BxK, weight_B).sum(0),
+            "second": _weighted(jnp.square(offset_BxK), weight_B).sum(0),
+            "weight": weight_B.sum(),
+        }
+
+
+def _r2_value(sums: Any) -> Any:
+    mean_K = sums["first"] / sums["weight"]
+    variance_K = sums["second"] - sums["first"] * mean_K
+    told_K = variance_K > _LEAST_SHARE * sums["second"]
+    return jnp.where(told_K, 1 - sums["residual"] / variance_K, jnp.nan).mean()
+
+
+def r2_around(center: Any) -> Metric:
+    """R², the coefficient of determination, with its sums taken about a center.
+
+    1 - Σ (ŷ - y)² / Σ (y - ȳ)², with the mean ȳ of the examples that are scored; for several
+    outputs the mean over them (scikit-learn's "uniform_average"). At most 1; 0 for predicting ȳ.
+
+    The value does not depend on the center, but its digits do: batches add Σ (y - c) and
+    Σ (y - c)² in float32, so that Σ (y - ȳ)² has about 10⁻⁷ · (1 + ((ȳ - c) / std)²) of relative
+    error. With c near ȳ, that is nothing. Where ȳ lies more than 100 standard deviations from c,
+    and where all targets are equal, R² is NaN rather than a number made of rounding.
+
+    Args:
+        center: a number, or one for each output: the mean of the targets to train on.
+
+    Raises:
+        UserError: the center is not finite.
+
+    >>> metric = r2_around(1000.0)
+    >>> target = jnp.array([999.0, 1000.0, 1001.0])
+    >>> round(float(metric.compute(metric.sums_of(None, target + 0.1, target, jnp.ones(3)))), 3)
+    0.985
+    """
+    center_K = np.asarray(center, np.float64).ravel()
+    if center_K.size == 0 or not np.isfinite(center_K).all():
+        raise UserError(f"center: {center!r}, expected a finite number, or one for each output")
+    return Metric(
+        Direction.HIGHER,
+        sums=_R2Sums(tuple(center_K.tolist())),
+        value=_r2_value,
+        centered=_r2_for,
+    )
+
+
+def _r2_for(target: Any) -> Metric:
+    """About the mean of the targets to train on, which have no other use here."""
+    return r2_around(np.asarray(target, np.float64).mean(0))
+
+
+# Ranking
+
+
+def _bin(score_B: Any) -> Any:
+    """Which of the bins of a score, in the same order: linear at 0, logarithmic farther out."""
+    farthest = float(np.arcsinh(_FARTHEST / _FINEST))
+    share_B = (jnp.arcsinh(score_B / _FINEST) / farthest + 1) / 2
+    return jnp.clip(jnp.floor(share_B * _BINS), 0, _BINS - 1).astype(jnp.int32)
+
+
+def _auc_sums(prediction: Any, target: Any, weight_B: Any) -> dict[str, Any]:
+    """Area under the ROC curve for two classes: how well the scores rank, between 0 and 1.
+
+    The share of pairs of a positive (label 1) and a negative example (label 0) in which the
+    positive one has the larger score, ties counting half (Hanley and McNeil 1982); 0.5 is chance.
+    Scores are logits (B,), or for logits (B, 2) their difference.
+
+    Scores are counted in 4,096 bins in rising order, 0.7 % of the score wide from 0.001 to 1,000 on
+    both sides of 0, equal ones between, and all scores beyond in the last; those in one bin tie.
+    With p_b and n_b the shares of the positives and the negatives in bin b, the value is off by at
+    most ½ Σ p_b n_b; for scores that spread over some hundred bins, by less than 0.001. Scores that
+    differ by less than 0.7 % throughout need to be centered first. NaN where one of the classes is
+    missing, a score is NaN, or a label is neither 0 nor 1.
+    """
+    prediction, target = _labels(prediction, target)
+    if prediction.ndim == 2:
+        if prediction.shape[1] != 2:
+            raise UserError(
+                f"predictions of shape {prediction.shape}, expected scores (B,) or logits (B, 2): "
+                "an area under the ROC curve is of two classes"
+            )
+        prediction = prediction[:, 1] - prediction[:, 0]
+    weight_B = _as_float(weight_B)
+    known_B = ~jnp.isnan(prediction) & ((target == 0) | (target == 1))
+    counted_B = _weighted(jnp.where(known_B, 1.0, jnp.nan), weight_B)
+    bin_B = jnp.where(known_B, _bin(prediction), 0)
+    empty = jnp.zeros(_BINS, counted_B.dtype)
+    return {
+        "positive": empty.at[bin_B].add(jnp.where(target == 0, 0, counted_B)),
+        "negative": empty.at[bin_B].add(jnp.where(target == 1, 0, counted_B)),
+    }
+
+
+def _auc_value(sums: Any) -> Any:
+    positive, negative = (sums[name] / sums[name].sum() for name in ("positive", "negative"))
+    below = jnp.cumsum(negative) - negative
+    return (positive * (below + negative / 2)).sum()
+
+
+accuracy = Metric(Direction.HIGHER, example=_correct)
+log_loss = Metric(Direction.LOWER, unit="nats", example=_negative_log_likelihood)
+brier = Metric(Direction.LOWER, example=_brier)
+mean_squared_error = Metric(Direction.LOWER, example=_squared_error)
+mean_absolute_error = Metric(Direction.LOWER, example=_absolute_error)
+r2 = Metric(Direction.HIGHER, sums=_R2Sums((0.0,)), value=_r2_value, centered=_r2_for)
+object.__setattr__(r2, "__doc__", r2_around.__doc__)
+auc = Metric(Direction.HIGHER, sums=_auc_sums, value=_auc_value)
