@@ -680,10 +680,12 @@ def _check_same_index(where: str, value: Any, X: Any) -> None:
     if not (hasattr(index, "equals") and hasattr(expected, "equals")):
         return
     if len(index) == len(expected) and not index.equals(expected):
-        row = next(i for i, (a, b) in enumerate(zip(index, expected, strict=True)) if a != b)
+        differ = (i for i, (a, b) in enumerate(zip(index, expected, strict=True)) if a != b)
+        row = next(differ, 0)
         raise UserError(
-            f"{where}: row {row} has the index {index[row]!r}, expected {expected[row]!r} as in X: "
-            "align them with .loc[X.index], or .reset_index(drop=True) on both"
+            f"{where}: row {row} has the index {_plain(index[row])!r}, expected "
+            f"{_plain(expected[row])!r} as in X: align them with .loc[X.index], or "
+            ".reset_index(drop=True) on both"
         )
 
 
