@@ -279,6 +279,10 @@ DATES = np.array(["2024-01-01"] * N, "datetime64[D]")
         ("X: a masked array, expected a plain one", np.ma.masked_array(X, X > 0)),
         ("X: a structured array with the fields 'u', 'v'", np.zeros(N, [("u", "f8"), ("v", "f8")])),
         ("X: a LazyFrame, expected X.collect()", pl.LazyFrame({"a": Y})),
+        (
+            "X: column 'a' holds arrays of shape (2,), expected",
+            pl.DataFrame({"a": pl.Series([[1, 2]] * N, dtype=pl.Array(pl.Int64, 2)), "b": Y}),
+        ),
         ("X: two columns 'a', expected", FRAME.set_axis(["a", "b", "a"], axis=1)),
         ("X: column 1: values up to", X + SECONDS),
         ("X: column 'b': values up to", FRAME + SECONDS),
@@ -348,7 +352,9 @@ def test_targets(given: Any, options: dict[str, Any], y: list[Any], classes: Any
     ("said", "given", "options"),
     [
         ("y: 19 rows, expected 20, as many as X", Y[:-1], {}),
-        ("y: a int, expected 20", 3, {}),
+        ("y: a int, expected an array of shape (N,)", 3, {}),
+        ("y: a str, expected an array of shape (N,)", "abc", {}),
+        ("y: a dict, expected an array of shape (N,)", {"a": Y}, {}),
         ("y: row 2 is nan, expected a finite number", but(X[:, 0], 2, np.nan), {}),
         ("y: row 2 is 1e+39, expected at most", but(X[:, 0], 2, 1e39), {}),
         ("y: row 2, column 1 is -inf, expected a finite", but(X, (2, 1), -np.inf), {}),
@@ -361,7 +367,9 @@ def test_targets(given: Any, options: dict[str, Any], y: list[Any], classes: Any
         ("y: row 1 is nan, expected a label", pd.Series(TEXT).where(Y != 1).astype("category"), {}),
         ("y: row 1 is nan, expected a label", pd.Series(Y).where(Y != 1).astype("category"), {}),
         ("y: row 1 is '', expected a label", but(TEXT, 1, ""), {}),
-        ("y: row 1 is 5, expected a label", but(TEXT.astype(object), 1, 5), {}),
+        ("y: row 1 is 5, expected text; or labels of one kind", but(TEXT.astype(object), 1, 5), {}),
+        ("y: row 0 is 0, expected text; or labels of one kind", Y.astype(object), {}),
+        ("y: row 1 is <NA>, expected a label", pd.array([True, None] * 10, "boolean"), {}),
         ("y: row 1 is 5, expected text", ["a", 5] * 10, {}),
         ("y: row 0 is b'ant', expected text: .astype(str)", TEXT.astype("S"), {}),
         ("y: row 0 is ...numbers: days", DATES, {}),
@@ -496,7 +504,7 @@ def test_fingerprint():
 def test_fingerprint_of_large_arrays_goes_in_parts(monkeypatch):
     train = Examples(np.arange(3000.0).reshape(50, 60)[:, ::2], np.arange(50))
     whole = Data(train).fingerprint
-    monkeypatch.setattr(jaxexp.training.data, "_HASHED_BYTES", 1000)
+    monkeypatch.setattr(jaxexp.training.data, "_BLOCK_BYTES", 1000)
     assert Data(train).fingerprint == whole
 
 
@@ -544,6 +552,10 @@ def examples(n: int = 4, **changed: Any) -> Examples:
             {"train": examples(x=np.array([0, np.nan, 0, 0]))},
         ),
         ("train.y: row 3 is 2147483648", {"train": examples(y=np.array([0, 1, 2, 2**31]))}),
+        (
+            "train.y: row 1 is 1e+39, expected at most 3.4e+38",
+            {"train": examples(y=np.array([0, 1e39, 0, 0]))},
+        ),
         ("train: a dict with the keys [1]", {"train": {1: np.zeros(3)}}),
         (
             "train.x: a MaskedArray, expected a plain",
