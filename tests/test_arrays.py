@@ -103,7 +103,7 @@ def test_splits_may_be_missing_or_ones_own():
         ("validation: a list, expected", {"validation": [X, Y]}),
         ("validation, test: 20 and 0 of the 20 rows", {"validation": 20}),
         ("validation, test: 10 and 10 of the 20 rows", {"validation": 0.5, "test": 0.5}),
-        ("validation: 1 arrays, expected (X, y) or", {"validation": (X,)}),
+        ("validation: a tuple of 1, expected (X, y) or", {"validation": (X,)}),
         ("seed: True, expected a whole number", {"seed": True}),
         ("seed: -1, expected", {"seed": -1}),
         ("seed: 0.0, expected", {"seed": 0.0}),

@@ -114,9 +114,9 @@ class Data:
 
     def __repr__(self) -> str:
         """In one line, without the numbers."""
-        parts = [f"{name}: {n} examples" for name, n in self.counts.items()]
-        parts += [f"{len(self.features)} features"] if self.features else []
-        parts += [f"{len(self.classes)} classes"] if self.classes else []
+        parts = [f"{name}: {_count(n, 'example')}" for name, n in self.counts.items()]
+        parts += [_count(len(self.features), "feature")] if self.features else []
+        parts += [_count(len(self.classes), "class", "classes")] if self.classes else []
         return f"Data({', '.join(parts + list(self.extra))})"
 
     def _check_examples(self, name: str, examples: Examples) -> None:
@@ -220,7 +220,7 @@ def arrays(
     >>> data = arrays([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0], [0.0, 0.0]], ["b", "a", "b", "a"],
     ...               validation=1, name="four corners")
     >>> data
-    Data(train: 3 examples, validation: 1 examples, 2 classes)
+    Data(train: 3 examples, validation: 1 example, 2 classes)
     >>> data.classes, data.train.x.dtype.name, data.train.y.dtype.name
     (('a', 'b'), 'float32', 'int32')
     """
@@ -311,7 +311,7 @@ def _explicit(
 ) -> Examples:
     """A split of the user's own, as the training set is."""
     if len(given) not in (2, 3):
-        raise UserError(f"{split}: {len(given)} arrays, expected (X, y) or (X, y, weights)")
+        raise UserError(f"{split}: a tuple of {len(given)}, expected (X, y) or (X, y, weights)")
     X, y, weights = (*given, None)[:3]
     _check_same_index(f"{split}.y", y, X)
     _check_same_index(f"{split}.weight", weights, X)
@@ -856,6 +856,15 @@ def _names(where: str, value: Any, least: int) -> tuple[str, ...]:
     if len(names) < least:
         raise UserError(f"{where}: {list(names)}, expected at least {least} names")
     return names
+
+
+def _count(n: int, one: str, many: str = "") -> str:
+    """A number of things.
+
+    >>> _count(1, "feature"), _count(2, "class", "classes")
+    ('1 feature', '2 classes')
+    """
+    return f"{n:,} {one if n == 1 else many or one + 's'}"
 
 
 def _first_twice(names: Sequence[str]) -> str | None:

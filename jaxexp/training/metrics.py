@@ -98,14 +98,15 @@ class Metric:
             object.__setattr__(self, "__doc__", getattr(self, given[0]).__doc__)
 
     def for_target(self, target: Any) -> "Metric":
-        """The same metric for a data set, given the targets to train on, (N, ...).
+        """The same metric for a data set, given the targets to train on, (N, ...), or None.
 
-        Itself, but where its sums would lose digits without a center, as those of R² do.
+        Itself, but where its sums would lose digits without a center, as those of R² do. The
+        targets are those that the task's `Outputs` give, in the same unit and shape.
 
         >>> accuracy.for_target(np.zeros(3)) is accuracy
         True
         """
-        return self if self.centered is None else self.centered(target)
+        return self if self.centered is None or target is None else self.centered(target)
 
     def sums_of(
         self, own_B: Any, prediction: Any, target: Any, weight_B: Any, *, name: str = ""
@@ -397,7 +398,7 @@ def r2_around(center: Any) -> Metric:
 
 
 def _r2_for(target: Any) -> Metric:
-    """About the mean of the targets to train on, which have no other use here."""
+    """About the mean of the targets to train on."""
     return r2_around(np.asarray(target, np.float64).mean(0))
 
 
