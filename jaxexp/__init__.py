@@ -20,9 +20,15 @@ from jaxexp.spec.trial import MLPTrial, Trial, choice, size, static, traced
 if TYPE_CHECKING:
     from jaxexp import nn
     from jaxexp.api import PlannedRun, Problem, plan, run, write_report
+    from jaxexp.base.counting import counting
+    from jaxexp.base.files import digest
+    from jaxexp.cli.inputs import Inputs
+    from jaxexp.execution.devices import devices
     from jaxexp.nn.mlp import MLPClassification
     from jaxexp.report import figures
     from jaxexp.results import compare, select
+    from jaxexp.results.dataset import external_results
+    from jaxexp.results.models import Model, Prediction
     from jaxexp.results.results import Results, TrialResult
     from jaxexp.training import metrics
     from jaxexp.training.data import Data, Examples, arrays
@@ -35,11 +41,14 @@ __all__ = [
     "Comparison",
     "Data",
     "Examples",
+    "Inputs",
     "MLPClassification",
     "MLPTrial",
     "Metric",
+    "Model",
     "Outputs",
     "PlannedRun",
+    "Prediction",
     "Problem",
     "Question",
     "Results",
@@ -53,6 +62,10 @@ __all__ = [
     "arrays",
     "choice",
     "compare",
+    "counting",
+    "devices",
+    "digest",
+    "external_results",
     "figures",
     "metrics",
     "nn",
@@ -66,6 +79,13 @@ __all__ = [
     "write_report",
 ]
 _LAZY = {
+    "Inputs": "jaxexp.cli.inputs",
+    "Model": "jaxexp.results.models",
+    "Prediction": "jaxexp.results.models",
+    "counting": "jaxexp.base.counting",
+    "devices": "jaxexp.execution.devices",
+    "digest": "jaxexp.base.files",
+    "external_results": "jaxexp.results.dataset",
     "Data": "jaxexp.training.data",
     "Examples": "jaxexp.training.data",
     "MLPClassification": "jaxexp.nn.mlp",

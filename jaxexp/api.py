@@ -401,3 +401,43 @@ def _check_identity(folder: Path, identity: Mapping[str, str]) -> None:
         raise UserError(f"{folder}: checkpoints cannot be kept here ({error})") from error
     except (ValueError, AttributeError) as error:
         raise UserError(f"{file}: not readable ({error})") from error
+
+
+def write_report(results: Results | Mapping[str, Results], path: str | Path) -> Path:
+    """Write a page of the results of any sweep: curves, best trials, a figure for each axis.
+
+    Args:
+        results: what `jaxexp.run` returned.
+        path: of the HTML file, which needs no other.
+
+    Raises:
+        UserError: the file cannot be written.
+
+    >>> import jaxexp as jx, tempfile
+    >>> data = jx.arrays([[0.0], [1.0], [2.0], [3.0]] * 8, [0, 0, 1, 1] * 8)
+    >>> sweep = jx.Sweep(jx.MLPTrial(epochs=2, depth=1), {"learning_rate": [0.1, 0.01]})
+    >>> results = jx.run(sweep, data=data, progress=False)
+    >>> write_report(results, tempfile.mkdtemp() + "/report.html").name
+    'report.html'
+    """
+    from jaxexp.report import page, sections
+
+    made = {results.sweep.name: results} if isinstance(results, Results) else dict(results)
+    drawn = [
+        section
+        for own in made.values()
+        for section in sections.of_sweep(own.sweep, own.dataset, lambda name, png: None)
+    ]
+    datasets = [own.dataset for own in made.values()]
+    meta = page.Meta(
+        title=" · ".join(name.replace("_", " ").capitalize() for name in made),
+        summary="",
+        facts=page.run_facts(datasets),
+        plan="\n\n".join(dict.fromkeys(ds.attrs["plan"] for ds in datasets)),
+    )
+    file = Path(path)
+    try:
+        write_whole(file, page.render(drawn, meta).encode())
+    except OSError as error:
+        raise UserError(f"{file}: cannot be written ({error.strerror or error})") from error
+    return file

@@ -6,6 +6,7 @@ About 8 s on 4 cores. Expect validation accuracies of about 0.91, and 0.95 with 
 """
 
 import jaxexp as jx
+from jaxexp.reproduce.places import problem
 
 
 def draw(results):
@@ -29,6 +30,8 @@ def answer(results):
         )
     return "; ".join(told).capitalize() + "."
 
+
+__all__ = ["problem", "sweep"]
 
 sweep = jx.Sweep(
     base=jx.MLPTrial(epochs=50),

@@ -9,6 +9,7 @@ one epoch at batch 1, 0.9 at 16 and 128, and 0.65 at 1024.
 import pandas as pd
 
 import jaxexp as jx
+from jaxexp.reproduce.places import problem
 
 REPORT = pd.DataFrame(
     {
@@ -71,6 +72,8 @@ def answer(results):
         "same experiment."
     )
 
+
+__all__ = ["problem", "sweep"]
 
 sweep = jx.Sweep(
     base=jx.MLPTrial(),

@@ -6,6 +6,7 @@ About 20 s on 4 cores. Expect test accuracies from about 0.72 (one layer) to 0.9
 """
 
 import jaxexp as jx
+from jaxexp.reproduce.places import problem
 
 
 def draw_best(results):
@@ -72,6 +73,8 @@ def _answer_along(results, axis):
 
 
 SHAPES = [(1, 16), (2, 16), (6, 16), (10, 16), (6, 8), (6, 32), (6, 64)]
+
+__all__ = ["problem", "sweep"]
 
 sweep = jx.Sweep(
     base=jx.MLPTrial(epochs=50),

@@ -6,6 +6,7 @@ About 8 s on 4 cores. Expect a validation accuracy near 0.9 and three curves tha
 """
 
 import jaxexp as jx
+from jaxexp.reproduce.places import problem
 
 
 def draw(results):
@@ -27,6 +28,8 @@ def answer(results):
         f"loss there, and {float(gap[1]):+.3f} after the last epoch."
     )
 
+
+__all__ = ["problem", "sweep"]
 
 sweep = jx.Sweep(
     base=jx.MLPTrial(epochs=100),

@@ -7,6 +7,7 @@ stays at the share of the largest country.
 """
 
 import jaxexp as jx
+from jaxexp.reproduce.places import problem
 
 LAYERS = [0, 30, 60, 90, 95, 99]
 
@@ -49,6 +50,8 @@ def answer_cure(results):
     first_axis = jx.select.axes(results)[0]
     return _answer(results.isel({first_axis: slice(1, None)}))
 
+
+__all__ = ["problem", "sweep"]
 
 sweep = jx.Sweep(
     base=jx.MLPTrial(depth=100, width=4, epochs=10),

@@ -7,6 +7,7 @@ About 10 s on 4 cores. Expect validation accuracies of about 0.9 from the raw co
 """
 
 import jaxexp as jx
+from jaxexp.reproduce.places import problem
 
 
 def draw(results):
@@ -31,6 +32,8 @@ def answer(results):
         told.append(f"{name}: test loss {loss:.2f} nats, test accuracy {accuracy:.3f}")
     return "After the last epoch, " + "; ".join(told) + "."
 
+
+__all__ = ["problem", "sweep"]
 
 sweep = jx.Sweep(
     base=jx.MLPTrial(epochs=50),

@@ -42,16 +42,9 @@ def of_sweep(sweep: Sweep, dataset: xr.Dataset, keep: Keep) -> list[Section]:
 def of_comparisons(
     datasets: Mapping[str, xr.Dataset],
     keep: Keep,
-    comparisons: Sequence[Comparison] | None = None,
+    comparisons: Sequence[Comparison],
 ) -> list[Section]:
-    """Each question that several sweeps answer, given the results of a run by sweep.
-
-    `comparisons` are those that ship, if not given.
-    """
-    if comparisons is None:
-        from jaxexp.cli import library
-
-        comparisons = library.comparisons()
+    """Each question that several sweeps answer, given the results of a run by sweep."""
     sections = []
     for comparison in comparisons:
         own = {name: datasets[name] for name in comparison.sweeps if name in datasets}

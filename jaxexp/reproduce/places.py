@@ -1,5 +1,6 @@
 """Section 6 of the report: tell the country of a European place from its coordinates."""
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +54,7 @@ def of(places: Places) -> jx.Problem:
     return jx.Problem(_task(), data)
 
 
+@functools.cache
 def _task() -> jx.Task:
     """MLPs whose recorded predictions are the country of every cell of the map."""
     import jax

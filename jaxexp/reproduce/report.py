@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 SOURCE = (
-    '"ML Methods Ex4 Report" by Yehuda Frist, an answer to exercise 4 of the course Machine Learning '
-    "Methods; section numbers are the exercise's"
+    '"ML Methods Ex4 Report" by Yehuda Frist, an answer to exercise 4 of the course Machine '
+    "Learning Methods; section numbers are the exercise's"
 )
 
 

@@ -103,7 +103,9 @@ def _load_embedded() -> Places:
 def _load_folder(folder: str | Path) -> Places:
     if not os.path.isdir(folder):
         found = "not a folder" if os.path.exists(folder) else "no such folder"
-        raise jx.UserError(f"{folder}: {found}, expected one with train.csv, validation.csv, test.csv")
+        raise jx.UserError(
+            f"{folder}: {found}, expected one with train.csv, validation.csv, test.csv"
+        )
     paths = [Path(folder, f"{name}.csv") for name in _SPLITS]
     tables = [_read_table(path) for path in paths]
     classes = sorted(tables[0]["country"].unique(), key=_order)
