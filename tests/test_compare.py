@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
+from datasets import REGRESSION, dataset
 
+from jaxexp.base.errors import UserError
 from jaxexp.cli import rundir
 from jaxexp.report import figures, sections
 from jaxexp.reproduce.pictures import picture
@@ -107,6 +109,46 @@ class TestRuns:
     def test_baselines_without_any_axis(self) -> None:
         table = compare.runs({"one": baseline(0.5), "two": baseline(0.6)})
         assert list(table["run"]) == ["two", "one"]
+
+
+class TestAnyMetric:
+    def results(self) -> dict[str, xr.Dataset]:
+        one = dataset({"width": [4, 8]}, metrics=REGRESSION, loss=[0.2, 0.6],
+                      values={"r2": [0.9, 0.3]})  # fmt: skip
+        other = dataset({"seed": [0, 1]}, metrics=REGRESSION, loss=[0.3, 0.4],
+                        values={"r2": [0.5, 0.7]}, splits=["train", "validation"])  # fmt: skip
+        return {"one": one, "other": other}
+
+    def test_the_metric_and_split_that_all_have(self) -> None:
+        results = self.results()
+        assert compare.metric_and_split(results) == ("r2", "validation")
+        assert compare.metric_and_split({"one": results["one"]}) == ("r2", "test")
+        table = compare.runs(results)
+        assert list(table["run"]) == [
+            "one, width 4", "other, seed 1", "other, seed 0", "one, width 8",
+        ]  # fmt: skip
+        assert table["test"].isna().tolist() == [False, True, True, False]
+
+    def test_lower_is_better_where_the_metric_says_so(self) -> None:
+        table = compare.runs(self.results(), "loss", "train")
+        assert list(table["run"])[:2] == ["one, width 4", "other, seed 0"]
+        best = compare.baselines(self.results(), "loss", "train")
+        assert list(best["baseline"]) == ["one", "other"]
+        assert best["width"].iloc[0] == 4
+        assert best["spread"].iloc[1] == pytest.approx(0.1 / np.sqrt(2), rel=1e-4)
+
+    def test_what_one_does_not_have_is_named(self) -> None:
+        with pytest.raises(UserError, match=r"split='test': the results of other have train"):
+            compare.runs(self.results(), "loss", "test")
+        with pytest.raises(UserError, match=r"metric='auc': the results of one have loss, r2"):
+            compare.baselines(self.results(), "auc")
+        with pytest.raises(UserError, match="at least one sweep"):
+            compare.runs({})
+
+    def test_nan_is_never_first(self) -> None:
+        results = self.results()
+        results["one"]["r2"][0] = np.nan
+        assert compare.runs(results)["run"].iloc[-1] == "one, width 4"
 
 
 class TestBaselines:
