@@ -601,3 +601,29 @@ class TestAnySweep:
 
 def test_equal_figures_are_equal_bytes() -> None:
     assert drawn(figures.curves(results())) == drawn(figures.curves(results()))
+
+
+class TestHeatMap:
+    def test_a_cell_is_the_mean_over_the_rest_and_the_best_has_a_frame(self) -> None:
+        loss = np.array([[[0.4, 0.6], [0.1, 0.3]], [[0.5, 0.5], [0.9, 0.9]], [[1, 1], [1, 1]]])
+        ds = dataset({"width": [16, 4, 8], "depth": [1, 2], "seed": [0, 1]}, loss=loss,
+                     diverged=np.where(loss == 0.9, 2, 0))  # fmt: skip
+        fig = figures.heat_map(ds, "width", "depth", "loss", "train")
+        shown = np.asarray(fig.axes[0].images[0].get_array()) - 0.8 * np.exp(-6)
+        np.testing.assert_allclose(shown, [[0.5, 1, 0.5], [np.nan, 1, 0.2]], rtol=1e-5)
+        assert [t.get_text() for t in fig.axes[0].get_xticklabels()] == ["4", "8", "16"]
+        assert fig.axes[0].texts[3].get_text() == "2 div."
+        assert max(xs(fig.axes[0].lines[0])) == 2.5
+        assert max(ys(fig.axes[0].lines[0])) == 1.5
+        assert fig.axes[1].get_ylabel() == "mean training loss (nats)"
+        drawn(fig)
+
+    def test_higher_is_better_where_the_metric_says_so(self) -> None:
+        ds = dataset({"width": [4, 8], "optimizer": ["sgd", "adam"]}, metrics=REGRESSION,
+                     values={"r2": [0.9, 0.1, 0.2, 0.3]})  # fmt: skip
+        ax = figures.heat_map(ds, "width", "optimizer", "r2").axes[0]
+        assert [t.get_text() for t in ax.get_yticklabels()] == ["adam", "sgd"]
+        assert (min(xs(ax.lines[0])), max(ys(ax.lines[0]))) == (-0.5, 1.5)
+        drawn(figures.heat_map(dataset({"a": [1, 2], "b": [1, 2]}, diverged=1), "a", "b"))
+        with pytest.raises(UserError, match="depth does not vary"):
+            figures.heat_map(ds, "width", "depth")

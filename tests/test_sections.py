@@ -105,7 +105,7 @@ class TestInGeneral:
         )
         assert "Averaged over 2 seeds, the lowest validation loss is 0.2667 ± 0.05" in made.answer
         assert made.notes == ["7 of 48 trials diverged, in epoch 3."]
-        assert len(made.figures) == 6  # three metrics; three axes, not the seed
+        assert len(made.figures) == 9  # three metrics; three axes, not the seed; their pairs
         best, settings = made.tables.items()
         assert best[0] == (
             "The best 20 of 48 trials by validation loss after the last epoch, best first"

@@ -85,7 +85,7 @@ def _section(
             drawn, f"{question.title}, figure", question.question, question.row, keep
         ),
         tables=tables,
-        reference=question.reference,
+        reference=question.reference or "",
         seconds=_seconds(datasets),
         shared=shared,
         quick=max((int(ds.attrs.get("quick", 0)) for ds in datasets.values()), default=0),
@@ -179,6 +179,7 @@ def in_general(ds: xr.Dataset, keep: Keep, name: str = "") -> Section:
         drawn = [figures.splits(ds, list(select.metrics(ds)))]
     else:
         drawn += [figures.final_by(ds, axis, select.metrics(ds)) for axis in _figured(ds)]
+        drawn += [figures.heat_map(ds, *pair) for pair in _pairs(ds)]
     return Section(
         row=name,
         title=words(name),
@@ -197,8 +198,15 @@ def in_general(ds: xr.Dataset, keep: Keep, name: str = "") -> Section:
 
 def _figured(ds: xr.Dataset) -> list[str]:
     """The hyperparameters with several values; the seed only where nothing else has."""
-    several = [n for n in select.hyperparameters(ds) if len(set(ds[n].values.tolist())) > 1]
+    several = [n for n in select.hyperparameters(ds) if len(select.distinct(ds, n)) > 1]
     return [name for name in several if name != "seed"] or several
+
+
+def _pairs(ds: xr.Dataset) -> list[tuple[str, str]]:
+    """Pairs of hyperparameters for a map of the loss: of a grid along two or three of them."""
+    names = [name for name in _figured(ds) if len(select.distinct(ds, name)) <= 30]
+    pairs = [p for p in itertools.combinations(names, 2) if ds[p[0]].dims != ds[p[1]].dims]
+    return pairs if len(pairs) <= 3 else []
 
 
 def _in_general(ds: xr.Dataset) -> str:

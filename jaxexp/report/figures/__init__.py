@@ -5,6 +5,7 @@ They use matplotlib's objects alone, never pyplot, so nothing depends on a backe
 
 from jaxexp.report.figures.baselines import accuracy_by, pictures, ranking
 from jaxexp.report.figures.curves import curves, final_by, splits
+from jaxexp.report.figures.grids import heat_map
 from jaxexp.report.figures.maps import MAP_COLOURS, class_colours, class_distances, regions
 from jaxexp.report.figures.steps import bars, gradient_norms, noise, running_mean, step_noise
 from jaxexp.report.figures.style import CATEGORIES, SPLITS, axis_label, to_png
@@ -21,6 +22,7 @@ __all__ = [
     "curves",
     "final_by",
     "gradient_norms",
+    "heat_map",
     "noise",
     "pictures",
     "ranking",
