@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,13 @@ from jaxexp.cli import rundir
 from jaxexp.report import figures, sections
 from jaxexp.reproduce.pictures import picture
 from jaxexp.results import compare, select
+
+
+@pytest.fixture(autouse=True)
+def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are made in full, of few dots."""
+    monkeypatch.setattr(figures, "to_png", partial(figures.to_png, dpi=30))
+
 
 RATES = [0.1, 0.01, 0.001]
 CLASSES = ["generated", "real"]
@@ -223,12 +231,12 @@ class TestFigures:
         assert told == ["0.7000 ± 0.0000", "0.5000", "diverged: 3 of 3"]
         report = next(line for line in ax.lines if line.get_marker() == "|")
         np.testing.assert_array_equal(report.get_xdata(), [0.75, np.nan, np.nan])
-        assert figures.to_png(fig, dpi=50)
+        assert figures.to_png(fig)
 
     def panel(self, ds: xr.Dataset, **reference: tuple[float, float]) -> Any:
         table = compare.runs({"net": ds, "trees": baseline(0.5)})
         fig = figures.accuracy_by(table, "learning_rate", reference, chance=0.5)
-        assert figures.to_png(fig, dpi=50)
+        assert figures.to_png(fig)
         [ax] = fig.axes
         return {line.get_label(): line for line in ax.lines} | {"ax": ax}
 
@@ -261,7 +269,7 @@ class TestFigures:
         assert [ax.get_xlabel() for ax in fig.axes] == ["best: 0.9", "best: 0.8"]
         assert [len(ax.images) for ax in fig.axes] == [1, 0]
         assert "gone" in fig.axes[1].texts[0].get_text()
-        assert figures.to_png(fig, dpi=50)
+        assert figures.to_png(fig)
 
 
 class TestPictures:

@@ -117,11 +117,11 @@ def _guarded(
     try:
         return check(function(results))
     except Exception as error:  # whatever the code of a user may raise
-        errors.append(f"`{part}` of question {question.row} failed: {_told(error, function)}")
+        errors.append(f"`{part}` of question {question.row} failed: {_describe(error, function)}")
         return None
 
 
-def _told(error: Exception, function: Callable) -> str:
+def _describe(error: Exception, function: Callable) -> str:
     """The error in one line, with the user's own file and line."""
     message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
     message = " ".join(message.split()).removesuffix(":")
@@ -211,9 +211,9 @@ def _pairs(ds: xr.Dataset) -> list[tuple[str, str]]:
 
 def _in_general(ds: xr.Dataset) -> str:
     """The best by each metric, and the mean over the seeds."""
-    told = [select.best_in_words(ds)]
+    sentences = [select.best_in_words(ds)]
     if bool((ds["diverged_epoch"] > 0).all()):
-        return told[0]
+        return sentences[0]
     split, best = select.default_split(ds), select.ties(ds)
     also, others = [], []
     for metric in select.metrics(ds)[1:]:
@@ -224,8 +224,8 @@ def _in_general(ds: xr.Dataset) -> str:
         else:
             others.append(select.best_in_words(ds, metric))
     if also:
-        told.append(f"The same trial has {'; '.join(also)}.")
-    return " ".join([*told, *others, *_of_seeds(ds)])
+        sentences.append(f"The same trial has {'; '.join(also)}.")
+    return " ".join([*sentences, *others, *_of_seeds(ds)])
 
 
 def _settings(ds: xr.Dataset) -> bool:

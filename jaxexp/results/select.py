@@ -448,13 +448,15 @@ def divergence_note(datasets: Mapping[str, xr.Dataset]) -> str:
     when = when[when > 0].astype(int)
     if not when.size:
         return ""
-    told = f"{number(int(when.size))} of {count(total, 'trial')} diverged"
+    counted = f"{number(int(when.size))} of {count(total, 'trial')} diverged"
     if when.size > 3:
         first, last = when.min(), when.max()
-        return f"{told}, in {f'epoch {first}' if first == last else f'epochs {first} to {last}'}."
+        return (
+            f"{counted}, in {f'epoch {first}' if first == last else f'epochs {first} to {last}'}."
+        )
     found = [
         f"{name}, {sentence}" if name else sentence
         for name, ds in datasets.items()
         for sentence in divergences(ds)
     ]
-    return f"{told}: {'; '.join(found)}."
+    return f"{counted}: {'; '.join(found)}."

@@ -82,10 +82,10 @@ def _write_cells(ax: Axes, mean: np.ndarray, diverged: np.ndarray, image: AxesIm
     """The number of each cell, and how many of its trials diverged."""
     numbered = max(mean.shape) <= NUMBERED
     for (row, column), value in np.ndenumerate(mean):
-        told = [number(value, 3)] if numbered and np.isfinite(value) else []
+        lines = [number(value, 3)] if numbered and np.isfinite(value) else []
         lost = int(diverged[row, column])
-        told += [f"{lost} div." if numbered else "×"] if lost else []
+        lines += [f"{lost} div." if numbered else "×"] if lost else []
         red, green, blue, _ = image.cmap(image.norm(value)) if np.isfinite(value) else (1, 1, 1, 1)
         dark = 0.3 * red + 0.6 * green + 0.1 * blue < 0.5
-        ax.text(column, row, "\n".join(told), ha="center", va="center", fontsize=8,
+        ax.text(column, row, "\n".join(lines), ha="center", va="center", fontsize=8,
                 color="white" if dark else "black")  # fmt: skip
