@@ -16,7 +16,8 @@ def draw_best(results):
 
 def table(results):
     """All shapes, the best first."""
-    return jx.select.rank(results).rename(columns={"value": "validation loss (nats)"})
+    ranked = jx.select.rank(results).drop(columns="trial")
+    return ranked.rename(columns={"value": "validation loss (nats)"})
 
 
 def draw_worst(results):

@@ -24,8 +24,8 @@ def answer(results):
     )
     return (
         f"The validation loss is lowest in epoch {lowest} of {int(trial['epochs_trained'])}, "
-        f"{float(validation.min()):.3f} nats. It lies {float(gap[0]):+.3f} nats from the training "
-        f"loss there, and {float(gap[1]):+.3f} after the last epoch."
+        f"{float(validation.min()):.3f} nats. It lies {jx.select.signed(float(gap[0]))} nats from the training "
+        f"loss there, and {jx.select.signed(float(gap[1]))} after the last epoch."
     )
 
 

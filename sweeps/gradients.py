@@ -29,7 +29,7 @@ def _reach(name, trial):
     if first != first or last != last:
         return f"with {name} no epoch has one"
     how = "falls" if first < last else "grows"
-    told = [f"{norm:.0e}" if norm else "exactly 0" for norm in (last, first)]
+    told = [jx.select.number(norm, 1) if norm else "exactly 0" for norm in (last, first)]
     return f"with {name} it {how} from {told[0]} in layer {LAYERS[-1]} to {told[1]} in layer 0"
 
 

@@ -96,6 +96,7 @@ def reproduce(
         summary=" ".join(SECTIONS[one].summary for one in sections)
         + " Each section asks one question of a published report, answers it from this run, and "
         f"quotes the report's own figure. The report is {SOURCE}.",
+        reference="The report",
         settings=_parse(settings or []),
         devices=devices,
         seed=seed,

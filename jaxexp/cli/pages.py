@@ -41,6 +41,8 @@ def write(
         facts=page.run_facts(datasets),
         plan="\n\n".join(dict.fromkeys(ds.attrs["plan"] for ds in datasets)),
         missing=command.get("missing", {}),
+        quick=max((int(ds.attrs.get("quick", 0)) for ds in datasets), default=0),
+        reference=str(command.get("reference") or "Reference"),
     )
     ordered = sorted(sections, key=lambda section: _row_key(section.row))
     return directory.keep_page(page.render(ordered, meta))

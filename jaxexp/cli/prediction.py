@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from jaxexp.base.errors import UserError
+from jaxexp.cli.library import Source
 from jaxexp.cli.rundir import RunDirectory
 from jaxexp.cli.session import Command, plan_stage
 from jaxexp.results import models
@@ -29,12 +30,24 @@ def predict_files(
     if sweep is not None and sweep not in dict(results):
         names = ", ".join(name for name, _ in results)
         raise UserError(f"--sweep {sweep!r}: expected one of {names}")
-    own = [(name, ds) for name, ds in results if sweep in (None, name)]
+    sources = {source.sweep.name: source for source in command.sources()}
+    tables = [file for file in files if file.suffix.lower() == ".csv"]
+    if tables and len(tables) < len(files):
+        other = next(file for file in files if file not in tables)
+        raise UserError(f"{other}: expected a CSV file as {tables[0]}, or images alone")
+
+    def serves(source: Source) -> bool:
+        """Whether its models predict such files, and are exported, if that is asked for."""
+        predicts = not files or (source.predict is None) == bool(tables)
+        return predicts and not (export and source.export is None)
+
+    own = [(name, ds) for name, ds in results if sweep in (None, name) and serves(sources[name])]
+    if not own:
+        what = f"--export {export}" if export else str(files[0])
+        raise UserError(f"{what}: no sweep of this run has models for that")
     model, why = models.best(directory.models, own)
-    source = next(s for s in command.sources() if s.sweep.name == model.about["sweep"])
-    if export:
-        if source.export is None:
-            raise UserError(f"--export: sweep {source.sweep.name!r} does not export its models")
+    source = sources[model.about["sweep"]]
+    if export and source.export:
         source.export(model, export)
     trial = _trial(source.sweep.trials(), model)
     predicted: Sequence[Prediction] = []

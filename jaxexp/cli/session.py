@@ -38,6 +38,7 @@ class Command:
     sweeps: tuple[str, ...]  # names, or absolute paths of files
     title: str
     summary: str = ""
+    reference: str = ""  # what the page calls somebody else's figures
     settings: dict[str, list[str]] = field(default_factory=dict)
     programs: str = "auto"
     memory: float | None = None  # GB
