@@ -2,8 +2,8 @@
 
     jaxexp run batch_size
 
-About 20 s, one program after another, since time is part of the question. Expect test accuracies of about 0.8 after
-one epoch at batch 1, 0.9 at 16 and 128, and 0.65 at 1024.
+About 20 s, one program after another, since time is part of the question. Expect test accuracies
+of about 0.8 after one epoch at batch 1, 0.9 at 16 and 128, and 0.65 at 1024.
 """
 
 import pandas as pd

@@ -22,10 +22,11 @@ def answer(results):
     gap = (trial["loss"].sel(split="validation") - trial["loss"].sel(split="train")).sel(
         epoch=[lowest, int(trial["epochs_trained"])]
     )
+    at_lowest, at_end = (jx.select.signed(float(each)) for each in gap)
     return (
         f"The validation loss is lowest in epoch {lowest} of {int(trial['epochs_trained'])}, "
-        f"{float(validation.min()):.3f} nats. It lies {jx.select.signed(float(gap[0]))} nats from the training "
-        f"loss there, and {jx.select.signed(float(gap[1]))} after the last epoch."
+        f"{float(validation.min()):.3f} nats. It lies {at_lowest} nats from the training loss "
+        f"there, and {at_end} after the last epoch."
     )
 
 

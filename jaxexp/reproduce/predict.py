@@ -48,7 +48,7 @@ def _prepare(model: jx.Model) -> tuple[ImageTask, Transform, list[str]]:
     about = model.about["attrs"]
     try:
         geometry = json.loads(about["transform"])
-        classes = json.loads(about["classes"])
+        classes = list(about["classes"])
     except KeyError as error:
         raise jx.UserError(
             f"{model.path}: a model of sweep {model.about['sweep']!r}, expected one of images"
