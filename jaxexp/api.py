@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 from rich.console import Console
@@ -142,19 +142,6 @@ def plan(
         device_memory=device_memory(used),
     )
     return PlannedRun(sweeps, bound, data, made, used)
-
-
-@overload
-def run(
-    sweep: Sweep, task: Task | None = ..., data: Data | None = ..., **options: Any
-) -> Results: ...
-
-
-@overload
-def run(
-    sweep: PlannedRun | Sequence[Sweep], task: Task | None = ..., data: Data | None = ...,
-    **options: Any,
-) -> Any: ...  # fmt: skip
 
 
 def run(

@@ -396,8 +396,8 @@ class MLPClassification(Task):
 
     def inspect(self, trial: Trial, arrays: Arrays) -> Inspection:
         """By formula, which is quicker than tracing and agrees with it; traced in a subclass."""
-        trained = (self.apply, self.init, self.optimizer, self.module)
-        if any(getattr(MLPClassification, m.__name__) is not m.__func__ for m in trained):
+        own, cls = type(self), MLPClassification
+        if any(getattr(own, n) is not getattr(cls, n) for n in ("apply", "init", "optimizer")):
             return super().inspect(trial, arrays)
         assert isinstance(trial, MLPTrial)
         assert self.classes is not None, "bind the task to data"

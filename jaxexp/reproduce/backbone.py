@@ -85,12 +85,13 @@ def _network(mesh: Mesh, route: str) -> Callable[[Any, Any, Array], Array]:
     model = jx.nn.resnet(18, outputs=1, route=route)
 
     def share(params: Any, stats: Any, x_BxHxWx3: Array) -> Array:
-        return model.apply(
+        features: Any = model.apply(
             {"params": params, "batch_stats": stats},
             normalise(x_BxHxWx3, MEAN, STD),
             jnp.ones(len(x_BxHxWx3)),
             method="features",
-        )  # type: ignore[return-value]
+        )
+        return features
 
     images = PartitionSpec("images")
     specs = (PartitionSpec(), PartitionSpec(), images)

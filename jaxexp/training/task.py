@@ -243,7 +243,7 @@ def check_outputs(task: Task, outputs: Any, state: PyTree, size: int) -> None:
             raise UserError(
                 f"{name}: metric {metric!r} computes nothing itself and is not in Outputs.metrics"
             )
-    before, after = jax.tree.structure(state), jax.tree.structure(outputs.state)
+    before, after = str(jax.tree.structure(state)), str(jax.tree.structure(outputs.state))
     if before != after:
         raise UserError(
             f"{name}: the new state has another structure than that of init ({after} instead of "
@@ -260,8 +260,8 @@ def _watch(trial: Trial, read: set[str]) -> Trial:
             read.add(name)
         return object.__getattribute__(self, name)
 
-    own = {"__getattribute__": get, "__dataclass_params__": cls.__dataclass_params__}
-    made = object.__new__(type(cls.__name__, (cls,), own))
+    own = {"__getattribute__": get, "__dataclass_params__": vars(cls)["__dataclass_params__"]}
+    made: Trial = object.__new__(type(cls.__name__, (cls,), own))
     made.__dict__.update(trial.__dict__)
     return made
 
