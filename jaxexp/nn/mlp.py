@@ -75,6 +75,29 @@ def _inside(shape: tuple[int, ...], units: Any, inputs: Any) -> Array:
     return inside if len(shape) == 1 else inside[:, None] & (jnp.arange(shape[1]) < inputs)
 
 
+@jax.custom_vjp
+def product(kernel_OxF: Array, x_FxB: Array) -> Array:
+    """kernel @ x, (O, B), with a gradient of x that a CPU computes as fast as the product itself.
+
+    XLA folds a transposition into a product and then takes a slower route through it: of a layer
+    of 16 units and a batch of 256, 4.9 instead of 2.0 µs. The barrier keeps the two apart.
+    """
+    return kernel_OxF @ x_FxB
+
+
+def _product_forward(kernel_OxF: Array, x_FxB: Array) -> tuple[Array, tuple[Array, Array]]:
+    return kernel_OxF @ x_FxB, (kernel_OxF, x_FxB)
+
+
+def _product_backward(saved: tuple[Array, Array], dy_OxB: Array) -> tuple[Array, Array]:
+    kernel_OxF, x_FxB = saved
+    transposed_FxO = jax.lax.optimization_barrier(kernel_OxF.T)
+    return dy_OxB @ x_FxB.T, transposed_FxO @ dy_OxB
+
+
+product.defvjp(_product_forward, _product_backward)
+
+
 class Affine(nn.Module):
     """kernel @ x + bias, with PyTorch's default initialisation."""
 
@@ -90,7 +113,7 @@ class Affine(nn.Module):
         if self.padded:  # zero already, but what stands in the padding must never be read
             kernel = jnp.where(_inside(shape, units, inputs), kernel, 0)
             bias = jnp.where(_inside(shape[:1], units, inputs), bias, 0)
-        return kernel @ x_FxB + bias[:, None]
+        return product(kernel, x_FxB) + bias[:, None]
 
 
 def dropout(h_WxB: Array, rate: Any, word: Array) -> Array:

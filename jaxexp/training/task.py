@@ -146,7 +146,8 @@ class Task(abc.ABC):
         The default takes each array of two axes or more for a layer, in the order of the tree.
         """
         kernels = [leaf for leaf in jax.tree.leaves(grads) if leaf.ndim >= 2]
-        return jnp.stack([jnp.square(kernel).sum() for kernel in kernels])
+        norms = [jnp.square(kernel).sum() for kernel in kernels]
+        return jnp.stack(norms) if norms else jnp.zeros(0)
 
     def crop(
         self, trial: Trial, variables: Variables, norms_ExL: np.ndarray | None
@@ -177,8 +178,8 @@ class Inspection:
 def trace(task: Task, trial: Trial, arrays: Arrays) -> Inspection:
     """Trace one step of a trial, computing nothing.
 
-    Parameters and multiplications are those of the traced program, activations the outputs of its
-    forward pass. Raises UserError for what `apply` may not return.
+    Parameters and multiplications are those of the traced program, activations what its forward
+    pass keeps for the backward pass. Raises UserError for what `apply` may not return.
     """
     read: set[str] = set()
     watched = _watch(trial, read)
@@ -193,10 +194,6 @@ def trace(task: Task, trial: Trial, arrays: Arrays) -> Inspection:
             "jaxexp.Variables(params, state)"
         )
 
-    def forward(params: PyTree, batch: Batch, rng: Array, mask: Array) -> Outputs:
-        own = Variables(params, variables.state)
-        return task.apply(watched, own, batch, rng=rng, mask=mask, train=True)
-
     def with_state(params: PyTree, state: PyTree, batch: Batch, rng: Array, mask: Array) -> PyTree:
         own = Variables(params, state)
         outputs = task.apply(watched, own, batch, rng=rng, mask=mask, train=True)
@@ -204,17 +201,24 @@ def trace(task: Task, trial: Trial, arrays: Arrays) -> Inspection:
         return tuple(outputs)
 
     jaxpr = jax.make_jaxpr(with_state)(*variables, batch, key, mask).jaxpr
+
+    def kept(params: PyTree, *rest: PyTree) -> PyTree:
+        return jax.vjp(lambda params: with_state(params, *rest)[0].sum(), params)[1]
+
     jax.eval_shape(lambda params: task.optimizer(watched, 1000).init(params), variables.params)
     found = _count(jaxpr)
     sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves(variables.params)]
-    inputs = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(examples))
-    kernels = [leaf for leaf in jax.tree.leaves(variables.params) if leaf.ndim >= 2]
+    floats = sum(
+        math.prod(leaf.shape)
+        for leaf in jax.tree.leaves(jax.eval_shape(kept, *variables, batch, key, mask))
+    )
+    norms = jax.eval_shape(task.gradient_norms, variables.params)
     cost = Cost(
         multiplications=max(1.0, found.multiplications / 2),
         launches=max(1, found.products),
         parameters=sum(sizes),
-        activations=int(inputs + found.elements / 2),
-        layers=len(kernels),
+        activations=max(1, floats - sum(sizes)) // 2,  # of a batch of two; parameters are kept too
+        layers=norms.shape[0],
         compilation=max(1.0, found.products / 20),
     )
     return Inspection(cost, frozenset(read))
@@ -270,11 +274,10 @@ def _watch(trial: Trial, read: set[str]) -> Trial:
 class _Counted:
     multiplications: float = 0.0
     products: float = 0.0  # matrix products and convolutions
-    elements: float = 0.0  # of all results
 
 
 def _count(jaxpr: Any) -> _Counted:
-    """Multiplications, products and elements of a traced function, loops counted in full."""
+    """Multiplications and products of a traced function, loops counted in full."""
     made = _Counted()
     for eqn in jaxpr.eqns:
         shapes = [getattr(v.aval, "shape", ()) for v in eqn.outvars]
@@ -293,9 +296,6 @@ def _count(jaxpr: Any) -> _Counted:
         for counted in inner:
             made.multiplications += times * counted.multiplications
             made.products += times * counted.products
-            made.elements += times * counted.elements
-        if not inner:
-            made.elements += sum(math.prod(shape) for shape in shapes)
     return made
 
 
