@@ -39,6 +39,7 @@ CASES = {
     "looped": {"depth": mlp.UNROLLED_LAYERS + 2, "width": 4, "residual": True},
     "all": {"batch_norm": True, "residual": True, "features": "sines", "activation": "tanh"},
 }  # fmt: skip
+LONG = ("plain", "batch norm", "depth 1", "widths")  # of which others hold the parts
 TORCH_ACTIVATIONS = {name: getattr(F, name) for name in mlp.ACTIVATIONS}
 
 
@@ -178,7 +179,9 @@ def train_both(trial: MLPTrial, x_NxF: np.ndarray, y_N: np.ndarray) -> tuple[Tra
     return train_jax(trial, start, x_NxF, y_N), train_torch(trial, model, x_NxF, y_N)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=[pytest.mark.nightly] * (c in LONG)) for c in CASES]
+)
 def test_training(problem, case):
     trial = MLPTrial(epochs=EPOCHS, **SMALL | CASES[case])
     x_NxF, y_N = problem.data.train[:2]
@@ -197,7 +200,8 @@ def test_training(problem, case):
 
 def test_training_in_float32(problem):
     trial = MLPTrial(epochs=EPOCHS, **SMALL)
-    ours, theirs = train_both(trial, *problem.data.train[:2])
+    x_NxF, y_N = problem.data.train[:2]
+    ours, theirs = train_both(trial, x_NxF.copy(), y_N)
     assert ours.loss_S.dtype == np.float32
     # Rounding, 6e-8, grows as training amplifies it: to 4e-7 in 21 steps, to 2e-4 in all.
     np.testing.assert_allclose(ours.loss_S[:21], theirs.loss_S[:21], rtol=5e-6)
@@ -207,7 +211,7 @@ def test_training_in_float32(problem):
 @pytest.mark.parametrize("residual", [False, True])
 def test_forward_of_a_deep_narrow_net(problem, residual):
     trial = MLPTrial(depth=100, width=4, residual=residual)
-    x_NxF, y_N = problem.data.test[:2]
+    x_NxF, y_N = (array.copy() for array in problem.data.test[:2])
     state, _ = begin(trial, x_NxF, y_N)
     ours, theirs = (
         flax_logits(trial, state, x_NxF),

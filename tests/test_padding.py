@@ -101,7 +101,7 @@ def test_a_grid_in_one_program_equals_its_trials_alone(problem, devices):
 
 
 @pytest.mark.nightly
-@settings(max_examples=15, derandomize=True)
+@settings(max_examples=settings.default.max_examples // 10, derandomize=True)
 @given(grids())
 def test_any_grid_in_one_program_equals_its_trials_alone(problem, devices, trials):
     assert_grid_equals_its_trials_alone(problem, devices, trials)
