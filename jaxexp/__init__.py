@@ -2,7 +2,8 @@
 
 >>> import jaxexp as jx
 >>> data = jx.arrays([[0.0], [1.0], [2.0], [3.0]] * 8, ["a", "a", "b", "b"] * 8)
->>> sweep = jx.Sweep(jx.MLPTrial(epochs=5), {"learning_rate": [1e-2, 1e-3], "seed": range(4)})
+>>> trial = jx.MLPTrial(epochs=5, batch_size=8)
+>>> sweep = jx.Sweep(trial, {"learning_rate": [1e-2, 1e-3], "seed": range(4)})
 >>> results = jx.run(sweep, data=data, progress=False)
 >>> results["accuracy"].sizes["seed"]
 4

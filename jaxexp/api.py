@@ -181,7 +181,8 @@ def run(
 
     >>> import jaxexp as jx
     >>> data = jx.arrays([[0.0], [1.0], [2.0], [3.0]] * 8, [0, 0, 1, 1] * 8)
-    >>> sweep = jx.Sweep(jx.MLPTrial(epochs=2, depth=1), {"learning_rate": [0.1, 0.01]})
+    >>> base = jx.MLPTrial(epochs=2, depth=1, batch_size=8)
+    >>> sweep = jx.Sweep(base, {"learning_rate": [0.1, 0.01]})
     >>> results = jx.run(sweep, data=data, progress=False)
     >>> results["loss"].dims
     ('learning_rate', 'epoch', 'split')

@@ -309,7 +309,7 @@ class MLPClassification(Task):
     over the training examples are those that features="standardised" subtracts and divides by.
 
     >>> from jaxexp.training.data import arrays
-    >>> data = arrays([[0.0, 1.0], [1.0, 0.0], [0.5, 0.5], [0.1, 0.9]], list("abab"), validation=2)
+    >>> data = arrays([[0.0, 1.0], [1.0, 0.0], [0.5, 0.5], [0.1, 0.9]], list("abab"), validation=1)
     >>> MLPClassification().bind(data).classes
     2
     """
