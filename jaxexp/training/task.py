@@ -204,7 +204,12 @@ def trace(task: Task, trial: Trial, arrays: Arrays) -> Inspection:
         return tuple(outputs)
 
     jaxpr = jax.make_jaxpr(with_state)(*variables, batch, key, mask).jaxpr
-    jax.eval_shape(lambda params: task.optimizer(watched, 1000).init(params), variables.params)
+
+    def update(params: PyTree) -> PyTree:  # schedules read hyperparameters here, not before
+        optimizer = task.optimizer(watched, 1000)
+        return optimizer.update(params, optimizer.init(params), params)
+
+    jax.eval_shape(update, variables.params)
     found = _count(jaxpr)
     sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves(variables.params)]
     inputs = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(examples))
