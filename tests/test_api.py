@@ -1,4 +1,4 @@
-"""From a sweep, a task and data to results: `plan`, `run` and what they return, as users call them."""
+"""`plan`, `run` and what they return, as users call them."""
 
 import threading
 
@@ -16,7 +16,7 @@ from jaxexp.execution.driver import Silent
 
 @pytest.fixture(scope="module")
 def data():
-    """Two inputs, three classes with names; 90 examples fill no batch size of these tests evenly."""
+    """Two inputs, three named classes; 90 examples fill no batch size here evenly."""
     rng = np.random.default_rng(0)
     X = rng.normal(size=(90, 2))
     y = np.array(["inner", "middle", "outer"])[np.digitize(np.abs(X).sum(1), [1.0, 2.0])]
@@ -41,7 +41,7 @@ def test_results_hold_what_was_asked(results):
     assert list(results["split"].values) == ["train", "validation", "test"]
     assert np.isfinite(results["loss"]).all()
     assert results["accuracy"].attrs["direction"] == "higher"
-    with pytest.raises(KeyError, match="'los'.*loss"):
+    with pytest.raises(KeyError, match=r"'los'.*loss"):
         results["los"]
 
 
@@ -60,7 +60,7 @@ def test_parameters_of_any_trial(results):
     assert not np.array_equal(kernel, other)
     with pytest.raises(jx.UserError, match=r"2 of 4 trials have seed=3.*learning_rate, seed"):
         results.trial(seed=3)
-    with pytest.raises(jx.UserError, match="unknown hyperparameter 'lr'.*learning_rate"):
+    with pytest.raises(jx.UserError, match=r"unknown hyperparameter 'lr'.*learning_rate"):
         results.trial(lr=3)
 
 

@@ -80,7 +80,7 @@ def save(folder: Path, sweep: str, record: TrialRecord, attrs: Mapping[str, Any]
     content = io.BytesIO()
     arrays = {name: np.asarray(leaf) for name, leaf in _named(record.variables).items()}
     arrays[ABOUT] = np.array(json.dumps(about))
-    np.savez(content, allow_pickle=False, **arrays)  # type: ignore[arg-type]
+    np.savez(content, allow_pickle=False, **arrays)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, content.getbuffer(), seal=True)

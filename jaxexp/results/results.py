@@ -1,6 +1,7 @@
 """The results of a sweep at hand: curves, the best trial, trained parameters, predictions."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ import xarray as xr
 from jaxexp.base.errors import UserError
 from jaxexp.results import select
 from jaxexp.spec.sweep import Sweep
-from jaxexp.spec.trial import Trial, text
+from jaxexp.spec.trial import Kind, Trial, text, with_values
 from jaxexp.training.data import Data
 from jaxexp.training.task import PyTree, Task, Variables
 
@@ -69,7 +70,8 @@ class Results:
     def __repr__(self) -> str:
         """The sweep, and its best trials."""
         ranked = self.table().head(5)
-        return f"Results of {self.sweep.name!r}, {len(self.sweep.trials())} trials\n{ranked}"
+        head = f"Results of {self.sweep.name!r}, {len(self.sweep.trials())} trials"
+        return f"{head}\n{ranked.to_string()}"
 
     def table(self, metric: str = "loss", split: str | None = None) -> pd.DataFrame:
         """All trials, the best by `metric` on `split` first; see `jaxexp.select.rank`."""
@@ -151,20 +153,44 @@ class Results:
 
 def apply(task: Task, trial: Trial, variables: Variables, x: PyTree) -> tuple[Any, Any]:
     """Prediction and probabilities (None where nothing is classified) of N inputs, in batches."""
-
-    @jax.jit
-    def predict(variables: Variables, x: PyTree) -> tuple[Any, Any]:
-        prediction = task.predict(trial, variables, x)
-        return prediction, task.probabilities(prediction)
-
+    traced = _traced(trial)
+    predict = _compiled(task, trial)
     n, size = len(jax.tree.leaves(x)[0]), task.evaluation_batch_size
     parts = []
     for start in range(0, n, size):
         # The last batch is filled up, so that it compiles nothing new.
         index_B = np.minimum(np.arange(start, start + min(size, n)), n - 1)
-        made = predict(variables, jax.tree.map(lambda a: a[index_B], x))  # noqa: B023
+        made = predict(traced, variables, jax.tree.map(lambda a: a[index_B], x))  # noqa: B023
         parts.append(jax.tree.map(lambda a: np.asarray(a)[: n - start], made))  # noqa: B023
     return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+
+
+def _traced(trial: Trial) -> dict[str, Any]:
+    """The values in which trials may differ that predict with the same compiled function."""
+    return {
+        name: getattr(trial, name)
+        for name, declared in trial.fields().items()
+        if declared.kind is Kind.TRACED and declared.off is None
+    }
+
+
+def _compiled(task: Task, trial: Trial) -> Callable[..., tuple[Any, Any]]:
+    """A function of traced values, variables and inputs, compiled once for trials like this."""
+    alike = trial.replace(**{name: trial.fields()[name].default for name in _traced(trial)})
+    try:
+        return _compiled_for(task, alike)
+    except TypeError:  # the task has no hash
+        return _compiled_for.__wrapped__(task, alike)
+
+
+@functools.lru_cache(maxsize=16)
+def _compiled_for(task: Task, alike: Trial) -> Callable[..., tuple[Any, Any]]:
+    @jax.jit
+    def predict(traced: dict[str, Any], variables: Variables, x: PyTree) -> tuple[Any, Any]:
+        prediction = task.predict(with_values(alike, **traced), variables, x)
+        return prediction, task.probabilities(prediction)
+
+    return predict
 
 
 def like_training(data: Data, X: Any) -> Any:

@@ -30,7 +30,7 @@ def supervised(
     module: Callable[..., Any] | linen.Module | None = None,
     init: Callable[..., PyTree] | None = None,
     apply: Callable[..., Array] | None = None,
-    loss: Callable[[Any, Any], Array],
+    loss: Callable[..., Array],
     metrics: Mapping[str, Metric] | None = None,
     optimizer: Callable[..., optax.GradientTransformation] | None = None,
     loss_unit: str = "",
@@ -47,7 +47,8 @@ def supervised(
             one example, (1, ...).
         apply: with `init`, a function of (trial, params, x) that returns a prediction, (B, ...);
             it is given `train`, `mask` and `rng` too, where it takes them.
-        loss: a function of a batch's prediction and target that returns (B,).
+        loss: a function of a batch's prediction and target that returns (B,); or of (trial,
+            prediction, target), where hyperparameters decide it.
         metrics: of `jaxexp.metrics`, or your own `jaxexp.Metric`, by name.
         optimizer: a function of (trial), or of (trial, steps), the number of steps that the trial
             will take; the built-in one that `trial.optimizer` names, if not given.
@@ -94,7 +95,7 @@ class Supervised(Task):
     """What `supervised` returns; two of the same parts are equal."""
 
     def __init__(
-        self, model: "_Model", loss: Callable[[Any, Any], Array], metrics: Mapping[str, Metric],
+        self, model: "_Model", loss: Callable[..., Array], metrics: Mapping[str, Metric],
         optimizer: Any, loss_unit: str, evaluation_batch_size: int, classification: bool = False,
     ) -> None:  # fmt: skip
         """See `supervised`; `classification` says whether targets are labels."""
@@ -185,7 +186,8 @@ class Supervised(Task):
         prediction, state = self.model.apply(
             trial, variables, batch.x, rng=rng, mask=mask, train=train
         )
-        loss_B = self.loss(prediction, batch.y)
+        own = (trial,) if _arity(self.loss) > 2 else ()
+        loss_B = self.loss(*own, prediction, batch.y)
         return Outputs(loss_B, prediction, batch.y, state=state)
 
     def optimizer(self, trial: Trial, steps: int) -> optax.GradientTransformation:

@@ -205,7 +205,11 @@ def trace(task: Task, trial: Trial, arrays: Arrays) -> Inspection:
     def kept(params: PyTree, *rest: PyTree) -> PyTree:
         return jax.vjp(lambda params: with_state(params, *rest)[0].sum(), params)[1]
 
-    jax.eval_shape(lambda params: task.optimizer(watched, 1000).init(params), variables.params)
+    def update(params: PyTree) -> PyTree:  # schedules read hyperparameters here, not before
+        optimizer = task.optimizer(watched, 1000)
+        return optimizer.update(params, optimizer.init(params), params)
+
+    jax.eval_shape(update, variables.params)
     found = _count(jaxpr)
     sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves(variables.params)]
     floats = sum(
