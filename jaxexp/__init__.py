@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from jaxexp.training.supervised import supervised
     from jaxexp.training.task import Outputs, Task, Variables
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "Comparison",
     "Data",
