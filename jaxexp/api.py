@@ -46,7 +46,14 @@ ALWAYS_READ = {"epochs", "batch_size", "seed"}  # by the engine
 
 
 class Problem(NamedTuple):
-    """What a sweep is run on."""
+    """What a sweep is run on: what a sweep file's `problem(inputs)` returns.
+
+    >>> import jaxexp as jx
+    >>> def problem(inputs):
+    ...     return Problem(jx.MLPClassification(), jx.arrays([[0.0], [1.0]] * 4, [0, 1] * 4))
+    >>> problem(None).data.counts
+    {'train': 6, 'validation': 2}
+    """
 
     task: Task
     data: Data
@@ -54,7 +61,14 @@ class Problem(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class PlannedRun:
-    """Sweeps, the task and the data that they are run on, and how: `print` it to see."""
+    """Sweeps, the task and the data that they are run on, and how: `print` it to see.
+
+    >>> import jaxexp as jx
+    >>> data = jx.arrays([[0.0], [1.0]] * 4, [0, 1] * 4)
+    >>> planned = plan(jx.Sweep(jx.MLPTrial(batch_size=2), {"seed": range(3)}), data=data)
+    >>> print(str(planned).partition(" on ")[0])
+    3 trials in 1 program
+    """
 
     sweeps: tuple[Sweep, ...]
     task: Task

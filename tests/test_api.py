@@ -263,3 +263,11 @@ def test_data_count_in_the_memory_of_a_plan():
     assert planned.plan.memory > planned.plan.data_bytes + 4 * 16 * 20_000
     with pytest.raises(jx.UserError, match="of memory for their arrays"):
         jx.plan(jx.Sweep(jx.MLPTrial(depth=1, batch_size=16)), data=wide, memory=1e6)
+
+
+def test_every_public_name_is_documented_with_an_example():
+    modules = {"compare", "figures", "metrics", "nn", "select"}
+    for name in jx.__all__:
+        documented = getattr(jx, name).__doc__ or ""
+        assert documented, name
+        assert name in modules or ">>> " in documented, name

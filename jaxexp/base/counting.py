@@ -22,6 +22,10 @@ def counting(what: str) -> Iterator[Callable[[int, int], None]]:
     """A function to be told of things done, and things in all; shown if they take a while.
 
     A bar on a terminal, elsewhere one line at the end.
+
+    >>> with counting("images") as progress:
+    ...     for i in range(3):
+    ...         progress(i + 1, 3)
     """
     console = Console(stderr=True, highlight=False)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())

@@ -182,6 +182,19 @@ def external_results(
         predictions: as the task would record them.
         notes: what to know before believing the results, such as warnings of the library.
         versions: of libraries.
+
+    >>> import jaxexp as jx
+    >>> data = jx.arrays([[0.0], [1.0]] * 4, [0, 1] * 4, validation=None)
+    >>> measured = {"train": {"loss": 0.1, "accuracy": 1.0}}
+    >>> results = external_results(
+    ...     jx.Sweep(jx.Trial(epochs=1)),
+    ...     (jx.MLPClassification(), data),
+    ...     model="DecisionTreeClassifier()",
+    ...     metrics=measured,
+    ...     seconds=0.5,
+    ... )
+    >>> float(results["accuracy"].sel(split="train").item())
+    1.0
     """
     task, data = problem
     nothing = np.full(1, np.nan, np.float32)

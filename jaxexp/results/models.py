@@ -26,7 +26,11 @@ ABOUT = "about"  # the name of the description among the arrays
 
 
 class Prediction(NamedTuple):
-    """Of one example: what it is, the predicted class or value, and the class's probability."""
+    """Of one example: what it is, the predicted class or value, and the class's probability.
+
+    >>> Prediction("image.png", "cat", 0.9).label
+    'cat'
+    """
 
     example: str
     label: str
@@ -39,6 +43,10 @@ class Model:
 
     `about` holds "sweep", "trial" (its hyperparameters), "metrics" by name and split after the last
     epoch, "diverged", and the attributes of the data that it was trained on, "attrs".
+
+    >>> model = Model(Path("model.npz"), {"sweep": "rates"}, {"params/w": np.zeros(3)})
+    >>> model.variables().params
+    {'w': array([0., 0., 0.])}
     """
 
     path: Path

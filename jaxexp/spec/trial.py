@@ -71,6 +71,12 @@ def static(
     """A value that the program is compiled for: each has a program of its own.
 
     So is a field that declares nothing; this adds bounds, or the `choices` that there are.
+
+    >>> @dataclass(frozen=True, kw_only=True)
+    ... class NetTrial(Trial):
+    ...     pooling: str = static("max", choices=("max", "mean"))
+    >>> NetTrial.fields()["pooling"].kind
+    <Kind.STATIC: 'static'>
     """
     bounds = {"above": above, "at_least": at_least, "below": below, "at_most": at_most}
     return _declare(default, Kind.STATIC, choices=choices, **bounds)
@@ -80,6 +86,14 @@ def size(default: Any, *, at_least: int = 1, at_most: int | None = None) -> Any:
     """A whole number that a model can pad: smaller trials may share a program with larger ones.
 
     Inside a shared program it is a `jaxexp.spec.padding.Size`; the model must know what to do.
+
+    >>> @dataclass(frozen=True, kw_only=True)
+    ... class NetTrial(Trial):
+    ...     units: int = size(16)
+    >>> NetTrial().replace(units=0).check()
+    Traceback (most recent call last):
+        ...
+    jaxexp.base.errors.UserError: units=0: expected a number at least 1
     """
     return _declare(default, Kind.SIZE, at_least=at_least, at_most=at_most)
 
@@ -88,6 +102,12 @@ def choice(default: Any, choices: Sequence[Any] | None = None) -> Any:
     """One of several options, all of which a shared program can compute, and take one.
 
     Inside a shared program it is a `jaxexp.spec.padding.Choice`; the model must know what to do.
+
+    >>> @dataclass(frozen=True, kw_only=True)
+    ... class NetTrial(Trial):
+    ...     activation: str = choice("relu", ("relu", "tanh"))
+    >>> NetTrial().replace(activation="tanh").activation
+    'tanh'
     """
     return _declare(default, Kind.CHOICE, choices=choices)
 

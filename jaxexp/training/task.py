@@ -34,6 +34,9 @@ class Variables(NamedTuple):
     """What a model consists of: parameters, and state that is not trained.
 
     The state may be any pytree: the batch statistics of a network, or nothing.
+
+    >>> Variables({"slope": 1.0}).state
+    ()
     """
 
     params: PyTree
@@ -49,6 +52,9 @@ class Outputs(NamedTuple):
         target: (B, ...), likewise.
         metrics: (B,) each, by name: for metrics that are means of what the task itself computes.
         state: the new state of the model.
+
+    >>> Outputs(loss=jnp.zeros(4)).loss.shape
+    (4,)
     """
 
     loss: Array
