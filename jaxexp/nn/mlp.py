@@ -5,8 +5,8 @@ such products runs a third faster than the other way round, and weights carry ov
 
 Trials of other shapes may share a program (see `jaxexp.spec.padding`). Units past a trial's width
 are not read by any other, so that their weights, zero at first, keep gradients and moments of zero;
-layers past its depth pass their input on. Widths that differ between the layers of one trial are padded in the
-same way where its program holds other shapes too; in a program of its own nothing is.
+layers past its depth pass their input on. Widths that differ between the layers of one trial are
+padded in the same way where its program holds other shapes too; in a program of its own nothing is.
 
 Shapes: B examples, C classes, F features, L hidden layers, W units of a layer.
 """
@@ -395,9 +395,10 @@ class MLPClassification(Task):
         return Variables(_own(trial, variables.params, inputs), state), norms_ExL
 
     def inspect(self, trial: Trial, arrays: Arrays) -> Inspection:
-        """By formula, which is quicker than tracing and agrees with it; traced in a subclass."""
+        """By formula, which is quicker than tracing and agrees with it; subclasses are traced."""
         trained = (self.apply, self.init, self.optimizer, self.module)
-        if any(getattr(MLPClassification, m.__name__) is not m.__func__ for m in trained):
+        changed = any(getattr(MLPClassification, m.__name__) is not m.__func__ for m in trained)
+        if changed or type(trial) is not MLPTrial:
             return super().inspect(trial, arrays)
         assert isinstance(trial, MLPTrial)
         assert self.classes is not None, "bind the task to data"

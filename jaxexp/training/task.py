@@ -4,6 +4,7 @@ Shapes: B examples of a batch, N of a split.
 """
 
 import abc
+import contextlib
 import inspect
 import math
 import types
@@ -122,7 +123,7 @@ class Task(abc.ABC):
             optimizers.check(trial)
 
     def uses_mask(self, trial: Trial, data: Data) -> bool:
-        """Whether `apply` leaves out what the mask leaves out; where not, no batch may be partial."""
+        """Whether `apply` leaves out what the mask does; where not, no batch may be partial."""
         return True
 
     def predict(self, trial: Trial, variables: Variables, x: PyTree) -> PyTree:
@@ -193,18 +194,23 @@ def trace(task: Task, trial: Trial, arrays: Arrays) -> Inspection:
             "jaxexp.Variables(params, state)"
         )
 
-    def forward(params: PyTree, batch: Batch, rng: Array, mask: Array) -> Outputs:
-        own = Variables(params, variables.state)
-        return task.apply(watched, own, batch, rng=rng, mask=mask, train=True)
-
     def with_state(params: PyTree, state: PyTree, batch: Batch, rng: Array, mask: Array) -> PyTree:
         own = Variables(params, state)
         outputs = task.apply(watched, own, batch, rng=rng, mask=mask, train=True)
         check_outputs(task, outputs, variables.state, 2)
         return tuple(outputs)
 
+    def rest(data: Arrays, params: PyTree, state: PyTree, batch: Batch, rng: Array, mask: Array):  # type: ignore[no-untyped-def]
+        """All else that may read the trial; a schedule may do so in the update alone."""
+        own = Variables(params, state)
+        task.apply(watched, own, batch, rng=rng, mask=mask, train=False)
+        optimizer = task.optimizer(watched, 1000)
+        optimizer.update(params, optimizer.init(params), params)
+        with contextlib.suppress(Exception):  # the data may lack what only those that record need
+            task.predictions(watched, own, data)
+
     jaxpr = jax.make_jaxpr(with_state)(*variables, batch, key, mask).jaxpr
-    jax.eval_shape(lambda params: task.optimizer(watched, 1000).init(params), variables.params)
+    jax.eval_shape(rest, arrays, *variables, batch, key, mask)
     found = _count(jaxpr)
     sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves(variables.params)]
     inputs = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(examples))
