@@ -417,7 +417,7 @@ def write_report(results: Results | Mapping[str, Results], path: str | Path) -> 
 
     >>> import jaxexp as jx, tempfile
     >>> data = jx.arrays([[0.0], [1.0], [2.0], [3.0]] * 8, [0, 0, 1, 1] * 8)
-    >>> sweep = jx.Sweep(jx.MLPTrial(epochs=2, depth=1), {"learning_rate": [0.1, 0.01]})
+    >>> sweep = jx.Sweep(jx.MLPTrial(epochs=2, batch_size=8), {"learning_rate": [0.1, 0.01]})
     >>> results = jx.run(sweep, data=data, progress=False)
     >>> write_report(results, tempfile.mkdtemp() + "/report.html").name
     'report.html'

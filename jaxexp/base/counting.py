@@ -4,16 +4,6 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
-
 WORTH_A_LINE = 1.0  # seconds
 
 
@@ -27,6 +17,16 @@ def counting(what: str) -> Iterator[Callable[[int, int], None]]:
     ...     for i in range(3):
     ...         progress(i + 1, 3)
     """
+    from rich.console import Console  # not before it is needed: describing a sweep starts at once
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        SpinnerColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
     console = Console(stderr=True, highlight=False)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     bar = Progress(

@@ -276,7 +276,10 @@ class RunningProgram:
         """The trials as they are, on the host, with their predictions where recorded."""
         predictions = {}
         if self.compiled.predict:
-            predictions = self.compiled.predict(self.leaves, self.state, self.data)
+            # Asked of those trials alone that end here, of which some are prefixes.
+            epochs = np.full(self.program.filled(), self.epoch, np.int32)
+            leaves = {**self.leaves, "epochs": self._put(epochs, TRIALS)}
+            predictions = self.compiled.predict(leaves, self.state, self.data)
         return End(*self.to_host((predictions, self.state.variables)))
 
     def to_host(self, tree: PyTree) -> PyTree:

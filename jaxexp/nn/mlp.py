@@ -418,9 +418,10 @@ class MLPClassification(Task):
         return Variables(_own(trial, variables.params, inputs), state), norms_ExL
 
     def inspect(self, trial: Trial, arrays: Arrays) -> Inspection:
-        """By formula, which is quicker than tracing and agrees with it; traced in a subclass."""
-        own, cls = type(self), MLPClassification
-        if any(getattr(own, n) is not getattr(cls, n) for n in ("apply", "init", "optimizer")):
+        """By formula, which is quicker than tracing and agrees with it; subclasses are traced."""
+        own, cls, names = type(self), MLPClassification, ("apply", "init", "optimizer", "module")
+        changed = any(getattr(own, name) is not getattr(cls, name) for name in names)
+        if changed or type(trial) is not MLPTrial:
             return super().inspect(trial, arrays)
         assert isinstance(trial, MLPTrial)
         assert self.classes is not None, "bind the task to data"

@@ -213,6 +213,7 @@ class Trial:
 RESERVED = {"epoch", "split", "step", "layer", "loss", "seconds", "trial", "trial_id", "value"}
 RESERVED |= {"status", "step_loss", "running_loss", "steps_per_epoch", "epochs_trained"}
 RESERVED |= {"diverged_epoch", "diverged_step", "gradient_norm"}
+SMALLEST, LARGEST = 2.0**-126, 2.0**128 - 2.0**104  # of float32, subnormal numbers left out
 ABBREVIATIONS = {
     "lr": ["learning_rate"],
     "bs": ["batch_size"],
@@ -393,6 +394,20 @@ def _check_range(declared: Hyperparameter, value: Any) -> None:
         expected = " and ".join(f"{words} {bound:g}" for _, words, bound in wanted)
         number = "numbers" if isinstance(value, tuple) else "a number"
         raise UserError(f"{name}={text(value)}: expected {number} {expected}")
+    if declared.kind in (Kind.TRACED, Kind.SIZE, Kind.LENGTH):
+        _check_32_bits(name, each)
+
+
+def _check_32_bits(name: str, values: Sequence[Any]) -> None:
+    """Refuse what the 32 bits of a number inside a program would change: wrap, or make 0 or inf."""
+    for value in values:
+        if isinstance(value, int) and abs(value) >= 2**31:
+            raise UserError(f"{name}={value}: expected a whole number below {2**31} in magnitude")
+        if isinstance(value, float) and value and not SMALLEST <= abs(value) <= LARGEST:
+            raise UserError(
+                f"{name}={value}: expected a number that is 0 or between {SMALLEST:.1g} and "
+                f"{LARGEST:.1g} in magnitude, as float32 has it"
+            )
 
 
 def _convert(hint: Any, value: Any) -> Any:

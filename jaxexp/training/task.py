@@ -4,6 +4,7 @@ Shapes: B examples of a batch, N of a split.
 """
 
 import abc
+import contextlib
 import inspect
 import math
 import types
@@ -206,16 +207,21 @@ def trace(task: Task, trial: Trial, arrays: Arrays) -> Inspection:
         check_outputs(task, outputs, variables.state, 2)
         return tuple(outputs)
 
+    def rest(data: Arrays, params: PyTree, state: PyTree, batch: Batch, rng: Array, mask: Array):  # type: ignore[no-untyped-def]
+        """All else that may read the trial; a schedule may do so in the update alone."""
+        own = Variables(params, state)
+        task.apply(watched, own, batch, rng=rng, mask=mask, train=False)
+        optimizer = task.optimizer(watched, 1000)
+        optimizer.update(params, optimizer.init(params), params)
+        with contextlib.suppress(Exception):  # the data may lack what only those that record need
+            task.predictions(watched, own, data)
+
     jaxpr = jax.make_jaxpr(with_state)(*variables, batch, key, mask).jaxpr
 
     def kept(params: PyTree, *rest: PyTree) -> PyTree:
         return jax.vjp(lambda params: with_state(params, *rest)[0].sum(), params)[1]
 
-    def update(params: PyTree) -> PyTree:  # schedules read hyperparameters here, not before
-        optimizer = task.optimizer(watched, 1000)
-        return optimizer.update(params, optimizer.init(params), params)
-
-    jax.eval_shape(update, variables.params)
+    jax.eval_shape(rest, arrays, *variables, batch, key, mask)
     found = _count(jaxpr)
     sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves(variables.params)]
     floats = sum(
