@@ -33,7 +33,7 @@ from jaxexp.planning.cost import Workload
 from jaxexp.results.dataset import facts, to_dataset
 from jaxexp.results.results import Results
 from jaxexp.spec.sweep import Sweep
-from jaxexp.spec.trial import MLPTrial, Trial
+from jaxexp.spec.trial import Kind, MLPTrial, Trial, text
 from jaxexp.training import step
 from jaxexp.training.data import Data
 from jaxexp.training.task import Inspection, Task, Variables
@@ -43,6 +43,10 @@ if TYPE_CHECKING:
 
 LIBRARIES = ("jaxexp", "jax", "jaxlib", "flax", "optax", "numpy")  # which decide numbers
 ALWAYS_READ = {"epochs", "batch_size", "seed"}  # by the engine
+# Variables and dimensions of every dataset of results; see `to_dataset`.
+RESERVED = {"loss", "step_loss", "steps_per_epoch", "epochs_trained", "diverged_epoch"}
+RESERVED |= {"diverged_step", "trial_id", "seconds", "gradient_norm"}
+RESERVED |= {"epoch", "split", "step", "layer"}
 
 
 class Problem(NamedTuple):
@@ -127,24 +131,30 @@ def plan(
     >>> planned.plan.trials
     1
     """
-    sweeps = (sweep,) if isinstance(sweep, Sweep) else tuple(sweep)
+    sweeps = tuple(sweep) if isinstance(sweep, list | tuple) else (sweep,)
     for each in sweeps:
         if not isinstance(each, Sweep):
-            raise UserError(f"sweep={each!r}: expected a jaxexp.Sweep")
+            hint = ", as jaxexp.Sweep(trial) is for one trial" if isinstance(each, Trial) else ""
+            raise UserError(f"sweep={each!r}: expected a jaxexp.Sweep{hint}")
     if not sweeps:
         raise UserError("expected at least one sweep")
     if not isinstance(data, Data):
         raise UserError(
             f"data={_short(data)}: expected jaxexp.Data; jaxexp.arrays(X, y) makes them of arrays"
         )
+    if memory is not None and (isinstance(memory, bool) or not isinstance(memory, int | float)):
+        raise UserError(f"memory={memory!r}: expected a number of bytes")
     trials = [trial for each in sweeps for trial in each.trials()]
     task = _task(task, trials)
+    _check_metric_names(task, trials)
+    if programs != "exact":
+        _check_pads(task, trials)
     bound = task.bind(data)
     driver.check(trials, bound, data)
     inspector = _Inspector(bound, data)
     for each in sweeps:
         _check_read(each, inspector)
-        _check_records(each, bound)
+        _check_records(each, bound, inspector)
     used = chosen(devices)
     made = planning.plan(
         sweeps,
@@ -207,6 +217,16 @@ def run(
         planned = sweep
     else:
         planned = plan(sweep, task, data, devices=devices, programs=programs, memory=memory)
+    if not checkpoint_every > 0:
+        raise UserError(f"checkpoint_every={checkpoint_every}: expected seconds above 0")
+    if not isinstance(checkpoint_dir, str | Path | None):
+        raise UserError(f"checkpoint_dir={checkpoint_dir!r}: expected the path of a folder")
+    methods = ("compiling", "moved", "note")
+    if not isinstance(progress, bool | None) and not all(hasattr(progress, m) for m in methods):
+        raise UserError(
+            f"progress={progress!r}: expected True, False, None or an object with the methods "
+            f"{', '.join(methods)}"
+        )
     kept: dict[str, Variables] = {}
 
     def keep(record: TrialRecord) -> None:
@@ -329,11 +349,46 @@ def _check_read(sweep: Sweep, inspector: _Inspector) -> None:
             )
 
 
-def _check_records(sweep: Sweep, task: Task) -> None:
+def _check_records(sweep: Sweep, task: Task, inspector: _Inspector) -> None:
     if "predictions" in sweep.record and type(task).predictions is Task.predictions:
         raise UserError(
             f"record='predictions' of sweep {sweep.name!r}: {type(task).__name__} defines none"
         )
+    if "gradient_norms" in sweep.record and not all(
+        inspector(trial).cost.layers for trial in sweep.trials()
+    ):
+        raise UserError(
+            f"record='gradient_norms' of sweep {sweep.name!r}: no array of parameters has two axes "
+            "or more, and so there are no layers"
+        )
+
+
+def _check_metric_names(task: Task, trials: Sequence[Trial]) -> None:
+    """Raise UserError for a metric that would take the place of something else in the results."""
+    for name in task.metrics:
+        taken = next((type(trial) for trial in trials if name in trial.fields()), None)
+        if taken is not None:
+            raise UserError(
+                f"metrics[{name!r}]: {taken.__name__} has a hyperparameter of this name"
+            )
+        if name in RESERVED or name.startswith("running_") or name in task.prediction_dims:
+            raise UserError(f"metrics[{name!r}]: results have something else of this name")
+
+
+def _check_pads(task: Task, trials: Sequence[Trial]) -> None:
+    """Raise UserError for hyperparameters to pad, where the task does not pad its model."""
+    if type(task).crop is not Task.crop:
+        return
+    for name, declared in {n: d for t in trials for n, d in t.fields().items()}.items():
+        padded = declared.kind in (Kind.SIZE, Kind.CHOICE) and name not in Trial.fields()
+        values = {getattr(trial, name) for trial in trials if name in trial.fields()}
+        if padded and len(values) > 1:
+            raise UserError(
+                f"{name} is declared with jaxexp.{declared.kind.value}, so that trials with "
+                f"{' and '.join(sorted(map(text, values)))} may share a program, but "
+                f"{type(task).__name__} pads no model (it defines no `crop`): declare it with "
+                "jaxexp.static, or run with programs='exact'"
+            )
 
 
 def _task(task: Task | None, trials: Sequence[Trial]) -> Task:
@@ -373,8 +428,6 @@ def _checkpoints(
     if folder is None:
         yield None
         return
-    if not every > 0:
-        raise UserError(f"checkpoint_every={every}: expected seconds above 0")
     path = Path(folder)
     _check_identity(path, planned.identity)
     with contextlib.closing(Checkpoints(path, progress.note, every)) as made:

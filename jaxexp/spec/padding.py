@@ -33,6 +33,14 @@ class Choice:
     index: Any  # of this trial: a traced int32
     options: tuple[Any, ...]
 
+    def __eq__(self, other: object) -> bool:
+        """Refused: `trial.optimizer == "sgd"` would be False of every trial of the program."""
+        raise UserError(
+            f"{' or '.join(map(text, self.options))}: which of them a trial has is not known to "
+            "Python where trials share a program; take it with jaxexp.spec.padding.choose, declare "
+            "it with jaxexp.static, or run with programs='exact'"
+        )
+
 
 def value(size: Any) -> Any:
     """The number itself: an int, or traced where the program pads it."""

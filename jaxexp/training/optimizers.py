@@ -1,5 +1,6 @@
 """The optimizers that have a name. Any other is a function of the trial: see `Task.optimizer`."""
 
+from collections.abc import Callable
 from typing import Any
 
 import optax
@@ -13,19 +14,25 @@ NAMES = ("adam", "adamw", "sgd")
 
 
 def built_in(trial: Trial) -> optax.GradientTransformation:
-    """Of a name, or of several in one program: every option keeps a state, one updates."""
+    """Of a name, or of several in one program."""
     if not isinstance(trial.optimizer, Choice):
         return _named(trial.optimizer, trial)
-    options = trial.optimizer.options
-    made = {name: _named(name, trial) for name in options}
+    return one_of(trial.optimizer, lambda name: _named(name, trial))
 
-    def init(params: PyTree) -> dict[str, PyTree]:
-        return {name: each.init(params) for name, each in made.items()}
 
-    def update(grads: PyTree, states: dict[str, PyTree], params: PyTree = None) -> Any:
-        results = {name: each.update(grads, states[name], params) for name, each in made.items()}
-        updates = choose(trial.optimizer, lambda name: results[name][0])
-        return updates, {name: state for name, (_, state) in results.items()}
+def one_of(
+    choice: Choice, make: Callable[[Any], optax.GradientTransformation]
+) -> optax.GradientTransformation:
+    """Of several in one program: every option keeps a state, one updates."""
+    made = {option: make(option) for option in choice.options}
+
+    def init(params: PyTree) -> dict[Any, PyTree]:
+        return {option: each.init(params) for option, each in made.items()}
+
+    def update(grads: PyTree, states: dict[Any, PyTree], params: PyTree = None) -> Any:
+        results = {o: each.update(grads, states[o], params) for o, each in made.items()}
+        updates = choose(choice, lambda option: results[option][0])
+        return updates, {option: state for option, (_, state) in results.items()}
 
     return optax.GradientTransformation(init, update)
 

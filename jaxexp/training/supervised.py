@@ -1,8 +1,9 @@
 """The usual task: a model, a loss between prediction and target, metrics, an optimizer."""
 
+import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -13,7 +14,9 @@ from flax import linen, nnx
 from jax import Array
 
 from jaxexp.base.errors import UserError
-from jaxexp.spec.trial import Trial
+from jaxexp.planning.plan import static_key
+from jaxexp.spec.padding import Choice, Size, value
+from jaxexp.spec.trial import Kind, Trial, with_values
 from jaxexp.training import optimizers
 from jaxexp.training.data import Data, Examples
 from jaxexp.training.labels import check_labels
@@ -51,7 +54,9 @@ def supervised(
             prediction, target), where hyperparameters decide it.
         metrics: of `jaxexp.metrics`, or your own `jaxexp.Metric`, by name.
         optimizer: a function of (trial), or of (trial, steps), the number of steps that the trial
-            will take; the built-in one that `trial.optimizer` names, if not given.
+            will take; the built-in one that `trial.optimizer` names, if not given. Traced
+            hyperparameters are arrays in it, which some schedules of optax do not take: give those
+            a peak of 1, and put `optax.scale(trial.learning_rate)` behind.
         loss_unit: of the loss, for figures and tables.
         evaluation_batch_size: how many examples are evaluated at once.
 
@@ -69,26 +74,53 @@ def supervised(
         raise UserError("expected either `module`, or both `init` and `apply`")
     model: _Model
     if init is not None and apply is not None:
-        model = _Functions(_function("init", init), _function("apply", apply))
-    elif isinstance(module, linen.Module):
-        model = _Linen(_constant(module))
+        model = _Functions(
+            _function("init", init, ("trial", "rng", "x")),
+            _function("apply", apply, ("trial", "params", "x")),
+        )
     else:
-        made_by = _function("module", module)
-        model = _Nnx(made_by) if _arity(made_by) > 1 else _Linen(made_by)
-    made: dict[str, Metric] = {} if metrics is None else dict(metrics)
+        model = _module(module)
+    if metrics is not None and not isinstance(metrics, Mapping):
+        raise UserError(
+            f"metrics is a {type(metrics).__name__}, expected a dict of names and metrics: "
+            "{'accuracy': jaxexp.metrics.accuracy}"
+        )
+    made = {} if metrics is None else dict(metrics)
     for name, metric in made.items():
         if not isinstance(metric, Metric):
             raise UserError(
                 f"metrics[{name!r}] is {metric!r}, expected one of jaxexp.metrics, or "
                 "jaxexp.Metric('higher' or 'lower', example=function)"
             )
-        if name == "loss" or not name.isidentifier():
+        if name == "loss" or not isinstance(name, str) or not name.isidentifier():
             raise UserError(f"metrics[{name!r}]: expected a name like 'accuracy', but not 'loss'")
     if optimizer is not None and not isinstance(optimizer, optax.GradientTransformation):
-        _function("optimizer", optimizer)
-    return Supervised(
-        model, _function("loss", loss), made, optimizer, loss_unit, evaluation_batch_size
-    )
+        _function("optimizer", optimizer, ("trial",), ("trial", "steps"))
+        if (getattr(optimizer, "__module__", None) or "").partition(".")[0] == "optax":
+            raise UserError(
+                f"optimizer: {optimizer.__name__} of optax itself, expected a function of the "
+                f"trial: lambda trial: optax.{optimizer.__name__}(trial.learning_rate)"
+            )
+    _function("loss", loss, ("prediction", "target"), ("trial", "prediction", "target"))
+    if not isinstance(loss_unit, str):
+        raise UserError(f"loss_unit={loss_unit!r}: expected text, such as 'nats'")
+    size = evaluation_batch_size
+    if not isinstance(size, int | np.integer) or isinstance(size, bool) or size < 1:
+        raise UserError(f"evaluation_batch_size={size!r}: expected a whole number, at least 1")
+    return Supervised(model, loss, made, optimizer, loss_unit, int(size))
+
+
+def _module(module: Any) -> "_Model":
+    if isinstance(module, linen.Module):
+        return _Linen(lambda trial: module)
+    made = "expected a function of the trial that returns a Flax linen module, or of (trial, rngs)"
+    made += " that returns an nnx module"
+    if isinstance(module, nnx.Module):
+        raise UserError(f"module: a {type(module).__name__} that is made already, {made}")
+    if isinstance(module, type):
+        raise UserError(f"module: the class {module.__name__} itself, {made}")
+    _function("module", module, ("trial",), ("trial", "rngs"))
+    return (_Nnx if _arity(module) > 1 else _Linen)(module)
 
 
 class Supervised(Task):
@@ -106,6 +138,7 @@ class Supervised(Task):
         self.model, self.loss, self.metrics = model, loss, dict(metrics)
         self._optimizer, self.loss_unit = optimizer, loss_unit
         self.evaluation_batch_size, self.classification = evaluation_batch_size, classification
+        self._checked: set[Any] = set()
 
     def __eq__(self, other: object) -> bool:
         """Equal parts."""
@@ -134,47 +167,94 @@ class Supervised(Task):
         )  # fmt: skip
 
     def check(self, trial: Trial, data: Data) -> None:
-        """Raise UserError unless the model's prediction fits the targets, and labels its classes.
+        """Raise UserError unless the parts fit the trial, the data and each other.
 
-        Checked is what no gradient would complain of: labels past the classes, and a prediction
-        (B, 1) of a target (B,), which broadcasts to (B, B).
+        Every function is traced once for trials that agree in what is static. Checked is also what
+        no gradient would complain of: labels past the classes, and a prediction (B, 1) of a target
+        (B,), which broadcasts to (B, B).
         """
         if self._optimizer is None:
             optimizers.check(trial)
-        prediction, target = self._shapes(trial, data)
-        shape, wanted = getattr(prediction, "shape", None), getattr(target, "shape", None)
-        if shape is None or wanted is None:
+        key = (static_key(trial), data)
+        if key not in self._checked:
+            self._check(trial, data)
+            self._checked.add(key)
+
+    def _check(self, trial: Trial, data: Data) -> None:
+        traced = {
+            name: np.asarray(own, np.float32 if declared.hint is float else np.int32)
+            for name, declared in trial.fields().items()
+            if declared.kind is Kind.TRACED and (own := getattr(trial, name)) != declared.off
+        }
+        try:
+            prediction, target = self._trace(trial, data, traced)
+        except UserError as error:
+            self._trace(trial, data, {})  # raises it again, if it has nothing to do with tracing
+            raise _because_traced(error, functools.partial(self._trace, trial, data), traced) from (
+                error
+            )
+        if not (hasattr(prediction, "shape") and hasattr(target, "shape")):
             return
-        if shape[1:] != wanted[1:] and (shape == (*wanted, 1) or wanted == (*shape, 1)):
+        shape, wanted = prediction.shape, target.shape
+        if shape[:1] != wanted[:1]:
             raise UserError(
-                f"the prediction of a batch of {wanted[0]} has the shape {shape}, its target "
-                f"{wanted}: they would be compared each with each; expected equal shapes"
+                f"the prediction of a batch of {wanted[0]} has the shape {shape}, expected "
+                f"({wanted[0]}, ...): one for each example"
             )
         if self.classification and len(shape) == 2 and shape[1] > 1:
             check_labels(data, shape[1])
         elif self.classification and shape == wanted and "accuracy" in self.metrics:
             check_labels(data, 2)
 
-    def _shapes(self, trial: Trial, data: Data) -> tuple[Any, Any]:
-        """Of the prediction and the target of two examples."""
+    def _trace(self, trial: Trial, data: Data, traced: Mapping[str, Any]) -> tuple[Any, Any]:
+        """Trace one step of training and of evaluation; the shapes of prediction and target.
+
+        `traced` hyperparameters are numbers inside the program. Raises UserError that names the
+        part that fails.
+        """
         x, y = jax.tree.map(
             lambda a: jax.ShapeDtypeStruct((2, *a.shape[1:]), a.dtype), (data.train.x, data.train.y)
         )
 
-        def predict(rng: Array, x: PyTree) -> Any:
-            variables = self.model.init(trial, rng, x)
-            mask = jnp.ones(2, bool)
-            return self.model.apply(trial, variables, x, rng=rng, mask=mask, train=False)[0]
+        def step(rng: Array, x: PyTree, y: PyTree, traced: Mapping[str, Any]) -> Any:
+            own, mask = with_values(trial, **traced), jnp.ones(2, bool)
+            with _named(self.model.names[0]):
+                variables = self.model.init(own, rng, jax.tree.map(lambda a: a[:1], x))
+            _check_params(self.model.names[0], variables.params)
+            for train in (True, False):
+                with _named(self.model.names[1], inputs=x):
+                    prediction, _ = self.model.apply(
+                        own, variables, x, rng=rng, mask=mask, train=train
+                    )
+            _check_broadcast(prediction, y)
+            with _named("loss", prediction=prediction, target=y):
+                loss_B = self._loss(own, prediction, y)
+            if jnp.shape(loss_B) == (2,):  # else `inspect` says so
+                for name, metric in self.metrics.items():
+                    with _named(f"metrics[{name!r}]", prediction=prediction, target=y):
+                        sums = metric.sums_of(None, prediction, y, jnp.ones(2), name=name)
+                        metric.compute(sums, name=name)
+            with _named("optimizer"):
+                optimizer = self.optimizer(own, 1000)
+                params = variables.params
+                optimizer.update(params, optimizer.init(params), params)
+            return prediction
 
-        return jax.eval_shape(predict, jax.eval_shape(lambda: jax.random.key(0)), x), y
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        return jax.eval_shape(step, key, x, y, dict(traced)), y
 
     def uses_mask(self, trial: Trial, data: Data) -> bool:
-        """Whether batch statistics, if there are any, leave padding out."""
+        """Whether batch statistics, if there are any, leave padding out.
+
+        Raises what `check` raises.
+        """
+        self.check(trial, data)
         x = jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype), data.train.x)
         return self.model.uses_mask(trial, x)
 
     def init(self, trial: Trial, rng: Array, data: Arrays) -> Variables:
         """The model's."""
+        trial = _plain(trial)
         x = jax.tree.map(lambda a: jnp.zeros((1, *a.shape[1:]), a.dtype), data["train"].x)
         return self.model.init(trial, rng, x)
 
@@ -184,11 +264,13 @@ class Supervised(Task):
     ) -> Outputs:  # fmt: skip
         """Loss, prediction and target of a batch."""
         prediction, state = self.model.apply(
-            trial, variables, batch.x, rng=rng, mask=mask, train=train
+            _plain(trial), variables, batch.x, rng=rng, mask=mask, train=train
         )
-        own = (trial,) if _arity(self.loss) > 2 else ()
-        loss_B = self.loss(*own, prediction, batch.y)
-        return Outputs(loss_B, prediction, batch.y, state=state)
+        return Outputs(self._loss(trial, prediction, batch.y), prediction, batch.y, state=state)
+
+    def _loss(self, trial: Trial, prediction: PyTree, target: PyTree) -> Array:
+        own = (_plain(trial),) if _arity(self.loss) > 2 else ()
+        return self.loss(*own, prediction, target)
 
     def optimizer(self, trial: Trial, steps: int) -> optax.GradientTransformation:
         """The one given, or the one that the trial names."""
@@ -196,7 +278,12 @@ class Supervised(Task):
             return optimizers.built_in(trial)
         if isinstance(self._optimizer, optax.GradientTransformation):
             return self._optimizer
-        arguments = (trial, steps)[: 2 if self.optimizer_uses_steps(trial) else 1]
+        if isinstance(trial.optimizer, Choice):  # the function is asked for each
+            return optimizers.one_of(
+                trial.optimizer,
+                lambda name: self.optimizer(with_values(trial, optimizer=name), steps),
+            )
+        arguments = (_plain(trial), steps)[: 2 if self.optimizer_uses_steps(trial) else 1]
         made = self._optimizer(*arguments)
         if not isinstance(made, optax.GradientTransformation):
             raise UserError(
@@ -228,6 +315,8 @@ class Supervised(Task):
 class _Model:
     """A model as the task sees it; equal where the functions it is made of are the same."""
 
+    names = ("module", "module")  # of what initialises it, and of what applies it
+
     def __init__(self, *functions: Callable[..., Any]) -> None:
         self.functions = functions
 
@@ -254,6 +343,8 @@ class _Model:
 
 class _Functions(_Model):
     """Plain functions: no state."""
+
+    names = ("init", "apply")
 
     def init(self, trial: Trial, rng: Array, x: PyTree) -> Variables:
         return Variables(self.functions[0](trial, rng, x))
@@ -364,16 +455,85 @@ def _call_arguments(module: Any, rng: Array, mask: Array, *, train: bool) -> dic
     return {name: value for name, value in given.items() if accepts(call, name)}
 
 
-@functools.lru_cache
-def _constant(module: linen.Module) -> Callable[[Trial], linen.Module]:
-    """A function of the trial; the same for equal modules."""
-    return lambda trial: module
+def _plain(trial: Trial) -> Trial:
+    """With the trial's own batch size, as a number, where a program pads batches."""
+    if isinstance(trial.batch_size, Size):
+        return with_values(trial, batch_size=value(trial.batch_size))
+    return trial
 
 
-def _function(name: str, value: Any) -> Any:
-    if not callable(value):
-        raise UserError(f"{name}: {value!r}, expected a function")
-    return value
+@contextlib.contextmanager
+def _named(part: str, **given: PyTree) -> Iterator[None]:
+    """Whatever a part of the user's own raises says which part it is, and what it was given."""
+    try:
+        yield
+    except UserError as error:
+        named = str(error).startswith((part, "metric "))
+        raise error if named else UserError(f"{part}: {error}") from error
+    except Exception as error:
+        said = " and ".join(f"{name} {_shapes(tree)}" for name, tree in given.items())
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise UserError(
+            f"{part}: {type(error).__name__}{f' for {said}' if said else ''}: {reason}"
+        ) from error
+
+
+def _shapes(tree: PyTree) -> str:
+    found = [f"{a.dtype} {a.shape}" for a in jax.tree.leaves(tree) if hasattr(a, "dtype")]
+    return ", ".join(found) or type(tree).__name__
+
+
+def _because_traced(
+    error: UserError, trace: Callable[[dict[str, Any]], Any], traced: Mapping[str, Any]
+) -> UserError:
+    """The same error, with the names of the hyperparameters that it is about."""
+    guilty = []
+    for name in traced:
+        try:
+            trace({name: traced[name]})
+        except UserError:
+            guilty.append(name)
+    names = " and ".join(guilty or traced)
+    return UserError(
+        f"{error} (the value of {names} is not known to Python: in the program, where trials share "
+        "it, it is traced; compute with jax.numpy, or declare it in the trial with jaxexp.static)"
+    )
+
+
+def _check_params(part: str, params: PyTree) -> None:
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    if not leaves:
+        raise UserError(f"{part}: no parameters, expected some to train")
+    for path, leaf in leaves:
+        dtype = jnp.asarray(leaf).dtype
+        if not jnp.issubdtype(dtype, jnp.floating):
+            name = jax.tree_util.keystr(path)
+            raise UserError(f"{part}: params{name} is {dtype}, expected floats")
+
+
+def _check_broadcast(prediction: PyTree, target: PyTree) -> None:
+    shape, wanted = (getattr(a, "shape", None) for a in (prediction, target))
+    if shape and wanted and (shape == (*wanted, 1) or wanted == (*shape, 1)):
+        raise UserError(
+            f"the prediction of a batch of {wanted[0]} has the shape {shape}, its target "
+            f"{wanted}: they would be compared each with each; expected equal shapes"
+        )
+
+
+def _function(name: str, function: Any, *arguments: tuple[str, ...]) -> Any:
+    """The function, if it takes one of these lists of arguments."""
+    if not callable(function):
+        raise UserError(f"{name}: {function!r}, expected a function")
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # written in C
+        return function
+    for given in arguments:
+        with contextlib.suppress(TypeError):
+            signature.bind(*given)
+            return function
+    expected = " or ".join(f"({', '.join(given)})" for given in arguments)
+    raise UserError(f"{name}: a function of {signature}, expected one of {expected}")
 
 
 @functools.cache
