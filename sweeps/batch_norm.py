@@ -16,19 +16,19 @@ def draw(results):
 
 def answer(results):
     """First and last epoch, and how much the validation loss jumps from epoch to epoch."""
-    told = []
+    parts = []
     for name, trial in jx.select.points(results):
         if jx.select.status(trial) != "finished":
-            told.append(f"the network with {name} has no losses to compare")
+            parts.append(f"the network with {name} has no losses to compare")
             continue
         loss = trial["loss"].sel(split="validation").values
         accuracy = trial["accuracy"].sel(split="validation").values
         jump = abs(loss[1:] - loss[:-1]).mean() if len(loss) > 1 else 0
-        told.append(
+        parts.append(
             f"with {name}, the validation accuracy goes from {accuracy[0]:.3f} after the first "
             f"epoch to {accuracy[-1]:.3f}, and the loss changes by {jump:.3f} nats an epoch"
         )
-    return "; ".join(told).capitalize() + "."
+    return "; ".join(parts).capitalize() + "."
 
 
 __all__ = ["problem", "sweep"]

@@ -64,13 +64,13 @@ def by_width(results):
 
 def _answer_along(results, axis):
     _, trial = jx.select.best(results, "accuracy")
-    told = ", ".join(
+    parts = ", ".join(
         f"{jx.select.outcome(point, 'accuracy')} at {int(point[axis])}"
         for _, point in jx.select.points(results)
     )
     if jx.select.status(trial) != "finished":
-        return f"By {axis}: {told}."
-    return f"Best by validation accuracy is {axis} {int(trial[axis])}. By {axis}: {told}."
+        return f"By {axis}: {parts}."
+    return f"Best by validation accuracy is {axis} {int(trial[axis])}. By {axis}: {parts}."
 
 
 SHAPES = [(1, 16), (2, 16), (6, 16), (10, 16), (6, 8), (6, 32), (6, 64)]

@@ -29,13 +29,13 @@ def _reach(name, trial):
     if first != first or last != last:
         return f"with {name} no epoch has one"
     how = "falls" if first < last else "grows"
-    told = [jx.select.number(norm, 1) if norm else "exactly 0" for norm in (last, first)]
-    return f"with {name} it {how} from {told[0]} in layer {LAYERS[-1]} to {told[1]} in layer 0"
+    parts = [jx.select.number(norm, 1) if norm else "exactly 0" for norm in (last, first)]
+    return f"with {name} it {how} from {parts[0]} in layer {LAYERS[-1]} to {parts[1]} in layer 0"
 
 
 def _answer(results):
-    told = "; ".join(_reach(name, trial) for name, trial in jx.select.points(results))
-    return f"The squared gradient norm, averaged over the epochs: {told}."
+    parts = "; ".join(_reach(name, trial) for name, trial in jx.select.points(results))
+    return f"The squared gradient norm, averaged over the epochs: {parts}."
 
 
 def answer_plain(results):

@@ -1,4 +1,4 @@
-"""Several sweeps side by side: ranking, means over seeds, telling images, figures and page."""
+"""Several sweeps side by side: ranking, means over seeds, disagreements, figures and page."""
 
 import json
 import sys
@@ -13,7 +13,7 @@ import xarray as xr
 from datasets import REGRESSION, dataset
 
 from jaxexp.base.errors import UserError
-from jaxexp.cli import rundir
+from jaxexp.cli import library, pages, rundir
 from jaxexp.report import figures, sections
 from jaxexp.reproduce.images import picture
 from jaxexp.results import compare, select
@@ -185,14 +185,14 @@ class TestBaselines:
         assert table.iloc[1]["diverged"] == "3 of 3"
 
 
-class TestTelling:
+class TestDisagreements:
     # Four images of class 0, four of class 1; gains: 0.6, 0.5, 0.5, 0.3; 0.2, 0.8, -, -.
     RIGHT = np.array([0.1, 0.2, 0.2, 0.4, 0.6, 0.9, 0.4, 0.9])
     WRONG = np.array([0.7, 0.7, 0.7, 0.7, 0.4, 0.1, 0.1, 0.8])
 
-    def told(self, count: int = 5) -> compare.Telling:
+    def told(self, count: int = 5) -> compare.Disagreements:
         right, wrong = (baseline(0.5, probability=p) for p in (self.RIGHT, self.WRONG))
-        return compare.telling(right, wrong, count)
+        return compare.disagreements(right, wrong, count)
 
     def test_images_that_one_gets_right_and_the_other_wrong_by_gain(self) -> None:
         found = self.told()
@@ -205,18 +205,18 @@ class TestTelling:
     def test_the_order_of_the_images_does_not_matter(self) -> None:
         right, wrong = (baseline(0.5, probability=p) for p in (self.RIGHT, self.WRONG))
         turned = right.isel(image=slice(None, None, -1))
-        assert compare.telling(turned, wrong).images.equals(self.told().images)
-        assert compare.telling(right, wrong.isel(image=slice(2))).total == 2
+        assert compare.disagreements(turned, wrong).images.equals(self.told().images)
+        assert compare.disagreements(right, wrong.isel(image=slice(2))).total == 2
 
     def test_fewer_or_none_are_as_many_as_there_are(self) -> None:
         assert list(self.told(2).images.index) == [FILES[5], FILES[0]]
         same = baseline(0.5, probability=self.RIGHT)
-        found = compare.telling(same, same)
+        found = compare.disagreements(same, same)
         assert (len(found.images), found.found) == (0, 0)
 
     def test_a_half_is_no_prediction_of_class_1(self) -> None:
         half, dog = baseline(0.5), baseline(0.5, probability=0.9)
-        assert set(compare.telling(half, dog).images["label"]) == {0}
+        assert set(compare.disagreements(half, dog).images["label"]) == {0}
 
 
 class TestFigures:
@@ -316,7 +316,8 @@ def section7(**options: Any) -> dict[str, xr.Dataset]:
 
 def answered(results: dict[str, xr.Dataset]) -> dict[str, sections.Section]:
     kept: list[str] = []
-    made = sections.of_comparisons(results, lambda name, png: kept.append(name))
+    shipped = library.comparisons()
+    made = sections.of_comparisons(results, lambda name, png: kept.append(name), shipped)
     assert len(kept) == sum(len(section.figures) for section in made)
     return {section.row: section for section in made}
 
@@ -429,7 +430,8 @@ def test_a_run_directory_shows_the_comparison_beside_its_sweeps(tmp_path: Path) 
     command = {"sweeps": list(SWEEPS), "missing": {"fine_tuning": "no weights"}}
     del results["fine_tuning"]
     with rundir.RunDirectory.create(tmp_path / "run", command, force=False) as run:
-        page = run.write_page(run.compare(results), list(results.values())).read_text()
+        drawn = pages.compare(run, results)
+        page = pages.write(run, drawn, list(results.values())).read_text()
     assert sorted(path.name for path in run.figures.iterdir()) == [
         "7.6-1.png", "7.6-2.png", "7.7-1.png",
     ]  # fmt: skip

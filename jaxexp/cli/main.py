@@ -282,11 +282,11 @@ def predict(
     command = Command.from_json(directory.command(), run_directory / "run.json")
     from jaxexp.cli.prediction import predict_files  # JAX takes a second to start
 
-    predicted, told = predict_files(directory, command, files or [], sweep, export)
+    predicted, model = predict_files(directory, command, files or [], sweep, export)
     for found in predicted:
         probability = "" if found.probability is None else f"\t{found.probability:.4f}"
         print(f"{found.example}\t{found.label}{probability}")
-    console.print(told, soft_wrap=True, markup=False)
+    console.print(model, soft_wrap=True, markup=False)
 
 
 @app.command("list")

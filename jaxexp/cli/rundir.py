@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 FORMAT = 3  # of the directory: another one is refused
 LOCK, HOLDER = ".lock", ".holder"
-BEGINNING = (LOCK, HOLDER, "run.json.partial")  # all that a run killed as it began may leave
+LEFTOVERS = (LOCK, HOLDER, "run.json.partial")  # all that a run killed as it began may leave
 READ = {  # of `run.json`, here; the rest is the command's
     "format": int, "sweeps": list[str], "title": str, "summary": str, "finished": bool,
     "made_with": dict[str, str], "missing": dict[str, str],
@@ -117,7 +117,7 @@ class RunDirectory:
         """Nothing is there, or a run, perhaps one that was killed as it began."""
         if not self.path.exists() or self._command.is_file():
             return
-        if not self.path.is_dir() or {p.name for p in self.path.iterdir()} - set(BEGINNING):
+        if not self.path.is_dir() or {p.name for p in self.path.iterdir()} - set(LEFTOVERS):
             raise UserError(f"{self.path}: exists, and is not an earlier run; choose another --out")
 
     def _check_replaceable(self, command: Mapping[str, Any], force: bool) -> None:
@@ -246,7 +246,7 @@ class RunDirectory:
             results.save(dataset, self.results / f"{sweep.name}.nc")
 
     def finished(self, sweep: Sweep, note: Callable[[str], None]) -> "xr.Dataset | None":
-        """The results of a sweep that is complete already; `note` is told of what is no use."""
+        """The results of a sweep that is complete already; `note` says what cannot be used."""
         from jaxexp.results import dataset as results
 
         file = self.results / f"{sweep.name}.nc"

@@ -1,4 +1,4 @@
-"""Multi-layer perceptrons in Flax, feature-major, and the task of telling classes apart.
+"""Multi-layer perceptrons in Flax, feature-major, and the task of classifying with them.
 
 Activations are (units, batch) and kernels (out, in), as PyTorch stores them: on a CPU a batch of
 such products runs a third faster than the other way round, and weights carry over as they are.
@@ -302,7 +302,7 @@ def _own(trial: MLPTrial, tree: PyTree, inputs: int | None) -> PyTree:
 
 @dataclass(frozen=True)
 class MLPClassification(Task):
-    """The task of telling classes apart with a multi-layer perceptron.
+    """Classification with a multi-layer perceptron.
 
     Examples are `jaxexp.Examples`: inputs (N, F) float32 and labels (N,) int32. Where `classes` and
     the statistics are not given, `bind` takes them from the data: `mean` and `std` of each input

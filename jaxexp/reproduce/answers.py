@@ -54,14 +54,14 @@ def answer(results: "xr.Dataset") -> str:
     names = list(row)[: list(row).index("train acc")]
     best = ", ".join(f"{name} {jx.select.number(row[name])}" for name in names)
     spread = f" ± {row[SPREAD]:.4f}" if SPREAD in row else ""
-    told = (
+    described = (
         f"test accuracy is {row['test acc']:.4f}{spread}, its validation accuracy "
         f"{row['val acc']:.4f} and its training accuracy {row['train acc']:.4f}"
     )
     seeds = results.sizes.get("seed", 1)
     means = f" (means over {seeds} seeds)" if seeds > 1 else ""
     start = f"The best by validation accuracy is {best}: its" if best else "Its"
-    return f"{start} {told}{means}."
+    return f"{start} {described}{means}."
 
 
 def draw(results: "xr.Dataset") -> "list[Figure]":

@@ -147,8 +147,8 @@ def _notes(inputs: jx.Inputs, images: Images, counts: dict[str, int]) -> list[st
     """What to know before believing the results."""
     notes = []
     if inputs.quick:
-        told = ", ".join(f"{count} {name}" for name, count in counts.items())
-        notes.append(f"a quick run, on some of the images alone ({told})")
+        described = ", ".join(f"{count} {name}" for name, count in counts.items())
+        notes.append(f"a quick run, on some of the images alone ({described})")
     if images.skipped:
         shown = ", ".join(images.skipped[:5]) + (" …" if len(images.skipped) > 5 else "")
         notes.append(f"{len(images.skipped)} broken images are left out: {shown}")

@@ -1,4 +1,4 @@
-"""Comparing the runs of several sweeps: their ranking, the mean over seeds, and telling images.
+"""Comparing sweeps: ranking, means over seeds, and images on which two of them disagree.
 
 `results` maps the name of each baseline to its dataset. All were measured on the same examples.
 """
@@ -154,7 +154,7 @@ def _baseline(
 
 
 @dataclass(frozen=True)
-class Telling:
+class Disagreements:
     """Test images that one run gets right and another wrong.
 
     Attributes:
@@ -170,7 +170,7 @@ class Telling:
     total: int
 
 
-def telling(right: xr.Dataset, wrong: xr.Dataset, count: int = 5) -> Telling:
+def disagreements(right: xr.Dataset, wrong: xr.Dataset, count: int = 5) -> Disagreements:
     """The images that trial `right` gets right and `wrong` does not, by the probabilities' gain.
 
     At most `count`: those whose true class has the most probability by `right` beyond that by
@@ -184,7 +184,7 @@ def telling(right: xr.Dataset, wrong: xr.Dataset, count: int = 5) -> Telling:
     )
     gain = images["right"] - images["wrong"]
     by_gain = gain.sort_index().sort_values(ascending=False, kind="stable").index[:count]
-    return Telling(images.loc[by_gain, ["label", "right", "wrong"]], len(chosen), len(pair))
+    return Disagreements(images.loc[by_gain, ["label", "right", "wrong"]], len(chosen), len(pair))
 
 
 def _of_truth(trial: xr.Dataset) -> pd.DataFrame:

@@ -425,7 +425,7 @@ def _check_rounding(
             raise UserError(
                 f"{where}:{place} values up to {size_F[i]:.9g} that vary by only "
                 f"{spread_F[i]:.3g} are all but the same in float32, expected values that it "
-                "tells apart: subtract their mean and divide by their standard deviation first"
+                "distinguishes: subtract their mean and divide by their standard deviation first"
             )
 
 

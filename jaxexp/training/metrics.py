@@ -23,7 +23,9 @@ from jaxexp.base.errors import UserError
 
 _FINE, _OCTAVES, _BIN_BITS = 2.0**-10, 20, 8  # of the bins of `auc`: 2⁸ for each octave
 _BINS = 2 * _OCTAVES * 2**_BIN_BITS
-_LEAST_SHARE = 1e-4  # of the second moment that must be variance, for `r2` to be told in float32
+_LEAST_SHARE = (
+    1e-4  # of the second moment that must be variance, for `r2` to be computed in float32
+)
 
 
 class Direction(enum.StrEnum):

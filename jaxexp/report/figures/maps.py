@@ -24,7 +24,7 @@ from jaxexp.report.figures.style import (
 )
 from jaxexp.results.select import default_split, number
 
-# Colours of the map: fewer than countries, but any two of them are easily told apart.
+# Colours of the map: fewer than countries, but any two of them are easily distinguished.
 MAP_COLOURS = (
     "#4363d8", "#e6194b", "#3cb44b", "#f58231", "#911eb4", "#00b8d9", "#f2c500", "#f032e6",
     "#9a6324", "#7cb800", "#800000", "#469990", "#f48fb1", "#808000", "#8c8c8c",
@@ -132,7 +132,7 @@ def _halo() -> list[Any]:
 
 
 def class_colours(ds: xr.Dataset) -> np.ndarray:
-    """An RGB colour (0 to 1) per class, (classes, 3): those of neighbours are easily told apart.
+    """An RGB colour (0 to 1) per class, (classes, 3): those of neighbours are easily distinguished.
 
     It depends on the test places alone, so that a class has the same colour on every map of a run,
     whatever a trial predicts. Greedy: classes with near neighbours choose first, each the colour
