@@ -213,7 +213,8 @@ class RunningProgram:
         try:
             self.compiled = compile_program(self.program, self.task, self.mesh, self.data)
         except jax.errors.JAXTypeError as error:
-            padded = [name for name, *_ in (*self.program.spec.sizes, *self.program.spec.choices)]
+            spec = self.program.spec
+            padded = [size[0] for size in spec.sizes] + [choice[0] for choice in spec.choices]
             reason = str(error).partition("\n")[0]
             raise UserError(
                 f"{type(self.task).__name__}: {reason} (in a program of trials that differ in "

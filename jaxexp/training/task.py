@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
+
 from jaxexp.base.errors import UserError
 from jaxexp.planning.cost import Cost
 from jaxexp.spec.trial import Kind, Trial, with_values
@@ -191,7 +192,7 @@ class Inspection:
 
     cost: Cost
     reads: frozenset[str]  # the hyperparameters that the task reads
-    predicted: Mapping[str, int] = dataclasses.field(default_factory=dict)  # size of each prediction
+    predicted: Mapping[str, int] = dataclasses.field(default_factory=dict)  # how many numbers
 
 
 def trace(task: Task, trial: Trial, arrays: Arrays) -> Inspection:
@@ -203,7 +204,7 @@ def trace(task: Task, trial: Trial, arrays: Arrays) -> Inspection:
     """
     read: set[str] = set()
     try:
-        return _trace(task, _watch(trial, read), read, arrays)
+        return _trace(task, trial, read, arrays)
     except jax.errors.JAXTypeError as error:
         traced = [n for n, field in trial.fields().items() if _is_traced(field, trial)]
         names = " and ".join(name for name in traced if name in read) or "what is computed"
@@ -222,17 +223,17 @@ def _is_traced(declared: Any, trial: Trial) -> bool:
     return declared.kind is Kind.TRACED and (declared.off is None or own != declared.off)
 
 
-def _trace(task: Task, watched: Trial, read: set[str], arrays: Arrays) -> Inspection:
+def _trace(task: Task, trial: Trial, read: set[str], arrays: Arrays) -> Inspection:
+    watched = _watch(trial, read)
     examples = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), arrays["train"])
     batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct((2, *a.shape), a.dtype), examples)
     key = jax.eval_shape(lambda: jax.random.key(0))
     mask = jax.ShapeDtypeStruct((2,), jnp.bool_)
     leaves = {
         name: jax.ShapeDtypeStruct((), jnp.float32 if declared.hint is float else jnp.int32)
-        for name, declared in type(watched).__mro__[1].fields().items()
-        if _is_traced(declared, watched)
+        for name, declared in trial.fields().items()
+        if _is_traced(declared, trial)
     }
-    read.clear()  # of the looks that were taken here
 
     def init(leaves: PyTree, rng: Array, data: Arrays) -> Variables:
         made = task.init(with_values(watched, **leaves), rng, data)
@@ -282,9 +283,7 @@ def _trace(task: Task, watched: Trial, read: set[str], arrays: Arrays) -> Inspec
     _check_sums(task, seen[0])
     found = _count(jaxpr)
     sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves(variables.params)]
-    floats = sum(
-        math.prod(leaf.shape) for leaf in jax.tree.leaves(jax.eval_shape(kept, *given))
-    )
+    floats = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(jax.eval_shape(kept, *given)))
     norms = jax.eval_shape(task.gradient_norms, variables.params)
     if len(getattr(norms, "shape", ())) != 1:
         raise UserError(
@@ -320,7 +319,7 @@ def _check_variables(task: Task, made: Any) -> None:
             if jnp.issubdtype(dtype, jax.dtypes.prng_key):
                 raise UserError(f"{where} is a key, expected jax.random.key_data of it")
             if what == "params" and not jnp.issubdtype(dtype, jnp.floating):
-                raise UserError(f"{where} is {dtype}, expected floats, of which there are gradients")
+                raise UserError(f"{where} is {dtype}, expected floats")
 
 
 def _check_sums(task: Task, outputs: Outputs) -> None:
@@ -336,10 +335,11 @@ def _check_sums(task: Task, outputs: Outputs) -> None:
                 return jnp.asarray(rng.uniform(0.1, 0.9, size), shape.dtype)  # noqa: B023
             return jnp.asarray(np.arange(math.prod(size)).reshape(size) % 2, shape.dtype)
 
-        given = jax.tree.map(four, (outputs.prediction, outputs.target))
+        prediction, target = jax.tree.map(four, (outputs.prediction, outputs.target))
         weights = np.array([[1, 2, 0, 0], [0, 0, 3, 1], [1, 2, 3, 1]], np.float32)
         first, last, all_of_them = (
-            jax.tree.map(np.asarray, metric.sums_of(None, *given, w, name=name)) for w in weights
+            jax.tree.map(np.asarray, metric.sums_of(None, prediction, target, w, name=name))
+            for w in weights
         )
         added = jax.tree.map(lambda a, b: a + b, first, last)
         same = jax.tree.map(
