@@ -139,6 +139,7 @@ class Supervised(Task):
         self._optimizer, self.loss_unit = optimizer, loss_unit
         self.evaluation_batch_size, self.classification = evaluation_batch_size, classification
         self._checked: set[Any] = set()
+        self._uses_mask: dict[Any, bool] = {}
 
     def __eq__(self, other: object) -> bool:
         """Equal parts."""
@@ -247,8 +248,13 @@ class Supervised(Task):
         Raises what `check` raises.
         """
         self.check(trial, data)
-        x = jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype), data.train.x)
-        return self.model.uses_mask(trial, x)
+        key = static_key(trial)
+        if key not in self._uses_mask:
+            x = jax.tree.map(
+                lambda a: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype), data.train.x
+            )
+            self._uses_mask[key] = self.model.uses_mask(trial, x)
+        return self._uses_mask[key]
 
     def init(self, trial: Trial, rng: Array, data: Arrays) -> Variables:
         """The model's."""
