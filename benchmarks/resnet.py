@@ -15,7 +15,7 @@ from rich.table import Table
 from benchmarks.grid import _processor
 from jaxexp.base.errors import UserError
 from jaxexp.execution.devices import cores, devices
-from jaxexp.nn.resnet import resnet
+from jaxexp.nn.residual import resnet
 from jaxexp.nn.torchvision import import_torchvision
 
 REPEATS = 7

@@ -2,7 +2,8 @@
 
 >>> import jaxexp as jx
 >>> data = jx.arrays([[0.0], [1.0], [2.0], [3.0]] * 8, ["a", "a", "b", "b"] * 8)
->>> sweep = jx.Sweep(jx.MLPTrial(epochs=5), {"learning_rate": [1e-2, 1e-3], "seed": range(4)})
+>>> trial = jx.MLPTrial(epochs=5, batch_size=8)
+>>> sweep = jx.Sweep(trial, {"learning_rate": [1e-2, 1e-3], "seed": range(4)})
 >>> results = jx.run(sweep, data=data, progress=False)
 >>> results["accuracy"].sizes["seed"]
 4
@@ -20,9 +21,15 @@ from jaxexp.spec.trial import MLPTrial, Trial, choice, size, static, traced
 if TYPE_CHECKING:
     from jaxexp import nn
     from jaxexp.api import PlannedRun, Problem, plan, run, write_report
+    from jaxexp.base.counting import counting
+    from jaxexp.base.files import digest
+    from jaxexp.cli.inputs import Inputs
+    from jaxexp.execution.devices import devices
     from jaxexp.nn.mlp import MLPClassification
     from jaxexp.report import figures
     from jaxexp.results import compare, select
+    from jaxexp.results.dataset import external_results
+    from jaxexp.results.models import Model, Prediction
     from jaxexp.results.results import Results, TrialResult
     from jaxexp.training import metrics
     from jaxexp.training.data import Data, Examples, arrays
@@ -30,16 +37,19 @@ if TYPE_CHECKING:
     from jaxexp.training.supervised import supervised
     from jaxexp.training.task import Outputs, Task, Variables
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "Comparison",
     "Data",
     "Examples",
+    "Inputs",
     "MLPClassification",
     "MLPTrial",
     "Metric",
+    "Model",
     "Outputs",
     "PlannedRun",
+    "Prediction",
     "Problem",
     "Question",
     "Results",
@@ -53,6 +63,10 @@ __all__ = [
     "arrays",
     "choice",
     "compare",
+    "counting",
+    "devices",
+    "digest",
+    "external_results",
     "figures",
     "metrics",
     "nn",
@@ -66,6 +80,13 @@ __all__ = [
     "write_report",
 ]
 _LAZY = {
+    "Inputs": "jaxexp.cli.inputs",
+    "Model": "jaxexp.results.models",
+    "Prediction": "jaxexp.results.models",
+    "counting": "jaxexp.base.counting",
+    "devices": "jaxexp.execution.devices",
+    "digest": "jaxexp.base.files",
+    "external_results": "jaxexp.results.dataset",
     "Data": "jaxexp.training.data",
     "Examples": "jaxexp.training.data",
     "MLPClassification": "jaxexp.nn.mlp",

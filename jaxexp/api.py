@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 from rich.console import Console
@@ -50,7 +50,14 @@ RESERVED |= {"epoch", "split", "step", "layer"}
 
 
 class Problem(NamedTuple):
-    """What a sweep is run on."""
+    """What a sweep is run on: what a sweep file's `problem(inputs)` returns.
+
+    >>> import jaxexp as jx
+    >>> def problem(inputs):
+    ...     return Problem(jx.MLPClassification(), jx.arrays([[0.0], [1.0]] * 4, [0, 1] * 4))
+    >>> problem(None).data.counts
+    {'train': 6, 'validation': 2}
+    """
 
     task: Task
     data: Data
@@ -58,7 +65,14 @@ class Problem(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class PlannedRun:
-    """Sweeps, the task and the data that they are run on, and how: `print` it to see."""
+    """Sweeps, the task and the data that they are run on, and how: `print` it to see.
+
+    >>> import jaxexp as jx
+    >>> data = jx.arrays([[0.0], [1.0]] * 4, [0, 1] * 4)
+    >>> planned = plan(jx.Sweep(jx.MLPTrial(batch_size=2), {"seed": range(3)}), data=data)
+    >>> print(str(planned).partition(" on ")[0])
+    3 trials in 1 program
+    """
 
     sweeps: tuple[Sweep, ...]
     task: Task
@@ -154,19 +168,6 @@ def plan(
     return PlannedRun(sweeps, bound, data, made, used)
 
 
-@overload
-def run(
-    sweep: Sweep, task: Task | None = ..., data: Data | None = ..., **options: Any
-) -> Results: ...
-
-
-@overload
-def run(
-    sweep: PlannedRun | Sequence[Sweep], task: Task | None = ..., data: Data | None = ...,
-    **options: Any,
-) -> Any: ...  # fmt: skip
-
-
 def run(
     sweep: Sweep | Sequence[Sweep] | PlannedRun,
     task: Task | None = None,
@@ -204,7 +205,8 @@ def run(
 
     >>> import jaxexp as jx
     >>> data = jx.arrays([[0.0], [1.0], [2.0], [3.0]] * 8, [0, 0, 1, 1] * 8)
-    >>> sweep = jx.Sweep(jx.MLPTrial(epochs=2, depth=1), {"learning_rate": [0.1, 0.01]})
+    >>> base = jx.MLPTrial(epochs=2, depth=1, batch_size=8)
+    >>> sweep = jx.Sweep(base, {"learning_rate": [0.1, 0.01]})
     >>> results = jx.run(sweep, data=data, progress=False)
     >>> results["loss"].dims
     ('learning_rate', 'epoch', 'split')
@@ -352,12 +354,13 @@ def _check_records(sweep: Sweep, task: Task, inspector: _Inspector) -> None:
         raise UserError(
             f"record='predictions' of sweep {sweep.name!r}: {type(task).__name__} defines none"
         )
-    if "gradient_norms" in sweep.record and type(task).gradient_norms is Task.gradient_norms:
-        if not all(inspector(trial).cost.layers for trial in sweep.trials()):
-            raise UserError(
-                f"record='gradient_norms' of sweep {sweep.name!r}: no array of parameters has two "
-                "axes or more, and so there are no layers"
-            )
+    if "gradient_norms" in sweep.record and not all(
+        inspector(trial).cost.layers for trial in sweep.trials()
+    ):
+        raise UserError(
+            f"record='gradient_norms' of sweep {sweep.name!r}: no array of parameters has two axes "
+            "or more, and so there are no layers"
+        )
 
 
 def _check_metric_names(task: Task, trials: Sequence[Trial]) -> None:
@@ -453,3 +456,43 @@ def _check_identity(folder: Path, identity: Mapping[str, str]) -> None:
         raise UserError(f"{folder}: checkpoints cannot be kept here ({error})") from error
     except (ValueError, AttributeError) as error:
         raise UserError(f"{file}: not readable ({error})") from error
+
+
+def write_report(results: Results | Mapping[str, Results], path: str | Path) -> Path:
+    """Write a page of the results of any sweep: curves, best trials, a figure for each axis.
+
+    Args:
+        results: what `jaxexp.run` returned.
+        path: of the HTML file, which needs no other.
+
+    Raises:
+        UserError: the file cannot be written.
+
+    >>> import jaxexp as jx, tempfile
+    >>> data = jx.arrays([[0.0], [1.0], [2.0], [3.0]] * 8, [0, 0, 1, 1] * 8)
+    >>> sweep = jx.Sweep(jx.MLPTrial(epochs=2, batch_size=8), {"learning_rate": [0.1, 0.01]})
+    >>> results = jx.run(sweep, data=data, progress=False)
+    >>> write_report(results, tempfile.mkdtemp() + "/report.html").name
+    'report.html'
+    """
+    from jaxexp.report import page, sections
+
+    made = {results.sweep.name: results} if isinstance(results, Results) else dict(results)
+    drawn = [
+        section
+        for own in made.values()
+        for section in sections.of_sweep(own.sweep, own.dataset, lambda name, png: None)
+    ]
+    datasets = [own.dataset for own in made.values()]
+    meta = page.Meta(
+        title=" · ".join(name.replace("_", " ").capitalize() for name in made),
+        summary="",
+        facts=page.run_facts(datasets),
+        plan="\n\n".join(dict.fromkeys(ds.attrs["plan"] for ds in datasets)),
+    )
+    file = Path(path)
+    try:
+        write_whole(file, page.render(drawn, meta).encode())
+    except OSError as error:
+        raise UserError(f"{file}: cannot be written ({error.strerror or error})") from error
+    return file

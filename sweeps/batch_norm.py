@@ -6,6 +6,7 @@ About 8 s on 4 cores. Expect validation accuracies of about 0.91, and 0.95 with 
 """
 
 import jaxexp as jx
+from jaxexp.reproduce.places import problem
 
 
 def draw(results):
@@ -15,20 +16,22 @@ def draw(results):
 
 def answer(results):
     """First and last epoch, and how much the validation loss jumps from epoch to epoch."""
-    told = []
+    parts = []
     for name, trial in jx.select.points(results):
         if jx.select.status(trial) != "finished":
-            told.append(f"the network with {name} has no losses to compare")
+            parts.append(f"the network with {name} has no losses to compare")
             continue
         loss = trial["loss"].sel(split="validation").values
         accuracy = trial["accuracy"].sel(split="validation").values
         jump = abs(loss[1:] - loss[:-1]).mean() if len(loss) > 1 else 0
-        told.append(
+        parts.append(
             f"with {name}, the validation accuracy goes from {accuracy[0]:.3f} after the first "
             f"epoch to {accuracy[-1]:.3f}, and the loss changes by {jump:.3f} nats an epoch"
         )
-    return "; ".join(told).capitalize() + "."
+    return "; ".join(parts).capitalize() + "."
 
+
+__all__ = ["problem", "sweep"]
 
 sweep = jx.Sweep(
     base=jx.MLPTrial(epochs=50),

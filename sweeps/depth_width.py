@@ -6,6 +6,7 @@ About 20 s on 4 cores. Expect test accuracies from about 0.72 (one layer) to 0.9
 """
 
 import jaxexp as jx
+from jaxexp.reproduce.places import problem
 
 
 def draw_best(results):
@@ -15,7 +16,8 @@ def draw_best(results):
 
 def table(results):
     """All shapes, the best first."""
-    return jx.select.rank(results).rename(columns={"value": "validation loss (nats)"})
+    ranked = jx.select.rank(results).drop(columns="trial")
+    return ranked.rename(columns={"value": "validation loss (nats)"})
 
 
 def draw_worst(results):
@@ -62,16 +64,18 @@ def by_width(results):
 
 def _answer_along(results, axis):
     _, trial = jx.select.best(results, "accuracy")
-    told = ", ".join(
+    parts = ", ".join(
         f"{jx.select.outcome(point, 'accuracy')} at {int(point[axis])}"
         for _, point in jx.select.points(results)
     )
     if jx.select.status(trial) != "finished":
-        return f"By {axis}: {told}."
-    return f"Best by validation accuracy is {axis} {int(trial[axis])}. By {axis}: {told}."
+        return f"By {axis}: {parts}."
+    return f"Best by validation accuracy is {axis} {int(trial[axis])}. By {axis}: {parts}."
 
 
 SHAPES = [(1, 16), (2, 16), (6, 16), (10, 16), (6, 8), (6, 32), (6, 64)]
+
+__all__ = ["problem", "sweep"]
 
 sweep = jx.Sweep(
     base=jx.MLPTrial(epochs=50),

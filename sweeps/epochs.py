@@ -6,6 +6,7 @@ About 8 s on 4 cores. Expect a validation accuracy near 0.9 and three curves tha
 """
 
 import jaxexp as jx
+from jaxexp.reproduce.places import problem
 
 
 def draw(results):
@@ -21,12 +22,15 @@ def answer(results):
     gap = (trial["loss"].sel(split="validation") - trial["loss"].sel(split="train")).sel(
         epoch=[lowest, int(trial["epochs_trained"])]
     )
+    at_lowest, at_end = (jx.select.signed(float(each)) for each in gap)
     return (
         f"The validation loss is lowest in epoch {lowest} of {int(trial['epochs_trained'])}, "
-        f"{float(validation.min()):.3f} nats. It lies {float(gap[0]):+.3f} nats from the training "
-        f"loss there, and {float(gap[1]):+.3f} after the last epoch."
+        f"{float(validation.min()):.3f} nats. It lies {at_lowest} nats from the training loss "
+        f"there, and {at_end} after the last epoch."
     )
 
+
+__all__ = ["problem", "sweep"]
 
 sweep = jx.Sweep(
     base=jx.MLPTrial(epochs=100),

@@ -7,6 +7,7 @@ stays at the share of the largest country.
 """
 
 import jaxexp as jx
+from jaxexp.reproduce.places import problem
 
 LAYERS = [0, 30, 60, 90, 95, 99]
 
@@ -28,13 +29,13 @@ def _reach(name, trial):
     if first != first or last != last:
         return f"with {name} no epoch has one"
     how = "falls" if first < last else "grows"
-    told = [f"{norm:.0e}" if norm else "exactly 0" for norm in (last, first)]
-    return f"with {name} it {how} from {told[0]} in layer {LAYERS[-1]} to {told[1]} in layer 0"
+    parts = [jx.select.number(norm, 1) if norm else "exactly 0" for norm in (last, first)]
+    return f"with {name} it {how} from {parts[0]} in layer {LAYERS[-1]} to {parts[1]} in layer 0"
 
 
 def _answer(results):
-    told = "; ".join(_reach(name, trial) for name, trial in jx.select.points(results))
-    return f"The squared gradient norm, averaged over the epochs: {told}."
+    parts = "; ".join(_reach(name, trial) for name, trial in jx.select.points(results))
+    return f"The squared gradient norm, averaged over the epochs: {parts}."
 
 
 def answer_plain(results):
@@ -49,6 +50,8 @@ def answer_cure(results):
     first_axis = jx.select.axes(results)[0]
     return _answer(results.isel({first_axis: slice(1, None)}))
 
+
+__all__ = ["problem", "sweep"]
 
 sweep = jx.Sweep(
     base=jx.MLPTrial(depth=100, width=4, epochs=10),

@@ -7,6 +7,7 @@ loss that wanders about the entropy of the labels.
 """
 
 import jaxexp as jx
+from jaxexp.reproduce.places import problem
 
 
 def draw(results):
@@ -29,6 +30,8 @@ def answer(results):
         f"A network that ignores its input stands at {results.attrs['label_entropy']:.2f} nats."
     )
 
+
+__all__ = ["problem", "sweep"]
 
 sweep = jx.Sweep(
     base=jx.MLPTrial(epochs=50),

@@ -25,13 +25,6 @@ def problem(inputs):
     return problems.probing(inputs)
 
 
-def examples(inputs):
-    """The number of training images."""
-    from jaxexp.reproduce import images
-
-    return images.count(inputs)
-
-
 sweep = jx.Sweep(
     base=ProbeTrial(),
     axes={"learning_rate": [1e-1, 1e-2, 1e-3, 1e-4, 1e-5]},

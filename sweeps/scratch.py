@@ -9,8 +9,6 @@ import jaxexp as jx
 from jaxexp.reproduce import answers
 from jaxexp.reproduce.trials import ImageTrial
 
-keep_models = True
-
 
 def check(inputs):
     """Read the images before anything is trained."""
@@ -26,11 +24,18 @@ def problem(inputs):
     return problems.scratch(inputs)
 
 
-def examples(inputs):
-    """The number of training images."""
-    from jaxexp.reproduce import images
+def predict(model, files):
+    """The class of image files."""
+    from jaxexp.reproduce import predict
 
-    return images.count(inputs)
+    return predict.predict(model, files)
+
+
+def export(model, path):
+    """Write a model's weights for torchvision."""
+    from jaxexp.reproduce import predict
+
+    predict.export(model, path)
 
 
 sweep = jx.Sweep(

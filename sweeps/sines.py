@@ -7,6 +7,7 @@ About 10 s on 4 cores. Expect validation accuracies of about 0.9 from the raw co
 """
 
 import jaxexp as jx
+from jaxexp.reproduce.places import problem
 
 
 def draw(results):
@@ -19,18 +20,20 @@ def draw(results):
 
 def answer(results):
     """Both ends, side by side."""
-    told = []
+    parts = []
     for name, trial in jx.select.points(results):
         if jx.select.status(trial) != "finished":
-            told.append(name)  # which says so
+            parts.append(name)  # which says so
             continue
         loss, accuracy = (
             float(jx.select.final(trial, quantity).sel(split="test"))
             for quantity in ("loss", "accuracy")
         )
-        told.append(f"{name}: test loss {loss:.2f} nats, test accuracy {accuracy:.3f}")
-    return "After the last epoch, " + "; ".join(told) + "."
+        parts.append(f"{name}: test loss {loss:.2f} nats, test accuracy {accuracy:.3f}")
+    return "After the last epoch, " + "; ".join(parts) + "."
 
+
+__all__ = ["problem", "sweep"]
 
 sweep = jx.Sweep(
     base=jx.MLPTrial(epochs=50),

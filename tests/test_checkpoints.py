@@ -12,21 +12,20 @@ import orbax.checkpoint as ocp
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_engine import ALL, BASE, assert_close, assert_same_bits
+from rings import assert_close, assert_same_bits, planned
+from test_driver import ALL, BASE
 
 from jaxexp.base.errors import InterruptedRunError, UserError
-from jaxexp.execution import checkpoints
-from jaxexp.execution import driver as engine
+from jaxexp.execution import checkpoints, driver
 from jaxexp.execution.checkpoints import Checkpoints
 from jaxexp.execution.driver import Silent
-from jaxexp.execution.program import Run, state_like
-from jaxexp.nn.mlp import Classification
-from jaxexp.planning.plan import plan
+from jaxexp.execution.program import RunningProgram, state_like
 from jaxexp.spec.sweep import Sweep
+from jaxexp.training.step import with_evaluation
 
 SWEEPS = {
     "on all devices": ("exact", Sweep(base=BASE, axes={"seed": range(5)}, record=ALL)),
-    # Padded and lifted, with batch norm, and a trial that is the beginning of another.
+    # Padded, with batch norm, and a trial that is the prefix of another.
     "in one program": (
         "one",
         Sweep(
@@ -35,7 +34,7 @@ SWEEPS = {
             record=ALL,
         ),
     ),
-    "in several lanes": (
+    "in several streams": (
         "exact",
         Sweep(base=BASE.replace(depth=1), axes={"batch_size": [32, 64, 128]}, record=ALL),
     ),
@@ -45,14 +44,15 @@ SWEEPS = {
 @pytest.fixture(scope="module")
 def small(problem):
     """Held-out examples in several batches, so that evaluation can be interrupted."""
-    return dataclasses.replace(problem, task=Classification(5, evaluation_batch=16))
+    task = dataclasses.replace(problem.task, evaluation_batch_size=41)
+    return problem._replace(task=task)
 
 
 @pytest.fixture
 def one_step(monkeypatch):
     """Calls of one step, or one batch, each: a run can stop anywhere."""
-    monkeypatch.setattr(engine, "CALL_SECONDS", 0)
-    monkeypatch.setattr(engine, "FIRST_CALL", 1)
+    monkeypatch.setattr(driver, "CALL_SECONDS", 0)
+    monkeypatch.setattr(driver, "FIRST_CALL", 1)
 
 
 class StopAfter(Silent):
@@ -72,22 +72,24 @@ class StopAfter(Silent):
 
 def made(name, devices, problem):
     mode, sweep = SWEEPS[name]
-    return plan([sweep], len(devices), problem.examples, mode=mode)
+    return planned([sweep], problem, devices, mode)
 
 
-def go_on(made, problem, devices, folder, calls=10**9, notes=None):
+def resume(made, problem, devices, folder, calls=10**9, notes=None):
     """Train, from the checkpoints in the folder if there are any, for so many calls at most."""
     watch = StopAfter(calls)
     keeper = Checkpoints(folder, (notes if notes is not None else []).append)
     with contextlib.closing(keeper), contextlib.suppress(InterruptedRunError):
-        batches = engine.stream(made, problem, devices, watch, keeper=keeper, stop=watch.stop)
+        batches = driver.stream(
+            made, *problem, devices, watch, checkpointer=keeper, stop=watch.stop
+        )
         return {record.trial: record for records in batches for record in records}
     return None
 
 
 @pytest.fixture(scope="module")
 def expected(small, devices):
-    return {name: engine.execute(made(name, devices, small), small, devices) for name in SWEEPS}
+    return {name: driver.execute(made(name, devices, small), *small, devices) for name in SWEEPS}
 
 
 @pytest.mark.parametrize("name", SWEEPS)
@@ -97,9 +99,9 @@ def test_a_run_stopped_anywhere_ends_with_the_same_bits(
 ):
     """7 steps, then 8 batches evaluated, in each of 3 epochs: so many calls as `calls`."""
     own = made(name, devices, small)
-    assert go_on(own, small, devices, tmp_path, calls) is None
+    assert resume(own, small, devices, tmp_path, calls) is None
     notes: list[str] = []
-    records = go_on(own, small, devices, tmp_path, notes=notes)
+    records = resume(own, small, devices, tmp_path, notes=notes)
     assert not notes
     assert records.keys() == expected[name].keys()
     for trial, record in records.items():
@@ -107,41 +109,47 @@ def test_a_run_stopped_anywhere_ends_with_the_same_bits(
 
 
 def test_a_run_stopped_again_and_again(small, devices, expected, tmp_path, one_step):
-    own, stops = made("in several lanes", devices, small), 0
-    while (records := go_on(own, small, devices, tmp_path, 20)) is None:
+    own, stops = made("in several streams", devices, small), 0
+    while (records := resume(own, small, devices, tmp_path, 20)) is None:
         stops += 1
     assert stops >= 3
     for trial, record in records.items():
-        assert_same_bits(record, expected["in several lanes"][trial])
+        assert_same_bits(record, expected["in several streams"][trial])
 
 
 @pytest.mark.parametrize("calls", [20, 25])
 def test_what_was_done_is_not_done_again(calls, small, devices, tmp_path, one_step, monkeypatch):
     """Neither a step nor, with 25, a batch that was evaluated."""
     own, called = made("on all devices", devices, small), []
-    whole = Run.call
-    monkeypatch.setattr(Run, "call", lambda run, most: called.append(run.epoch) or whole(run, most))
-    assert go_on(own, small, devices, tmp_path, calls) is None
+    whole = RunningProgram.call
+    monkeypatch.setattr(
+        RunningProgram, "call", lambda run, most: called.append(run.epoch) or whole(run, most)
+    )
+    assert resume(own, small, devices, tmp_path, calls) is None
     done = len(called)
-    assert go_on(own, small, devices, tmp_path) is not None
+    assert resume(own, small, devices, tmp_path) is not None
     assert len(called) == 3 * (7 + 8)
     assert called[done:] == [1] * (30 - done) + [2] * 15
-    assert go_on(own, small, devices, tmp_path) is not None  # complete: from its last checkpoint
+    assert resume(own, small, devices, tmp_path) is not None  # complete: from its last checkpoint
     assert len(called) == 3 * (7 + 8)
 
 
 def test_on_another_number_of_devices(small, devices, expected, tmp_path, one_step):
     """The checkpoint of a run on 4 devices goes on on 1: the same but for rounding."""
     own, fewer = (made("on all devices", used, small) for used in (devices, devices[:1]))
-    assert go_on(own, small, devices, tmp_path, 20) is None
-    records = go_on(fewer, small, devices[:1], tmp_path)
+    assert resume(own, small, devices, tmp_path, 20) is None
+    records = resume(fewer, small, devices[:1], tmp_path)
     for trial, record in records.items():
         assert_close(record, expected["on all devices"][trial])
 
 
-def test_a_stop_while_another_lane_compiles(small, devices, expected, tmp_path, monkeypatch):
-    """It is not waited for, and has nothing to leave; the lane that trains leaves a checkpoint."""
-    own, compiles, whole = made("in several lanes", devices, small), threading.Event(), Run.start
+def test_a_stop_while_another_stream_compiles(small, devices, expected, tmp_path, monkeypatch):
+    """It is not waited for, and has nothing to leave; one that trains leaves a checkpoint."""
+    own, compiles, whole = (
+        made("in several streams", devices, small),
+        threading.Event(),
+        RunningProgram.start,
+    )
 
     def start(run, snapshot=None):
         if run.program is not own.programs[0] and run.program.trials == own.programs[0].trials:
@@ -149,26 +157,26 @@ def test_a_stop_while_another_lane_compiles(small, devices, expected, tmp_path, 
         whole(run, snapshot)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "start", start)
-        assert go_on(own, small, devices, tmp_path, 2) is None
+        patch.setattr(RunningProgram, "start", start)
+        assert resume(own, small, devices, tmp_path, 2) is None
     compiles.set()
     assert not (tmp_path / own.programs[0].id).exists()
     assert any((tmp_path / program.id / "1").exists() for program in own.programs[1:])
-    for trial, record in go_on(own, small, devices, tmp_path).items():
-        assert_same_bits(record, expected["in several lanes"][trial])
+    for trial, record in resume(own, small, devices, tmp_path).items():
+        assert_same_bits(record, expected["in several streams"][trial])
 
 
 def out_of_memory(monkeypatch, method: str, at: int, when=lambda run: True):
-    """The method of Run fails at its so many-th call, as XLA does where memory is short."""
-    whole, calls = getattr(Run, method), []
+    """A method of RunningProgram fails from its so many-th call on, as where memory is short."""
+    whole, calls = getattr(RunningProgram, method), []
 
     def fails(run, *arguments):
-        calls.append(run.program.at_once)
+        calls.append(run.program.chunk)
         if len(calls) >= at and when(run):
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory: 1 TiB")
         return whole(run, *arguments)
 
-    monkeypatch.setattr(Run, method, fails)
+    monkeypatch.setattr(RunningProgram, method, fails)
     return calls
 
 
@@ -177,12 +185,14 @@ def test_out_of_memory_halves_what_is_trained_at_once(
     method, at, small, devices, expected, one_step, monkeypatch
 ):
     own, watch = made("on all devices", devices[:1], small), StopAfter(10**9)
-    calls = out_of_memory(monkeypatch, method, at, lambda run: run.program.at_once == 5)
+    calls = out_of_memory(monkeypatch, method, at, lambda run: run.program.chunk == 5)
     trained: list[int] = []
-    whole = Run.call
-    monkeypatch.setattr(Run, "call", lambda run, most: trained.append(0) or whole(run, most))
-    [records] = engine.stream(own, small, devices[:1], watch)
-    assert watch.notes == ["a device is out of memory: going on with 3 trials at a time"]
+    whole = RunningProgram.call
+    monkeypatch.setattr(
+        RunningProgram, "call", lambda run, most: trained.append(0) or whole(run, most)
+    )
+    [records] = driver.stream(own, *small, devices[:1], watch)
+    assert watch.notes == ["a device is out of memory: continuing with 3 trials at a time"]
     assert calls[0] == 5
     assert calls[-1] == 3
     # The state was whole: no step was made twice. One call was begun in vain.
@@ -196,7 +206,7 @@ def test_a_state_that_is_lost_is_taken_from_the_last_snapshot(
 ):
     """The failing call has written over the state already."""
     own, watch = made("on all devices", devices[:1], small), StopAfter(10**9)
-    whole, failed = Run.call, []
+    whole, failed = RunningProgram.call, []
 
     def fails(run, most):
         if len(failed) < 1 and run.epoch == 2:
@@ -205,9 +215,9 @@ def test_a_state_that_is_lost_is_taken_from_the_last_snapshot(
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
         return whole(run, most)
 
-    monkeypatch.setattr(Run, "call", fails)
+    monkeypatch.setattr(RunningProgram, "call", fails)
     keeper = Checkpoints(tmp_path, watch.note, every=0)
-    [records] = engine.stream(own, small, devices[:1], watch, keeper=keeper)
+    [records] = driver.stream(own, *small, devices[:1], watch, checkpointer=keeper)
     assert len(watch.notes) == 1
     for record in records:
         assert_close(record, expected["on all devices"][record.trial])
@@ -216,16 +226,16 @@ def test_a_state_that_is_lost_is_taken_from_the_last_snapshot(
 def test_one_trial_that_does_not_fit_is_told(small, devices, monkeypatch):
     out_of_memory(monkeypatch, "call", 1)
     with pytest.raises(UserError, match="memory does not hold one trial: RESOURCE_EXHAUSTED"):
-        engine.execute(made("on all devices", devices, small), small, devices)
+        driver.execute(made("on all devices", devices, small), *small, devices)
 
 
 def test_another_error_is_not_mistaken_for_memory(small, devices, monkeypatch):
     def fails(run, most):
         raise jax.errors.JaxRuntimeError("INTERNAL: something else")
 
-    monkeypatch.setattr(Run, "call", fails)
+    monkeypatch.setattr(RunningProgram, "call", fails)
     with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
-        engine.execute(made("on all devices", devices, small), small, devices)
+        driver.execute(made("on all devices", devices, small), *small, devices)
 
 
 @pytest.fixture(scope="module")
@@ -234,10 +244,10 @@ def stopped(small, devices, tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoints")
     own = made("on all devices", devices, small)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "CALL_SECONDS", 0)
-        patch.setattr(engine, "FIRST_CALL", 1)
-        assert go_on(own, small, devices, folder, 10) is None
-        assert go_on(own, small, devices, folder, 10) is None
+        patch.setattr(driver, "CALL_SECONDS", 0)
+        patch.setattr(driver, "FIRST_CALL", 1)
+        assert resume(own, small, devices, folder, 10) is None
+        assert resume(own, small, devices, folder, 10) is None
     assert {path.name for path in (folder / own.programs[0].id).iterdir()} == {"1", "2"}
     return folder
 
@@ -246,7 +256,7 @@ def loaded(folder, program, problem):
     """What is found, and what is told of it."""
     notes: list[str] = []
     with contextlib.closing(Checkpoints(folder, notes.append)) as keeper:
-        like = state_like(program, problem.task, problem.data)
+        like = state_like(program, problem.task, with_evaluation(problem.data))
         return keeper.load(program, lambda: like), notes
 
 
@@ -286,7 +296,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_used(
         content[len(content) // 2 : len(content) // 2 + 1] = b"!"
         file.write_bytes(content)
     own = made("on all devices", devices, small)
-    records = go_on(own, small, devices, tmp_path / "copy", notes=notes)
+    records = resume(own, small, devices, tmp_path / "copy", notes=notes)
     assert len(notes) == 1
     assert f"{checkpoint}: not used, damaged or of another program" in notes[0]
     for trial, record in records.items():
@@ -306,7 +316,7 @@ def test_a_checkpoint_of_which_any_file_is_missing(stopped, program, sound, smal
     assert lost >= 2  # the arrays and the description at least
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_damage_makes_a_wrong_snapshot(stopped, program, sound, small, tmp_path, data):
     """Bytes changed, cut off or put in, in any file of either: one of the two, or none."""
@@ -353,7 +363,7 @@ def test_types_that_numpy_does_not_know(program, sound, small, tmp_path):
     with contextlib.closing(Checkpoints(tmp_path, pytest.fail)) as keeper:
         keeper.save(program, own)
     keeper = Checkpoints(tmp_path, pytest.fail)
-    state, *like = state_like(program, small.task, small.data)
+    state, *like = state_like(program, small.task, with_evaluation(small.data))
     state = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, jnp.bfloat16), state)
     assert same(keeper.load(program, lambda: (state, *like)), own)
 
@@ -381,7 +391,7 @@ def test_saving_takes_no_more_than_its_share(program, sound, tmp_path, monkeypat
 def test_a_checkpoint_of_another_program_is_not_used(stopped, small, devices, tmp_path):
     [program] = made("on all devices", devices, small).programs
     sweep = Sweep(base=BASE.replace(learning_rate=0.1), axes={"seed": range(5)}, record=ALL)
-    [other] = plan([sweep], 4, small.examples).programs
+    [other] = planned([sweep], small, devices).programs
     assert other.id != program.id
     shutil.copytree(stopped / program.id, tmp_path / other.id)
     found, notes = loaded(tmp_path, other, small)
@@ -398,7 +408,7 @@ def test_a_checkpoint_that_cannot_be_written_does_not_stop_the_run(
     watch = StopAfter(10**9)
     keeper = Checkpoints(blocked, notes.append, every=0)
     own = made("on all devices", devices, small)
-    [records] = engine.stream(own, small, devices, watch, keeper=keeper)
+    [records] = driver.stream(own, *small, devices, watch, checkpointer=keeper)
     assert len(notes) == 1
     assert "could not be written" in notes[0]
     for record in records:

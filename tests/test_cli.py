@@ -286,7 +286,7 @@ def test_bench_times_a_resnet_beside_torchvision(monkeypatch, capsys):
         if importlib.util.find_spec(name) is None:
             pytest.skip(f"could not import {name!r}")
     from benchmarks import resnet as bench_vision
-    from jaxexp.nn.resnet import ResNet
+    from jaxexp.nn.residual import ResNet
 
     monkeypatch.setattr(bench_vision, "REPEATS", 1)
     small = ResNet((1,), bench_vision.OUTPUTS, "lax")  # compiles in a second

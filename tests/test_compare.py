@@ -1,19 +1,29 @@
-"""Several sweeps side by side: ranking, means over seeds, telling images, figures and page."""
+"""Several sweeps side by side: ranking, means over seeds, disagreements, figures and page."""
 
 import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import xarray as xr
+from datasets import REGRESSION, dataset
 
-from jaxexp.cli import rundir
+from jaxexp.base.errors import UserError
+from jaxexp.cli import library, pages, rundir
 from jaxexp.report import figures, sections
 from jaxexp.reproduce.images import picture
 from jaxexp.results import compare, select
+
+
+@pytest.fixture(autouse=True)
+def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are made in full, of few dots."""
+    monkeypatch.setattr(figures, "to_png", partial(figures.to_png, dpi=30))
+
 
 RATES = [0.1, 0.01, 0.001]
 CLASSES = ["generated", "real"]
@@ -109,6 +119,46 @@ class TestRuns:
         assert list(table["run"]) == ["two", "one"]
 
 
+class TestAnyMetric:
+    def results(self) -> dict[str, xr.Dataset]:
+        one = dataset({"width": [4, 8]}, metrics=REGRESSION, loss=[0.2, 0.6],
+                      values={"r2": [0.9, 0.3]})  # fmt: skip
+        other = dataset({"seed": [0, 1]}, metrics=REGRESSION, loss=[0.3, 0.4],
+                        values={"r2": [0.5, 0.7]}, splits=["train", "validation"])  # fmt: skip
+        return {"one": one, "other": other}
+
+    def test_the_metric_and_split_that_all_have(self) -> None:
+        results = self.results()
+        assert compare.metric_and_split(results) == ("r2", "validation")
+        assert compare.metric_and_split({"one": results["one"]}) == ("r2", "test")
+        table = compare.runs(results)
+        assert list(table["run"]) == [
+            "one, width 4", "other, seed 1", "other, seed 0", "one, width 8",
+        ]  # fmt: skip
+        assert table["test"].isna().tolist() == [False, True, True, False]
+
+    def test_lower_is_better_where_the_metric_says_so(self) -> None:
+        table = compare.runs(self.results(), "loss", "train")
+        assert list(table["run"])[:2] == ["one, width 4", "other, seed 0"]
+        best = compare.baselines(self.results(), "loss", "train")
+        assert list(best["baseline"]) == ["one", "other"]
+        assert best["width"].iloc[0] == 4
+        assert best["spread"].iloc[1] == pytest.approx(0.1 / np.sqrt(2), rel=1e-4)
+
+    def test_what_one_does_not_have_is_named(self) -> None:
+        with pytest.raises(UserError, match=r"split='test': the results of other have train"):
+            compare.runs(self.results(), "loss", "test")
+        with pytest.raises(UserError, match=r"metric='auc': the results of one have loss, r2"):
+            compare.baselines(self.results(), "auc")
+        with pytest.raises(UserError, match="at least one sweep"):
+            compare.runs({})
+
+    def test_nan_is_never_first(self) -> None:
+        results = self.results()
+        results["one"]["r2"][0] = np.nan
+        assert compare.runs(results)["run"].iloc[-1] == "one, width 4"
+
+
 class TestBaselines:
     def test_the_best_setting_of_each_is_the_mean_over_its_seeds(self) -> None:
         test = [[0.9, 0.1], [0.6, 0.7], [0.5, 0.5]]  # one lucky seed is not the best setting
@@ -135,14 +185,14 @@ class TestBaselines:
         assert table.iloc[1]["diverged"] == "3 of 3"
 
 
-class TestTelling:
+class TestDisagreements:
     # Four images of class 0, four of class 1; gains: 0.6, 0.5, 0.5, 0.3; 0.2, 0.8, -, -.
     RIGHT = np.array([0.1, 0.2, 0.2, 0.4, 0.6, 0.9, 0.4, 0.9])
     WRONG = np.array([0.7, 0.7, 0.7, 0.7, 0.4, 0.1, 0.1, 0.8])
 
-    def told(self, count: int = 5) -> compare.Telling:
+    def told(self, count: int = 5) -> compare.Disagreements:
         right, wrong = (baseline(0.5, probability=p) for p in (self.RIGHT, self.WRONG))
-        return compare.telling(right, wrong, count)
+        return compare.disagreements(right, wrong, count)
 
     def test_images_that_one_gets_right_and_the_other_wrong_by_gain(self) -> None:
         found = self.told()
@@ -155,18 +205,18 @@ class TestTelling:
     def test_the_order_of_the_images_does_not_matter(self) -> None:
         right, wrong = (baseline(0.5, probability=p) for p in (self.RIGHT, self.WRONG))
         turned = right.isel(image=slice(None, None, -1))
-        assert compare.telling(turned, wrong).images.equals(self.told().images)
-        assert compare.telling(right, wrong.isel(image=slice(2))).total == 2
+        assert compare.disagreements(turned, wrong).images.equals(self.told().images)
+        assert compare.disagreements(right, wrong.isel(image=slice(2))).total == 2
 
     def test_fewer_or_none_are_as_many_as_there_are(self) -> None:
         assert list(self.told(2).images.index) == [FILES[5], FILES[0]]
         same = baseline(0.5, probability=self.RIGHT)
-        found = compare.telling(same, same)
+        found = compare.disagreements(same, same)
         assert (len(found.images), found.found) == (0, 0)
 
     def test_a_half_is_no_prediction_of_class_1(self) -> None:
         half, dog = baseline(0.5), baseline(0.5, probability=0.9)
-        assert set(compare.telling(half, dog).images["label"]) == {0}
+        assert set(compare.disagreements(half, dog).images["label"]) == {0}
 
 
 class TestFigures:
@@ -181,12 +231,12 @@ class TestFigures:
         assert told == ["0.7000 ± 0.0000", "0.5000", "diverged: 3 of 3"]
         report = next(line for line in ax.lines if line.get_marker() == "|")
         np.testing.assert_array_equal(report.get_xdata(), [0.75, np.nan, np.nan])
-        assert figures.to_png(fig, dpi=50)
+        assert figures.to_png(fig)
 
     def panel(self, ds: xr.Dataset, **reference: tuple[float, float]) -> Any:
         table = compare.runs({"net": ds, "trees": baseline(0.5)})
         fig = figures.accuracy_by(table, "learning_rate", reference, chance=0.5)
-        assert figures.to_png(fig, dpi=50)
+        assert figures.to_png(fig)
         [ax] = fig.axes
         return {line.get_label(): line for line in ax.lines} | {"ax": ax}
 
@@ -219,7 +269,7 @@ class TestFigures:
         assert [ax.get_xlabel() for ax in fig.axes] == ["best: 0.9", "best: 0.8"]
         assert [len(ax.images) for ax in fig.axes] == [1, 0]
         assert "gone" in fig.axes[1].texts[0].get_text()
-        assert figures.to_png(fig, dpi=50)
+        assert figures.to_png(fig)
 
 
 class TestPictures:
@@ -266,7 +316,8 @@ def section7(**options: Any) -> dict[str, xr.Dataset]:
 
 def answered(results: dict[str, xr.Dataset]) -> dict[str, sections.Section]:
     kept: list[str] = []
-    made = sections.of_comparisons(results, lambda name, png: kept.append(name))
+    shipped = library.comparisons()
+    made = sections.of_comparisons(results, lambda name, png: kept.append(name), shipped)
     assert len(kept) == sum(len(section.figures) for section in made)
     return {section.row: section for section in made}
 
@@ -379,7 +430,8 @@ def test_a_run_directory_shows_the_comparison_beside_its_sweeps(tmp_path: Path) 
     command = {"sweeps": list(SWEEPS), "missing": {"fine_tuning": "no weights"}}
     del results["fine_tuning"]
     with rundir.RunDirectory.create(tmp_path / "run", command, force=False) as run:
-        page = run.write_page(run.compare(results), list(results.values())).read_text()
+        drawn = pages.compare(run, results)
+        page = pages.write(run, drawn, list(results.values())).read_text()
     assert sorted(path.name for path in run.figures.iterdir()) == [
         "7.6-1.png", "7.6-2.png", "7.7-1.png",
     ]  # fmt: skip

@@ -214,6 +214,7 @@ def row(line: str) -> str:
         (row("1,2,48,11").replace("\n", "\r") + "1,x,48,11", "line 5: long is 'x'"),
         ("long,lat,country,x\n1,2,3,4\n1,2,3\n", "line 3: the row has 3 fields, expected 4 as in"),
         (GOOD.encode() + b"1,2,48,\xff\n", "line 4: byte 0xff is not text, expected a CSV file in"),
+        (b"\xef\xbb\xbf" + GOOD.encode() + b"1,2,\xfe8,11\n", "line 4: byte 0xfe is not text"),
         (GOOD.encode("utf-16"), "line 1: byte 0xff is not text"),
         (b"\x89PNG\r\n\x1a\n", "line 1: byte 0x89 is not text"),
         (GOOD.replace("24", "11"), "country is '11' in every row, expected two or more countries"),

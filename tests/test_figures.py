@@ -1,3 +1,4 @@
+import itertools
 import json
 import re
 from collections.abc import Sequence
@@ -6,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
+from datasets import REGRESSION, dataset, grid
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -373,22 +376,31 @@ class TestRegions:
 
     def test_neighbouring_classes_get_different_colours(self) -> None:
         ds = mapped(self.regions())
+        y, x = np.divmod(np.arange(24), 6)  # each class's place lies in its own cell
+        ds["test_latitude"] = ("point", ds["latitude"].values[y])
+        ds["test_longitude"] = ("point", ds["longitude"].values[x])
         colours = figures.class_colours(ds)
-        grid = ds["region"].values
+        grid = np.arange(24).reshape(4, 6)
         pairs = np.concatenate([
             np.stack([grid[:, 1:].ravel(), grid[:, :-1].ravel()]),
-            np.stack([grid[:, :, 1:].ravel(), grid[:, :, :-1].ravel()]),
+            np.stack([grid[1:].ravel(), grid[:-1].ravel()]),
         ], axis=1)  # fmt: skip
-        pairs = pairs[:, pairs[0] != pairs[1]]
-        assert (colours[pairs[0]] != colours[pairs[1]]).any(axis=1).all()
+        apart = np.linalg.norm(colours[pairs[0]] - colours[pairs[1]], axis=1)
+        assert apart.min() > 0.35
 
-    def test_neighbours_are_symmetric_and_near(self) -> None:
-        regions = np.zeros((2, 4, 6), int)
-        regions[:, :, 2:4], regions[:, :, 4:] = 1, 2
-        np.testing.assert_array_equal(
-            figures.neighbours(mapped(regions)),
-            [[False, True, False], [True, False, True], [False, True, False]],
-        )
+    def test_a_class_keeps_its_colour_whatever_is_predicted(self) -> None:
+        one, other = mapped(self.regions()), mapped(self.regions()[::-1, ::-1])
+        np.testing.assert_array_equal(figures.class_colours(one), figures.class_colours(other))
+        single = figures.class_colours(one.isel(features=1))
+        np.testing.assert_array_equal(figures.class_colours(one), single)
+
+    def test_distances_are_between_the_nearest_places(self) -> None:
+        ds = mapped(np.zeros((2, 4, 6), int) + np.arange(6) // 2)
+        ds.attrs["classes"] = json.dumps(["a", "b", "c", "nowhere"])
+        near = figures.class_distances(ds)
+        np.testing.assert_array_equal(near, near.T)
+        assert near[0, 1] < near[0, 2]
+        assert np.isinf(near[3]).all()
 
     def test_a_panel_per_trial_counts_its_wrong_places(self) -> None:
         regions = np.zeros((2, 4, 6), int)
@@ -408,10 +420,210 @@ class TestRegions:
         ds["test_longitude"] = ds["test_longitude"] * 0 + 12
         assert len(figures.regions(ds).axes[0].texts) == 1
 
+    def test_names_do_not_meet_and_stay_inside_as_drawn(self) -> None:
+        ds = mapped(self.regions())
+        ds.attrs["classes"] = json.dumps([f"A rather long name {k}" for k in range(24)])
+        fig = figures.regions(ds)
+        drawn(fig)
+        renderer = FigureCanvasAgg(fig).get_renderer()
+        for ax in fig.axes:
+            boxes = [text.get_window_extent(renderer) for text in ax.texts]
+            assert len(boxes) > 3
+            assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+            frame = ax.get_window_extent(renderer)
+            assert all(frame.x0 <= box.x0 and box.x1 <= frame.x1 for box in boxes)
+
     def test_a_single_trial_and_a_descending_grid_are_drawn(self) -> None:
         ds = mapped(self.regions()).isel(features=0)
         drawn(figures.regions(ds.isel(latitude=slice(None, None, -1)), figures.class_colours(ds)))
 
 
+LARGE = [4, 18, 48]
+
+
+def lost(trials: int) -> np.ndarray:
+    return np.where(np.arange(trials) % 7 == 2, 3, 0)
+
+
+def panel_heights(fig: Figure) -> list[float]:
+    """The heights of the panels in inches, as drawn."""
+    drawn(fig)
+    return [ax.get_position().height * fig.get_figheight() for ax in fig.axes]
+
+
+class TestAnySweep:
+    """Figures of a regression with its own metrics and units, of few trials and of many."""
+
+    @pytest.mark.parametrize("trials", LARGE)
+    def test_the_legend_never_takes_the_place_of_the_curves(self, trials: int) -> None:
+        ds = grid(trials, metrics=REGRESSION, diverged=lost(trials))
+        fig = figures.curves(ds, "r2", "test", reference=(0.5, "a long name of what is drawn"))
+        assert min(panel_heights(fig)) > 2.4
+        assert fig.axes[0].get_ylabel().startswith("test r2")
+        assert len(legend(fig)) == (5 if trials == 4 else 10)
+
+    def test_the_best_of_many_stand_out_and_the_others_are_counted(self) -> None:
+        ds = grid(48, metrics=REGRESSION, diverged=lost(48))
+        fig = figures.curves(ds, "r2")
+        ranked = select.rank(ds, "r2")
+        assert [name.replace("\n", " ") for name in legend(fig)] == [
+            *ranked["trial"].iloc[:8], "40 others (7 diverged)",
+        ]  # fmt: skip
+        one = figures.curves(ds.isel(seed=[0], optimizer=[0], width=[0, 1, 2]).isel(
+            learning_rate=slice(3)), "r2")  # fmt: skip
+        assert legend(one)[-1].startswith("1 other")
+
+    def test_one_epoch_of_many_trials_is_drawn_as_points(self) -> None:
+        drawn(figures.curves(grid(48, epochs=1)))
+        drawn(figures.curves(grid(48, diverged=1)))
+
+    @pytest.mark.parametrize("trials", LARGE)
+    def test_panels_are_capped_and_say_so(self, trials: int) -> None:
+        ds = grid(trials, metrics=REGRESSION, diverged=lost(trials), layers=5)
+        made = {
+            4: figures.splits(ds, ["loss", "r2"]),
+            8: figures.step_noise(ds),
+            9: figures.gradient_norms(ds),
+            20: figures.bars(ds, ["seconds", "mae"]),
+        }
+        for most, fig in made.items():
+            assert min(panel_heights(fig)) > 1.2
+            if trials > most:
+                assert fig.get_suptitle() == (
+                    f"The best {most} of {trials} trials by validation loss after the last epoch"
+                )
+            else:
+                assert fig.get_suptitle() == ""
+
+    @pytest.mark.parametrize("splits", [["train"], ["train", "test"], ["train", "validation"]])
+    def test_any_subset_of_splits(self, splits: list[str]) -> None:
+        ds = dataset(metrics=REGRESSION, splits=splits, diverged=[0, 3, 0], layers=3)
+        by = "validation" if "validation" in splits else "training"
+        fig = figures.splits(ds.isel(learning_rate=0), ["loss", "r2"])
+        assert legend(fig)[: len(splits)] == splits
+        assert legend(fig)[len(splits)].startswith(f"best {by} loss: ")
+        assert figures.curves(ds).axes[0].get_ylabel() == f"{by} loss (m²)"
+        for made in (fig, figures.final_by(ds, "learning_rate", ["loss", "r2"]),
+                     figures.bars(ds, ["r2"]), figures.step_noise(ds),
+                     figures.gradient_norms(ds)):  # fmt: skip
+            drawn(made)
+
+    def test_the_direction_decides_what_is_ringed(self) -> None:
+        ds = dataset({"width": [4, 8, 16]}, metrics=REGRESSION, values={"r2": [0.1, 0.9, 0.2]})
+        [ax] = figures.final_by(ds, "width", "r2").axes
+        assert xs(ax.lines[3]) == [8]
+        ds["r2"].attrs["direction"] = "lower"
+        [ax] = figures.final_by(ds, "width", "r2").axes
+        assert xs(ax.lines[3]) == [4]
+        ring = figures.splits(ds.isel(width=0), ["mae"]).axes[0].lines[-1]
+        assert xs(ring) == [6]
+
+    def test_unknown_metrics_and_splits_are_refused(self) -> None:
+        ds = dataset(metrics=REGRESSION, splits=["train"])
+        for draw in (figures.curves, lambda ds, m: figures.splits(ds, [m]),
+                     lambda ds, m: figures.final_by(ds, "learning_rate", m)):  # fmt: skip
+            with pytest.raises(UserError, match=r"metric='accuracy'.* loss, r2, mae"):
+                draw(ds, "accuracy")
+        with pytest.raises(UserError, match=r"split='validation'.* train"):
+            figures.curves(ds, "r2", "validation")
+
+    def test_running_means_are_drawn_if_asked_and_never_called_train(self) -> None:
+        one = dataset({})
+        assert "during the epoch (training mode)" not in legend(figures.splits(one))
+        fig = figures.splits(one, running=True)
+        line = next(line for line in fig.axes[0].lines if line.get_linestyle() == ":")
+        assert line.get_label() == "during the epoch (training mode)"
+        np.testing.assert_allclose(ys(line), one["running_loss"])
+        with pytest.raises(UserError, match="no running_loss"):
+            figures.splits(one.drop_vars("running_loss"), running=True)
+
+    def test_the_mean_over_the_other_axes_and_every_trial(self) -> None:
+        loss = np.array([[0.1, 0.3], [0.5, 0.5], [0.2, 0.4]])
+        ds = dataset({"width": [4, 8, 16], "seed": [0, 1]}, loss=loss,
+                     diverged=[[0, 0], [0, 2], [0, 0]])  # fmt: skip
+        [ax] = figures.final_by(ds, "width", "loss", "train").axes
+        end = 0.8 * np.exp(-6)
+        lines = {line.get_label(): line for line in ax.lines}
+        np.testing.assert_allclose(ys(lines["mean"]), np.array([0.2, 0.5, 0.3]) + end, rtol=1e-5)
+        np.testing.assert_allclose(ys(lines["best"]), np.array([0.1, 0.5, 0.2]) + end, rtol=1e-5)
+        assert len(ys(lines["each trial"])) == 6
+        assert ax.get_xscale() == "log"
+        ticks = [text.get_text() for text in ax.get_xticklabels()]
+        assert ticks == ["4", "8\n1 of 2\ndiverged", "16"]
+
+    def test_categories_are_strips(self) -> None:
+        ds = grid(48)
+        [ax] = figures.final_by(ds, "optimizer", "accuracy").axes
+        assert [text.get_text() for text in ax.get_xticklabels()] == ["adam", "sgd"]
+        assert {line.get_linestyle() for line in ax.lines} == {"None"}
+        assert len(set(xs(ax.lines[0]))) == 48  # none covers another
+        [ax] = figures.final_by(ds, "seed").axes  # a seed is a name
+        assert ax.get_xscale() == "linear"
+
+    def test_a_random_search_is_points_without_a_line(self) -> None:
+        rng = np.random.default_rng(0)
+        ds = dataset({"p": {"learning_rate": 10 ** rng.uniform(-5, 0, 60),
+                            "width": rng.integers(4, 99, 60)}}, diverged=lost(60))  # fmt: skip
+        fig = figures.final_by(ds, "learning_rate")
+        assert {line.get_linestyle() for line in fig.axes[0].lines} == {"None"}
+        assert "diverged: 9 trials" in legend(fig)
+        assert fig.axes[0].get_xscale() == "log"
+        drawn(fig)
+
+    def test_a_cut_axis_says_so(self) -> None:
+        narrow = dataset({"width": [4, 8]}, values={"accuracy": [0.932, 0.93]})
+        label = figures.final_by(narrow, "width", "accuracy").axes[0].get_ylabel()
+        assert re.search(r"\(axis from 0\.\d+ to 0\.9\d\)$", label)
+        whole = dataset({"width": [4, 8]}, values={"accuracy": [0.1, 0.93]})
+        assert "axis" not in figures.final_by(whole, "width", "accuracy").axes[0].get_ylabel()
+
+    def test_long_values_are_not_0_on_a_bar(self) -> None:
+        ds = dataset({"learning_rate": [0.01, 1e-5]}, loss=1e-5, epochs=40, splits=["train"])
+        fig = figures.bars(ds, ["loss"])
+        assert [text.get_text() for text in fig.axes[0].texts] == ["1e-5", "1e-5"]
+        assert [t.get_text() for t in fig.axes[0].get_yticklabels()] == [
+            "learning rate 0.01", "learning rate 1e-5",
+        ]  # fmt: skip
+
+    def test_negative_losses_are_on_a_linear_axis(self) -> None:
+        ds = dataset(loss=[-3.0, -1.0, 2.0])
+        assert figures.curves(ds).axes[0].get_yscale() == "linear"
+        ds["step_loss"] = ds["step_loss"] - 5
+        fig = figures.step_noise(ds)
+        assert fig.axes[0].get_yscale() == "linear"
+        drawn(fig)
+        drawn(figures.bars(ds, ["loss"]))
+
+    def test_layers_may_have_names(self) -> None:
+        ds = dataset(layers=3).assign_coords(layer=["stem", "body", "head"])
+        assert legend(figures.gradient_norms(ds)) == ["stem", "body", "head"]
+
+
 def test_equal_figures_are_equal_bytes() -> None:
     assert drawn(figures.curves(results())) == drawn(figures.curves(results()))
+
+
+class TestHeatMap:
+    def test_a_cell_is_the_mean_over_the_rest_and_the_best_has_a_frame(self) -> None:
+        loss = np.array([[[0.4, 0.6], [0.1, 0.3]], [[0.5, 0.5], [0.9, 0.9]], [[1, 1], [1, 1]]])
+        ds = dataset({"width": [16, 4, 8], "depth": [1, 2], "seed": [0, 1]}, loss=loss,
+                     diverged=np.where(loss == 0.9, 2, 0))  # fmt: skip
+        fig = figures.heat_map(ds, "width", "depth", "loss", "train")
+        shown = np.asarray(fig.axes[0].images[0].get_array()) - 0.8 * np.exp(-6)
+        np.testing.assert_allclose(shown, [[0.5, 1, 0.5], [np.nan, 1, 0.2]], rtol=1e-5)
+        assert [t.get_text() for t in fig.axes[0].get_xticklabels()] == ["4", "8", "16"]
+        assert fig.axes[0].texts[3].get_text() == "2 div."
+        assert max(xs(fig.axes[0].lines[0])) == 2.5
+        assert max(ys(fig.axes[0].lines[0])) == 1.5
+        assert fig.axes[1].get_ylabel() == "mean training loss (nats)"
+        drawn(fig)
+
+    def test_higher_is_better_where_the_metric_says_so(self) -> None:
+        ds = dataset({"width": [4, 8], "optimizer": ["sgd", "adam"]}, metrics=REGRESSION,
+                     values={"r2": [0.9, 0.1, 0.2, 0.3]})  # fmt: skip
+        ax = figures.heat_map(ds, "width", "optimizer", "r2").axes[0]
+        assert [t.get_text() for t in ax.get_yticklabels()] == ["adam", "sgd"]
+        assert (min(xs(ax.lines[0])), max(ys(ax.lines[0]))) == (-0.5, 1.5)
+        drawn(figures.heat_map(dataset({"a": [1, 2], "b": [1, 2]}, diverged=1), "a", "b"))
+        with pytest.raises(UserError, match="depth does not vary"):
+            figures.heat_map(ds, "width", "depth")

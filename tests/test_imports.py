@@ -1,4 +1,4 @@
-"""Which module may import which, what importing costs, and that documented examples run."""
+"""Which folder may import which, what importing costs, and that documented examples run."""
 
 import ast
 import doctest
@@ -12,27 +12,24 @@ import pytest
 import jaxexp
 
 PACKAGE = Path(jaxexp.__file__).parent
+ROOT = PACKAGE.parent
 MODULES = {
-    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path
-    for path in PACKAGE.rglob("*.py")
+    ".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")
 }
 # Each may import those before it, and nothing else of this package.
-LAYERS = [
-    "errors",
-    "memory",
-    "files",
-    "trial",
-    "lift",
-    "sweep",
-    "plan",
-    "shuffle",
-    "train",
-    "records",
-    "checkpoints",
-    "compiled",
-    "engine",
+FOLDERS = [
+    "base",
+    "spec",
+    "planning",
+    "training",
+    "nn",
+    "execution",
     "results",
+    "report",
+    "api",
+    "cli",
 ]
+CLIENTS = [*(PACKAGE / "reproduce").rglob("*.py"), *(ROOT / "sweeps").rglob("*.py")]
 
 
 def imports(path: Path) -> set[str]:
@@ -50,81 +47,155 @@ def imports(path: Path) -> set[str]:
     return names
 
 
-@pytest.mark.parametrize("layer", LAYERS)
-def test_no_layer_imports_one_above(layer):
-    own = {name for name in imports(PACKAGE / f"{layer}.py") if name.startswith("jaxexp.")}
-    assert {name.split(".")[1] for name in own} <= set(LAYERS[: LAYERS.index(layer)])
+def of_folder(folder: str) -> dict[str, Path]:
+    start = f"jaxexp.{folder}"
+    return {m: path for m, path in MODULES.items() if m == start or m.startswith(f"{start}.")}
 
 
-def test_torch_is_for_peers_and_weights_alone():
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_folder_imports_only_those_before_it(folder):
+    allowed = {*FOLDERS[: FOLDERS.index(folder) + 1]}
+    if folder == "cli":
+        allowed |= {"reproduce", "__version__"}
+    assert of_folder(folder)
+    for module, path in of_folder(folder).items():
+        own = {name.split(".")[1] for name in imports(path) if name.startswith("jaxexp.")}
+        assert own <= allowed, module
+
+
+def test_every_module_has_its_folder():
+    known = {*FOLDERS, "reproduce", "__init__", "__main__"}
+    assert {module.split(".")[1] for module in MODULES} == known
+
+
+def test_nobody_but_the_command_line_imports_the_report_that_is_reproduced():
+    for folder in FOLDERS[:-1]:
+        for module, path in of_folder(folder).items():
+            assert not any("jaxexp.reproduce" in name for name in imports(path)), module
+
+
+@pytest.mark.parametrize("folder", ["base", "spec", "planning"])
+def test_describing_and_planning_know_no_jax(folder):
+    """But for what `choose` computes inside a program."""
+    for module, path in of_folder(folder).items():
+        found = {name for name in imports(path) if name.split(".")[0] in ("jax", "flax", "optax")}
+        assert not found or module == "jaxexp.spec.padding", module
+
+
+@pytest.mark.parametrize("folder", [f for f in FOLDERS if f != "api"])
+def test_a_folder_says_what_lives_there(folder):
+    [doc] = [
+        ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+        for path in [PACKAGE / folder / "__init__.py"]
+    ]
+    assert doc
+    assert "mports" in doc  # what it may import, too
+
+
+def test_no_module_imports_itself_by_a_detour():
+    """Packages count as the modules whose names are imported from them."""
+    edges = {
+        module: {
+            found
+            for name in imports(path)
+            for found in (name, name.rpartition(".")[0])
+            if found in MODULES and found != module
+        }
+        for module, path in MODULES.items()
+    }
+    done: set[str] = set()
+
+    def visit(module: str, above: tuple[str, ...]) -> None:
+        assert module not in above, " imports ".join([*above[above.index(module) :], module])
+        if module not in done:
+            for other in edges[module]:
+                visit(other, (*above, module))
+            done.add(module)
+
+    for module in edges:
+        visit(module, ())
+
+
+def test_the_reproduction_uses_public_names_alone():
+    assert len(CLIENTS) > 10
+    assert not [wrong for path in CLIENTS for wrong in not_public(path)]
+
+
+def not_public(path: Path) -> list[str]:
+    """What a file imports of jaxexp, or takes from `jx`, that is not public."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        wrong: list[str] = []
+        if isinstance(node, ast.Import):
+            ours = [alias for alias in node.names if alias.name.partition(".")[0] == "jaxexp"]
+            wrong = [
+                alias.name
+                for alias in ours
+                if (alias.name, alias.asname) != ("jaxexp", "jx")
+                and not f"{alias.name}.".startswith("jaxexp.reproduce.")
+            ]
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "jaxexp":
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            wrong = [name for name in names if not f"{name}.".startswith("jaxexp.reproduce.")]
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "jx":
+            wrong = [] if node.attr in jaxexp.__all__ else [f"jx.{node.attr}"]
+        found += [f"{path.relative_to(ROOT)}, line {node.lineno}: {name}" for name in wrong]
+    return found
+
+
+def test_only_public_names_are_seen():
+    assert dir(jaxexp) == sorted([*jaxexp.__all__, "__version__"])
+    assert sorted(jaxexp.__all__) == jaxexp.__all__
+
+
+def test_every_public_name_is_there_and_documented():
+    for name in jaxexp.__all__:
+        assert getattr(jaxexp, name).__doc__, name
+    with pytest.raises(AttributeError, match="module 'jaxexp' has no attribute 'nothing'"):
+        _ = jaxexp.nothing
+
+
+TORCH = {"jaxexp.nn.torchvision", "benchmarks.peers", "benchmarks.resnet", "benchmarks.decoding"}
+
+
+def test_torch_is_for_measuring_and_weights_alone():
+    outside = {f"benchmarks.{path.stem}": path for path in (ROOT / "benchmarks").glob("*.py")}
     users = {
         module
-        for module, path in MODULES.items()
+        for module, path in (MODULES | outside).items()
         if any(name.split(".")[0] in ("torch", "torchvision") for name in imports(path))
     }
-    assert users <= {
-        "benchmarks.peers",
-        "jaxexp.nn.torchvision",
-        "benchmarks.resnet",
-        "benchmarks.decoding",
-    }
+    assert users <= TORCH
 
 
-def test_networks_import_nothing_above_them():
-    allowed = {"conv": set(), "resnet": {"conv", "errors", "mlp"}, "_torchvision": {"errors"}}
-    allowed["weights"] = {"_torchvision", "errors", "resnet", "train"}
-    for module, below in allowed.items():
-        own = {n.split(".")[1] for n in imports(PACKAGE / f"{module}.py") if "jaxexp." in n}
-        assert own <= below, module
-
-
-@pytest.mark.parametrize(
-    "module", ["", ".conv", ".resnet", ".weights", ".vision.problems", ".models"]
-)
-def test_what_is_optional_is_imported_where_it_is_used(module):
-    code = f"import sys, jaxexp{module}; print(*{{name.split('.')[0] for name in sys.modules}})"
+def loaded(*modules: str) -> set[str]:
+    """All that importing these loads, in a process of its own."""
+    code = f"import sys, {', '.join(modules)}; print(*{{n.split('.')[0] for n in sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    loaded = set(done.stdout.split())
-    assert "jaxexp" in loaded
-    assert not loaded & {"torch", "torchvision", "xgboost", "sklearn", "PIL"}
+    assert "jaxexp" in done.stdout.split()
+    return set(done.stdout.split())
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        "",
-        ".trial",
-        ".lift",
-        ".sweep",
-        ".plan",
-        ".data",
-        ".data.images",
-        ".data.pictures",
-        ".machine",
-        ".cli",
-        ".vision",
-        ".vision.answers",
-    ],
-)
-def test_describing_and_planning_start_at_once(module):
-    code = f"import sys, jaxexp{module}; print(*{{name.split('.')[0] for name in sys.modules}})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    loaded = set(done.stdout.split())
-    assert "jaxexp" in loaded
-    assert not loaded & {
-        "jax",
-        "jaxlib",
-        "flax",
-        "optax",
-        "torch",
-        "torchvision",
-        "PIL",
-        "sklearn",
-        "xgboost",
-        "matplotlib",
-        "xarray",
-        "pandas",
-    }
+OPTIONAL = {"torch", "torchvision", "xgboost", "sklearn", "PIL"}
+SLOW = {"jax", "jaxlib", "flax", "optax", "matplotlib", "xarray", "pandas", "rich", "orbax"}
+
+
+def test_what_is_optional_is_imported_where_it_is_used():
+    """Pillow comes with Matplotlib."""
+    modules = [*of_folder("nn"), *of_folder("api"), *of_folder("results"), "jaxexp.report.figures"]
+    found = loaded(*(name.removesuffix(".__init__") for name in modules))
+    assert not found & OPTIONAL - {"PIL"}
+
+
+def test_describing_starts_at_once():
+    modules = [*of_folder("base"), *of_folder("spec"), *of_folder("planning"), "jaxexp"]
+    names = [name.removesuffix(".__init__") for name in modules]
+    assert not loaded(*names) & (OPTIONAL | SLOW)
+    assert not loaded("jaxexp.training.data") & (OPTIONAL | SLOW)
+
+
+def test_the_command_line_starts_at_once():
+    assert not loaded("jaxexp.cli.main") & (OPTIONAL | SLOW - {"rich"})
 
 
 DOCUMENTED = [m for m, path in MODULES.items() if ">>> " in path.read_text(encoding="utf-8")]
@@ -140,4 +211,4 @@ def test_documented_examples(module):
 
 
 def test_the_example_of_a_sweep_is_among_those_that_run():
-    assert "jaxexp.spec.sweep" in DOCUMENTED
+    assert {"jaxexp.spec.sweep", "jaxexp.api", "jaxexp.__init__"} <= set(DOCUMENTED)

@@ -14,7 +14,7 @@ from torch_resnet import as_torch, compiled, images, make, torch, torchvision, v
 
 from jaxexp.base.errors import UserError
 from jaxexp.nn import conv as convolution
-from jaxexp.nn.resnet import BLOCKS, ResNet, resnet
+from jaxexp.nn.residual import BLOCKS, ResNet, resnet
 from jaxexp.nn.weights import from_flax, load, to_flax
 
 F = torch.nn.functional

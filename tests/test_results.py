@@ -1,7 +1,10 @@
 """Results as labelled arrays, and the file that holds them."""
 
+import dataclasses
+import enum
 import hashlib
 import json
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -24,16 +27,16 @@ def made_up(trial: MLPTrial) -> TrialRecord:
     base = trial.seed + 1000 * trial.widths[0]
     epoch_E = np.arange(1, E + 1, dtype=np.float32)
     return TrialRecord(
-        trial,
+        trial=trial,
         metrics={
             split: {"loss": base + 10 * i + epoch_E, "accuracy": epoch_E / 100}
             for i, split in enumerate(SPLITS)
         },
+        running={"loss": base + epoch_E / 2, "accuracy": epoch_E / 200},
         step_loss=base + np.arange(2 * E, dtype=np.float32),
         gradient_norms=epoch_E[:, None] * np.arange(L, dtype=np.float32),
         predictions={"region": np.arange(6, dtype=np.int16) + trial.seed},
-        params={},
-        state={},
+        variables=None,
         seconds=0.5,
         compile_seconds=0.25,
     )
@@ -42,7 +45,7 @@ def made_up(trial: MLPTrial) -> TrialRecord:
 def dataset(problem, axes, record=RECORDS, **base) -> xr.Dataset:
     sweep = Sweep(base=MLPTrial(**{"epochs": 2, "depth": 1} | base), axes=axes, record=record)
     records = {trial: made_up(trial) for trial in sweep.trials()}
-    return to_dataset(sweep, records, problem, {"device": "abacus"})
+    return to_dataset(sweep, records, *problem, {"device": "abacus"})
 
 
 def test_dimensions_and_values(problem):
@@ -73,7 +76,7 @@ def test_a_divergence_is_stored_with_epoch_and_step(problem):
     sweep = Sweep(base=MLPTrial(epochs=3, depth=1), axes={"width": [8, 16]})
     records = {trial: made_up(trial) for trial in sweep.trials()}
     records[sweep.trials()[1]].step_loss[3:] = np.nan  # the second step of the second epoch
-    results = to_dataset(sweep, records, problem, {})
+    results = to_dataset(sweep, records, *problem, {})
     assert results.diverged_epoch.values.tolist() == [0, 2]
     assert results.diverged_step.values.tolist() == [0, 4]
     assert results.diverged_step.dtype.kind == "i"
@@ -82,11 +85,78 @@ def test_a_divergence_is_stored_with_epoch_and_step(problem):
 def test_attributes(problem):
     results = dataset(problem, {"width": [8, 16]}, seed=4)
     assert results.attrs["trials"] == 2
-    assert results.attrs["seed"] == 4
+    assert json.loads(results.attrs["seeds"]) == [4]
+    assert json.loads(results.attrs["axes"]) == ["width"]
+    assert json.loads(results.attrs["metrics"]) == ["loss", "accuracy"]
+    assert results.attrs["data"] == "rings"
+    assert json.loads(results.attrs["examples"]) == {"train": 203, "validation": 57, "test": 61}
+    assert results.attrs["data_fingerprint"] == problem.data.fingerprint
+    assert json.loads(results.attrs["classes"]) == list(problem.data.classes)
+    assert results.attrs["train_evaluation"] == "all 203 training examples"
     assert results.attrs["train_seconds"] == 1
     assert results.attrs["compile_seconds"] == 0.5
     assert results.attrs["device"] == "abacus"
     assert json.loads(results.attrs["base"])["seed"] == 4
+
+
+def test_seeds_are_all_that_there_are(problem):
+    results = dataset(problem, {"seed": [3, 1, 2], "width": [8, 16]})
+    assert json.loads(results.attrs["seeds"]) == [1, 2, 3]
+    assert "seed" not in results.attrs
+
+
+def test_every_metric_has_its_direction_and_its_unit(problem):
+    results = dataset(problem, {"seed": [0, 1]})
+    for name, attrs in {
+        "loss": {"direction": "lower", "units": "nats"},
+        "accuracy": {"direction": "higher", "units": ""},
+    }.items():
+        assert results[name].attrs == results[f"running_{name}"].attrs == attrs
+        assert results[name].dims == ("seed", "epoch", "split")
+        assert results[f"running_{name}"].dims == ("seed", "epoch")
+    assert results.running_loss.sel(seed=1, epoch=2) == 16_002
+    assert results.seconds.attrs["units"] == "device-seconds"
+    sweep = Sweep(MLPTrial(epochs=2, depth=1), timed=True)
+    timed = to_dataset(sweep, {sweep.base: made_up(sweep.base)}, *problem, {})
+    assert "share" in results.seconds.attrs["long_name"]
+    assert "alone" in timed.seconds.attrs["long_name"]
+
+
+def test_rates_given_as_text_are_a_coordinate_of_numbers(problem):
+    results = dataset(problem, {"learning_rate": ["1e-2", "1e-3"]}, record=())
+    assert results.learning_rate.dtype == float
+    assert results.loss.sel(learning_rate=1e-3, epoch=1, split="train") == 16_001
+
+
+class Mode(enum.Enum):
+    FAST = 1
+    SLOW = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModeTrial(MLPTrial):
+    mode: Mode = Mode.FAST
+    clip: float | None = None
+
+
+def test_values_of_any_kind_are_coordinates_that_save_and_load(problem, tmp_path):
+    sweep = Sweep(ModeTrial(epochs=2, depth=1), {"mode": list(Mode), "clip": [None, 0.5]})
+    records = {trial: made_up(trial) for trial in sweep.trials()}
+    results = to_dataset(sweep, records, *problem, {})
+    assert results["mode"].values.tolist() == ["FAST", "SLOW"]
+    assert results["clip"].values.tolist() == ["None", "0.5"]
+    assert json.loads(results.attrs["base"])["mode"] == "FAST"
+    save(results, tmp_path / "results.nc")
+    xr.testing.assert_identical(load(tmp_path / "results.nc"), results)
+
+
+def test_splits_that_are_missing_are_left_out(problem):
+    data = dataclasses.replace(problem.data, test=None)
+    sweep = Sweep(MLPTrial(epochs=2, depth=1))
+    records = {sweep.base: made_up(sweep.base)}
+    results = to_dataset(sweep, records, problem.task, data, {})
+    assert list(results.split) == ["train", "validation"]
+    assert json.loads(results.attrs["axes"]) == []
 
 
 def test_only_what_the_sweep_records(problem):
@@ -176,7 +246,7 @@ def test_widths_of_each_layer_are_text_that_saves_and_loads(problem, tmp_path):
         assert sorted(select.rank(ds)["trial"]) == sorted(names)
     xr.testing.assert_identical(results.width.astype(str), again.width.astype(str))
     alone = dataset(problem, {}, depth=2, width=(4, 2))
-    assert json.loads(alone.attrs["base"])["width"] == [4, 2]
+    assert json.loads(alone.attrs["base"])["width"] == "4-2"
 
 
 def test_final_by_widths_of_each_layer(problem):

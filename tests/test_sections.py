@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,19 @@ from datasets import REGRESSION, dataset, grid, of_sweep
 from matplotlib.figure import Figure
 
 from jaxexp.cli import library
-from jaxexp.report import page, sections
+from jaxexp.report import figures, page, sections
 from jaxexp.spec.sweep import Comparison, Question, Sweep
 from jaxexp.spec.trial import MLPTrial
 
 STEPS = 3  # an epoch
 SWEEPS = Path(__file__).parents[1] / "sweeps"
 NAMES = [n for n in library.names() if "jx.MLPTrial(" in (SWEEPS / f"{n}.py").read_text()]
+
+
+@pytest.fixture(autouse=True)
+def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are made in full, of few dots."""
+    monkeypatch.setattr(figures, "to_png", partial(figures.to_png, dpi=30))
 
 
 def forget(name: str, png: bytes) -> None:
@@ -105,7 +112,7 @@ class TestInGeneral:
         )
         assert "Averaged over 2 seeds, the lowest validation loss is 0.2667 ± 0.05" in made.answer
         assert made.notes == ["7 of 48 trials diverged, in epoch 3."]
-        assert len(made.figures) == 6  # three metrics; three axes, not the seed
+        assert len(made.figures) == 9  # three metrics; three axes, not the seed; their pairs
         best, settings = made.tables.items()
         assert best[0] == (
             "The best 20 of 48 trials by validation loss after the last epoch, best first"
@@ -175,7 +182,7 @@ class TestFailures:
 
     def test_what_is_raised_inside_the_library_names_the_users_line(self) -> None:
         def draw(results):
-            return [sections.figures.curves(results, "r2")]
+            return [figures.curves(results, "r2")]
 
         [error] = self.broken(draw=draw).errors
         line = draw.__code__.co_firstlineno + 1

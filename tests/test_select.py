@@ -201,3 +201,8 @@ def test_a_sweep_of_many_trials_is_ranked_at_once():
     assert select.rank(ds).index[0] == 0
     assert select.best(ds)[0] == "learning rate 1e-5, seed 0"
     assert json.loads(ds.attrs["axes"]) == ["point"]
+
+
+def test_trials_that_tie_have_the_same_rank():
+    made = select.table(dataset(values={"accuracy": [0.5, 0.5, 0.2]}), "accuracy")
+    assert made["rank"].tolist() == [1, 1, 3]

@@ -26,7 +26,7 @@ def p_value(cells: np.ndarray, count: int) -> float:
     return scipy.stats.chisquare(np.bincount(cells.ravel(), minlength=count)).pvalue
 
 
-@settings(max_examples=6)
+@settings(max_examples=settings.default.max_examples // 5)
 @given(st.integers(1, 5000), WORDS, WORDS)
 @example(1, 0, 0)
 @example(2, 0, 0)

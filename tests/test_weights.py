@@ -12,7 +12,7 @@ from torch_resnet import make, torch, torchvision, variables
 
 from jaxexp.base.errors import UserError
 from jaxexp.nn import weights
-from jaxexp.nn.resnet import BLOCKS, resnet
+from jaxexp.nn.residual import BLOCKS, resnet
 
 
 @functools.cache

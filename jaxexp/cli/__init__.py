@@ -1,4 +1,4 @@
 """The command line: commands, run directories, signals.
 
-Imports everything but `reproduce`, which it finds as any user's code is found: through sweep files.
+Imports everything below it, and of `reproduce` which sweeps make up the report.
 """

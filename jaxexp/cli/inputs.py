@@ -12,6 +12,9 @@ class Inputs:
 
     `data`: a folder of CSV files, or the places that come with jaxexp. `images`: a folder of
     images, or the embedded ones. `weights`: "imagenet", or a .pth file.
+
+    >>> Inputs(data=Path("places"), quick=True).image_size
+    224
     """
 
     data: Path | None = None

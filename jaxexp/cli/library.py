@@ -1,23 +1,26 @@
 """Sweeps by name: the files in `sweeps/`, and files of your own."""
 
 import difflib
-import hashlib
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 from jaxexp.base.errors import UserError
+from jaxexp.base.files import digest
 from jaxexp.spec.sweep import Comparison, Sweep
 
 if TYPE_CHECKING:
     import xarray as xr
 
+    from jaxexp.api import Problem
     from jaxexp.cli.inputs import Inputs
-    from jaxexp.execution.driver import Problem
+    from jaxexp.results.models import Model, Prediction
+
+OPTIONAL = ("problem", "estimate", "check", "predict", "export")  # of a sweep file
 
 
 def folder() -> Path:
@@ -36,21 +39,20 @@ def names() -> list[str]:
 class Source:
     """A sweep and the file that defines it.
 
-    Beside `sweep`, the file may define `problem(inputs)`, which returns the `jaxexp.Problem` that
-    the sweep is run on (the European places, if it does not), or `estimate(sweep, inputs)`, which
-    returns the results themselves, of models that JAX does not train. It may also define
-    `examples(inputs)`, how many there are to train on, for a plan that does not wait for the
-    problem; `check(inputs)`, which reads what they will read, and raises UserError before anything
-    is trained; and `keep_models = True`, for trained models to be saved with the run.
+    Beside `sweep`, the file defines `problem(inputs)`, which returns the `jaxexp.Problem` that the
+    sweep is run on; or `estimate(sweep, inputs)`, which returns the results themselves, of models
+    that JAX does not train. It may also define `check(inputs)`, which reads what they will read,
+    and raises UserError before anything is trained; `predict(model, files)`, which returns
+    predictions of files that are not CSV; and `export(model, path)`.
     """
 
     sweep: Sweep
     digest: str  # of that file
-    problem: "Callable[[Inputs], Problem]"
-    estimate: "Callable[[Sweep, Inputs], xr.Dataset] | None"
-    examples: "Callable[[Inputs], int] | None" = None
+    problem: "Callable[[Inputs], Problem] | None" = None
+    estimate: "Callable[[Sweep, Inputs], xr.Dataset] | None" = None
     check: "Callable[[Inputs], None] | None" = None
-    keep_models: bool = False
+    predict: "Callable[[Model, Sequence[Path]], Sequence[Prediction]] | None" = None
+    export: "Callable[[Model, Path], None] | None" = None
 
 
 def load(name_or_file: str) -> Sweep:
@@ -75,32 +77,18 @@ def load_source(name_or_file: str) -> Source:
             )
         path = folder() / f"{name_or_file}.py"
     module = _execute(path)
-    return Source(
-        sweep=replace(module.sweep, name=path.stem),
-        digest=hashlib.sha256(path.read_bytes()).hexdigest()[:16],
-        problem=getattr(module, "problem", places),
-        examples=getattr(module, "examples", None if hasattr(module, "problem") else count_places),
-        estimate=getattr(module, "estimate", None),
-        check=getattr(module, "check", None),
-        keep_models=bool(getattr(module, "keep_models", False)),
-    )
-
-
-def count_places(inputs: "Inputs") -> int:
-    """The number of places to train on."""
-    from jaxexp.reproduce.tables import load_places
-
-    return len(load_places(inputs.data).train.y_N)
-
-
-def places(inputs: "Inputs") -> "Problem":
-    """The problem of a sweep that defines none: the country of places, embedded or of a folder."""
-    from jaxexp.reproduce.tables import load_places
-
-    read = load_places(inputs.data)  # before JAX, which takes a second to start
-    from jaxexp.reproduce.places import problem
-
-    return problem(read)
+    optional = {name: getattr(module, name, None) for name in OPTIONAL}
+    if not (optional["problem"] or optional["estimate"]):
+        raise UserError(
+            f"{path}: expected it to define `problem(inputs)`, which returns "
+            "jaxexp.Problem(task, data); that of the European places is imported by `from "
+            "jaxexp.reproduce.places import problem`"
+        )
+    for name, function in optional.items():
+        if function is not None and not callable(function):
+            raise UserError(f"{path}: {name} is {function!r}, expected a function")
+    sweep = replace(module.sweep, name=path.stem)
+    return Source(sweep, digest(path.read_bytes()), **optional)
 
 
 def comparisons() -> list[Comparison]:

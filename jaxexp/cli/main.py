@@ -16,30 +16,34 @@ from rich.console import Console
 
 from jaxexp import __version__
 from jaxexp.base.errors import InterruptedRunError, UnavailableError, UserError
-from jaxexp.cli import library
+from jaxexp.cli import library, pages
+from jaxexp.cli.benchmarks import benchmark
 from jaxexp.cli.inputs import IMAGENET, Inputs
+from jaxexp.cli.options import (
+    Data,
+    Devices,
+    Every,
+    Force,
+    Images,
+    ImageSize,
+    Memory,
+    Out,
+    Programs,
+    Quick,
+    Sections,
+    Seed,
+    Settings,
+    SkipBroken,
+    Weights,
+)  # fmt: skip
 from jaxexp.cli.rundir import RunDirectory
-from jaxexp.cli.session import QUICK_EPOCHS, Command, Session, preview, stages
+from jaxexp.cli.session import Command, Session, plan_stage, stages
 from jaxexp.cli.signals import Signals
+from jaxexp.planning.plan import count
 from jaxexp.reproduce import vision
+from jaxexp.reproduce.report import SECTIONS, SOURCE
 
-REPORT_SWEEPS = {
-    "6": (
-        "learning_rate", "epochs", "batch_norm", "batch_size", "depth_width", "gradients", "sines",
-    ),
-    "7": ("boosted_trees", "scratch", "probing", "probing_sklearn", "fine_tuning"),
-}  # fmt: skip
-SECTIONS = {
-    "6": "Multi-layer perceptrons on European places",
-    "7": "ResNet 18 on real and generated images",
-}
-SUMMARIES = {
-    "6": "Small networks learn the country of a place from its longitude and latitude.",
-    "7": "Boosted trees, a ResNet 18 from scratch, its frozen features and fine-tuning tell two "
-    "classes of images apart.",
-}
-
-EMBEDDED_PIXELS = 64  # of a side, as those images are; and of those of a quick run
+EMBEDDED_PIXELS = 64  # per side, as those images are; and as those of a quick run
 
 app = typer.Typer(
     help="Train whole grids of small networks at once: vectorized sweeps in JAX and Flax.",
@@ -49,94 +53,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 console = Console(stderr=True, highlight=False)
-
-Data = Annotated[
-    Path | None,
-    typer.Option(
-        "--data",
-        metavar="DIR",
-        help="Folder with train.csv, validation.csv and test.csv, columns long, lat, country. "
-        "The European places that come with jaxexp, if not given.",
-    ),
-]
-Out = Annotated[
-    Path | None,
-    typer.Option("--out", metavar="DIR", help="Run directory; runs/NAME-DATE-TIME if not given."),
-]
-Seed = Annotated[int | None, typer.Option(help="Seed of weights and shuffles: decides the run.")]
-Quick = Annotated[
-    bool,
-    typer.Option(
-        "--quick",
-        help=f"At most {QUICK_EPOCHS} epochs a trial, and some images, small ones, to try it out.",
-    ),
-]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE[,VALUE...]",
-        help="Another value of a hyperparameter, or several, which make it an axis; width=64-32-16 "
-        "is one value, a width for each of three layers. May be given more than once.",
-    ),
-]
-Programs = Annotated[
-    str,
-    typer.Option(
-        metavar="auto|exact|one",
-        help="Which trials share a compiled program: those of equal shape (exact), all (one), or "
-        "those whose padding costs less than compiling another (auto).",
-    ),
-]
-Memory = Annotated[
-    float | None,
-    typer.Option(metavar="GB", help="Memory that a run may take; what is free, if not given."),
-]
-Images = Annotated[
-    Path | None,
-    typer.Option(
-        "--images",
-        metavar="DIR",
-        help="Folder with train/, val/ and test/, each with a folder of images for either of two "
-        "classes. The images that come with scikit-learn, if not given.",
-    ),
-]
-Weights = Annotated[
-    str,
-    typer.Option(
-        metavar="imagenet|FILE.pth",
-        help="Pretrained weights: ImageNet's, fetched once, or a state dict of torchvision's "
-        "resnet18 with any last layer.",
-    ),
-]
-ImageSize = Annotated[
-    int | None,
-    typer.Option(
-        metavar="PIXELS", min=16, max=2048,
-        help="Side of the square images; 224 if not given, 64 for the images that come along.",
-    ),
-]  # fmt: skip
-SkipBroken = Annotated[
-    bool, typer.Option("--skip-broken", help="Leave out images that cannot be read.")
-]
-Sections = Annotated[
-    str | None,
-    typer.Option(
-        "--section",
-        metavar="6|7|all",
-        help="Of the report; all of it, if the libraries of section 7 are installed.",
-    ),
-]
-Every = Annotated[
-    float,
-    typer.Option(
-        "--checkpoint-every", metavar="SECONDS", min=0, help="How often a run saves where it is."
-    ),
-]
-Devices = Annotated[
-    int | None, typer.Option(metavar="N", min=1, help="Use N devices; all, if not given.")
-]
-Force = Annotated[bool, typer.Option("--force", help="Replace the run that --out holds.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -164,21 +80,23 @@ def reproduce(
     checkpoint_every: Every = 30.0,
     force: Force = False,
 ) -> None:
-    """Redo the report: every row, vectorized, as one page.
+    """Reproduce the published report: every row, vectorized, as one page.
 
     Section 6 trains learning rates, epochs, batch norm, batch sizes, depths and widths, the
-    gradients of a network of 100 layers and the sine features as one plan, in a minute or two on 4
-    cores. Section 7 tells two classes of images apart: boosted trees, a ResNet 18 from scratch,
-    linear probing and fine-tuning. Writes results, figures and report.html into a run directory.
+    gradients of a network of 100 layers and sine features as one plan, in a minute or two on 4
+    cores. Section 7 classifies images: boosted trees, a ResNet 18 from scratch, linear probing and
+    fine-tuning. Writes results, figures and report.html into a run directory.
 
-    --quick trains two epochs at most, on small images and some of them alone.
+    jaxexp reproduce --section 6 --quick
     """
     sections = _sections(section)
     command = Command(
-        sweeps=tuple(name for one in sections for name in REPORT_SWEEPS[one]),
-        title=" · ".join(SECTIONS[one] for one in sections),
-        summary=" ".join(SUMMARIES[one] for one in sections) + " Each section asks one question of "
-        "the published report, answers it from this run, and quotes the report's own figure.",
+        sweeps=tuple(name for one in sections for name in SECTIONS[one].sweeps),
+        title=" · ".join(SECTIONS[one].title for one in sections),
+        summary=" ".join(SECTIONS[one].summary for one in sections)
+        + " Each section asks one question of a published report, answers it from this run, and "
+        f"quotes the report's own figure. The report is {SOURCE}.",
+        reference="The report",
         settings=_parse(settings or []),
         devices=devices,
         seed=seed,
@@ -252,10 +170,12 @@ def plan(
 
     Which trials share which compiled program and why, the share of arithmetic that is padding,
     where each program runs, and about how long it all takes.
+
+    jaxexp plan depth_width --set seed=0,1,2,3
     """
     sweeps: tuple[str, ...] = (sweep,)
     if sweep == "reproduce":
-        sweeps = tuple(name for one in _sections(section) for name in REPORT_SWEEPS[one])
+        sweeps = tuple(name for one in _sections(section) for name in SECTIONS[one].sweeps)
     command = Command(
         sweeps=sweeps,
         title="",
@@ -269,19 +189,32 @@ def plan(
     )
     for stage in stages(command.sources()):
         if stage[0].estimate is None:
-            print(preview(stage, command))
+            print(plan_stage(stage, command))
 
 
 @app.command()
 def report(
     run_directory: Annotated[Path, typer.Argument(metavar="RUN_DIR", show_default=False)],
 ) -> None:
-    """Draw the figures and the page of a run again, from its saved results."""
+    """Draw the figures and the page of a run again, from its saved results.
+
+    jaxexp report runs/rates
+    """
+    from jaxexp.report import sections
+
     directory = RunDirectory(run_directory)
-    found = directory.load()
-    sections = [section for pair in found for section in directory.draw(*pair)]
-    sections += directory.compare({sweep.name: dataset for sweep, dataset in found})
-    print(directory.write_page(sections, [dataset for _, dataset in found]))
+    found = dict(directory.load())
+    sweeps = {Path(name).stem: name for name in directory.command()["sweeps"]}
+    drawn: list[sections.Section] = []
+    for name, dataset in found.items():
+        try:
+            drawn += pages.draw(directory, library.load(sweeps[name]), dataset)
+        except UserError as error:  # the results are there, whatever has become of the sweep's file
+            console.print(f"{error}; its results are drawn as those of any sweep", markup=False)
+            drawn.append(sections.in_general(dataset, directory.keep_figure, name))
+    drawn += pages.compare(directory, found)
+    page = pages.write(directory, drawn, list(found.values()))
+    _finish(page, [error for section in drawn for error in section.errors])
 
 
 @app.command()
@@ -289,23 +222,28 @@ def resume(
     run_directory: Annotated[Path, typer.Argument(metavar="RUN_DIR", show_default=False)],
     force: Annotated[
         bool,
-        typer.Option("--force", help="Go on though code, data, sweep or a library has changed."),
+        typer.Option("--force", help="Resume although code, data, sweep or a library has changed."),
     ] = False,
     checkpoint_every: Annotated[
         float | None,
-        typer.Option("--checkpoint-every", metavar="SECONDS", min=0, help="As it was before."),
+        typer.Option(
+            "--checkpoint-every", metavar="SECONDS", min=0, help="As before, if not given."
+        ),
     ] = None,
     devices: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Use N devices; as before, if not given.")
+        int | None,
+        typer.Option(metavar="N", min=1, help="Use N devices; as many as before, if not given."),
     ] = None,
 ) -> None:
-    """Go on with a run that was interrupted, from its last checkpoints.
+    """Resume an interrupted run from its last checkpoints.
 
     The results are those of an uninterrupted run: bit for bit on as many of the same devices.
+
+    jaxexp resume runs/rates
     """
     found = RunDirectory(run_directory).command()
     if found.get("finished", True) and not found.get("missing"):
-        raise UserError(f"{run_directory}: this run is complete: `jaxexp report` draws it again")
+        raise UserError(f"{run_directory}: this run is complete; `jaxexp report` draws it again")
     command = Command.from_json(found, run_directory / "run.json")
     changed: dict[str, Any] = {"checkpoint_every": checkpoint_every, "devices": devices}
     given = {name: value for name, value in changed.items() if value is not None}
@@ -317,12 +255,12 @@ def resume(
 @app.command()
 def predict(
     run_directory: Annotated[Path, typer.Argument(metavar="RUN_DIR", show_default=False)],
-    images: Annotated[
-        list[Path] | None, typer.Argument(metavar="IMAGE...", show_default=False)
+    files: Annotated[
+        list[Path] | None, typer.Argument(metavar="FILE...", show_default=False)
     ] = None,
     sweep: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Of the models of this sweep; of all, if not given."),
+        typer.Option(metavar="NAME", help="Only models of this sweep; of all, if not given."),
     ] = None,
     export: Annotated[
         Path | None,
@@ -331,34 +269,29 @@ def predict(
         ),
     ] = None,
 ) -> None:
-    """Tell the class of images with the best model of a run, by validation accuracy.
+    """Predict images, or the rows of CSV files, with the best model of a run.
 
-    Prints each file, its class and the probability of that class, split by tabs.
+    The best is the one that the page calls so. Prints the image, or the file and row; the predicted
+    class or value; and the probability of that class, separated by tabs.
+
+    jaxexp predict runs/places new_places.csv
     """
-    if not images and not export:
-        raise UserError("nothing to do: expected images, or --export FILE.pth")
+    if not files and not export:
+        raise UserError("nothing to do: expected images or CSV files, or --export FILE.pth")
     directory = RunDirectory(run_directory)
-    directory.command()
-    from jaxexp import models  # JAX takes a second to start
-    from jaxexp.reproduce.predict import export as export_weights
-    from jaxexp.reproduce.predict import predict as classes_of
+    command = Command.from_json(directory.command(), run_directory / "run.json")
+    from jaxexp.cli.prediction import predict_files  # JAX takes a second to start
 
-    best = models.best(directory.models, sweep)
-    if export:
-        export_weights(best, export)
-    for found in classes_of(best, images) if images else []:
-        print(f"{found.file}\t{found.label}\t{found.probability:.4f}")
-    trial = best.about["trial"]
-    console.print(
-        f"model: {best.about['sweep']}, learning rate {trial['learning_rate']:g}, seed "
-        f"{trial['seed']}, validation accuracy {best.about['accuracy']['validation']:.4f}",
-        soft_wrap=True,
-    )
+    predicted, model = predict_files(directory, command, files or [], sweep, export)
+    for found in predicted:
+        probability = "" if found.probability is None else f"\t{found.probability:.4f}"
+        print(f"{found.example}\t{found.label}{probability}")
+    console.print(model, soft_wrap=True, markup=False)
 
 
 @app.command("list")
 def list_sweeps() -> None:
-    """List the sweeps that come with jaxexp."""
+    """List the sweeps that ship with jaxexp."""
     for name in library.names():
         trials = len(library.load(name).trials())
         print(f"{name:15s} {trials:3d} trials   {library.describe(name)}")
@@ -383,15 +316,12 @@ def bench(
     resident tensors, torch.func.vmap with and without torch.compile, several processes.
     """
     if vision:
-        from benchmarks.decoding import compare_decoding
-        from benchmarks.resnet import compare_resnet
-
-        compare_resnet()
-        compare_decoding()
+        benchmark("resnet").compare_resnet()
+        benchmark("decoding").compare_decoding()
         return
-    from benchmarks.grid import compare
-
-    compare(data, trials=trials, seeds=seeds, epochs=epochs, width=width, peers=peers)
+    benchmark("grid").compare(
+        data, trials=trials, seeds=seeds, epochs=epochs, width=width, peers=peers
+    )
 
 
 def _sections(asked: str | None) -> tuple[str, ...]:
@@ -404,7 +334,7 @@ def _sections(asked: str | None) -> tuple[str, ...]:
     if missing and asked:
         raise UserError(f"--section {asked}: needs {', '.join(missing)}: {vision.INSTALL}")
     if missing:
-        console.print(f"section 6 alone; section 7 needs: {vision.INSTALL}", markup=False)
+        console.print(f"only section 6: section 7 needs {vision.INSTALL}", markup=False)
         return ("6",)
     return ("7",) if asked == "7" else ("6", "7")
 
@@ -458,9 +388,18 @@ def _run(
         except InterruptedRunError:
             signals.leave()
     console.print(f"done in {time.perf_counter() - started:.0f} s")
-    print(page)
+    _finish(page, session.errors)
     if session.missing:
         raise typer.Exit(3)
+
+
+def _finish(page: Path, errors: Sequence[str]) -> None:
+    """Say where the page is, and what on it could not be drawn or answered."""
+    print(page)
+    for error in errors:
+        console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+    if errors:
+        raise typer.Exit(4)
 
 
 def _say_interrupted(path: Path, sweeps: int, begun: bool) -> None:
@@ -469,10 +408,10 @@ def _say_interrupted(path: Path, sweeps: int, begun: bool) -> None:
         return
     complete = len(list((path / "results").glob("*.nc")))
     name = shlex.quote(str(path))
-    page = f"; their page: jaxexp report {name}" if complete else ""
+    page = f"; to see them: jaxexp report {name}" if complete else ""
     console.print(
-        f"interrupted; go on with: jaxexp resume {name}\n"
-        f"{complete} of {sweeps} sweeps are complete and kept{page}",
+        f"interrupted; resume with: jaxexp resume {name}\n"
+        f"{complete} of {count(sweeps, 'sweep')} complete and saved{page}",
         soft_wrap=True,
     )
 
@@ -480,7 +419,8 @@ def _say_interrupted(path: Path, sweeps: int, begun: bool) -> None:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command and exit.
 
-    0: done; 2: bad input; 3: a part of the run could not be had; 130, 143: interrupted.
+    0: done; 2: bad input; 3: a part of the run is not available here; 4: a question of a sweep file
+    could not be answered; 130, 143: interrupted.
     """
     _guard(lambda: app(arguments, standalone_mode=True))
 

@@ -4,8 +4,8 @@ run.json        the command: which sweeps, with which settings, on which data
 results/*.nc    one file per sweep, written as soon as the sweep is complete
 figures/*.png   the figures of the page
 report.html     the page, self-contained
-models/         trained models, of the sweeps that keep them
-checkpoints/    what an unfinished run goes on from; gone when it is complete
+models/         the trained parameters of every trial
+checkpoints/    what an unfinished run resumes from; gone when it is complete
 """
 
 import contextlib
@@ -15,7 +15,7 @@ import reprlib
 import shlex
 import shutil
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -24,17 +24,14 @@ from filelock import FileLock, Timeout
 
 from jaxexp.base.errors import UserError
 from jaxexp.base.files import matches, write_whole
-from jaxexp.cli import library
 from jaxexp.spec.sweep import Sweep
 
 if TYPE_CHECKING:
     import xarray as xr
 
-    from jaxexp.report.page import Section
-
-FORMAT = 2  # of the directory; a newer one is refused
+FORMAT = 3  # of the directory: another one is refused
 LOCK, HOLDER = ".lock", ".holder"
-BEGINNING = (LOCK, HOLDER, "run.json.partial")  # all that a run killed as it began may leave
+LEFTOVERS = (LOCK, HOLDER, "run.json.partial")  # all that a run killed as it began may leave
 READ = {  # of `run.json`, here; the rest is the command's
     "format": int, "sweeps": list[str], "title": str, "summary": str, "finished": bool,
     "made_with": dict[str, str], "missing": dict[str, str],
@@ -69,7 +66,7 @@ class RunDirectory:
     @classmethod
     @contextlib.contextmanager
     def reopen(cls, path: Path) -> Iterator[Self]:
-        """Hold a run directory, to go on with its run; raises UserError if that cannot be."""
+        """Hold a run directory, to resume its run; raises UserError if that cannot be."""
         run = cls(path)
         run.command()
         with run._held():
@@ -120,7 +117,7 @@ class RunDirectory:
         """Nothing is there, or a run, perhaps one that was killed as it began."""
         if not self.path.exists() or self._command.is_file():
             return
-        if not self.path.is_dir() or {p.name for p in self.path.iterdir()} - set(BEGINNING):
+        if not self.path.is_dir() or {p.name for p in self.path.iterdir()} - set(LEFTOVERS):
             raise UserError(f"{self.path}: exists, and is not an earlier run; choose another --out")
 
     def _check_replaceable(self, command: Mapping[str, Any], force: bool) -> None:
@@ -134,7 +131,7 @@ class RunDirectory:
         if found.get("finished") is False and asked.items() <= found.items():
             raise UserError(
                 f"{self.path}: holds this run, unfinished; `jaxexp resume "
-                f"{shlex.quote(str(self.path))}` goes on with it, --force starts it anew"
+                f"{shlex.quote(str(self.path))}` resumes it, --force starts it anew"
             )
         raise UserError(
             f"{self.path}: already holds a run; choose another --out, or --force to replace it"
@@ -194,9 +191,16 @@ class RunDirectory:
             raise UserError(f"{self.path}: not a run directory (it has no run.json)") from error
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(f"{self._command}: not the run.json of a run ({error})") from error
-        if version > FORMAT:
+        if version != FORMAT:
+            made = command.get("made_with")
+            by = (
+                f", by jaxexp {made['jaxexp']}"
+                if isinstance(made, dict) and "jaxexp" in made
+                else ""
+            )
             raise UserError(
-                f"{self._command}: format {version} is newer than this jaxexp reads ({FORMAT})"
+                f"{self._command}: written in format {version}{by}; this jaxexp reads format "
+                f"{FORMAT}, so run it with the jaxexp that wrote it, or train anew"
             )
         return command
 
@@ -214,8 +218,8 @@ class RunDirectory:
         ]
         if differs and not force:
             raise UserError(
-                f"{self.path}: not the run that was begun: {'; '.join(differs)}; --force goes on "
-                "all the same, with the sweeps and checkpoints that still fit"
+                f"{self.path}: not the run that was started: {'; '.join(differs)}; --force resumes "
+                "it all the same, with the sweeps and checkpoints that still fit"
             )
         with self._writing():
             self._write({**command, "made_with": {**before, **made_with}})
@@ -242,7 +246,7 @@ class RunDirectory:
             results.save(dataset, self.results / f"{sweep.name}.nc")
 
     def finished(self, sweep: Sweep, note: Callable[[str], None]) -> "xr.Dataset | None":
-        """The results of a sweep that is complete already; `note` is told of what is no use."""
+        """The results of a sweep that is complete already; `note` says what cannot be used."""
         from jaxexp.results import dataset as results
 
         file = self.results / f"{sweep.name}.nc"
@@ -258,51 +262,27 @@ class RunDirectory:
         note(f"{file}: results of other trials; the sweep runs again")
         return None
 
-    def load(self) -> "list[tuple[Sweep, xr.Dataset]]":
-        """Every sweep of the run that has results, with them, in the order of the command."""
-        from jaxexp.results import dataset as results
+    def load(self) -> "list[tuple[str, xr.Dataset]]":
+        """The results of every sweep of the run that has some, by name, in the command's order.
 
-        sweeps = [library.load(source) for source in self.command()["sweeps"]]
-        files = [(sweep, self.results / f"{sweep.name}.nc") for sweep in sweeps]
-        found = [(sweep, results.load(file)) for sweep, file in files if file.is_file()]
+        Raises UserError if there are none, or a file is damaged.
+        """
+        from jaxexp.results import dataset
+
+        names = [Path(source).stem for source in self.command()["sweeps"]]
+        files = [(name, self.results / f"{name}.nc") for name in names]
+        found = [(name, dataset.load(file)) for name, file in files if file.is_file()]
         if not found:
             raise UserError(f"{self.results}: no results to report on")
         return found
 
-    def draw(self, sweep: Sweep, dataset: "xr.Dataset") -> "list[Section]":
-        """Answer each question of a sweep, drawing its figures into the run directory."""
-        from jaxexp.report import sections
-
-        return sections.of_sweep(sweep, dataset, self._keep_figure)
-
-    def compare(self, datasets: "Mapping[str, xr.Dataset]") -> "list[Section]":
-        """Answer each question about several sweeps, given the results of the run by sweep."""
-        from jaxexp.report import sections
-
-        return sections.of_comparisons(datasets, self._keep_figure)
-
-    def _keep_figure(self, name: str, png: bytes) -> None:
+    def keep_figure(self, name: str, png: bytes) -> None:
+        """Write a figure; raises UserError if it cannot be written."""
         with self._writing():
             write_whole(self.figures / name, png)
 
-    def write_page(self, sections: "list[Section]", datasets: "Sequence[xr.Dataset]") -> Path:
-        """Write the page of these sections and results; returns its path."""
-        from jaxexp.report import page as report
-
-        command = self.command()
-        sections = sorted(sections, key=lambda section: _row_key(section.row))
-        meta = report.Meta(
-            title=str(command.get("title", "Results")),
-            summary=str(command.get("summary", "")),
-            facts=report.run_facts(datasets),
-            plan="\n\n".join(dict.fromkeys(ds.attrs["plan"] for ds in datasets)),
-            missing=command.get("missing", {}),
-        )
+    def keep_page(self, html: str) -> Path:
+        """Write the page and return its path; raises UserError if it cannot be written."""
         with self._writing():
-            write_whole(self.page, report.render(sections, meta).encode())
+            write_whole(self.page, html.encode())
         return self.page
-
-
-def _row_key(row: str) -> tuple[tuple[int, str], ...]:
-    """Sorts 6.1.2 before 6.1.10."""
-    return tuple((int(part), "") if part.isdigit() else (0, part) for part in row.split("."))

@@ -2,38 +2,33 @@
 
 import contextlib
 import dataclasses
-import hashlib
 import reprlib
 import typing
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
 
 from jaxexp.base.errors import UnavailableError, UserError
-from jaxexp.base.files import matches
-from jaxexp.cli import library
+from jaxexp.base.files import digest, matches
+from jaxexp.cli import library, pages
 from jaxexp.cli.inputs import Inputs
 from jaxexp.cli.library import Source
 from jaxexp.cli.rundir import RunDirectory
 from jaxexp.cli.signals import Signals
-from jaxexp.execution.machine import plan_here
 from jaxexp.spec.sweep import Sweep
 
 if TYPE_CHECKING:
     import xarray as xr
 
-    from jaxexp.execution.driver import Problem
+    from jaxexp.api import PlannedRun
     from jaxexp.execution.records import TrialRecord
-    from jaxexp.planning.plan import Plan
     from jaxexp.report.page import Section
 
 QUICK_EPOCHS = 2
-LIBRARIES = ("jaxexp", "jax", "jaxlib", "flax", "optax", "numpy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +38,7 @@ class Command:
     sweeps: tuple[str, ...]  # names, or absolute paths of files
     title: str
     summary: str = ""
+    reference: str = ""  # what the page calls somebody else's figures
     settings: dict[str, list[str]] = field(default_factory=dict)
     programs: str = "auto"
     memory: float | None = None  # GB
@@ -110,26 +106,20 @@ def stages(sources: Iterable[Source]) -> list[list[Source]]:
     return list(made.values())
 
 
-def plan_stage(stage: list[Source], command: Command) -> "tuple[Plan, Problem]":
-    """The checked plan of the sweeps of a stage, and the problem that they run on."""
-    problem = stage[0].problem(command.inputs)
-    for source in stage:
-        for trial in source.sweep.trials():
-            problem.check(trial)
-    return _plan(stage, command, problem.examples), problem
+def plan_stage(stage: list[Source], command: Command) -> "PlannedRun":
+    """The checked plan of the sweeps of a stage."""
+    from jaxexp import api  # JAX takes a second to start
 
-
-def preview(stage: list[Source], command: Command) -> "Plan":
-    """The same plan alone: where the examples need no JAX to be counted, it shows at once."""
-    if count := stage[0].examples:
-        return _plan(stage, command, count(command.inputs))
-    return plan_stage(stage, command)[0]
-
-
-def _plan(stage: list[Source], command: Command, examples: int) -> "Plan":
-    return plan_here(
+    assert stage[0].problem is not None
+    made = stage[0].problem(command.inputs)
+    if not isinstance(made, api.Problem):
+        raise UserError(
+            f"{stage[0].sweep.name}: problem(inputs) returned {type(made).__name__}, expected "
+            "jaxexp.Problem(task, data)"
+        )
+    return api.plan(
         [source.sweep for source in stage],
-        examples,
+        *made,
         programs=command.programs,
         memory=None if command.memory is None else command.memory * 1e9,
         devices=command.devices,
@@ -170,11 +160,16 @@ class Session:
                     self._run_stage(directory, number, stage, todo, force)
                 except UnavailableError as error:
                     self._not_run(todo, str(error))
-        self.sections += directory.compare(self.results)
+        self.sections += pages.compare(directory, self.results)
         directory.say_missing(self.missing)
-        page = directory.write_page(self.sections, list(self.results.values()))
+        page = pages.write(directory, self.sections, list(self.results.values()))
         directory.finish()
         return page
+
+    @property
+    def errors(self) -> list[str]:
+        """What went wrong in the functions of the sweeps' questions; everything else is there."""
+        return list(dict.fromkeys(e for section in self.sections for e in section.errors))
 
     def _take_over(self, directory: RunDirectory) -> None:
         """The sweeps that were complete already."""
@@ -183,7 +178,7 @@ class Session:
                 dataset = directory.finished(source.sweep, self.console.print)
                 if dataset is not None:
                     self.results[source.sweep.name] = dataset
-                    self.sections += directory.draw(source.sweep, dataset)
+                    self.sections += pages.draw(directory, source.sweep, dataset)
 
     def _run_stage(
         self, directory: RunDirectory, number: int, stage: list[Source], todo: list[Source],
@@ -193,29 +188,30 @@ class Session:
             for source in todo:
                 self._keep(directory, source.sweep, estimate(source.sweep, self.command.inputs))
             return
-        from jaxexp.api import run_plan
+        from jaxexp import api
         from jaxexp.execution.checkpoints import Checkpoints
         from jaxexp.execution.progress import TerminalProgress
 
-        plan, problem = (
-            self.first if number == 0 and self.first else plan_stage(stage, self.command)
-        )
+        planned = self.first if number == 0 and self.first else plan_stage(stage, self.command)
         directory.check_same(
-            {f"data of {stage[0].sweep.name}": str(problem.attrs.get("data_fingerprint", ""))},
-            force=force,
+            {f"data of {stage[0].sweep.name}": api.data_fingerprint(planned.data)}, force=force
         )
-        with TerminalProgress(plan, problem.examples, self.console) as progress:
-            keeper = Checkpoints(
+        with TerminalProgress(planned.plan, self.console) as progress:
+            checkpoints = Checkpoints(
                 directory.checkpoints, progress.note, self.command.checkpoint_every
             )
             sweeps = [source.sweep for source in todo]
-            save = self._model_saver(directory, todo, problem)
             with (
-                closing(keeper),
+                closing(checkpoints),
                 self.signals.deferred() as stop,
                 closing(
-                    run_plan(
-                        plan, sweeps, problem, progress, keeper=keeper, stop=stop, finished=save
+                    api.train(
+                        planned,
+                        sweeps=sweeps,
+                        progress=progress,
+                        checkpointer=checkpoints,
+                        stop=stop,
+                        finished=self._model_saver(directory, sweeps, planned),
                     )
                 ) as finished,
             ):
@@ -223,24 +219,28 @@ class Session:
                     self._keep(directory, sweep, dataset)  # while the others train
 
     def _model_saver(
-        self, directory: RunDirectory, todo: list[Source], problem: "Problem"
+        self, directory: RunDirectory, sweeps: list[Sweep], planned: "PlannedRun"
     ) -> "Callable[[TrialRecord], None]":
-        """Saves the models of the sweeps that want it, as their trials finish."""
-        trials = {s.sweep.name: set(s.sweep.trials()) for s in todo if s.keep_models}
+        """Saves the models of the sweeps, as their trials finish."""
+        from jaxexp.results import models
+
+        trials = {sweep.name: set(sweep.trials()) for sweep in sweeps}
+        names = {} if planned.data.classes is None else {"classes": list(planned.data.classes)}
+        attrs = {**planned.data.attrs, **names}
 
         def save(record: "TrialRecord") -> None:
-            from jaxexp.results import models
-
             for name, own in trials.items():
                 if record.trial in own:
-                    models.save(directory.models, name, record, problem.attrs)
+                    models.save(directory.models, name, record, attrs)
 
         return save
 
     def _keep(self, directory: RunDirectory, sweep: Sweep, dataset: "xr.Dataset") -> None:
+        if self.command.quick:
+            dataset = dataset.assign_attrs(quick=QUICK_EPOCHS)
         directory.save(sweep, dataset)
         self.results[sweep.name] = dataset
-        self.sections += directory.draw(sweep, dataset)
+        self.sections += pages.draw(directory, sweep, dataset)
 
     def _not_run(self, todo: list[Source], reason: str) -> None:
         for source in todo:
@@ -250,16 +250,18 @@ class Session:
 
     def _identity(self) -> dict[str, str]:
         """What decides the numbers beside the data, in words and digests."""
+        from jaxexp.api import versions
+
         sweeps = {
             f"{what} {source.sweep.name}": digest
             for stage in self.stages
             for source in stage
             for what, digest in (("sweep", source.sweep.id), ("file of sweep", source.digest))
         }
-        return {**{name: version(name) for name in LIBRARIES}, "code": code_digest(), **sweeps}
+        return {**versions(), "code": code_digest(), **sweeps}
 
 
 def code_digest() -> str:
     """Of the files of this package."""
     files = sorted(Path(__file__).parents[1].glob("**/*.py"))
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+    return digest(*(file.read_bytes() for file in files))

@@ -44,14 +44,14 @@ class Checkpoints:
     def __init__(
         self, folder: Path, note: Callable[[str], None], every: float = EVERY_SECONDS
     ) -> None:
-        """`note` is told, in words, of checkpoints that cannot be read or written."""
+        """`note` is called with a sentence about checkpoints that cannot be read or written."""
         self.folder, self.every = folder.absolute(), every
         self._note, self._noted = note, set[str]()
         self._managers: dict[str, ocp.CheckpointManager] = {}
         self._saving: dict[str, Future[None]] = {}
         self._next: dict[str, float] = {}
         self._thread = ThreadPoolExecutor(1, "checkpoints")
-        logging.getLogger("absl").setLevel(logging.CRITICAL)  # failures are told by `note`
+        logging.getLogger("absl").setLevel(logging.CRITICAL)  # `note` says what failed
 
     def due(self, program: Program) -> bool:
         """Whether the last save, or the start, is long enough ago."""

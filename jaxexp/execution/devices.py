@@ -28,6 +28,9 @@ def devices() -> tuple[jax.Device, ...]:
     has chosen stays as it is, and so do the devices of a JAX that runs already.
 
     Raises UserError if JAX cannot provide the platform that `JAX_PLATFORMS` asks for.
+
+    >>> len(devices()) >= 1
+    True
     """
     if getattr(jax.config, "jax_num_cpu_devices", -1) < 0:  # nobody has chosen
         with contextlib.suppress(RuntimeError):  # JAX runs already

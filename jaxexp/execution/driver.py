@@ -33,7 +33,7 @@ FIRST_CALL = 4  # steps, or batches, when nobody knows yet how long they take
 
 
 class Progress(Protocol):
-    """Told how the run goes, from several threads."""
+    """Shows how a run proceeds; called from several threads."""
 
     def compiling(self, program: Program) -> None:
         """A program is being compiled."""

@@ -117,11 +117,11 @@ class _Traced:
         norms = "gradient_norms" in self.program.record
         return step.init(self.task, *self._own(leaves), data, gradient_norms=norms)
 
-    def steps(self, leaves, state, record, epoch, first, last, examples):  # type: ignore[no-untyped-def]
+    def steps(self, leaves, state, record, epoch, first, last, examples):
         own = self._own(leaves)
         return step.train_steps(self.task, *own, state, record, epoch, first, last, examples)
 
-    def evaluate(self, leaves, state, record, first, last, data):  # type: ignore[no-untyped-def]
+    def evaluate(self, leaves, state, record, first, last, data):
         trial, _ = self._own(leaves)
         return step.evaluate(self.task, trial, state, record, first, last, data)
 
@@ -276,7 +276,10 @@ class RunningProgram:
         """The trials as they are, on the host, with their predictions where recorded."""
         predictions = {}
         if self.compiled.predict:
-            predictions = self.compiled.predict(self.leaves, self.state, self.data)
+            # Asked of those trials alone that end here, of which some are prefixes.
+            epochs = np.full(self.program.filled(), self.epoch, np.int32)
+            leaves = {**self.leaves, "epochs": self._put(epochs, TRIALS)}
+            predictions = self.compiled.predict(leaves, self.state, self.data)
         return End(*self.to_host((predictions, self.state.variables)))
 
     def to_host(self, tree: PyTree) -> PyTree:

@@ -1,16 +1,12 @@
 """Progress on the terminal: trials and epochs done, and the time to go."""
 
-import contextlib
 import threading
-import time
-from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     SpinnerColumn,
     TaskProgressColumn,
@@ -22,34 +18,6 @@ from rich.progress import (
 from jaxexp.planning.plan import Plan, Program
 
 LINES = 10  # where there is no terminal, progress is this many lines
-WORTH_A_LINE = 1.0  # seconds
-
-
-@contextlib.contextmanager
-def counting(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A function to be told of things done, and things in all; shown if they take a while.
-
-    A bar on a terminal, elsewhere one line at the end.
-    """
-    console = Console(stderr=True, highlight=False)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    bar = Progress(
-        *columns, TimeRemainingColumn(), console=console, transient=True,
-        disable=not (console.is_terminal or console.is_jupyter),
-    )  # fmt: skip
-    task = bar.add_task(what, total=None)
-    started, last = time.monotonic(), 0
-
-    def moved(done: int, total: int) -> None:
-        nonlocal last
-        last = total
-        bar.update(task, completed=done, total=total)
-
-    with bar:
-        yield moved
-    seconds = time.monotonic() - started
-    if last and seconds > WORTH_A_LINE and not console.is_terminal:
-        console.print(f"{what}: {last:,} in {seconds:.0f} s", markup=False)
 
 
 class TerminalProgress:

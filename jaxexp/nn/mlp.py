@@ -1,12 +1,12 @@
-"""Multi-layer perceptrons in Flax, feature-major, and the task of telling classes apart.
+"""Multi-layer perceptrons in Flax, feature-major, and the task of classifying with them.
 
 Activations are (units, batch) and kernels (out, in), as PyTorch stores them: on a CPU a batch of
 such products runs a third faster than the other way round, and weights carry over as they are.
 
 Trials of other shapes may share a program (see `jaxexp.spec.padding`). Units past a trial's width
 are not read by any other, so that their weights, zero at first, keep gradients and moments of zero;
-layers past its depth pass their input on. Widths that differ between the layers of one trial are padded in the
-same way where its program holds other shapes too; in a program of its own nothing is.
+layers past its depth pass their input on. Widths that differ between the layers of one trial are
+padded in the same way where its program holds other shapes too; in a program of its own nothing is.
 
 Shapes: B examples, C classes, F features, L hidden layers, W units of a layer.
 """
@@ -75,6 +75,29 @@ def _inside(shape: tuple[int, ...], units: Any, inputs: Any) -> Array:
     return inside if len(shape) == 1 else inside[:, None] & (jnp.arange(shape[1]) < inputs)
 
 
+@jax.custom_vjp
+def product(kernel_OxF: Array, x_FxB: Array) -> Array:
+    """kernel @ x, (O, B), with a gradient of x that a CPU computes as fast as the product itself.
+
+    XLA folds a transposition into a product and then takes a slower route through it: of a layer
+    of 16 units and a batch of 256, 4.9 instead of 2.0 µs. The barrier keeps the two apart.
+    """
+    return kernel_OxF @ x_FxB
+
+
+def _product_forward(kernel_OxF: Array, x_FxB: Array) -> tuple[Array, tuple[Array, Array]]:
+    return kernel_OxF @ x_FxB, (kernel_OxF, x_FxB)
+
+
+def _product_backward(saved: tuple[Array, Array], dy_OxB: Array) -> tuple[Array, Array]:
+    kernel_OxF, x_FxB = saved
+    transposed_FxO = jax.lax.optimization_barrier(kernel_OxF.T)
+    return dy_OxB @ x_FxB.T, transposed_FxO @ dy_OxB
+
+
+product.defvjp(_product_forward, _product_backward)
+
+
 class Affine(nn.Module):
     """kernel @ x + bias, with PyTorch's default initialisation."""
 
@@ -90,7 +113,7 @@ class Affine(nn.Module):
         if self.padded:  # zero already, but what stands in the padding must never be read
             kernel = jnp.where(_inside(shape, units, inputs), kernel, 0)
             bias = jnp.where(_inside(shape[:1], units, inputs), bias, 0)
-        return kernel @ x_FxB + bias[:, None]
+        return product(kernel, x_FxB) + bias[:, None]
 
 
 def dropout(h_WxB: Array, rate: Any, word: Array) -> Array:
@@ -279,14 +302,14 @@ def _own(trial: MLPTrial, tree: PyTree, inputs: int | None) -> PyTree:
 
 @dataclass(frozen=True)
 class MLPClassification(Task):
-    """The task of telling classes apart with a multi-layer perceptron.
+    """Classification with a multi-layer perceptron.
 
     Examples are `jaxexp.Examples`: inputs (N, F) float32 and labels (N,) int32. Where `classes` and
     the statistics are not given, `bind` takes them from the data: `mean` and `std` of each input
     over the training examples are those that features="standardised" subtracts and divides by.
 
     >>> from jaxexp.training.data import arrays
-    >>> data = arrays([[0.0, 1.0], [1.0, 0.0], [0.5, 0.5], [0.1, 0.9]], list("abab"), validation=2)
+    >>> data = arrays([[0.0, 1.0], [1.0, 0.0], [0.5, 0.5], [0.1, 0.9]], list("abab"), validation=1)
     >>> MLPClassification().bind(data).classes
     2
     """
@@ -395,9 +418,10 @@ class MLPClassification(Task):
         return Variables(_own(trial, variables.params, inputs), state), norms_ExL
 
     def inspect(self, trial: Trial, arrays: Arrays) -> Inspection:
-        """By formula, which is quicker than tracing and agrees with it; traced in a subclass."""
-        trained = (self.apply, self.init, self.optimizer, self.module)
-        if any(getattr(MLPClassification, m.__name__) is not m.__func__ for m in trained):
+        """By formula, which is quicker than tracing and agrees with it; subclasses are traced."""
+        own, cls, names = type(self), MLPClassification, ("apply", "init", "optimizer", "module")
+        changed = any(getattr(own, name) is not getattr(cls, name) for name in names)
+        if changed or type(trial) is not MLPTrial:
             return super().inspect(trial, arrays)
         assert isinstance(trial, MLPTrial)
         assert self.classes is not None, "bind the task to data"

@@ -18,7 +18,7 @@ import numpy as np
 from jax import Array
 
 from jaxexp.base.errors import UserError
-from jaxexp.nn.resnet import BLOCKS, resnet
+from jaxexp.nn.residual import BLOCKS, resnet
 from jaxexp.nn.torchvision import import_torch, import_torchvision
 from jaxexp.training.step import PyTree
 
@@ -59,7 +59,7 @@ def depth_of(weights: Mapping[str, Any]) -> int:
 
 
 def to_flax(weights: Mapping[str, np.ndarray]) -> tuple[PyTree, PyTree]:
-    """Parameters and batch statistics for `jaxexp.nn.resnet`, from what `load` returns."""
+    """Parameters and batch statistics for `jaxexp.nn.residual`, from what `load` returns."""
     params: PyTree = {}
     stats: PyTree = {}
     for name, array in weights.items():

@@ -97,22 +97,22 @@ def run_facts(runs: Sequence[xr.Dataset]) -> dict[str, str]:
 
     Of what the results do not say, there is none.
     """
-    told = [ds.attrs for ds in runs]
-    seeds = sorted({seed for attrs in told for seed in _seeds(attrs)})
-    started = [datetime.fromisoformat(a["started"]) for a in told if a.get("started")]
+    known = [ds.attrs for ds in runs]
+    seeds = sorted({seed for attrs in known for seed in _seeds(attrs)})
+    started = [datetime.fromisoformat(a["started"]) for a in known if a.get("started")]
     wall = _over_plans(runs, "wall_seconds")
-    quick = max((int(attrs.get("quick", 0)) for attrs in told), default=0)
+    quick = max((int(attrs.get("quick", 0)) for attrs in known), default=0)
     nats = any(v.attrs.get("units") == "nats" for ds in runs for v in ds.data_vars.values())
     facts = {
         "Quick run": f"stopped at {select.count(quick, 'epoch')} a trial" if quick else "",
         "Trials": _whole(_over_plans(runs, "plan_trials") or _over_plans(runs, "trials")),
         "Programs compiled": _whole(_over_plans(runs, "programs")),
         "Wall-clock": f"{duration(wall)}, compilation included" if wall else "",
-        "Device": _distinct([_device(attrs) for attrs in told]),
-        "Data": _distinct([_data(attrs) for attrs in told]),
-        "Training metrics": _distinct([str(a.get("train_evaluation", "")) for a in told]),
+        "Device": _distinct([_device(attrs) for attrs in known]),
+        "Data": _distinct([_data(attrs) for attrs in known]),
+        "Training metrics": _distinct([str(a.get("train_evaluation", "")) for a in known]),
         "Seeds" if len(seeds) > 1 else "Seed": _ranges(seeds),
-        "Versions": _distinct([_versions(attrs) for attrs in told]),
+        "Versions": _distinct([_versions(attrs) for attrs in known]),
         "Started": f"{min(started):%Y-%m-%d %H:%M %Z}" if started else "",
         "Units": "nats: cross-entropy in natural logarithms; guessing evenly among K classes "
         "costs ln K" if nats else "",
@@ -138,8 +138,8 @@ def _ranges(seeds: Sequence[int]) -> str:
             runs[-1].append(seed)
         else:
             runs.append([seed])
-    told = [f"{r[0]} to {r[-1]}" if len(r) > 2 else ", ".join(map(str, r)) for r in runs]
-    return ", ".join(told if len(told) <= 8 else [*told[:8], f"… ({len(seeds)} in all)"])
+    parts = [f"{r[0]} to {r[-1]}" if len(r) > 2 else ", ".join(map(str, r)) for r in runs]
+    return ", ".join(parts if len(parts) <= 8 else [*parts[:8], f"… ({len(seeds)} in all)"])
 
 
 def _device(attrs: Mapping[str, Any]) -> str:

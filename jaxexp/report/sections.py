@@ -42,16 +42,9 @@ def of_sweep(sweep: Sweep, dataset: xr.Dataset, keep: Keep) -> list[Section]:
 def of_comparisons(
     datasets: Mapping[str, xr.Dataset],
     keep: Keep,
-    comparisons: Sequence[Comparison] | None = None,
+    comparisons: Sequence[Comparison],
 ) -> list[Section]:
-    """Each question that several sweeps answer, given the results of a run by sweep.
-
-    `comparisons` are those that ship, if not given.
-    """
-    if comparisons is None:
-        from jaxexp.cli import library
-
-        comparisons = library.comparisons()
+    """Each question that several sweeps answer, given the results of a run by sweep."""
     sections = []
     for comparison in comparisons:
         own = {name: datasets[name] for name in comparison.sweeps if name in datasets}
@@ -85,7 +78,7 @@ def _section(
             drawn, f"{question.title}, figure", question.question, question.row, keep
         ),
         tables=tables,
-        reference=question.reference,
+        reference=question.reference or "",
         seconds=_seconds(datasets),
         shared=shared,
         quick=max((int(ds.attrs.get("quick", 0)) for ds in datasets.values()), default=0),
@@ -117,11 +110,11 @@ def _guarded(
     try:
         return check(function(results))
     except Exception as error:  # whatever the code of a user may raise
-        errors.append(f"`{part}` of question {question.row} failed: {_told(error, function)}")
+        errors.append(f"`{part}` of question {question.row} failed: {_describe(error, function)}")
         return None
 
 
-def _told(error: Exception, function: Callable) -> str:
+def _describe(error: Exception, function: Callable) -> str:
     """The error in one line, with the user's own file and line."""
     message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
     message = " ".join(message.split()).removesuffix(":")
@@ -179,6 +172,7 @@ def in_general(ds: xr.Dataset, keep: Keep, name: str = "") -> Section:
         drawn = [figures.splits(ds, list(select.metrics(ds)))]
     else:
         drawn += [figures.final_by(ds, axis, select.metrics(ds)) for axis in _figured(ds)]
+        drawn += [figures.heat_map(ds, *pair) for pair in _pairs(ds)]
     return Section(
         row=name,
         title=words(name),
@@ -197,15 +191,22 @@ def in_general(ds: xr.Dataset, keep: Keep, name: str = "") -> Section:
 
 def _figured(ds: xr.Dataset) -> list[str]:
     """The hyperparameters with several values; the seed only where nothing else has."""
-    several = [n for n in select.hyperparameters(ds) if len(set(ds[n].values.tolist())) > 1]
+    several = [n for n in select.hyperparameters(ds) if len(select.distinct(ds, n)) > 1]
     return [name for name in several if name != "seed"] or several
+
+
+def _pairs(ds: xr.Dataset) -> list[tuple[str, str]]:
+    """Pairs of hyperparameters for a map of the loss: of a grid along two or three of them."""
+    names = [name for name in _figured(ds) if len(select.distinct(ds, name)) <= 30]
+    pairs = [p for p in itertools.combinations(names, 2) if ds[p[0]].dims != ds[p[1]].dims]
+    return pairs if len(pairs) <= 3 else []
 
 
 def _in_general(ds: xr.Dataset) -> str:
     """The best by each metric, and the mean over the seeds."""
-    told = [select.best_in_words(ds)]
+    sentences = [select.best_in_words(ds)]
     if bool((ds["diverged_epoch"] > 0).all()):
-        return told[0]
+        return sentences[0]
     split, best = select.default_split(ds), select.ties(ds)
     also, others = [], []
     for metric in select.metrics(ds)[1:]:
@@ -216,8 +217,8 @@ def _in_general(ds: xr.Dataset) -> str:
         else:
             others.append(select.best_in_words(ds, metric))
     if also:
-        told.append(f"The same trial has {'; '.join(also)}.")
-    return " ".join([*told, *others, *_of_seeds(ds)])
+        sentences.append(f"The same trial has {'; '.join(also)}.")
+    return " ".join([*sentences, *others, *_of_seeds(ds)])
 
 
 def _settings(ds: xr.Dataset) -> bool:

@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+import jaxexp as jx
+
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
@@ -21,16 +23,15 @@ def table(results: "xr.Dataset") -> "pd.DataFrame":
     """
     import pandas as pd
 
-    from jaxexp.results.select import final, hyperparameters
-
-    found = {short: final(results, name) for name, short in (("accuracy", "acc"), ("loss", "loss"))}
+    shorts = {"accuracy": "acc", "loss": "loss"}
+    found = {short: jx.select.final(results, name) for name, short in shorts.items()}
     spread = None
     if "seed" in results.dims:
         if results.sizes["seed"] > 1:
             spread = found["acc"].std("seed", ddof=1, skipna=False).sel(split="test")
         found = {name: values.mean("seed", skipna=False) for name, values in found.items()}
     axes = [dim for dim in found["acc"].dims if dim != "split"]
-    names = [name for name in hyperparameters(results) if name in found["acc"].coords]
+    names = [name for name in jx.select.hyperparameters(results) if name in found["acc"].coords]
     rows = []
     for index in np.ndindex(*(results.sizes[axis] for axis in axes)):
         at = dict(zip(axes, index, strict=True))
@@ -44,7 +45,6 @@ def table(results: "xr.Dataset") -> "pd.DataFrame":
 
 def answer(results: "xr.Dataset") -> str:
     """The best setting by validation accuracy (ties: by loss), and how it does."""
-    from jaxexp.results.select import number
 
     made = table(results)
     if made["val acc"].isna().all():
@@ -52,24 +52,22 @@ def answer(results: "xr.Dataset") -> str:
     by_loss = made.sort_values("val loss")
     row = by_loss.sort_values("val acc", ascending=False, kind="stable").iloc[0].to_dict()
     names = list(row)[: list(row).index("train acc")]
-    best = ", ".join(f"{name} {number(row[name])}" for name in names)
+    best = ", ".join(f"{name} {jx.select.number(row[name])}" for name in names)
     spread = f" ± {row[SPREAD]:.4f}" if SPREAD in row else ""
-    told = (
+    described = (
         f"test accuracy is {row['test acc']:.4f}{spread}, its validation accuracy "
         f"{row['val acc']:.4f} and its training accuracy {row['train acc']:.4f}"
     )
     seeds = results.sizes.get("seed", 1)
     means = f" (means over {seeds} seeds)" if seeds > 1 else ""
     start = f"The best by validation accuracy is {best}: its" if best else "Its"
-    return f"{start} {told}{means}."
+    return f"{start} {described}{means}."
 
 
 def draw(results: "xr.Dataset") -> "list[Figure]":
     """Accuracy by learning rate, where there are several."""
-    from jaxexp.report import figures
-    from jaxexp.results import compare
 
     if results.sizes.get("learning_rate", 1) < 2:
         return []
     name = str(results.attrs["sweep"]).replace("_", " ")
-    return [figures.accuracy_by(compare.runs({name: results}), "learning_rate", {})]
+    return [jx.figures.accuracy_by(jx.compare.runs({name: results}), "learning_rate", {})]

@@ -7,6 +7,7 @@ import functools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,18 +15,12 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxexp.base.errors import UnavailableError, UserError
-from jaxexp.base.files import digest
-from jaxexp.cli.inputs import IMAGENET
-from jaxexp.execution.devices import devices
-from jaxexp.execution.progress import counting
-from jaxexp.nn import weights
-from jaxexp.nn.resnet import resnet
+import jaxexp as jx
 from jaxexp.reproduce.tasks import normalise
-from jaxexp.training.step import PyTree
 
+IMAGENET = "imagenet"  # the weights that torchvision fetches once
 MEAN = (0.485, 0.456, 0.406)  # red, green, blue: of torchvision's weights
-DEVIATION = (0.229, 0.224, 0.225)
+STD = (0.229, 0.224, 0.225)
 BATCH = 32  # images, of one device
 UNDER_WAY = 2  # batches: one is placed while another runs
 
@@ -34,7 +29,7 @@ UNDER_WAY = 2  # batches: one is placed while another runs
 class Backbone:
     """Parameters and batch statistics, and a digest of them."""
 
-    tree: tuple[PyTree, PyTree]
+    tree: tuple[Any, Any]
     digest: str
 
 
@@ -45,13 +40,13 @@ def load(source: str) -> Backbone:
     Raises UnavailableError if ImageNet's cannot be had, UserError if a file cannot be used.
     """
     try:
-        found = weights.load(source)
-    except UserError as error:
-        raise (UnavailableError(str(error)) if source == IMAGENET else error) from None
-    if weights.depth_of(found) != 18:
-        raise UserError(f"{source}: the weights of a ResNet 34, expected those of a ResNet 18")
+        found = jx.nn.weights.load(source)
+    except jx.UserError as error:
+        raise (jx.UnavailableError(str(error)) if source == IMAGENET else error) from None
+    if jx.nn.weights.depth_of(found) != 18:
+        raise jx.UserError(f"{source}: the weights of a ResNet 34, expected those of a ResNet 18")
     content = b"".join(name.encode() + found[name].tobytes() for name in sorted(found))
-    return Backbone(weights.to_flax(found), digest(content))
+    return Backbone(jx.nn.weights.to_flax(found), jx.digest(content))
 
 
 Splits = Mapping[str, np.ndarray]
@@ -64,14 +59,14 @@ def features(backbone: Backbone, x_by_split: Splits, route: str) -> tuple[Splits
     every device takes its share of each batch. Returns the seconds that it took, too, compilation
     left out. Progress is shown.
     """
-    mesh = Mesh(devices(), "images")
+    mesh = Mesh(jx.devices(), "images")
     split, whole = (NamedSharding(mesh, PartitionSpec(*axis)) for axis in (("images",), ()))
     params, stats = jax.device_put(backbone.tree, whole)
     shape = (BATCH * mesh.size, *next(iter(x_by_split.values())).shape[1:])
     images = jax.ShapeDtypeStruct(shape, np.uint8, sharding=split)
     run = jax.jit(_network(mesh, route)).lower(params, stats, images).compile()
     started, done, made = time.perf_counter(), 0, {}
-    with counting("features of images") as progress:
+    with jx.counting("features of images") as progress:
         for name, x_NxHxWx3 in x_by_split.items():
             parts: list[Array] = []
             for x_BxHxWx3 in _batches(x_NxHxWx3, shape[0]):
@@ -85,17 +80,18 @@ def features(backbone: Backbone, x_by_split: Splits, route: str) -> tuple[Splits
     return made, time.perf_counter() - started
 
 
-def _network(mesh: Mesh, route: str) -> Callable[[PyTree, PyTree, Array], Array]:
+def _network(mesh: Mesh, route: str) -> Callable[[Any, Any, Array], Array]:
     """Weights and images (B, H, W, 3) to features (B, F), each device taking its share."""
-    model = resnet(18, outputs=1, route=route)
+    model = jx.nn.resnet(18, outputs=1, route=route)
 
-    def share(params: PyTree, stats: PyTree, x_BxHxWx3: Array) -> Array:
-        return model.apply(
+    def share(params: Any, stats: Any, x_BxHxWx3: Array) -> Array:
+        features: Any = model.apply(
             {"params": params, "batch_stats": stats},
-            normalise(x_BxHxWx3, MEAN, DEVIATION),
+            normalise(x_BxHxWx3, MEAN, STD),
             jnp.ones(len(x_BxHxWx3)),
             method="features",
-        )  # type: ignore[return-value]
+        )
+        return features
 
     images = PartitionSpec("images")
     specs = (PartitionSpec(), PartitionSpec(), images)

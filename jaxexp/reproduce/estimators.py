@@ -1,29 +1,20 @@
 """Models of other libraries, fitted on the host: their results in the layout of any other's."""
 
-import dataclasses
-import json
 import time
 import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 
-from jaxexp.base import memory
-from jaxexp.base.errors import UserError
-from jaxexp.cli.inputs import Inputs
-from jaxexp.execution.records import TrialRecord
+import jaxexp as jx
 from jaxexp.reproduce import problems
-from jaxexp.reproduce.images import SPLITS
 from jaxexp.reproduce.vision import INSTALL
-from jaxexp.results.dataset import host_facts, to_dataset
-from jaxexp.spec.sweep import Sweep
 
 if TYPE_CHECKING:
-    from jaxexp.execution.driver import Problem
+    import xarray as xr
 
 
-def boosted_trees(sweep: Sweep, inputs: Inputs) -> xr.Dataset:
+def boosted_trees(sweep: jx.Sweep, inputs: jx.Inputs) -> "xr.Dataset":
     """`XGBClassifier()` on the pixels of the middle of the images.
 
     Raises UserError if XGBoost is missing.
@@ -31,12 +22,12 @@ def boosted_trees(sweep: Sweep, inputs: Inputs) -> xr.Dataset:
     try:
         import xgboost
     except ImportError as error:
-        raise UserError(f"XGBoost cannot be imported ({error}): {INSTALL}") from error
+        raise jx.UserError(f"XGBoost cannot be imported ({error}): {INSTALL}") from error
     versions = {"xgboost": xgboost.__version__}
     return _results(sweep, problems.pixels(inputs), xgboost.XGBClassifier(), versions)
 
 
-def logistic_regression(sweep: Sweep, inputs: Inputs) -> xr.Dataset:
+def logistic_regression(sweep: jx.Sweep, inputs: jx.Inputs) -> "xr.Dataset":
     """`LogisticRegression()` on the features that the frozen network makes of the images.
 
     Raises UserError if scikit-learn is missing, UnavailableError if the weights cannot be had.
@@ -45,32 +36,29 @@ def logistic_regression(sweep: Sweep, inputs: Inputs) -> xr.Dataset:
         import sklearn
         from sklearn.linear_model import LogisticRegression
     except ImportError as error:
-        raise UserError(f"scikit-learn cannot be imported ({error}): {INSTALL}") from error
+        raise jx.UserError(f"scikit-learn cannot be imported ({error}): {INSTALL}") from error
     versions = {"sklearn": sklearn.__version__}
     return _results(sweep, problems.probing(inputs), LogisticRegression(), versions)
 
 
-def _results(sweep: Sweep, problem: "Problem", model: Any, versions: dict[str, str]) -> xr.Dataset:
+def _results(
+    sweep: jx.Sweep, problem: jx.Problem, model: Any, versions: dict[str, str]
+) -> "xr.Dataset":
     """Fit once, and say of every trial what came out: nothing is drawn, so that seeds agree."""
     started = time.perf_counter()
-    warned = _fit(model, *problem.data["train"])
-    metrics, probability = _evaluate(model, problem)
-    memory.give_back()
-    seconds = time.perf_counter() - started
-    trials = sweep.trials()
-    records = {
-        trial: TrialRecord(
-            trial=trial, metrics=metrics, step_loss=metrics["train"]["loss"], gradient_norms=None,
-            predictions={"probability": probability}, params={}, state={},
-            seconds=seconds / len(trials), compile_seconds=0.0,
-        )
-        for trial in trials
-    }  # fmt: skip
-    notes = [*json.loads(problem.attrs["notes"]), *warned]
-    problem = dataclasses.replace(problem, attrs={**problem.attrs, "notes": json.dumps(notes)})
-    plan = f"1 fit of {type(model).__name__}() on the host"
-    facts = {**host_facts(plan, len(trials)), **versions, "wall_seconds": seconds}
-    return to_dataset(sweep, records, problem, facts)
+    train = problem.data.train
+    warned = _fit(model, train.x, train.y)
+    metrics, probability_N = _evaluate(model, problem.data)
+    return jx.external_results(
+        sweep,
+        problem,
+        model=f"{type(model).__name__}()",
+        metrics=metrics,
+        predictions={"probability": probability_N},
+        seconds=time.perf_counter() - started,
+        notes=warned,
+        versions=versions,
+    )
 
 
 def _fit(model: Any, x_NxF: np.ndarray, y_N: np.ndarray) -> list[str]:
@@ -82,20 +70,15 @@ def _fit(model: Any, x_NxF: np.ndarray, y_N: np.ndarray) -> list[str]:
     return [f"{type(model).__name__} says: {line}" for line in dict.fromkeys(first_lines)]
 
 
-def _evaluate(
-    model: Any, problem: "Problem"
-) -> tuple[dict[str, dict[str, np.ndarray]], np.ndarray]:
-    """Loss (nats) and accuracy by split, of one epoch, and the test images' probabilities."""
+def _evaluate(model: Any, data: jx.Data) -> tuple[dict[str, dict[str, float]], np.ndarray]:
+    """Loss (nats) and accuracy by split, and the test images' probabilities."""
     from sklearn.metrics import log_loss
 
     metrics = {}
-    for split in SPLITS:
-        x_NxF, y_N = problem.data[split]
-        probability_N = model.predict_proba(x_NxF)[:, 1]
-        loss = log_loss(y_N, probability_N, labels=[0, 1])
-        accuracy = np.mean((probability_N > 0.5) == (y_N == 1))
+    for split, examples in data.splits.items():
+        probability_N = model.predict_proba(examples.x)[:, 1]
         metrics[split] = {
-            "loss": np.array([loss], np.float32),
-            "accuracy": np.array([accuracy], np.float32),
+            "loss": float(log_loss(examples.y, probability_N, labels=[0, 1])),
+            "accuracy": float(np.mean((probability_N > 0.5) == (examples.y == 1))),
         }
     return metrics, probability_N.astype(np.float32)  # the last split is the test's

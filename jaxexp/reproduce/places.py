@@ -1,30 +1,43 @@
-"""The problem of section 6: tell the country of a European place from its coordinates."""
+"""Section 6 of the report: tell the country of a European place from its coordinates."""
 
-import json
+import functools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxexp.execution.driver import Problem
-from jaxexp.nn.mlp import Classification
-from jaxexp.reproduce.tables import Places
+import jaxexp as jx
+from jaxexp.reproduce.tables import Places, load_places
+
+if TYPE_CHECKING:
+    from jax import Array
 
 MAP_CELLS = 90_000  # at most: cells of about 0.15 degrees over Europe
 
 
-def problem(places: Places) -> Problem:
-    """The sweep problem of a set of places, with a grid over their map for decision regions."""
+def problem(inputs: jx.Inputs | None = None) -> jx.Problem:
+    """The embedded places, or those of the CSV files in the folder `inputs.data`.
+
+    Raises UserError for files that cannot be read.
+    """
+    return of(load_places(inputs.data if inputs else None))
+
+
+def of(places: Places) -> jx.Problem:
+    """The problem of a set of places, with a grid over their map for decision regions."""
     longitude, latitude = map_grid(places.train.x_Nx2)
     cells = np.stack(np.meshgrid(longitude, latitude), axis=-1)  # (latitude, longitude, 2)
-    splits = {"train": places.train, "validation": places.validation, "test": places.test}
-    return Problem(
-        task=Classification(
-            len(places.classes),
-            mean=tuple(map(float, places.train.x_Nx2.mean(0, dtype=np.float64))),
-            deviation=tuple(map(float, places.train.x_Nx2.std(0, dtype=np.float64))),
-        ),
-        data={name: (split.x_Nx2, split.y_N) for name, split in splits.items()}
-        | {"map": cells.reshape(-1, 2)},
-        prediction_dims={"region": ("latitude", "longitude")},
+    splits = {
+        name: jx.Examples(split.x_Nx2, split.y_N)
+        for name, split in (
+            ("train", places.train), ("validation", places.validation), ("test", places.test)
+        )
+    }  # fmt: skip
+    data = jx.Data(
+        **splits,
+        classes=places.classes,
+        features=("long", "lat"),
+        extra={"map": cells.reshape(-1, 2)},
         coords={
             "longitude": (("longitude",), longitude),
             "latitude": (("latitude",), latitude),
@@ -35,11 +48,33 @@ def problem(places: Places) -> Problem:
         attrs={
             "data": places.source,
             "data_fingerprint": places.fingerprint,
-            "classes": json.dumps(places.classes),
-            "examples": json.dumps({name: len(split.y_N) for name, split in splits.items()}),
             "label_entropy": label_entropy(places.train.y_N),
         },
     )
+    return jx.Problem(_task(), data)
+
+
+@functools.cache
+def _task() -> jx.Task:
+    """MLPs whose recorded predictions are the country of every cell of the map."""
+    import jax
+    import jax.numpy as jnp
+
+    @dataclass(frozen=True)
+    class Countries(jx.MLPClassification):
+        prediction_dims = {"region": ("latitude", "longitude")}  # noqa: RUF012
+
+        def predictions(
+            self, trial: jx.Trial, variables: jx.Variables, data: Any
+        ) -> "dict[str, Array]":
+            def country(x_2: "Array") -> "Array":
+                return self.predict(trial, variables, x_2[None])[0].argmax()
+
+            size = self.evaluation_batch_size
+            country_M = jax.lax.map(country, data["map"], batch_size=size)
+            return {"region": country_M.astype(jnp.int16)}
+
+    return Countries()
 
 
 def map_grid(x_Nx2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

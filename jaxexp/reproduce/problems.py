@@ -1,46 +1,38 @@
 """The problems of section 7, and what their results say of the images."""
 
-import dataclasses
 import json
 import os
 from typing import Any
 
 import numpy as np
 
-from jaxexp.base.files import digest
-from jaxexp.cli.inputs import IMAGENET, Inputs
-from jaxexp.execution.devices import devices
-from jaxexp.execution.driver import Problem
-from jaxexp.nn.conv import default_route
+import jaxexp as jx
 from jaxexp.reproduce import backbone
-from jaxexp.reproduce.backbone import DEVIATION, MEAN, Backbone
+from jaxexp.reproduce.backbone import IMAGENET, MEAN, STD, Backbone
 from jaxexp.reproduce.images import SPLITS, cropped, load, middle, stretched
 from jaxexp.reproduce.images.decode import Transform
 from jaxexp.reproduce.images.loading import Images, ImageSplit
 from jaxexp.reproduce.places import label_entropy
 from jaxexp.reproduce.tasks import ImageTask, LinearTask
-from jaxexp.reproduce.trials import ImageTrial
-from jaxexp.spec.trial import Trial
-from jaxexp.training.step import Examples, PyTree
 
 
-def scratch(inputs: Inputs) -> Problem:
+def scratch(inputs: jx.Inputs) -> jx.Problem:
     """Images resized to a square, scaled to [0, 1], for a ResNet 18."""
     transform = stretched(inputs.image_size)
     return _on_images(inputs, transform, ImageTask(route=_route()))
 
 
-def fine_tuning(inputs: Inputs) -> Problem:
+def fine_tuning(inputs: jx.Inputs) -> jx.Problem:
     """Images as the weights expect them, and the weights, for a pretrained ResNet 18.
 
     Raises UnavailableError if the weights cannot be had.
     """
     weights = backbone.load(inputs.weights)
-    task = ImageTask(mean=MEAN, deviation=DEVIATION, route=_route())
+    task = ImageTask(mean=MEAN, std=STD, route=_route())
     return _on_images(inputs, cropped(inputs.image_size), task, weights)
 
 
-def probing(inputs: Inputs) -> Problem:
+def probing(inputs: jx.Inputs) -> jx.Problem:
     """The features that the frozen network makes of the images, for a linear unit.
 
     They are computed once: a second call in one process finds them. Raises UnavailableError if
@@ -50,17 +42,20 @@ def probing(inputs: Inputs) -> Problem:
     transform = cropped(inputs.image_size)
     images = load(inputs, transform)
     x_by_split, seconds = _features(images, weights)
-    splits = {name: (x_NxF, getattr(images, name).y_N) for name, x_NxF in x_by_split.items()}
-    seen = ImageTask(mean=MEAN, deviation=DEVIATION)
+    splits = {
+        name: jx.Examples(x_NxF, getattr(images, name).y_N) for name, x_NxF in x_by_split.items()
+    }
+    seen = ImageTask(mean=MEAN, std=STD)
     attrs = _attributes(inputs, images, transform, seen, weights)
     return _problem(LinearTask(), images, splits, attrs | {"feature_seconds": seconds})
 
 
-def pixels(inputs: Inputs) -> Problem:
+def pixels(inputs: jx.Inputs) -> jx.Problem:
     """The pixels of the middle of the images, in a row, float32 from 0 to 255."""
 
-    def flat(split: ImageSplit) -> Examples:
-        return split.x_NxHxWx3.reshape(len(split.y_N), -1).astype(np.float32), split.y_N
+    def flat(split: ImageSplit) -> jx.Examples:
+        x_NxF = split.x_NxHxWx3.reshape(len(split.y_N), -1).astype(np.float32)
+        return jx.Examples(x_NxF, split.y_N)
 
     images = load(inputs, middle())
     splits = {name: flat(getattr(images, name)) for name in SPLITS}
@@ -69,7 +64,7 @@ def pixels(inputs: Inputs) -> Problem:
     )
 
 
-def check_pretrained(inputs: Inputs) -> None:
+def check_pretrained(inputs: jx.Inputs) -> None:
     """Read images and weights; raises UserError for any that cannot be used.
 
     ImageNet's weights are left for later: where they cannot be had, the sweeps that need them are
@@ -95,34 +90,30 @@ def _features(images: Images, weights: Backbone) -> tuple[Any, float]:
 
 
 def _route() -> str:
-    devices()  # sets JAX up, before anything asks it for its backend
-    return default_route()
+    jx.devices()  # sets JAX up, before anything asks it for its backend
+    return jx.nn.default_route()
 
 
 def _on_images(
-    inputs: Inputs, transform: Transform, task: ImageTask, weights: Backbone | None = None
-) -> Problem:
+    inputs: jx.Inputs, transform: Transform, task: ImageTask, weights: Backbone | None = None
+) -> jx.Problem:
     images = load(inputs, transform)
-    splits = {name: getattr(images, name) for name in SPLITS}
-    data: dict[str, PyTree] = {name: (s.x_NxHxWx3, s.y_N) for name, s in splits.items()}
-    if weights:
-        data["weights"] = weights.tree
-    made = _problem(task, images, data, _attributes(inputs, images, transform, task, weights))
-
-    def check(trial: Trial) -> None:
-        assert isinstance(trial, ImageTrial)
-        task.check(trial, made.data)
-
-    return dataclasses.replace(made, check=check)
+    splits = {
+        name: jx.Examples((split := getattr(images, name)).x_NxHxWx3, split.y_N) for name in SPLITS
+    }
+    extra = {"weights": weights.tree} if weights else {}
+    attrs = _attributes(inputs, images, transform, task, weights)
+    return _problem(task, images, splits, attrs, extra)
 
 
 def _problem(
-    task: ImageTask | LinearTask, images: Images, data: dict[str, PyTree], attrs: dict[str, Any]
-) -> Problem:
-    return Problem(
-        task=task,
-        data={**data, "shown": data["test"][0]},
-        prediction_dims={"probability": ("image",)},
+    task: ImageTask | LinearTask, images: Images, splits: dict[str, jx.Examples],
+    attrs: dict[str, Any], extra: dict[str, Any] | None = None,
+) -> jx.Problem:  # fmt: skip
+    data = jx.Data(
+        **splits,
+        classes=images.classes,
+        extra={"shown": splits["test"].x, **(extra or {})},
         coords={
             "image": (("image",), np.arange(len(images.test.y_N))),
             "test_file": (("image",), np.array(images.test.files)),
@@ -130,20 +121,19 @@ def _problem(
         },
         attrs=attrs,
     )
+    return jx.Problem(task, data)
 
 
 def _attributes(
-    inputs: Inputs, images: Images, transform: Transform, task: ImageTask,
+    inputs: jx.Inputs, images: Images, transform: Transform, task: ImageTask,
     weights: Backbone | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     counts = {name: len(getattr(images, name).y_N) for name in SPLITS}
-    seen = {**vars(transform), "mean": task.mean, "deviation": task.deviation}
+    seen = {**vars(transform), "mean": task.mean, "std": task.std}
     of_weights = weights.digest if weights else ""
     return {
         "data": images.source,
-        "data_fingerprint": digest(images.fingerprint, of_weights),
-        "classes": json.dumps(images.classes),
-        "examples": json.dumps(counts),
+        "data_fingerprint": jx.digest(images.fingerprint, of_weights),
         "label_entropy": label_entropy(images.train.y_N),
         "images": "" if inputs.images is None else os.path.abspath(inputs.images),
         "image_size": transform.shape[0],
@@ -153,12 +143,12 @@ def _attributes(
     }
 
 
-def _notes(inputs: Inputs, images: Images, counts: dict[str, int]) -> list[str]:
+def _notes(inputs: jx.Inputs, images: Images, counts: dict[str, int]) -> list[str]:
     """What to know before believing the results."""
     notes = []
     if inputs.quick:
-        told = ", ".join(f"{count} {name}" for name, count in counts.items())
-        notes.append(f"a quick run, on some of the images alone ({told})")
+        described = ", ".join(f"{count} {name}" for name, count in counts.items())
+        notes.append(f"a quick run, on some of the images alone ({described})")
     if images.skipped:
         shown = ", ".join(images.skipped[:5]) + (" …" if len(images.skipped) > 5 else "")
         notes.append(f"{len(images.skipped)} broken images are left out: {shown}")

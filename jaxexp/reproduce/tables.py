@@ -1,5 +1,6 @@
 """European places and their countries: the embedded GeoNames set, or three CSV files."""
 
+import codecs
 import csv
 import io
 import os
@@ -12,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxexp.base.errors import UserError
-from jaxexp.base.files import digest
+import jaxexp as jx
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,7 +66,7 @@ class Places:
         for split in (self.train, self.validation, self.test):
             parts.append(len(split.y_N).to_bytes(8, "little"))
             parts += [split.x_Nx2.astype("<f4").tobytes(), split.y_N.astype("<i4").tobytes()]
-        return digest(b"".join(parts))
+        return jx.digest(b"".join(parts))
 
 
 def load_places(folder: str | Path | None = None) -> Places:
@@ -103,13 +103,15 @@ def _load_embedded() -> Places:
 def _load_folder(folder: str | Path) -> Places:
     if not os.path.isdir(folder):
         found = "not a folder" if os.path.exists(folder) else "no such folder"
-        raise UserError(f"{folder}: {found}, expected one with train.csv, validation.csv, test.csv")
+        raise jx.UserError(
+            f"{folder}: {found}, expected one with train.csv, validation.csv, test.csv"
+        )
     paths = [Path(folder, f"{name}.csv") for name in _SPLITS]
     tables = [_read_table(path) for path in paths]
     classes = sorted(tables[0]["country"].unique(), key=_order)
     if len(classes) == 1:
         found = f"country is {reprlib.repr(classes[0])} in every row"
-        raise UserError(f"{paths[0]}: {found}, expected two or more countries")
+        raise jx.UserError(f"{paths[0]}: {found}, expected two or more countries")
     expected = f"one of the {len(classes)} countries in train.csv"
     for path, table in zip(paths, tables, strict=True):
         _check(path, table["country"], table["country"].isin(classes), expected)
@@ -134,9 +136,9 @@ def _read_table(path: Path) -> "pd.DataFrame":
         if names.count(column) != 1:
             fault = "repeated" if column in names else "missing"
             found = f"column {column} is {fault} in {', '.join(map(reprlib.repr, names[:20]))}"
-            raise UserError(f"{path}, line {_line(path, 0)}: {found}, expected {_COLUMNS_TEXT}")
+            raise jx.UserError(f"{path}, line {_line(path, 0)}: {found}, expected {_COLUMNS_TEXT}")
     if len(cells) == 1:
-        raise UserError(f"{path}: no rows after the header, expected one or more places")
+        raise jx.UserError(f"{path}: no rows after the header, expected one or more places")
     table = cells.set_axis(names, axis=1).loc[1:, list(_COLUMNS)]
     for column, limit in _DEGREES_LIMIT.items():
         degrees = pd.to_numeric(table[column], errors="coerce").astype(np.float64)
@@ -161,11 +163,11 @@ def _read_cells(path: Path) -> "pd.DataFrame":
         cells = pd.read_csv(io.StringIO(text), skipinitialspace=True, **options)
     except pd.errors.EmptyDataError:
         expected = f"expected a header with {_COLUMNS_TEXT}"
-        raise UserError(f"{path}: the file is empty, {expected}") from None
+        raise jx.UserError(f"{path}: the file is empty, {expected}") from None
     except pd.errors.ParserError as error:
         _line(path)  # it knows where
         found = f"the file is not CSV ({str(error).strip()})"
-        raise UserError(f"{path}: {found}, expected fields split by commas") from None
+        raise jx.UserError(f"{path}: {found}, expected fields split by commas") from None
     if '"' in text or (cells.iloc[:, -1] == "").any():
         _line(path)  # pandas fills up short rows, and takes "a"b for ab
     return cells
@@ -185,34 +187,33 @@ def _line(path: Path, row: int = -1) -> int:
                 width = width or len(fields)
                 if len(fields) != width:
                     found = f"the row has {len(fields)} fields, expected {width} as in the header"
-                    raise UserError(f"{path}, line {start + 1}: {found}")
+                    raise jx.UserError(f"{path}, line {start + 1}: {found}")
                 if rows == row:
                     break
                 rows += 1
             start = reader.line_num
     except csv.Error as error:
         found = f"the row is not CSV ({error}), expected fields split by commas"
-        raise UserError(f"{path}, line {start + 1}: {found}") from None
+        raise jx.UserError(f"{path}, line {start + 1}: {found}") from None
     return start + 1
 
 
 def _read_text(path: Path) -> str:
-    expected = f"expected a CSV file with {_COLUMNS_TEXT}"
     try:
-        content = path.read_bytes()
-        text = content.decode("utf-8-sig")
+        content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     except OSError as error:
         missing = isinstance(error, FileNotFoundError)
         found = "no such file" if missing else f"cannot be read ({error.strerror})"
-        raise UserError(f"{path}: {found}, {expected}") from None
+        raise jx.UserError(f"{path}: {found}, expected a CSV file with {_COLUMNS_TEXT}") from None
+    try:
+        text = content.decode()
+        fault = content.find(0)  # where pandas 2 would end the cell
     except UnicodeDecodeError as error:
-        text, start = "\0", error.start
-    else:
-        start = content.find(0)
-    if "\0" in text:  # where pandas 2 ends the cell
-        line = len((content[:start] + b"?").splitlines())
-        found = f"byte 0x{content[start]:02x} is not text"
-        raise UserError(f"{path}, line {line}: {found}, expected a CSV file in UTF-8")
+        fault = error.start
+    if fault >= 0:
+        line = len((content[:fault] + b"?").splitlines())
+        found = f"byte 0x{content[fault]:02x} is not text"
+        raise jx.UserError(f"{path}, line {line}: {found}, expected a CSV file in UTF-8")
     # pandas loses an empty field after a blank line that ends with \r.
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
@@ -222,7 +223,7 @@ def _check(path: Path, cells: "pd.Series", valid: "pd.Series", expected: str) ->
     if not valid.all():
         row = cells.index[~valid][0]
         found = f"{cells.name} is {reprlib.repr(cells[row])}"
-        raise UserError(f"{path}, line {_line(path, row)}: {found}, expected {expected}")
+        raise jx.UserError(f"{path}, line {_line(path, row)}: {found}, expected {expected}")
 
 
 def _class_name(cell: str) -> str:

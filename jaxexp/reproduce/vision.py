@@ -1,13 +1,6 @@
-"""Two classes of images: residual networks, a linear unit on frozen features, and estimators.
-
-The trials need no JAX; everything else is imported when a sweep is run.
-"""
+"""What section 7, two classes of images, needs beyond jaxexp itself."""
 
 import importlib.util
-
-from jaxexp.reproduce.trials import EstimatorTrial, ImageTrial, ProbeTrial
-
-__all__ = ["EstimatorTrial", "ImageTrial", "ProbeTrial", "missing_libraries"]
 
 INSTALL = "pip install 'jaxexp[vision]'"
 LIBRARIES = {
@@ -20,5 +13,5 @@ LIBRARIES = {
 
 
 def missing_libraries() -> list[str]:
-    """The libraries of section 7 that are not installed, by their usual names."""
+    """The libraries of section 7 that are not installed, by name."""
     return [name for module, name in LIBRARIES.items() if not importlib.util.find_spec(module)]

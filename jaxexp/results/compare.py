@@ -1,6 +1,6 @@
-"""Comparing the runs of several sweeps: their ranking, the mean over seeds, and telling images.
+"""Comparing sweeps: ranking, means over seeds, and images on which two of them disagree.
 
-`results` maps the name of each baseline to its dataset, on the same test images throughout.
+`results` maps the name of each baseline to its dataset. All were measured on the same examples.
 """
 
 from collections.abc import Hashable, Mapping
@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from jaxexp.results.select import final, hyperparameters, label, points, status
+from jaxexp.base.errors import UserError
+from jaxexp.results import select
+from jaxexp.results.select import by_trial, final, hyperparameters, points, status
 
 Results = Mapping[str, xr.Dataset]
-MEASURED = ["train", "validation", "test", "loss", "seconds"]
 
 
 def settings(results: Results) -> list[str]:
@@ -21,43 +22,84 @@ def settings(results: Results) -> list[str]:
     return list(dict.fromkeys(name for ds in results.values() for name in hyperparameters(ds)))
 
 
-def runs(results: Results) -> pd.DataFrame:
-    """Every run of every baseline, ranked by test accuracy, ties by test loss.
+def metric_and_split(
+    results: Results, metric: str | None = None, split: str | None = None
+) -> tuple[str, str]:
+    """By what runs are ranked: what is given, or else what all of the results have.
 
-    Columns: `baseline`, `run` (in words), each of `settings` (NaN where a baseline does not have
-    it), the accuracies `train`, `validation` and `test` and the test `loss` (nats) after the last
-    epoch, `seconds`, `status`, and `place` in `points(results[baseline])`. A diverged run has no
-    accuracies and no loss, and stands below all that finished. The index is the rank, from 1.
+    The first metric beyond the loss, or else the loss; the split "test", or else "validation", or
+    else "train". Raises UserError where one of the results does not have what is given.
     """
-    names = settings(results)
-    table = pd.DataFrame(
-        [
-            _run(baseline, place, point, names)
-            for baseline, ds in results.items()
-            for place, (_, point) in enumerate(points(ds))
-        ]
+    if not results:
+        raise UserError("results: expected those of at least one sweep, got none")
+    for name, ds in results.items():
+        for what, given, there in (
+            ("metric", metric, select.metrics(ds)),
+            ("split", split, select.splits(ds)),
+        ):
+            if given is not None and given not in there:
+                raise UserError(f"{what}={given!r}: the results of {name} have {', '.join(there)}")
+    first, *others = results.values()
+    shared = [m for m in select.metrics(first) if all(m in select.metrics(ds) for ds in others)]
+    beyond = next((name for name in shared if name != "loss"), "loss")
+    preferred = (
+        s for s in ("test", "validation") if all(s in select.splits(ds) for ds in results.values())
     )
-    order = table.assign(test=-table["test"]).sort_values(["test", "loss"], kind="stable").index
-    table = table.loc[order]
+    metric, split = metric or beyond, split or next(preferred, "train")
+    if len({select.direction(ds, metric) for ds in results.values()}) > 1:
+        raise UserError(f"metric={metric!r}: higher is better in some of the results only")
+    return metric, split
+
+
+def runs(results: Results, metric: str | None = None, split: str | None = None) -> pd.DataFrame:
+    """Every run of every baseline, best first by `metric` on `split`, ties by the loss there.
+
+    The defaults are those of `metric_and_split`; the metric's direction decides what is better.
+    Columns: `baseline`, `run` (in words), each of `settings` (NaN where a baseline does not have
+    it), the metric on each split under the split's name, the `loss` on `split`, all after the last
+    epoch, `seconds`, `status`, and `place` in `points(results[baseline])`. A diverged run has no
+    metric and no loss, and stands below all that finished. The index is the rank, from 1.
+    """
+    metric, split = metric_and_split(results, metric, split)
+    names = settings(results)
+    made = [_runs(name, ds, names, metric, split) for name, ds in results.items()]
+    order = ["baseline", "run", *names, *_splits(results), "loss", "seconds", "status", "place"]
+    table = pd.concat(made, ignore_index=True)[order]
+    sign = -1 if _higher(results, metric) else 1
+    keys = pd.DataFrame({"value": sign * table[split], "loss": table["loss"]})
+    table = table.loc[keys.sort_values(["value", "loss"], kind="stable").index]
     table.index = pd.RangeIndex(1, len(table) + 1, name="rank")
     kinds = {n: {ds[n].dtype.kind for ds in results.values() if n in ds.coords} for n in names}
     whole = [name for name in names if kinds[name] <= {"i", "u"}]
     return table.astype(dict.fromkeys(whole, "Int64"))
 
 
-def _run(baseline: str, place: int, point: xr.Dataset, names: list[str]) -> dict[str, object]:
-    accuracy = final(point, "accuracy")
-    own = tuple(name for name in names if name in point.coords)
-    return {
-        "baseline": baseline,
-        "run": f"{baseline}, {label(point, own)}" if own else baseline,
-        **{name: point[name].item() if name in own else None for name in names},
-        **{split: float(accuracy.sel(split=split)) for split in accuracy["split"].values},
-        "loss": float(final(point, "loss").sel(split="test")),
-        "seconds": float(point["seconds"]),
-        "status": status(point),
-        "place": place,
-    }
+def _splits(results: Results) -> list[str]:
+    """The splits that any of the results has."""
+    return list(dict.fromkeys(s for ds in results.values() for s in select.splits(ds)))
+
+
+def _higher(results: Results, metric: str) -> bool:
+    return select.direction(next(iter(results.values())), metric) == "higher"
+
+
+def _runs(baseline: str, ds: xr.Dataset, names: list[str], metric: str, split: str) -> pd.DataFrame:
+    own = tuple(name for name in names if name in hyperparameters(ds))
+    trials = [point for _, point in points(ds)]
+    words = [select.label(point, own) for point in trials]
+    values, loss = final(ds, metric), final(ds, "loss").sel(split=split)
+    return pd.DataFrame(
+        {
+            "baseline": baseline,
+            "run": [f"{baseline}, {label}" if own else baseline for label in words],
+            **{n: [p[n].item() for p in trials] for n in own},
+            **{s: by_trial(ds, values.sel(split=s)).astype(float) for s in select.splits(ds)},
+            "loss": by_trial(ds, loss).astype(float),
+            "seconds": by_trial(ds, ds["seconds"]).astype(float),
+            "status": [status(point) for point in trials],
+            "place": range(len(trials)),
+        }
+    )
 
 
 def finished(table: pd.DataFrame) -> pd.DataFrame:
@@ -65,43 +107,54 @@ def finished(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["status"] == "finished"]
 
 
-def baselines(results: Results) -> pd.DataFrame:
-    """The best setting of each baseline by test accuracy, averaged over its seeds, best first.
+def baselines(
+    results: Results, metric: str | None = None, split: str | None = None
+) -> pd.DataFrame:
+    """The best setting of each baseline by `metric` on `split`, averaged over its seeds.
 
-    Columns: `baseline`, each of `settings` but the seed, `seeds` (their number), the means of what
-    `runs` measures, `spread` (standard deviation of the test accuracy over the seeds, n - 1), and
-    `diverged` ("3 of 15", all settings counted). A setting of which a seed diverged has no mean,
-    and is never the best; where each has one, the accuracies are NaN.
+    The best baseline comes first. Columns: `baseline`, each of `settings` but the seed, `seeds`
+    (their number), the means of what `runs` measures, `spread` (standard deviation of the metric
+    over the seeds, n - 1), and `diverged` ("3 of 15", all settings counted). A setting of which a
+    seed diverged has no mean, and is never the best; where each has one, the means are NaN.
     """
-    table = runs(results)
+    metric, split = metric_and_split(results, metric, split)
+    table = runs(results, metric, split)
     names = [name for name in settings(results) if name != "seed"]
-    rows = [_baseline(own, names) for _, own in table.groupby("baseline", sort=False)]
-    order = ["baseline", *names, "seeds", "train", "validation", "test", "spread", "loss"]
-    best = pd.DataFrame(rows)[[*order, "seconds", "diverged"]]
-    return best.sort_values("test", ascending=False, kind="stable", ignore_index=True)
+    measured = [*_splits(results), "loss", "seconds"]
+    higher = _higher(results, metric)
+    rows = [
+        _baseline(own, names, measured, split, higher)
+        for _, own in table.groupby("baseline", sort=False)
+    ]
+    order = ["baseline", *names, "seeds", *measured[:-2], "spread", "loss", "seconds", "diverged"]
+    best = pd.DataFrame(rows)[order]
+    return best.sort_values(split, ascending=not higher, kind="stable", ignore_index=True)
 
 
-def _baseline(own: pd.DataFrame, names: list[str]) -> dict[Hashable, object]:
+def _baseline(
+    own: pd.DataFrame, names: list[str], measured: list[str], split: str, higher: bool
+) -> dict[Hashable, object]:
     groups = [seeds for _, seeds in own.groupby(names or "baseline", dropna=False, sort=False)]
     whole = [seeds for seeds in groups if (seeds["status"] == "finished").all()]
     diverged = int((own["status"] != "finished").sum())
-    told: dict[Hashable, object] = {
+    found: dict[Hashable, object] = {
         "baseline": own["baseline"].iloc[0],
         "diverged": f"{diverged} of {len(own)}",
     }
     if not whole:
-        return told | dict.fromkeys([*names, *MEASURED, "spread"], np.nan) | {"seeds": 0}
-    best = max(whole, key=lambda seeds: (seeds["test"].mean(), -seeds["loss"].mean()))
+        return found | dict.fromkeys([*names, *measured, "spread"], np.nan) | {"seeds": 0}
+    sign = -1 if higher else 1
+    best = min(whole, key=lambda seeds: (sign * seeds[split].mean(), seeds["loss"].mean()))
     return (
-        told
+        found
         | best.iloc[0][names].to_dict()
-        | best[MEASURED].mean().to_dict()
-        | {"seeds": len(best), "spread": best["test"].std()}
+        | best[measured].mean().to_dict()
+        | {"seeds": len(best), "spread": best[split].std()}
     )
 
 
 @dataclass(frozen=True)
-class Telling:
+class Disagreements:
     """Test images that one run gets right and another wrong.
 
     Attributes:
@@ -117,7 +170,7 @@ class Telling:
     total: int
 
 
-def telling(right: xr.Dataset, wrong: xr.Dataset, count: int = 5) -> Telling:
+def disagreements(right: xr.Dataset, wrong: xr.Dataset, count: int = 5) -> Disagreements:
     """The images that trial `right` gets right and `wrong` does not, by the probabilities' gain.
 
     At most `count`: those whose true class has the most probability by `right` beyond that by
@@ -131,7 +184,7 @@ def telling(right: xr.Dataset, wrong: xr.Dataset, count: int = 5) -> Telling:
     )
     gain = images["right"] - images["wrong"]
     by_gain = gain.sort_index().sort_values(ascending=False, kind="stable").index[:count]
-    return Telling(images.loc[by_gain, ["label", "right", "wrong"]], len(chosen), len(pair))
+    return Disagreements(images.loc[by_gain, ["label", "right", "wrong"]], len(chosen), len(pair))
 
 
 def _of_truth(trial: xr.Dataset) -> pd.DataFrame:

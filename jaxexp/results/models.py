@@ -1,46 +1,71 @@
-"""Trained models of a run: one Orbax checkpoint each, which says what the model is.
+"""Trained models of a run: one file each, which says what the model is.
 
-They lie under `models/SWEEP/TRIAL_ID/`; each appears whole or not at all.
+They lie at `models/SWEEP/TRIAL_ID.npz`, NumPy's own format with a digest at the end; each appears
+whole or not at all, and one that is damaged is refused.
 """
 
+import io
 import json
-import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import orbax.checkpoint as ocp
+import jax
+import numpy as np
+import xarray as xr
 
 from jaxexp.base.errors import UserError
+from jaxexp.base.files import read_sealed, write_whole
 from jaxexp.execution.records import TrialRecord
-from jaxexp.training.step import PyTree
+from jaxexp.results import select
+from jaxexp.spec.trial import text
+from jaxexp.training.task import PyTree, Variables
+
+ABOUT = "about"  # the name of the description among the arrays
+
+
+class Prediction(NamedTuple):
+    """Of one example: what it is, the predicted class or value, and the class's probability.
+
+    >>> Prediction("image.png", "cat", 0.9).label
+    'cat'
+    """
+
+    example: str
+    label: str
+    probability: float | None
 
 
 @dataclass(frozen=True)
 class Model:
-    """A saved model, its arrays not yet read.
+    """A saved model.
 
-    `about` holds "sweep", "trial" (its hyperparameters), "accuracy" by split after the last epoch,
-    "diverged", and the attributes of the problem that it was trained on, "problem".
+    `about` holds "sweep", "trial" (its hyperparameters), "metrics" by name and split after the last
+    epoch, "diverged", and the attributes of the data that it was trained on, "attrs".
+
+    >>> model = Model(Path("model.npz"), {"sweep": "rates"}, {"params/w": np.zeros(3)})
+    >>> model.variables().params
+    {'w': array([0., 0., 0.])}
     """
 
     path: Path
     about: Mapping[str, Any]
+    arrays: Mapping[str, np.ndarray]
 
-    def load(self) -> tuple[PyTree, PyTree]:
-        """Parameters and state; raises UserError if they cannot be read."""
-        try:
-            with _checkpointer() as checkpointer:
-                found = checkpointer.restore(
-                    self.path,
-                    args=ocp.args.Composite(
-                        params=ocp.args.StandardRestore(), state=ocp.args.StandardRestore()
-                    ),
-                )
-        except Exception as error:  # whatever a damaged file makes Orbax raise
-            raise _broken(self.path, error) from error
-        return found["params"], found["state"]
+    def variables(self, like: Variables | None = None) -> Variables:
+        """Parameters and state: nested dicts, or of the structure of `like`, which may be shapes.
+
+        Raises UserError where they are not of that structure.
+        """
+        if like is None:
+            return Variables(_nested(self.arrays, "params"), _nested(self.arrays, "state"))
+        named = _named(like)
+        shapes = {name: leaf.shape for name, leaf in named.items()}
+        if shapes != {name: array.shape for name, array in self.arrays.items()}:
+            raise UserError(f"{self.path}: the model is not one of this task")
+        leaves = [self.arrays[name] for name in named]
+        return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
 def save(folder: Path, sweep: str, record: TrialRecord, attrs: Mapping[str, Any]) -> None:
@@ -48,63 +73,87 @@ def save(folder: Path, sweep: str, record: TrialRecord, attrs: Mapping[str, Any]
 
     Raises UserError if they cannot be written.
     """
-    last = {split: metrics["accuracy"][-1] for split, metrics in record.metrics.items()}
+    assert record.variables is not None
     about = {
         "sweep": sweep,
-        "trial": record.trial.values(),
-        "accuracy": {split: float(accuracy) for split, accuracy in last.items()},
+        "trial": {name: text(value) for name, value in record.trial.values().items()},
+        "metrics": {
+            name: {split: float(own[name][-1]) for split, own in record.metrics.items()}
+            for name in record.running
+        },
         "diverged": record.diverged_epoch > 0,
-        "problem": json.loads(json.dumps(dict(attrs), default=float)),
+        "attrs": json.loads(json.dumps(dict(attrs), default=str)),
     }
-    path = folder.absolute() / sweep / record.trial.id
+    path = folder / sweep / f"{record.trial.id}.npz"
+    content = io.BytesIO()
+    arrays = {name: np.asarray(leaf) for name, leaf in _named(record.variables).items()}
+    arrays[ABOUT] = np.array(json.dumps(about))
+    np.savez(content, allow_pickle=False, **arrays)
     try:
-        with _checkpointer() as checkpointer:
-            checkpointer.save(
-                path,
-                force=True,
-                args=ocp.args.Composite(
-                    params=ocp.args.StandardSave(record.params),
-                    state=ocp.args.StandardSave(record.state),
-                    about=ocp.args.JsonSave(about),
-                ),
-            )
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).partition("\n")[0]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, content.getbuffer(), seal=True)
+    except OSError as error:
+        reason = error.strerror or error
         raise UserError(f"{path}: the model could not be written ({reason})") from error
 
 
-def best(folder: Path, sweep: str | None = None) -> Model:
-    """The saved model of the highest validation accuracy, of one sweep or of all.
-
-    Raises UserError if there is none.
-    """
-    found = [_describe(path) for path in sorted(folder.glob(f"{sweep or '*'}/*")) if path.is_dir()]
-    sweeps = sorted({path.name for path in folder.glob("*") if any(path.iterdir())})
-    if not found:
-        there = f"there are models of {', '.join(sweeps)}" if sweeps else "the run has kept none"
-        raise UserError(f"{folder}: no models{f' of sweep {sweep!r}' if sweep else ''}; {there}")
-    sound = [model for model in found if not model.about["diverged"]]
-    if not sound:
-        raise UserError(f"{folder}: every model in it diverged while it was trained")
-    return max(sound, key=lambda model: model.about["accuracy"]["validation"])
-
-
-def _describe(path: Path) -> Model:
+def load(path: Path) -> Model:
+    """Read a model into memory; raises UserError if it cannot be read, or is damaged."""
     try:
-        with _checkpointer() as checkpointer:
-            args = ocp.args.Composite(about=ocp.args.JsonRestore())
-            about = checkpointer.restore(path, args=args)["about"]
-        float(about["accuracy"]["validation"]), bool(about["diverged"]), dict(about["problem"])
-    except Exception as error:  # whatever a damaged file makes Orbax raise
-        raise _broken(path, error) from error
-    return Model(path, about)
+        with np.load(io.BytesIO(read_sealed(path)), allow_pickle=False) as found:
+            arrays = {name: found[name] for name in found.files}
+        about = json.loads(str(arrays.pop(ABOUT)))
+        if not isinstance(about, dict) or not isinstance(about["attrs"], dict):
+            raise ValueError("it says nothing about itself")
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{path}: not a model that jaxexp has saved, or damaged ({error})"
+        ) from error
+    return Model(path, about, arrays)
 
 
-def _checkpointer() -> ocp.Checkpointer:
-    logging.getLogger("absl").setLevel(logging.ERROR)  # failures are raised
-    return ocp.Checkpointer(ocp.CompositeCheckpointHandler())
+def best(folder: Path, results: Sequence[tuple[str, xr.Dataset]]) -> tuple[Model, str]:
+    """The model of the trial that pages call the best, and what decided.
+
+    By validation accuracy where every sweep with models has one, or else by loss; of several sweeps
+    the first of the best. Raises UserError if there is none.
+    """
+    with_models = [(n, ds) for n, ds in results if any((folder / n).glob("*.npz"))]
+    if not with_models:
+        raise UserError(f"{folder}: no models; the run has kept none, or is not complete")
+    metrics = [select.metrics(ds) for _, ds in with_models]
+    metric = "accuracy" if all("accuracy" in own for own in metrics) else "loss"
+    found = []
+    for name, ds in with_models:
+        ranked = select.rank(ds, metric)
+        row, (_, point) = ranked.iloc[0], select.point(ds, int(ranked.index[0]))
+        if row["status"] == "finished":
+            split = select.default_split(point)
+            loss = float(select.final(point, "loss").sel(split=split))
+            found.append((float(row["value"]), loss, name, point))
+    if not found:
+        raise UserError(f"{folder}: every model in it diverged while it was trained")
+    sign = -1 if select.direction(with_models[0][1], metric) == "higher" else 1
+    value, _, name, point = min(found, key=lambda each: (sign * each[0], each[1]))
+    split = select.default_split(point)
+    model = load(folder / name / f"{point['trial_id'].item()}.npz")
+    return model, f"{split} {metric} {value:.4f}"
 
 
-def _broken(path: Path, error: Exception) -> UserError:
-    reason = str(error).partition("\n")[0]
-    return UserError(f"{path}: not a model that jaxexp has saved, or damaged ({reason})")
+def _named(variables: Variables) -> dict[str, Any]:
+    """Leaves by their paths: "params/layer/kernel"."""
+    paths, _ = jax.tree_util.tree_flatten_with_path(variables)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in paths}
+
+
+def _nested(arrays: Mapping[str, np.ndarray], root: str) -> PyTree:
+    made: dict[str, Any] = {}
+    for name, array in arrays.items():
+        first, *between, last = name.split("/")
+        if first != root:
+            continue
+        inner = made
+        for key in between:
+            inner = inner.setdefault(key, {})
+        inner[last] = array
+    return made

@@ -26,6 +26,12 @@ class TrialResult:
         trial: its hyperparameters.
         curves: its part of the dataset: every metric by epoch and split, and more.
         variables: its trained parameters and state; None if they were not kept.
+
+    >>> import jaxexp as jx
+    >>> data = jx.arrays([[0.0], [1.0]] * 8, [0, 1] * 8)
+    >>> best = jx.run(jx.Sweep(jx.MLPTrial(epochs=1, depth=1, batch_size=4)), data=data).best()
+    >>> best.params["first"]["affine"]["kernel"].shape
+    (16, 1)
     """
 
     trial: Trial
@@ -51,6 +57,13 @@ class Results:
 
     `dataset` is an `xarray.Dataset` with a dimension for each axis, and `results["loss"]` one of
     its variables; see `jaxexp.results.dataset.to_dataset` for all of them.
+
+    >>> import jaxexp as jx
+    >>> data = jx.arrays([[0.0], [1.0]] * 8, ["no", "yes"] * 8)
+    >>> sweep = jx.Sweep(jx.MLPTrial(epochs=30, depth=1, batch_size=4), {"seed": range(4)})
+    >>> results = jx.run(sweep, data=data, progress=False)
+    >>> results["accuracy"].sizes["seed"], results.predict([[0.0], [1.0]]).tolist()
+    (4, ['no', 'yes'])
     """
 
     def __init__(

@@ -313,6 +313,12 @@ def _hyperparameters(ds: xr.Dataset) -> dict[str, Any]:
     return {name: ds[name].values[along[str(ds[name].dims[0])]] for name in hyperparameters(ds)}
 
 
+def distinct(ds: xr.Dataset, name: str) -> list[Any]:
+    """The values of hyperparameter `name`, each once: numbers by size, others by their text."""
+    numeric = ds[name].dtype.kind in "biuf"
+    return sorted(set(ds[name].values.tolist()), key=None if numeric else number)
+
+
 def _rows(columns: Mapping[str, Sequence[Any]], size: int) -> list[dict[str, Any]]:
     return [{name: values[i] for name, values in columns.items()} for i in range(size)]
 
@@ -377,14 +383,15 @@ def table(
 ) -> pd.DataFrame:
     """The best `most` trials in the order of `rank`, with every metric on every split.
 
-    Columns: `rank` (from 1; none for a diverged trial), the hyperparameters, "validation loss
-    (nats)" and the like, after the last epoch, and `status` if a trial diverged.
+    Columns: `rank` (from 1, the same where trials tie, none without a finite value), the
+    hyperparameters, "validation loss (nats)" and the like, after the last epoch, and `status` if a
+    trial diverged.
     """
     ranked = rank(ds, metric, split).iloc[:most]
-    place = np.arange(1, len(ranked) + 1)
     finished = ranked["status"] == "finished"
-    made = pd.DataFrame({"rank": pd.array(place, dtype="Int64")}, index=ranked.index)
-    made.loc[~finished, "rank"] = pd.NA
+    sign = -1 if direction(ds, metric) == "higher" else 1
+    place = (sign * ranked["value"].where(np.isfinite(ranked["value"]))).rank(method="min")
+    made = pd.DataFrame({"rank": place.astype("Int64")}, index=ranked.index)
     for name in hyperparameters(ds):
         made[words(name)] = ranked[name]
     for own in metrics(ds):
@@ -441,13 +448,15 @@ def divergence_note(datasets: Mapping[str, xr.Dataset]) -> str:
     when = when[when > 0].astype(int)
     if not when.size:
         return ""
-    told = f"{number(int(when.size))} of {count(total, 'trial')} diverged"
+    counted = f"{number(int(when.size))} of {count(total, 'trial')} diverged"
     if when.size > 3:
         first, last = when.min(), when.max()
-        return f"{told}, in {f'epoch {first}' if first == last else f'epochs {first} to {last}'}."
+        return (
+            f"{counted}, in {f'epoch {first}' if first == last else f'epochs {first} to {last}'}."
+        )
     found = [
         f"{name}, {sentence}" if name else sentence
         for name, ds in datasets.items()
         for sentence in divergences(ds)
     ]
-    return f"{told}: {'; '.join(found)}."
+    return f"{counted}: {'; '.join(found)}."

@@ -27,6 +27,15 @@ class Question:
     `Comparison` for those of several sweeps), so that everything on the page is computed from the
     run at hand. `table` may return several, by caption. `reference` is what somebody else
     measured, quoted beside our own numbers.
+
+    >>> question = Question(
+    ...     row="1",
+    ...     title="Width",
+    ...     question="Which width is best?",
+    ...     draw=lambda results: [],
+    ...     answer=lambda results: f"The best of {results.sizes['width']} widths.",
+    ...     reference="16 units.",
+    ... )
     """
 
     row: str
@@ -44,6 +53,9 @@ class Comparison:
 
     Their functions are given a mapping from the name of each of the `sweeps` to its results, in
     this order, without those that the run does not hold. A run that holds at least two answers.
+
+    >>> Comparison(sweeps=("scratch", "fine_tuning"), questions=()).sweeps
+    ('scratch', 'fine_tuning')
     """
 
     sweeps: tuple[str, ...]

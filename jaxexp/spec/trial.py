@@ -71,6 +71,12 @@ def static(
     """A value that the program is compiled for: each has a program of its own.
 
     So is a field that declares nothing; this adds bounds, or the `choices` that there are.
+
+    >>> @dataclass(frozen=True, kw_only=True)
+    ... class NetTrial(Trial):
+    ...     pooling: str = static("max", choices=("max", "mean"))
+    >>> NetTrial.fields()["pooling"].kind
+    <Kind.STATIC: 'static'>
     """
     bounds = {"above": above, "at_least": at_least, "below": below, "at_most": at_most}
     return _declare(default, Kind.STATIC, choices=choices, **bounds)
@@ -80,6 +86,14 @@ def size(default: Any, *, at_least: int = 1, at_most: int | None = None) -> Any:
     """A whole number that a model can pad: smaller trials may share a program with larger ones.
 
     Inside a shared program it is a `jaxexp.spec.padding.Size`; the model must know what to do.
+
+    >>> @dataclass(frozen=True, kw_only=True)
+    ... class NetTrial(Trial):
+    ...     units: int = size(16)
+    >>> NetTrial().replace(units=0).check()
+    Traceback (most recent call last):
+        ...
+    jaxexp.base.errors.UserError: units=0: expected a number at least 1
     """
     return _declare(default, Kind.SIZE, at_least=at_least, at_most=at_most)
 
@@ -88,6 +102,12 @@ def choice(default: Any, choices: Sequence[Any] | None = None) -> Any:
     """One of several options, all of which a shared program can compute, and take one.
 
     Inside a shared program it is a `jaxexp.spec.padding.Choice`; the model must know what to do.
+
+    >>> @dataclass(frozen=True, kw_only=True)
+    ... class NetTrial(Trial):
+    ...     activation: str = choice("relu", ("relu", "tanh"))
+    >>> NetTrial().replace(activation="tanh").activation
+    'tanh'
     """
     return _declare(default, Kind.CHOICE, choices=choices)
 
@@ -142,7 +162,7 @@ class Trial:
 
         Raises UserError for a class whose fields cannot be hyperparameters.
         """
-        return _fields(cls)
+        return _fields(cls)  # type: ignore[arg-type]  # a class is hashable
 
     def values(self) -> dict[str, Any]:
         """The value of every hyperparameter, by name."""
@@ -189,6 +209,11 @@ class Trial:
             _check_range(declared, getattr(self, name))
 
 
+# Dimensions and variables of every dataset of results.
+RESERVED = {"epoch", "split", "step", "layer", "loss", "seconds", "trial", "trial_id", "value"}
+RESERVED |= {"status", "step_loss", "running_loss", "steps_per_epoch", "epochs_trained"}
+RESERVED |= {"diverged_epoch", "diverged_step", "gradient_norm"}
+SMALLEST, LARGEST = 2.0**-126, 2.0**128 - 2.0**104  # of float32, subnormal numbers left out
 ABBREVIATIONS = {
     "lr": ["learning_rate"],
     "bs": ["batch_size"],
@@ -311,6 +336,8 @@ def _field(cls: type[Trial], field: dataclasses.Field, hint: Any) -> Hyperparame
         raise UserError(f"{where}: kind is {kind!r}, expected one of {known}")
     if (kind is Kind.LENGTH) != (field.name == "epochs"):
         raise UserError(f"{where}: only `epochs` is the length of a trial, and nothing else is")
+    if field.name in RESERVED:
+        raise UserError(f"{where}: this name stands for something else in results; choose another")
     unknown = [t for t in _leaf_types(hint) if not _supported(t)]
     if unknown:
         raise UserError(
@@ -367,6 +394,20 @@ def _check_range(declared: Hyperparameter, value: Any) -> None:
         expected = " and ".join(f"{words} {bound:g}" for _, words, bound in wanted)
         number = "numbers" if isinstance(value, tuple) else "a number"
         raise UserError(f"{name}={text(value)}: expected {number} {expected}")
+    if declared.kind in (Kind.TRACED, Kind.SIZE, Kind.LENGTH):
+        _check_32_bits(name, each)
+
+
+def _check_32_bits(name: str, values: Sequence[Any]) -> None:
+    """Refuse what the 32 bits of a number inside a program would change: wrap, or make 0 or inf."""
+    for value in values:
+        if isinstance(value, int) and abs(value) >= 2**31:
+            raise UserError(f"{name}={value}: expected a whole number below {2**31} in magnitude")
+        if isinstance(value, float) and value and not SMALLEST <= abs(value) <= LARGEST:
+            raise UserError(
+                f"{name}={value}: expected a number that is 0 or between {SMALLEST:.1g} and "
+                f"{LARGEST:.1g} in magnitude, as float32 has it"
+            )
 
 
 def _convert(hint: Any, value: Any) -> Any:

@@ -17,7 +17,10 @@ from jaxexp.base.errors import UserError
 
 SPLITS = ("train", "validation", "test")
 _INT32, _FLOAT32 = np.iinfo(np.int32), np.finfo(np.float32)
-_HASHED_BYTES = 16 << 20  # at a time, so that an array mapped from disk is never copied whole
+_BLOCK_BYTES = 16 << 20  # at a time, so that large arrays are never copied whole
+
+_LABEL = "a label: drop the row, or name the class"
+_ONE_KIND = "text; or labels of one kind, not objects: .astype(str), .astype(int)"
 
 
 class Examples(NamedTuple):
@@ -111,9 +114,9 @@ class Data:
 
     def __repr__(self) -> str:
         """In one line, without the numbers."""
-        parts = [f"{name}: {n} examples" for name, n in self.counts.items()]
-        parts += [f"{len(self.features)} features"] if self.features else []
-        parts += [f"{len(self.classes)} classes"] if self.classes else []
+        parts = [f"{name}: {_count(n, 'example')}" for name, n in self.counts.items()]
+        parts += [_count(len(self.features), "feature")] if self.features else []
+        parts += [_count(len(self.classes), "class", "classes")] if self.classes else []
         return f"Data({', '.join(parts + list(self.extra))})"
 
     def _check_examples(self, name: str, examples: Examples) -> None:
@@ -156,7 +159,7 @@ class Data:
         for path, leaf in _leaves(self.arrays()):
             sha256.update(repr((path, leaf.dtype.name, leaf.shape)).encode())
             rows = np.atleast_1d(leaf)
-            step = max(1, _HASHED_BYTES // max(1, rows[:1].nbytes))
+            step = max(1, _BLOCK_BYTES // max(1, rows[:1].nbytes))
             for start in range(0, len(rows), step):
                 part = np.ascontiguousarray(rows[start : start + step])
                 sha256.update(part.reshape(-1).view(np.uint8).data)
@@ -217,7 +220,7 @@ def arrays(
     >>> data = arrays([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0], [0.0, 0.0]], ["b", "a", "b", "a"],
     ...               validation=1, name="four corners")
     >>> data
-    Data(train: 3 examples, validation: 1 examples, 2 classes)
+    Data(train: 3 examples, validation: 1 example, 2 classes)
     >>> data.classes, data.train.x.dtype.name, data.train.y.dtype.name
     (('a', 'b'), 'float32', 'int32')
     """
@@ -241,7 +244,7 @@ def arrays(
         split: 0 if value is None or isinstance(value, tuple) else _size(split, value, n)
         for split, value in asked.items()
     }
-    splits: dict[str, Examples] = {}
+    splits: dict[str, Any] = {}
     for split, rows in _draw(n, sizes, seed).items():
         splits[split] = Examples(*(None if a is None else a[rows] for a in (x, target, weight)))
     for split, value in asked.items():
@@ -255,7 +258,14 @@ def arrays(
     encoder.check_all_occur(splits["train"].y)
     for _, leaf in _leaves(splits):
         leaf.setflags(write=False)
-    return Data(**splits, classes=encoder.names, features=features, attrs={"data": name})
+    return Data(
+        splits["train"],
+        splits.get("validation"),
+        splits.get("test"),
+        classes=encoder.names,
+        features=features,
+        attrs={"data": name},
+    )
 
 
 # Splits
@@ -301,7 +311,7 @@ def _explicit(
 ) -> Examples:
     """A split of the user's own, as the training set is."""
     if len(given) not in (2, 3):
-        raise UserError(f"{split}: {len(given)} arrays, expected (X, y) or (X, y, weights)")
+        raise UserError(f"{split}: a tuple of {len(given)}, expected (X, y) or (X, y, weights)")
     X, y, weights = (*given, None)[:3]
     _check_same_index(f"{split}.y", y, X)
     _check_same_index(f"{split}.weight", weights, X)
@@ -401,20 +411,22 @@ def _check_rounding(
     where: str, array: np.ndarray, small: np.ndarray, features: tuple[str, ...] | None
 ) -> None:
     """Refuse columns whose differences float32 rounds away: times in seconds since 1970."""
-    wide = array.astype(np.float64).reshape(len(array), -1)
-    spread_F, size_F = wide.std(0), np.abs(wide).max(0)
-    lost_F = np.abs(wide - small.reshape(wide.shape)).max(0)
-    # What varies by the rounding of float64 is a constant, and harmless.
-    for column in np.flatnonzero((spread_F > 1e-12 * size_F) & (lost_F > 0.01 * spread_F)):
-        at = ""
-        if array.ndim == 2:
-            at = f" {features[column]!r}" if features else f" {column}"
-            at = f" column{at}:"
-        raise UserError(
-            f"{where}:{at} values up to {size_F[column]:.9g} that vary by only "
-            f"{spread_F[column]:.3g} are all but the same in float32, expected values that it "
-            "tells apart: subtract their mean and divide by their standard deviation first"
-        )
+    wide_NxF, small_NxF = array.reshape(len(array), -1), small.reshape(len(array), -1)
+    step = max(1, _BLOCK_BYTES // (8 * len(array)))
+    for start in range(0, wide_NxF.shape[1], step):
+        wide = wide_NxF[:, start : start + step].astype(np.float64)
+        spread_F, size_F = wide.std(0), np.abs(wide).max(0)
+        lost_F = np.abs(wide - small_NxF[:, start : start + step]).max(0)
+        # What varies by the rounding of float64 is a constant, and harmless.
+        for i in np.flatnonzero((spread_F > 1e-12 * size_F) & (lost_F > 0.01 * spread_F)):
+            place = ""
+            if array.ndim == 2:
+                place = f" column {features[start + i]!r}:" if features else f" column {start + i}:"
+            raise UserError(
+                f"{where}:{place} values up to {size_F[i]:.9g} that vary by only "
+                f"{spread_F[i]:.3g} are all but the same in float32, expected values that it "
+                "distinguishes: subtract their mean and divide by their standard deviation first"
+            )
 
 
 def _weight(where: str, value: Any, n: int) -> np.ndarray:
@@ -449,6 +461,8 @@ class _Encoder:
                 raise UserError(f"classes: {classes!r} without y, expected labels, or None")
             return
         raw = _raw("y", y)
+        if raw.array.ndim == 0:
+            raise UserError(f"y: a {type(y).__name__}, expected an array of shape (N,) or (N, ...)")
         kind = _kind(raw.array.dtype)
         if raw.categorical or kind in "OUTb":
             self.kind = "names"
@@ -516,11 +530,14 @@ class _Encoder:
         if kind in "OT":
             allowed = (str, bool, int, float) if raw.categorical else str
             for row, label in enumerate(labels):
-                if not isinstance(label, allowed) or label != label or label == "":
-                    _refuse(where, (row,), label, "a label (drop the row, or name the class)")
+                if _is_missing(label):
+                    _refuse(where, (row,), label, _LABEL)
+            for row, label in enumerate(labels):
+                if not isinstance(label, allowed):
+                    _refuse(where, (row,), label, _ONE_KIND)
             labels = np.array([str(label) for label in labels], object)
         elif kind == "U":
-            _refuse_where(where, labels == "", labels, "a label (drop the row, or name the class)")
+            _refuse_where(where, labels == "", labels, _LABEL)
         return labels
 
     def _encode(self, where: str, labels: np.ndarray) -> np.ndarray:
@@ -631,18 +648,22 @@ def _check_all_text(where: str, value: Any, ndim: int) -> None:
 def _frame(where: str, frame: Any) -> _Raw:
     """A data frame, column by column, so that each has its own dtype."""
     names = tuple(str(name) for name in frame.columns)
-    for i, name in enumerate(names):
-        if name in names[:i]:
-            raise UserError(f"{where}: two columns {name!r}, expected names that differ")
+    if (twice := _first_twice(names)) is not None:
+        raise UserError(f"{where}: two columns {twice!r}, expected names that differ")
     pandas = hasattr(frame, "iloc")
     series = [frame.iloc[:, i] if pandas else frame.to_series(i) for i in range(len(names))]
     columns = [_convert(where, each) for each in series]
+    for name, column in zip(names, columns, strict=True):
+        if column.ndim != 1:
+            raise UserError(
+                f"{where}: column {name!r} holds arrays of shape {column.shape[1:]}, expected one "
+                "number a row"
+            )
     if len(columns) == 1:  # of labels, perhaps
         return _Raw(columns[0][:, None], names, _is_categorical(series[0]))
     for i, column in enumerate(columns):
         if _kind(column.dtype) not in "biuf" or _is_categorical(series[i]):
-            shaped = column[:, None] if column.ndim == 1 else column
-            _refuse_dtype(where, shaped, (names[i],))
+            _refuse_dtype(where, column[:, None], (names[i],))
         if column.dtype == bool:
             columns[i] = column.astype(np.float32)
     if not columns:
@@ -676,14 +697,17 @@ def _kind(dtype: np.dtype) -> str:
 
 def _check_same_index(where: str, value: Any, X: Any) -> None:
     """Rows are matched by position: pandas indexes that say otherwise are a mistake."""
-    index, expected = getattr(value, "index", None), getattr(X, "index", None)
+    index: Any = getattr(value, "index", None)
+    expected: Any = getattr(X, "index", None)
     if not (hasattr(index, "equals") and hasattr(expected, "equals")):
         return
     if len(index) == len(expected) and not index.equals(expected):
-        row = next(i for i, (a, b) in enumerate(zip(index, expected, strict=True)) if a != b)
+        differ = (i for i, (a, b) in enumerate(zip(index, expected, strict=True)) if a != b)
+        row = next(differ, 0)
         raise UserError(
-            f"{where}: row {row} has the index {index[row]!r}, expected {expected[row]!r} as in X: "
-            "align them with .loc[X.index], or .reset_index(drop=True) on both"
+            f"{where}: row {row} has the index {_plain(index[row])!r}, expected "
+            f"{_plain(expected[row])!r} as in X: align them with .loc[X.index], or "
+            ".reset_index(drop=True) on both"
         )
 
 
@@ -769,6 +793,9 @@ def _leaf(where: str, value: Any, *, rows: bool) -> np.ndarray:
         top = _INT32.max if kind == "i" else np.iinfo(np.uint32).max
         beyond = (array > top) | (array < _INT32.min)
         _refuse_where(where, beyond, array, f"at most {top}: JAX computes with 32 bits")
+    if kind == "f" and array.dtype.itemsize >= 8:
+        beyond = np.isfinite(array) & (np.abs(array) > _FLOAT32.max)
+        _refuse_where(where, beyond, array, f"at most {_FLOAT32.max:.2g}, as float32 holds")
     view = array.view(np.ndarray)
     view.setflags(write=False)
     return view
@@ -817,17 +844,36 @@ def _check_coordinate(name: str, coordinate: Any) -> None:
 
 def _names(where: str, value: Any, least: int) -> tuple[str, ...]:
     """Names of classes or columns, as strings that differ."""
+    value = value.to_numpy() if hasattr(value, "to_numpy") else value
     if isinstance(value, str) or not isinstance(value, (Sequence, np.ndarray)):
         raise UserError(f"{where}: {value!r}, expected a list of names")
     names = tuple(str(name) for name in value)
     for i, name in enumerate(names):
         if not isinstance(value[i], (str, int, np.integer)) or not name:
             raise UserError(f"{where}: {_plain(value[i])!r}, expected a name")
-        if name in names[:i]:
-            raise UserError(f"{where}: {name!r} twice, expected names that differ")
+    if (twice := _first_twice(names)) is not None:
+        raise UserError(f"{where}: {twice!r} twice, expected names that differ")
     if len(names) < least:
         raise UserError(f"{where}: {list(names)}, expected at least {least} names")
     return names
+
+
+def _count(n: int, one: str, many: str = "") -> str:
+    """A number of things.
+
+    >>> _count(1, "feature"), _count(2, "class", "classes")
+    ('1 feature', '2 classes')
+    """
+    return f"{n:,} {one if n == 1 else many or one + 's'}"
+
+
+def _first_twice(names: Sequence[str]) -> str | None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
 
 
 def _some(names: Sequence[str]) -> str:
@@ -851,6 +897,13 @@ def _like(shape: tuple[int, ...]) -> str:
 
 def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
+
+
+def _is_missing(value: Any) -> bool:
+    """None, NaN, pandas' NA and NaT, or text that is empty."""
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return True
+    return isinstance(value, (str, float)) and (value == "" or value != value)
 
 
 def _is_int(value: Any) -> bool:
@@ -903,5 +956,5 @@ def _refuse_dtype(
     index = (0,) * array.ndim
     hint = " (a category: give one column of 0 and 1 for each)" if array.dtype.kind in "iuf" else ""
     if array.dtype.kind in "OUT":
-        hint = " (.astype(float) if they are numbers, otherwise a column of 0 and 1 for each value)"
+        hint = " (.astype(float) if they are numbers; otherwise encode them as such)"
     _refuse(where, index, array[index], f"{expected}, not {array.dtype}{hint}", features)

@@ -161,9 +161,11 @@ class Supervised(Task):
             )
         y = data.train.y
         metrics = {name: metric.for_target(y) for name, metric in self.metrics.items()}
-        model, loss, _, optimizer, *rest = self._parts[:-1]
-        labels = getattr(y, "dtype", None) is not None and y.dtype.kind in "iu" and y.ndim == 1
-        return Supervised(model, loss, metrics, optimizer, *rest, classification=labels)
+        labels = isinstance(y, np.ndarray) and y.dtype.kind in "iu" and y.ndim == 1
+        return Supervised(
+            self.model, self.loss, metrics, self._optimizer, self.loss_unit,
+            self.evaluation_batch_size, labels,
+        )  # fmt: skip
 
     def check(self, trial: Trial, data: Data) -> None:
         """Raise UserError unless the parts fit the trial, the data and each other.
@@ -325,7 +327,9 @@ class _Model:
         self.functions = functions
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self.functions == other.functions  # type: ignore[attr-defined]
+        if not isinstance(other, _Model) or type(self) is not type(other):
+            return False
+        return self.functions == other.functions
 
     def __hash__(self) -> int:
         return hash(self.functions)
@@ -416,7 +420,8 @@ class _Nnx(_Model):
                 f"module: the function of (trial, rngs) returned {type(model).__name__}, expected "
                 "a Flax nnx module"
             )
-        return nnx.split(model, nnx.Param, nnx.RngState, ...)
+        parts: Any = nnx.split(model, nnx.Param, nnx.RngState, ...)
+        return parts
 
     def init(self, trial: Trial, rng: Array, x: PyTree) -> Variables:
         _, params, _, state = self._split(self.functions[0](trial, nnx.Rngs(rng)))

@@ -4,6 +4,7 @@ Shapes: B examples of a batch, N of a split.
 """
 
 import abc
+import contextlib
 import inspect
 import math
 import types
@@ -34,6 +35,9 @@ class Variables(NamedTuple):
     """What a model consists of: parameters, and state that is not trained.
 
     The state may be any pytree: the batch statistics of a network, or nothing.
+
+    >>> Variables({"slope": 1.0}).state
+    ()
     """
 
     params: PyTree
@@ -49,6 +53,9 @@ class Outputs(NamedTuple):
         target: (B, ...), likewise.
         metrics: (B,) each, by name: for metrics that are means of what the task itself computes.
         state: the new state of the model.
+
+    >>> Outputs(loss=jnp.zeros(4)).loss.shape
+    (4,)
     """
 
     loss: Array
@@ -122,7 +129,7 @@ class Task(abc.ABC):
             optimizers.check(trial)
 
     def uses_mask(self, trial: Trial, data: Data) -> bool:
-        """Whether `apply` leaves out what the mask leaves out; where not, no batch may be partial."""
+        """Whether `apply` heeds its mask; where it does not, no batch may be partial."""
         return True
 
     def predict(self, trial: Trial, variables: Variables, x: PyTree) -> PyTree:
@@ -146,7 +153,8 @@ class Task(abc.ABC):
         The default takes each array of two axes or more for a layer, in the order of the tree.
         """
         kernels = [leaf for leaf in jax.tree.leaves(grads) if leaf.ndim >= 2]
-        return jnp.stack([jnp.square(kernel).sum() for kernel in kernels])
+        norms = [jnp.square(kernel).sum() for kernel in kernels]
+        return jnp.stack(norms) if norms else jnp.zeros(0)
 
     def crop(
         self, trial: Trial, variables: Variables, norms_ExL: np.ndarray | None
@@ -177,8 +185,8 @@ class Inspection:
 def trace(task: Task, trial: Trial, arrays: Arrays) -> Inspection:
     """Trace one step of a trial, computing nothing.
 
-    Parameters and multiplications are those of the traced program, activations the outputs of its
-    forward pass. Raises UserError for what `apply` may not return.
+    Parameters and multiplications are those of the traced program, activations what its forward
+    pass keeps for the backward pass. Raises UserError for what `apply` may not return.
     """
     read: set[str] = set()
     watched = _watch(trial, read)
@@ -193,33 +201,40 @@ def trace(task: Task, trial: Trial, arrays: Arrays) -> Inspection:
             "jaxexp.Variables(params, state)"
         )
 
-    def forward(params: PyTree, batch: Batch, rng: Array, mask: Array) -> Outputs:
-        own = Variables(params, variables.state)
-        return task.apply(watched, own, batch, rng=rng, mask=mask, train=True)
-
     def with_state(params: PyTree, state: PyTree, batch: Batch, rng: Array, mask: Array) -> PyTree:
         own = Variables(params, state)
         outputs = task.apply(watched, own, batch, rng=rng, mask=mask, train=True)
         check_outputs(task, outputs, variables.state, 2)
         return tuple(outputs)
 
+    def rest(data: Arrays, params: PyTree, state: PyTree, batch: Batch, rng: Array, mask: Array):
+        """All else that may read the trial; a schedule may do so in the update alone."""
+        own = Variables(params, state)
+        task.apply(watched, own, batch, rng=rng, mask=mask, train=False)
+        optimizer = task.optimizer(watched, 1000)
+        optimizer.update(params, optimizer.init(params), params)
+        with contextlib.suppress(Exception):  # the data may lack what only those that record need
+            task.predictions(watched, own, data)
+
     jaxpr = jax.make_jaxpr(with_state)(*variables, batch, key, mask).jaxpr
 
-    def update(params: PyTree) -> PyTree:  # schedules read hyperparameters here, not before
-        optimizer = task.optimizer(watched, 1000)
-        return optimizer.update(params, optimizer.init(params), params)
+    def kept(params: PyTree, *rest: PyTree) -> PyTree:
+        return jax.vjp(lambda params: with_state(params, *rest)[0].sum(), params)[1]
 
-    jax.eval_shape(update, variables.params)
+    jax.eval_shape(rest, arrays, *variables, batch, key, mask)
     found = _count(jaxpr)
     sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves(variables.params)]
-    inputs = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(examples))
-    kernels = [leaf for leaf in jax.tree.leaves(variables.params) if leaf.ndim >= 2]
+    floats = sum(
+        math.prod(leaf.shape)
+        for leaf in jax.tree.leaves(jax.eval_shape(kept, *variables, batch, key, mask))
+    )
+    norms = jax.eval_shape(task.gradient_norms, variables.params)
     cost = Cost(
         multiplications=max(1.0, found.multiplications / 2),
         launches=max(1, found.products),
         parameters=sum(sizes),
-        activations=int(inputs + found.elements / 2),
-        layers=len(kernels),
+        activations=max(1, floats - sum(sizes)) // 2,  # of a batch of two; parameters are kept too
+        layers=norms.shape[0],
         compilation=max(1.0, found.products / 20),
     )
     return Inspection(cost, frozenset(read))
@@ -248,7 +263,7 @@ def check_outputs(task: Task, outputs: Any, state: PyTree, size: int) -> None:
             raise UserError(
                 f"{name}: metric {metric!r} computes nothing itself and is not in Outputs.metrics"
             )
-    before, after = jax.tree.structure(state), jax.tree.structure(outputs.state)
+    before, after = str(jax.tree.structure(state)), str(jax.tree.structure(outputs.state))
     if before != after:
         raise UserError(
             f"{name}: the new state has another structure than that of init ({after} instead of "
@@ -265,8 +280,8 @@ def _watch(trial: Trial, read: set[str]) -> Trial:
             read.add(name)
         return object.__getattribute__(self, name)
 
-    own = {"__getattribute__": get, "__dataclass_params__": cls.__dataclass_params__}
-    made = object.__new__(type(cls.__name__, (cls,), own))
+    own = {"__getattribute__": get, "__dataclass_params__": vars(cls)["__dataclass_params__"]}
+    made: Trial = object.__new__(type(cls.__name__, (cls,), own))
     made.__dict__.update(trial.__dict__)
     return made
 
@@ -275,11 +290,10 @@ def _watch(trial: Trial, read: set[str]) -> Trial:
 class _Counted:
     multiplications: float = 0.0
     products: float = 0.0  # matrix products and convolutions
-    elements: float = 0.0  # of all results
 
 
 def _count(jaxpr: Any) -> _Counted:
-    """Multiplications, products and elements of a traced function, loops counted in full."""
+    """Multiplications and products of a traced function, loops counted in full."""
     made = _Counted()
     for eqn in jaxpr.eqns:
         shapes = [getattr(v.aval, "shape", ()) for v in eqn.outvars]
@@ -298,9 +312,6 @@ def _count(jaxpr: Any) -> _Counted:
         for counted in inner:
             made.multiplications += times * counted.multiplications
             made.products += times * counted.products
-            made.elements += times * counted.elements
-        if not inner:
-            made.elements += sum(math.prod(shape) for shape in shapes)
     return made
 
 

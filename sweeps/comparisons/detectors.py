@@ -95,13 +95,13 @@ def _heads(table):
 def answer_ranking(results):
     """The best two and the worst."""
     runs = jx.compare.finished(jx.compare.runs(named(results)))
-    told = [f"{run['run']} (test accuracy {run['test']:.4f})" for run in runs.to_dict("records")]
-    if len(told) < 3:
-        return f"The runs that finished, best first: {'; '.join(told)}."
+    parts = [f"{run['run']} (test accuracy {run['test']:.4f})" for run in runs.to_dict("records")]
+    if len(parts) < 3:
+        return f"The runs that finished, best first: {'; '.join(parts)}."
     images = next(iter(results.values())).sizes["image"]
     return (
-        f"The best of all runs is {told[0]}, then comes {told[1]}. The worst of those that "
-        f"finished is {told[-1]}. Always naming the larger class gives {chance(results):.4f}, and "
+        f"The best of all runs is {parts[0]}, then comes {parts[1]}. The worst of those that "
+        f"finished is {parts[-1]}. Always naming the larger class gives {chance(results):.4f}, and "
         f"one of the {images} test images counts {1 / images:.4f}. The runs are ranked by test "
         "accuracy, as in the report, which flatters the best of many."
     )
@@ -122,7 +122,7 @@ def samples(results):
     if len(jx.compare.finished(jx.compare.runs(named(results)))) < 2:
         return None
     (_, best), (_, worst) = extremes(results)
-    return jx.compare.telling(best, worst)
+    return jx.compare.disagreements(best, worst)
 
 
 def draw_samples(results):
@@ -190,7 +190,7 @@ comparison = jx.Comparison(
         ),
         jx.Question(
             row="7.7",
-            title="Telling samples",
+            title="Samples that the best gets right and the worst gets wrong",
             question="Which test images does the best run get right and the worst get wrong?",
             draw=draw_samples,
             answer=answer_samples,

@@ -5,7 +5,8 @@ They use matplotlib's objects alone, never pyplot, so nothing depends on a backe
 
 from jaxexp.report.figures.baselines import accuracy_by, pictures, ranking
 from jaxexp.report.figures.curves import curves, final_by, splits
-from jaxexp.report.figures.maps import MAP_COLOURS, class_colours, neighbours, regions
+from jaxexp.report.figures.grids import heat_map
+from jaxexp.report.figures.maps import MAP_COLOURS, class_colours, class_distances, regions
 from jaxexp.report.figures.steps import bars, gradient_norms, noise, running_mean, step_noise
 from jaxexp.report.figures.style import CATEGORIES, SPLITS, axis_label, to_png
 
@@ -17,10 +18,11 @@ __all__ = [
     "axis_label",
     "bars",
     "class_colours",
+    "class_distances",
     "curves",
     "final_by",
     "gradient_norms",
-    "neighbours",
+    "heat_map",
     "noise",
     "pictures",
     "ranking",

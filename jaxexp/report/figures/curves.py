@@ -206,7 +206,7 @@ class _Against:
         ranked = select.rank(ds, metric, split).sort_index()
         given = ranked[axis].tolist()
         self.numeric = ds[axis].dtype.kind in "iuf" and axis != "seed"
-        self.values = sorted(set(given), key=None if ds[axis].dtype.kind in "biuf" else number)
+        self.values = select.distinct(ds, axis)
         self.group = np.array([self.values.index(value) for value in given])
         at = np.array(self.values, float) if self.numeric else np.arange(len(self.values))
         self.at, self.x = at, at[self.group]

@@ -10,10 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxexp.base.errors import UserError
-from jaxexp.base.files import digest
-from jaxexp.cli.inputs import Inputs
-from jaxexp.execution.progress import counting
+import jaxexp as jx
 from jaxexp.reproduce.images.decode import BrokenImageError, Transform, read_image
 from jaxexp.reproduce.images.folder import scan
 from jaxexp.reproduce.images.loading import Images, ImageSplit, load_images
@@ -39,12 +36,12 @@ def cropped(size: int) -> Transform:
     return Transform(round(size * 256 / 224), crop=size)
 
 
-def load(inputs: Inputs, transform: Transform) -> Images:
+def load(inputs: jx.Inputs, transform: Transform) -> Images:
     """The images of a run; a quick run gets a sample of them.
 
     Raises UserError if images cannot be read, or are not of exactly two classes.
     """
-    with counting("decoding images") as progress:
+    with jx.counting("decoding images") as progress:
         images = load_images(
             inputs.images, transform, skip_broken=inputs.skip_broken, progress=progress
         )
@@ -52,7 +49,7 @@ def load(inputs: Inputs, transform: Transform) -> Images:
     return _thin(images) if inputs.quick else images
 
 
-def count(inputs: Inputs) -> int:
+def count(inputs: jx.Inputs) -> int:
     """The number of training images, including broken ones, without reading any.
 
     Raises UserError if the images are not of exactly two classes.
@@ -79,7 +76,7 @@ def picture(folder: str, name: str, side: int = 320) -> np.ndarray | None:
 
 def _check_classes(source: str, classes: tuple[str, ...]) -> None:
     if len(classes) != 2:
-        raise UserError(
+        raise jx.UserError(
             f"{source}: {len(classes)} classes ({', '.join(classes[:10])}), expected two: section "
             "7 is binary classification"
         )
@@ -101,5 +98,5 @@ def _thin(images: Images) -> Images:
         train=thin(images.train),
         validation=thin(images.validation),
         test=thin(images.test),
-        fingerprint=digest(images.fingerprint, f"at most {QUICK_IMAGES}"),
+        fingerprint=jx.digest(images.fingerprint, f"at most {QUICK_IMAGES}"),
     )

@@ -14,8 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from filelock import FileLock
 
-from jaxexp.base.errors import UserError
-from jaxexp.base.files import digest
+import jaxexp as jx
 
 CACHE_BYTES = 10 << 30  # beyond this, the least recently used arrays are deleted
 _ROWS = 64  # hashed together by one thread
@@ -56,7 +55,7 @@ class ArrayCache:
                 self._tidy(needed=math.prod(shape))
                 return self._make(key, shape, write)
         except OSError as error:
-            raise UserError(
+            raise jx.UserError(
                 f"{self.folder}: the cache for images cannot be written "
                 f"({error.strerror or error}), expected a folder with room for them"
             ) from error
@@ -69,7 +68,7 @@ class ArrayCache:
             if (rows.dtype, rows.shape) != (np.uint8, (saved["rows"], *shape[1:])):
                 return None
             sha256 = _sha256(rows)
-            if saved["digest"] != digest(sha256, json.dumps(saved["note"])):
+            if saved["digest"] != jx.digest(sha256, json.dumps(saved["note"])):
                 return None
             os.utime(path)  # now the most recently used
             return rows, saved["note"], sha256
@@ -87,7 +86,7 @@ class ArrayCache:
                 file.seek(0)
                 _write_header(file, (n_rows, *shape[1:]))  # NumPy pads both to one length
             sha256 = _sha256(np.load(partial, mmap_mode="r"))
-            content = digest(sha256, json.dumps(note))
+            content = jx.digest(sha256, json.dumps(note))
             saved = {"rows": n_rows, "digest": content, "note": note}
             path.with_suffix(".json").write_text(json.dumps(saved))
             os.replace(partial, path)

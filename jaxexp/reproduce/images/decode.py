@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxexp.base.errors import UserError
+import jaxexp as jx
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -44,11 +44,11 @@ class Transform:
         sides = self.resize if isinstance(self.resize, tuple) else (self.resize, self.resize)
         if len(sides) != 2 or not all(_is_size(side) for side in sides):
             expected = "a whole number from 1, or two for (height, width)"
-            raise UserError(f"resize={self.resize!r}: expected {expected}")
+            raise jx.UserError(f"resize={self.resize!r}: expected {expected}")
         if self.crop is not None and not _is_size(self.crop):
-            raise UserError(f"crop={self.crop!r}: expected a whole number from 1, or None")
+            raise jx.UserError(f"crop={self.crop!r}: expected a whole number from 1, or None")
         if self.crop is None and isinstance(self.resize, int):
-            raise UserError(
+            raise jx.UserError(
                 f"resize={self.resize} without a crop: images could differ in shape, "
                 "expected a crop too, or (height, width)"
             )

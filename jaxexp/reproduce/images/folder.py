@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jaxexp.base.errors import UserError
+import jaxexp as jx
 from jaxexp.reproduce.images.decode import read_image
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def scan(folder: Path) -> Source:
             for item in _class_items(folder, i, label, Path(split, name))
         ]
     except OSError as error:
-        raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
+        raise jx.UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
     # With the path: files in another folder may agree in name, size and time.
     version = os.path.abspath(folder)
     return Source(str(folder), version, classes, tuple(items), lambda n: read_image(folder / n))
@@ -80,18 +80,20 @@ def _check_layout(folder: Path) -> tuple[str, ...]:
     expected = "expected one with train/, val/ and test/, each with a folder for every class"
     if not folder.is_dir():
         found = "not a folder" if folder.exists() else "no such folder"
-        raise UserError(f"{folder}: {found}, {expected}")
+        raise jx.UserError(f"{folder}: {found}, {expected}")
     if missing := [f"{split}/" for split in SPLITS if not (folder / split).is_dir()]:
-        raise UserError(f"{folder}: there is no {' and no '.join(missing)}, {expected}")
+        raise jx.UserError(f"{folder}: there is no {' and no '.join(missing)}, {expected}")
     of_split = {s: {e.name for e in os.scandir(folder / s) if e.is_dir()} for s in SPLITS}
     classes = sorted(of_split["train"])
     if len(classes) < 2:
         found = f"only the class {classes[0]!r}" if classes else "no folder in it"
-        raise UserError(f"{folder / 'train'}: {found}, expected a folder for each of two or more")
+        raise jx.UserError(
+            f"{folder / 'train'}: {found}, expected a folder for each of two or more"
+        )
     for split in SPLITS[1:]:
         if differing := sorted(of_split[split] ^ of_split["train"]):
             names = ", ".join(map(repr, differing))
-            raise UserError(
+            raise jx.UserError(
                 f"{folder / split}: its classes are not those of train/ ({names} in one alone), "
                 "expected the same folders in both"
             )
@@ -110,11 +112,11 @@ def _class_items(folder: Path, split: int, label: int, of_class: Path) -> Iterat
                 path = Path(root, name)
                 status = path.stat()
                 if not stat.S_ISREG(status.st_mode):
-                    raise UserError(f"{path}: not a file, expected an image")
+                    raise jx.UserError(f"{path}: not a file, expected an image")
                 state = status.st_size, status.st_mtime_ns, status.st_ctime_ns
                 yield Item(path.relative_to(folder).as_posix(), split, label, state)
                 empty = False
     if empty:
-        raise UserError(
+        raise jx.UserError(
             f"{folder / of_class}: no image in it, expected files named {', '.join(SUFFIXES)}"
         )

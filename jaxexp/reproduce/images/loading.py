@@ -18,8 +18,7 @@ from typing import BinaryIO
 import numpy as np
 from platformdirs import user_cache_path
 
-from jaxexp.base.errors import UserError
-from jaxexp.base.files import digest
+import jaxexp as jx
 from jaxexp.reproduce.images.cache import ArrayCache, Note
 from jaxexp.reproduce.images.decode import BrokenImageError, Transform
 from jaxexp.reproduce.images.folder import SPLITS, Item, Source, scan
@@ -115,14 +114,14 @@ def _check_libraries(folder: object) -> None:
         if folder is None:
             import sklearn.datasets  # noqa: F401
     except ImportError as error:
-        raise UserError(f"images need {error.name}: pip install 'jaxexp[vision]'") from error
+        raise jx.UserError(f"images need {error.name}: pip install 'jaxexp[vision]'") from error
 
 
 def _key(source: Source, transform: Transform) -> str:
     """A name for the decoded images: any file, the transform and Pillow's version change it."""
     import PIL
 
-    return digest(repr((_FORMAT, PIL.__version__, transform, source.version, source.items)))
+    return jx.digest(repr((_FORMAT, PIL.__version__, transform, source.version, source.items)))
 
 
 def _write(
@@ -169,9 +168,9 @@ def _in_order(
         pool.shutdown(cancel_futures=True)  # after an error, the rest is not decoded
 
 
-def _broken_error(source: Source, name: str, reason: str) -> UserError:
+def _broken_error(source: Source, name: str, reason: str) -> jx.UserError:
     hint = "skip_broken leaves such files out"
-    return UserError(f"{os.path.join(source.name, name)}: {reason} ({hint})")
+    return jx.UserError(f"{os.path.join(source.name, name)}: {reason} ({hint})")
 
 
 def _check_left(source: Source, broken: dict[str, str]) -> None:
@@ -179,7 +178,7 @@ def _check_left(source: Source, broken: dict[str, str]) -> None:
     for item in source.items:
         if (item.split, item.label) not in left:
             folder = Path(source.name, SPLITS[item.split], source.classes[item.label])
-            raise UserError(
+            raise jx.UserError(
                 f"{folder}: every image in it is broken, expected at least one that is not "
                 f"({Path(item.name).name} {broken[item.name]})"
             )
@@ -194,5 +193,5 @@ def _assemble(source: Source, x_NxHxWx3: np.ndarray, broken: Note, sha256: bytes
         for a, b in pairwise(cuts)
     ]
     content = repr((source.classes, x_NxHxWx3.shape, cuts)).encode() + y_N.astype("<i4").tobytes()
-    fingerprint = digest(content + sha256)
+    fingerprint = jx.digest(content + sha256)
     return Images(source.classes, train, validation, test, source.name, fingerprint, tuple(broken))

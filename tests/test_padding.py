@@ -1,22 +1,23 @@
 """Trials of different shapes in one program: each equals the same trial trained alone."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rings import planned
+from rings import train as train_sweeps
 
-from jaxexp.execution.driver import Problem, execute
-from jaxexp.execution.program import Run, place
+from jaxexp.api import Problem
+from jaxexp.execution.program import RunningProgram, place
 from jaxexp.execution.records import TrialRecord
-from jaxexp.nn.mlp import ACTIVATIONS, INPUTS, Classification
-from jaxexp.planning.plan import plan
+from jaxexp.nn.mlp import ACTIVATIONS, MLPClassification, dropout
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import ACTIVATIONS as ACTIVATION_NAMES
 from jaxexp.spec.trial import FEATURES, MLPTrial
+from jaxexp.training.data import Examples
+from jaxexp.training.step import with_evaluation
 
 BASE = MLPTrial(epochs=2, batch_size=32, depth=2, width=5, learning_rate=1e-2)
 # What may differ within a grid. Batch norm stands with SGD: before a batch norm the bias of an
@@ -42,15 +43,16 @@ AXES = {
 
 
 def train(trials, problem, devices, mode) -> dict[MLPTrial, TrialRecord]:
-    sweeps = [Sweep(base=trial, record=("gradient_norms",)) for trial in trials]
-    made = plan(sweeps, len(devices), problem.examples, mode=mode)
-    assert mode != "one" or len(made.programs) == 1
-    return execute(made, problem, devices)
+    return train_sweeps(sweeps(trials), problem, devices, mode)
+
+
+def sweeps(trials) -> list[Sweep]:
+    return [Sweep(trial, record=("gradient_norms",)) for trial in trials]
 
 
 def assert_equal(one: TrialRecord, alone: TrialRecord) -> None:
     """Equal but for rounding, which some ten steps amplify to 1e-5 at most in 300 random grids."""
-    for name in ("metrics", "step_loss", "gradient_norms", "params", "state"):
+    for name in ("metrics", "running", "step_loss", "gradient_norms", "variables"):
         ours, theirs = getattr(one, name), getattr(alone, name)
         assert jax.tree.structure(ours) == jax.tree.structure(theirs), name
         jax.tree.map(
@@ -76,14 +78,33 @@ def grids(draw) -> list[MLPTrial]:
     return sorted(trials, key=lambda trial: trial.id)
 
 
-@settings(max_examples=3, derandomize=True)
-@given(grids())
-def test_any_grid_in_one_program_equals_its_trials_alone(problem, devices, trials):
+def assert_grid_equals_its_trials_alone(problem, devices, trials):
     for trial in trials:
         trial.check()
+    assert len(planned(sweeps(trials), problem, devices, "one").programs) == 1
     together = train(trials, problem, devices, "one")
     for trial in trials:
         assert_equal(together[trial], train([trial], problem, devices[:1], "exact")[trial])
+
+
+def test_a_grid_in_one_program_equals_its_trials_alone(problem, devices):
+    """Trials that differ in everything at once."""
+    trials = [
+        BASE,
+        BASE.replace(width=3, depth=1, batch_size=16, epochs=3, features="sines", dropout=0.4),
+        BASE.replace(width=(8, 2), activation="gelu", features="standardised", seed=1)
+        .replace(optimizer="adamw", weight_decay=0.1, label_smoothing=0.1),
+        BASE.replace(width=8, depth=4, batch_size=203, activation="sigmoid", residual=True)
+        .replace(optimizer="sgd", momentum=0.9, batch_norm=True),
+    ]  # fmt: skip
+    assert_grid_equals_its_trials_alone(problem, devices, trials)
+
+
+@pytest.mark.nightly
+@settings(max_examples=settings.default.max_examples // 10, derandomize=True)
+@given(grids())
+def test_any_grid_in_one_program_equals_its_trials_alone(problem, devices, trials):
+    assert_grid_equals_its_trials_alone(problem, devices, trials)
 
 
 SIZES = {
@@ -97,6 +118,7 @@ SIZES = {
 }  # fmt: skip
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("sizes", SIZES)
 def test_padded_sizes(problem, devices, sizes):
     """One size at a time, so that a failure says which; sigmoid, as it does not map 0 to 0."""
@@ -106,9 +128,9 @@ def test_padded_sizes(problem, devices, sizes):
         assert_equal(together[trial], alone[trial])
 
 
-def test_a_beginning_is_what_its_trial_would_have_been(problem, devices):
+def test_a_prefix_is_what_its_trial_would_have_been(problem, devices):
     trials = [BASE.replace(epochs=epochs) for epochs in (1, 2, 3)]
-    [program] = plan([Sweep(base=t) for t in trials], 4, problem.examples).programs
+    [program] = planned(sweeps(trials), problem, devices, "auto").programs
     assert [t.epochs for t in program.trials] == [3]
     together = train(trials, problem, devices, "auto")
     for trial in trials:
@@ -117,9 +139,10 @@ def test_a_beginning_is_what_its_trial_would_have_been(problem, devices):
 
 def test_widths_of_one_number_and_of_each_layer_start_from_the_same_weights(devices):
     """Those that the two have in common: the first units of each layer, not their inputs."""
-    task, key = Classification(5), jax.random.key(3)
+    task, key = MLPClassification(5), jax.random.key(3)
+    data = {"train": Examples(np.zeros((1, 2), np.float32), np.zeros(1, np.int32))}
     ragged, even = (
-        jax.jit(lambda key, width=width: task.init(BASE.replace(width=width), key, {})[0])(key)
+        jax.jit(lambda key, width=width: task.init(BASE.replace(width=width), key, data)[0])(key)
         for width in ((5, 3), 5)
     )
     np.testing.assert_array_equal(
@@ -133,15 +156,14 @@ def test_widths_of_one_number_and_of_each_layer_start_from_the_same_weights(devi
     assert 1 / np.sqrt(5) < np.abs(ragged["last"]["kernel"]).max() <= bound
 
 
-def padded_run(problem: Problem, devices, **options) -> tuple[Run, MLPTrial]:
+def padded_run(problem: Problem, devices, **options) -> tuple[RunningProgram, MLPTrial]:
     """A program of widths up to 8 and depths 2 and 4, and the narrow, shallow trial of the two."""
     small = BASE.replace(**{"width": 3, "depth": 2} | options)
     large = small.replace(width=8, depth=4)
-    [program] = plan(
-        [Sweep(base=small), Sweep(base=large)], 1, problem.examples, mode="one"
-    ).programs
+    [program] = planned([Sweep(small), Sweep(large)], problem, devices[:1], mode="one").programs
     mesh = jax.sharding.Mesh(devices[:1], "trials")
-    run = Run(program, problem.task, mesh, place(problem.data, mesh))
+    arrays = place(with_evaluation(problem.data), mesh)
+    run = RunningProgram(program, problem.task, mesh, arrays)
     run.start()
     return run, small
 
@@ -168,16 +190,15 @@ def padding(trial: MLPTrial, tree):
     return jax.tree.map_with_path(mark, tree)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"optimizer": "adamw", "weight_decay": 0.1},
-        {"activation": "sigmoid"},
-        {"activation": "sigmoid", "depth": 3, "width": (2, 8, 3)},
-        {"optimizer": "sgd", "momentum": 0.9, "batch_norm": True, "residual": True},
-    ],
-    ids=str,
-)
+OPTIONS = {
+    "adamw": {"optimizer": "adamw", "weight_decay": 0.1, "activation": "sigmoid"},
+    "batch norm": {"optimizer": "sgd", "momentum": 0.9, "batch_norm": True, "residual": True},
+    "widths": {"optimizer": "sgd", "batch_norm": True, "activation": "sigmoid", "depth": 3}
+    | {"width": (2, 8, 3)},
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_padding_stays_exactly_zero(problem, devices, options):
     """Weights and moments of units past the width, after two epochs of every kind of update."""
     run, small = padded_run(problem, devices, **options)
@@ -185,27 +206,19 @@ def test_padding_stays_exactly_zero(problem, devices, options):
     for _ in range(2):
         run.rest()
     checked = 0
-    for tree in (run.state.params, run.state.optimizer):
+    for tree in (run.state.variables.params, run.state.optimizer):
         pads = jax.tree.leaves(padding(small, tree))
         paths = jax.tree.leaves_with_path(tree)
         for (path, array_T), pad in zip(paths, pads, strict=True):
             name = jax.tree_util.keystr(path)
             values = np.asarray(array_T[0])[pad]
-            expected = 1.0 if "scale" in name and tree is run.state.params else 0.0
+            expected = 1.0 if "scale" in name and tree is run.state.variables.params else 0.0
             np.testing.assert_array_equal(values, expected, err_msg=name)
             checked += values.size
     assert checked > 100
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"optimizer": "sgd", "batch_norm": True, "residual": True},
-        {"optimizer": "sgd", "batch_norm": True, "depth": 3, "width": (2, 8, 3)},
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_nan_planted_in_the_padding_never_leaks(problem, devices, options):
     run, small = padded_run(problem, devices, **options)
     clean, _ = padded_run(problem, devices, **options)
@@ -215,28 +228,28 @@ def test_nan_planted_in_the_padding_never_leaks(problem, devices, options):
         planted[0][pad] = np.nan
         return planted
 
-    pads = padding(small, run.state.params)
+    pads = padding(small, run.state.variables.params)
     assert sum(pad.sum() for pad in jax.tree.leaves(pads)) > 100
-    planted = jax.tree.map(plant, jax.device_get(run.state.params), pads)
-    sharding = jax.tree.leaves(run.state.params)[0].sharding
-    run.state = run.state._replace(params=jax.device_put(planted, sharding))
+    planted = jax.tree.map(plant, jax.device_get(run.state.variables.params), pads)
+    sharding = jax.tree.leaves(run.state.variables.params)[0].sharding
+    variables = run.state.variables._replace(params=jax.device_put(planted, sharding))
+    run.state = run.state._replace(variables=variables)
     for _ in range(2):
         jax.tree.map(np.testing.assert_array_equal, run.rest(), clean.rest())
     own = [
-        problem.task.crop(small, *jax.tree.map(lambda a: np.asarray(a[0]), each.state[:2]), None)
+        problem.task.crop(
+            small, jax.tree.map(lambda a: np.asarray(a[0]), each.state.variables), None
+        )
         for each in (run, clean)
     ]
     jax.tree.map(np.testing.assert_array_equal, *own)
 
 
-def test_lifted_choices_name_what_the_models_know():
+def test_choices_name_what_the_model_knows():
     assert tuple(ACTIVATIONS) == ACTIVATION_NAMES
-    assert tuple(INPUTS) == FEATURES
 
 
 def test_dropout_drops_its_share_and_keeps_the_mean(devices):
-    from jaxexp.nn.mlp import dropout
-
     ones_WxB = jnp.ones((64, 1000))
     for rate in (0.1, 0.5):
         dropped_WxB = np.asarray(dropout(ones_WxB, rate, jnp.uint32(7)))
@@ -248,24 +261,14 @@ def test_dropout_drops_its_share_and_keeps_the_mean(devices):
     assert 0.4 < (other_WxB != dropped_WxB).mean() < 0.6
 
 
-def test_label_smoothing_and_standardised_inputs_are_those_of_pytorch(devices):
-    torch = pytest.importorskip("torch")
-    from jaxexp.nn.mlp import cross_entropy
-
-    logits_BxC = np.random.default_rng(0).normal(size=(20, 5)).astype(np.float32)
-    y_B = np.arange(20, dtype=np.int32) % 5
-    expected_B = torch.nn.functional.cross_entropy(
-        torch.tensor(logits_BxC), torch.tensor(y_B).long(), label_smoothing=0.2, reduction="none"
-    )
-    np.testing.assert_allclose(
-        cross_entropy(logits_BxC.T, y_B, 0.2)["loss"], expected_B, rtol=1e-5, atol=1e-6
-    )
-    task = Classification(3, mean=(10.0, -4.0), deviation=(2.0, 8.0))
-    standardised = dataclasses.replace(BASE, features="standardised")
-    params, state = task.init(standardised, jax.random.key(0), {})
+def test_standardised_inputs():
+    task = MLPClassification(3, mean=(10.0, -4.0), std=(2.0, 8.0))
+    standardised = BASE.replace(features="standardised")
+    data = {"train": Examples(np.zeros((1, 2), np.float32), np.zeros(1, np.int32))}
+    variables = jax.jit(lambda key: task.init(standardised, key, data))(jax.random.key(0))
     x_Bx2 = np.array([[12.0, 4.0], [10.0, -4.0]], np.float32)
     logits = [
-        task.module(trial).apply({"params": params, "batch_stats": state}, x, np.ones(2))
+        jax.jit(lambda x, trial=trial: task.predict(trial, variables, x))(x)
         for trial, x in ((standardised, x_Bx2), (BASE, np.array([[1, 1], [0, 0]], np.float32)))
     ]
     np.testing.assert_allclose(*logits, rtol=1e-6)

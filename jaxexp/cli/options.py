@@ -1,0 +1,96 @@
+"""The options that commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jaxexp.cli.session import QUICK_EPOCHS
+
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        metavar="DIR",
+        help="Folder with train.csv, validation.csv and test.csv, columns long, lat, country. "
+        "The embedded European places, if not given.",
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="DIR", help="Run directory; runs/NAME-DATE-TIME if not given."),
+]
+Seed = Annotated[int | None, typer.Option(help="Seed of initial weights and shuffles.")]
+Quick = Annotated[
+    bool,
+    typer.Option(
+        "--quick",
+        help=f"At most {QUICK_EPOCHS} epochs per trial, fewer and smaller images: to try it out.",
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE[,VALUE...]",
+        help="Set a hyperparameter, or make it an axis by several values; width=64-32-16 is one "
+        "value, a width for each of three layers. May be given more than once.",
+    ),
+]
+Programs = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|exact|one",
+        help="Which trials share a compiled program: those of equal shape (exact), all (one), or "
+        "those whose padding costs less than compiling another (auto).",
+    ),
+]
+Memory = Annotated[
+    float | None,
+    typer.Option(metavar="GB", help="Memory that a run may take; what is free, if not given."),
+]
+Images = Annotated[
+    Path | None,
+    typer.Option(
+        "--images",
+        metavar="DIR",
+        help="Folder with train/, val/ and test/, each with a folder of images for each of two "
+        "classes. Images made from scikit-learn's photographs, if not given.",
+    ),
+]
+Weights = Annotated[
+    str,
+    typer.Option(
+        metavar="imagenet|FILE.pth",
+        help="Pretrained weights: ImageNet's, fetched once, or a state dict of torchvision's "
+        "resnet18 with any last layer.",
+    ),
+]
+ImageSize = Annotated[
+    int | None,
+    typer.Option(
+        metavar="PIXELS", min=16, max=2048,
+        help="Side of the square images; 224 if not given, 64 for scikit-learn's.",
+    ),
+]  # fmt: skip
+SkipBroken = Annotated[
+    bool, typer.Option("--skip-broken", help="Leave out images that cannot be read.")
+]
+Sections = Annotated[
+    str | None,
+    typer.Option(
+        "--section",
+        metavar="6|7|all",
+        help="Section of the report; all of it, if the libraries of section 7 are installed.",
+    ),
+]
+Every = Annotated[
+    float,
+    typer.Option(
+        "--checkpoint-every", metavar="SECONDS", min=0, help="How often a checkpoint is written."
+    ),
+]
+Devices = Annotated[
+    int | None, typer.Option(metavar="N", min=1, help="Use N devices; all, if not given.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace the run that --out holds.")]

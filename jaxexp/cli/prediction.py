@@ -1,0 +1,127 @@
+"""Predictions of the best model of a run, for images or the rows of CSV files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pandas as pd
+
+from jaxexp.base.errors import UserError
+from jaxexp.cli.library import Source
+from jaxexp.cli.rundir import RunDirectory
+from jaxexp.cli.session import Command, plan_stage
+from jaxexp.results import models
+from jaxexp.results.models import Model, Prediction
+from jaxexp.results.results import apply, like_training
+from jaxexp.spec.trial import Trial, text
+
+
+def predict_files(
+    directory: RunDirectory, command: Command, files: Sequence[Path], sweep: str | None,
+    export: Path | None,
+) -> tuple[Sequence[Prediction], str]:  # fmt: skip
+    """Predictions for files by the best model, of a sweep or of all, and a line that says which.
+
+    Raises UserError for files that cannot be read or are of another kind, and runs without models.
+    """
+    results = directory.load()
+    if sweep is not None and sweep not in dict(results):
+        names = ", ".join(name for name, _ in results)
+        raise UserError(f"--sweep {sweep!r}: expected one of {names}")
+    sources = {source.sweep.name: source for source in command.sources()}
+    tables = [file for file in files if file.suffix.lower() == ".csv"]
+    if tables and len(tables) < len(files):
+        other = next(file for file in files if file not in tables)
+        raise UserError(f"{other}: expected a CSV file as {tables[0]}, or images alone")
+
+    def serves(source: Source) -> bool:
+        """Whether its models predict such files, and are exported, if that is asked for."""
+        predicts = not files or (source.predict is None) == bool(tables)
+        return predicts and not (export and source.export is None)
+
+    own = [(name, ds) for name, ds in results if sweep in (None, name) and serves(sources[name])]
+    if not own:
+        what = f"--export {export}" if export else str(files[0])
+        raise UserError(f"{what}: no sweep of this run has models for that")
+    model, why = models.best(directory.models, own)
+    source = sources[model.about["sweep"]]
+    if export and source.export:
+        source.export(model, export)
+    trial = _trial(source.sweep.trials(), model)
+    predicted: Sequence[Prediction] = []
+    if files and source.predict:
+        predicted = source.predict(model, files)
+    elif files:
+        predicted = _of_tables(model, trial, plan_stage([source], command), files)
+    return predicted, f"model: {source.sweep.name}, {_described(trial, source.sweep)}, {why}"
+
+
+def _trial(trials: Sequence[Trial], model: Model) -> Trial:
+    for trial in trials:
+        if trial.id == model.path.stem:
+            return trial
+    raise UserError(f"{model.path}: the model of a trial that the sweep does not have any more")
+
+
+def _described(trial: Trial, sweep: Any) -> str:
+    names = [name for axis in sweep.axes for name in axis]
+    names += [] if "seed" in names else ["seed"]
+    return ", ".join(f"{name.replace('_', ' ')} {text(getattr(trial, name))}" for name in names)
+
+
+def _of_tables(model: Model, trial: Trial, planned: Any, files: Sequence[Path]) -> list[Prediction]:
+    """Of every row of CSV files whose columns are the features."""
+    task, data = planned.task, planned.data
+    tables = [_read(file, data.features, data.train.x) for file in files]
+    arrays = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), data.arrays())
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    like = jax.eval_shape(lambda rng, data: task.init(trial, rng, data), key, arrays)
+    x_NxF = like_training(data, np.concatenate(tables))
+    prediction, probability_NxC = apply(task, trial, model.variables(like), x_NxF)
+    rows = [
+        f"{file}:{row}"
+        for file, x in zip(files, tables, strict=True)
+        for row in range(2, len(x) + 2)
+    ]
+    if probability_NxC is None:
+        values = [" ".join(f"{v:.6g}" for v in np.ravel(value)) for value in prediction]
+        return [Prediction(row, value, None) for row, value in zip(rows, values, strict=True)]
+    best_N = probability_NxC.argmax(1)
+    names = data.classes or tuple(map(str, range(probability_NxC.shape[1])))
+    return [
+        Prediction(row, names[label], float(probability_C[label]))
+        for row, label, probability_C in zip(rows, best_N, probability_NxC, strict=True)
+    ]
+
+
+def _read(file: Path, features: Sequence[str] | None, like: Any) -> np.ndarray:
+    """The features of every row, (N, F), from the columns of their names, or all there are."""
+    try:
+        table = pd.read_csv(file, skipinitialspace=True)
+    except (OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{file}: cannot be read as CSV ({reason})") from error
+    width = np.shape(like)[1] if np.ndim(like) == 2 else None
+    if width is None:
+        raise UserError(f"{file}: this model does not predict rows of a table")
+    names = list(features) if features else list(table.columns)
+    missing = [name for name in names if name not in table.columns]
+    if missing or len(names) != width:
+        wanted = ", ".join(features) if features else f"{width} columns of numbers"
+        found = ", ".join(map(str, table.columns[:20]))
+        raise UserError(f"{file}: the columns are {found}, expected {wanted}")
+    if table.empty:
+        raise UserError(f"{file}: no rows after the header, expected one or more")
+    made = np.empty((len(table), width))
+    for i, name in enumerate(names):
+        column = pd.to_numeric(table[name], errors="coerce").to_numpy(float)
+        wrong = np.flatnonzero(~np.isfinite(column))
+        if wrong.size:
+            row = int(wrong[0])
+            raise UserError(
+                f"{file}, line {row + 2}: {name} is {table[name].iloc[row]!r}, expected a number"
+            )
+        made[:, i] = column
+    return made

@@ -1,0 +1,91 @@
+"""Two hyperparameters at once: a metric over their grid."""
+
+import textwrap
+
+import numpy as np
+import xarray as xr
+from matplotlib import colormaps, rc_context
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from jaxexp.base.errors import UserError
+from jaxexp.report.figures.style import STYLE, axis_label, make_panels, wants_log
+from jaxexp.results import select
+from jaxexp.results.select import number
+
+NUMBERED = 12  # cells in a row that have room for their number
+
+
+@rc_context(STYLE)
+def heat_map(
+    ds: xr.Dataset, x: str, y: str, metric: str = "loss", split: str | None = None
+) -> Figure:
+    """`metric` after the last epoch over hyperparameters `x` and `y`; brighter is better.
+
+    `split` is `select.default_split` if not given. A cell is the mean over the finished trials of
+    its two values; where some diverged it says how many. The best cell has a frame.
+    Raises UserError for a metric, a split or a hyperparameter that the results do not have.
+    """
+    split = split or select.default_split(ds)
+    ranked = select.rank(ds, metric, split)
+    for name in (x, y):
+        if name not in select.hyperparameters(ds):
+            varying = ", ".join(select.hyperparameters(ds)) or "none"
+            raise UserError(f"{name} does not vary; the hyperparameters that do: {varying}")
+    lost = (ranked["status"] != "finished").to_numpy()
+    value = ranked["value"].where(np.isfinite(ranked["value"]))
+    values = {name: select.distinct(ds, name) for name in (x, y)}
+    at = [[values[name].index(v) for v in ranked[name].tolist()] for name in (y, x)]
+    shape = (len(values[y]), len(values[x]))
+    total, found, diverged = np.zeros(shape), np.zeros(shape), np.zeros(shape, int)
+    np.add.at(total, tuple(at), value.fillna(0).to_numpy())
+    np.add.at(found, tuple(at), value.notna().to_numpy())
+    np.add.at(diverged, tuple(at), lost)
+    mean = np.divide(total, found, out=np.full(shape, np.nan), where=found > 0)
+
+    higher = select.direction(ds, metric) == "higher"
+    width, height = min(2.4 + 0.62 * max(shape[1], 4), 9.8), min(1.5 + 0.42 * max(shape[0], 3), 8)
+    fig, [[ax]] = make_panels(1, 1, width, height)
+    colours = colormaps["viridis" if higher else "viridis_r"].with_extremes(bad="0.9")
+    known = mean[np.isfinite(mean)]
+    logarithmic = not higher and wants_log(known)
+    low, high = (known.min(), known.max()) if known.size else (0.0, 1.0)
+    norm = (LogNorm if logarithmic else Normalize)(low, high)
+    image = ax.imshow(mean, cmap=colours, norm=norm, aspect="auto", origin="lower")
+    ax.grid(False)
+    for name, ticks in ((x, ax.set_xticks), (y, ax.set_yticks)):
+        step = -(-len(values[name]) // 20)
+        kept = range(0, len(values[name]), step)
+        ticks(list(kept), [textwrap.fill(number(values[name][i], 3), 14) for i in kept])
+    if shape[1] > 8:
+        ax.tick_params(axis="x", labelrotation=60)
+    explained = "\n(div. or ×: trials that diverged)" if lost.any() else ""
+    ax.set(xlabel=select.words(x) + explained, ylabel=select.words(y))
+    _write_cells(ax, mean, diverged, image)
+    if known.size:
+        flat = np.where(np.isfinite(mean), -mean if higher else mean, np.inf)
+        row, column = np.unravel_index(int(flat.argmin()), shape)
+        frame = [column - 0.5, column + 0.5], [row - 0.5, row + 0.5]
+        (a, b), (c, d) = frame
+        ax.plot([a, b, b, a, a], [c, c, d, d, c], color="#D55E00", lw=2.5, clip_on=False)
+    of = "" if found.max() <= 1 else "mean "
+    bar = fig.colorbar(image, label=of + axis_label(ds, metric, split))
+    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: number(float(v))))
+    bar.ax.yaxis.set_minor_formatter(NullFormatter())
+    return fig
+
+
+def _write_cells(ax: Axes, mean: np.ndarray, diverged: np.ndarray, image: AxesImage) -> None:
+    """The number of each cell, and how many of its trials diverged."""
+    numbered = max(mean.shape) <= NUMBERED
+    for (row, column), value in np.ndenumerate(mean):
+        lines = [number(value, 3)] if numbered and np.isfinite(value) else []
+        lost = int(diverged[row, column])
+        lines += [f"{lost} div." if numbered else "×"] if lost else []
+        red, green, blue, _ = image.cmap(image.norm(value)) if np.isfinite(value) else (1, 1, 1, 1)
+        dark = 0.3 * red + 0.6 * green + 0.1 * blue < 0.5
+        ax.text(column, row, "\n".join(lines), ha="center", va="center", fontsize=8,
+                color="white" if dark else "black")  # fmt: skip

@@ -1,0 +1,273 @@
+"""`plan`, `run` and what they return, as users call them."""
+
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen, nnx
+
+import jaxexp as jx
+from jaxexp.base.errors import InterruptedRunError
+from jaxexp.execution.driver import Silent
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Two inputs, three named classes; 90 examples fill no batch size here evenly."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(90, 2))
+    y = np.array(["inner", "middle", "outer"])[np.digitize(np.abs(X).sum(1), [1.0, 2.0])]
+    return jx.arrays(X, y, validation=0.2, test=0.1, seed=1)
+
+
+@pytest.fixture(scope="module")
+def sweep():
+    return jx.Sweep(
+        jx.MLPTrial(epochs=3, depth=1, width=4, batch_size=16),
+        {"learning_rate": [1e-2, 1e-3], "seed": [0, 3]},
+    )
+
+
+@pytest.fixture(scope="module")
+def results(sweep, data):
+    return jx.run(sweep, data=data, progress=False)
+
+
+def test_results_hold_what_was_asked(results):
+    assert results["loss"].dims == ("learning_rate", "seed", "epoch", "split")
+    assert list(results["split"].values) == ["train", "validation", "test"]
+    assert np.isfinite(results["loss"]).all()
+    assert results["accuracy"].attrs["direction"] == "higher"
+    with pytest.raises(KeyError, match=r"'los'.*loss"):
+        results["los"]
+
+
+def test_the_best_trial_knows_the_direction_of_its_metric(results):
+    for metric, better in (("loss", min), ("accuracy", max)):
+        last = results[metric].sel(split="validation").isel(epoch=-1)
+        best = results.best(metric)
+        assert float(best.curves[metric].sel(split="validation")[-1]) == better(last.values.ravel())
+        assert best.trial.learning_rate == float(best.curves["learning_rate"])
+
+
+def test_parameters_of_any_trial(results):
+    kernel = results.params(learning_rate=1e-3, seed="3")["first"]["affine"]["kernel"]
+    assert kernel.shape == (4, 2)
+    other = results.trial(learning_rate=1e-3, seed=0).params["first"]["affine"]["kernel"]
+    assert not np.array_equal(kernel, other)
+    with pytest.raises(jx.UserError, match=r"2 of 4 trials have seed=3.*learning_rate, seed"):
+        results.trial(seed=3)
+    with pytest.raises(jx.UserError, match=r"unknown hyperparameter 'lr'.*learning_rate"):
+        results.trial(lr=3)
+
+
+def test_predictions_are_those_that_were_measured(results, data):
+    best = results.best("accuracy")
+    predicted = results.predict(data.test.x, best)
+    names = np.array(data.classes)
+    right = np.mean(predicted == names[data.test.y])
+    assert right == pytest.approx(float(best.curves["accuracy"].sel(split="test")[-1]), abs=1e-6)
+    probability = results.predict_proba(data.test.x, best)
+    assert probability.shape == (len(data.test.y), 3)
+    np.testing.assert_allclose(probability.sum(1), 1, rtol=1e-6)
+    loss = -np.log(probability[np.arange(len(data.test.y)), data.test.y]).mean()
+    assert loss == pytest.approx(float(best.curves["loss"].sel(split="test")[-1]), rel=1e-5)
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((3, 5)), np.full((2, 2), np.nan), [["a", "b"]]])
+def test_inputs_unlike_those_trained_on_are_refused(results, wrong):
+    with pytest.raises(jx.UserError, match="X"):
+        results.predict(wrong)
+
+
+def test_a_plan_is_a_value(sweep, data, results):
+    planned = jx.plan(sweep, data=data, devices=1)
+    assert str(planned).startswith("4 trials in 1 program on 1 cpu device")
+    again = jx.run(planned, progress=False)
+    np.testing.assert_allclose(again["loss"], results["loss"], rtol=1e-5)
+    with pytest.raises(jx.UserError, match="a plan has its task, data, devices"):
+        jx.run(planned, data=data)
+
+
+def test_several_sweeps_are_one_plan(sweep, data):
+    rates = jx.Sweep(sweep.base, {"learning_rate": [1e-2, 1e-3]}, name="rates")
+    planned = jx.plan([sweep, rates], data=data)
+    assert planned.plan.trials == 4
+    both = jx.run(planned, progress=False)
+    assert list(both) == ["sweep", "rates"]
+    np.testing.assert_array_equal(both["rates"]["loss"], both["sweep"]["loss"].sel(seed=0))
+
+
+def test_parameters_need_not_be_kept(sweep, data):
+    results = jx.run(sweep, data=data, progress=False, keep_params=False)
+    with pytest.raises(jx.UserError, match="keep_params=True"):
+        results.params(learning_rate=1e-2, seed=0)
+
+
+class StopAfter(Silent):
+    """Interrupts a run when a program has trained so far, as a signal would."""
+
+    def __init__(self, epochs):
+        self.epochs = epochs
+
+    def moved(self, program, epochs):
+        if epochs >= self.epochs:
+            raise KeyboardInterrupt
+
+
+def test_the_same_call_resumes_an_interrupted_run(sweep, data, results, tmp_path):
+    folder = tmp_path / "checkpoints"
+    options = {"checkpoint_dir": folder, "checkpoint_every": 1e-6}
+    with pytest.raises(KeyboardInterrupt):
+        jx.run(sweep, data=data, progress=StopAfter(2), **options)
+    moved = []
+
+    class Watch(Silent):
+        def moved(self, program, epochs):
+            moved.append(epochs)
+
+    resumed = jx.run(sweep, data=data, progress=Watch(), **options)
+    assert moved[0] == int(moved[0]), "no snapshot was restored: the first call is part of an epoch"
+    for name in ("loss", "accuracy", "step_loss"):
+        np.testing.assert_array_equal(resumed[name], results[name])
+    for key, leaf in enumerate(jax.tree.leaves(resumed.params(learning_rate=1e-2, seed=3))):
+        own = jax.tree.leaves(results.params(learning_rate=1e-2, seed=3))[key]
+        np.testing.assert_array_equal(leaf, own)
+
+
+def test_checkpoints_of_another_run_are_refused(sweep, data, tmp_path):
+    jx.run(sweep, data=data, progress=False, checkpoint_dir=tmp_path / "a")
+    other = jx.Sweep(sweep.base, {"learning_rate": [1e-2]})
+    with pytest.raises(jx.UserError, match="checkpoints of another run: sweep sweep was"):
+        jx.run(other, data=data, progress=False, checkpoint_dir=tmp_path / "a")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "thesis.tex").write_text("not a checkpoint")
+    with pytest.raises(jx.UserError, match="expected an empty folder"):
+        jx.run(sweep, data=data, progress=False, checkpoint_dir=tmp_path / "b")
+
+
+def test_a_stopped_run_leaves_no_thread_behind(sweep, data):
+    before = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        jx.run(sweep, data=data, progress=StopAfter(1))
+    assert threading.active_count() == before
+    assert issubclass(InterruptedRunError, BaseException)
+
+
+def test_a_page_of_any_sweep(results, tmp_path):
+    page = jx.write_report(results, tmp_path / "report.html")
+    html = page.read_text()
+    assert "validation accuracy" in html
+    assert "latitude" not in html
+    with pytest.raises(jx.UserError, match="cannot be written"):
+        jx.write_report(results, tmp_path / "missing" / "report.html")
+
+
+class Linen(linen.Module):
+    """A network with batch statistics and dropout."""
+
+    units: int
+
+    @linen.compact
+    def __call__(self, x, mask, train):
+        x = linen.Dense(self.units)(x)
+        x = linen.BatchNorm(use_running_average=not train)(x, mask=mask[:, None])
+        x = linen.Dropout(0.1, deterministic=not train)(linen.relu(x))
+        return linen.Dense(3)(x)
+
+
+class Nnx(nnx.Module):
+    """The same in nnx."""
+
+    def __init__(self, units, rngs):
+        self.first = nnx.Linear(2, units, rngs=rngs)
+        self.norm = nnx.BatchNorm(units, rngs=rngs)
+        self.dropout = nnx.Dropout(0.1, rngs=rngs)
+        self.last = nnx.Linear(units, 3, rngs=rngs)
+
+    def __call__(self, x, mask):
+        x = nnx.relu(self.norm(self.first(x), mask=mask[:, None]))
+        return self.last(self.dropout(x))
+
+
+MODULES = {"linen": lambda trial: Linen(4), "nnx": lambda trial, rngs: Nnx(4, rngs)}
+
+
+@pytest.mark.parametrize("kind", MODULES)
+def test_flax_modules_with_state_and_dropout(kind, data):
+    task = jx.supervised(
+        module=MODULES[kind],
+        loss=optax.softmax_cross_entropy_with_integer_labels,
+        metrics={"accuracy": jx.metrics.accuracy},
+        loss_unit="nats",
+    )
+    # SGD: a bias before a batch norm has a gradient of rounding noise, which Adam would scale up.
+    base = jx.Trial(epochs=4, batch_size=16, optimizer="sgd")
+    sweep = jx.Sweep(base, {"learning_rate": [1e-1, 1e-2]})
+    results = jx.run(sweep, task, data, progress=False)
+    loss = results["loss"].sel(split="train")
+    assert (loss.isel(epoch=-1) < loss.isel(epoch=0)).all()
+    statistics = jax.tree.leaves(results.best().variables.state)
+    assert any(np.abs(leaf).max() > 0.01 for leaf in statistics)
+    alone = jx.run(jx.Sweep(sweep.base.replace(learning_rate=1e-2)), task, data, progress=False)
+    np.testing.assert_allclose(
+        alone["loss"], results["loss"].sel(learning_rate=1e-2), rtol=1e-4, atol=1e-5
+    )
+    assert set(results.predict(data.test.x)) <= set(data.classes)
+
+
+def test_a_regression_without_other_splits():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(70, 3))
+    data = jx.arrays(X, 5 + X @ [1.0, 2.0, 3.0], validation=None)
+    task = jx.supervised(
+        init=lambda trial, rng, x: {"w": jnp.zeros(x.shape[-1]), "b": jnp.zeros(())},
+        apply=lambda trial, params, x: x @ params["w"] + params["b"],
+        loss=optax.squared_error,
+        metrics={"r2": jx.metrics.r2},
+    )
+    sweep = jx.Sweep(jx.Trial(epochs=60, batch_size=16), {"learning_rate": [1e-1, 1e-4]})
+    results = jx.run(sweep, task, data, progress=False)
+    assert list(results["split"].values) == ["train"]
+    best = results.best("r2")
+    assert best.trial.learning_rate == 1e-1
+    assert float(best.curves["r2"][-1].item()) > 0.99
+    np.testing.assert_allclose(results.predict(X, best), 5 + X @ [1, 2, 3], atol=0.5)
+    with pytest.raises(jx.UserError, match="no probabilities"):
+        results.predict_proba(X)
+
+
+def test_what_costs_are_made_of_is_the_task_itself(data):
+    """The formula of an MLP agrees with its traced program."""
+    from jaxexp.training.task import trace
+
+    task = jx.MLPClassification().bind(data)
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), data.arrays())
+    for values in ({}, {"batch_norm": True}, {"features": "sines"}, {"width": (8, 4), "depth": 2}):
+        trial = jx.MLPTrial(**values)
+        traced, formula = trace(task, trial, shapes).cost, task.inspect(trial, shapes).cost
+        assert traced.parameters == formula.parameters
+        slack = 1.5 if trial.batch_norm else 1.0  # counted for the norm's own arithmetic
+        assert traced.multiplications * slack == formula.multiplications
+        assert 0.5 < traced.activations / formula.activations < 2
+
+
+def test_data_count_in_the_memory_of_a_plan():
+    rng = np.random.default_rng(0)
+    wide = jx.arrays(rng.normal(size=(50, 20_000)), rng.integers(0, 2, 50))
+    planned = jx.plan(jx.Sweep(jx.MLPTrial(depth=1, batch_size=16)), data=wide)
+    assert planned.plan.data_bytes >= 50 * 20_000 * 4
+    assert planned.plan.memory > planned.plan.data_bytes + 4 * 16 * 20_000
+    with pytest.raises(jx.UserError, match="of memory for their arrays"):
+        jx.plan(jx.Sweep(jx.MLPTrial(depth=1, batch_size=16)), data=wide, memory=1e6)
+
+
+def test_every_public_name_is_documented_with_an_example():
+    modules = {"compare", "figures", "metrics", "nn", "select"}
+    for name in jx.__all__:
+        documented = getattr(jx, name).__doc__ or ""
+        assert documented, name
+        assert name in modules or ">>> " in documented, name

@@ -1,0 +1,295 @@
+"""Training as a pure function: what an epoch visits, and how it averages."""
+
+import dataclasses
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxexp.nn.mlp import MLPClassification, cross_entropy
+from jaxexp.spec.trial import MLPTrial, Trial
+from jaxexp.training import step
+from jaxexp.training.data import Data, Examples
+from jaxexp.training.metrics import Metric
+from jaxexp.training.shuffle import permutation
+from jaxexp.training.task import Outputs, Task, Variables
+
+N = 37
+
+
+class Diary(Task):
+    """A task that learns nothing and writes down what it sees: examples are numbers below N.
+
+    The loss of an example is its number, and the state counts the visits to each.
+    """
+
+    def init(self, trial, rng, data):
+        return Variables(jnp.zeros(()), jnp.zeros(N))
+
+    def apply(self, trial, variables, batch, *, rng, mask, train):
+        loss_B = batch.astype(jnp.float32) + 0 * variables.params
+        return Outputs(loss_B, state=variables.state.at[batch].add(mask))
+
+
+class Loss(Task):
+    """A task whose examples are their own losses."""
+
+    evaluation_batch_size = 4
+
+    def init(self, trial, rng, data):
+        return Variables(jnp.zeros(()))
+
+    def apply(self, trial, variables, batch, *, rng, mask, train):
+        return Outputs(batch + 0 * variables.params)
+
+
+def run_epochs(
+    trial: Trial, epochs: int, calls: int = 1
+) -> tuple[list[np.ndarray], list[float], np.ndarray]:
+    """Of every epoch its step losses and its running loss; and the visits to each example."""
+    task, data = Diary(), step.with_evaluation(Data(np.arange(N, dtype=np.int32)))
+    run = jax.jit(functools.partial(step.train_steps, task, trial, 1))
+    (state, record), steps, means = step.init(task, trial, 1, data), [], []
+    cuts = np.linspace(0, step.steps_per_epoch(N, trial.batch_size), calls + 1).astype(int)
+    for epoch in range(epochs):
+        for first, last in itertools.pairwise(cuts):
+            state, record = run(state, record, epoch, first, last, data["train"])
+        steps.append(np.asarray(record.step_loss_S))
+        means.append(float(step.running_loss(trial, steps[-1][None], None, N)[0]))
+    return steps, means, np.asarray(state.variables.state)
+
+
+@pytest.mark.parametrize("batch_size", [1, 8, 36, N])
+def test_an_epoch_visits_every_example_once(batch_size):
+    steps, means, visits_N = run_epochs(Trial(batch_size=batch_size), epochs=2)
+    np.testing.assert_array_equal(visits_N, np.full(N, 2))
+    assert [len(step_loss_S) for step_loss_S in steps] == [-(-N // batch_size)] * 2
+    # A mean over the examples, not over the steps: the last step has fewer of them.
+    np.testing.assert_allclose(means, (N - 1) / 2, rtol=1e-6)
+
+
+def test_batches_follow_the_permutation_of_the_seed_and_the_epoch():
+    steps, _, _ = run_epochs(Trial(seed=5, batch_size=8), epochs=2)
+    for epoch, step_loss_S in enumerate(steps):
+        order_N = np.asarray(permutation(N, 5, epoch)(jnp.arange(N)))
+        batches = np.split(order_N, range(8, N, 8))
+        np.testing.assert_allclose(step_loss_S, [batch.mean() for batch in batches], rtol=1e-6)
+
+
+def test_shuffles_depend_on_the_seed_and_the_epoch_alone():
+    base = Trial(batch_size=1)
+    (first, second), _, _ = run_epochs(base, epochs=2)
+    assert (first != second).any()
+    assert (run_epochs(base.replace(seed=1), epochs=1)[0][0] != first).any()
+    other = base.replace(learning_rate=0.5, optimizer="adamw", weight_decay=0.1, epochs=7)
+    np.testing.assert_array_equal(run_epochs(other, epochs=2)[0], [first, second])
+
+
+def test_an_epoch_in_several_calls_is_the_same_epoch():
+    trial = Trial(seed=5, batch_size=8)
+    whole, cut = (run_epochs(trial, epochs=2, calls=calls) for calls in (1, 3))
+    jax.tree.map(np.testing.assert_array_equal, whole, cut)
+
+
+def evaluated(task: Task, trial: Trial, data: Data, calls: int = 1):
+    """The model at its start, and its metrics by split."""
+    arrays = step.with_evaluation(data)
+    state, record = jax.jit(lambda: step.init(task, trial, 1, arrays))()
+    run = jax.jit(functools.partial(step.evaluate, task, trial))
+    n = step.count(arrays["evaluation"]["examples"])
+    batches = step.steps_per_epoch(n, step.evaluation_batch_size(task, n))
+    for first, last in itertools.pairwise(np.linspace(0, batches, calls + 1).astype(int)):
+        record = run(state, record, first, last, arrays)
+    splits = jax.tree.map(lambda a: np.asarray(a)[None, None], record.splits)
+    found = {split: step.values(task, sums) for split, sums in splits.items()}
+    return state.variables, jax.tree.map(lambda a: a[0, 0], found)
+
+
+@pytest.mark.parametrize(("validation", "test", "calls"), [(5, 7, 2), (30, None, 1), (1, 31, 3)])
+def test_evaluation_is_the_mean_over_all_examples_of_a_split(problem, validation, test, calls):
+    task = dataclasses.replace(problem.task, evaluation_batch_size=16)  # batches of several splits
+    trial = MLPTrial(depth=1, width=8, batch_norm=True)  # statistics of the batch would show
+    x_NxF, y_N, _ = problem.data.train
+    counts = {"train": 203, "validation": validation, "test": test}
+    data = Data(**{s: n and Examples(x_NxF[:n], y_N[:n]) for s, n in counts.items()})
+    variables, found = evaluated(task, trial, data, calls)
+    assert set(found) == set(data.splits)
+    predict = jax.jit(lambda x: task.predict(trial, variables, x))
+    for split, (inputs, labels, _) in data.splits.items():
+        loss_N, right_N = cross_entropy(predict(inputs).T, labels)
+        assert set(found[split]) == {"loss", "accuracy"}
+        for name, value_N in (("loss", loss_N), ("accuracy", right_N)):
+            # sums of up to 203 float32 in another order
+            np.testing.assert_allclose(found[split][name], value_N.mean(), rtol=1e-6)
+
+
+def test_nan_in_one_split_does_not_leak_into_another():
+    splits = {s: np.ones(n, np.float32) for s, n in (("train", 4), ("validation", 3), ("test", 3))}
+    arrays = step.with_evaluation(Data(**splits))
+    arrays["evaluation"]["examples"] = arrays["evaluation"]["examples"].copy()
+    arrays["evaluation"]["examples"][8] = np.nan  # the second of the test split
+    trial, task = Trial(batch_size=2), Loss()
+    state, record = step.init(task, trial, 1, arrays)
+    run = jax.jit(functools.partial(step.evaluate, task, trial))
+    record = run(state, record, 0, 3, arrays)
+    assert float(record.splits["train"]["loss"]["total"]) == 4
+    assert float(record.splits["validation"]["loss"]["total"]) == 3
+    assert np.isnan(float(record.splits["test"]["loss"]["total"]))
+
+
+def test_of_many_training_examples_a_fixed_sample_is_evaluated():
+    for n, size in ((37, 37), (512, 512), (600, 512), (10_000, 3_000), (1_000_000, 10_000)):
+        sample_K = step.train_sample(n)
+        assert len(sample_K) == len(set(sample_K.tolist())) == size
+        np.testing.assert_array_equal(sample_K, step.train_sample(n))
+        assert (np.diff(sample_K) > 0).all()
+        assert sample_K[0] >= 0
+        assert sample_K[-1] < n
+    numbers_N = np.arange(1000, dtype=np.float32)
+    _, found = evaluated(Loss(), Trial(batch_size=10), Data(numbers_N, validation=numbers_N[:3]))
+    assert found["train"]["loss"] == pytest.approx(numbers_N[step.train_sample(1000)].mean())
+    assert found["validation"]["loss"] == 1
+
+
+# Steps and examples are numbers of 32 bits: nothing here trains.
+
+
+def naive(i: int, n: int, batch_size: int) -> int:
+    """The same in Python, whose whole numbers have no end."""
+    return min(i, (n - 1) // batch_size) * batch_size
+
+
+def test_a_finished_trial_stays_at_its_end_beside_one_that_trains():
+    """100,000 examples in batches of 1 and of all: step 21,475 × 100,000 is past 2**31."""
+    n = 100_000
+    first = jax.jit(jax.vmap(lambda i, b: step.first_example(i, n, b), (0, None)))
+    i_S = np.array([0, 1, 21_474, 21_475, 42_949, 42_950, n - 1], np.int32)
+    for batch_size in (1, 7, n // 2 + 1, n):
+        expected_S = [naive(int(i), n, batch_size) for i in i_S]
+        np.testing.assert_array_equal(first(i_S, np.int32(batch_size)), expected_S)
+        steps = step.steps_per_epoch(jnp.int32(n), jnp.int32(batch_size))
+        assert int(steps) == -(-n // batch_size)
+
+
+@pytest.mark.parametrize("n", [2**31 - 1, 2**31 - 2, 2**30 + 1, 2**16 + 1])
+def test_steps_of_any_batch_size_up_to_two_to_the_31_examples(n):
+    """The examples of a step, and which of them are there, as Python says."""
+    rng = np.random.default_rng(0)
+
+    @jax.jit
+    def places(i, batch_size, offset_K):
+        position_K = step.first_example(i, n, batch_size) + offset_K
+        inside_K = (position_K < jnp.uint32(n)) & (offset_K < batch_size.astype(jnp.uint32))
+        return step.steps_per_epoch(n, batch_size), position_K, inside_K
+
+    for size in (1, 2, 3, 1000, 2**16, 2**30, n // 2, n - 1, n, *rng.integers(1, n, 20)):
+        batch_size, steps = int(size), -(-n // int(size))
+        for i in {0, 1, steps // 2, steps - 2, steps - 1, steps, n - 1, *rng.integers(0, n, 3)}:
+            if i < 0:
+                continue
+            offset_K = np.array([0, 1, batch_size - 1, batch_size, n - 1], np.uint32)
+            found, position_K, inside_K = places(np.int32(i), np.int32(batch_size), offset_K)
+            assert found == steps
+            expected = [naive(int(i), n, batch_size) + int(k) for k in offset_K]
+            assert position_K.tolist() == expected
+            expected_K = [p < n and k < batch_size for p, k in zip(expected, offset_K, strict=True)]
+            assert inside_K.tolist() == expected_K
+
+
+def test_the_order_of_two_to_the_31_examples():
+    n = 2**31 - 1
+    place_K = np.array([0, 1, 2**16, 2**30, n - 2, n - 1], np.int32)
+    found_K = np.asarray(jax.jit(permutation(n, 3, 4))(place_K))
+    assert ((found_K >= 0) & (found_K < n)).all()
+    assert len(set(found_K.tolist())) == len(place_K)
+
+
+# Weights of examples, and metrics during and after an epoch
+
+
+class Line(Task):
+    """A line through the origin, fitted by least squares; its error is a metric of its own."""
+
+    metrics = {"error": Metric("lower")}  # noqa: RUF012
+
+    def init(self, trial, rng, data):
+        return Variables(jnp.full((), 0.5))
+
+    def apply(self, trial, variables, batch, *, rng, mask, train):
+        off_B = batch.x[:, 0] * variables.params - batch.y
+        # Training is told apart from evaluation, as dropout would.
+        return Outputs(jnp.square(off_B), metrics={"error": jnp.abs(off_B) + 100 * train})
+
+
+def trained(data: Data, trial: Trial):
+    """After one epoch: the slope, its record, and metrics by split."""
+    task, arrays = Line(), step.with_evaluation(data)
+    state, record = step.init(task, trial, 1, arrays)
+    steps = step.steps_per_epoch(data.counts["train"], trial.batch_size)
+    run = jax.jit(functools.partial(step.train_steps, task, trial, 1))
+    state, record = run(state, record, 0, 0, steps, arrays["train"])
+    record = jax.jit(functools.partial(step.evaluate, task, trial))(state, record, 0, 1, arrays)
+    splits = jax.tree.map(lambda a: np.asarray(a)[None, None], record.splits)
+    found = {split: step.values(task, sums) for split, sums in splits.items()}
+    return float(state.variables.params), record, jax.tree.map(lambda a: float(a[0, 0]), found)
+
+
+def test_weights_of_examples_equal_so_many_copies_of_them():
+    rng = np.random.default_rng(0)
+    x_Nx1 = rng.normal(size=(6, 1)).astype(np.float32)
+    y_N = rng.normal(size=6).astype(np.float32)
+    times_N = np.array([1, 3, 0, 2, 1, 1])
+    weighted = Examples(x_Nx1, y_N, times_N.astype(np.float32))
+    repeated = Examples(x_Nx1.repeat(times_N, 0), y_N.repeat(times_N))
+    for optimizer in ("sgd", "adam"):
+        sgd = Trial(optimizer=optimizer, learning_rate=0.1)
+        slope, record, found = trained(Data(weighted, weighted), sgd.replace(batch_size=6))
+        expected, record_2, found_2 = trained(Data(repeated, repeated), sgd.replace(batch_size=8))
+        assert slope == pytest.approx(expected, rel=1e-6)
+        assert slope != pytest.approx(0.5, rel=1e-3)
+        np.testing.assert_allclose(record.step_loss_S, record_2.step_loss_S, rtol=1e-6)
+        assert record.step_weight_S.tolist() == [8]
+        for split, metrics in found.items():
+            assert metrics == pytest.approx(found_2[split], rel=1e-6)
+
+
+def test_running_metrics_are_of_training_and_the_others_of_the_epochs_end():
+    x_Nx1 = np.linspace(1, 2, 8, dtype=np.float32)[:, None]
+    data = Data(Examples(x_Nx1, x_Nx1[:, 0]), validation=Examples(x_Nx1, x_Nx1[:, 0]))
+    trial = Trial(optimizer="sgd", learning_rate=0.05, batch_size=2)
+    slope, record, found = trained(data, trial)
+    errors = {"loss": np.square((slope - 1) * x_Nx1).mean(), "error": abs(slope - 1) * 1.5}
+    assert found["train"] == found["validation"] == pytest.approx(errors, rel=1e-5)
+    own = jax.tree.map(lambda a: np.asarray(a)[None, None], record.running)
+    running = float(step.values(Line(), own)["error"][0, 0])
+    assert running > 100  # in training mode
+    assert running - 100 > 1.5 * found["train"]["error"]  # while the slope was worse
+    loss = step.running_loss(trial, np.asarray(record.step_loss_S)[None], None, 8)
+    assert loss[0] == pytest.approx(float(record.step_loss_S.mean()), rel=1e-6)
+    assert loss[0] > 2 * found["train"]["loss"]
+
+
+def test_weighted_running_loss_is_that_of_all_examples():
+    weight_ExS = np.array([[3.0, 1.0, 0.0]])
+    loss_ExS = np.array([[1.0, 5.0, 7.0]], np.float32)
+    assert step.running_loss(Trial(batch_size=2), loss_ExS, weight_ExS, 6)[0] == 2
+
+
+def test_inputs_of_sines_are_cropped_to_their_own_number():
+    """Ten for each input, whatever the number of inputs."""
+    for inputs in (2, 5, 64):
+        data = Data(Examples(np.zeros((6, inputs), np.float32), np.arange(6, dtype=np.int32) % 3))
+        task = MLPClassification().bind(data)
+        trial = MLPTrial(features="sines", depth=2, width=4)
+
+        def shapes(trial, task=task, data=data):
+            return jax.eval_shape(lambda: task.init(trial, jax.random.key(0), data.arrays()))
+
+        own = shapes(trial)
+        wide = shapes(trial.replace(width=8, depth=3))
+        cropped, _ = task.crop(trial, jax.tree.map(lambda a: np.ones(a.shape), wide), None)
+        assert jax.tree.map(np.shape, cropped) == jax.tree.map(lambda a: a.shape, own)
+        assert cropped.params["first"]["affine"]["kernel"].shape == (4, 10 * inputs)
