@@ -117,11 +117,11 @@ class _Traced:
         norms = "gradient_norms" in self.program.record
         return step.init(self.task, *self._own(leaves), data, gradient_norms=norms)
 
-    def steps(self, leaves, state, record, epoch, first, last, examples):  # type: ignore[no-untyped-def]
+    def steps(self, leaves, state, record, epoch, first, last, examples):
         own = self._own(leaves)
         return step.train_steps(self.task, *own, state, record, epoch, first, last, examples)
 
-    def evaluate(self, leaves, state, record, first, last, data):  # type: ignore[no-untyped-def]
+    def evaluate(self, leaves, state, record, first, last, data):
         trial, _ = self._own(leaves)
         return step.evaluate(self.task, trial, state, record, first, last, data)
 

@@ -396,8 +396,9 @@ class MLPClassification(Task):
 
     def inspect(self, trial: Trial, arrays: Arrays) -> Inspection:
         """By formula, which is quicker than tracing and agrees with it; subclasses are traced."""
-        trained = (self.apply, self.init, self.optimizer, self.module)
-        changed = any(getattr(MLPClassification, m.__name__) is not m.__func__ for m in trained)
+        trained = ("apply", "init", "optimizer", "module")
+        own = type(self)
+        changed = any(getattr(MLPClassification, m) is not getattr(own, m) for m in trained)
         if changed or type(trial) is not MLPTrial:
             return super().inspect(trial, arrays)
         assert isinstance(trial, MLPTrial)

@@ -142,7 +142,7 @@ class Trial:
 
         Raises UserError for a class whose fields cannot be hyperparameters.
         """
-        return _fields(cls)
+        return _fields(cls)  # type: ignore[arg-type]
 
     def values(self) -> dict[str, Any]:
         """The value of every hyperparameter, by name."""

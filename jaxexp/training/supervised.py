@@ -71,7 +71,8 @@ def supervised(
     elif isinstance(module, linen.Module):
         model = _Linen(lambda trial: module)
     else:
-        model = (_Nnx if _arity(_function("module", module)) > 1 else _Linen)(module)
+        made_by = _function("module", module)
+        model = (_Nnx if _arity(made_by) > 1 else _Linen)(made_by)
     made = {} if metrics is None else dict(metrics)
     for name, metric in made.items():
         if not isinstance(metric, Metric):
@@ -124,9 +125,11 @@ class Supervised(Task):
             )
         y = data.train.y
         metrics = {name: metric.for_target(y) for name, metric in self.metrics.items()}
-        model, loss, _, optimizer, *rest = self._parts[:-1]
         labels = getattr(y, "dtype", None) is not None and y.dtype.kind in "iu" and y.ndim == 1
-        return Supervised(model, loss, metrics, optimizer, *rest, classification=labels)
+        return Supervised(
+            self.model, self.loss, metrics, self._optimizer, self.loss_unit,
+            self.evaluation_batch_size, labels,
+        )  # fmt: skip
 
     def check(self, trial: Trial, data: Data) -> None:
         """Raise UserError unless the model's prediction fits the targets, and labels its classes.
@@ -137,10 +140,9 @@ class Supervised(Task):
         if self._optimizer is None:
             optimizers.check(trial)
         prediction, target = self._shapes(trial, data)
-        pair = (getattr(prediction, "shape", None), getattr(target, "shape", None))
-        if None in pair:
+        shape, wanted = getattr(prediction, "shape", None), getattr(target, "shape", None)
+        if shape is None or wanted is None:
             return
-        shape, wanted = pair
         if shape[1:] != wanted[1:] and (shape == (*wanted, 1) or wanted == (*shape, 1)):
             raise UserError(
                 f"the prediction of a batch of {wanted[0]} has the shape {shape}, its target "
@@ -227,7 +229,7 @@ class _Model:
         self.functions = functions
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self.functions == other.functions  # type: ignore[attr-defined]
+        return type(self) is type(other) and self.functions == other.functions
 
     def __hash__(self) -> int:
         return hash(self.functions)
@@ -316,7 +318,8 @@ class _Nnx(_Model):
                 f"module: the function of (trial, rngs) returned {type(model).__name__}, expected "
                 "a Flax nnx module"
             )
-        return nnx.split(model, nnx.Param, nnx.RngState, ...)
+        parts: Any = nnx.split(model, nnx.Param, nnx.RngState, ...)
+        return parts
 
     def init(self, trial: Trial, rng: Array, x: PyTree) -> Variables:
         _, params, _, state = self._split(self.functions[0](trial, nnx.Rngs(rng)))

@@ -200,7 +200,9 @@ def trace(task: Task, trial: Trial, arrays: Arrays) -> Inspection:
         check_outputs(task, outputs, variables.state, 2)
         return tuple(outputs)
 
-    def rest(data: Arrays, params: PyTree, state: PyTree, batch: Batch, rng: Array, mask: Array):  # type: ignore[no-untyped-def]
+    def rest(
+        data: Arrays, params: PyTree, state: PyTree, batch: Batch, rng: Array, mask: Array
+    ) -> None:
         """All else that may read the trial; a schedule may do so in the update alone."""
         own = Variables(params, state)
         task.apply(watched, own, batch, rng=rng, mask=mask, train=False)
@@ -249,7 +251,8 @@ def check_outputs(task: Task, outputs: Any, state: PyTree, size: int) -> None:
             raise UserError(
                 f"{name}: metric {metric!r} computes nothing itself and is not in Outputs.metrics"
             )
-    before, after = jax.tree.structure(state), jax.tree.structure(outputs.state)
+    before: Any = jax.tree.structure(state)
+    after: Any = jax.tree.structure(outputs.state)
     if before != after:
         raise UserError(
             f"{name}: the new state has another structure than that of init ({after} instead of "
@@ -266,8 +269,8 @@ def _watch(trial: Trial, read: set[str]) -> Trial:
             read.add(name)
         return object.__getattribute__(self, name)
 
-    own = {"__getattribute__": get, "__dataclass_params__": cls.__dataclass_params__}
-    made = object.__new__(type(cls.__name__, (cls,), own))
+    own = {"__getattribute__": get, "__dataclass_params__": vars(cls)["__dataclass_params__"]}
+    made: Trial = object.__new__(type(cls.__name__, (cls,), own))
     made.__dict__.update(trial.__dict__)
     return made
 
