@@ -207,7 +207,9 @@ def trace(task: Task, trial: Trial, arrays: Arrays) -> Inspection:
         check_outputs(task, outputs, variables.state, 2)
         return tuple(outputs)
 
-    def rest(data: Arrays, params: PyTree, state: PyTree, batch: Batch, rng: Array, mask: Array):
+    def rest(
+        data: Arrays, params: PyTree, state: PyTree, batch: Batch, rng: Array, mask: Array
+    ) -> None:
         """All else that may read the trial; a schedule may do so in the update alone."""
         own = Variables(params, state)
         task.apply(watched, own, batch, rng=rng, mask=mask, train=False)
