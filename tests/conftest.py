@@ -1,18 +1,29 @@
 """Four CPU devices, whatever the machine has, and a problem small enough to train in a test."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    # One cache for the session: its workers and the processes that tests start compile a program
+    # once for all of them.
+    _cache = tempfile.mkdtemp(prefix="jaxexp-tests-")
+    atexit.register(shutil.rmtree, _cache, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import hypothesis
 import jax
 import numpy as np
 import pytest
+from rings import RegionTask
 
+from jaxexp.api import Problem
 from jaxexp.base.errors import UserError
-from jaxexp.execution.driver import Problem
-from jaxexp.nn.mlp import Classification
 from jaxexp.nn.torchvision import import_torchvision
+from jaxexp.training.data import Data, Examples
 
 jax.config.update("jax_num_cpu_devices", 4)
 hypothesis.settings.register_profile("no deadline", deadline=None)  # machines are busy
@@ -29,20 +40,23 @@ def problem() -> Problem:
     """Five classes: rings around the origin. 203 examples fill no batch size up evenly."""
     rng = np.random.default_rng(0)
 
-    def split(n: int) -> tuple[np.ndarray, np.ndarray]:
+    def split(n: int) -> Examples:
         x_Nx2 = rng.uniform(-2, 2, (n, 2)).astype(np.float32)
-        return x_Nx2, (np.abs(x_Nx2).sum(1) * 1.25).astype(np.int32)
+        return Examples(x_Nx2, (np.abs(x_Nx2).sum(1) * 1.25).astype(np.int32))
 
-    return Problem(
-        task=Classification(5),
-        data={"train": split(203), "validation": split(57), "test": split(61)}
-        | {"map": split(6)[0]},
-        prediction_dims={"region": ("latitude", "longitude")},
+    data = Data(
+        train=split(203),
+        validation=split(57),
+        test=split(61),
+        classes=("inmost", "inner", "middle", "outer", "outmost"),
+        extra={"map": split(6).x},
         coords={
             "longitude": (("longitude",), np.linspace(-2, 2, 3)),
             "latitude": (("latitude",), np.linspace(-2, 2, 2)),
         },
+        attrs={"data": "rings"},
     )
+    return Problem(RegionTask().bind(data), data)
 
 
 @pytest.fixture(scope="session")
