@@ -32,6 +32,12 @@ sweep = jx.Sweep(
     base=jx.MLPTrial(epochs=EPOCHS, batch_size=16, depth=2, width=8),
     axes={"batch_norm": [False, True], "learning_rate": [1e-2, 1e-3, 1e-4]},
     record=("predictions", "gradient_norms"),
+    questions=(
+        jx.Question(
+            row="1", title="Any", question="Any?", reference="",
+            draw=lambda results: [], answer=lambda results: "Yes.",  # figures take seconds
+        ),
+    ),
 )
 """
 
@@ -343,7 +349,8 @@ def test_results_of_other_trials_are_not_taken_for_ones_own(place, whole):
     assert "results of other trials; the sweep runs again" in notes[0]
 
 
-def test_a_full_disk_stops_no_training_but_is_told_of_results(place, whole, tmp_path):
+@pytest.mark.parametrize("later", ["", pytest.param("resumed", marks=pytest.mark.nightly)])
+def test_a_full_disk_stops_no_training_but_is_told_of_results(later, place, whole, tmp_path):
     out = tmp_path / "run"
     process = start(place, *run_line(out), largest_file=20_000)
     code, told = finish(process)
@@ -353,6 +360,10 @@ def test_a_full_disk_stops_no_training_but_is_told_of_results(place, whole, tmp_
     assert f"error: {out}: cannot write a run here (File too large)" in told
     assert "Traceback" not in told
     assert not list((out / "results").iterdir())
+    if later:
+        code, told = finish(start(place, "resume", str(out)))
+        assert code == 0, told
+        assert_same_results(out, whole)
 
 
 def test_a_disk_too_full_to_begin(place, tmp_path):
@@ -383,12 +394,12 @@ whole, programs = compiled.compile_program, []
 def compile_program(program, *arguments):
     programs.append(program)
     if program is programs[0]:
-        time.sleep(0.5)
+        time.sleep(0.3)
         raise UserError("no room")
     return whole(program, *arguments)
 
 compiled.compile_program = compile_program
-cli.main(["run", "depth_width", "--set", "epochs=1", "--data", "data", "--programs", "exact",
+cli.main(["run", "mine.py", "--set", "epochs=1", "--data", "data", "--programs", "exact",
           "--out", OUT])
 """
 
