@@ -231,18 +231,21 @@ def test_pretrained_trials_need_weights(inputs):
 def test_large_trials_run_in_programs_of_one_chunk(inputs, monkeypatch):
     """Memory follows the devices, not the grid, and no device trains copies that are dropped."""
     monkeypatch.setitem(BLOCKS, 18, (2, 2, 2, 2))
-    inputs = dataclasses.replace(inputs, image_size=224)
-    base = ImageTrial(image_size=224)
-    sweep = jx.Sweep(base=base, axes={"seed": range(15)})
-    made = jx.plan(sweep, *problems.scratch(inputs), memory=1e12).plan
+    task, data = problems.scratch(inputs)
+    train = jx.Examples(*(np.resize(a, (20_000, *a.shape[1:])) for a in data.train[:2]))
+    data = dataclasses.replace(data, train=train)
+
+    def plan(seeds: int, **options):
+        sweep = jx.Sweep(ImageTrial(image_size=SIZE), {"seed": range(seeds)})
+        return sweep, jx.plan(sweep, task, data, memory=1e12, **options).plan
+
+    sweep, made = plan(15)
     assert sorted(len(program.trials) for program in made.programs) == [3, 4, 4, 4]
     assert {t for program in made.programs for t in program.trials} == set(sweep.trials())
     assert all(program.filled() == len(program.trials) for program in made.programs)
     assert len(made.streams) == 1
-    four = jx.Sweep(base=base, axes={"seed": range(4)})
-    assert made.memory < 2 * jx.plan(four, *problems.scratch(inputs), memory=1e12).plan.memory
-    one = jx.plan(sweep, *problems.scratch(inputs), programs="one", memory=1e12)
-    assert len(one.plan.programs) == 1
+    assert made.memory < 2 * plan(4)[1].memory
+    assert len(plan(15, programs="one")[1].programs) == 1
 
 
 @pytest.mark.parametrize(
