@@ -88,7 +88,7 @@ def time_grid(
 
 def _peers() -> dict[str, Callable]:
     try:
-        from benchmarks.peers import PEERS
+        from .peers import PEERS
     except ImportError as error:
         raise UserError(
             f"PyTorch cannot be imported ({error}): pip install 'jaxexp[torch]', or --no-peers"
@@ -97,7 +97,7 @@ def _peers() -> dict[str, Callable]:
 
 
 def _time_peer(peer: Callable, places: Places, rates: list[float], seeds: int, width: int) -> Row:
-    from benchmarks.peers import Workload
+    from .peers import Workload
 
     work = Workload(
         places.train.x_Nx2,
