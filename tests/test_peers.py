@@ -66,8 +66,9 @@ def test_a_grid_is_timed_with_and_without_evaluation(problem):
     from benchmarks import grid
     from jaxexp.reproduce.tables import Places, Split
 
-    splits = [Split(part.x, part.y) for part in problem.data.splits.values()]
-    places = Places(*splits, problem.data.classes, "rings")
+    tables = [Split(part.x, part.y) for part in problem.data.splits.values()]
+    tables[0] = Split(np.resize(tables[0].x_Nx2, (300, 2)), np.resize(tables[0].y_N, 300))
+    places = Places(*tables, problem.data.classes, "rings")
     rows = grid.time_grid(places, [1e-2, 1e-3], 2, 2, 4)
     (_, whole, _), (_, training, _) = rows[grid.OURS], rows[grid.TRAINING]
     assert len(whole) == len(training) == 2
