@@ -20,7 +20,7 @@ import jax
 from rich.console import Console
 
 from jaxexp.base.errors import UserError
-from jaxexp.base.files import write_whole
+from jaxexp.base.files import digest, write_whole
 from jaxexp.execution import driver
 from jaxexp.execution.checkpoints import EVERY_SECONDS, Checkpoints
 from jaxexp.execution.devices import chosen, device_memory, host_memory
@@ -36,12 +36,13 @@ from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Kind, MLPTrial, Trial, text
 from jaxexp.training import step
 from jaxexp.training.data import Data
-from jaxexp.training.task import Inspection, Task, Variables
+from jaxexp.training.task import Inspection, Task, Variables, is_plain_value
 
 if TYPE_CHECKING:
     import xarray as xr
 
 LIBRARIES = ("jaxexp", "jax", "jaxlib", "flax", "optax", "numpy")  # which decide numbers
+MOST_TRACED = 8  # trials, to tell a task from another
 ALWAYS_READ = {"epochs", "batch_size", "seed"}  # by the engine
 # Variables and dimensions of every dataset of results; see `to_dataset`.
 RESERVED = {"loss", "step_loss", "steps_per_epoch", "epochs_trained", "diverged_epoch"}
@@ -88,12 +89,25 @@ class PlannedRun:
     def identity(self) -> dict[str, str]:
         """What decides the numbers, in words and digests."""
         named = {f"sweep {sweep.name}": sweep.id for sweep in self.sweeps}
-        return {**versions(), **named, "data": data_fingerprint(self.data)}
+        task = task_fingerprint(self.task, self.data, self.sweeps)
+        return {**versions(), **named, "task": task, "data": data_fingerprint(self.data)}
 
 
 def versions() -> dict[str, str]:
     """Of the libraries on which numbers depend."""
     return {name: version(name) for name in LIBRARIES}
+
+
+def task_fingerprint(task: Task, data: Data, sweeps: Sequence[Sweep]) -> str:
+    """Of what the task computes, in any process: of the trials, some that differ are traced."""
+    trials = {planning.static_key(trial): trial for sweep in sweeps for trial in sweep.trials()}
+    arrays = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), data.arrays())
+    some = list(trials.values())[:: -(-len(trials) // MOST_TRACED)]
+    found = [
+        task.fingerprint(lambda _, own=trial: own, {}, (1000,), arrays, processes=True)  # type: ignore[misc]
+        for trial in (some[:1] if is_plain_value(task) else some)
+    ]
+    return digest(json.dumps([type(task).__name__, *found]))
 
 
 def data_fingerprint(data: Data) -> str:

@@ -1,6 +1,6 @@
 """A program on its devices: training compiled as a batch of trials, and its state between calls."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -60,32 +60,16 @@ def compile_program(program: Program, task: Task, mesh: Mesh, data: Arrays) -> C
     shapes = jax.tree.map(lambda a: (a.shape, str(a.dtype)), data)
     lengths = run_steps(program, task, data)
     devices = tuple(mesh.devices.flat)
-    key = (_key(task), program.spec, program.record, batch, lengths, devices, str(shapes))
+    # The task's text, not its identity: what its functions close over may have changed since.
+    leaves = {name: own[0] for name, own in stack(program, task, data).items()}
+    computes = task.fingerprint(
+        program.spec.trial, leaves, lengths, data, predictions="predictions" in program.record
+    )
+    key = (type(task), computes, program.spec, program.record, batch, lengths, devices, str(shapes))
     if key not in _compiled:
         _compiled[key] = _compile(program, task, mesh, data)
         memory.give_back()
     return _compiled[key]
-
-
-class _Same:
-    """Stands for a task that cannot be hashed: equal to itself alone, and kept alive."""
-
-    def __init__(self, task: Task) -> None:
-        self.task = task
-
-    def __hash__(self) -> int:
-        return id(self.task)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and other.task is self.task
-
-
-def _key(task: Task) -> Hashable:
-    try:
-        hash(task)
-    except TypeError:
-        return _Same(task)
-    return task
 
 
 def run_steps(program: Program, task: Task, data: Arrays) -> tuple[int, ...]:

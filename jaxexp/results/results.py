@@ -1,6 +1,5 @@
 """The results of a sweep at hand: curves, the best trial, trained parameters, predictions."""
 
-import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ from jaxexp.base.errors import UserError
 from jaxexp.results import select
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Kind, Trial, text, with_values
-from jaxexp.training.data import Data
+from jaxexp.training.data import Data, inputs
 from jaxexp.training.task import PyTree, Task, Variables
 
 
@@ -73,6 +72,7 @@ class Results:
         """`variables` are by the trials' ids, those that were kept."""
         self.dataset, self.sweep, self.task, self.data = dataset, sweep, task, data
         self._variables = variables
+        self._compiled: dict[Any, Any] = {}
 
     def __getitem__(self, name: str) -> xr.DataArray:
         """A variable of the dataset."""
@@ -110,7 +110,7 @@ class Results:
         found = [
             place
             for place, trial in enumerate(trials)
-            if all(getattr(trial, name) == value for name, value in wanted.items())
+            if all(_same(getattr(trial, name), value) for name, value in wanted.items())
         ]
         if len(found) != 1:
             said = ", ".join(f"{name}={text(value)}" for name, value in wanted.items())
@@ -152,10 +152,15 @@ class Results:
 
     def _apply(self, X: Any, chosen: TrialResult | None) -> tuple[Any, Any]:
         chosen = self.best() if chosen is None else chosen
-        assert isinstance(chosen, TrialResult)
+        if not isinstance(chosen, TrialResult) or chosen.trial not in self.sweep.trials():
+            raise UserError(
+                f"trial={chosen!r}: expected a trial of these results, as results.trial(…) or "
+                "results.best(…) returns it"
+            )
         if chosen.variables is None:
             raise UserError("the parameters were not kept: run with keep_params=True")
-        return apply(self.task, chosen.trial, chosen.variables, like_training(self.data, X))
+        x = like_training(self.data, X)
+        return apply(self.task, chosen.trial, chosen.variables, x, self._compiled)
 
     def _at(self, place: int) -> TrialResult:
         trial = self.sweep.trials()[place]
@@ -164,10 +169,22 @@ class Results:
         return TrialResult(trial, point, self._variables.get(trial.id))
 
 
-def apply(task: Task, trial: Trial, variables: Variables, x: PyTree) -> tuple[Any, Any]:
-    """Prediction and probabilities (None where nothing is classified) of N inputs, in batches."""
+def _same(value: Any, wanted: Any) -> bool:
+    """Whether two values are equal, as float32 has them where they are floats."""
+    both_floats = isinstance(value, float) and isinstance(wanted, float)
+    return value == wanted or both_floats and np.float32(value) == np.float32(wanted)
+
+
+def apply(
+    task: Task, trial: Trial, variables: Variables, x: PyTree,
+    compiled: dict[Any, Any] | None = None,
+) -> tuple[Any, Any]:  # fmt: skip
+    """Prediction and probabilities (None where nothing is classified) of N inputs, in batches.
+
+    `compiled` keeps what is compiled, for trials that can use it too.
+    """
     traced = _traced(trial)
-    predict = _compiled(task, trial)
+    predict = _compiled_for(task, trial, {} if compiled is None else compiled)
     n, size = len(jax.tree.leaves(x)[0]), task.evaluation_batch_size
     parts = []
     for start in range(0, n, size):
@@ -187,23 +204,17 @@ def _traced(trial: Trial) -> dict[str, Any]:
     }
 
 
-def _compiled(task: Task, trial: Trial) -> Callable[..., tuple[Any, Any]]:
+def _compiled_for(
+    task: Task, trial: Trial, compiled: dict[Any, Any]
+) -> Callable[..., tuple[Any, Any]]:
     """A function of traced values, variables and inputs, compiled once for trials like this."""
     alike = trial.replace(**{name: trial.fields()[name].default for name in _traced(trial)})
-    try:
-        return _compiled_for(task, alike)
-    except TypeError:  # the task has no hash
-        return _compiled_for.__wrapped__(task, alike)
 
-
-@functools.lru_cache(maxsize=16)
-def _compiled_for(task: Task, alike: Trial) -> Callable[..., tuple[Any, Any]]:
-    @jax.jit
     def predict(traced: dict[str, Any], variables: Variables, x: PyTree) -> tuple[Any, Any]:
         prediction = task.predict(with_values(alike, **traced), variables, x)
         return prediction, task.probabilities(prediction)
 
-    return predict
+    return compiled.setdefault(alike, jax.jit(predict))
 
 
 def like_training(data: Data, X: Any) -> Any:
@@ -211,12 +222,10 @@ def like_training(data: Data, X: Any) -> Any:
 
     Raises UserError for others.
     """
-    from jaxexp.training.data import arrays
-
     x = data.train.x if hasattr(data.train, "x") else None
     if not isinstance(x, np.ndarray):
         return X
-    made = arrays(X, validation=None).train.x
+    made = inputs(X, data.features)
     if made.shape[1:] != x.shape[1:]:
         raise UserError(
             f"X: the shape is {made.shape}, expected (N{''.join(f', {n}' for n in x.shape[1:])}), "

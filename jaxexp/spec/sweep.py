@@ -3,13 +3,14 @@
 import dataclasses
 import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+import struct
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from jaxexp.base.errors import UserError
 from jaxexp.base.files import digest
-from jaxexp.spec.trial import Trial, text
+from jaxexp.spec.trial import RESERVED, Kind, Trial, text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,6 +98,7 @@ class Sweep:
         """Normalise the axes to tuples, so that a sweep cannot be changed from outside."""
         if not isinstance(self.base, Trial):
             raise UserError(f"base={self.base!r}: expected a trial, such as MLPTrial(epochs=10)")
+        self.base.fields()  # raises UserError for a class that is no set of hyperparameters
         if not isinstance(self.axes, Mapping):
             raise UserError(f"axes={self.axes!r}: expected a dict of names and their values")
         axes: dict[Axis, tuple[tuple[Any, ...], ...]] = {}
@@ -109,16 +111,51 @@ class Sweep:
                 tuple(self.base.convert(n, v) for n, v in zip(names, point, strict=True))
                 for point in points
             )
+            self._check_float32(names, axes[names])
         every = [name for axis in axes for name in axis]
         for name in every:
             if every.count(name) > 1:
                 raise UserError(f"{name} stands in more than one axis of sweep {self.name!r}")
+        dims = ["_".join(axis) for axis in axes]
+        for dim in dims:
+            if dims.count(dim) > 1 or dim in RESERVED:
+                raise UserError(
+                    f"axes of sweep {self.name!r}: more than one dimension of its results would "
+                    f"be named {dim!r}"
+                )
         if isinstance(self.record, str):
             raise UserError(f"record={self.record!r}: expected a tuple, ({self.record!r},)")
-        for record in sorted(set(self.record) - set(RECORDS)):
-            raise UserError(f"record={record!r}: expected some of {', '.join(RECORDS)}")
+        for record in self.record:
+            if record not in RECORDS:
+                raise UserError(f"record={record!r}: expected some of {', '.join(RECORDS)}")
+        self._check_options()
         object.__setattr__(self, "axes", axes)
-        object.__setattr__(self, "record", tuple(self.record))
+        object.__setattr__(self, "record", tuple(dict.fromkeys(self.record)))
+        object.__setattr__(self, "questions", tuple(self.questions))
+
+    def _check_options(self) -> None:
+        if not isinstance(self.name, str) or not self.name.strip() or not self.name.isprintable():
+            raise UserError(f"name={self.name!r}: expected a line of text")
+        if not isinstance(self.timed, bool):
+            raise UserError(f"timed={self.timed!r}: expected True or False")
+        if not isinstance(self.questions, list | tuple) or not all(
+            isinstance(question, Question) for question in self.questions
+        ):
+            raise UserError(f"questions={self.questions!r}: expected a tuple of jaxexp.Question")
+
+    def _check_float32(self, names: Axis, points: Sequence[tuple[Any, ...]]) -> None:
+        """Raise UserError for values that differ, and are one number inside a program."""
+        fields = self.base.fields()
+        traced = [fields[n].kind is Kind.TRACED and fields[n].hint is float for n in names]
+        found: dict[tuple[Any, ...], tuple[Any, ...]] = {}
+        for point in points if any(traced) else ():
+            key = tuple(_float32(v) if t else v for v, t in zip(point, traced, strict=True))
+            if found.setdefault(key, point) != point:
+                raise UserError(
+                    f"axis {' × '.join(names)}: {' × '.join(map(text, found[key]))} and "
+                    f"{' × '.join(map(text, point))} are the same in float32, in which trials are "
+                    "trained"
+                )
 
     @property
     def dims(self) -> dict[str, tuple[Axis, tuple[tuple[Any, ...], ...]]]:
@@ -162,6 +199,8 @@ class Sweep:
         """
         sweep = self
         for name, values in settings.items():
+            if isinstance(values, str) or not isinstance(values, Iterable):
+                raise UserError(f"{name}={values!r}: expected a list of values, [{values!r}]")
             sweep = sweep._set_one(name, [self.base.convert(name, value) for value in values])
         return sweep
 
@@ -181,6 +220,9 @@ class Sweep:
 
     def shorten(self, epochs: int) -> Self:
         """A copy whose trials train `epochs` epochs at most, to try things out."""
+        epochs = self.base.convert("epochs", epochs)
+        if epochs < 1:
+            raise UserError(f"epochs={epochs}: expected at least 1")
         if axis := next((axis for axis in self.axes if "epochs" in axis), None):
             at = axis.index("epochs")
             points = [(*p[:at], min(p[at], epochs), *p[at + 1 :]) for p in self.axes[axis]]
@@ -188,6 +230,14 @@ class Sweep:
         return dataclasses.replace(
             self, base=self.base.replace(epochs=min(self.base.epochs, epochs))
         )
+
+
+def _float32(value: float) -> float:
+    """As float32 has it; what is beyond it is refused elsewhere."""
+    try:
+        return struct.unpack("f", struct.pack("f", value))[0]
+    except OverflowError:
+        return value
 
 
 def _names(key: str | Axis) -> Axis:

@@ -205,14 +205,27 @@ class Trial:
 
     def check(self) -> None:
         """Raise UserError unless every value lies in its range and the values fit together."""
-        for name, declared in self.fields().items():
+        fields = self.fields()
+        for name, declared in fields.items():
             _check_range(declared, getattr(self, name))
+        for name in self.__dict__.keys() - fields.keys():
+            if not isinstance(getattr(type(self), name, None), functools.cached_property):
+                raise UserError(
+                    f"{type(self).__name__}.{name} is set, but is no hyperparameter: inside a "
+                    "program it would be that of one trial; make it a property"
+                )
 
 
 # Dimensions and variables of every dataset of results.
 RESERVED = {"epoch", "split", "step", "layer", "loss", "seconds", "trial", "trial_id", "value"}
 RESERVED |= {"status", "step_loss", "running_loss", "steps_per_epoch", "epochs_trained"}
 RESERVED |= {"diverged_epoch", "diverged_step", "gradient_norm"}
+# What the engine itself reads: the types and kinds that it knows.
+ENGINE = {
+    "epochs": {(int, Kind.LENGTH)},
+    "batch_size": {(int, Kind.SIZE), (int, Kind.STATIC)},
+    "seed": {(int, Kind.TRACED), (int, Kind.STATIC)},
+}
 SMALLEST, LARGEST = 2.0**-126, 2.0**128 - 2.0**104  # of float32, subnormal numbers left out
 ABBREVIATIONS = {
     "lr": ["learning_rate"],
@@ -281,7 +294,9 @@ def text(value: Any) -> str:
 def with_values(trial: Any, **values: Any) -> Any:
     """A copy of a trial with other values, unchecked: they may be what a program traces."""
     made = object.__new__(type(trial))
-    made.__dict__.update({k: v for k, v in trial.__dict__.items() if k != "id"})
+    # The hyperparameters alone: what a property keeps would be that of another trial.
+    fields = type(trial).__dataclass_fields__
+    made.__dict__.update({k: v for k, v in trial.__dict__.items() if k in fields})
     made.__dict__.update(values)
     return made
 
@@ -306,10 +321,11 @@ def _check_decorated(cls: type[Trial]) -> None:
         if not issubclass(base, Trial):
             continue
         params = vars(base).get("__dataclass_params__")
-        if params is None or not params.frozen:
+        compared = params is not None and params.eq and base.__hash__ is not None
+        if params is None or not params.frozen or not compared or vars(base).get("__slots__"):
             raise UserError(
                 f"{base.__name__}: expected a frozen dataclass; write "
-                "@dataclass(frozen=True, kw_only=True) above the class"
+                "@dataclass(frozen=True, kw_only=True) above the class, without eq or slots"
             )
         for name, value in vars(base).items():  # a declaration without an annotation is no field
             if isinstance(value, dataclasses.Field) or (
@@ -336,8 +352,20 @@ def _field(cls: type[Trial], field: dataclasses.Field, hint: Any) -> Hyperparame
         raise UserError(f"{where}: kind is {kind!r}, expected one of {known}")
     if (kind is Kind.LENGTH) != (field.name == "epochs"):
         raise UserError(f"{where}: only `epochs` is the length of a trial, and nothing else is")
-    if field.name in RESERVED:
-        raise UserError(f"{where}: this name stands for something else in results; choose another")
+    if field.name in RESERVED or field.name in _methods():
+        what = "results" if field.name in RESERVED else "a trial"
+        raise UserError(f"{where}: this name stands for something else in {what}; choose another")
+    if not (field.init and field.compare and field.hash is not False):
+        raise UserError(
+            f"{where}: expected a plain default, or one of jaxexp.traced, static, size and choice; "
+            "a field that is not compared, or not set, would make trials one"
+        )
+    if field.name in ENGINE and (hint, kind) not in ENGINE[field.name]:
+        raise UserError(
+            f"{where}: {_name(hint)}, declared as {kind.value}; expected int, declared as in "
+            "jaxexp.Trial"
+        )
+    _check_unlike(where, hint)
     unknown = [t for t in _leaf_types(hint) if not _supported(t)]
     if unknown:
         raise UserError(
@@ -353,6 +381,29 @@ def _field(cls: type[Trial], field: dataclasses.Field, hint: Any) -> Hyperparame
     keys = {f.name for f in dataclasses.fields(Hyperparameter)}
     rest = {k: v for k, v in declared.items() if k in keys and k not in ("name", "hint", "default")}
     return Hyperparameter(name=field.name, hint=hint, default=field.default, **rest)
+
+
+def _methods() -> set[str]:
+    """What a trial has beside its hyperparameters."""
+    return {name for name in dir(Trial) if name not in Trial.__dataclass_fields__}
+
+
+def _check_unlike(where: str, hint: Any) -> None:
+    """Refuse types with values that differ and are equal: 1, 1.0 and True."""
+    options = typing.get_args(hint)
+    origin = typing.get_origin(hint)
+    if origin is typing.Literal:
+        if len(set(options)) < len(options) or len(set(map(str, options))) < len(options):
+            raise UserError(f"{where}: options of a Literal that are equal, or written alike")
+    elif origin in (types.UnionType, typing.Union):
+        if len({int, float, bool} & set(options)) > 1:
+            names = " and ".join(_name(t) for t in options if t in (int, float, bool))
+            raise UserError(
+                f"{where}: of {names}, some values are equal (1 == 1.0 == True), expected one of "
+                "them"
+            )
+    for each in options if origin is not typing.Literal else ():
+        _check_unlike(where, each)
 
 
 def _leaf_types(hint: Any) -> list[Any]:
@@ -452,7 +503,7 @@ def _to_enum(hint: type[enum.Enum], value: Any) -> enum.Enum:
 def _to_float(value: Any) -> float:
     if isinstance(value, bool) or not math.isfinite(number := float(value)):
         raise ValueError
-    return number
+    return number + 0.0  # -0.0 equals 0.0, and is not the same
 
 
 def _to_int(value: Any) -> int:

@@ -317,7 +317,7 @@ def _explicit(
     _check_same_index(f"{split}.weight", weights, X)
     x, names = _inputs(f"{split}.x", X)
     if names is not None and features is not None and names != features:
-        _refuse_columns(split, names, features)
+        _refuse_columns(f"{split}.x", "X", names, features)
     if x.shape[1:] != train.x.shape[1:]:
         raise UserError(
             f"{split}.x: shape {x.shape}, expected {_like(train.x.shape)}, as in X"
@@ -330,15 +330,27 @@ def _explicit(
     )
 
 
-def _refuse_columns(split: str, names: tuple[str, ...], features: tuple[str, ...]) -> None:
+def inputs(X: Any, features: tuple[str, ...] | None) -> np.ndarray:
+    """Inputs to predict of, as `arrays` makes them of X; `features` are those trained on.
+
+    Raises UserError for what `arrays` refuses, and columns that are others, or in another order.
+    """
+    x, names = _inputs("X", X, rounding=False)
+    if names is not None and features is not None and names != features:
+        _refuse_columns("X", "those trained on", names, features)
+    return x
+
+
+def _refuse_columns(
+    where: str, like: str, names: tuple[str, ...], features: tuple[str, ...]
+) -> None:
     missing = [name for name in features if name not in names]
     more = [name for name in names if name not in features]
     said = [f"{_some(missing)} missing"] if missing else []
     said += [f"{_some(more)} too many"] if more else []
     said = said or ["the order is another"]
-    raise UserError(
-        f"{split}.x: not the columns of X: {'; '.join(said)}, expected {_some(features)}"
-    )
+    expected = f"the columns of {like}" if like == "X" else like
+    raise UserError(f"{where}: not {expected}: {'; '.join(said)}, expected {_some(features)}")
 
 
 # Inputs
@@ -352,7 +364,9 @@ class _Raw(NamedTuple):
     categorical: bool = False
 
 
-def _inputs(where: str, value: Any) -> tuple[np.ndarray, tuple[str, ...] | None]:
+def _inputs(
+    where: str, value: Any, *, rounding: bool = True
+) -> tuple[np.ndarray, tuple[str, ...] | None]:
     """X as float32, int32 or uint8, never the user's own memory, and the names of its columns."""
     array, features, categorical = _raw(where, value)
     if array.ndim == 0:
@@ -368,7 +382,8 @@ def _inputs(where: str, value: Any) -> tuple[np.ndarray, tuple[str, ...] | None]
         )
     if len(array) == 0 or 0 in array.shape:
         raise UserError(f"{where}: shape {array.shape}, expected at least one row and one column")
-    return _numbers(where, array, features, categorical=categorical), features
+    numbers = _numbers(where, array, features, categorical=categorical, rounding=rounding)
+    return numbers, features
 
 
 def _numbers(
@@ -377,26 +392,34 @@ def _numbers(
     features: tuple[str, ...] | None = None,
     *,
     categorical: bool = False,
+    rounding: bool = True,
 ) -> np.ndarray:
     """As float32, int32 or uint8, copied; refuses what these do not hold."""
     kind = _kind(array.dtype)
     if kind not in "biuf" or categorical:
         _refuse_dtype(where, array, features)
     if kind == "f":
-        return _float32(where, array, features)
+        return _float32(where, array, features, rounding=rounding)
     if kind == "b":
         return array.astype(np.float32)
     return array.copy() if array.dtype == np.uint8 else _int32(where, array, features)
 
 
-def _float32(where: str, array: np.ndarray, features: tuple[str, ...] | None = None) -> np.ndarray:
+def _float32(
+    where: str,
+    array: np.ndarray,
+    features: tuple[str, ...] | None = None,
+    *,
+    rounding: bool = True,
+) -> np.ndarray:
     _refuse_where(where, ~np.isfinite(array), array, "a finite number", features)
     with np.errstate(over="ignore", under="ignore"):
         small = array.astype(np.float32)
     _refuse_where(
         where, ~np.isfinite(small), array, f"at most {_FLOAT32.max:.2g}, as float32 holds", features
     )
-    if array.dtype.kind in "iuf" and array.dtype.itemsize >= 8 and array.ndim <= 2:
+    wide = array.dtype.kind in "iuf" and array.dtype.itemsize >= 8
+    if rounding and wide and array.ndim <= 2:
         _check_rounding(where, array, small, features)
     return small
 
@@ -438,8 +461,13 @@ def _weight(where: str, value: Any, n: int) -> np.ndarray:
     _refuse_where(where, ~(np.isfinite(array) & (array >= 0)), array, "a finite number, at least 0")
     with np.errstate(over="ignore", under="ignore"):
         weight_N = array.astype(np.float32)
-    lost_N = ~np.isfinite(weight_N) | ((weight_N == 0) & (array > 0))
+    lost_N = ~np.isfinite(weight_N) | ((weight_N < _FLOAT32.tiny) & (array > 0))
     _refuse_where(where, lost_N, array, "a number that float32 holds")
+    if weight_N.sum(dtype=np.float64) > 1e-3 * _FLOAT32.max:  # losses are multiplied by them
+        raise UserError(
+            f"{where}: {weight_N.sum(dtype=np.float64):.3g} in all, expected sums that float32 "
+            f"holds: divide by {weight_N.mean(dtype=np.float64):.3g}"
+        )
     _check_weight(where, weight_N, n)
     return weight_N
 
@@ -477,6 +505,14 @@ class _Encoder:
             if len(keys) == 1:
                 raise UserError(f"y: every label is {keys[0]!r}, expected at least 2 classes")
             self.names = tuple(str(key) for key in keys)
+            bare = [name.strip() for name in self.names]
+            for i, name in enumerate(self.names):
+                if bare.index(bare[i]) != i:
+                    other = self.names[bare.index(bare[i])]
+                    raise UserError(
+                        f"y: the labels {other!r} and {name!r} differ in spaces alone, expected "
+                        "one class: strip them, or give `classes`"
+                    )
         else:
             keys = list(self.names) if self.kind == "names" else list(range(len(self.names)))
         self._codes = {key: code for code, key in enumerate(keys)}

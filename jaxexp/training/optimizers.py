@@ -24,17 +24,19 @@ def one_of(
     choice: Choice, make: Callable[[Any], optax.GradientTransformation]
 ) -> optax.GradientTransformation:
     """Of several in one program: every option keeps a state, one updates."""
-    made = {option: make(option) for option in choice.options}
+    made = {o: optax.with_extra_args_support(make(o)) for o in choice.options}
 
     def init(params: PyTree) -> dict[Any, PyTree]:
         return {option: each.init(params) for option, each in made.items()}
 
-    def update(grads: PyTree, states: dict[Any, PyTree], params: PyTree = None) -> Any:
-        results = {o: each.update(grads, states[o], params) for o, each in made.items()}
+    def update(
+        grads: PyTree, states: dict[Any, PyTree], params: PyTree = None, **extra: Any
+    ) -> Any:
+        results = {o: each.update(grads, states[o], params, **extra) for o, each in made.items()}
         updates = choose(choice, lambda option: results[option][0])
         return updates, {option: state for option, (_, state) in results.items()}
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def check(trial: Trial) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import optax
 from jax import Array
 
+from jaxexp.base.errors import UserError
 from jaxexp.spec.padding import Choice, Size, choose, largest, smallest, value
 from jaxexp.spec.trial import Trial
 from jaxexp.training.data import Data
@@ -28,6 +29,7 @@ from jaxexp.training.task import (
     Task,
     Variables,
     check_outputs,
+    update,
 )
 
 Sums = dict[str, PyTree]  # of each metric, the loss among them
@@ -104,7 +106,9 @@ def train_step(
 
     (mean, outputs), grads = jax.value_and_grad(loss, has_aux=True)(state.variables.params)
     optimizer = _optimizer(task, trial, run_steps)
-    updates, opt_state = optimizer.update(grads, state.optimizer, state.variables.params)
+    updates, opt_state = update(
+        optimizer, grads, state.optimizer, state.variables.params, mean, lambda p: loss(p)[0]
+    )
     params = optax.apply_updates(state.variables.params, updates)
     return TrainState(Variables(params, outputs.state), opt_state), outputs, mean, grads
 
@@ -273,12 +277,22 @@ def _optimizer(task: Task, trial: Trial, run_steps: Steps) -> optax.GradientTran
     made = {steps: task.optimizer(trial, steps) for steps in run_steps.options}
 
     def init(params: PyTree) -> PyTree:
-        return choose(run_steps, lambda steps: made[steps].init(params))
+        states = [each.init(params) for each in made.values()]
+        if len({str(jax.tree.structure(state)) for state in states}) > 1:
+            raise UserError(
+                f"the optimizer of {' and '.join(map(str, made))} steps keeps a state of another "
+                "structure, so that trials of these lengths share no program: run with "
+                "programs='exact'"
+            )
+        return choose(run_steps, lambda steps: states[run_steps.options.index(steps)])
 
-    def update(grads: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
-        return choose(run_steps, lambda steps: made[steps].update(grads, state, params))
+    def update(grads: PyTree, state: PyTree, params: PyTree = None, **extra: Any) -> Any:
+        extended = {n: optax.with_extra_args_support(each) for n, each in made.items()}
+        return choose(
+            run_steps, lambda steps: extended[steps].update(grads, state, params, **extra)
+        )
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _sums(task: Task, outputs: Outputs, weight_B: Array) -> Sums:

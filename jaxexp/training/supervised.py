@@ -21,7 +21,16 @@ from jaxexp.training import optimizers
 from jaxexp.training.data import Data, Examples
 from jaxexp.training.labels import check_labels
 from jaxexp.training.metrics import Metric
-from jaxexp.training.task import Arrays, Batch, Outputs, PyTree, Task, Variables, accepts
+from jaxexp.training.task import (
+    Arrays,
+    Batch,
+    Outputs,
+    PyTree,
+    Task,
+    Variables,
+    accepts,
+    update,
+)
 
 # How modules call what says whether they train, and its value in training.
 TRAINING = {"train": True, "training": True, "is_training": True}
@@ -238,7 +247,7 @@ class Supervised(Task):
             with _named("optimizer"):
                 optimizer = self.optimizer(own, 1000)
                 params = variables.params
-                optimizer.update(params, optimizer.init(params), params)
+                update(optimizer, params, optimizer.init(params), params)
             return prediction
 
         key = jax.eval_shape(lambda: jax.random.key(0))

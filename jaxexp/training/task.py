@@ -5,6 +5,7 @@ Shapes: B examples of a batch, N of a split.
 
 import abc
 import contextlib
+import dataclasses
 import inspect
 import math
 import types
@@ -17,12 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
-from jax.extend import core as jax_core
-
 from jaxexp.base.errors import UserError
 from jaxexp.planning.cost import Cost
 from jaxexp.spec.trial import Trial
-from jaxexp.training import optimizers
+from jaxexp.training import jaxprs, optimizers
 from jaxexp.training.data import Data
 from jaxexp.training.metrics import Metric
 
@@ -169,6 +168,18 @@ class Task(abc.ABC):
         """What a trial costs and reads, found out by tracing it; `arrays` may be shapes."""
         return trace(self, trial, arrays)
 
+    def fingerprint(
+        self, trial: Callable[[PyTree], Trial], leaves: PyTree, steps: tuple[int, ...],
+        arrays: Arrays, *, predictions: bool = False, processes: bool = False,
+    ) -> str:  # fmt: skip
+        """Of what it computes, found out by tracing it: a digest that tells two tasks apart.
+
+        Neither a task's attributes nor what its functions close over escape it. `trial(leaves)` is
+        a trial, as a program has it, that takes one of the `steps`; `processes` is for a digest
+        that is the same in any process.
+        """
+        return _fingerprint(self, trial, leaves, steps, arrays, predictions, processes)
+
     def weights(self, batch: Batch) -> Array | None:
         """The weight of each example in losses and metrics, (B,), or None where all count alike."""
         return getattr(batch, "weight", None)
@@ -214,7 +225,7 @@ def trace(task: Task, trial: Trial, arrays: Arrays) -> Inspection:
         own = Variables(params, state)
         task.apply(watched, own, batch, rng=rng, mask=mask, train=False)
         optimizer = task.optimizer(watched, 1000)
-        optimizer.update(params, optimizer.init(params), params)
+        update(optimizer, params, optimizer.init(params), params)
         with contextlib.suppress(Exception):  # the data may lack what only those that record need
             task.predictions(watched, own, data)
 
@@ -240,6 +251,54 @@ def trace(task: Task, trial: Trial, arrays: Arrays) -> Inspection:
         compilation=max(1.0, found.products / 20),
     )
     return Inspection(cost, frozenset(read))
+
+
+def _fingerprint(
+    task: Task, trial: Callable[[PyTree], Trial], leaves: PyTree, steps: tuple[int, ...],
+    arrays: Arrays, predictions: bool, processes: bool,
+) -> str:  # fmt: skip
+    if is_plain_value(task):
+        return repr(task)
+
+    def everything(leaves: PyTree, data: Arrays) -> PyTree:
+        own, rng, mask = trial(leaves), jax.random.key(0), jnp.ones(2, bool)
+        variables = task.init(own, rng, data)
+        batch = jax.tree.map(lambda a: jnp.asarray(a)[:2], data["train"])
+        made: list[PyTree] = [variables, task.gradient_norms(variables.params), task.weights(batch)]
+        for train in (True, False):
+            outputs = task.apply(own, variables, batch, rng=rng, mask=mask, train=train)
+            for name, metric in task.metrics.items():
+                value_B = outputs.metrics.get(name)
+                sums = metric.sums_of(value_B, outputs.prediction, outputs.target, jnp.ones(2))
+                made.append((sums, metric.compute(sums)))
+            made.append(tuple(outputs))
+        for length in steps:
+            optimizer = task.optimizer(own, length)
+            state = optimizer.init(variables.params)
+            made.append(update(optimizer, variables.params, state, variables.params))
+        if predictions:
+            made.append(task.predictions(own, variables, data))
+        return made
+
+    return jaxprs.digest(jax.make_jaxpr(everything)(leaves, arrays), processes=processes)
+
+
+def is_plain_value(task: Task) -> bool:
+    """Whether a task computes what its type and its fields say: one of jaxexp's dataclasses."""
+    return dataclasses.is_dataclass(task) and type(task).__module__.startswith("jaxexp.")
+
+
+def update(
+    optimizer: optax.GradientTransformation, grads: PyTree, state: PyTree, params: PyTree,
+    value: Any = 0.0, value_fn: Callable[[PyTree], Any] | None = None,
+) -> tuple[PyTree, PyTree]:  # fmt: skip
+    """One update, with the loss and its function for optimizers that want them.
+
+    Without them it is for shapes and types alone.
+    """
+    value_fn = value_fn or (lambda params: sum(a.sum() for a in jax.tree.leaves(params)))
+    extra = {"value": jnp.asarray(value), "grad": grads, "value_fn": value_fn}
+    return optax.with_extra_args_support(optimizer).update(grads, state, params, **extra)
 
 
 def check_outputs(task: Task, outputs: Any, state: PyTree, size: int) -> None:
@@ -309,23 +368,12 @@ def _count(jaxpr: Any) -> _Counted:
             per_output = math.prod(kernel) / kernel[numbers.rhs_spec[0]]
             made.multiplications += math.prod(shapes[0]) * per_output
             made.products += 1
-        inner = [_count(j) for j in _inner(eqn.params)]
+        inner = [_count(getattr(j, "jaxpr", j)) for j in jaxprs.inner(eqn.params)]
         times = eqn.params.get("length", 1) if eqn.primitive.name == "scan" else 1
         for counted in inner:
             made.multiplications += times * counted.multiplications
             made.products += times * counted.products
     return made
-
-
-def _inner(params: Mapping[str, Any]) -> list[Any]:
-    found = []
-    for value in params.values():
-        for each in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(each, jax_core.ClosedJaxpr):
-                found.append(each.jaxpr)
-            elif isinstance(each, jax_core.Jaxpr):
-                found.append(each)
-    return found
 
 
 def accepts(function: Callable[..., Any], name: str) -> bool:
