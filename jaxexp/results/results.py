@@ -172,7 +172,7 @@ class Results:
 def _same(value: Any, wanted: Any) -> bool:
     """Whether two values are equal, as float32 has them where they are floats."""
     both_floats = isinstance(value, float) and isinstance(wanted, float)
-    return value == wanted or both_floats and np.float32(value) == np.float32(wanted)
+    return value == wanted or (both_floats and np.float32(value) == np.float32(wanted))
 
 
 def apply(

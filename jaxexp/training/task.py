@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
+
 from jaxexp.base.errors import UserError
 from jaxexp.planning.cost import Cost
 from jaxexp.spec.trial import Trial
