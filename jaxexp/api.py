@@ -30,6 +30,7 @@ from jaxexp.execution.records import TrialRecord
 from jaxexp.nn.mlp import MLPClassification
 from jaxexp.planning import plan as planning
 from jaxexp.planning.cost import Workload
+from jaxexp.planning.programs import Plan
 from jaxexp.results.dataset import facts, to_dataset
 from jaxexp.results.results import Results
 from jaxexp.spec.sweep import Sweep
@@ -78,7 +79,7 @@ class PlannedRun:
     sweeps: tuple[Sweep, ...]
     task: Task
     data: Data
-    plan: planning.Plan
+    plan: Plan
     devices: tuple[jax.Device, ...]
 
     def __str__(self) -> str:

@@ -12,7 +12,8 @@ from jaxexp.execution.driver import Progress, execute
 from jaxexp.execution.records import TrialRecord
 from jaxexp.nn.mlp import MLPClassification
 from jaxexp.planning.cost import Workload
-from jaxexp.planning.plan import Plan, plan
+from jaxexp.planning.plan import plan
+from jaxexp.planning.programs import Plan
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial
 from jaxexp.training.data import Data

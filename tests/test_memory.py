@@ -11,7 +11,7 @@ from jaxexp.execution import driver
 from jaxexp.execution.driver import execute
 from jaxexp.execution.program import RunningProgram, place
 from jaxexp.nn.mlp import MLPClassification
-from jaxexp.planning.plan import Program
+from jaxexp.planning.programs import Program
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import MLPTrial
 from jaxexp.training.step import with_evaluation

@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxexp.base import memory
 from jaxexp.execution.records import End, Snapshot
-from jaxexp.planning.plan import Program
+from jaxexp.planning.programs import Program
 from jaxexp.spec.padding import Choice
 from jaxexp.training import step
 from jaxexp.training.step import EpochRecord, Steps, TrainState

@@ -392,16 +392,15 @@ def _check_unlike(where: str, hint: Any) -> None:
     """Refuse types with values that differ and are equal: 1, 1.0 and True."""
     options = typing.get_args(hint)
     origin = typing.get_origin(hint)
-    if origin is typing.Literal:
-        if len(set(options)) < len(options) or len(set(map(str, options))) < len(options):
-            raise UserError(f"{where}: options of a Literal that are equal, or written alike")
-    elif origin in (types.UnionType, typing.Union):
-        if len({int, float, bool} & set(options)) > 1:
-            names = " and ".join(_name(t) for t in options if t in (int, float, bool))
-            raise UserError(
-                f"{where}: of {names}, some values are equal (1 == 1.0 == True), expected one of "
-                "them"
-            )
+    different = min(len(set(options)), len(set(map(str, options))))
+    if origin is typing.Literal and different < len(options):
+        raise UserError(f"{where}: options of a Literal that are equal, or written alike")
+    numbers = [t for t in options if t in (int, float, bool)]
+    if origin in (types.UnionType, typing.Union) and len(numbers) > 1:
+        names = " and ".join(map(_name, numbers))
+        raise UserError(
+            f"{where}: of {names}, some values are equal (1 == 1.0 == True), expected one of them"
+        )
     for each in options if origin is not typing.Literal else ():
         _check_unlike(where, each)
 
