@@ -2,11 +2,11 @@
 
 >>> import jaxexp as jx
 >>> data = jx.arrays([[0.0], [1.0], [2.0], [3.0]] * 8, ["a", "a", "b", "b"] * 8)
->>> trial = jx.MLPTrial(epochs=5, batch_size=8)
->>> sweep = jx.Sweep(trial, {"learning_rate": [1e-2, 1e-3], "seed": range(4)})
+>>> base = jx.MLPTrial(epochs=5, depth=1, batch_size=8)
+>>> sweep = jx.Sweep(base, {"learning_rate": [1e-2, 1e-3], "seed": range(2)})
 >>> results = jx.run(sweep, data=data, progress=False)
 >>> results["accuracy"].sizes["seed"]
-4
+2
 
 Modules are imported when they are first used: describing a sweep needs no JAX.
 """

@@ -221,10 +221,10 @@ def run(
     >>> import jaxexp as jx
     >>> data = jx.arrays([[0.0], [1.0], [2.0], [3.0]] * 8, [0, 0, 1, 1] * 8)
     >>> base = jx.MLPTrial(epochs=2, depth=1, batch_size=8)
-    >>> sweep = jx.Sweep(base, {"learning_rate": [0.1, 0.01]})
+    >>> sweep = jx.Sweep(base, {"learning_rate": [0.1, 0.01], "seed": range(2)})
     >>> results = jx.run(sweep, data=data, progress=False)
     >>> results["loss"].dims
-    ('learning_rate', 'epoch', 'split')
+    ('learning_rate', 'seed', 'epoch', 'split')
     """
     if isinstance(sweep, PlannedRun):
         if any(value is not None for value in (task, data, devices, memory)) or programs != "auto":
@@ -485,7 +485,8 @@ def write_report(results: Results | Mapping[str, Results], path: str | Path) -> 
 
     >>> import jaxexp as jx, tempfile
     >>> data = jx.arrays([[0.0], [1.0], [2.0], [3.0]] * 8, [0, 0, 1, 1] * 8)
-    >>> sweep = jx.Sweep(jx.MLPTrial(epochs=2, batch_size=8), {"learning_rate": [0.1, 0.01]})
+    >>> base = jx.MLPTrial(epochs=2, depth=1, batch_size=8)
+    >>> sweep = jx.Sweep(base, {"learning_rate": [0.1, 0.01], "seed": range(2)})
     >>> results = jx.run(sweep, data=data, progress=False)
     >>> write_report(results, tempfile.mkdtemp() + "/report.html").name
     'report.html'
