@@ -41,6 +41,7 @@ def test_alone_as_in_the_batch(problem, devices, option):
             assert_close(each[trial], alone[trial])
 
 
+@pytest.mark.nightly
 def test_batch_norm_with_adamw_trains_alone_as_in_the_batch(problem, devices):
     # A bias before a batch norm has no gradient but rounding noise, which Adam blows up to steps
     # of the learning rate. Training does not feel it; evaluation does, through the running mean.

@@ -45,7 +45,8 @@ def size(tree) -> int:
     return sum(array.nbytes for array in jax.tree.leaves(tree))
 
 
-@pytest.mark.parametrize("kind", PARAMETERS)
+@pytest.mark.nightly
+@pytest.mark.parametrize("kind", KINDS)
 def test_memory_on_the_devices(rings, devices, kind):
     """What more trials add is, within a fifth, what XLA says that a call takes."""
     few, many = programs(rings, KINDS[kind], 160, 1600)

@@ -311,7 +311,7 @@ def test_what_a_schedule_reads_counts_as_read():
     plan(axes={"learning_rate": [0.1, 0.01]}, optimizer=optimizer)
 
 
-@pytest.mark.parametrize("programs", ["exact", "one"])
+@pytest.mark.parametrize("programs", [pytest.param("exact", marks=pytest.mark.nightly), "one"])
 def test_a_function_that_asks_for_the_optimizer_and_batch_size_gets_the_trials_own(programs):
     def optimizer(trial):
         rate = trial.learning_rate * trial.batch_size

@@ -202,6 +202,7 @@ def check_step(ours, theirs, rate: float) -> None:
             np.testing.assert_allclose(value, theirs[2][name], rtol=0, atol=tolerance, err_msg=name)
 
 
+@pytest.mark.nightly
 def test_gradients_in_float32_agree_between_the_routes():
     flax = variables(make((1, 1, 1, 1), 3))
     x, y, weight_B = images(32, batch=6), np.arange(6) % 2, jnp.ones(6)
