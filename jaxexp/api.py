@@ -7,6 +7,7 @@ a program), `jaxexp.execution` (which drives `jaxexp.training`, compiled) to `ja
 import contextlib
 import dataclasses
 import json
+import math
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
+import numpy as np
 from rich.console import Console
 
 from jaxexp.base.errors import UserError
@@ -161,12 +163,15 @@ def plan(
         raise UserError(f"memory={memory!r}: expected a number of bytes")
     trials = [trial for each in sweeps for trial in each.trials()]
     task = _task(task, trials)
+    _check_task(task)
     _check_metric_names(task, trials)
     if programs != "exact":
         _check_pads(task, trials)
     bound = task.bind(data)
     driver.check(trials, bound, data)
     inspector = _Inspector(bound, data)
+    if programs == "one":
+        _check_mask(bound, trials, data)
     for each in sweeps:
         _check_read(each, inspector)
         _check_records(each, bound, inspector)
@@ -232,8 +237,11 @@ def run(
         planned = sweep
     else:
         planned = plan(sweep, task, data, devices=devices, programs=programs, memory=memory)
-    if not checkpoint_every > 0:
-        raise UserError(f"checkpoint_every={checkpoint_every}: expected seconds above 0")
+    seconds = isinstance(checkpoint_every, int | float) and not isinstance(checkpoint_every, bool)
+    if not seconds or not checkpoint_every > 0:
+        raise UserError(f"checkpoint_every={checkpoint_every!r}: expected seconds above 0")
+    if not isinstance(keep_params, bool):
+        raise UserError(f"keep_params={keep_params!r}: expected True or False")
     if not isinstance(checkpoint_dir, str | Path | None):
         raise UserError(f"checkpoint_dir={checkpoint_dir!r}: expected the path of a folder")
     methods = ("compiling", "moved", "note")
@@ -343,7 +351,11 @@ class _Inspector:
             + train_bytes * sample / counts["train"]
             + evaluated * len(counts),
             run_length_matters=self._run_length_matters,
-            pads_batches=all(self.task.uses_mask(trial, data) for trial in trials),
+            # Where the batch size is read, that of a program of several would be traced.
+            pads_batches=all(
+                self.task.uses_mask(trial, data) and "batch_size" not in self(trial).reads
+                for trial in trials
+            ),
         )
 
     def _run_length_matters(self, trial: Trial) -> bool:
@@ -369,6 +381,8 @@ def _check_records(sweep: Sweep, task: Task, inspector: _Inspector) -> None:
         raise UserError(
             f"record='predictions' of sweep {sweep.name!r}: {type(task).__name__} defines none"
         )
+    if "predictions" in sweep.record:
+        _check_predictions(sweep, task, inspector)
     if "gradient_norms" in sweep.record and not all(
         inspector(trial).cost.layers for trial in sweep.trials()
     ):
@@ -376,6 +390,47 @@ def _check_records(sweep: Sweep, task: Task, inspector: _Inspector) -> None:
             f"record='gradient_norms' of sweep {sweep.name!r}: no array of parameters has two axes "
             "or more, and so there are no layers"
         )
+
+
+def _check_predictions(sweep: Sweep, task: Task, inspector: _Inspector) -> None:
+    said = f"record='predictions' of sweep {sweep.name!r}: {type(task).__name__}"
+    if not task.prediction_dims:
+        raise UserError(f"{said}.prediction_dims is empty, expected the dimensions of each")
+    found, coords = inspector(sweep.trials()[0]).predicted, inspector.data.coords
+    for name, dims in task.prediction_dims.items():
+        if missing := [dim for dim in dims if dim not in coords]:
+            raise UserError(
+                f"{said}.prediction_dims[{name!r}] has {missing[0]!r}, expected dimensions of "
+                f"Data.coords ({', '.join(coords) or 'there are none'})"
+            )
+        size = math.prod(len(coords[dim][1]) for dim in dims)
+        if found and found.get(name) != size:
+            raise UserError(
+                f"{said}.predictions has {found.get(name, 'none')} numbers for {name!r}, expected "
+                f"{size}, as many as {' × '.join(dims)}"
+            )
+
+
+def _check_mask(task: Task, trials: Sequence[Trial], data: Data) -> None:
+    """Raise UserError for batches to pad, where the task would count padding as examples."""
+    sizes = sorted({trial.batch_size for trial in trials})
+    if len(sizes) > 1 and not all(task.uses_mask(trial, data) for trial in trials):
+        raise UserError(
+            f"programs='one': batches of {sizes[0]} would be padded to {sizes[-1]}, and the model "
+            "keeps statistics of its batches without a mask; give its __call__ a parameter `mask` "
+            "(B,), or run with programs='exact'"
+        )
+
+
+def _check_task(task: Task) -> None:
+    """Raise UserError for attributes of a task that are not what they should be."""
+    size = task.evaluation_batch_size
+    if not isinstance(size, int | np.integer) or isinstance(size, bool) or size < 1:
+        raise UserError(f"evaluation_batch_size={size!r}: expected a whole number, at least 1")
+    for name in ("metrics", "prediction_dims"):
+        value = getattr(task, name)
+        if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+            raise UserError(f"{name}={value!r}: expected a dict whose keys are names")
 
 
 def _check_metric_names(task: Task, trials: Sequence[Trial]) -> None:
@@ -493,7 +548,12 @@ def write_report(results: Results | Mapping[str, Results], path: str | Path) -> 
     """
     from jaxexp.report import page, sections
 
-    made = {results.sweep.name: results} if isinstance(results, Results) else dict(results)
+    made = {results.sweep.name: results} if isinstance(results, Results) else results
+    if not isinstance(made, dict) or not all(isinstance(own, Results) for own in made.values()):
+        raise UserError(
+            f"results={_short(results)}: expected jaxexp.Results, or a dict of them, as "
+            "jaxexp.run returns"
+        )
     drawn = [
         section
         for own in made.values()

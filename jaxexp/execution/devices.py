@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 
 import jax
+import numpy as np
 import psutil
 from platformdirs import user_cache_path
 
@@ -57,7 +58,7 @@ def chosen(asked: int | Sequence[jax.Device] | None = None) -> tuple[jax.Device,
     """
     if asked is None:
         return devices()
-    if isinstance(asked, int) and not isinstance(asked, bool):
+    if isinstance(asked, int | np.integer) and not isinstance(asked, bool):
         found = devices()
         if not 1 <= asked <= len(found):
             raise UserError(
@@ -65,9 +66,11 @@ def chosen(asked: int | Sequence[jax.Device] | None = None) -> tuple[jax.Device,
                 "this machine"
             )
         return found[:asked]
-    given = tuple(asked) if isinstance(asked, Sequence) else ()
+    given = tuple(asked) if isinstance(asked, Sequence | np.ndarray) else ()
     if not given or not all(isinstance(device, jax.Device) for device in given):
         raise UserError(f"devices={asked!r}: expected a number, or a list of JAX devices")
+    if len(set(given)) < len(given):
+        raise UserError(f"devices={asked!r}: one stands there twice, expected devices that differ")
     return given
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxexp.base import memory
+from jaxexp.base.errors import UserError
 from jaxexp.execution.records import End, Snapshot
 from jaxexp.planning.programs import Program
 from jaxexp.spec.padding import Choice
@@ -209,7 +210,16 @@ class RunningProgram:
     def start(self, snapshot: Snapshot | None = None) -> None:
         """Compile, and initialise every trial or take over the state of a snapshot."""
         self.leaves = self._put(stack(self.program, self.task, self.data), TRIALS)
-        self.compiled = compile_program(self.program, self.task, self.mesh, self.data)
+        try:
+            self.compiled = compile_program(self.program, self.task, self.mesh, self.data)
+        except jax.errors.JAXTypeError as error:
+            padded = [name for name, *_ in (*self.program.spec.sizes, *self.program.spec.choices)]
+            reason = str(error).partition("\n")[0]
+            raise UserError(
+                f"{type(self.task).__name__}: {reason} (in a program of trials that differ in "
+                f"{' and '.join(padded) or 'what is traced'}, their values are not known to "
+                "Python; run with programs='exact')"
+            ) from error
         if snapshot is None:
             self.state, self.record = self.compiled.init(self.leaves, self.data)
         else:

@@ -427,7 +427,7 @@ class MLPClassification(Task):
         assert self.classes is not None, "bind the task to data"
         return Inspection(
             cost(trial, len(self.mean), self.classes),
-            frozenset(trial.fields()) - {"epochs"},
+            frozenset(trial.fields()) - {"epochs", "batch_size"},
         )
 
 

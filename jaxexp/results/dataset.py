@@ -197,6 +197,10 @@ def external_results(
     1.0
     """
     task, data = problem
+    for split in data.splits:
+        for name in ("loss", *task.metrics):
+            if name not in metrics.get(split, {}):
+                raise UserError(f"metrics: no {name!r} of {split!r}, expected one number for it")
     nothing = np.full(1, np.nan, np.float32)
     trials = sweep.trials()
     records = {

@@ -98,7 +98,8 @@ class Sweep:
         """Normalise the axes to tuples, so that a sweep cannot be changed from outside."""
         if not isinstance(self.base, Trial):
             raise UserError(f"base={self.base!r}: expected a trial, such as MLPTrial(epochs=10)")
-        self.base.fields()  # raises UserError for a class that is no set of hyperparameters
+        # Of the class, whatever its fields are named: UserError if they are no hyperparameters.
+        Trial.fields.__func__(type(self.base))
         if not isinstance(self.axes, Mapping):
             raise UserError(f"axes={self.axes!r}: expected a dict of names and their values")
         axes: dict[Axis, tuple[tuple[Any, ...], ...]] = {}

@@ -226,6 +226,7 @@ ENGINE = {
     "batch_size": {(int, Kind.SIZE), (int, Kind.STATIC)},
     "seed": {(int, Kind.TRACED), (int, Kind.STATIC)},
 }
+OPTIMIZER = ("learning_rate", "momentum", "weight_decay")
 SMALLEST, LARGEST = 2.0**-126, 2.0**128 - 2.0**104  # of float32, subnormal numbers left out
 ABBREVIATIONS = {
     "lr": ["learning_rate"],
@@ -365,6 +366,8 @@ def _field(cls: type[Trial], field: dataclasses.Field, hint: Any) -> Hyperparame
             f"{where}: {_name(hint)}, declared as {kind.value}; expected int, declared as in "
             "jaxexp.Trial"
         )
+    if field.name in OPTIMIZER and kind in (Kind.SIZE, Kind.CHOICE):
+        raise UserError(f"{where}: declared as {kind.value}, expected jaxexp.traced or static")
     _check_unlike(where, hint)
     unknown = [t for t in _leaf_types(hint) if not _supported(t)]
     if unknown:

@@ -73,7 +73,7 @@ def init(
         batch, mask_B = _take(examples, jnp.uint32(0), size, size, lambda index: index)
         rng = jax.random.key(0)
         outputs = task.apply(trial, variables, batch, rng=rng, mask=mask_B, train=True)
-        check_outputs(task, outputs, variables.state, size)
+        check_outputs(task, outputs, size, variables.state)
         weight_B = task.weights(batch)
         norms = task.gradient_norms(variables.params) if gradient_norms else jnp.zeros(0)
         return _sums(task, outputs, _weights(task, batch, mask_B)), norms, weight_B
@@ -189,6 +189,7 @@ def evaluate(
         )
         rng = jax.random.key(0)
         outputs = task.apply(trial, state.variables, batch, rng=rng, mask=mask_B, train=False)
+        check_outputs(task, outputs, size)
         weight_B = _weights(task, batch, mask_B)
         made = {}
         for split, old in splits.items():

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import inspect
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from jaxexp.base.errors import UserError
 from jaxexp.planning.plan import static_key
 from jaxexp.spec.padding import Choice, Size, value
 from jaxexp.spec.trial import Kind, Trial, with_values
+from jaxexp.training import metrics as metrics_
 from jaxexp.training import optimizers
 from jaxexp.training.data import Data, Examples
 from jaxexp.training.labels import check_labels
@@ -34,6 +36,8 @@ from jaxexp.training.task import (
 
 # How modules call what says whether they train, and its value in training.
 TRAINING = {"train": True, "training": True, "is_training": True}
+OF_LABELS = {metrics_.accuracy, metrics_.auc, metrics_.log_loss, metrics_.brier}
+MODE = re.compile("train|eval|infer|determin|test")
 TRAINING |= {"deterministic": False, "use_running_average": False}
 
 
@@ -138,12 +142,17 @@ class Supervised(Task):
     def __init__(
         self, model: "_Model", loss: Callable[..., Array], metrics: Mapping[str, Metric],
         optimizer: Any, loss_unit: str, evaluation_batch_size: int, classification: bool = False,
+        binary: bool = False,
     ) -> None:  # fmt: skip
-        """See `supervised`; `classification` says whether targets are labels."""
+        """See `supervised`.
+
+        `classification` says whether targets may be labels, `binary` whether they are 0 and 1.
+        """
         self._parts = (
             model, loss, tuple(metrics.items()), optimizer, loss_unit, evaluation_batch_size,
-            classification,
+            classification, binary,
         )  # fmt: skip
+        self.binary = binary
         self.model, self.loss, self.metrics = model, loss, dict(metrics)
         self._optimizer, self.loss_unit = optimizer, loss_unit
         self.evaluation_batch_size, self.classification = evaluation_batch_size, classification
@@ -173,7 +182,7 @@ class Supervised(Task):
         labels = isinstance(y, np.ndarray) and y.dtype.kind in "iu" and y.ndim == 1
         return Supervised(
             self.model, self.loss, metrics, self._optimizer, self.loss_unit,
-            self.evaluation_batch_size, labels,
+            self.evaluation_batch_size, labels, labels and set(np.unique(y).tolist()) <= {0, 1},
         )  # fmt: skip
 
     def check(self, trial: Trial, data: Data) -> None:
@@ -213,7 +222,7 @@ class Supervised(Task):
             )
         if self.classification and len(shape) == 2 and shape[1] > 1:
             check_labels(data, shape[1])
-        elif self.classification and shape == wanted and "accuracy" in self.metrics:
+        elif self.classification and shape == wanted and OF_LABELS & set(self.metrics.values()):
             check_labels(data, 2)
 
     def _trace(self, trial: Trial, data: Data, traced: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -284,6 +293,9 @@ class Supervised(Task):
         return Outputs(self._loss(trial, prediction, batch.y), prediction, batch.y, state=state)
 
     def _loss(self, trial: Trial, prediction: PyTree, target: PyTree) -> Array:
+        names = _parameters(self.loss)
+        if "trial" in names[1:]:
+            return self.loss(prediction, target, trial=_plain(trial))
         own = (_plain(trial),) if _arity(self.loss) > 2 else ()
         return self.loss(*own, prediction, target)
 
@@ -309,7 +321,8 @@ class Supervised(Task):
 
     def optimizer_uses_steps(self, trial: Trial) -> bool:
         """Whether the function given takes `steps`."""
-        return callable(self._optimizer) and _arity(self._optimizer) > 1
+        made = self._optimizer
+        return callable(made) and (_arity(made) > 1 or _parameters(made)[1:2] == ("steps",))
 
     def predict(self, trial: Trial, variables: Variables, x: PyTree) -> PyTree:
         """The model's prediction (B, ...) of inputs (B, ...), in evaluation mode."""
@@ -318,10 +331,15 @@ class Supervised(Task):
         return self.model.apply(trial, variables, x, rng=rng, mask=mask, train=False)[0]
 
     def probabilities(self, prediction: Array) -> Array | None:
-        """Of classes, (B, C): the softmax of logits, or the sigmoid of one; None for numbers."""
+        """Of classes, (B, C): the softmax of logits, or the sigmoid of one; None for numbers.
+
+        Predictions (B,) are logits where all targets are 0 or 1, and else numbers.
+        """
         if not self.classification:
             return None
         if prediction.ndim == 1:
+            if not self.binary:  # amounts, or labels of another kind, such as ±1
+                return None
             of_one = jax.nn.sigmoid(prediction)
             return jnp.stack([1 - of_one, of_one], axis=1)
         return jax.nn.softmax(prediction)
@@ -451,7 +469,16 @@ class _Nnx(_Model):
         return prediction, nnx.to_pure_dict(self._split(model)[3]) if train else variables.state
 
     def uses_mask(self, trial: Trial, x: PyTree) -> bool:
-        model = nnx.eval_shape(lambda: self.functions[0](trial, nnx.Rngs(0)))
+        def make() -> Any:
+            made = self.functions[0](trial, nnx.Rngs(0))
+            if made is self.functions[0](trial, nnx.Rngs(0)):
+                raise UserError(
+                    "module: the function returns the same module in every call, so that all "
+                    "trials would begin alike: expected a new one, made with the rngs given"
+                )
+            return made
+
+        model = nnx.eval_shape(make)
         return accepts(type(model).__call__, "mask") or not nnx.to_pure_dict(self._split(model)[3])
 
 
@@ -467,6 +494,14 @@ def _call_arguments(module: Any, rng: Array, mask: Array, *, train: bool) -> dic
     given: dict[str, Any] = {"rng": rng, "mask": mask}
     given |= {name: train == in_training for name, in_training in TRAINING.items()}
     call = type(module).__call__
+    for name in _parameters(call)[2:]:
+        default = inspect.signature(call).parameters[name].default
+        if isinstance(default, bool) and name not in given and MODE.search(name):
+            raise UserError(
+                f"module: {type(module).__name__}.__call__ has the parameter {name}={default}, "
+                "which would never change: to say whether it trains, expected one of "
+                f"{', '.join(TRAINING)}"
+            )
     return {name: value for name, value in given.items() if accepts(call, name)}
 
 
@@ -520,7 +555,9 @@ def _check_params(part: str, params: PyTree) -> None:
     if not leaves:
         raise UserError(f"{part}: no parameters, expected some to train")
     for path, leaf in leaves:
-        dtype = jnp.asarray(leaf).dtype
+        if not isinstance(leaf, bool | int | float | complex) and not hasattr(leaf, "dtype"):
+            raise UserError(f"{part}: a parameter is a {type(leaf).__name__}, expected an array")
+        dtype = jnp.result_type(leaf)
         if not jnp.issubdtype(dtype, jnp.floating):
             name = jax.tree_util.keystr(path)
             raise UserError(f"{part}: params{name} is {dtype}, expected floats")
@@ -551,9 +588,18 @@ def _function(name: str, function: Any, *arguments: tuple[str, ...]) -> Any:
     raise UserError(f"{name}: a function of {signature}, expected one of {expected}")
 
 
-@functools.cache
+def _parameters(function: Callable[..., Any]) -> tuple[str, ...]:
+    try:
+        return tuple(inspect.signature(function).parameters)
+    except (TypeError, ValueError):  # written in C
+        return ()
+
+
 def _arity(function: Callable[..., Any]) -> int:
     """How many positional arguments a function takes that have no default."""
-    parameters = inspect.signature(function).parameters.values()
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # written in C
+        return 0
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return sum(p.kind in positional and p.default is p.empty for p in parameters)

@@ -21,7 +21,7 @@ from jax import Array
 
 from jaxexp.base.errors import UserError
 from jaxexp.planning.cost import Cost
-from jaxexp.spec.trial import Trial
+from jaxexp.spec.trial import Kind, Trial, with_values
 from jaxexp.training import jaxprs, optimizers
 from jaxexp.training.data import Data
 from jaxexp.training.metrics import Metric
@@ -192,57 +192,105 @@ class Inspection:
 
     cost: Cost
     reads: frozenset[str]  # the hyperparameters that the task reads
+    predicted: Mapping[str, int] = dataclasses.field(default_factory=dict)  # size of each prediction
 
 
 def trace(task: Task, trial: Trial, arrays: Arrays) -> Inspection:
     """Trace one step of a trial, computing nothing.
 
     Parameters and multiplications are those of the traced program, activations what its forward
-    pass keeps for the backward pass. Raises UserError for what `apply` may not return.
+    pass keeps for the backward pass. Raises UserError for what the task's methods may not return,
+    and for a hyperparameter that is traced where Python needs its value.
     """
     read: set[str] = set()
-    watched = _watch(trial, read)
+    try:
+        return _trace(task, _watch(trial, read), read, arrays)
+    except jax.errors.JAXTypeError as error:
+        traced = [n for n, field in trial.fields().items() if _is_traced(field, trial)]
+        names = " and ".join(name for name in traced if name in read) or "what is computed"
+        raise UserError(
+            f"{type(task).__name__}: {str(error).partition(chr(10))[0]} (the value of {names} is "
+            "not known to Python: in the program, where trials share it, it is traced; compute "
+            "with jax.numpy, or declare it in the trial with jaxexp.static; an optimizer is given "
+            "the number of its steps)"
+        ) from error
+
+
+def _is_traced(declared: Any, trial: Trial) -> bool:
+    if declared.kind is Kind.LENGTH:
+        return True
+    own = getattr(trial, declared.name)
+    return declared.kind is Kind.TRACED and (declared.off is None or own != declared.off)
+
+
+def _trace(task: Task, watched: Trial, read: set[str], arrays: Arrays) -> Inspection:
     examples = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), arrays["train"])
     batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct((2, *a.shape), a.dtype), examples)
     key = jax.eval_shape(lambda: jax.random.key(0))
     mask = jax.ShapeDtypeStruct((2,), jnp.bool_)
-    variables = jax.eval_shape(lambda rng, data: task.init(watched, rng, data), key, arrays)
-    if not isinstance(variables, Variables):
-        raise UserError(
-            f"{type(task).__name__}.init returned {type(variables).__name__}, expected "
-            "jaxexp.Variables(params, state)"
-        )
+    leaves = {
+        name: jax.ShapeDtypeStruct((), jnp.float32 if declared.hint is float else jnp.int32)
+        for name, declared in type(watched).__mro__[1].fields().items()
+        if _is_traced(declared, watched)
+    }
+    read.clear()  # of the looks that were taken here
 
-    def with_state(params: PyTree, state: PyTree, batch: Batch, rng: Array, mask: Array) -> PyTree:
-        own = Variables(params, state)
-        outputs = task.apply(watched, own, batch, rng=rng, mask=mask, train=True)
-        check_outputs(task, outputs, variables.state, 2)
+    def init(leaves: PyTree, rng: Array, data: Arrays) -> Variables:
+        made = task.init(with_values(watched, **leaves), rng, data)
+        _check_variables(task, made)
+        return made
+
+    variables = jax.eval_shape(init, leaves, key, arrays)
+    seen: list[Outputs] = []  # shapes of a batch of two
+    predicted: dict[str, int] = {}
+
+    def with_state(
+        params: PyTree, leaves: PyTree, state: PyTree, batch: Batch, rng: Array, mask: Array
+    ) -> PyTree:
+        own, trial = Variables(params, state), with_values(watched, **leaves)
+        outputs = task.apply(trial, own, batch, rng=rng, mask=mask, train=True)
+        check_outputs(task, outputs, 2, variables.state)
+        seen.append(outputs._replace(prediction=_shapes(outputs.prediction),
+                                     target=_shapes(outputs.target)))  # fmt: skip
         return tuple(outputs)
 
     def rest(
-        data: Arrays, params: PyTree, state: PyTree, batch: Batch, rng: Array, mask: Array
-    ) -> None:
+        params: PyTree, leaves: PyTree, state: PyTree, batch: Batch, rng: Array, mask: Array,
+        data: Arrays,
+    ) -> None:  # fmt: skip
         """All else that may read the trial; a schedule may do so in the update alone."""
-        own = Variables(params, state)
-        task.apply(watched, own, batch, rng=rng, mask=mask, train=False)
-        optimizer = task.optimizer(watched, 1000)
+        own, trial = Variables(params, state), with_values(watched, **leaves)
+        outputs = task.apply(trial, own, batch, rng=rng, mask=mask, train=False)
+        check_outputs(task, outputs, 2)
+        optimizer = task.optimizer(trial, 1000)
+        if not isinstance(optimizer, optax.GradientTransformation):
+            raise UserError(
+                f"{type(task).__name__}.optimizer returned {type(optimizer).__name__}, expected an "
+                "optax.GradientTransformation"
+            )
         update(optimizer, params, optimizer.init(params), params)
         with contextlib.suppress(Exception):  # the data may lack what only those that record need
-            task.predictions(watched, own, data)
+            made = task.predictions(trial, own, data)
+            predicted.update({name: math.prod(array.shape) for name, array in made.items()})
 
-    jaxpr = jax.make_jaxpr(with_state)(*variables, batch, key, mask).jaxpr
+    given = (variables.params, leaves, variables.state, batch, key, mask)
+    jaxpr = jax.make_jaxpr(with_state)(*given).jaxpr
 
     def kept(params: PyTree, *rest: PyTree) -> PyTree:
         return jax.vjp(lambda params: with_state(params, *rest)[0].sum(), params)[1]
 
-    jax.eval_shape(rest, arrays, *variables, batch, key, mask)
+    jax.eval_shape(rest, *given, arrays)
+    _check_sums(task, seen[0])
     found = _count(jaxpr)
     sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves(variables.params)]
     floats = sum(
-        math.prod(leaf.shape)
-        for leaf in jax.tree.leaves(jax.eval_shape(kept, *variables, batch, key, mask))
+        math.prod(leaf.shape) for leaf in jax.tree.leaves(jax.eval_shape(kept, *given))
     )
     norms = jax.eval_shape(task.gradient_norms, variables.params)
+    if len(getattr(norms, "shape", ())) != 1:
+        raise UserError(
+            f"{type(task).__name__}.gradient_norms returned {norms}, expected (layers,)"
+        )
     cost = Cost(
         multiplications=max(1.0, found.multiplications / 2),
         launches=max(1, found.products),
@@ -251,7 +299,59 @@ def trace(task: Task, trial: Trial, arrays: Arrays) -> Inspection:
         layers=norms.shape[0],
         compilation=max(1.0, found.products / 20),
     )
-    return Inspection(cost, frozenset(read))
+    return Inspection(cost, frozenset(read), predicted)
+
+
+def _shapes(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(jnp.shape(a), jnp.asarray(a).dtype), tree)
+
+
+def _check_variables(task: Task, made: Any) -> None:
+    name = f"{type(task).__name__}.init"
+    if not isinstance(made, Variables):
+        raise UserError(
+            f"{name} returned {type(made).__name__}, expected jaxexp.Variables(params, state)"
+        )
+    for what, tree in (("params", made.params), ("state", made.state)):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            where = f"{name}: {what}{jax.tree_util.keystr(path)}"
+            if not isinstance(leaf, bool | int | float | complex) and not hasattr(leaf, "dtype"):
+                raise UserError(f"{where} is a {type(leaf).__name__}, expected an array")
+            dtype = jnp.result_type(leaf)
+            if jnp.issubdtype(dtype, jax.dtypes.prng_key):
+                raise UserError(f"{where} is a key, expected jax.random.key_data of it")
+            if what == "params" and not jnp.issubdtype(dtype, jnp.floating):
+                raise UserError(f"{where} is {dtype}, expected floats, of which there are gradients")
+
+
+def _check_sums(task: Task, outputs: Outputs) -> None:
+    """Raise UserError for sums that are none: those of four examples add up from two and two."""
+    for name, metric in task.metrics.items():
+        if metric.sums is None or str(metric.sums.__module__).startswith("jaxexp."):
+            continue
+        rng = np.random.default_rng(0)
+
+        def four(shape: Any) -> Any:
+            size = (4, *shape.shape[1:])
+            if jnp.issubdtype(shape.dtype, jnp.floating):
+                return jnp.asarray(rng.uniform(0.1, 0.9, size), shape.dtype)  # noqa: B023
+            return jnp.asarray(np.arange(math.prod(size)).reshape(size) % 2, shape.dtype)
+
+        given = jax.tree.map(four, (outputs.prediction, outputs.target))
+        weights = np.array([[1, 2, 0, 0], [0, 0, 3, 1], [1, 2, 3, 1]], np.float32)
+        first, last, all_of_them = (
+            jax.tree.map(np.asarray, metric.sums_of(None, *given, w, name=name)) for w in weights
+        )
+        added = jax.tree.map(lambda a, b: a + b, first, last)
+        same = jax.tree.map(
+            lambda a, b: a.shape == b.shape and np.allclose(a, b, 1e-3, 1e-4, equal_nan=True),
+            added, all_of_them,
+        )  # fmt: skip
+        if not all(jax.tree.leaves(same)):
+            raise UserError(
+                f"metrics[{name!r}]: `sums` of two examples and of two others do not add up to "
+                "those of all four: expected sums over the examples, each times its weight"
+            )
 
 
 def _fingerprint(
@@ -263,7 +363,7 @@ def _fingerprint(
 
     def everything(leaves: PyTree, data: Arrays) -> PyTree:
         own, rng, mask = trial(leaves), jax.random.key(0), jnp.ones(2, bool)
-        variables = task.init(own, rng, data)
+        variables = jax.tree.map(jnp.asarray, task.init(own, rng, data))
         batch = jax.tree.map(lambda a: jnp.asarray(a)[:2], data["train"])
         made: list[PyTree] = [variables, task.gradient_norms(variables.params), task.weights(batch)]
         for train in (True, False):
@@ -302,19 +402,27 @@ def update(
     return optax.with_extra_args_support(optimizer).update(grads, state, params, **extra)
 
 
-def check_outputs(task: Task, outputs: Any, state: PyTree, size: int) -> None:
-    """Raise UserError unless these are the outputs of a batch of so many examples."""
+def check_outputs(task: Task, outputs: Any, size: int, state: PyTree = None) -> None:
+    """Raise UserError unless these are the outputs of a batch of so many examples.
+
+    `state` is that of before, where it goes on to the next step.
+    """
     name = f"{type(task).__name__}.apply"
     if not isinstance(outputs, Outputs):
         raise UserError(f"{name} returned {type(outputs).__name__}, expected jaxexp.Outputs")
     for what, value in {"loss": outputs.loss, **outputs.metrics}.items():
-        if jnp.shape(value) != (size,):
+        if not hasattr(value, "dtype") or jnp.shape(value) != (size,):
+            found = f"the shape {jnp.shape(value)}" if hasattr(value, "dtype") else "no shape"
             raise UserError(
-                f"{name}: {what} has the shape {jnp.shape(value)} for a batch of {size} examples, "
+                f"{name}: {what} has {found} for a batch of {size} examples, "
                 f"expected ({size},): one number for each example"
             )
-        if not jnp.issubdtype(jnp.asarray(value).dtype, jnp.floating):
+        if not jnp.issubdtype(value.dtype, jnp.floating):
             raise UserError(f"{name}: {what} has the type {value.dtype}, expected a float")
+        if what != "loss" and what not in task.metrics:
+            raise UserError(
+                f"{name}: Outputs.metrics has {what!r}, which the task's `metrics` do not declare"
+            )
     for metric, declared in task.metrics.items():
         if not isinstance(declared, Metric):
             raise UserError(
@@ -325,12 +433,25 @@ def check_outputs(task: Task, outputs: Any, state: PyTree, size: int) -> None:
             raise UserError(
                 f"{name}: metric {metric!r} computes nothing itself and is not in Outputs.metrics"
             )
-    before, after = str(jax.tree.structure(state)), str(jax.tree.structure(outputs.state))
+    if state is not None:
+        _check_state(name, state, outputs.state)
+
+
+def _check_state(name: str, state: PyTree, new: PyTree) -> None:
+    before, after = str(jax.tree.structure(state)), str(jax.tree.structure(new))
     if before != after:
         raise UserError(
             f"{name}: the new state has another structure than that of init ({after} instead of "
             f"{before}); return it as Outputs(state=…)"
         )
+    flat = jax.tree_util.tree_leaves_with_path(state)
+    for (path, old), leaf in zip(flat, jax.tree.leaves(new), strict=True):
+        was, now = ((jnp.shape(a), jnp.result_type(a)) for a in (old, leaf))
+        if was != now:
+            raise UserError(
+                f"{name}: the new state{jax.tree_util.keystr(path)} is {now[1]} of the shape "
+                f"{now[0]}, expected {was[1]} of {was[0]}, as init returns it"
+            )
 
 
 def _watch(trial: Trial, read: set[str]) -> Trial:

@@ -1,0 +1,589 @@
+"""What is easily typed wrong is refused by name, or gives the numbers that it says.
+
+Each case trained to wrong numbers without a word, or ended in a traceback from inside jaxexp.
+"""
+
+import dataclasses
+import functools
+import subprocess
+import sys
+import typing
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pandas as pd
+import pytest
+from flax import linen, nnx
+
+import jaxexp as jx
+from jaxexp.training.shuffle import permutation
+
+RNG = np.random.default_rng(0)
+X_Nx3 = RNG.normal(size=(40, 3)).astype(np.float32)
+Y_N = X_Nx3 @ np.array([1.0, -2.0, 0.5], np.float32)
+DATA = jx.arrays(X_Nx3, Y_N, validation=8)
+LABELS = jx.arrays(X_Nx3, (Y_N > 0).astype(int), validation=8)
+TRIAL = jx.Trial(epochs=2, batch_size=8)
+
+
+def line(**parts):
+    return jx.supervised(**{
+        "init": lambda trial, rng, x: {"w": jnp.zeros(x.shape[-1])},
+        "apply": lambda trial, params, x: x @ params["w"],
+        "loss": optax.squared_error,
+    } | parts)  # fmt: skip
+
+
+def classify(module, **parts):
+    return jx.supervised(
+        module=module, loss=optax.softmax_cross_entropy_with_integer_labels, **parts
+    )
+
+
+def run(sweep, task, data=DATA, **options):
+    sweep = sweep if isinstance(sweep, jx.Sweep) else jx.Sweep(sweep)
+    return jx.run(sweep, task, data, progress=False, **{"devices": 1} | options)
+
+
+def losses(*arguments, **options):
+    """Of each trial and split, after the last epoch."""
+    return run(*arguments, **options)["loss"].isel(epoch=-1).values
+
+
+class Line(jx.Task):
+    """By hand, with a scale that may change."""
+
+    scale = 1.0
+
+    def init(self, trial, rng, data):
+        return jx.Variables({"w": jnp.zeros(3)})
+
+    def apply(self, trial, variables, batch, *, rng, mask, train):
+        prediction_B = self.scale * (batch.x @ variables.params["w"])
+        return jx.Outputs((prediction_B - batch.y) ** 2, state=variables.state)
+
+
+def by_hand(init=None, apply=None, **attributes):
+    """A `Line` with other parts: `apply` maps its outputs, and whether it trains, to others."""
+
+    def changed(self, trial, variables, batch, *, rng, mask, train):
+        made = Line.apply(self, trial, variables, batch, rng=rng, mask=mask, train=train)
+        return apply(made, train)
+
+    if init is not None:
+        attributes["init"] = lambda self, trial, rng, data: init(rng)
+    if apply is not None:
+        attributes["apply"] = changed
+    return type("Line", (Line,), attributes)()
+
+
+# Trials
+
+
+def trial_class(**fields):
+    """A subclass of Trial with these fields: name -> (type, default)."""
+    made = type("Own", (jx.Trial,), {
+        "__annotations__": {name: hint for name, (hint, _) in fields.items()},
+        **{name: default for name, (_, default) in fields.items()},
+    })  # fmt: skip
+    return dataclass(frozen=True, kw_only=True)(made)
+
+
+@pytest.mark.parametrize("name", ["replace", "values", "check", "fields", "id", "convert"])
+def test_a_hyperparameter_cannot_take_the_place_of_a_method(name):
+    with pytest.raises(jx.UserError, match=rf"Own.{name}: this name stands for something else"):
+        jx.Sweep(trial_class(**{name: (float, 1.0)})())
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"epochs": (float, 2.0)}, "Own.epochs: float, declared as length"),
+        ({"batch_size": (int, jx.traced(8))}, "Own.batch_size: int, declared as traced"),
+        ({"seed": (float, 0.0)}, "Own.seed: float, declared as traced"),
+        ({"seed": (int, jx.choice(0, (0, 1)))}, "Own.seed: int, declared as choice"),
+        ({"learning_rate": (float, jx.choice(0.1))}, "learning_rate: declared as choice"),
+        ({"p": (int | float, 1)}, "Own.p: of int and float, some values are equal"),
+        ({"p": (bool | int | None, 1)}, "Own.p: of bool and int, some values are equal"),
+        ({"p": (tuple[int | bool, ...], (1,))}, "Own.p: of int and bool"),
+        ({"p": (typing.Literal["1", 1], 1)}, "Own.p: options of a Literal"),
+        ({"p": (float, dataclasses.field(default=0.0, compare=False))}, "Own.p: expected a plain"),
+        ({"p": (float, dataclasses.field(default=0.0, init=False))}, "Own.p: expected a plain"),
+    ],
+)
+def test_fields_that_would_merge_trials_or_break_the_engine_are_refused(fields, message):
+    with pytest.raises(jx.UserError, match=message):
+        jx.Sweep(trial_class(**fields)())
+
+
+@pytest.mark.parametrize("option", [{"eq": False}, {"slots": True}])
+def test_a_trial_compares_its_fields(option):
+    made = type("Own", (jx.Trial,), {"__annotations__": {"p": float}, "p": 0.0})
+    with pytest.raises(jx.UserError, match=r"Own: expected a frozen dataclass.*without eq or"):
+        jx.Sweep(dataclass(frozen=True, kw_only=True, **option)(made)())
+
+
+def test_minus_zero_is_zero():
+    assert str(trial_class(p=(float, 1.0))().replace(p=-0.0).p) == "0.0"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Penalised(jx.Trial):
+    l2: float = jx.traced(0.0)
+
+    @functools.cached_property
+    def penalty(self):
+        return 10 * self.l2
+
+    def check(self):
+        super().check()
+        assert self.penalty >= 0  # kept by the trial from now on
+
+
+@dataclass(frozen=True, kw_only=True)
+class Derived(jx.Trial):
+    l2: float = jx.traced(0.0)
+
+    def __post_init__(self):
+        object.__setattr__(self, "penalty", 10 * self.l2)
+
+
+def with_penalty(trial, prediction, target):
+    return (prediction - target) ** 2 + trial.penalty + 0 * trial.l2
+
+
+def test_what_a_trial_derives_is_its_own_inside_a_program():
+    sweep = jx.Sweep(Penalised(epochs=1, batch_size=8), {"l2": [0.0, 1.0, 2.0]})
+    found = losses(sweep, line(loss=with_penalty))
+    np.testing.assert_allclose(found[1:] - found[0], [[10, 10], [20, 20]], rtol=1e-5)
+
+
+def test_what_a_trial_is_given_beside_its_hyperparameters_is_refused():
+    sweep = jx.Sweep(Derived(epochs=1, batch_size=8), {"l2": [0.0, 1.0]})
+    with pytest.raises(jx.UserError, match=r"Derived.penalty is set.*make it a property"):
+        run(sweep, line(loss=with_penalty))
+
+
+# Sweeps
+
+
+@pytest.mark.parametrize(
+    ("axes", "options", "message"),
+    [
+        (
+            {"learning_rate": [0.1, 0.1 + 1e-12]},
+            {},
+            "learning_rate: 0.1 and .* the same in float32",
+        ),
+        ({("learning_rate", "seed"): [(0.1, 1), (0.1 + 1e-12, 1)]}, {}, "the same in float32"),
+        ({}, {"name": ""}, "name='': expected a line of text"),
+        ({}, {"name": 3}, "name=3: expected a line of text"),
+        ({}, {"timed": "no"}, "timed='no': expected True or False"),
+        ({}, {"questions": "all"}, "questions='all': expected a tuple"),
+        ({}, {"record": ("losses",)}, "record='losses': expected some of"),
+    ],
+)
+def test_arguments_of_a_sweep(axes, options, message):
+    with pytest.raises(jx.UserError, match=message):
+        jx.Sweep(TRIAL, axes, **options)
+
+
+def test_two_axes_cannot_be_one_dimension():
+    base = trial_class(a_b=(int, 0), a=(int, 0), b=(int, 0))()
+    with pytest.raises(jx.UserError, match="more than one dimension .* named 'a_b'"):
+        jx.Sweep(base, {"a_b": [1, 2], ("a", "b"): [(1, 2), (3, 4)]})
+
+
+@pytest.mark.parametrize("settings", [{"seed": 1}, {"optimizer": "sgd"}])
+def test_settings_are_lists(settings):
+    with pytest.raises(jx.UserError, match="expected a list of values"):
+        jx.Sweep(TRIAL).set(settings)
+
+
+@pytest.mark.parametrize("epochs", [0, "few", 1.5])
+def test_a_sweep_is_shortened_to_an_epoch_at_least(epochs):
+    with pytest.raises(jx.UserError, match="epochs="):
+        jx.Sweep(TRIAL).shorten(epochs)
+
+
+# What is compiled is what the task computes now
+
+
+def test_a_task_that_has_changed_is_compiled_anew():
+    task = Line()
+    before = losses(TRIAL, task)
+    task.scale = 2.0
+    np.testing.assert_array_equal(losses(TRIAL, task), losses(TRIAL, by_hand(scale=2.0)))
+    assert not np.array_equal(before, losses(TRIAL, task))
+
+
+@pytest.mark.parametrize("of_array", [False, True])
+def test_what_a_function_closes_over_may_change(of_array):
+    factor = {"now": np.ones(3, np.float32)} if of_array else {"now": 1.0}
+
+    def apply(trial, params, x):
+        return (x * factor["now"]) @ params["w"]
+
+    task = line(apply=apply)
+    before = run(TRIAL, task)
+    predicted = before.predict(X_Nx3[:2])
+    factor["now"] = factor["now"] * 3
+    after = run(TRIAL, task)
+    assert not np.array_equal(before["loss"], after["loss"])
+    again = line(apply=lambda trial, params, x: 3 * x @ params["w"])
+    np.testing.assert_allclose(after["loss"], run(TRIAL, again)["loss"], rtol=1e-5)
+    own = after.params()["w"]
+    np.testing.assert_allclose(after.predict(X_Nx3[:2]), 3 * X_Nx3[:2] @ own, rtol=1e-5)
+    np.testing.assert_array_equal(before.predict(X_Nx3[:2]), predicted)
+
+
+def test_equal_tasks_that_behave_otherwise():
+    @dataclass(frozen=True)
+    class Careless(Line):
+        scale: float = dataclasses.field(default=1.0, compare=False)
+
+    assert Careless(1.0) == Careless(2.0)
+    assert not np.array_equal(losses(TRIAL, Careless(1.0)), losses(TRIAL, Careless(2.0)))
+
+
+def test_checkpoints_of_another_task_are_refused(tmp_path):
+    folder = tmp_path / "checkpoints"
+    first = losses(TRIAL, line(), checkpoint_dir=folder)
+    np.testing.assert_array_equal(losses(TRIAL, line(), checkpoint_dir=folder), first)
+    with pytest.raises(jx.UserError, match=r"checkpoints of another run: task was"):
+        run(TRIAL, line(loss=lambda p, y: jnp.abs(p - y)), checkpoint_dir=folder)
+    with pytest.raises(jx.UserError, match=r"checkpoints of another run: task was"):
+        run(TRIAL, line(optimizer=lambda trial: optax.sgd(0.1)), checkpoint_dir=folder)
+
+
+IDENTITY = """
+import jax, jaxexp as jx, numpy as np, optax
+from flax import linen
+task = jx.supervised(module=lambda trial: linen.Sequential([linen.Dense(4), linen.gelu,
+    linen.Dense(2)]), loss=optax.softmax_cross_entropy_with_integer_labels)
+data = jx.arrays(np.eye(4), [0, 1, 0, 1], validation=None)
+print(jx.plan(jx.Sweep(jx.Trial(batch_size=2)), task, data, devices=1).identity["task"])
+"""
+
+
+def test_a_task_is_the_same_in_another_process(capsys):
+    command = [sys.executable, "-c", IDENTITY]
+    there = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    exec(IDENTITY, {})
+    assert capsys.readouterr().out == there
+
+
+# Tasks
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        (lambda: by_hand(init=lambda rng: jx.Variables({"w": jnp.zeros(3, int)})),
+         r"init: params\['w'\] is int32, expected floats"),
+        (lambda: by_hand(init=lambda rng: jx.Variables({"w": "a"})), r"\['w'\] is a str"),
+        (lambda: by_hand(init=lambda rng: jx.Variables({"w": jnp.zeros(3, complex)})),
+         r"is complex64, expected floats"),
+        (lambda: by_hand(init=lambda rng: jx.Variables({"w": jnp.zeros(3)}, {"k": rng})),
+         r"state\['k'\] is a key"),
+        (lambda: by_hand(init=lambda rng: jx.Variables({"w": jnp.zeros(3)}, {"n": jnp.int32(0)}),
+                         apply=lambda out, train: out._replace(state={"n": out.state["n"] + 1.0})),
+         r"new state\['n'\] is float32 of the shape \(\), expected int32"),
+        (lambda: by_hand(init=lambda rng: jx.Variables({"w": jnp.zeros(3)}, {"n": jnp.zeros(())}),
+                         apply=lambda out, train: out._replace(state={"n": jnp.zeros(2)})),
+         r"new state\['n'\] is float32 of the shape \(2,\), expected float32 of \(\)"),
+        (lambda: by_hand(apply=lambda out, train: out if train else out.loss),
+         "apply returned .*, expected jaxexp.Outputs"),
+        (lambda: by_hand(apply=lambda out, train: out if train else jx.Outputs(out.loss[:, None])),
+         r"loss has the shape \(2, 1\)"),
+        (lambda: by_hand(apply=lambda out, train: out._replace(metrics={"m": out.loss})),
+         "Outputs.metrics has 'm', which .* do not declare"),
+        (lambda: by_hand(apply=lambda out, train: jx.Outputs([0.0, 0.0])), "loss has no shape"),
+        (lambda: by_hand(metrics=["m"]), r"metrics=\['m'\]: expected a dict"),
+        (lambda: by_hand(evaluation_batch_size=2.5), "evaluation_batch_size=2.5"),
+        (lambda: by_hand(evaluation_batch_size=0), "evaluation_batch_size=0"),
+        (lambda: by_hand(optimizer=lambda self, trial, steps: None), "optimizer returned NoneType"),
+        (lambda: by_hand(gradient_norms=lambda self, grads: 0.0), "gradient_norms returned"),
+        (lambda: by_hand(optimizer=lambda self, trial, steps: optax.sgd(
+            optax.cosine_decay_schedule(0.1, trial.epochs * 4))),
+         "value of epochs is not known to Python.*given the number of its steps"),
+    ],
+)  # fmt: skip
+def test_tasks_by_hand_are_refused_before_anything_is_compiled(task, message):
+    with pytest.raises(jx.UserError, match=message):
+        jx.plan(jx.Sweep(TRIAL), task(), DATA, devices=1)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({}, "prediction_dims is empty"),
+        ({"prediction_dims": {"p": ("row",)}}, r"\['p'\] has 'row', expected .* Data.coords"),
+        ({"prediction_dims": {"p": ("place",)}}, r"has 40 numbers for 'p', expected 2"),
+        ({"prediction_dims": {"q": ("place",)}}, r"has none numbers for 'q', expected 2"),
+    ],
+)
+def test_predictions_to_record_have_their_dimensions(attributes, message):
+    def predictions(self, trial, variables, data):
+        return {"p": data["train"].x @ variables.params["w"]}
+
+    task = by_hand(predictions=predictions, **attributes)
+    data = jx.Data(jx.Examples(X_Nx3, Y_N), coords={"place": (("place",), np.arange(2))})
+    with pytest.raises(jx.UserError, match=message):
+        jx.plan(jx.Sweep(TRIAL, record=("predictions",)), task, data, devices=1)
+
+
+def mean_error(prediction, target, weight_B):
+    return {"error": jnp.abs(prediction - target).mean()}
+
+
+def unweighted(prediction, target, weight_B):
+    return {"error": jnp.abs(prediction - target).sum(), "n": weight_B.sum()}
+
+
+@pytest.mark.parametrize("sums", [mean_error, unweighted, functools.partial(mean_error)])
+def test_sums_of_a_metric_add_up(sums):
+    metric = jx.Metric("lower", sums=sums, value=lambda sums: sums["error"])
+    with pytest.raises(jx.UserError, match=r"metrics\['error'\]: `sums` .* do not add up"):
+        jx.plan(jx.Sweep(TRIAL), line(metrics={"error": metric}), DATA, devices=1)
+
+
+def test_sums_of_ones_own_that_add_up_pass():
+    def sums(prediction, target, weight_B):
+        return (weight_B * jnp.abs(prediction - target)).sum(), weight_B.sum()
+
+    own = jx.Metric("lower", sums=sums, value=lambda sums: sums[0] / sums[1])
+    metrics = {"own": own, "error": jx.metrics.mean_absolute_error}
+    results = run(TRIAL, line(metrics=metrics))
+    np.testing.assert_allclose(results["own"], results["error"], rtol=1e-5)
+
+
+# The parts of `supervised`
+
+
+class Mode(linen.Module):
+    """Told whether it trains under a name that nobody knows."""
+
+    @linen.compact
+    def __call__(self, x, is_train: bool = True):
+        return linen.Dense(2)(linen.Dropout(0.5, deterministic=not is_train)(x))
+
+
+class Evaluates(linen.Module):
+    @linen.compact
+    def __call__(self, x, eval_mode: bool = False):
+        return linen.Dense(2)(x)
+
+
+@pytest.mark.parametrize("module", [Mode(), Evaluates()])
+def test_a_module_that_would_never_hear_whether_it_trains_is_refused(module):
+    with pytest.raises(jx.UserError, match=r"which would never change.*expected one of train"):
+        jx.plan(jx.Sweep(TRIAL), classify(module), LABELS, devices=1)
+
+
+def test_an_nnx_module_made_once_is_refused():
+    made = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+    with pytest.raises(jx.UserError, match="the same module in every call"):
+        jx.plan(jx.Sweep(TRIAL), classify(lambda trial, rngs: made), LABELS, devices=1)
+
+
+class Normed(linen.Module):
+    @linen.compact
+    def __call__(self, x, train):
+        norm = linen.BatchNorm(use_running_average=not train)
+        return linen.Dense(2)(norm(linen.Dense(4)(x)))
+
+
+def test_batches_are_not_padded_into_statistics_that_know_no_mask():
+    sweep = jx.Sweep(TRIAL, {"batch_size": [8, 16]})
+    with pytest.raises(jx.UserError, match=r"programs='one': batches of 8 would be padded to 16"):
+        jx.plan(sweep, classify(Normed()), LABELS, programs="one")
+    assert len(jx.plan(sweep, classify(Normed()), LABELS, devices=1).plan.programs) == 2
+
+
+def test_steps_are_given_where_they_have_a_default():
+    def optimizer(trial, steps=1000):
+        return optax.sgd(optax.linear_schedule(0.1, 0.0, steps))
+
+    needed = line(optimizer=lambda trial, steps: optimizer(trial, steps))
+    np.testing.assert_array_equal(losses(TRIAL, line(optimizer=optimizer)), losses(TRIAL, needed))
+
+
+def test_a_loss_is_given_the_trial_by_its_name():
+    def loss(prediction, target, trial=None):
+        return (prediction - target) ** 2 * trial.learning_rate
+
+    wanted = line(loss=lambda trial, p, y: (p - y) ** 2 * trial.learning_rate)
+    np.testing.assert_array_equal(losses(TRIAL, line(loss=loss)), losses(TRIAL, wanted))
+
+
+def test_a_batch_size_that_the_task_reads_is_its_own():
+    def loss(trial, prediction, target):
+        return (prediction - target) ** 2 * (2.0 if trial.batch_size == 8 else 1.0)
+
+    sweep = jx.Sweep(TRIAL, {"batch_size": [8, 16]})
+    exact, auto = (losses(sweep, line(loss=loss), programs=p) for p in ("exact", "auto"))
+    np.testing.assert_array_equal(exact, auto)
+    with pytest.raises(jx.UserError, match=r"differ in batch_size, .* programs='exact'"):
+        run(sweep, line(loss=loss), programs="one")
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        lambda trial, steps: optax.lbfgs(
+            linesearch=optax.scale_by_backtracking_linesearch(max_backtracking_steps=4)
+        ),
+        lambda trial, steps: optax.chain(
+            optax.sgd(trial.learning_rate),
+            optax.contrib.reduce_on_plateau(factor=0.5, patience=1),
+        ),
+        lambda trial, steps: optax.MultiSteps(optax.adam(0.1), 2).gradient_transformation(),
+        lambda trial, steps: optax.inject_hyperparams(optax.adam)(
+            optax.linear_schedule(0.1, 0.0, steps)
+        ),
+        lambda trial, steps: optax.masked(optax.adam(trial.learning_rate), {"w": True}),
+    ],
+    ids=["lbfgs", "plateau", "multisteps", "inject", "masked"],
+)
+def test_optimizers_with_a_state_or_a_loss_equal_a_plain_loop(optimizer):
+    sweep = jx.Sweep(TRIAL, {"epochs": [1, 2]})
+    results = run(sweep, line(optimizer=optimizer), programs="one")
+    x_Nx3, y_N = DATA.train.x, DATA.train.y
+    for epochs in (1, 2):
+        own = optax.with_extra_args_support(optimizer(TRIAL, epochs * 4))
+        params = {"w": jnp.zeros(3)}
+        state = own.init(params)
+
+        @jax.jit
+        def step(params, state, x_B, y_B, own=own):
+            def loss(params):
+                return optax.squared_error(x_B @ params["w"], y_B).mean()
+
+            value, grads = jax.value_and_grad(loss)(params)
+            updates, state = own.update(
+                grads, state, params, value=value, grad=grads, value_fn=loss
+            )
+            return optax.apply_updates(params, updates), state
+
+        for epoch in range(epochs):
+            order = np.asarray(permutation(32, 0, epoch)(jnp.arange(32)))
+            for rows in order.reshape(4, 8):
+                params, state = step(params, state, x_Nx3[rows], y_N[rows])
+        np.testing.assert_allclose(
+            results.params(epochs=epochs)["w"], params["w"], rtol=1e-4, atol=1e-5
+        )
+
+
+def test_an_optimizer_of_another_structure_for_each_length_is_refused():
+    def optimizer(trial, steps):
+        return optax.sgd(0.1) if steps < 6 else optax.adam(0.1)
+
+    sweep = jx.Sweep(TRIAL, {"epochs": [1, 2]})
+    with pytest.raises(jx.UserError, match=r"4 and 8 steps .*another structure.*'exact'"):
+        run(sweep, line(optimizer=optimizer), programs="one")
+    run(sweep, line(optimizer=optimizer), programs="exact")
+
+
+# Results
+
+
+@pytest.mark.parametrize("targets", [np.arange(40) % 7, np.where(Y_N > 0, 1, -1)])
+def test_whole_numbers_that_are_no_classes_are_predicted_as_numbers(targets):
+    data = jx.arrays(X_Nx3, targets, validation=8)
+    results = run(TRIAL, line(), data)
+    wanted = X_Nx3[:5] @ results.params()["w"]
+    np.testing.assert_allclose(results.predict(X_Nx3[:5]), wanted, rtol=1e-5)
+    with pytest.raises(jx.UserError, match="no probabilities"):
+        results.predict_proba(X_Nx3)
+
+
+def test_labels_of_two_classes_are_0_and_1_for_any_metric_of_labels():
+    data = jx.arrays(X_Nx3, np.where(Y_N > 0, 1, -1), validation=8)
+    task = line(metrics={"right": jx.metrics.accuracy})
+    with pytest.raises(jx.UserError, match="the label is -1, expected 0 to 1"):
+        jx.plan(jx.Sweep(TRIAL), task, data, devices=1)
+
+
+@pytest.fixture(scope="module")
+def results():
+    frame = pd.DataFrame(X_Nx3, columns=["a", "b", "c"])
+    sweep = jx.Sweep(TRIAL, {"learning_rate": [0.1, 0.01]})
+    return run(sweep, line(), jx.arrays(frame, Y_N, validation=8))
+
+
+def test_columns_are_those_trained_on(results):
+    frame = pd.DataFrame(X_Nx3[:3], columns=["a", "b", "c"])
+    np.testing.assert_array_equal(results.predict(frame), results.predict(X_Nx3[:3]))
+    with pytest.raises(jx.UserError, match="X: not those trained on: the order is another"):
+        results.predict(frame[["c", "b", "a"]])
+    with pytest.raises(jx.UserError, match="'a' missing; 'z' too many"):
+        results.predict(frame.rename(columns={"a": "z"}))
+
+
+def test_points_close_together_are_predicted(results):
+    near = np.array([[1000.0001, 0, 0], [1000.0002, 0, 0]])
+    assert results.predict(near).shape == (2,)
+
+
+@pytest.mark.parametrize("trial", [0, TRIAL, "best"])
+def test_predictions_are_of_a_trial_of_the_results(results, trial):
+    with pytest.raises(jx.UserError, match=r"trial=.*: expected a trial of these results"):
+        results.predict(X_Nx3, trial)
+
+
+def test_a_trial_is_found_by_the_float_that_it_was_trained_with(results):
+    assert results.trial(learning_rate=np.float32(0.1)).trial.learning_rate == 0.1
+
+
+@pytest.mark.parametrize("given", [None, 3, [], [1]])
+def test_a_report_is_of_results(given, tmp_path):
+    with pytest.raises(jx.UserError, match="results="):
+        jx.write_report(given, tmp_path / "report.html")
+
+
+@pytest.mark.parametrize("metrics", [{}, {"train": {"loss": 1.0}}, {"train": {}, "validation": {}}])
+def test_external_results_have_every_metric(metrics):
+    with pytest.raises(jx.UserError, match="metrics: no 'loss' of"):
+        jx.external_results(
+            jx.Sweep(TRIAL), (line(), DATA), model="m", metrics=metrics, seconds=1.0
+        )
+
+
+# Runs
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"devices": [jax.devices("cpu")[0]] * 2}, "devices=.* twice"),
+        ({"checkpoint_every": "1"}, "checkpoint_every='1': expected seconds"),
+        ({"checkpoint_every": True}, "checkpoint_every=True: expected seconds"),
+        ({"keep_params": "no"}, "keep_params='no': expected True or False"),
+    ],
+)
+def test_arguments_of_a_run(options, message):
+    with pytest.raises(jx.UserError, match=message):
+        run(TRIAL, line(), **options)
+
+
+# Data
+
+
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [(1e38, "weights: 4e\\+39 in all"), (1e-44, "weights: row 0 is 1e-44")],
+)
+def test_weights_whose_sums_are_beyond_float32(weight, message):
+    with pytest.raises(jx.UserError, match=message):
+        jx.arrays(X_Nx3, Y_N, weights=np.full(40, weight))
+
+
+def test_labels_that_differ_in_spaces_alone():
+    labels = ["a", "a ", "b", "b"] * 10
+    with pytest.raises(jx.UserError, match="'a' and 'a ' differ in spaces alone"):
+        jx.arrays(X_Nx3, labels)
+    assert jx.arrays(X_Nx3, labels, classes=["a", "a ", "b"]).classes == ("a", "a ", "b")
