@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 import scipy.stats
-from torch_resnet import as_torch, compiled, images, make, torch, torchvision, variables
+from torch_resnet import SMALL, as_torch, compiled, images, make, torch, torchvision, variables
 
 from jaxexp.base.errors import UserError
 from jaxexp.nn import conv as convolution
@@ -124,10 +124,10 @@ def everything_torch(model, x):
     ("depth", "route", "size", "width"),
     [
         (18, "lax", 64, 64),
-        (18, "matmul", 64, 64),
-        (18, "matmul", 224, 224),
         (18, "matmul", 45, 70),
-        (34, "lax", 32, 32),
+        pytest.param(18, "matmul", 64, 64, marks=pytest.mark.nightly),
+        pytest.param(18, "matmul", 224, 224, marks=pytest.mark.nightly),
+        pytest.param(34, "lax", 32, 32, marks=pytest.mark.nightly),
     ],
 )
 def test_evaluation(depth, route, size, width):
@@ -173,8 +173,9 @@ def step_flax(model, flax, x, y, weight_B, learning_rate):
 
 
 @pytest.mark.parametrize("route", ROUTES)
-def test_a_step_of_fine_tuning(route):
-    blocks, rate = (1, 1, 1, 1), 1e-3  # ten layers are faster to compile than eighteen
+@pytest.mark.parametrize("blocks", [SMALL, pytest.param((1, 1, 1, 1), marks=pytest.mark.nightly)])
+def test_a_step_of_fine_tuning(blocks, route):
+    rate = 1e-3
     x = images(40, batch=6).astype(np.float64)
     y = (np.arange(6) % 2).astype(np.float64)
     with jax.enable_x64(True):
@@ -204,10 +205,10 @@ def check_step(ours, theirs, rate: float) -> None:
 
 @pytest.mark.nightly
 def test_gradients_in_float32_agree_between_the_routes():
-    flax = variables(make((1, 1, 1, 1), 3))
+    flax = variables(make(SMALL, 3))
     x, y, weight_B = images(32, batch=6), np.arange(6) % 2, jnp.ones(6)
     made = [
-        compiled(functools.partial(step_flax, ResNet((1, 1, 1, 1), 3, r), learning_rate=1e-3))(
+        compiled(functools.partial(step_flax, ResNet(SMALL, 3, r), learning_rate=1e-3))(
             flax, x, y, weight_B
         )
         for r in ROUTES

@@ -216,7 +216,7 @@ def test_a_trial_alone_equals_the_same_in_a_batch(inputs):
 
 
 def test_images_of_another_size_are_refused(inputs):
-    with pytest.raises(UserError, match="image_size=64: the images have 32 pixels a side"):
+    with pytest.raises(UserError, match="image_size=64: the images have 16 pixels a side"):
         jx.plan(jx.Sweep(ImageTrial(image_size=64)), *problems.scratch(inputs))
 
 
