@@ -192,7 +192,9 @@ class Inspection:
 
     cost: Cost
     reads: frozenset[str]  # the hyperparameters that the task reads
-    predicted: Mapping[str, int] = dataclasses.field(default_factory=dict)  # size of each prediction
+    predicted: Mapping[str, int] = dataclasses.field(
+        default_factory=dict
+    )  # size of each prediction
 
 
 def trace(task: Task, trial: Trial, arrays: Arrays) -> Inspection:
@@ -283,9 +285,7 @@ def _trace(task: Task, watched: Trial, read: set[str], arrays: Arrays) -> Inspec
     _check_sums(task, seen[0])
     found = _count(jaxpr)
     sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves(variables.params)]
-    floats = sum(
-        math.prod(leaf.shape) for leaf in jax.tree.leaves(jax.eval_shape(kept, *given))
-    )
+    floats = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(jax.eval_shape(kept, *given)))
     norms = jax.eval_shape(task.gradient_norms, variables.params)
     if len(getattr(norms, "shape", ())) != 1:
         raise UserError(
@@ -321,7 +321,9 @@ def _check_variables(task: Task, made: Any) -> None:
             if jnp.issubdtype(dtype, jax.dtypes.prng_key):
                 raise UserError(f"{where} is a key, expected jax.random.key_data of it")
             if what == "params" and not jnp.issubdtype(dtype, jnp.floating):
-                raise UserError(f"{where} is {dtype}, expected floats, of which there are gradients")
+                raise UserError(
+                    f"{where} is {dtype}, expected floats, of which there are gradients"
+                )
 
 
 def _check_sums(task: Task, outputs: Outputs) -> None:
