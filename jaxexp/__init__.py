@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from jaxexp.base.files import digest
     from jaxexp.cli.inputs import Inputs
     from jaxexp.execution.devices import devices
-    from jaxexp.nn.mlp import MLPClassification
+    from jaxexp.nn.classification import MLPClassification
     from jaxexp.report import figures
     from jaxexp.results import compare, select
     from jaxexp.results.dataset import external_results
@@ -89,7 +89,7 @@ _LAZY = {
     "external_results": "jaxexp.results.dataset",
     "Data": "jaxexp.training.data",
     "Examples": "jaxexp.training.data",
-    "MLPClassification": "jaxexp.nn.mlp",
+    "MLPClassification": "jaxexp.nn.classification",
     "Metric": "jaxexp.training.metrics",
     "Outputs": "jaxexp.training.task",
     "PlannedRun": "jaxexp.api",

@@ -29,7 +29,7 @@ from jaxexp.execution.devices import chosen, device_memory, host_memory
 from jaxexp.execution.driver import Checkpointer, Progress, Silent
 from jaxexp.execution.progress import TerminalProgress
 from jaxexp.execution.records import TrialRecord
-from jaxexp.nn.mlp import MLPClassification
+from jaxexp.nn.classification import MLPClassification
 from jaxexp.planning import plan as planning
 from jaxexp.planning.cost import Workload
 from jaxexp.planning.programs import Plan
@@ -39,7 +39,8 @@ from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Kind, MLPTrial, Trial, text
 from jaxexp.training import step
 from jaxexp.training.data import Data
-from jaxexp.training.task import Inspection, Task, Variables, is_plain_value
+from jaxexp.training.task import Inspection, Task, Variables
+from jaxexp.training.tracing import fingerprint, inspection, is_plain_value
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -107,7 +108,7 @@ def task_fingerprint(task: Task, data: Data, sweeps: Sequence[Sweep]) -> str:
     arrays = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), data.arrays())
     some = list(trials.values())[:: -(-len(trials) // MOST_TRACED)]
     found = [
-        task.fingerprint(lambda _, own=trial: own, {}, (1000,), arrays, processes=True)  # type: ignore[misc]
+        fingerprint(task, lambda _, own=trial: own, {}, (1000,), arrays, processes=True)  # type: ignore[misc]
         for trial in (some[:1] if is_plain_value(task) else some)
     ]
     return digest(json.dumps([type(task).__name__, *found]))
@@ -333,7 +334,7 @@ class _Inspector:
             if not isinstance(part, tuple) or part[0] != "batch_size"
         )
         if key not in self._found:
-            self._found[key] = self.task.inspect(trial, self._shapes)
+            self._found[key] = inspection(self.task, trial, self._shapes)
         return self._found[key]
 
     def workload(self, trials: Sequence[Trial]) -> Workload:

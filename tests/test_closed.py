@@ -193,7 +193,7 @@ def test_arguments_of_a_sweep(axes, options, message):
 
 def test_two_axes_cannot_be_one_dimension():
     base = trial_class(a_b=(int, 0), a=(int, 0), b=(int, 0))()
-    with pytest.raises(jx.UserError, match="more than one dimension .* named 'a_b'"):
+    with pytest.raises(jx.UserError, match=r"more than one dimension .* named 'a_b'"):
         jx.Sweep(base, {"a_b": [1, 2], ("a", "b"): [(1, 2), (3, 4)]})
 
 

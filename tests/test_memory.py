@@ -10,7 +10,7 @@ from jaxexp.api import Problem
 from jaxexp.execution import driver
 from jaxexp.execution.driver import execute
 from jaxexp.execution.program import RunningProgram, place
-from jaxexp.nn.mlp import MLPClassification
+from jaxexp.nn.classification import MLPClassification
 from jaxexp.planning.programs import Program
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import MLPTrial

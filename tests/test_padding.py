@@ -12,7 +12,8 @@ from rings import train as train_sweeps
 from jaxexp.api import Problem
 from jaxexp.execution.program import RunningProgram, place
 from jaxexp.execution.records import TrialRecord
-from jaxexp.nn.mlp import ACTIVATIONS, MLPClassification, dropout
+from jaxexp.nn.classification import MLPClassification
+from jaxexp.nn.mlp import ACTIVATIONS, dropout
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import ACTIVATIONS as ACTIVATION_NAMES
 from jaxexp.spec.trial import FEATURES, MLPTrial

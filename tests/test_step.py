@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxexp.nn.mlp import MLPClassification, cross_entropy
+from jaxexp.nn.classification import MLPClassification, cross_entropy
 from jaxexp.spec.trial import MLPTrial, Trial
 from jaxexp.training import step
 from jaxexp.training.data import Data, Examples

@@ -99,7 +99,7 @@ class Sweep:
         if not isinstance(self.base, Trial):
             raise UserError(f"base={self.base!r}: expected a trial, such as MLPTrial(epochs=10)")
         # Of the class, whatever its fields are named: UserError if they are no hyperparameters.
-        Trial.fields.__func__(type(self.base))
+        Trial.fields.__func__(type(self.base))  # type: ignore[attr-defined]
         if not isinstance(self.axes, Mapping):
             raise UserError(f"axes={self.axes!r}: expected a dict of names and their values")
         axes: dict[Axis, tuple[tuple[Any, ...], ...]] = {}
