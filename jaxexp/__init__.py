@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from jaxexp.results.models import Model, Prediction
     from jaxexp.results.results import Results, TrialResult
     from jaxexp.training import metrics
-    from jaxexp.training.data import Data, Examples, arrays
+    from jaxexp.training.arrays import arrays
+    from jaxexp.training.data import Data, Examples
     from jaxexp.training.metrics import Metric
     from jaxexp.training.supervised import supervised
     from jaxexp.training.task import Outputs, Task, Variables
@@ -98,7 +99,7 @@ _LAZY = {
     "Task": "jaxexp.training.task",
     "TrialResult": "jaxexp.results.results",
     "Variables": "jaxexp.training.task",
-    "arrays": "jaxexp.training.data",
+    "arrays": "jaxexp.training.arrays",
     "plan": "jaxexp.api",
     "run": "jaxexp.api",
     "supervised": "jaxexp.training.supervised",

@@ -13,7 +13,8 @@ from jaxexp.base.errors import UserError
 from jaxexp.results import select
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Kind, Trial, text, with_values
-from jaxexp.training.data import Data, inputs
+from jaxexp.training.arrays import inputs
+from jaxexp.training.data import Data
 from jaxexp.training.task import PyTree, Task, Variables
 
 
