@@ -26,8 +26,24 @@ from jaxexp.nn.torchvision import import_torchvision
 from jaxexp.training.data import Data, Examples
 
 jax.config.update("jax_num_cpu_devices", 4)
-hypothesis.settings.register_profile("no deadline", deadline=None)  # machines are busy
-hypothesis.settings.load_profile("no deadline")
+# No deadlines: machines are busy.
+hypothesis.settings.register_profile("daily", deadline=None, max_examples=20)
+hypothesis.settings.register_profile("nightly", deadline=None, max_examples=200)
+hypothesis.settings.load_profile("daily")
+
+
+def pytest_configure(config):
+    """With `-m nightly`, tests of random examples run, too, on ten times as many."""
+    if config.option.markexpr == "nightly":
+        hypothesis.settings.load_profile("nightly")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    if config.option.markexpr == "nightly":
+        for item in items:
+            if getattr(item.obj, "is_hypothesis_test", False):
+                item.add_marker(pytest.mark.nightly)
 
 
 @pytest.fixture(scope="session")
