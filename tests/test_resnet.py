@@ -222,7 +222,7 @@ def test_gradients_in_float32_agree_between_the_routes():
 
 def test_one_program_for_several_networks_gives_what_each_gives_alone(devices):
     model = ResNet((1,), 2, "matmul")
-    x, weight_B = images(32, batch=4), jnp.array([1.0, 1, 1, 0])
+    x, weight_B = images(16, batch=4), jnp.array([1.0, 1, 1, 0])
     init = compiled(jax.vmap(lambda key: model.init(key, x, weight_B)))
     flax = init(jax.random.split(jax.random.key(0), 2))
 
@@ -253,16 +253,17 @@ def test_one_program_for_several_networks_gives_what_each_gives_alone(devices):
 
 def test_initial_weights_are_distributed_as_in_torchvision():
     x = jnp.zeros((1, 32, 32, 3))
-    drawn = compiled(resnet(18, 100).init)(jax.random.key(0), x, jnp.ones(1))
+    drawn = compiled(ResNet((1, 1, 1, 1), 100, "lax").init)(jax.random.key(0), x, jnp.ones(1))
     ours = from_flax(drawn["params"], drawn["batch_stats"])
     torch.manual_seed(0)
-    theirs = torchvision.models.resnet18(num_classes=100).state_dict()
+    resnets = torchvision.models.resnet
+    theirs = resnets.ResNet(resnets.BasicBlock, [1, 1, 1, 1], num_classes=100).state_dict()
     assert set(ours) == set(theirs)
     for name, array in ours.items():
         their = theirs[name].numpy()
         assert array.shape == their.shape, name
         if name.startswith("fc") or array.ndim == 4:
-            # Kolmogorov and Smirnov's test, of 22 arrays; the seeds are fixed: no lottery.
+            # Kolmogorov and Smirnov's test, of 14 arrays; the seeds are fixed: no lottery.
             pair = (array.ravel()[:20_000], their.ravel()[:20_000])
             assert scipy.stats.ks_2samp(*pair).pvalue > 1e-4, name
         else:
