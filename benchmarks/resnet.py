@@ -12,11 +12,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.grid import _processor
 from jaxexp.base.errors import UserError
 from jaxexp.execution.devices import cores, devices
 from jaxexp.nn.residual import resnet
 from jaxexp.nn.torchvision import import_torchvision
+
+from .grid import _processor
 
 REPEATS = 7
 OUTPUTS = 1000

@@ -2,11 +2,11 @@
 
 >>> import jaxexp as jx
 >>> data = jx.arrays([[0.0], [1.0], [2.0], [3.0]] * 8, ["a", "a", "b", "b"] * 8)
->>> trial = jx.MLPTrial(epochs=5, batch_size=8)
->>> sweep = jx.Sweep(trial, {"learning_rate": [1e-2, 1e-3], "seed": range(4)})
+>>> base = jx.MLPTrial(epochs=5, depth=1, batch_size=8)
+>>> sweep = jx.Sweep(base, {"learning_rate": [1e-2, 1e-3], "seed": range(2)})
 >>> results = jx.run(sweep, data=data, progress=False)
 >>> results["accuracy"].sizes["seed"]
-4
+2
 
 Modules are imported when they are first used: describing a sweep needs no JAX.
 """
@@ -25,14 +25,15 @@ if TYPE_CHECKING:
     from jaxexp.base.files import digest
     from jaxexp.cli.inputs import Inputs
     from jaxexp.execution.devices import devices
-    from jaxexp.nn.mlp import MLPClassification
+    from jaxexp.nn.classification import MLPClassification
     from jaxexp.report import figures
     from jaxexp.results import compare, select
     from jaxexp.results.dataset import external_results
     from jaxexp.results.models import Model, Prediction
     from jaxexp.results.results import Results, TrialResult
     from jaxexp.training import metrics
-    from jaxexp.training.data import Data, Examples, arrays
+    from jaxexp.training.arrays import arrays
+    from jaxexp.training.data import Data, Examples
     from jaxexp.training.metrics import Metric
     from jaxexp.training.supervised import supervised
     from jaxexp.training.task import Outputs, Task, Variables
@@ -89,7 +90,7 @@ _LAZY = {
     "external_results": "jaxexp.results.dataset",
     "Data": "jaxexp.training.data",
     "Examples": "jaxexp.training.data",
-    "MLPClassification": "jaxexp.nn.mlp",
+    "MLPClassification": "jaxexp.nn.classification",
     "Metric": "jaxexp.training.metrics",
     "Outputs": "jaxexp.training.task",
     "PlannedRun": "jaxexp.api",
@@ -98,7 +99,7 @@ _LAZY = {
     "Task": "jaxexp.training.task",
     "TrialResult": "jaxexp.results.results",
     "Variables": "jaxexp.training.task",
-    "arrays": "jaxexp.training.data",
+    "arrays": "jaxexp.training.arrays",
     "plan": "jaxexp.api",
     "run": "jaxexp.api",
     "supervised": "jaxexp.training.supervised",

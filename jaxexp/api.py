@@ -29,16 +29,18 @@ from jaxexp.execution.devices import chosen, device_memory, host_memory
 from jaxexp.execution.driver import Checkpointer, Progress, Silent
 from jaxexp.execution.progress import TerminalProgress
 from jaxexp.execution.records import TrialRecord
-from jaxexp.nn.mlp import MLPClassification
+from jaxexp.nn.classification import MLPClassification
 from jaxexp.planning import plan as planning
 from jaxexp.planning.cost import Workload
+from jaxexp.planning.programs import Plan
 from jaxexp.results.dataset import facts, to_dataset
 from jaxexp.results.results import Results
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Kind, MLPTrial, Trial, text
 from jaxexp.training import step
 from jaxexp.training.data import Data
-from jaxexp.training.task import Inspection, Task, Variables, is_plain_value
+from jaxexp.training.task import Inspection, Task, Variables
+from jaxexp.training.tracing import fingerprint, inspection, is_plain_value
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -80,7 +82,7 @@ class PlannedRun:
     sweeps: tuple[Sweep, ...]
     task: Task
     data: Data
-    plan: planning.Plan
+    plan: Plan
     devices: tuple[jax.Device, ...]
 
     def __str__(self) -> str:
@@ -106,7 +108,7 @@ def task_fingerprint(task: Task, data: Data, sweeps: Sequence[Sweep]) -> str:
     arrays = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), data.arrays())
     some = list(trials.values())[:: -(-len(trials) // MOST_TRACED)]
     found = [
-        task.fingerprint(lambda _, own=trial: own, {}, (1000,), arrays, processes=True)  # type: ignore[misc]
+        fingerprint(task, lambda _, own=trial: own, {}, (1000,), arrays, processes=True)  # type: ignore[misc]
         for trial in (some[:1] if is_plain_value(task) else some)
     ]
     return digest(json.dumps([type(task).__name__, *found]))
@@ -225,10 +227,10 @@ def run(
     >>> import jaxexp as jx
     >>> data = jx.arrays([[0.0], [1.0], [2.0], [3.0]] * 8, [0, 0, 1, 1] * 8)
     >>> base = jx.MLPTrial(epochs=2, depth=1, batch_size=8)
-    >>> sweep = jx.Sweep(base, {"learning_rate": [0.1, 0.01]})
+    >>> sweep = jx.Sweep(base, {"learning_rate": [0.1, 0.01], "seed": range(2)})
     >>> results = jx.run(sweep, data=data, progress=False)
     >>> results["loss"].dims
-    ('learning_rate', 'epoch', 'split')
+    ('learning_rate', 'seed', 'epoch', 'split')
     """
     if isinstance(sweep, PlannedRun):
         if any(value is not None for value in (task, data, devices, memory)) or programs != "auto":
@@ -332,7 +334,7 @@ class _Inspector:
             if not isinstance(part, tuple) or part[0] != "batch_size"
         )
         if key not in self._found:
-            self._found[key] = self.task.inspect(trial, self._shapes)
+            self._found[key] = inspection(self.task, trial, self._shapes)
         return self._found[key]
 
     def workload(self, trials: Sequence[Trial]) -> Workload:
@@ -539,7 +541,8 @@ def write_report(results: Results | Mapping[str, Results], path: str | Path) -> 
 
     >>> import jaxexp as jx, tempfile
     >>> data = jx.arrays([[0.0], [1.0], [2.0], [3.0]] * 8, [0, 0, 1, 1] * 8)
-    >>> sweep = jx.Sweep(jx.MLPTrial(epochs=2, batch_size=8), {"learning_rate": [0.1, 0.01]})
+    >>> base = jx.MLPTrial(epochs=2, depth=1, batch_size=8)
+    >>> sweep = jx.Sweep(base, {"learning_rate": [0.1, 0.01], "seed": range(2)})
     >>> results = jx.run(sweep, data=data, progress=False)
     >>> write_report(results, tempfile.mkdtemp() + "/report.html").name
     'report.html'

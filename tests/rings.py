@@ -10,13 +10,15 @@ import numpy as np
 from jaxexp.api import Problem
 from jaxexp.execution.driver import Progress, execute
 from jaxexp.execution.records import TrialRecord
-from jaxexp.nn.mlp import MLPClassification
+from jaxexp.nn.classification import MLPClassification
 from jaxexp.planning.cost import Workload
-from jaxexp.planning.plan import Plan, plan
+from jaxexp.planning.plan import plan
+from jaxexp.planning.programs import Plan
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial
 from jaxexp.training.data import Data
 from jaxexp.training.task import Task
+from jaxexp.training.tracing import inspection
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ def workload(task: Task, data: Data) -> Workload:
     shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), data.arrays())
     return Workload(
         examples=data.counts["train"],
-        cost=lambda trial: task.inspect(trial, shapes).cost,
+        cost=lambda trial: inspection(task, trial, shapes).cost,
         evaluated=sum(data.counts.values()),
         run_length_matters=task.optimizer_uses_steps,
     )

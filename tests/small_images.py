@@ -7,7 +7,7 @@ import pytest
 
 Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
 
-SIZE = 32
+SIZE = 16
 COUNTS = {"train": 20, "val": 6, "test": 7}  # of each class; 40 fill no batch of 32
 
 

@@ -242,13 +242,13 @@ def test_a_regression_without_other_splits():
 
 def test_what_costs_are_made_of_is_the_task_itself(data):
     """The formula of an MLP agrees with its traced program."""
-    from jaxexp.training.task import trace
+    from jaxexp.training.tracing import inspection, trace
 
     task = jx.MLPClassification().bind(data)
     shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), data.arrays())
     for values in ({}, {"batch_norm": True}, {"features": "sines"}, {"width": (8, 4), "depth": 2}):
         trial = jx.MLPTrial(**values)
-        traced, formula = trace(task, trial, shapes).cost, task.inspect(trial, shapes).cost
+        traced, formula = trace(task, trial, shapes).cost, inspection(task, trial, shapes).cost
         assert traced.parameters == formula.parameters
         slack = 1.5 if trial.batch_norm else 1.0  # counted for the norm's own arithmetic
         assert traced.multiplications * slack == formula.multiplications

@@ -15,7 +15,8 @@ import scipy.sparse
 
 import jaxexp.training.data
 from jaxexp.base.errors import UserError
-from jaxexp.training.data import Data, Examples, arrays
+from jaxexp.training.arrays import arrays
+from jaxexp.training.data import Data, Examples
 
 N = 20
 X = np.random.default_rng(0).normal(size=(N, 3))

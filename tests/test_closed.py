@@ -173,7 +173,11 @@ def test_what_a_trial_is_given_beside_its_hyperparameters_is_refused():
 @pytest.mark.parametrize(
     ("axes", "options", "message"),
     [
-        ({"learning_rate": [0.1, 0.1 + 1e-12]}, {}, "learning_rate: 0.1 and .* in float32"),
+        (
+            {"learning_rate": [0.1, 0.1 + 1e-12]},
+            {},
+            "learning_rate: 0.1 and .* the same in float32",
+        ),
         ({("learning_rate", "seed"): [(0.1, 1), (0.1 + 1e-12, 1)]}, {}, "the same in float32"),
         ({}, {"name": ""}, "name='': expected a line of text"),
         ({}, {"name": 3}, "name=3: expected a line of text"),
@@ -216,8 +220,9 @@ def test_a_task_that_has_changed_is_compiled_anew():
     assert not np.array_equal(before, losses(TRIAL, task))
 
 
-def test_what_a_function_closes_over_may_change():
-    factor = {"now": np.ones(3, np.float32)}
+@pytest.mark.parametrize("of_array", [False, True])
+def test_what_a_function_closes_over_may_change(of_array):
+    factor = {"now": np.ones(3, np.float32)} if of_array else {"now": 1.0}
 
     def apply(trial, params, x):
         return (x * factor["now"]) @ params["w"]

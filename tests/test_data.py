@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import jaxexp.reproduce.tables
@@ -282,7 +282,6 @@ CONTENTS = st.one_of(
 
 
 @given(train=CONTENTS, test=CONTENTS)
-@settings(deadline=None, max_examples=200)
 def test_any_bytes_give_places_or_a_user_error(tmp_path_factory, train, test):
     folder = write_folder(tmp_path_factory.getbasetemp(), train=train, test=test)
     try:

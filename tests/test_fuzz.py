@@ -21,7 +21,7 @@ from jaxexp.results.dataset import load, save
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import MLPTrial
 
-fuzz = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
+fuzz = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 # Near the right ones, so that they come further than to the first check.
 CELLS = st.sampled_from(["1", "-1.5", "7.0", "nan", "1e400", "", " ", '"', '"a,b"', "é", "0x1"])

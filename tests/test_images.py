@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 pytest.importorskip("PIL", reason="Pillow comes with the extra `vision`")
@@ -155,7 +155,6 @@ sizes = st.integers(1, 50)
 
 
 @given(size=st.tuples(sizes, sizes), resize=sizes | st.tuples(sizes, sizes), crop=sizes)
-@settings(max_examples=150)
 def test_sizes_and_margins_are_those_of_torchvision(torchvision, size, resize, crop):
     image, transform = picture(0, *size), Transform(resize, crop)
     np.testing.assert_array_equal(transform(image), np.asarray(theirs(transform)(image)))
@@ -366,7 +365,6 @@ GOOD = [encoded(picture(0)), encoded(picture(0), "PNG"), encoded(picture(0).quan
     st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.binary(max_size=4)), max_size=6),
     st.floats(0, 1),
 )
-@settings(max_examples=150)
 def test_damage_gives_images_or_an_error(tmp_path_factory, content, changes, length):
     """Bytes replaced, inserted or cut off: no other error, and no warning."""
     folder = tmp_path_factory.mktemp("damaged")

@@ -10,8 +10,8 @@ from jaxexp.api import Problem
 from jaxexp.execution import driver
 from jaxexp.execution.driver import execute
 from jaxexp.execution.program import RunningProgram, place
-from jaxexp.nn.mlp import MLPClassification
-from jaxexp.planning.plan import Program
+from jaxexp.nn.classification import MLPClassification
+from jaxexp.planning.programs import Program
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import MLPTrial
 from jaxexp.training.step import with_evaluation
@@ -45,7 +45,8 @@ def size(tree) -> int:
     return sum(array.nbytes for array in jax.tree.leaves(tree))
 
 
-@pytest.mark.parametrize("kind", PARAMETERS)
+@pytest.mark.nightly
+@pytest.mark.parametrize("kind", KINDS)
 def test_memory_on_the_devices(rings, devices, kind):
     """What more trials add is, within a fifth, what XLA says that a call takes."""
     few, many = programs(rings, KINDS[kind], 160, 1600)

@@ -11,7 +11,7 @@ import pytest
 import scipy.stats
 
 from jaxexp.nn import mlp
-from jaxexp.nn.mlp import MLPClassification
+from jaxexp.nn.classification import MLPClassification
 from jaxexp.spec.trial import MLPTrial
 from jaxexp.training.data import Examples
 from jaxexp.training.shuffle import permutation

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import nbformat
@@ -11,7 +12,10 @@ def test_the_notebook_runs_and_draws():
     NotebookClient(notebook, timeout=600).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 2
-    assert any("best by validation loss" in output.get("text", "") for output in outputs)
+    told = "".join(output.get("text", "") for output in outputs)
+    assert "24 trials in 1 program" in told
+    assert "best by validation accuracy" in told
+    assert float(re.search(r"([\d.]+) of the test digits are right", told)[1]) > 0.9
 
 
 def test_the_notebook_is_stored_without_outputs():

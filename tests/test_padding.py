@@ -12,7 +12,8 @@ from rings import train as train_sweeps
 from jaxexp.api import Problem
 from jaxexp.execution.program import RunningProgram, place
 from jaxexp.execution.records import TrialRecord
-from jaxexp.nn.mlp import ACTIVATIONS, MLPClassification, dropout
+from jaxexp.nn.classification import MLPClassification
+from jaxexp.nn.mlp import ACTIVATIONS, dropout
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import ACTIVATIONS as ACTIVATION_NAMES
 from jaxexp.spec.trial import FEATURES, MLPTrial
@@ -198,7 +199,11 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+LONG = pytest.mark.nightly
+CASES = [pytest.param(OPTIONS[k], id=k, marks=[LONG] * (k == "adamw")) for k in OPTIONS]
+
+
+@pytest.mark.parametrize("options", CASES)
 def test_padding_stays_exactly_zero(problem, devices, options):
     """Weights and moments of units past the width, after two epochs of every kind of update."""
     run, small = padded_run(problem, devices, **options)
@@ -218,7 +223,7 @@ def test_padding_stays_exactly_zero(problem, devices, options):
     assert checked > 100
 
 
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("options", CASES)
 def test_nan_planted_in_the_padding_never_leaks(problem, devices, options):
     run, small = padded_run(problem, devices, **options)
     clean, _ = padded_run(problem, devices, **options)

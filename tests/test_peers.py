@@ -1,7 +1,12 @@
 """The peers of the benchmark do the work that they are timed for."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
+
+from jaxexp.cli.benchmarks import benchmark
 
 torch = pytest.importorskip("torch")
 peers = pytest.importorskip("benchmarks.peers")
@@ -55,3 +60,26 @@ def test_a_peer_that_does_not_train_is_refused():
         peers._verify_learned(workload(), losses_T, losses_T)
     with pytest.raises(RuntimeError, match="did not train"):
         peers._verify_learned(workload(), losses_T, torch.full((3,), torch.nan))
+
+
+def test_a_grid_is_timed_with_and_without_evaluation(problem):
+    from benchmarks import grid
+    from jaxexp.reproduce.tables import Places, Split
+
+    tables = [Split(part.x, part.y) for part in problem.data.splits.values()]
+    tables[0] = Split(np.resize(tables[0].x_Nx2, (300, 2)), np.resize(tables[0].y_N, 300))
+    places = Places(*tables, problem.data.classes, "rings")
+    rows = grid.time_grid(places, [1e-2, 1e-3], 2, 2, 4)
+    (_, whole, _), (_, training, _) = rows[grid.OURS], rows[grid.TRAINING]
+    assert len(whole) == len(training) == 2
+    assert all(0 < part < all_of_it for part, all_of_it in zip(training, whole, strict=True))
+    assert grid.TRAINING in grid._table(rows).columns[0]._cells
+
+
+def test_benchmarks_are_never_those_of_another_folder(tmp_path, monkeypatch):
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "grid.py").write_text("raise SystemExit('another')")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "benchmarks"]:
+        monkeypatch.delitem(sys.modules, name)
+    assert tmp_path not in Path(benchmark("grid").__file__).parents

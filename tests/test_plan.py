@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxexp.base.errors import UserError
-from jaxexp.nn.mlp import cost
+from jaxexp.nn.classification import cost
 from jaxexp.planning.cost import MACHINES, Cost, Workload
-from jaxexp.planning.plan import MODES, Plan, static_key
+from jaxexp.planning.plan import MODES, static_key
 from jaxexp.planning.plan import plan as plan_workload
+from jaxexp.planning.programs import Plan
 from jaxexp.spec.padding import ProgramSpec, bounds
 from jaxexp.spec.sweep import RECORDS, Sweep
 from jaxexp.spec.trial import MLPTrial, Trial

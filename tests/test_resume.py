@@ -1,4 +1,4 @@
-"""Runs of the command line that are killed, interrupted, moved and edited, and go on."""
+"""Runs of the command line that are killed, interrupted, moved and edited, and resumed."""
 
 import json
 import os
@@ -23,17 +23,21 @@ from jaxexp.cli import library, rundir
 from jaxexp.cli import main as cli
 from jaxexp.cli.signals import Signals
 
-NIGHTLY = os.environ.get("JAXEXP_NIGHTLY") == "1"
-nightly = pytest.mark.skipif(not NIGHTLY, reason="JAXEXP_NIGHTLY=1 runs it, in minutes")
-KILLS = 24 if NIGHTLY else 3
 TIMES = {"compile_seconds", "train_seconds", "wall_seconds", "started"}
 SWEEP = """
 import jaxexp as jx
+from jaxexp.reproduce.places import problem
 
 sweep = jx.Sweep(
     base=jx.MLPTrial(epochs=EPOCHS, batch_size=16, depth=2, width=8),
     axes={"batch_norm": [False, True], "learning_rate": [1e-2, 1e-3, 1e-4]},
     record=("predictions", "gradient_norms"),
+    questions=(
+        jx.Question(
+            row="1", title="Any", question="Any?", reference="",
+            draw=lambda results: [], answer=lambda results: "Yes.",  # figures take seconds
+        ),
+    ),
 )
 """
 
@@ -113,19 +117,20 @@ def has_checkpoint(out: Path) -> bool:
     return any(path.name.isdecimal() for path in out.glob("checkpoints/*/*"))
 
 
-def go_on(place: Path, out: Path) -> subprocess.Popen:
+def resumed(place: Path, out: Path) -> subprocess.Popen:
     if (out / "run.json").is_file():
         return start(place, "resume", str(out))
     return start(place, *run_line(out))
 
 
-def test_killed_at_random_moments_it_ends_with_the_same_bits(place, whole, tmp_path):
+@pytest.mark.parametrize("enough", [2, pytest.param(24, marks=pytest.mark.nightly)])
+def test_killed_at_random_moments_it_ends_with_the_same_bits(enough, place, whole, tmp_path):
     """SIGKILL: while it starts, compiles or trains, and while a checkpoint is written."""
     chance, kills, runs, writing = random.Random(1), 0, 0, 0
-    while kills < KILLS:
+    while kills < enough:
         out, runs = tmp_path / str(runs), runs + 1
         for _ in range(3):
-            process = go_on(place, out)
+            process = resumed(place, out)
             if chance.random() < 0.5:
                 wait_for(lambda: any(out.glob("checkpoints/*/*orbax-checkpoint-tmp*")), process)  # noqa: B023
             else:
@@ -139,7 +144,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(place, whole, tmp_p
             if code == 0:
                 break
         if code != 0:
-            code, told = finish(go_on(place, out))
+            code, told = finish(resumed(place, out))
         assert code == 0, told
         assert_same_results(out, whole)
         assert not (out / "checkpoints").exists()
@@ -214,11 +219,11 @@ def stop(place: Path, out: Path, number: signal.Signals) -> tuple[int, str]:
     return code, told
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(place, tmp_path):
+def test_ctrl_c_saves_and_says_how_to_resume(place, tmp_path):
     code, told = stop(place, tmp_path / "a run", signal.SIGINT)
     assert code == 130
-    assert f"interrupted; go on with: jaxexp resume '{tmp_path / 'a run'}'" in told
-    assert "0 of 1 sweeps are complete" in told
+    assert f"interrupted; resume with: jaxexp resume '{tmp_path / 'a run'}'" in told
+    assert "0 of 1 sweep complete and saved" in told
     assert "Traceback" not in told
 
 
@@ -249,7 +254,7 @@ def test_a_directory_in_use_is_told(place, copy, capsys):
     assert has_checkpoint(copy)
 
 
-@nightly
+@pytest.mark.nightly
 def test_two_processes_on_one_directory(place, interrupted, tmp_path):
     out = tmp_path / "run"
     shutil.copytree(interrupted, out)
@@ -278,13 +283,13 @@ def test_what_has_changed_is_told_and_needs_force(change, message, copy, capsys)
     change(made)
     (copy / "run.json").write_text(json.dumps(made))
     told = told_by(capsys, "resume", str(copy))
-    assert f"{copy}: not the run that was begun: {message}" in told
-    assert "--force goes on" in told
+    assert f"{copy}: not the run that was started: {message}" in told
+    assert "--force resumes" in told
     assert has_checkpoint(copy)
     assert json.loads((copy / "run.json").read_text()) == made
 
 
-@nightly
+@pytest.mark.nightly
 def test_another_sweep_file_needs_force_and_then_runs_anew(place, copy, tmp_path, capsys):
     """Checkpoints of other trials are left alone."""
     own = tmp_path / "mine.py"
@@ -303,23 +308,23 @@ def test_another_sweep_file_needs_force_and_then_runs_anew(place, copy, tmp_path
 
 
 def test_a_complete_run_and_what_is_no_run(whole, tmp_path, capsys):
-    assert "this run is complete: `jaxexp report`" in told_by(capsys, "resume", str(whole))
+    assert "this run is complete; `jaxexp report`" in told_by(capsys, "resume", str(whole))
     for path in (tmp_path, tmp_path / "nowhere"):
         assert f"{path}: not a run directory" in told_by(capsys, "resume", str(path))
     assert not list(tmp_path.iterdir())
 
 
-def test_the_same_command_on_an_unfinished_run_says_how_to_go_on(place, interrupted, capsys):
+def test_the_same_command_on_an_unfinished_run_says_how_to_resume(place, interrupted, capsys):
     line = [
         "run", str(place / "mine.py"), "--data", str(place / "data"), "--out", str(interrupted),
         "--checkpoint-every", "0.1",
     ]  # fmt: skip
-    assert f"unfinished; `jaxexp resume {interrupted}` goes on" in told_by(capsys, *line)
+    assert f"unfinished; `jaxexp resume {interrupted}` resumes it" in told_by(capsys, *line)
     assert "already holds a run" in told_by(capsys, *line, "--seed", "5")
     assert has_checkpoint(interrupted)
 
 
-def test_a_run_moved_and_renamed_goes_on(place, whole, interrupted, tmp_path):
+def test_a_run_moved_and_renamed_is_resumed(place, whole, interrupted, tmp_path):
     shutil.copytree(interrupted, tmp_path / "another name")
     code, told = finish(start(place, "resume", str(tmp_path / "another name")))
     assert code == 0, told
@@ -344,7 +349,8 @@ def test_results_of_other_trials_are_not_taken_for_ones_own(place, whole):
     assert "results of other trials; the sweep runs again" in notes[0]
 
 
-def test_a_full_disk_stops_no_training_but_is_told_of_results(place, whole, tmp_path):
+@pytest.mark.parametrize("later", ["", pytest.param("resumed", marks=pytest.mark.nightly)])
+def test_a_full_disk_stops_no_training_but_is_told_of_results(later, place, whole, tmp_path):
     out = tmp_path / "run"
     process = start(place, *run_line(out), largest_file=20_000)
     code, told = finish(process)
@@ -354,7 +360,7 @@ def test_a_full_disk_stops_no_training_but_is_told_of_results(place, whole, tmp_
     assert f"error: {out}: cannot write a run here (File too large)" in told
     assert "Traceback" not in told
     assert not list((out / "results").iterdir())
-    if NIGHTLY:
+    if later:
         code, told = finish(start(place, "resume", str(out)))
         assert code == 0, told
         assert_same_results(out, whole)
@@ -388,17 +394,17 @@ whole, programs = compiled.compile_program, []
 def compile_program(program, *arguments):
     programs.append(program)
     if program is programs[0]:
-        time.sleep(0.5)
+        time.sleep(0.3)
         raise UserError("no room")
     return whole(program, *arguments)
 
 compiled.compile_program = compile_program
-cli.main(["run", "depth_width", "--set", "epochs=1", "--data", "data", "--programs", "exact",
+cli.main(["run", "mine.py", "--set", "epochs=1", "--data", "data", "--programs", "exact",
           "--out", OUT])
 """
 
 
-def test_an_error_in_one_lane_while_another_compiles(place, tmp_path):
+def test_an_error_in_one_stream_while_another_compiles(place, tmp_path):
     """Python used to crash where it ended meanwhile."""
     environment = {**os.environ, "PYTHONPATH": str(Path(jaxexp.__file__).parents[1])}
     environment["JAX_ENABLE_COMPILATION_CACHE"] = "false"
@@ -417,4 +423,4 @@ def test_nothing_is_written_elsewhere(place, whole):
     assert found <= {"data", "mine.py", "whole", "interrupted", "cache"}
     assert {path.name for path in (place / "cache").iterdir()} <= {"jaxexp", "matplotlib"}
     left = {path.relative_to(whole).parts[0] for path in whole.rglob("*")}
-    assert left == {".lock", "run.json", "results", "figures", "report.html"}
+    assert left == {".lock", "run.json", "results", "figures", "models", "report.html"}

@@ -57,11 +57,12 @@ def line(optimizer=schedule, **options):
 
 def test_schedules_over_the_run_length_in_a_shared_program_equal_each_trial_alone(devices):
     """Of several lengths and batch sizes: no trial is the prefix of another."""
-    axes = {"epochs": [1, 3], "batch_size": [16, 50], "warmup": [0.0, 0.3]}
+    lengths = [(1, 16), (3, 16), (3, 50)]
+    axes = {("epochs", "batch_size"): lengths, "warmup": [0.0, 0.3]}
     sweep = jx.Sweep(LineTrial(), axes)
     planned = jx.plan(sweep, line(), DATA, programs="one", devices=2)
     [program] = planned.plan.programs
-    assert (len(program.trials), program.prefixes) == (8, ())
+    assert (len(program.trials), program.prefixes) == (6, ())
     together = execute(planned.plan, planned.task, DATA, devices[:2])
     for trial in sweep.trials():
         alone = jx.plan(jx.Sweep(trial), line(), DATA, devices=1)
@@ -216,12 +217,8 @@ def test_an_optimizer_that_is_not_built_in_is_the_tasks_or_refused():
     found = jx.run(sweep, line(by_name), DATA, progress=False)["loss"]
     fixed = line(lambda trial: optax.lion(trial.learning_rate))
     lion = jx.run(jx.Sweep(LionTrial(epochs=2)), fixed, DATA, progress=False)["loss"]
-    adam = jx.run(
-        jx.Sweep(LionTrial(epochs=2, optimizer="adam")), line(None), DATA, progress=False
-    )["loss"]
     np.testing.assert_allclose(found.sel(optimizer="lion"), lion, rtol=1e-5)
-    np.testing.assert_allclose(found.sel(optimizer="adam"), adam, rtol=1e-5)
-    assert abs(lion - adam).max() > 1e-4
+    assert abs(lion - found.sel(optimizer="adam")).max() > 1e-4
 
 
 def test_two_sweeps_without_names_are_refused():
@@ -266,15 +263,15 @@ class Order(Silent):
 
 def test_a_timed_sweep_runs_alone(devices):
     """After all others, one trial after another, each on one device."""
-    timed = jx.Sweep(LineTrial(epochs=2), {"batch_size": [10, 16, 50]}, name="time", timed=True)
-    other = jx.Sweep(LineTrial(epochs=3), {"clip": [None, 0.5, 1.0], "seed": [0, 1]}, name="other")
+    timed = jx.Sweep(LineTrial(epochs=2), {"batch_size": [16, 50]}, name="time", timed=True)
+    other = jx.Sweep(LineTrial(epochs=3), {"clip": [None, 0.5], "seed": [0, 1]}, name="other")
     planned = jx.plan([timed, other], line(), DATA, devices=2)
     order = Order()
     results = jx.run(planned, progress=order)
     alone = [program.alone for program in order.programs]
     assert alone == sorted(alone)
     own = [program.trials for program in order.programs if program.alone]
-    assert len(dict.fromkeys(own)) == 3
+    assert len(dict.fromkeys(own)) == 2
     assert own == sorted(own, key=list(dict.fromkeys(own)).index)  # no two of them in turn
     assert all(len(trials) == 1 for trials in own)
     assert "one trial after another" in results["time"]["seconds"].attrs["long_name"]

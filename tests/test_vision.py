@@ -3,27 +3,27 @@
 The networks learn nothing here: what is tested is that each trial is what it says it is.
 """
 
+import dataclasses
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import xarray as xr
 from small_images import SIZE, write_images
-from torch_resnet import compiled, make, torch
+from torch_resnet import FEATURES, SMALL, compiled, make, small_networks, torch
 
 import jaxexp as jx
 from jaxexp.base.errors import UserError
-from jaxexp.cli import main as cli
 from jaxexp.cli.inputs import Inputs
 from jaxexp.cli.library import load_source
-from jaxexp.planning.plan import plan
-from jaxexp.reproduce import backbone, images, problems
+from jaxexp.nn.residual import BLOCKS
+from jaxexp.reproduce import backbone, problems
 from jaxexp.reproduce.images import load, middle
+from jaxexp.reproduce.report import SECTIONS
 from jaxexp.reproduce.tasks import LinearTask, binary_cross_entropy, in_batches
 from jaxexp.reproduce.trials import EstimatorTrial, ImageTrial, ProbeTrial
-from jaxexp.training import step as train
+from jaxexp.training import step
 from jaxexp.training.shuffle import permutation
 
 pytest.importorskip("sklearn", reason="scikit-learn is not installed")
@@ -34,7 +34,7 @@ pytest.importorskip("xgboost", reason="XGBoost is not installed")
 def cache(tmp_path_factory):
     """Decoded images go into a folder of the tests'."""
     own = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
+    with small_networks(), pytest.MonkeyPatch.context() as patch:
         patch.setattr("jaxexp.reproduce.images.loading.user_cache_path", lambda _: own)
         yield
 
@@ -47,7 +47,7 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def network():
     """torchvision's, of random weights and batch statistics, with a head of three classes."""
-    return make((2, 2, 2, 2), 3).float()
+    return make(SMALL, 3).float()
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +64,10 @@ def inputs(folder, pth) -> Inputs:
 
 def torch_images(problem, split: str):
     """The images as torchvision's network wants them, normalised by the problem's own transform."""
-    x_NxHxWx3, _ = problem.data[split]
+    x_NxHxWx3 = problem.data.splits[split].x
     x = torch.from_numpy(np.array(x_NxHxWx3)).permute(0, 3, 1, 2).float() / 255
-    mean, deviation = (torch.tensor(v)[:, None, None] for v in (backbone.MEAN, backbone.DEVIATION))
-    return (x - mean) / deviation
+    mean, std = (torch.tensor(v)[:, None, None] for v in (backbone.MEAN, backbone.STD))
+    return (x - mean) / std
 
 
 def torch_features(network, x):
@@ -83,18 +83,18 @@ def test_the_loss_is_pytorchs_and_survives_any_logit():
     logits = np.array([-200, -30, -1e-3, 0, 0.5, 40, 300], np.float32)
     for label in (0, 1):
         labels = np.full(len(logits), label, np.int32)
-        ours = binary_cross_entropy(jnp.array(logits), jnp.array(labels))
+        loss, accuracy = binary_cross_entropy(jnp.array(logits), jnp.array(labels))
         theirs = torch.nn.functional.binary_cross_entropy_with_logits(
             torch.tensor(logits), torch.full((len(logits),), float(label)), reduction="none"
         )
-        np.testing.assert_allclose(ours["loss"], theirs, rtol=1e-6, atol=1e-12)
-        np.testing.assert_array_equal(ours["accuracy"], (logits > 0) == label)
+        np.testing.assert_allclose(loss, theirs, rtol=1e-6, atol=1e-12)
+        np.testing.assert_array_equal(accuracy, (logits > 0) == label)
 
 
 def test_a_logit_that_is_no_number_is_wrong():
-    metrics = binary_cross_entropy(jnp.full(2, jnp.nan), jnp.array([0, 1]))
-    assert metrics["accuracy"].tolist() == [0, 0]
-    assert not np.isfinite(metrics["loss"]).any()
+    loss, accuracy = binary_cross_entropy(jnp.full(2, jnp.nan), jnp.array([0, 1]))
+    assert accuracy.tolist() == [0, 0]
+    assert not np.isfinite(loss).any()
 
 
 @pytest.mark.parametrize("n", [1, 4, 5, 11])
@@ -112,16 +112,16 @@ def test_features_are_those_of_torchvision_and_leave_the_network_alone(inputs, n
     problem = problems.probing(inputs)
     images = problems.fine_tuning(inputs)
     for split in ("train", "validation", "test"):
-        found_NxF, y_N = problem.data[split]
+        found_NxF, y_N, _ = problem.data.splits[split]
         wanted_NxF = torch_features(network, torch_images(images, split))
         # Of the size of 1; as near as the tests of the network are.
         np.testing.assert_allclose(found_NxF, wanted_NxF, rtol=1e-4, atol=1e-4)
-        np.testing.assert_array_equal(y_N, images.data[split][1])
+        np.testing.assert_array_equal(y_N, images.data.splits[split].y)
     jax.tree.map(np.testing.assert_array_equal, before, weights.tree)
 
 
 def test_an_image_has_its_features_whatever_stands_beside_it(inputs):
-    x_NxHxWx3 = problems.fine_tuning(inputs).data["train"][0]
+    x_NxHxWx3 = problems.fine_tuning(inputs).data.train.x
     weights = backbone.load(inputs.weights)
     mixed_N = np.random.default_rng(1).permutation(len(x_NxHxWx3))
     made, _ = backbone.features(weights, {"a": x_NxHxWx3, "b": x_NxHxWx3[mixed_N]}, "matmul")
@@ -132,21 +132,21 @@ def test_features_are_made_once(inputs, monkeypatch):
     problems.probing(inputs)
     monkeypatch.setattr(backbone, "features", None)  # would fail if it were called
     again = problems.probing(inputs)
-    assert again.data["train"][0].shape == (40, 512)
+    assert again.data.train.x.shape == (40, FEATURES)
 
 
 def test_probing_is_what_pytorch_trains_on_the_same_features(inputs):
     problem = problems.probing(inputs)
     trial = ProbeTrial(learning_rate=1e-2, epochs=3, seed=5)
     sweep = jx.Sweep(base=trial, record=("predictions",))
-    ours = jx.run(sweep, problem)
-    params, _ = LinearTask().init(trial, jax.random.key(5), problem.data)
-    x_NxF, y_N = map(torch.tensor, problem.data["train"])
-    unit = torch.nn.Linear(512, 1)
+    ours = jx.run(sweep, *problem, progress=False)
+    params, _ = LinearTask().init(trial, jax.random.key(5), problem.data.arrays())
+    x_NxF, y_N = map(torch.tensor, problem.data.train[:2])
+    unit = torch.nn.Linear(FEATURES, 1)
     with torch.no_grad():
         unit.weight.copy_(torch.tensor(np.array(params["fc"]["kernel"])))
         unit.bias.copy_(torch.tensor(np.array(params["fc"]["bias"])))
-    assert float(unit.weight.detach().abs().max()) <= 512**-0.5
+    assert float(unit.weight.detach().abs().max()) <= FEATURES**-0.5
     adam = torch.optim.Adam(unit.parameters(), lr=1e-2)
     losses = []
     for epoch in range(3):
@@ -160,7 +160,7 @@ def test_probing_is_what_pytorch_trains_on_the_same_features(inputs):
             adam.step()
             losses.append(loss.item())
     np.testing.assert_allclose(ours["step_loss"], losses, rtol=1e-4)
-    wanted = torch.sigmoid(unit(torch.tensor(problem.data["shown"])))[:, 0].detach()
+    wanted = torch.sigmoid(unit(torch.tensor(problem.data.extra["shown"])))[:, 0].detach()
     np.testing.assert_allclose(ours["probability"], wanted, rtol=1e-3)
 
 
@@ -175,45 +175,39 @@ def test_fine_tuning_starts_from_the_weights_with_a_head_of_its_seed(inputs, net
     @compiled
     def start(seed, data):
         trial = ImageTrial(image_size=SIZE, pretrained=True, seed=seed)
-        params, state = problem.task.init(trial, jax.random.key(seed), data)
-        x_N, _ = data["validation"]
-        logits_N, _ = problem.task.logits(params, state, x_N, jnp.ones(len(x_N)), train=False)
-        return params, logits_N
+        variables = problem.task.init(trial, jax.random.key(seed), data)
+        x_N = data["validation"].x
+        logits_N, _ = problem.task.logits(variables, x_N, jnp.ones(len(x_N)), train=False)
+        return variables.params, logits_N
 
     heads = []
     for seed in (0, 1):
-        params, logits_N = start(seed, problem.data)
+        params, logits_N = start(seed, problem.data.arrays())
         wanted_N = features_NxF @ params["fc"]["kernel"][0] + params["fc"]["bias"][0]
         np.testing.assert_allclose(logits_N, wanted_N, rtol=1e-4, atol=1e-4)
         heads.append(params["fc"]["kernel"])
     assert (heads[0] != heads[1]).all()
 
 
-@pytest.fixture(scope="module")
-def tuned(inputs) -> xr.Dataset:
-    """Two rates in one program, and what their trials are called."""
+def test_a_trial_alone_equals_the_same_in_a_batch(inputs):
+    """Against the pure functions of one trial, without a batch, devices or a driver."""
+    task, data = problems.fine_tuning(inputs)
     sweep = jx.Sweep(
         base=ImageTrial(image_size=SIZE, pretrained=True),
         axes={"learning_rate": [1e-3, 1e-5]},
         record=("predictions",),
     )
-    return jx.run(sweep, problems.fine_tuning(inputs))
-
-
-def test_a_trial_alone_equals_the_same_in_a_batch(tuned, inputs):
-    """Against the pure functions of one trial, without a batch, devices or an engine."""
-    problem = problems.fine_tuning(inputs)
+    tuned = jx.run(sweep, task, data, progress=False).dataset  # two rates in one program
     trial = ImageTrial(image_size=SIZE, pretrained=True, learning_rate=1e-5)
-    data = train.join_held_out(problem.data)
 
-    @jax.jit
-    def alone(data):
-        state, gathered = train.init(problem.task, trial, data)
-        steps = train.train_steps(problem.task, trial, state, gathered, 0, 0, 2, data["train"])
-        probability = problem.task.predictions(trial, steps[0].params, steps[0].state, data)
-        return steps[1].steps["loss"], probability["probability"]
+    @compiled
+    def alone(arrays):
+        state, record = step.init(task, trial, 2, arrays)
+        state, record = step.train_steps(task, trial, 2, state, record, 0, 0, 2, arrays["train"])
+        made = task.predictions(trial, state.variables, arrays)
+        return record.step_loss_S, made["probability"]
 
-    losses, probability = alone(data)
+    losses, probability = alone(step.with_evaluation(data))
     own = tuned.sel(learning_rate=1e-5)
     # Other programs round otherwise; two steps at 1e-5 amplify little.
     np.testing.assert_allclose(own["step_loss"], losses, rtol=1e-4)
@@ -222,32 +216,36 @@ def test_a_trial_alone_equals_the_same_in_a_batch(tuned, inputs):
 
 
 def test_images_of_another_size_are_refused(inputs):
-    problem = problems.fine_tuning(inputs)
-    with pytest.raises(UserError, match="image_size=64: the images have 32 pixels a side"):
-        problem.task.init(ImageTrial(image_size=64), jax.random.key(0), problem.data)
+    with pytest.raises(UserError, match="image_size=64: the images have 16 pixels a side"):
+        jx.plan(jx.Sweep(ImageTrial(image_size=64)), *problems.scratch(inputs))
 
 
 def test_pretrained_trials_need_weights(inputs):
-    problem = problems.scratch(inputs)
-    trial = ImageTrial(image_size=SIZE, pretrained=True)
     with pytest.raises(UserError, match="no weights to start from"):
-        problem.task.init(trial, jax.random.key(0), problem.data)
+        jx.plan(jx.Sweep(ImageTrial(image_size=SIZE, pretrained=True)), *problems.scratch(inputs))
 
 
 # What is planned
 
 
-def test_large_trials_run_in_programs_of_one_turn():
+def test_large_trials_run_in_programs_of_one_chunk(inputs, monkeypatch):
     """Memory follows the devices, not the grid, and no device trains copies that are dropped."""
-    sweep = jx.Sweep(base=ImageTrial(), axes={"seed": range(15)})
-    made = plan([sweep], 4, 2000)
+    monkeypatch.setitem(BLOCKS, 18, (2, 2, 2, 2))
+    task, data = problems.scratch(inputs)
+    train = jx.Examples(*(np.resize(a, (20_000, *a.shape[1:])) for a in data.train[:2]))
+    data = dataclasses.replace(data, train=train)
+
+    def plan(seeds: int, **options):
+        sweep = jx.Sweep(ImageTrial(image_size=SIZE), {"seed": range(seeds)})
+        return sweep, jx.plan(sweep, task, data, memory=1e12, **options).plan
+
+    sweep, made = plan(15)
     assert sorted(len(program.trials) for program in made.programs) == [3, 4, 4, 4]
     assert {t for program in made.programs for t in program.trials} == set(sweep.trials())
     assert all(program.filled() == len(program.trials) for program in made.programs)
-    assert len(made.lanes) == 1
-    four = jx.Sweep(base=ImageTrial(), axes={"seed": range(4)})
-    assert made.memory < 2 * plan([four], 4, 2000).memory
-    assert len(plan([sweep], 4, 2000, mode="one").programs) == 1
+    assert len(made.streams) == 1
+    assert made.memory < 2 * plan(4)[1].memory
+    assert len(plan(15, programs="one")[1].programs) == 1
 
 
 @pytest.mark.parametrize(
@@ -266,7 +264,7 @@ def test_trials_that_make_no_sense_are_refused(trial, message):
 
 def test_sweeps_of_one_run_have_no_trial_in_common():
     """Models and checkpoints are kept by the names of trials."""
-    sweeps = [load_source(name).sweep for name in cli.REPORT_SWEEPS["7"][1:]]
+    sweeps = [load_source(name).sweep for name in SECTIONS["7"].sweeps[1:]]
     ids = [trial.id for sweep in sweeps for trial in sweep.trials()]
     assert len(set(ids)) == len(ids) == 16
 
@@ -276,7 +274,6 @@ def test_a_quick_run_takes_some_images_of_either_class(inputs, monkeypatch):
     quick = Inputs(images=inputs.images, quick=True)
     found = load(quick, middle())
     assert np.bincount(found.train.y_N).tolist() == [5, 5]
-    assert len(found.train.files) == len(found.train.x_NxHxWx3) == images.count(quick) == 10
-    assert images.count(inputs) == 40
+    assert len(found.train.files) == len(found.train.x_NxHxWx3) == 10
     assert found.fingerprint != load(inputs, middle()).fingerprint
-    assert "quick run" in problems.pixels(quick).attrs["notes"]
+    assert "quick run" in problems.pixels(quick).data.attrs["notes"]

@@ -38,3 +38,4 @@ results = jx.run(jx.Sweep(HuberTrial(epochs=20, batch_size=32), axes, name="hube
 print(results.best("r2"))
 at_end = jx.select.final(results.dataset, "r2").sel(split="validation")
 print(at_end.mean("seed").to_pandas())  # delta against learning rate
+print(jx.write_report(results, "huber.html"))

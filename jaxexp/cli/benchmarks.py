@@ -7,9 +7,10 @@ from types import ModuleType
 
 
 def benchmark(name: str) -> ModuleType:
-    """A module of the folder `benchmarks`."""
+    """A module of the folder `benchmarks`, never of another one of that name."""
     package = Path(__file__).parents[1]
-    parent = package if (package / "benchmarks").is_dir() else package.parent
-    if str(parent) not in sys.path:
-        sys.path.append(str(parent))  # last: processes that it starts find it too
+    if (package / "benchmarks").is_dir():
+        return importlib.import_module(f"jaxexp.benchmarks.{name}")
+    if sys.path[0] != str(package.parent):
+        sys.path.insert(0, str(package.parent))  # processes that it starts find it too
     return importlib.import_module(f"benchmarks.{name}")

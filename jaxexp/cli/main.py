@@ -39,7 +39,7 @@ from jaxexp.cli.options import (
 from jaxexp.cli.rundir import RunDirectory
 from jaxexp.cli.session import Command, Session, plan_stage, stages
 from jaxexp.cli.signals import Signals
-from jaxexp.planning.plan import count
+from jaxexp.planning.programs import count
 from jaxexp.reproduce import vision
 from jaxexp.reproduce.report import SECTIONS, SOURCE
 

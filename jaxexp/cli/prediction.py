@@ -45,7 +45,9 @@ def predict_files(
     if not own:
         what = f"--export {export}" if export else str(files[0])
         raise UserError(f"{what}: no sweep of this run has models for that")
-    model, why = models.best(directory.models, own)
+    # The page of a sweep without questions ranks its trials by loss.
+    asked = any(sources[name].sweep.questions for name, _ in own)
+    model, why = models.best(directory.models, own, None if asked else "loss")
     source = sources[model.about["sweep"]]
     if export and source.export:
         source.export(model, export)

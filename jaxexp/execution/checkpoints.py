@@ -24,7 +24,7 @@ import orbax.checkpoint as ocp
 
 from jaxexp.base import memory
 from jaxexp.execution.records import End, Snapshot
-from jaxexp.planning.plan import Program
+from jaxexp.planning.programs import Program
 from jaxexp.training.task import PyTree
 
 EVERY_SECONDS = 30.0

@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from jaxexp.base.errors import InterruptedRunError, UserError
 from jaxexp.execution.program import Call, RunningProgram, joined, state_like
 from jaxexp.execution.records import End, Snapshot, TrialRecord, make_records
-from jaxexp.planning.plan import Plan, Program, count
+from jaxexp.planning.programs import Plan, Program, count
 from jaxexp.spec.trial import Trial
 from jaxexp.training import step
 from jaxexp.training.data import Data

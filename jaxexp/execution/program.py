@@ -11,11 +11,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxexp.base import memory
 from jaxexp.base.errors import UserError
 from jaxexp.execution.records import End, Snapshot
-from jaxexp.planning.plan import Program
+from jaxexp.planning.programs import Program
 from jaxexp.spec.padding import Choice
 from jaxexp.training import step
 from jaxexp.training.step import EpochRecord, Steps, TrainState
 from jaxexp.training.task import Arrays, PyTree, Task
+from jaxexp.training.tracing import fingerprint
 
 TRIALS = PartitionSpec("trials")  # the leading axis of everything that a trial owns
 SHARED = PartitionSpec()
@@ -63,9 +64,8 @@ def compile_program(program: Program, task: Task, mesh: Mesh, data: Arrays) -> C
     devices = tuple(mesh.devices.flat)
     # The task's text, not its identity: what its functions close over may have changed since.
     leaves = {name: own[0] for name, own in stack(program, task, data).items()}
-    computes = task.fingerprint(
-        program.spec.trial, leaves, lengths, data, predictions="predictions" in program.record
-    )
+    predictions = "predictions" in program.record
+    computes = fingerprint(task, program.spec.trial, leaves, lengths, data, predictions=predictions)
     key = (type(task), computes, program.spec, program.record, batch, lengths, devices, str(shapes))
     if key not in _compiled:
         _compiled[key] = _compile(program, task, mesh, data)
@@ -214,7 +214,7 @@ class RunningProgram:
             self.compiled = compile_program(self.program, self.task, self.mesh, self.data)
         except jax.errors.JAXTypeError as error:
             spec = self.program.spec
-            padded = [size[0] for size in spec.sizes] + [choice[0] for choice in spec.choices]
+            padded = [name for name, _, _ in spec.sizes] + [name for name, _ in spec.choices]
             reason = str(error).partition("\n")[0]
             raise UserError(
                 f"{type(self.task).__name__}: {reason} (in a program of trials that differ in "

@@ -15,7 +15,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from jaxexp.planning.plan import Plan, Program
+from jaxexp.planning.programs import Plan, Program
 
 LINES = 10  # where there is no terminal, progress is this many lines
 

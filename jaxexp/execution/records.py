@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxexp.planning.plan import Program
+from jaxexp.planning.programs import Program
 from jaxexp.spec.trial import Trial
 from jaxexp.training import step
 from jaxexp.training.step import EpochRecord, TrainState

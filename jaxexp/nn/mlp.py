@@ -11,11 +11,7 @@ padded in the same way where its program holds other shapes too; in a program of
 Shapes: B examples, C classes, F features, L hidden layers, W units of a layer.
 """
 
-import dataclasses
-import itertools
-import types
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -24,16 +20,11 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
-from jaxexp.base.errors import UserError
 from jaxexp.nn.norm import BatchNorm
-from jaxexp.planning.cost import Cost
 from jaxexp.spec.padding import Choice, Size, choose, largest, value
-from jaxexp.spec.trial import MLPTrial, Trial, with_values
-from jaxexp.training.data import Data
-from jaxexp.training.labels import check_labels
-from jaxexp.training.metrics import Metric
+from jaxexp.spec.trial import MLPTrial
 from jaxexp.training.shuffle import mix
-from jaxexp.training.task import Arrays, Batch, Inspection, Outputs, PyTree, Task, Variables
+from jaxexp.training.task import PyTree
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": nn.relu,
@@ -150,13 +141,14 @@ class Hidden(nn.Module):
             plain_WxB = h_WxB
             h_WxB = choose(self.batch_norm, lambda on: normed_WxB if on else plain_WxB)
         h_WxB = choose(self.activation, lambda name: ACTIVATIONS[name](h_WxB))
-        if self.train and not _is_zero(self.dropout):
+        if self.train and not is_zero(self.dropout):
             h_WxB = dropout(h_WxB, self.dropout, layer.word)
         h_WxB = choose(self.residual, lambda on: x_FxB + h_WxB if on else h_WxB)
         return (jnp.where(layer.active, h_WxB, x_FxB) if self.skipped else h_WxB), None
 
 
-def _is_zero(rate: Any) -> bool:
+def is_zero(rate: Any) -> bool:
+    """Whether a rate is known to be 0, so that nothing need be computed for it."""
     return isinstance(rate, float) and rate == 0
 
 
@@ -264,21 +256,21 @@ def _for_each_layer(widths: Any, count: int) -> Array:
     return jnp.pad(widths_L, (0, count - len(widths_L)), mode="edge")
 
 
-def _stacks(tree: PyTree) -> list[PyTree]:
+def stacks(tree: PyTree) -> list[PyTree]:
     """The hidden layers of parameters, statistics or gradients, each with a leading layer axis."""
     names = ["first", *(name for i in range(len(tree)) if (name := f"hidden_{i}") in tree)]
     stacks = [jax.tree.map(lambda a: a[None], tree[name]) for name in names]
     return [*stacks, tree["hidden"]] if "hidden" in tree else stacks
 
 
-def _own(trial: MLPTrial, tree: PyTree, inputs: int | None) -> PyTree:
+def own_part(trial: MLPTrial, tree: PyTree, inputs: int | None) -> PyTree:
     """A trial's own part of parameters or statistics: its layers, and their units and inputs.
 
     `inputs` are those of the first layer; None for all there are.
     """
     layers = [
         {k: jax.tree.map(lambda a, i=i: a[i], v) for k, v in stack.items()}
-        for stack in _stacks(tree)
+        for stack in stacks(tree)
         for i in range(len(jax.tree.leaves(stack)[0]))
     ]
 
@@ -298,173 +290,3 @@ def _own(trial: MLPTrial, tree: PyTree, inputs: int | None) -> PyTree:
         last = tree["last"]
         made["last"] = last | {"kernel": last["kernel"][:, : widths[-1]]}
     return made
-
-
-@dataclass(frozen=True)
-class MLPClassification(Task):
-    """Classification with a multi-layer perceptron.
-
-    Examples are `jaxexp.Examples`: inputs (N, F) float32 and labels (N,) int32. Where `classes` and
-    the statistics are not given, `bind` takes them from the data: `mean` and `std` of each input
-    over the training examples are those that features="standardised" subtracts and divides by.
-
-    >>> from jaxexp.training.data import arrays
-    >>> data = arrays([[0.0, 1.0], [1.0, 0.0], [0.5, 0.5], [0.1, 0.9]], list("abab"), validation=1)
-    >>> MLPClassification().bind(data).classes
-    2
-    """
-
-    classes: int | None = None
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
-    evaluation_batch_size: int = 1024  # activations stay in a core's cache
-    loss_unit = "nats"
-    metrics = types.MappingProxyType({"accuracy": Metric("higher")})
-
-    def bind(self, data: Data) -> "MLPClassification":
-        """With the classes and the statistics of these data; constant inputs have a std of 1.
-
-        Raises UserError for data that are not vectors with labels 0 to C - 1.
-        """
-        classes = check_labels(data, self.classes)
-        x_NxF = np.asarray(data.train.x)
-        if x_NxF.ndim != 2:
-            raise UserError(
-                f"train.x: the shape is {x_NxF.shape}, expected (examples, inputs) for an MLP"
-            )
-        mean_F = x_NxF.mean(0, dtype=np.float64)
-        std_F = x_NxF.std(0, dtype=np.float64)
-        std_F = np.where(x_NxF.min(0) == x_NxF.max(0), 1.0, std_F)
-        return dataclasses.replace(
-            self,
-            classes=classes,
-            mean=self.mean or tuple(mean_F.tolist()),
-            std=self.std or tuple(std_F.tolist()),
-        )
-
-    def check(self, trial: Trial, data: Data) -> None:
-        """Raise UserError unless it is an MLP's trial, with an optimizer that is built in."""
-        super().check(trial, data)
-        if not isinstance(trial, MLPTrial):
-            raise UserError(
-                f"{type(self).__name__} trains MLPTrial, not {type(trial).__name__}: give a task "
-                "that trains your trials"
-            )
-
-    def module(self, trial: Trial, *, train: bool = False) -> MLP:
-        """The Flax module of a trial."""
-        assert isinstance(trial, MLPTrial)
-        assert self.classes is not None, "bind the task to data"
-        return MLP(trial, self.classes, self.mean, self.std, train)
-
-    def init(self, trial: Trial, rng: Array, data: Arrays) -> Variables:
-        """Parameters and batch statistics (empty without batch norm)."""
-        assert isinstance(trial, MLPTrial)
-        program, inputs = trial, jnp.zeros((1, data["train"].x.shape[1]))
-        if isinstance(trial.width, tuple):  # drawn as in a shared program, then cut out of it
-            width = Size(jnp.array(trial.width), min(trial.width), max(trial.width))
-            program = with_values(trial, width=width)
-        variables = self.module(program).init(rng, inputs, jnp.ones(1))
-        params, state = variables["params"], variables.get("batch_stats", {})
-        if program is trial:
-            return Variables(params, state)
-        return Variables(_own(trial, params, None), state and _own(trial, state, None))
-
-    def apply(
-        self, trial: Trial, variables: Variables, batch: Batch, *, rng: Array, mask: Array,
-        train: bool,
-    ) -> Outputs:  # fmt: skip
-        """Cross entropy (nats) and correctness (0 or 1) of each example, and new statistics.
-
-        Label smoothing is part of the loss in training alone.
-        """
-        assert isinstance(trial, MLPTrial)
-        logits_CxB, new = self.module(trial, train=train).apply(
-            {"params": variables.params, "batch_stats": variables.state},
-            batch.x,
-            mask,
-            jax.random.key_data(rng)[0],
-            mutable=["batch_stats"],
-        )
-        smoothing = trial.label_smoothing if train else 0.0
-        loss_B, right_B = cross_entropy(logits_CxB, batch.y, smoothing)
-        return Outputs(loss_B, metrics={"accuracy": right_B}, state=new.get("batch_stats", {}))
-
-    def predict(self, trial: Trial, variables: Variables, x: PyTree) -> Array:
-        """Logits (B, C) of inputs (B, F)."""
-        tree = {"params": variables.params, "batch_stats": variables.state}
-        logits_CxB: Any = self.module(trial).apply(tree, x, jnp.ones(len(x)))
-        return logits_CxB.T
-
-    def probabilities(self, prediction: Array) -> Array:
-        """Of logits (B, C): their softmax."""
-        return jax.nn.softmax(prediction)
-
-    def gradient_norms(self, grads: PyTree) -> Array:
-        """Squared L2 norm of the kernel's gradient in each affine layer of the program."""
-        kernels = [stack["affine"]["kernel"] for stack in _stacks(grads)]
-        kernels.append(grads["last"]["kernel"][None])
-        return jnp.concatenate([jnp.square(kernel).sum((1, 2)) for kernel in kernels])
-
-    def crop(
-        self, trial: Trial, variables: Variables, norms_ExL: np.ndarray | None
-    ) -> tuple[Variables, np.ndarray | None]:
-        """The trial's own part of what its program has trained, as if it had trained alone."""
-        assert isinstance(trial, MLPTrial)
-        inputs = _inputs(trial, len(self.mean))
-        if norms_ExL is not None:
-            norms_ExL = np.concatenate([norms_ExL[:, : trial.depth], norms_ExL[:, -1:]], axis=1)
-        state = _own(trial, variables.state, inputs) if trial.batch_norm else {}
-        return Variables(_own(trial, variables.params, inputs), state), norms_ExL
-
-    def inspect(self, trial: Trial, arrays: Arrays) -> Inspection:
-        """By formula, which is quicker than tracing and agrees with it; subclasses are traced."""
-        own, cls, names = type(self), MLPClassification, ("apply", "init", "optimizer", "module")
-        changed = any(getattr(own, name) is not getattr(cls, name) for name in names)
-        if changed or type(trial) is not MLPTrial:
-            return super().inspect(trial, arrays)
-        assert isinstance(trial, MLPTrial)
-        assert self.classes is not None, "bind the task to data"
-        return Inspection(
-            cost(trial, len(self.mean), self.classes),
-            frozenset(trial.fields()) - {"epochs", "batch_size"},
-        )
-
-
-def cost(trial: MLPTrial, inputs: int, outputs: int) -> Cost:
-    """What an MLP costs to train."""
-    inputs = _inputs(trial, inputs)
-    units = sum(trial.widths)
-    shapes = sum(a * b for a, b in itertools.pairwise((inputs, *trial.widths, outputs)))
-    norm = 2 if trial.batch_norm else 1
-    looped = trial.depth > UNROLLED_LAYERS and isinstance(trial.width, int)
-    return Cost(
-        multiplications=shapes * (1.5 if trial.batch_norm else 1),
-        launches=(trial.depth + 1) * norm * (4 if looped else 1),
-        parameters=shapes + units * (2 * norm - 1) + outputs,
-        activations=inputs + norm * 2 * units + 2 * outputs,
-        layers=trial.depth + 1,
-    )
-
-
-def _inputs(trial: MLPTrial, inputs: int) -> int:
-    """Of the first layer."""
-    return inputs * len(SINE_FREQUENCIES) if trial.features == "sines" else inputs
-
-
-def cross_entropy(logits_CxB: Array, y_B: Array, smoothing: Any = 0.0) -> tuple[Array, Array]:
-    """Softmax cross entropy in nats, and whether the first of the largest logits is right.
-
-    `smoothing` moves that share of each label to all classes equally (Szegedy et al., 2016). No
-    label is right where a logit is no number.
-    """
-    classes_Cx1 = jnp.arange(logits_CxB.shape[0])[:, None]
-    shifted_CxB = logits_CxB - jax.lax.stop_gradient(logits_CxB.max(0))
-    # Picking the label's logit by comparison keeps scatters out of the gradient, and argmax as a
-    # minimum over indices is a plain reduction, which XLA vectorizes on every backend.
-    picked_B = jnp.where(classes_Cx1 == y_B, shifted_CxB, 0).sum(0)
-    predicted_B = jnp.where(shifted_CxB == 0, classes_Cx1, len(classes_Cx1)).min(0)
-    if not _is_zero(smoothing):
-        picked_B = (1 - smoothing) * picked_B + smoothing * shifted_CxB.mean(0)
-    loss_B = jnp.log(jnp.exp(shifted_CxB).sum(0)) - picked_B
-    return loss_B, (predicted_B == y_B).astype(jnp.float32)

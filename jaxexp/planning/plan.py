@@ -1,227 +1,23 @@
-"""The plan: which trials share a compiled program, and on which devices each program runs."""
+"""Planning: which trials share a compiled program, and on which devices each program runs."""
 
 import dataclasses
 import itertools
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from jaxexp.base.errors import UserError
-from jaxexp.base.files import digest
-from jaxexp.planning.cost import MACHINES, Cost, Machine, Workload
-from jaxexp.spec.padding import ProgramSpec, bounds
+from jaxexp.planning.cost import MACHINES, Machine, Workload
+from jaxexp.planning.programs import Estimate, Plan, Program, count, size_text
+from jaxexp.spec.padding import bounds
 from jaxexp.spec.sweep import Sweep
-from jaxexp.spec.trial import Kind, Trial, text
+from jaxexp.spec.trial import Kind, Trial
 
 MODES = ("auto", "exact", "one")
 STATE_COPIES = 3 * 2  # of parameters: they and Adam's moments; one more while a call runs
 RECORD_COPIES = 3  # of records at the peak: as they come, stacked, and in the results
 CALL_COPIES = 3  # of what an epoch records, while a call runs: given, under way, and returned
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What one program is expected to cost."""
-
-    seconds: float = 0.0  # device-seconds of training, padding included
-    compile_seconds: float = 0.0
-    padding: float = 0.0  # the share of the arithmetic that no trial needs
-    shares: tuple[float, ...] = ()  # of each member in the work
-    state_bytes: float = 0.0  # parameters and moments, on all its devices, while a call runs
-    device_bytes: float = 0.0  # on all its devices, while a call runs, without the data
-    record_bytes: float = 0.0  # what its trials leave behind, on the host
-
-
-@dataclass(frozen=True)
-class Program:
-    """Trials that are trained as one batch.
-
-    Of trials that differ in their epochs alone, only the longest is trained: the others are its
-    `prefixes`, pairs of a trial and the place in `trials` of the one that it is a prefix of.
-    """
-
-    trials: tuple[Trial, ...]
-    prefixes: tuple[tuple[Trial, int], ...] = ()
-    record: tuple[str, ...] = ()  # what is kept beyond losses and metrics
-    devices: tuple[int, ...] = ()  # the batch is spread over these
-    chunk: int = 1  # trials that a device trains side by side, one chunk after another
-    alone: bool = False  # whether nothing else may run beside it
-    estimate: Estimate = Estimate()
-
-    @cached_property
-    def id(self) -> str:
-        """Sixteen hexadecimal digits that name what is trained and recorded, on any devices."""
-        content = [[trial.id for trial, _ in self.members], self.record]
-        return digest(json.dumps(content))
-
-    @cached_property
-    def spec(self) -> ProgramSpec:
-        """What XLA has to know."""
-        return ProgramSpec.of(self.trials)
-
-    @cached_property
-    def epochs(self) -> int:
-        """The epochs that the batch trains: those of its longest trial."""
-        return max(trial.epochs for trial in self.trials)
-
-    @cached_property
-    def smallest_batch(self) -> int:
-        """The smallest batch size, which takes the most steps."""
-        return min(trial.batch_size for trial in self.trials)
-
-    @property
-    def members(self) -> list[tuple[Trial, int]]:
-        """Every trial that the program answers for, and its place in the batch."""
-        return [(trial, i) for i, trial in enumerate(self.trials)] + list(self.prefixes)
-
-    def filled(self) -> int:
-        """The trials of the batch with those that fill it up, so that every chunk is full."""
-        full = len(self.devices) * self.chunk
-        return full * math.ceil(len(self.trials) / full)
-
-    def why(self) -> str:
-        """What its trials have in common and what differs, in words."""
-        like, default = self.spec.like, type(self.trials[0])()
-        same = [
-            f"{name}={text(value)}"
-            for name, declared in like.fields().items()
-            if declared.kind not in (Kind.TRACED, Kind.LENGTH)
-            and (value := getattr(like, name)) != getattr(default, name)
-        ]
-        sizes = [f"{name} {low} to {high}" for name, low, high in self.spec.sizes]
-        choices = [f"{n} {' or '.join(map(text, options))}" for n, options in self.spec.choices]
-        lengths = sorted({trial.epochs for trial, _ in self.members})
-        epochs = [f"epochs {lengths[0]} to {lengths[-1]}"] if len(lengths) > 1 else []
-        return ", ".join([*same, *sizes, *choices, *epochs]) or "defaults"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Programs in the order in which they start, and what they are expected to cost."""
-
-    programs: tuple[Program, ...]
-    devices: int
-    backend: str = "cpu"
-    data_bytes: float = 0.0  # on every device
-
-    @property
-    def trials(self) -> int:
-        """The number of trials."""
-        return sum(len(program.members) for program in self.programs)
-
-    @cached_property
-    def streams(self) -> list[list[Program]]:
-        """The programs that may run side by side, by the devices on which they run.
-
-        Streams run at the same time, the programs of a stream one after another. A large program
-        waits for those before it that share a device with it: their states would fill the memory,
-        while one alone keeps the device busy.
-        """
-        large = MACHINES[self.backend].state_bytes / 4
-        streams: list[list[Program]] = []
-        for program in self.programs:
-            if program.alone:
-                continue
-            for stream in streams:
-                shared = {*program.devices} & {*stream[0].devices}
-                waits = program.estimate.state_bytes > large and shared
-                if waits or program.devices == stream[0].devices:
-                    stream.append(program)
-                    break
-            else:
-                streams.append([program])
-        return streams
-
-    @property
-    def alone(self) -> list[Program]:
-        """The programs that run one after another, when all streams have ended."""
-        return [program for program in self.programs if program.alone]
-
-    @property
-    def seconds(self) -> float:
-        """Estimated seconds of training and compilation, the devices equally busy."""
-
-        def work(program: Program) -> float:
-            return program.estimate.seconds + program.estimate.compile_seconds
-
-        side_by_side = [p for p in self.programs if not p.alone]
-        longest = max((work(p) / len(p.devices) for p in side_by_side), default=0.0)
-        shared = max(longest, sum(map(work, side_by_side)) / self.devices)
-        return shared + sum(work(p) / len(p.devices) for p in self.alone)
-
-    def device_bytes(self, device: int) -> float:
-        """Estimated bytes on one device: the data, and of each stream its largest program."""
-
-        def own(programs: Iterable[Program]) -> float:
-            parts = (
-                p.estimate.device_bytes / len(p.devices) for p in programs if device in p.devices
-            )
-            return max(parts, default=0.0)
-
-        streams = sum(own(stream) for stream in self.streams)
-        return self.data_bytes + max(streams, own(self.alone))
-
-    @property
-    def record_bytes(self) -> float:
-        """Estimated bytes of what all trials leave behind, on the host."""
-        return sum(program.estimate.record_bytes for program in self.programs)
-
-    @property
-    def memory(self) -> float:
-        """Estimated bytes of arrays, on all devices and on the host.
-
-        A process takes some 400 MB beside them: Python, JAX, and what a compilation leaves behind.
-        """
-        used = {device for program in self.programs for device in program.devices}
-        return self.record_bytes + sum(self.device_bytes(device) for device in used)
-
-    def __str__(self) -> str:
-        """One line per program."""
-        work = [program.estimate.seconds for program in self.programs]
-        lost = [program.estimate.padding for program in self.programs]
-        share = sum(w * p for w, p in zip(work, lost, strict=True)) / (sum(work) or 1)
-        lines = [
-            f"{count(self.trials, 'trial')} in {count(len(self.programs), 'program')} on "
-            f"{count(self.devices, f'{self.backend} device')}, about {self.seconds:.0f} s, "
-            f"{_bytes(self.memory)} of arrays, {_bytes(self.data_bytes)} of it data on each device;"
-            f" {share:.0%} of the arithmetic is padding (estimates)",
-        ]
-        return "\n".join([*lines, *map(self._line, self.programs)])
-
-    def _line(self, program: Program) -> str:
-        if len(program.devices) == self.devices:
-            where = "all devices" if self.devices > 1 else "the device"
-        else:
-            where = f"{'devices' if len(program.devices) > 1 else 'device'} " + ", ".join(
-                map(str, program.devices)
-            )
-        prefixes = f" (and {len(program.prefixes)} of fewer)" if program.prefixes else ""
-        chunks = f", {program.chunk} at a time on each"
-        where += chunks if program.filled() > len(program.devices) * program.chunk else ""
-        where += ", nothing beside it" if program.alone else ""
-        padding = program.estimate.padding
-        return (
-            f"{len(program.trials):5d} × {count(program.epochs, 'epoch')}{prefixes} on {where}: "
-            f"{program.why()}" + (f"; padding {padding:.0%}" if padding > 0.005 else "")
-        )
-
-
-def count(n: int, noun: str) -> str:
-    """A number of things in words.
-
-    >>> count(1, "program"), count(2, "program")
-    ('1 program', '2 programs')
-    """
-    return f"{n:,} {noun}" + ("s" if n != 1 else "")
-
-
-def _bytes(size: float) -> str:
-    """Bytes as a person says them: 20 kB, 300 MB, 1.2 GB."""
-    if size >= 1e9:
-        return f"{size / 1e9:.1f} GB"
-    return f"{size / 1e6:.0f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
 
 
 def plan(
@@ -265,14 +61,14 @@ def _check_memory(made: Plan, host_memory: float, device_memory: Sequence[float]
         needed = made.device_bytes(device)
         if needed > limit:
             raise UserError(
-                f"{count(made.trials, 'trial')} need about {_bytes(needed)} on device {device}, "
-                f"and {_bytes(limit)} may be used there: {cure}"
+                f"{count(made.trials, 'trial')} need about {size_text(needed)} on device {device}, "
+                f"and {size_text(limit)} may be used there: {cure}"
             )
     needed = made.record_bytes if device_memory else made.memory
     if needed > host_memory:
         raise UserError(
-            f"{count(made.trials, 'trial')} need about {_bytes(needed)} of memory for their "
-            f"arrays, and {_bytes(host_memory)} may be used: {cure}"
+            f"{count(made.trials, 'trial')} need about {size_text(needed)} of memory for their "
+            f"arrays, and {size_text(host_memory)} may be used: {cure}"
         )
 
 
@@ -499,16 +295,3 @@ def _static(trial: Trial) -> tuple[tuple[str, object], ...]:
 def static_key(trial: Trial) -> tuple[object, ...]:
     """Equal for trials that cost the same to train for a step, and read the same."""
     return (type(trial), *_static(trial))
-
-
-__all__ = [
-    "MODES",
-    "Cost",
-    "Estimate",
-    "Plan",
-    "Program",
-    "Workload",
-    "count",
-    "plan",
-    "static_key",
-]

@@ -6,7 +6,6 @@ each of the inputs `data["shown"]` is a trained model's prediction "probability"
 Shapes: N examples, B examples of a batch, H x W pixels, F features.
 """
 
-import dataclasses
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -91,6 +90,7 @@ class ImageTask(BinaryTask):
     def init(self, trial: jx.Trial, rng: Array, data: Any) -> jx.Variables:
         """Parameters and batch statistics."""
         assert isinstance(trial, ImageTrial)
+        assert trial.image_size  # that of the images, which `check` has compared
         fresh = self.model.init(rng, jnp.zeros((1, 32, 32, 3)), jnp.ones(1))
         scale = {"mean": jnp.array(self.mean), "std": jnp.array(self.std)}
         if not trial.pretrained:
@@ -111,11 +111,6 @@ class ImageTask(BinaryTask):
             )
         if trial.pretrained and "weights" not in data.extra:
             raise jx.UserError("pretrained=on: this problem has no weights to start from")
-
-    def inspect(self, trial: jx.Trial, arrays: Any) -> Any:
-        """As traced; the size of the images is theirs, not read off the trial."""
-        found = super().inspect(trial, arrays)
-        return dataclasses.replace(found, reads=found.reads | {"image_size"})
 
     def logits(
         self, variables: jx.Variables, x_B: Array, mask_B: Array, *, train: bool

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import jaxexp as jx
 
-FEATURES = 512  # of ResNet 18, after its last pooling
 SMALLEST_IMAGE = 16  # pixels: the last stage of a ResNet sees one of them then
 
 

@@ -16,7 +16,7 @@ import xarray as xr
 from jaxexp.base.errors import UserError
 from jaxexp.base.files import read_sealed, write_whole
 from jaxexp.execution.records import TrialRecord
-from jaxexp.planning.plan import Plan, count
+from jaxexp.planning.programs import Plan, count
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial, text
 from jaxexp.training.data import Data

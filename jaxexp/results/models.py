@@ -112,17 +112,19 @@ def load(path: Path) -> Model:
     return Model(path, about, arrays)
 
 
-def best(folder: Path, results: Sequence[tuple[str, xr.Dataset]]) -> tuple[Model, str]:
+def best(
+    folder: Path, results: Sequence[tuple[str, xr.Dataset]], metric: str | None = None
+) -> tuple[Model, str]:
     """The model of the trial that pages call the best, and what decided.
 
-    By validation accuracy where every sweep with models has one, or else by loss; of several sweeps
-    the first of the best. Raises UserError if there is none.
+    By `metric`, or if not given by validation accuracy where every sweep with models has one, or
+    else by loss; of several sweeps the first of the best. Raises UserError if there is none.
     """
     with_models = [(n, ds) for n, ds in results if any((folder / n).glob("*.npz"))]
     if not with_models:
         raise UserError(f"{folder}: no models; the run has kept none, or is not complete")
     metrics = [select.metrics(ds) for _, ds in with_models]
-    metric = "accuracy" if all("accuracy" in own for own in metrics) else "loss"
+    metric = metric or ("accuracy" if all("accuracy" in own for own in metrics) else "loss")
     found = []
     for name, ds in with_models:
         ranked = select.rank(ds, metric)

@@ -13,7 +13,8 @@ from jaxexp.base.errors import UserError
 from jaxexp.results import select
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Kind, Trial, text, with_values
-from jaxexp.training.data import Data, inputs
+from jaxexp.training.arrays import inputs
+from jaxexp.training.data import Data
 from jaxexp.training.task import PyTree, Task, Variables
 
 
@@ -27,8 +28,9 @@ class TrialResult:
         variables: its trained parameters and state; None if they were not kept.
 
     >>> import jaxexp as jx
-    >>> data = jx.arrays([[0.0], [1.0]] * 8, [0, 1] * 8)
-    >>> best = jx.run(jx.Sweep(jx.MLPTrial(epochs=1, depth=1, batch_size=4)), data=data).best()
+    >>> data = jx.arrays([[0.0], [1.0], [2.0], [3.0]] * 8, [0, 0, 1, 1] * 8)
+    >>> sweep = jx.Sweep(jx.MLPTrial(epochs=2, depth=1, batch_size=8), {"seed": range(4)})
+    >>> best = jx.run(sweep, data=data, progress=False).best()
     >>> best.params["first"]["affine"]["kernel"].shape
     (16, 1)
     """
@@ -58,10 +60,10 @@ class Results:
     its variables; see `jaxexp.results.dataset.to_dataset` for all of them.
 
     >>> import jaxexp as jx
-    >>> data = jx.arrays([[0.0], [1.0]] * 8, ["no", "yes"] * 8)
-    >>> sweep = jx.Sweep(jx.MLPTrial(epochs=30, depth=1, batch_size=4), {"seed": range(4)})
+    >>> data = jx.arrays([[0.0], [1.0], [2.0], [3.0]] * 8, ["no", "no", "yes", "yes"] * 8)
+    >>> sweep = jx.Sweep(jx.MLPTrial(epochs=60, depth=1, batch_size=8), {"seed": range(4)})
     >>> results = jx.run(sweep, data=data, progress=False)
-    >>> results["accuracy"].sizes["seed"], results.predict([[0.0], [1.0]]).tolist()
+    >>> results["accuracy"].sizes["seed"], results.predict([[0.0], [3.0]]).tolist()
     (4, ['no', 'yes'])
     """
 

@@ -162,7 +162,7 @@ class Trial:
 
         Raises UserError for a class whose fields cannot be hyperparameters.
         """
-        return hyperparameters(cls)
+        return _fields(cls)  # type: ignore[arg-type]  # a class is hashable
 
     def values(self) -> dict[str, Any]:
         """The value of every hyperparameter, by name."""
@@ -302,11 +302,6 @@ def with_values(trial: Any, **values: Any) -> Any:
     return made
 
 
-def hyperparameters(cls: type[Trial]) -> dict[str, Hyperparameter]:
-    """Of a class, whatever its fields are named; see `Trial.fields`."""
-    return _fields(cls)  # type: ignore[arg-type]  # a class is hashable
-
-
 @functools.cache
 def _fields(cls: type[Trial]) -> dict[str, Hyperparameter]:
     _check_decorated(cls)
@@ -400,14 +395,14 @@ def _check_unlike(where: str, hint: Any) -> None:
     """Refuse types with values that differ and are equal: 1, 1.0 and True."""
     options = typing.get_args(hint)
     origin = typing.get_origin(hint)
-    alike = len(set(options)) < len(options) or len(set(map(str, options))) < len(options)
-    if origin is typing.Literal and alike:
+    different = min(len(set(options)), len(set(map(str, options))))
+    if origin is typing.Literal and different < len(options):
         raise UserError(f"{where}: options of a Literal that are equal, or written alike")
     numbers = [t for t in options if t in (int, float, bool)]
     if origin in (types.UnionType, typing.Union) and len(numbers) > 1:
+        names = " and ".join(map(_name, numbers))
         raise UserError(
-            f"{where}: of {' and '.join(map(_name, numbers))}, some values are equal "
-            "(1 == 1.0 == True), expected one of them"
+            f"{where}: of {names}, some values are equal (1 == 1.0 == True), expected one of them"
         )
     for each in options if origin is not typing.Literal else ():
         _check_unlike(where, each)

@@ -1,17 +1,14 @@
 """The usual task: a model, a loss between prediction and target, metrics, an optimizer."""
 
-import contextlib
 import functools
-import inspect
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import linen, nnx
+from flax import linen
 from jax import Array
 
 from jaxexp.base.errors import UserError
@@ -23,6 +20,16 @@ from jaxexp.training import optimizers
 from jaxexp.training.data import Data, Examples
 from jaxexp.training.labels import check_labels
 from jaxexp.training.metrics import Metric
+from jaxexp.training.models import (
+    Functions,
+    SupervisedModel,
+    arity,
+    check_params,
+    checked_function,
+    model_of,
+    naming,
+    parameters,
+)
 from jaxexp.training.task import (
     Arrays,
     Batch,
@@ -30,15 +37,10 @@ from jaxexp.training.task import (
     PyTree,
     Task,
     Variables,
-    accepts,
     update,
 )
 
-# How modules call what says whether they train, and its value in training.
-TRAINING = {"train": True, "training": True, "is_training": True}
 OF_LABELS = {metrics_.accuracy, metrics_.auc, metrics_.log_loss, metrics_.brier}
-MODE = re.compile("train|eval|infer|determin|test")
-TRAINING |= {"deterministic": False, "use_running_average": False}
 
 
 def supervised(
@@ -85,14 +87,14 @@ def supervised(
     """
     if (module is None) == (init is None and apply is None) or (init is None) != (apply is None):
         raise UserError("expected either `module`, or both `init` and `apply`")
-    model: _Model
+    model: SupervisedModel
     if init is not None and apply is not None:
-        model = _Functions(
-            _function("init", init, ("trial", "rng", "x")),
-            _function("apply", apply, ("trial", "params", "x")),
+        model = Functions(
+            checked_function("init", init, ("trial", "rng", "x")),
+            checked_function("apply", apply, ("trial", "params", "x")),
         )
     else:
-        model = _module(module)
+        model = model_of(module)
     if metrics is not None and not isinstance(metrics, Mapping):
         raise UserError(
             f"metrics is a {type(metrics).__name__}, expected a dict of names and metrics: "
@@ -108,13 +110,13 @@ def supervised(
         if name == "loss" or not isinstance(name, str) or not name.isidentifier():
             raise UserError(f"metrics[{name!r}]: expected a name like 'accuracy', but not 'loss'")
     if optimizer is not None and not isinstance(optimizer, optax.GradientTransformation):
-        _function("optimizer", optimizer, ("trial",), ("trial", "steps"))
+        checked_function("optimizer", optimizer, ("trial",), ("trial", "steps"))
         if (getattr(optimizer, "__module__", None) or "").partition(".")[0] == "optax":
             raise UserError(
                 f"optimizer: {optimizer.__name__} of optax itself, expected a function of the "
                 f"trial: lambda trial: optax.{optimizer.__name__}(trial.learning_rate)"
             )
-    _function("loss", loss, ("prediction", "target"), ("trial", "prediction", "target"))
+    checked_function("loss", loss, ("prediction", "target"), ("trial", "prediction", "target"))
     if not isinstance(loss_unit, str):
         raise UserError(f"loss_unit={loss_unit!r}: expected text, such as 'nats'")
     size = evaluation_batch_size
@@ -123,24 +125,11 @@ def supervised(
     return Supervised(model, loss, made, optimizer, loss_unit, int(size))
 
 
-def _module(module: Any) -> "_Model":
-    if isinstance(module, linen.Module):
-        return _Linen(lambda trial: module)
-    made = "expected a function of the trial that returns a Flax linen module, or of (trial, rngs)"
-    made += " that returns an nnx module"
-    if isinstance(module, nnx.Module):
-        raise UserError(f"module: a {type(module).__name__} that is made already, {made}")
-    if isinstance(module, type):
-        raise UserError(f"module: the class {module.__name__} itself, {made}")
-    _function("module", module, ("trial",), ("trial", "rngs"))
-    return (_Nnx if _arity(module) > 1 else _Linen)(module)
-
-
 class Supervised(Task):
     """What `supervised` returns; two of the same parts are equal."""
 
     def __init__(
-        self, model: "_Model", loss: Callable[..., Array], metrics: Mapping[str, Metric],
+        self, model: "SupervisedModel", loss: Callable[..., Array], metrics: Mapping[str, Metric],
         optimizer: Any, loss_unit: str, evaluation_batch_size: int, classification: bool = False,
         binary: bool = False,
     ) -> None:  # fmt: skip
@@ -157,6 +146,7 @@ class Supervised(Task):
         self._optimizer, self.loss_unit = optimizer, loss_unit
         self.evaluation_batch_size, self.classification = evaluation_batch_size, classification
         self._checked: set[Any] = set()
+        self._uses_mask: dict[Any, bool] = {}
 
     def __eq__(self, other: object) -> bool:
         """Equal parts."""
@@ -236,23 +226,23 @@ class Supervised(Task):
 
         def step(rng: Array, x: PyTree, y: PyTree, traced: Mapping[str, Any]) -> Any:
             own, mask = with_values(trial, **traced), jnp.ones(2, bool)
-            with _named(self.model.names[0]):
+            with naming(self.model.names[0]):
                 variables = self.model.init(own, rng, jax.tree.map(lambda a: a[:1], x))
-            _check_params(self.model.names[0], variables.params)
+            check_params(self.model.names[0], variables.params)
             for train in (True, False):
-                with _named(self.model.names[1], inputs=x):
+                with naming(self.model.names[1], inputs=x):
                     prediction, _ = self.model.apply(
                         own, variables, x, rng=rng, mask=mask, train=train
                     )
             _check_broadcast(prediction, y)
-            with _named("loss", prediction=prediction, target=y):
+            with naming("loss", prediction=prediction, target=y):
                 loss_B = self._loss(own, prediction, y)
             if jnp.shape(loss_B) == (2,):  # else `inspect` says so
                 for name, metric in self.metrics.items():
-                    with _named(f"metrics[{name!r}]", prediction=prediction, target=y):
+                    with naming(f"metrics[{name!r}]", prediction=prediction, target=y):
                         sums = metric.sums_of(None, prediction, y, jnp.ones(2), name=name)
                         metric.compute(sums, name=name)
-            with _named("optimizer"):
+            with naming("optimizer"):
                 optimizer = self.optimizer(own, 1000)
                 params = variables.params
                 update(optimizer, params, optimizer.init(params), params)
@@ -267,8 +257,13 @@ class Supervised(Task):
         Raises what `check` raises.
         """
         self.check(trial, data)
-        x = jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype), data.train.x)
-        return self.model.uses_mask(trial, x)
+        key = static_key(trial)
+        if key not in self._uses_mask:
+            x = jax.tree.map(
+                lambda a: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype), data.train.x
+            )
+            self._uses_mask[key] = self.model.uses_mask(trial, x)
+        return self._uses_mask[key]
 
     def init(self, trial: Trial, rng: Array, data: Arrays) -> Variables:
         """The model's."""
@@ -287,10 +282,10 @@ class Supervised(Task):
         return Outputs(self._loss(trial, prediction, batch.y), prediction, batch.y, state=state)
 
     def _loss(self, trial: Trial, prediction: PyTree, target: PyTree) -> Array:
-        names = _parameters(self.loss)
+        names = parameters(self.loss)
         if "trial" in names[1:]:
             return self.loss(prediction, target, trial=_plain(trial))
-        own = (_plain(trial),) if _arity(self.loss) > 2 else ()
+        own = (_plain(trial),) if arity(self.loss) > 2 else ()
         return self.loss(*own, prediction, target)
 
     def optimizer(self, trial: Trial, steps: int) -> optax.GradientTransformation:
@@ -316,7 +311,7 @@ class Supervised(Task):
     def optimizer_uses_steps(self, trial: Trial) -> bool:
         """Whether the function given takes `steps`."""
         made = self._optimizer
-        return callable(made) and (_arity(made) > 1 or _parameters(made)[1:2] == ("steps",))
+        return callable(made) and (arity(made) > 1 or parameters(made)[1:2] == ("steps",))
 
     def predict(self, trial: Trial, variables: Variables, x: PyTree) -> PyTree:
         """The model's prediction (B, ...) of inputs (B, ...), in evaluation mode."""
@@ -339,192 +334,11 @@ class Supervised(Task):
         return jax.nn.softmax(prediction)
 
 
-class _Model:
-    """A model as the task sees it; equal where the functions it is made of are the same."""
-
-    names = ("module", "module")  # of what initialises it, and of what applies it
-
-    def __init__(self, *functions: Callable[..., Any]) -> None:
-        self.functions = functions
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, _Model) or type(self) is not type(other):
-            return False
-        return self.functions == other.functions
-
-    def __hash__(self) -> int:
-        return hash(self.functions)
-
-    def init(self, trial: Trial, rng: Array, x: PyTree) -> Variables:
-        raise NotImplementedError
-
-    def apply(
-        self, trial: Trial, variables: Variables, x: PyTree, *, rng: Array, mask: Array, train: bool
-    ) -> tuple[Any, PyTree]:
-        """The prediction, and the new state."""
-        raise NotImplementedError
-
-    def uses_mask(self, trial: Trial, x: PyTree) -> bool:
-        raise NotImplementedError
-
-
-class _Functions(_Model):
-    """Plain functions: no state."""
-
-    names = ("init", "apply")
-
-    def init(self, trial: Trial, rng: Array, x: PyTree) -> Variables:
-        return Variables(self.functions[0](trial, rng, x))
-
-    def apply(
-        self, trial: Trial, variables: Variables, x: PyTree, *, rng: Array, mask: Array, train: bool
-    ) -> tuple[Any, PyTree]:
-        given = {"rng": rng, "mask": mask, "train": train}
-        own = {name: value for name, value in given.items() if accepts(self.functions[1], name)}
-        return self.functions[1](trial, variables.params, x, **own), variables.state
-
-    def uses_mask(self, trial: Trial, x: PyTree) -> bool:
-        return True
-
-
-class _Linen(_Model):
-    """A function of the trial that returns a linen module."""
-
-    def _module(self, trial: Trial) -> linen.Module:
-        module = self.functions[0](trial)
-        if not isinstance(module, linen.Module):
-            hint = "; an nnx module is made by a function of (trial, rngs)"
-            raise UserError(
-                f"module: the function returned {type(module).__name__}, expected a Flax linen "
-                f"module{hint if isinstance(module, nnx.Module) else ''}"
-            )
-        return module
-
-    def init(self, trial: Trial, rng: Array, x: PyTree) -> Variables:
-        module = self._module(trial)
-        rngs = {"params": rng, "dropout": jax.random.fold_in(rng, 1)}
-        found = module.init(rngs, x, **_call_arguments(module, rng, jnp.ones(1, bool), train=False))
-        params = found.get("params", {})
-        return Variables(params, {k: v for k, v in found.items() if k != "params"})
-
-    def apply(
-        self, trial: Trial, variables: Variables, x: PyTree, *, rng: Array, mask: Array, train: bool
-    ) -> tuple[Any, PyTree]:
-        module = self._module(trial)
-        tree = {"params": variables.params, **variables.state}
-        rngs = {"params": rng, "dropout": jax.random.fold_in(rng, 1)}
-        arguments = _call_arguments(module, rng, mask, train=train)
-        if not train:
-            return module.apply(tree, x, rngs=rngs, **arguments), variables.state
-        collections = list(variables.state)
-        prediction, new = module.apply(tree, x, rngs=rngs, mutable=collections, **arguments)
-        return prediction, {name: new[name] for name in collections}
-
-    def uses_mask(self, trial: Trial, x: PyTree) -> bool:
-        module = self._module(trial)
-        if accepts(type(module).__call__, "mask"):
-            return True
-        key = jax.eval_shape(lambda: jax.random.key(0))
-        return not jax.eval_shape(lambda rng, x: self.init(trial, rng, x), key, x).state
-
-
-class _Nnx(_Model):
-    """A function of the trial and rngs that returns an nnx module.
-
-    Its parameters and its other variables are trees of plain arrays, as those of linen; its random
-    streams are seeded anew in every call.
-    """
-
-    def _split(self, model: Any) -> tuple[Any, Any, Any, Any]:
-        if not isinstance(model, nnx.Module):
-            raise UserError(
-                f"module: the function of (trial, rngs) returned {type(model).__name__}, expected "
-                "a Flax nnx module"
-            )
-        parts: Any = nnx.split(model, nnx.Param, nnx.RngState, ...)
-        return parts
-
-    def init(self, trial: Trial, rng: Array, x: PyTree) -> Variables:
-        _, params, _, state = self._split(self.functions[0](trial, nnx.Rngs(rng)))
-        return Variables(nnx.to_pure_dict(params), nnx.to_pure_dict(state))
-
-    def apply(
-        self, trial: Trial, variables: Variables, x: PyTree, *, rng: Array, mask: Array, train: bool
-    ) -> tuple[Any, PyTree]:
-        shapes = nnx.eval_shape(lambda: self.functions[0](trial, nnx.Rngs(0)))
-        graph, params, streams, state = self._split(shapes)
-        nnx.replace_by_pure_dict(params, variables.params)
-        nnx.replace_by_pure_dict(state, variables.state)
-        leaves, structure = jax.tree.flatten(streams)
-        seeded = [_stream(leaf, rng, i) for i, leaf in enumerate(leaves)]
-        model = nnx.merge(graph, params, jax.tree.unflatten(structure, seeded), state)
-        model.train() if train else model.eval()
-        prediction = model(x, **_call_arguments(model, rng, mask, train=train))
-        return prediction, nnx.to_pure_dict(self._split(model)[3]) if train else variables.state
-
-    def uses_mask(self, trial: Trial, x: PyTree) -> bool:
-        def make() -> Any:
-            made = self.functions[0](trial, nnx.Rngs(0))
-            if made is self.functions[0](trial, nnx.Rngs(0)):
-                raise UserError(
-                    "module: the function returns the same module in every call, so that all "
-                    "trials would begin alike: expected a new one, made with the rngs given"
-                )
-            return made
-
-        model = nnx.eval_shape(make)
-        return accepts(type(model).__call__, "mask") or not nnx.to_pure_dict(self._split(model)[3])
-
-
-def _stream(leaf: Any, rng: Array, i: int) -> Array:
-    """A random stream's key, or its count."""
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return jax.random.fold_in(rng, i)
-    return jnp.zeros(leaf.shape, leaf.dtype)
-
-
-def _call_arguments(module: Any, rng: Array, mask: Array, *, train: bool) -> dict[str, Any]:
-    """What a module wants to be called with beside its inputs."""
-    given: dict[str, Any] = {"rng": rng, "mask": mask}
-    given |= {name: train == in_training for name, in_training in TRAINING.items()}
-    call = type(module).__call__
-    for name in _parameters(call)[2:]:
-        default = inspect.signature(call).parameters[name].default
-        if isinstance(default, bool) and name not in given and MODE.search(name):
-            raise UserError(
-                f"module: {type(module).__name__}.__call__ has the parameter {name}={default}, "
-                "which would never change: to say whether it trains, expected one of "
-                f"{', '.join(TRAINING)}"
-            )
-    return {name: value for name, value in given.items() if accepts(call, name)}
-
-
 def _plain(trial: Trial) -> Trial:
     """With the trial's own batch size, as a number, where a program pads batches."""
     if isinstance(trial.batch_size, Size):
         return with_values(trial, batch_size=value(trial.batch_size))
     return trial
-
-
-@contextlib.contextmanager
-def _named(part: str, **given: PyTree) -> Iterator[None]:
-    """Whatever a part of the user's own raises says which part it is, and what it was given."""
-    try:
-        yield
-    except UserError as error:
-        named = str(error).startswith((part, "metric "))
-        raise error if named else UserError(f"{part}: {error}") from error
-    except Exception as error:
-        said = " and ".join(f"{name} {_shapes(tree)}" for name, tree in given.items())
-        reason = (str(error).strip().splitlines() or [""])[0]
-        raise UserError(
-            f"{part}: {type(error).__name__}{f' for {said}' if said else ''}: {reason}"
-        ) from error
-
-
-def _shapes(tree: PyTree) -> str:
-    found = [f"{a.dtype} {a.shape}" for a in jax.tree.leaves(tree) if hasattr(a, "dtype")]
-    return ", ".join(found) or type(tree).__name__
 
 
 def _because_traced(
@@ -544,19 +358,6 @@ def _because_traced(
     )
 
 
-def _check_params(part: str, params: PyTree) -> None:
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    if not leaves:
-        raise UserError(f"{part}: no parameters, expected some to train")
-    for path, leaf in leaves:
-        if not isinstance(leaf, bool | int | float | complex) and not hasattr(leaf, "dtype"):
-            raise UserError(f"{part}: a parameter is a {type(leaf).__name__}, expected an array")
-        dtype = jnp.result_type(leaf)
-        if not jnp.issubdtype(dtype, jnp.floating):
-            name = jax.tree_util.keystr(path)
-            raise UserError(f"{part}: params{name} is {dtype}, expected floats")
-
-
 def _check_broadcast(prediction: PyTree, target: PyTree) -> None:
     shape, wanted = (getattr(a, "shape", None) for a in (prediction, target))
     if shape and wanted and (shape == (*wanted, 1) or wanted == (*shape, 1)):
@@ -564,36 +365,3 @@ def _check_broadcast(prediction: PyTree, target: PyTree) -> None:
             f"the prediction of a batch of {wanted[0]} has the shape {shape}, its target "
             f"{wanted}: they would be compared each with each; expected equal shapes"
         )
-
-
-def _function(name: str, function: Any, *arguments: tuple[str, ...]) -> Any:
-    """The function, if it takes one of these lists of arguments."""
-    if not callable(function):
-        raise UserError(f"{name}: {function!r}, expected a function")
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):  # written in C
-        return function
-    for given in arguments:
-        with contextlib.suppress(TypeError):
-            signature.bind(*given)
-            return function
-    expected = " or ".join(f"({', '.join(given)})" for given in arguments)
-    raise UserError(f"{name}: a function of {signature}, expected one of {expected}")
-
-
-def _parameters(function: Callable[..., Any]) -> tuple[str, ...]:
-    try:
-        return tuple(inspect.signature(function).parameters)
-    except (TypeError, ValueError):  # written in C
-        return ()
-
-
-def _arity(function: Callable[..., Any]) -> int:
-    """How many positional arguments a function takes that have no default."""
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):  # written in C
-        return 0
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return sum(p.kind in positional and p.default is p.empty for p in parameters)

@@ -12,9 +12,8 @@ import numpy as np
 
 import jaxexp as jx
 from jaxexp.reproduce.images.decode import BrokenImageError, Transform, read_image
-from jaxexp.reproduce.images.folder import scan
 from jaxexp.reproduce.images.loading import Images, ImageSplit, load_images
-from jaxexp.reproduce.images.photos import draw, photographs
+from jaxexp.reproduce.images.photos import draw
 
 SPLITS = ("train", "validation", "test")
 PIXELS = 64  # per side: what the report's boosted trees see, whatever --image-size says
@@ -47,17 +46,6 @@ def load(inputs: jx.Inputs, transform: Transform) -> Images:
         )
     _check_classes(images.source, images.classes)
     return _thin(images) if inputs.quick else images
-
-
-def count(inputs: jx.Inputs) -> int:
-    """The number of training images, including broken ones, without reading any.
-
-    Raises UserError if the images are not of exactly two classes.
-    """
-    source = photographs() if inputs.images is None else scan(inputs.images)
-    _check_classes(source.name, source.classes)
-    n = sum(item.split == 0 for item in source.items)
-    return -(-n // _step(n)) if inputs.quick else n
 
 
 def picture(folder: str, name: str, side: int = 320) -> np.ndarray | None:

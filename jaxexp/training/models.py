@@ -1,0 +1,283 @@
+"""Models as a supervised task sees them: linen modules, nnx modules, and plain functions."""
+
+import contextlib
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen, nnx
+from jax import Array
+
+from jaxexp.base.errors import UserError
+from jaxexp.spec.trial import Trial
+from jaxexp.training.task import (
+    PyTree,
+    Variables,
+    accepts,
+)
+
+# How modules call what says whether they train, and its value in training.
+TRAINING = {"train": True, "training": True, "is_training": True}
+TRAINING |= {"deterministic": False, "use_running_average": False}
+MODE = re.compile("train|eval|infer|determin|test")
+
+
+def model_of(module: Any) -> "SupervisedModel":
+    """The model of what `supervised` is given as a module; UserError for what is none."""
+    if isinstance(module, linen.Module):
+        return LinenModel(lambda trial: module)
+    made = "expected a function of the trial that returns a Flax linen module, or of (trial, rngs)"
+    made += " that returns an nnx module"
+    if isinstance(module, nnx.Module):
+        raise UserError(f"module: a {type(module).__name__} that is made already, {made}")
+    if isinstance(module, type):
+        raise UserError(f"module: the class {module.__name__} itself, {made}")
+    checked_function("module", module, ("trial",), ("trial", "rngs"))
+    return (NnxModel if arity(module) > 1 else LinenModel)(module)
+
+
+class SupervisedModel:
+    """A model as the task sees it; equal where the functions it is made of are the same."""
+
+    names = ("module", "module")  # of what initialises it, and of what applies it
+
+    def __init__(self, *functions: Callable[..., Any]) -> None:
+        """The functions that make and apply it."""
+        self.functions = functions
+
+    def __eq__(self, other: object) -> bool:
+        """Of the same functions."""
+        if not isinstance(other, SupervisedModel) or type(self) is not type(other):
+            return False
+        return self.functions == other.functions
+
+    def __hash__(self) -> int:
+        """Of the functions."""
+        return hash(self.functions)
+
+    def init(self, trial: Trial, rng: Array, x: PyTree) -> Variables:
+        """Parameters and state, drawn with a key; `x` is (1, ...)."""
+        raise NotImplementedError
+
+    def apply(
+        self, trial: Trial, variables: Variables, x: PyTree, *, rng: Array, mask: Array, train: bool
+    ) -> tuple[Any, PyTree]:
+        """The prediction, and the new state."""
+        raise NotImplementedError
+
+    def uses_mask(self, trial: Trial, x: PyTree) -> bool:
+        """Whether statistics over the batch, if there are any, leave padding out."""
+        raise NotImplementedError
+
+
+class Functions(SupervisedModel):
+    """Plain functions: no state."""
+
+    names = ("init", "apply")
+
+    def init(self, trial: Trial, rng: Array, x: PyTree) -> Variables:
+        """Parameters and state, drawn with a key; `x` is (1, ...)."""
+        return Variables(self.functions[0](trial, rng, x))
+
+    def apply(
+        self, trial: Trial, variables: Variables, x: PyTree, *, rng: Array, mask: Array, train: bool
+    ) -> tuple[Any, PyTree]:
+        """The prediction of a batch (B, ...), and the new state."""
+        given = {"rng": rng, "mask": mask, "train": train}
+        own = {name: value for name, value in given.items() if accepts(self.functions[1], name)}
+        return self.functions[1](trial, variables.params, x, **own), variables.state
+
+    def uses_mask(self, trial: Trial, x: PyTree) -> bool:
+        """Whether statistics over the batch, if there are any, leave padding out."""
+        return True
+
+
+class LinenModel(SupervisedModel):
+    """A function of the trial that returns a linen module."""
+
+    def _module(self, trial: Trial) -> linen.Module:
+        module = self.functions[0](trial)
+        if not isinstance(module, linen.Module):
+            hint = "; an nnx module is made by a function of (trial, rngs)"
+            raise UserError(
+                f"module: the function returned {type(module).__name__}, expected a Flax linen "
+                f"module{hint if isinstance(module, nnx.Module) else ''}"
+            )
+        return module
+
+    def init(self, trial: Trial, rng: Array, x: PyTree) -> Variables:
+        """Parameters and state, drawn with a key; `x` is (1, ...)."""
+        module = self._module(trial)
+        rngs = {"params": rng, "dropout": jax.random.fold_in(rng, 1)}
+        found = module.init(rngs, x, **call_arguments(module, rng, jnp.ones(1, bool), train=False))
+        params = found.get("params", {})
+        return Variables(params, {k: v for k, v in found.items() if k != "params"})
+
+    def apply(
+        self, trial: Trial, variables: Variables, x: PyTree, *, rng: Array, mask: Array, train: bool
+    ) -> tuple[Any, PyTree]:
+        """The prediction of a batch (B, ...), and the new state."""
+        module = self._module(trial)
+        tree = {"params": variables.params, **variables.state}
+        rngs = {"params": rng, "dropout": jax.random.fold_in(rng, 1)}
+        arguments = call_arguments(module, rng, mask, train=train)
+        if not train:
+            return module.apply(tree, x, rngs=rngs, **arguments), variables.state
+        collections = list(variables.state)
+        prediction, new = module.apply(tree, x, rngs=rngs, mutable=collections, **arguments)
+        return prediction, {name: new[name] for name in collections}
+
+    def uses_mask(self, trial: Trial, x: PyTree) -> bool:
+        """Whether statistics over the batch, if there are any, leave padding out."""
+        module = self._module(trial)
+        if accepts(type(module).__call__, "mask"):
+            return True
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        return not jax.eval_shape(lambda rng, x: self.init(trial, rng, x), key, x).state
+
+
+class NnxModel(SupervisedModel):
+    """A function of the trial and rngs that returns an nnx module.
+
+    Its parameters and its other variables are trees of plain arrays, as those of linen; its random
+    streams are seeded anew in every call.
+    """
+
+    def _split(self, model: Any) -> tuple[Any, Any, Any, Any]:
+        if not isinstance(model, nnx.Module):
+            raise UserError(
+                f"module: the function of (trial, rngs) returned {type(model).__name__}, expected "
+                "a Flax nnx module"
+            )
+        parts: Any = nnx.split(model, nnx.Param, nnx.RngState, ...)
+        return parts
+
+    def init(self, trial: Trial, rng: Array, x: PyTree) -> Variables:
+        """Parameters and state, drawn with a key; `x` is (1, ...)."""
+        _, params, _, state = self._split(self.functions[0](trial, nnx.Rngs(rng)))
+        return Variables(nnx.to_pure_dict(params), nnx.to_pure_dict(state))
+
+    def apply(
+        self, trial: Trial, variables: Variables, x: PyTree, *, rng: Array, mask: Array, train: bool
+    ) -> tuple[Any, PyTree]:
+        """The prediction of a batch (B, ...), and the new state."""
+        shapes = nnx.eval_shape(lambda: self.functions[0](trial, nnx.Rngs(0)))
+        graph, params, streams, state = self._split(shapes)
+        nnx.replace_by_pure_dict(params, variables.params)
+        nnx.replace_by_pure_dict(state, variables.state)
+        leaves, structure = jax.tree.flatten(streams)
+        seeded = [stream_seed(leaf, rng, i) for i, leaf in enumerate(leaves)]
+        model = nnx.merge(graph, params, jax.tree.unflatten(structure, seeded), state)
+        model.train() if train else model.eval()
+        prediction = model(x, **call_arguments(model, rng, mask, train=train))
+        return prediction, nnx.to_pure_dict(self._split(model)[3]) if train else variables.state
+
+    def uses_mask(self, trial: Trial, x: PyTree) -> bool:
+        """Whether statistics over the batch, if there are any, leave padding out."""
+
+        def make() -> Any:
+            made = self.functions[0](trial, nnx.Rngs(0))
+            if made is self.functions[0](trial, nnx.Rngs(0)):
+                raise UserError(
+                    "module: the function returns the same module in every call, so that all "
+                    "trials would begin alike: expected a new one, made with the rngs given"
+                )
+            return made
+
+        model = nnx.eval_shape(make)
+        return accepts(type(model).__call__, "mask") or not nnx.to_pure_dict(self._split(model)[3])
+
+
+def stream_seed(leaf: Any, rng: Array, i: int) -> Array:
+    """A random stream's key, or its count."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.fold_in(rng, i)
+    return jnp.zeros(leaf.shape, leaf.dtype)
+
+
+def call_arguments(module: Any, rng: Array, mask: Array, *, train: bool) -> dict[str, Any]:
+    """What a module wants to be called with beside its inputs."""
+    given: dict[str, Any] = {"rng": rng, "mask": mask}
+    given |= {name: train == in_training for name, in_training in TRAINING.items()}
+    call = type(module).__call__
+    for name in parameters(call)[2:]:
+        default = inspect.signature(call).parameters[name].default
+        if isinstance(default, bool) and name not in given and MODE.search(name):
+            raise UserError(
+                f"module: {type(module).__name__}.__call__ has the parameter {name}={default}, "
+                "which would never change: to say whether it trains, expected one of "
+                f"{', '.join(TRAINING)}"
+            )
+    return {name: value for name, value in given.items() if accepts(call, name)}
+
+
+@contextlib.contextmanager
+def naming(part: str, **given: PyTree) -> Iterator[None]:
+    """Whatever a part of the user's own raises says which part it is, and what it was given."""
+    try:
+        yield
+    except UserError as error:
+        named = str(error).startswith((part, "metric "))
+        raise error if named else UserError(f"{part}: {error}") from error
+    except Exception as error:
+        said = " and ".join(f"{name} {_shapes(tree)}" for name, tree in given.items())
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise UserError(
+            f"{part}: {type(error).__name__}{f' for {said}' if said else ''}: {reason}"
+        ) from error
+
+
+def _shapes(tree: PyTree) -> str:
+    found = [f"{a.dtype} {a.shape}" for a in jax.tree.leaves(tree) if hasattr(a, "dtype")]
+    return ", ".join(found) or type(tree).__name__
+
+
+def check_params(part: str, params: PyTree) -> None:
+    """Raise UserError for parameters that are no floats, or none at all."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    if not leaves:
+        raise UserError(f"{part}: no parameters, expected some to train")
+    for path, leaf in leaves:
+        if not isinstance(leaf, bool | int | float | complex) and not hasattr(leaf, "dtype"):
+            raise UserError(f"{part}: a parameter is a {type(leaf).__name__}, expected an array")
+        dtype = jnp.result_type(leaf)
+        if not jnp.issubdtype(dtype, jnp.floating):
+            name = jax.tree_util.keystr(path)
+            raise UserError(f"{part}: params{name} is {dtype}, expected floats")
+
+
+def checked_function(name: str, function: Any, *arguments: tuple[str, ...]) -> Any:
+    """The function, if it takes one of these lists of arguments."""
+    if not callable(function):
+        raise UserError(f"{name}: {function!r}, expected a function")
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # written in C
+        return function
+    for given in arguments:
+        with contextlib.suppress(TypeError):
+            signature.bind(*given)
+            return function
+    expected = " or ".join(f"({', '.join(given)})" for given in arguments)
+    raise UserError(f"{name}: a function of {signature}, expected one of {expected}")
+
+
+def parameters(function: Callable[..., Any]) -> tuple[str, ...]:
+    """The names of a function's parameters; () where Python cannot tell."""
+    try:
+        return tuple(inspect.signature(function).parameters)
+    except (TypeError, ValueError):  # written in C
+        return ()
+
+
+def arity(function: Callable[..., Any]) -> int:
+    """How many positional arguments a function takes that have no default."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # written in C
+        return 0
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(p.kind in positional and p.default is p.empty for p in parameters)

@@ -1,0 +1,346 @@
+"""What a user is likely to get wrong is refused by name, before anything trains."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+from flax import nnx
+
+import jaxexp as jx
+from jaxexp.base.errors import UserError
+
+rng = np.random.default_rng(0)
+X = rng.normal(size=(60, 4)).astype(np.float32)
+LABEL, NUMBER = rng.integers(0, 3, 60), rng.normal(size=60).astype(np.float32)
+LABELS, NUMBERS = jx.arrays(X, LABEL), jx.arrays(X, NUMBER)
+TRIAL = jx.Trial(epochs=1, batch_size=16)
+
+
+class Net(nn.Module):
+    units: int = 3
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(self.units)(x)
+
+
+class DropNet(nn.Module):
+    rate: float
+
+    @nn.compact
+    def __call__(self, x, train):
+        return nn.Dense(3)(nn.Dropout(self.rate, deterministic=not train)(x))
+
+
+class NNet(nnx.Module):
+    def __init__(self, rngs):
+        self.last = nnx.Linear(4, 3, rngs=rngs)
+
+    def __call__(self, x):
+        return self.last(x)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnTrial(jx.Trial):
+    drop: float = jx.traced(0.1)
+    hidden: int = jx.size(8)
+    act: str = jx.choice("tanh", ("tanh", "relu"))
+
+
+OWN = OwnTrial(epochs=1, batch_size=16)
+
+
+def zeros(*shape):
+    return lambda trial, rng, x: {"w": jnp.zeros(shape)}
+
+
+def task(**parts):
+    """A linear model of three classes, with other parts."""
+    usual = {
+        "init": zeros(4, 3),
+        "apply": lambda trial, params, x: x @ params["w"],
+        "loss": optax.softmax_cross_entropy_with_integer_labels,
+    }
+    if "module" in parts:
+        del usual["init"], usual["apply"]
+    return jx.supervised(**usual | parts)
+
+
+def plan(data=LABELS, trial=TRIAL, axes=None, **parts):
+    return jx.plan(jx.Sweep(trial, axes or {}), task(**parts), data)
+
+
+def regression(*shape, **parts):
+    return plan(NUMBERS, **{"init": zeros(*shape), "loss": optax.squared_error} | parts)
+
+
+def cosine(trial, steps):
+    return optax.cosine_decay_schedule(trial.learning_rate, steps)
+
+
+def warmup(trial, steps):
+    return optax.adam(optax.warmup_cosine_decay_schedule(0.0, trial.learning_rate, 2, steps))
+
+
+def hidden_layer(trial, rng, x):
+    return {"a": jax.random.normal(rng, (4, trial.hidden)), "b": jnp.zeros((trial.hidden, 3))}
+
+
+MISTAKES = {
+    # Labels and rows
+    "labels from 1": (lambda: plan(jx.arrays(X, LABEL + 1)), "label is 3, expected 0 to 2"),
+    "labels from -1": (lambda: plan(jx.arrays(X, LABEL - 1)), "label is -1, expected 0 to 2"),
+    "labels as floats": (lambda: plan(NUMBERS), r"loss: TypeError .* target float32 \(2,\)"),
+    "a class without examples": (lambda: plan(init=zeros(4, 5)), "label 3 does not occur"),
+    "rows missing": (lambda: jx.arrays(X[:50], LABEL), "y: 60 rows, expected 50"),
+    "no targets": (lambda: plan(jx.arrays(X)), "needs jaxexp.Examples with inputs x and targets y"),
+    # Shapes
+    "(B, 1) for (B,)": (lambda: regression(4, 1), r"shape \(2, 1\), its target \(2,\)"),
+    "(B,) for (B, 1)": (
+        lambda: plan(jx.arrays(X, NUMBER[:, None]), init=zeros(4), loss=optax.squared_error),
+        r"shape \(2,\), its target \(2, 1\)",
+    ),
+    "(B, 3) for (B,)": (lambda: regression(4, 3), r"loss: .*prediction float32 \(2, 3\)"),
+    "prediction of the batch": (
+        lambda: regression(4, apply=lambda t, p, x: (x @ p["w"]).sum(), loss=lambda a, b: a - b),
+        r"prediction of a batch of 2 has the shape \(\)",
+    ),
+    "scalar loss": (
+        lambda: plan(loss=lambda z, y: -jax.nn.log_softmax(z)[jnp.arange(len(y)), y].mean()),
+        r"loss has the shape \(\) for a batch of 2 examples, expected \(2,\)",
+    ),
+    "whole loss": (
+        lambda: plan(loss=lambda logits, y: (logits.argmax(1) != y).astype(int)),
+        "loss has the type int32, expected a float",
+    ),
+    # Models
+    "a module's class": (lambda: task(module=Net), "module: the class Net itself"),
+    "an nnx module's class": (lambda: task(module=NNet), "module: the class NNet itself"),
+    "an nnx module": (lambda: task(module=NNet(nnx.Rngs(0))), "a NNet that is made already"),
+    "a class returned": (lambda: plan(module=lambda trial: Net), "returned type, expected a Flax"),
+    "nothing returned": (lambda: plan(module=lambda trial: None), "returned NoneType"),
+    "nnx without rngs": (
+        lambda: plan(module=lambda trial: NNet(nnx.Rngs(0))),
+        r"an nnx module is made by a function of \(trial, rngs\)",
+    ),
+    "module of nothing": (lambda: task(module=lambda: Net()), r"module: a function of \(\)"),
+    "module and functions": (lambda: task(module=Net(), init=zeros(4)), "expected either"),
+    "init without the trial": (
+        lambda: task(init=lambda rng, x: {}),
+        r"init: a function of \(rng, x\), expected one of \(trial, rng, x\)",
+    ),
+    "apply without the trial": (
+        lambda: task(apply=lambda params, x: x),
+        r"apply: a function of \(params, x\), expected one of \(trial, params, x\)",
+    ),
+    "apply in another order": (
+        lambda: plan(apply=lambda params, trial, x: x @ params["w"]),
+        "apply: TypeError .*'Trial' object is not subscriptable",
+    ),
+    "nothing to train": (
+        lambda: plan(init=lambda trial, rng, x: None, apply=lambda trial, params, x: x[:, :3]),
+        "init: no parameters",
+    ),
+    "whole parameters": (
+        lambda: plan(init=lambda trial, rng, x: {"w": jnp.zeros((4, 3), int)}),
+        r"init: params\['w'\] is int32, expected floats",
+    ),
+    # Losses, metrics
+    "loss of one": (lambda: task(loss=lambda p: p), r"loss: a function of \(p\)"),
+    "loss by name": (lambda: task(loss="mse"), "loss: 'mse', expected a function"),
+    "metric as a function": (
+        lambda: task(metrics={"accuracy": lambda prediction, y: prediction}),
+        r"metrics\['accuracy'\] is <function.*expected one of jaxexp.metrics",
+    ),
+    "list of metrics": (lambda: task(metrics=[jx.metrics.accuracy]), "metrics is a list"),
+    "metric without name": (lambda: task(metrics=jx.metrics.accuracy), "metrics is a Metric"),
+    "name of a metric": (lambda: task(metrics={"a b": jx.metrics.auc}), r"metrics\['a b'\]"),
+    "name of the results": (
+        lambda: plan(metrics={"seconds": jx.metrics.accuracy}),
+        r"metrics\['seconds'\]: results have something else of this name",
+    ),
+    "name of a hyperparameter": (
+        lambda: plan(metrics={"seed": jx.metrics.accuracy}),
+        r"metrics\['seed'\]: Trial has a hyperparameter of this name",
+    ),
+    "r2 of labels": (lambda: plan(metrics={"r2": jx.metrics.r2}), "metric 'r2': predictions of"),
+    "auc of 3 classes": (lambda: plan(metrics={"auc": jx.metrics.auc}), "'auc'.* two classes"),
+    "accuracy of numbers": (
+        lambda: regression(4, metrics={"accuracy": jx.metrics.accuracy}),
+        "metric 'accuracy': targets of float32",
+    ),
+    "metric of the batch": (
+        lambda: plan(metrics={"m": jx.Metric("lower", example=lambda p, y: p.mean())}),
+        r"metric 'm': a value of shape \(\), expected \(2,\)",
+    ),
+    "metric that fails": (
+        lambda: plan(metrics={"m": jx.Metric("lower", example=lambda p, y: p @ y)}),
+        r"metrics\['m'\]: TypeError for prediction float32 \(2, 3\) and target int32 \(2,\)",
+    ),
+    # Optimizers
+    "optimizer by name": (lambda: task(optimizer="adam"), "optimizer: 'adam', expected a function"),
+    "unknown optimizer": (lambda: plan(trial=TRIAL.replace(optimizer="adamm")), "'adamm'"),
+    "optax.adam itself": (
+        lambda: task(optimizer=optax.adam),
+        r"adam of optax itself, .* lambda trial: optax.adam\(trial.learning_rate\)",
+    ),
+    "optimizer of nothing": (lambda: task(optimizer=lambda: 0), r"optimizer: a function of \(\)"),
+    "a schedule returned": (lambda: plan(optimizer=cosine), "the function returned function"),
+    # Traced values
+    "a branch on a traced value": (
+        lambda: plan(optimizer=lambda t: optax.adam(t.learning_rate if t.learning_rate else 1)),
+        "optimizer: TracerBool.*the value of learning_rate is not known to Python",
+    ),
+    "a schedule that branches": (lambda: plan(optimizer=warmup), "the value of learning_rate is"),
+    "float of a traced value": (
+        lambda: plan(optimizer=lambda trial: optax.adam(float(trial.learning_rate))),
+        "optimizer: .*the value of learning_rate is",
+    ),
+    "a traced rate of dropout": (
+        lambda: plan(trial=OWN, module=lambda trial: DropNet(trial.drop)),
+        "module: .*the value of drop is",
+    ),
+    # Hyperparameters
+    "misspelt": (lambda: plan(axes={"learnin_rate": [0.1]}), "did you mean learning_rate"),
+    "never read": (lambda: plan(trial=OWN.replace(drop=0.5)), "drop is set to 0.5, but"),
+    "a size nobody pads": (
+        lambda: plan(
+            trial=OWN, axes={"hidden": [4, 8]}, init=hidden_layer,
+            apply=lambda trial, params, x: x @ params["a"] @ params["b"],
+        ),
+        "hidden is declared with jaxexp.size, .* Supervised pads no model",
+    ),
+    "a choice nobody takes": (
+        lambda: plan(
+            trial=OWN, axes={"act": ["tanh", "relu"]},
+            apply=lambda trial, params, x: getattr(nn, trial.act)(x @ params["w"]),
+        ),
+        "act is declared with jaxexp.choice, .* Supervised pads no model",
+    ),
+    # Arguments
+    "a trial to plan": (lambda: jx.plan(TRIAL, task(), LABELS), "expected a jaxexp.Sweep, as"),
+    "a dict to plan": (lambda: jx.plan({"seed": [1]}, task(), LABELS), "expected a jaxexp.Sweep"),
+    "a tuple of data": (lambda: plan((X, LABEL)), "data=a tuple: expected jaxexp.Data"),
+    "no task": (lambda: jx.plan(jx.Sweep(TRIAL), data=LABELS), "task=None: expected"),
+    "memory in words": (
+        lambda: jx.plan(jx.Sweep(TRIAL), task(), LABELS, memory="4GB"), "memory='4GB'",
+    ),
+    "progress in words": (
+        lambda: jx.run(jx.Sweep(TRIAL), task(), LABELS, progress="yes"), "progress='yes'",
+    ),
+    "checkpoints never": (
+        lambda: jx.run(jx.Sweep(TRIAL), task(), LABELS, checkpoint_every=0), "checkpoint_every=0",
+    ),
+    "checkpoints nowhere": (
+        lambda: jx.run(jx.Sweep(TRIAL), task(), LABELS, checkpoint_dir=3), "checkpoint_dir=3",
+    ),
+    "nothing evaluated": (lambda: task(evaluation_batch_size=0), "evaluation_batch_size=0"),
+    "norms without layers": (
+        lambda: jx.plan(
+            jx.Sweep(TRIAL, record=("gradient_norms",)),
+            task(init=zeros(4), loss=optax.squared_error), NUMBERS,
+        ),
+        "no array of parameters has two axes",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_refused_by_name(mistake):
+    make, message = MISTAKES[mistake]
+    with pytest.raises(UserError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: jx.run(jx.Sweep(TRIAL), task(), LABELS, devises=2),
+        lambda: jx.supervised(module=Net(), losss=abs),
+        lambda: jx.Trial(lr=0.1),
+    ],
+)
+def test_python_names_an_unknown_argument(call):
+    with pytest.raises(TypeError, match=r"unexpected keyword argument '(devises|losss|lr)'"):
+        call()
+
+
+class Line(jx.Task):
+    """A task of a user's own that does what it is told."""
+
+    def __init__(self, variables=None, outputs=None, metrics=None):
+        self.variables = jx.Variables({"w": jnp.zeros(4)}) if variables is None else variables
+        self.outputs, self.metrics = outputs, metrics or {}
+
+    def init(self, trial, rng, data):
+        return self.variables
+
+    def apply(self, trial, variables, batch, *, rng, mask, train):
+        prediction = batch.x @ variables.params["w"]
+        loss = optax.squared_error(prediction, batch.y)
+        return self.outputs(loss) if self.outputs else jx.Outputs(loss, prediction, batch.y)
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        (Line(variables=({"w": jnp.zeros(4)}, ())), "Line.init returned tuple"),
+        (Line(variables={"w": jnp.zeros(4)}), "Line.init returned dict"),
+        (Line(outputs=lambda loss: loss), "Line.apply returned .*, expected jaxexp.Outputs"),
+        (Line(outputs=lambda loss: (loss, loss)), "Line.apply returned tuple"),
+        (Line(outputs=lambda loss: jx.Outputs(loss.mean())), r"loss has the shape \(\)"),
+        (Line(metrics={"m": abs}), r"metrics\['m'\] is a builtin_function_or_method"),
+        (Line(metrics={"m": jx.Metric("lower")}), "'m' computes nothing itself"),
+        (Line, "task=a ABCMeta: expected a jaxexp.Task"),
+        (Net(), "task=a Net: expected a jaxexp.Task"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_a_task_is_refused_by_name(own, message):
+    with pytest.raises(UserError, match=message):
+        jx.plan(jx.Sweep(TRIAL), own, NUMBERS)
+
+
+def test_what_a_schedule_reads_counts_as_read():
+    def optimizer(trial, steps):
+        return optax.adam(lambda step: trial.learning_rate * (1 - step / steps))
+
+    plan(axes={"learning_rate": [0.1, 0.01]}, optimizer=optimizer)
+
+
+@pytest.mark.parametrize("programs", [pytest.param("exact", marks=pytest.mark.nightly), "one"])
+def test_a_function_that_asks_for_the_optimizer_and_batch_size_gets_the_trials_own(programs):
+    def optimizer(trial):
+        rate = trial.learning_rate * trial.batch_size
+        return optax.sgd(rate) if trial.optimizer == "sgd" else optax.adam(trial.learning_rate)
+
+    own = task(optimizer=optimizer)
+    axes = {"optimizer": ["adam", "sgd"], "batch_size": [8, 16]}
+    results = jx.run(jx.Sweep(TRIAL, axes), own, LABELS, programs=programs)
+    for trial in results.sweep.trials():
+        alone = jx.run(jx.Sweep(trial), own, LABELS)
+        found = results.trial(optimizer=trial.optimizer, batch_size=trial.batch_size)
+        np.testing.assert_allclose(found.params["w"], alone.trial().params["w"], atol=1e-6)
+
+
+def test_a_model_that_compares_a_choice_in_a_shared_program_is_refused():
+    own = task(apply=lambda t, params, x: (x if t.optimizer == "sgd" else -x) @ params["w"])
+    with pytest.raises(UserError, match="adam or sgd: which of them a trial has is not known"):
+        jx.run(jx.Sweep(TRIAL, {"optimizer": ["adam", "sgd"]}), own, LABELS, programs="one")
+
+
+def test_predicting_compiles_once_for_all_seeds():
+    traced = []
+
+    def apply(trial, params, x):
+        traced.append(trial)
+        return x @ params["w"] * trial.learning_rate
+
+    results = jx.run(jx.Sweep(TRIAL, {"seed": range(3)}), task(apply=apply), LABELS)
+    before = len(traced)
+    predicted = [results.predict_proba(X, results.trial(seed=seed)) for seed in range(3)]
+    assert len(traced) == before + 1
+    assert not np.array_equal(predicted[0], predicted[1])

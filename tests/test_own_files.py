@@ -1,0 +1,321 @@
+"""Sweep files of a user's own, with data, models and losses that nobody here has thought of."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from test_cli import command, write_csvs
+
+import jaxexp as jx
+from jaxexp.cli import library
+from jaxexp.cli import main as cli
+
+REGRESSION = """
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+import jaxexp as jx
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bump(jx.Trial):
+    width: int = jx.static(8, at_least=1)
+
+
+class Net(nn.Module):
+    width: int
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(1)(jnp.tanh(nn.Dense(self.width)(x)))[:, 0]
+
+
+def problem(inputs):
+    x_Nx1 = np.random.default_rng(0).uniform(-1, 1, (96, 1)).astype(np.float32)
+    task = jx.supervised(
+        module=lambda trial: Net(trial.width),
+        loss=lambda prediction, y: (prediction - y) ** 2,
+        metrics={"r2": jx.metrics.r2},
+    )
+    return jx.Problem(task, jx.arrays(x_Nx1, np.sin(3 * x_Nx1[:, 0]), name="a bump"))
+
+
+sweep = jx.Sweep(Bump(epochs=3, batch_size=32), {"learning_rate": [1e-1, 1e-2], "seed": [0, 1]})
+"""
+FAILING = """
+import jaxexp as jx
+from jaxexp.reproduce.places import problem
+
+
+def draw(results):
+    jx.figures.curves(results)
+    return results["no such thing"]
+
+
+sweep = jx.Sweep(
+    jx.MLPTrial(epochs=1, depth=1, batch_size=64),
+    questions=(
+        jx.Question(
+            row="1", title="One", question="Why?", reference="", draw=draw,
+            answer=lambda results: "Therefore.",
+        ),
+    ),
+)
+"""
+
+
+def told(capsys, *arguments: str, code: int = 0) -> tuple[str, str]:
+    """What a command says, on standard output and beside it."""
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(list(arguments))
+    out, err = capsys.readouterr()
+    assert stopped.value.code == code, err
+    assert "Traceback" not in err
+    return out, err.replace("\n", " ")
+
+
+@pytest.fixture(scope="module")
+def regression(tmp_path_factory) -> Path:
+    """A run of a file of a user's own: neither places nor classes, no accuracy, no test split."""
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "bump.py").write_text(REGRESSION)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["run", str(folder / "bump.py"), "--out", str(folder / "run")])
+    assert stopped.value.code == 0
+    return folder / "run"
+
+
+def test_ones_own_problem_ends_with_a_page(regression):
+    page = (regression / "report.html").read_text()
+    assert "a bump" in page
+    assert "lowest validation loss" in page
+    assert "highest validation r2" in page
+    for word in ("longitude", "places", "countr", "accuracy"):
+        assert word not in page
+    with xr.open_dataset(regression / "results" / "bump.nc") as dataset:
+        assert dataset["split"].values.tolist() == ["train", "validation"]
+        assert json.loads(dataset.attrs["metrics"]) == ["loss", "r2"]
+        assert "classes" not in dataset.attrs
+    assert len(list((regression / "models" / "bump").iterdir())) == 4
+
+
+def test_ones_own_run_is_drawn_again(regression, capsys):
+    before = (regression / "report.html").read_bytes()
+    told(capsys, "report", str(regression))
+    assert (regression / "report.html").read_bytes() == before
+
+
+def test_ones_own_run_is_resumed(regression, tmp_path, capsys):
+    """As if it had been stopped before its results were written."""
+    content = json.loads((regression / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps(content | {"finished": False}))
+    told(capsys, "resume", str(tmp_path))
+    with (
+        xr.open_dataset(regression / "results" / "bump.nc") as one,
+        xr.open_dataset(tmp_path / "results" / "bump.nc") as other,
+    ):
+        for name in ("loss", "r2", "step_loss"):
+            np.testing.assert_array_equal(one[name], other[name])
+
+
+def test_the_results_of_a_file_that_is_gone_are_drawn_all_the_same(regression, tmp_path, capsys):
+    content = (regression / "run.json").read_text().replace("bump.py", "gone/bump.py")
+    (tmp_path / "run.json").write_text(content)
+    (tmp_path / "results").mkdir()
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "results" / "bump.nc").write_bytes((regression / "results/bump.nc").read_bytes())
+    _, err = told(capsys, "report", str(tmp_path))
+    assert "no such sweep file; its results are drawn as those of any sweep" in err
+    assert "lowest validation loss" in (tmp_path / "report.html").read_text()
+
+
+def test_predictions_of_a_regression_are_those_of_the_best_model(regression, tmp_path, capsys):
+    """The one that the page calls the best: by loss, as nothing is classified."""
+    (tmp_path / "new.csv").write_text("position\n-0.5\n0\n0.25\n")
+    out, err = told(capsys, "predict", str(regression), str(tmp_path / "new.csv"))
+    source = library.load_source(str(regression.parent / "bump.py"))
+    results = jx.run(source.sweep, *source.problem(jx.Inputs()), progress=False)
+    wanted = results.predict([[-0.5], [0.0], [0.25]])
+    rows = [line.split("\t") for line in out.splitlines()]
+    assert [row[0] for row in rows] == [f"{tmp_path / 'new.csv'}:{i}" for i in (2, 3, 4)]
+    np.testing.assert_allclose([float(row[1]) for row in rows], wanted, rtol=1e-4, atol=1e-6)
+    best = results.best().trial
+    assert f"learning rate {best.learning_rate}, seed {best.seed}" in err
+    sentence = re.search(r"lowest validation loss[^:]*: [^.]*0?\.\d+, seed \d",
+                         (regression / "report.html").read_text())  # fmt: skip
+    assert sentence
+    assert f"learning rate {best.learning_rate}, seed {best.seed}" in sentence[0]
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("a,b\n1,2\n", "the columns are a, b, expected 1 columns of numbers"),
+        ("a\n1\nx\n", "line 3: a is 'x', expected a number"),
+        ("a\n", "no rows after the header"),
+        ("", "cannot be read as CSV"),
+        (None, "cannot be read as CSV"),
+    ],
+)
+def test_tables_that_cannot_be_predicted(table, message, regression, tmp_path, capsys):
+    if table is not None:
+        (tmp_path / "new.csv").write_text(table)
+    _, err = told(capsys, "predict", str(regression), str(tmp_path / "new.csv"), code=2)
+    assert message in err
+    assert str(tmp_path / "new.csv") in err
+
+
+def test_a_file_of_another_kind_than_the_models_read(regression, capsys):
+    _, err = told(capsys, "predict", str(regression), "cat.jpg", code=2)
+    assert "cat.jpg: no sweep of this run has models for that" in err
+    _, err = told(capsys, "predict", str(regression), "a.csv", "cat.jpg", code=2)
+    assert "cat.jpg: expected a CSV file as a.csv, or images alone" in err
+
+
+@pytest.fixture(scope="module")
+def moons(tmp_path_factory) -> Path:
+    """CSV files in the report's layout of what are no places."""
+    folder = tmp_path_factory.mktemp("moons")
+    for i, name in enumerate(("train", "validation", "test")):
+        rng = np.random.default_rng(i)
+        angle_N, y_N = rng.uniform(0, np.pi, 120), rng.integers(0, 2, 120)
+        side_N = 1 - 2 * y_N
+        x_Nx2 = np.stack([side_N * np.cos(angle_N) + y_N, side_N * np.sin(angle_N) + y_N / 2], 1)
+        rows = [f"{x},{y},{'ab'[label]}" for (x, y), label in zip(x_Nx2, y_N, strict=True)]
+        (folder / f"{name}.csv").write_text("\n".join(["u,v,moon", *rows]) + "\n")
+    return folder
+
+
+def test_tables_of_another_kind_are_never_taken_for_places(moons, capsys, tmp_path):
+    """They are refused: neither drawn on a map nor compared with the report."""
+    line = ["run", "learning_rate", "--data", str(moons), "--out", str(tmp_path / "run")]
+    _, err = told(capsys, *line, code=2)
+    assert f"{moons}/train.csv, line 1: column long is missing in 'u', 'v', 'moon'" in err
+    assert not list(tmp_path.iterdir())
+
+
+MOONS = """
+import pandas as pd
+
+import jaxexp as jx
+
+
+def problem(inputs):
+    splits = {}
+    for name in ("train", "validation", "test"):
+        table = pd.read_csv(inputs.data / f"{name}.csv")
+        splits[name] = (table[["u", "v"]], table["moon"])
+    held_out = {name: splits[name] for name in ("validation", "test")}
+    return jx.Problem(
+        jx.MLPClassification(), jx.arrays(*splits["train"], **held_out, name="two moons")
+    )
+
+
+sweep = jx.Sweep(
+    jx.MLPTrial(epochs=4, depth=2, width=8, batch_size=30), {"learning_rate": [1e-2, 1e-3]}
+)
+"""
+
+
+@pytest.fixture(scope="module")
+def classified(moons, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("classified")
+    (folder / "moons.py").write_text(MOONS)
+    line = ["run", str(folder / "moons.py"), "--data", str(moons), "--out", str(folder / "run")]
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(line)
+    assert stopped.value.code == 0
+    return folder / "run"
+
+
+def test_classes_of_tables_of_ones_own_are_shown_without_a_map(classified):
+    page = (classified / "report.html").read_text()
+    assert "two moons" in page
+    assert "accuracy" in page
+    for word in ("longitude", "latitude", "places", "The report"):
+        assert word not in page
+
+
+def test_predict_from_any_folder_with_relative_paths(classified, moons, tmp_path, capsys):
+    """In a process of its own, elsewhere; and the same in this one."""
+    (tmp_path / "new.csv").write_bytes((moons / "test.csv").read_bytes())
+    (tmp_path / "there").symlink_to(classified)
+    done = command("predict", "there", "new.csv", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split("\t") for line in done.stdout.splitlines()]
+    assert [row[0] for row in rows[:2]] == ["new.csv:2", "new.csv:3"]
+    source = library.load_source(str(classified.parent / "moons.py"))
+    results = jx.run(source.sweep, *source.problem(jx.Inputs(data=moons)), progress=False)
+    best = results.best()  # the page's: without questions, it ranks by loss
+    x_Nx2 = results.data.test.x
+    assert [row[1] for row in rows] == results.predict(x_Nx2, best).tolist()
+    probability_N = results.predict_proba(x_Nx2, best).max(1)
+    np.testing.assert_allclose([float(row[2]) for row in rows], probability_N, atol=1e-4)
+    assert f"learning rate {best.trial.learning_rate}, " in done.stderr
+    assert "validation loss" in done.stderr
+
+
+def test_an_error_in_ones_own_figure_is_one_line_and_the_page_is_there(tmp_path, capsys):
+    data = write_csvs(tmp_path / "data", 300)
+    (tmp_path / "mine.py").write_text(FAILING)
+    line = ["run", str(tmp_path / "mine.py"), "--data", str(data), "--out", str(tmp_path / "run")]
+    out, err = told(capsys, *line, code=4)
+    assert out.strip() == str(tmp_path / "run" / "report.html")
+    number = FAILING.splitlines().index('    return results["no such thing"]') + 1
+    assert "error: `draw` of question 1 failed: KeyError" in err
+    assert f"(mine.py, line {number})" in err
+    assert err.count("error:") == 1
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "Therefore." in page
+    assert "`draw` of question 1 failed" in page or "<code>draw</code>" in page
+    told(capsys, "report", str(tmp_path / "run"), code=4)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "import jaxexp as jx\nsweep = jx.Sweep(jx.MLPTrial())",
+            "mine.py: expected it to define `problem(inputs)`",
+        ),
+        (
+            "import jaxexp as jx\nproblem = 3\nsweep = jx.Sweep(jx.MLPTrial())",
+            "mine.py: problem is 3, expected a function",
+        ),
+        (
+            "import jaxexp as jx\ndef problem(inputs): return 3\nsweep = jx.Sweep(jx.MLPTrial())",
+            "mine: problem(inputs) returned int, expected jaxexp.Problem(task, data)",
+        ),
+        (
+            "import jaxexp as jx\nfrom jaxexp.reproduce.places import problem\n"
+            "sweep = jx.Sweep(jx.MLPTrial(), {'lr': [0.1]})",
+            "mine.py: unknown hyperparameter 'lr': did you mean learning_rate",
+        ),
+    ],
+)
+def test_files_that_are_no_sweeps_are_refused(content, message, tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(content)
+    _, err = told(capsys, "run", str(tmp_path / "mine.py"), "--out", str(tmp_path / "run"), code=2)
+    assert message in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_hyperparameter_by_its_short_name_is_hinted_at(capsys):
+    _, err = told(capsys, "run", "epochs", "--set", "lr=0.1", code=2)
+    assert "'lr': did you mean learning_rate" in err
+
+
+def test_runs_of_an_earlier_version_are_refused_by_its_name(tmp_path, capsys):
+    content = {"format": 2, "sweeps": ["epochs"], "made_with": {"jaxexp": "0.0.9"}}
+    (tmp_path / "run.json").write_text(json.dumps(content))
+    for line in (["report"], ["resume"], ["predict"]):
+        own = [*line, str(tmp_path), *(["a.csv"] if line == ["predict"] else [])]
+        _, err = told(capsys, *own, code=2)
+        assert "run.json: written in format 2, by jaxexp 0.0.9; this jaxexp reads format 3" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
