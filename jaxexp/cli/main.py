@@ -210,7 +210,11 @@ def report(
         try:
             drawn += pages.draw(directory, library.load(sweeps[name]), dataset)
         except UserError as error:  # the results are there, whatever has become of the sweep's file
-            console.print(f"{error}; its results are drawn as those of any sweep", markup=False)
+            console.print(
+                f"{error}; its results are drawn as those of any sweep",
+                markup=False,
+                soft_wrap=True,
+            )
             drawn.append(sections.in_general(dataset, directory.keep_figure, name))
     drawn += pages.compare(directory, found)
     page = pages.write(directory, drawn, list(found.values()))
