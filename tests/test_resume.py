@@ -304,7 +304,7 @@ def test_another_sweep_file_needs_force_and_then_runs_anew(place, copy, tmp_path
     with xr.open_dataset(copy / "results" / "mine.nc") as dataset:
         assert dataset.sizes["epoch"] == 2
     own.unlink()
-    assert "mine.py: no such sweep file" in told_by(capsys, "report", str(copy))
+    assert "mine.py: no such sweep file" in told_by(capsys, "report", str(copy), code=0)
 
 
 def test_a_complete_run_and_what_is_no_run(whole, tmp_path, capsys):

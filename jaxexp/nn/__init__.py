@@ -9,6 +9,14 @@ Imports `training` and what lies below it. Public names, imported when they are 
 """
 
 import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jaxexp.nn import weights
+    from jaxexp.nn.conv import default_route
+    from jaxexp.nn.mlp import MLP, uniform_rows
+    from jaxexp.nn.norm import BatchNorm
+    from jaxexp.nn.residual import ResNet, resnet
 
 _LAZY = {
     "MLP": "jaxexp.nn.mlp",

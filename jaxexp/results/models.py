@@ -79,7 +79,8 @@ def save(folder: Path, sweep: str, record: TrialRecord, attrs: Mapping[str, Any]
     path = folder / sweep / f"{record.trial.id}.npz"
     content = io.BytesIO()
     arrays = {name: np.asarray(leaf) for name, leaf in _named(record.variables).items()}
-    np.savez(content, **arrays, **{ABOUT: np.array(json.dumps(about))})
+    arrays[ABOUT] = np.array(json.dumps(about))
+    np.savez(content, allow_pickle=False, **arrays)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, content.getbuffer(), seal=True)
@@ -118,8 +119,9 @@ def best(
     metric = metric or ("accuracy" if all("accuracy" in own for own in metrics) else "loss")
     found = []
     for name, ds in with_models:
-        row = select.rank(ds, metric).iloc[0]
-        _, point = select.point(ds, int(row.name))
+        ranked = select.rank(ds, metric)
+        row, place = ranked.iloc[0], int(ranked.index[0])
+        _, point = select.point(ds, place)
         if row["status"] == "finished":
             split = select.default_split(point)
             loss = float(select.final(point, "loss").sel(split=split))
