@@ -220,9 +220,10 @@ def stop(place: Path, out: Path, number: signal.Signals) -> tuple[int, str]:
 
 
 def test_ctrl_c_saves_and_says_how_to_resume(place, tmp_path):
-    code, told = stop(place, tmp_path / "a run", signal.SIGINT)
+    out = tmp_path / "a [b] run"  # not to be taken for markup
+    code, told = stop(place, out, signal.SIGINT)
     assert code == 130
-    assert f"interrupted; resume with: jaxexp resume '{tmp_path / 'a run'}'" in told
+    assert f"interrupted; resume with: jaxexp resume '{out}'" in told
     assert "0 of 1 sweep complete and saved" in told
     assert "Traceback" not in told
 
