@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 import subprocess
 import sys
@@ -174,6 +175,15 @@ def test_predict_says_what_the_run_has_said(reproduced, folder, sweep, capsys, t
     with torch.no_grad():
         logit = network(((x / 255 - scale[0]) / scale[1]).permute(0, 3, 1, 2))[:, 0]
     np.testing.assert_allclose(torch.sigmoid(logit), probability_N, atol=1e-3)
+
+
+def test_predict_takes_relative_paths_in_any_folder(reproduced, folder, capsys, monkeypatch):
+    monkeypatch.chdir(folder / "test")
+    run = os.path.relpath(reproduced)
+    assert not os.path.isabs(run)
+    code, told = fails(capsys, "predict", run, "dark/0.png", "light/1.png")
+    assert code == 0
+    assert re.search(r"dark/0\.png (dark|light) 0\.\d+ light/1\.png (dark|light) 0\.\d+", told)
 
 
 def test_the_page_can_be_drawn_again(reproduced, capsys):

@@ -52,7 +52,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-console = Console(stderr=True, highlight=False)
+console = Console(stderr=True, highlight=False, markup=False)  # names of files may hold [ ]
 
 
 @app.callback(invoke_without_command=True)
@@ -210,11 +210,7 @@ def report(
         try:
             drawn += pages.draw(directory, library.load(sweeps[name]), dataset)
         except UserError as error:  # the results are there, whatever has become of the sweep's file
-            console.print(
-                f"{error}; its results are drawn as those of any sweep",
-                markup=False,
-                soft_wrap=True,
-            )
+            console.print(f"{error}; its results are drawn as those of any sweep", soft_wrap=True)
             drawn.append(sections.in_general(dataset, directory.keep_figure, name))
     drawn += pages.compare(directory, found)
     page = pages.write(directory, drawn, list(found.values()))
@@ -290,7 +286,7 @@ def predict(
     for found in predicted:
         probability = "" if found.probability is None else f"\t{found.probability:.4f}"
         print(f"{found.example}\t{found.label}{probability}")
-    console.print(model, soft_wrap=True, markup=False)
+    console.print(model, soft_wrap=True)
 
 
 @app.command("list")
@@ -338,7 +334,7 @@ def _sections(asked: str | None) -> tuple[str, ...]:
     if missing and asked:
         raise UserError(f"--section {asked}: needs {', '.join(missing)}: {vision.INSTALL}")
     if missing:
-        console.print(f"only section 6: section 7 needs {vision.INSTALL}", markup=False)
+        console.print(f"only section 6: section 7 needs {vision.INSTALL}")
         return ("6",)
     return ("7",) if asked == "7" else ("6", "7")
 
@@ -401,7 +397,7 @@ def _finish(page: Path, errors: Sequence[str]) -> None:
     """Say where the page is, and what on it could not be drawn or answered."""
     print(page)
     for error in errors:
-        console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        console.print(f"error: {error}", style="red", soft_wrap=True)
     if errors:
         raise typer.Exit(4)
 
@@ -433,7 +429,7 @@ def _guard(command: Callable[[], Any]) -> NoReturn:
     try:
         command()
     except UserError as error:
-        console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        console.print(f"error: {error}", style="red", soft_wrap=True)
         sys.exit(3 if isinstance(error, UnavailableError) else 2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -175,7 +175,7 @@ class Session:
         """The sweeps that were complete already."""
         for stage in self.stages:
             for source in stage:
-                dataset = directory.finished(source.sweep, self.console.print)
+                dataset = directory.finished(source.sweep, self._say)
                 if dataset is not None:
                     self.results[source.sweep.name] = dataset
                     self.sections += pages.draw(directory, source.sweep, dataset)
@@ -246,7 +246,10 @@ class Session:
         for source in todo:
             self.missing[source.sweep.name] = reason
         names = ", ".join(source.sweep.name for source in todo)
-        self.console.print(f"not run: {names}: {reason}", style="yellow", markup=False)
+        self._say(f"not run: {names}: {reason}")
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, style="yellow", soft_wrap=True)
 
     def _identity(self) -> dict[str, str]:
         """What decides the numbers beside the data, in words and digests."""

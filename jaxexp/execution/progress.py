@@ -67,7 +67,7 @@ class TerminalProgress:
 
     def note(self, text: str) -> None:
         """Print a line above the bar."""
-        self.console.print(text, markup=False)
+        self.console.print(text, markup=False, soft_wrap=True)
 
     def moved(self, program: Program, epochs: float) -> None:
         """A program has trained so many epochs."""
