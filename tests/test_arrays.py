@@ -44,7 +44,7 @@ def test_doctests():
 
 def test_imports_neither_jax_nor_frames():
     code = (
-        "import sys, jaxexp.training.data as d; d.arrays([[1.0], [2.0]], validation=None);"
+        "import sys, jaxexp.training.arrays as d; d.arrays([[1.0], [2.0]], validation=None);"
         "print(*{'jax', 'pandas', 'polars', 'torch', 'scipy'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -278,7 +278,7 @@ DATES = np.array(["2024-01-01"] * N, "datetime64[D]")
         ("X: a sparse csr_matrix, expected X.toarray()", scipy.sparse.csr_matrix(X)),
         ("X: a sparse coo_array, expected X.toarray()", scipy.sparse.coo_array(X)),
         ("X: a masked array, expected a plain one", np.ma.masked_array(X, X > 0)),
-        ("X: a structured array with the fields 'u', 'v'", np.zeros(N, [("u", "f8"), ("v", "f8")])),
+        ("X: a structured array of the fields 'u', 'v'", np.zeros(N, [("u", "f8"), ("v", "f8")])),
         ("X: a LazyFrame, expected X.collect()", pl.LazyFrame({"a": Y})),
         (
             "X: column 'a' holds arrays of shape (2,), expected",
@@ -505,7 +505,7 @@ def test_fingerprint():
 def test_fingerprint_of_large_arrays_goes_in_parts(monkeypatch):
     train = Examples(np.arange(3000.0).reshape(50, 60)[:, ::2], np.arange(50))
     whole = Data(train).fingerprint
-    monkeypatch.setattr(jaxexp.training.data, "_BLOCK_BYTES", 1000)
+    monkeypatch.setattr(jaxexp.training.data, "BLOCK_BYTES", 1000)
     assert Data(train).fingerprint == whole
 
 

@@ -434,14 +434,20 @@ def test_a_batch_size_that_the_task_reads_is_its_own():
 @pytest.mark.parametrize(
     "optimizer",
     [
-        lambda trial, steps: optax.lbfgs(
-            linesearch=optax.scale_by_backtracking_linesearch(max_backtracking_steps=4)
+        pytest.param(
+            lambda trial, steps: optax.lbfgs(
+                linesearch=optax.scale_by_backtracking_linesearch(max_backtracking_steps=4)
+            ),
+            marks=pytest.mark.nightly,
         ),
         lambda trial, steps: optax.chain(
             optax.sgd(trial.learning_rate),
             optax.contrib.reduce_on_plateau(factor=0.5, patience=1),
         ),
-        lambda trial, steps: optax.MultiSteps(optax.adam(0.1), 2).gradient_transformation(),
+        pytest.param(
+            lambda trial, steps: optax.MultiSteps(optax.adam(0.1), 2).gradient_transformation(),
+            marks=pytest.mark.nightly,
+        ),
         lambda trial, steps: optax.inject_hyperparams(optax.adam)(
             optax.linear_schedule(0.1, 0.0, steps)
         ),

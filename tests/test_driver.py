@@ -29,7 +29,10 @@ OPTIONS = {  # and on how many devices: on 4, ten trials are 3 each, with 2 to f
 }
 
 
-@pytest.mark.parametrize("option", OPTIONS)
+LONG = pytest.mark.nightly
+
+
+@pytest.mark.parametrize("option", [pytest.param("adam", marks=LONG), "sgd, batch norm"])
 def test_alone_as_in_the_batch(problem, devices, option):
     values, record, used = OPTIONS[option]
     sweep = Sweep(BASE.replace(**values), AXES, record=record)

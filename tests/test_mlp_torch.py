@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from jaxexp.nn import mlp
+from jaxexp.nn import classification, mlp
 from jaxexp.nn.classification import MLPClassification
 from jaxexp.spec.trial import MLPTrial
 from jaxexp.training.data import Examples
@@ -276,7 +276,7 @@ def test_cross_entropy(scale):
     y_B = rng.integers(5, size=64)
 
     def total(logits_CxB):
-        loss_B, right_B = mlp.cross_entropy(logits_CxB, y_B)
+        loss_B, right_B = classification.cross_entropy(logits_CxB, y_B)
         return loss_B.sum(), (loss_B, right_B)
 
     grad_CxB, (loss_B, right_B) = jax.grad(total, has_aux=True)(jnp.asarray(logits_BxC.T))
@@ -292,13 +292,13 @@ def test_cross_entropy(scale):
 def test_equal_logits_predict_the_first_class():
     logits_CxB = jnp.array([[0.0, 1, 1], [0, 0, 2], [0, 1, 2]])
     for label, correct_B in enumerate([[1, 1, 0], [0, 0, 1], [0, 0, 0]]):
-        _, right_B = mlp.cross_entropy(logits_CxB, jnp.full(3, label))
+        _, right_B = classification.cross_entropy(logits_CxB, jnp.full(3, label))
         np.testing.assert_array_equal(right_B, correct_B)
 
 
 def test_no_label_is_right_where_a_logit_is_no_number():
     logits_CxB = jnp.array([[jnp.nan, jnp.nan, 1], [1, jnp.nan, 0], [0, jnp.nan, 0]])
-    loss_B, right_B = mlp.cross_entropy(logits_CxB, jnp.zeros(3, jnp.int32))
+    loss_B, right_B = classification.cross_entropy(logits_CxB, jnp.zeros(3, jnp.int32))
     np.testing.assert_array_equal(right_B, [0, 0, 1])
     assert np.isnan(loss_B[:2]).all()
 
@@ -310,5 +310,5 @@ def test_label_smoothing():
         torch.tensor(logits_BxC), torch.tensor(y_B).long(), label_smoothing=0.2, reduction="none"
     )
     np.testing.assert_allclose(
-        mlp.cross_entropy(logits_BxC.T, y_B, 0.2)[0], expected_B, rtol=1e-5, atol=1e-6
+        classification.cross_entropy(logits_BxC.T, y_B, 0.2)[0], expected_B, rtol=1e-5, atol=1e-6
     )

@@ -333,7 +333,7 @@ def test_a_run_moved_and_renamed_is_resumed(place, whole, interrupted, tmp_path)
 
 def test_a_run_killed_as_it_began_is_begun_again(tmp_path):
     """Nothing is there but what comes before run.json."""
-    for name in rundir.BEGINNING:
+    for name in rundir.LEFTOVERS:
         (tmp_path / name).touch()
     with rundir.RunDirectory.create(tmp_path, {"sweeps": []}, force=False) as run:
         assert run.command()["finished"] is False

@@ -33,7 +33,7 @@ class MLPClassification(Task):
     the statistics are not given, `bind` takes them from the data: `mean` and `std` of each input
     over the training examples are those that features="standardised" subtracts and divides by.
 
-    >>> from jaxexp.training.data import arrays
+    >>> from jaxexp.training.arrays import arrays
     >>> data = arrays([[0.0, 1.0], [1.0, 0.0], [0.5, 0.5], [0.1, 0.9]], list("abab"), validation=1)
     >>> MLPClassification().bind(data).classes
     2

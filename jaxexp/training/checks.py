@@ -65,6 +65,7 @@ def dtype_kind(dtype: np.dtype) -> str:
 def children_of(tree: Any, path: str) -> list[tuple[str, Any]] | None:
     """The paths and values below a node; None for a leaf. Dicts count in the order of their keys.
 
+    >>> from jaxexp.training.data import Examples
     >>> children_of(Examples(1, 2), "train")
     [('train.x', 1), ('train.y', 2), ('train.weight', None)]
     """
