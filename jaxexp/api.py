@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -89,7 +88,7 @@ class PlannedRun:
         """Programs, padding, devices, memory and time, as estimated."""
         return str(self.plan)
 
-    @cached_property
+    @property
     def identity(self) -> dict[str, str]:
         """What decides the numbers, in words and digests."""
         named = {f"sweep {sweep.name}": sweep.id for sweep in self.sweeps}
@@ -160,7 +159,8 @@ def plan(
         raise UserError(
             f"data={_short(data)}: expected jaxexp.Data; jaxexp.arrays(X, y) makes them of arrays"
         )
-    if memory is not None and (isinstance(memory, bool) or not isinstance(memory, int | float)):
+    number = isinstance(memory, int | float) and not isinstance(memory, bool)
+    if memory is not None and not (number and memory >= 0):
         raise UserError(f"memory={memory!r}: expected a number of bytes")
     trials = [trial for each in sweeps for trial in each.trials()]
     task = _task(task, trials)

@@ -545,6 +545,12 @@ def test_a_trial_is_found_by_the_float_that_it_was_trained_with(results):
     assert results.trial(learning_rate=np.float32(0.1)).trial.learning_rate == 0.1
 
 
+def test_rankings_are_of_datasets(results):
+    assert len(jx.select.rank(results.dataset)) == 2
+    with pytest.raises(jx.UserError, match="a Results, expected .*: give results.dataset"):
+        jx.select.rank(results)
+
+
 @pytest.mark.parametrize("given", [None, 3, [], [1]])
 def test_a_report_is_of_results(given, tmp_path):
     with pytest.raises(jx.UserError, match="results="):
@@ -568,6 +574,7 @@ def test_external_results_have_every_metric(metrics):
         ({"devices": [jax.devices("cpu")[0]] * 2}, "devices=.* twice"),
         ({"checkpoint_every": "1"}, "checkpoint_every='1': expected seconds"),
         ({"checkpoint_every": True}, "checkpoint_every=True: expected seconds"),
+        ({"memory": float("nan")}, "memory=nan: expected"),
         ({"keep_params": "no"}, "keep_params='no': expected True or False"),
     ],
 )
@@ -586,6 +593,35 @@ def test_arguments_of_a_run(options, message):
 def test_weights_whose_sums_are_beyond_float32(weight, message):
     with pytest.raises(jx.UserError, match=message):
         jx.arrays(X_Nx3, Y_N, weights=np.full(40, weight))
+
+
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [(1e38, r"train.weight: 4e\+39 in all"), (1e-44, "train.weight: row 0 is 1")],
+)
+def test_weights_by_hand_whose_sums_are_beyond_float32(weight, message):
+    with pytest.raises(jx.UserError, match=message):
+        jx.Data(jx.Examples(X_Nx3, Y_N, np.full(40, weight, np.float32)))
+
+
+def test_data_by_hand_that_have_changed_are_other_data(tmp_path):
+    y_N = Y_N.copy()
+    planned = jx.plan(jx.Sweep(TRIAL), line(), jx.Data(jx.Examples(X_Nx3, y_N)), devices=1)
+    jx.run(planned, progress=False, checkpoint_dir=tmp_path / "checkpoints")
+    y_N[:] = 0
+    with pytest.raises(jx.UserError, match="checkpoints of another run: data was"):
+        jx.run(planned, progress=False, checkpoint_dir=tmp_path / "checkpoints")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"classes": "2"}, {"classes": 0}, {"classes": 2.0}, {"std": (0.0,) * 3}, {"mean": (0.0,)},
+     {"std": [1.0] * 3}, {"mean": (np.nan,) * 3}],
+)  # fmt: skip
+def test_fields_of_the_built_in_task(fields):
+    trial = jx.MLPTrial(epochs=1, batch_size=8)
+    with pytest.raises(jx.UserError, match=f"{next(iter(fields))}="):
+        jx.plan(jx.Sweep(trial), jx.MLPClassification(**fields), LABELS, devices=1)
 
 
 def test_labels_that_differ_in_spaces_alone():

@@ -51,12 +51,19 @@ class MLPClassification(Task):
 
         Raises UserError for data that are not vectors with labels 0 to C - 1.
         """
+        self._check_fields()
         classes = check_labels(data, self.classes)
         x_NxF = np.asarray(data.train.x)
         if x_NxF.ndim != 2:
             raise UserError(
                 f"train.x: the shape is {x_NxF.shape}, expected (examples, inputs) for an MLP"
             )
+        for name, own in (("mean", self.mean), ("std", self.std)):
+            if own and len(own) != x_NxF.shape[1]:
+                raise UserError(
+                    f"{name}={own}: {len(own)} numbers, expected one for each of the "
+                    f"{x_NxF.shape[1]} inputs"
+                )
         mean_F = x_NxF.mean(0, dtype=np.float64)
         std_F = x_NxF.std(0, dtype=np.float64)
         std_F = np.where(x_NxF.min(0) == x_NxF.max(0), 1.0, std_F)
@@ -66,6 +73,21 @@ class MLPClassification(Task):
             mean=self.mean or tuple(mean_F.tolist()),
             std=self.std or tuple(std_F.tolist()),
         )
+
+    def _check_fields(self) -> None:
+        classes = self.classes
+        number = isinstance(classes, int | np.integer) and not isinstance(classes, bool)
+        if classes is not None and not (number and classes >= 2):
+            raise UserError(f"classes={classes!r}: expected a whole number, at least 2, or None")
+        for name, own in (("mean", self.mean), ("std", self.std)):
+            floats = isinstance(own, tuple) and all(isinstance(v, int | float) for v in own)
+            if (
+                not floats
+                or not np.isfinite(own).all()
+                or (name == "std" and min(own, default=1) <= 0)
+            ):
+                least = " above 0" if name == "std" else ""
+                raise UserError(f"{name}={own!r}: expected a tuple of finite numbers{least}")
 
     def check(self, trial: Trial, data: Data) -> None:
         """Raise UserError unless it is an MLP's trial, with an optimizer that is built in."""

@@ -26,6 +26,7 @@ def axes(ds: xr.Dataset) -> tuple[str, ...]:
     Those that `ds.attrs["axes"]` names and that have not been selected away; without the
     attribute, the dimensions of the loss but for epoch and split.
     """
+    _check_dataset(ds)
     if "axes" in ds.attrs:
         return tuple(dim for dim in json.loads(ds.attrs["axes"]) if dim in ds.dims)
     return tuple(str(dim) for dim in ds["loss"].dims if dim not in INDEXES)
@@ -42,6 +43,7 @@ def hyperparameters(ds: xr.Dataset) -> tuple[str, ...]:
 
 def metrics(ds: xr.Dataset) -> tuple[str, ...]:
     """The names of what was measured by epoch and split, the loss first."""
+    _check_dataset(ds)
     if "metrics" in ds.attrs:
         return tuple(json.loads(ds.attrs["metrics"]))
     found = [str(name) for name, v in ds.data_vars.items() if {"epoch", "split"} <= set(v.dims)]
@@ -72,6 +74,12 @@ def direction(ds: xr.Dataset, metric: str = "loss") -> str:
 def units(ds: xr.Dataset, metric: str = "loss") -> str:
     """The unit of `metric`, such as "nats", or ""."""
     return str(ds[metric].attrs.get("units", ""))
+
+
+def _check_dataset(ds: xr.Dataset) -> None:
+    if not isinstance(ds, xr.Dataset):
+        hint = ": give results.dataset" if hasattr(ds, "dataset") else ""
+        raise UserError(f"a {type(ds).__name__}, expected the dataset of results{hint}")
 
 
 def _check(ds: xr.Dataset, metric: str, split: str | None = None) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from jaxexp.base.errors import UserError
 from jaxexp.base.files import digest
-from jaxexp.spec.trial import RESERVED, Kind, Trial, text
+from jaxexp.spec.trial import RESERVED, Kind, Trial, hyperparameters, text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -98,8 +98,7 @@ class Sweep:
         """Normalise the axes to tuples, so that a sweep cannot be changed from outside."""
         if not isinstance(self.base, Trial):
             raise UserError(f"base={self.base!r}: expected a trial, such as MLPTrial(epochs=10)")
-        # Of the class, whatever its fields are named: UserError if they are no hyperparameters.
-        Trial.fields.__func__(type(self.base))  # type: ignore[attr-defined]
+        hyperparameters(type(self.base))  # raises UserError if its fields cannot be that
         if not isinstance(self.axes, Mapping):
             raise UserError(f"axes={self.axes!r}: expected a dict of names and their values")
         axes: dict[Axis, tuple[tuple[Any, ...], ...]] = {}

@@ -162,7 +162,7 @@ class Trial:
 
         Raises UserError for a class whose fields cannot be hyperparameters.
         """
-        return _fields(cls)  # type: ignore[arg-type]  # a class is hashable
+        return hyperparameters(cls)
 
     def values(self) -> dict[str, Any]:
         """The value of every hyperparameter, by name."""
@@ -300,6 +300,11 @@ def with_values(trial: Any, **values: Any) -> Any:
     made.__dict__.update({k: v for k, v in trial.__dict__.items() if k in fields})
     made.__dict__.update(values)
     return made
+
+
+def hyperparameters(cls: type[Trial]) -> dict[str, Hyperparameter]:
+    """Of a class, whatever its fields are named; see `Trial.fields`."""
+    return _fields(cls)  # type: ignore[arg-type]  # a class is hashable
 
 
 @functools.cache

@@ -52,8 +52,17 @@ def check_weight(where: str, weight: Any, n: int) -> None:
         shape = getattr(weight, "shape", None)
         raise UserError(f"{where}: shape {shape}, expected numbers of shape ({n},)")
     refuse_where(where, ~(weight >= 0), weight, "at least 0")
+    # Below it XLA takes them for 0.
+    lost_N = (weight > 0) & (weight < FLOAT32.tiny)
+    refuse_where(where, lost_N, weight, f"0, or at least {FLOAT32.tiny:.2g}, as float32 holds")
     if not weight.any():
         raise UserError(f"{where}: all {n} are 0, expected one above 0")
+    total = weight.sum(dtype=np.float64)
+    if total > 1e-3 * FLOAT32.max:  # losses are multiplied by them
+        raise UserError(
+            f"{where}: {total:.3g} in all, expected sums that float32 holds: divide by "
+            f"{total / n:.3g}"
+        )
 
 
 def dtype_kind(dtype: np.dtype) -> str:

@@ -44,7 +44,7 @@ def trace(task: Task, trial: Trial, arrays: Arrays) -> Inspection:
     """
     read: set[str] = set()
     try:
-        return _trace(task, _watch(trial, read), read, arrays)
+        return _trace(task, trial, read, arrays)
     except jax.errors.JAXTypeError as error:
         traced = [n for n, field in trial.fields().items() if _is_traced(field, trial)]
         names = " and ".join(name for name in traced if name in read) or "what is computed"
@@ -63,18 +63,17 @@ def _is_traced(declared: Any, trial: Trial) -> bool:
     return declared.kind is Kind.TRACED and (declared.off is None or own != declared.off)
 
 
-def _trace(task: Task, watched: Trial, read: set[str], arrays: Arrays) -> Inspection:
+def _trace(task: Task, trial: Trial, read: set[str], arrays: Arrays) -> Inspection:
+    watched = _watch(trial, read)
     examples = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), arrays["train"])
     batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct((2, *a.shape), a.dtype), examples)
     key = jax.eval_shape(lambda: jax.random.key(0))
     mask = jax.ShapeDtypeStruct((2,), jnp.bool_)
-    cls: type[Trial] = type(watched).__mro__[1]  # the trial's own, which is watched
     leaves = {
         name: jax.ShapeDtypeStruct((), jnp.float32 if declared.hint is float else jnp.int32)
-        for name, declared in cls.fields().items()
-        if _is_traced(declared, watched)
+        for name, declared in trial.fields().items()
+        if _is_traced(declared, trial)
     }
-    read.clear()  # of the looks that were taken here
 
     def init(leaves: PyTree, rng: Array, data: Arrays) -> Variables:
         made = task.init(with_values(watched, **leaves), rng, data)
