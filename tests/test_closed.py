@@ -547,7 +547,7 @@ def test_a_trial_is_found_by_the_float_that_it_was_trained_with(results):
 
 def test_rankings_are_of_datasets(results):
     assert len(jx.select.rank(results.dataset)) == 2
-    with pytest.raises(jx.UserError, match="a Results, expected .*: give results.dataset"):
+    with pytest.raises(jx.UserError, match=r"a Results, expected .*: give results.dataset"):
         jx.select.rank(results)
 
 
