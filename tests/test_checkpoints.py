@@ -93,7 +93,10 @@ def expected(small, devices):
 
 
 @pytest.mark.parametrize("name", SWEEPS)
-@pytest.mark.parametrize("calls", [1, 7, 9, 15, 16, 44])
+LONG = pytest.mark.nightly
+
+
+@pytest.mark.parametrize("calls", [1, 9, 44, *(pytest.param(n, marks=LONG) for n in (7, 15, 16))])
 def test_a_run_stopped_anywhere_ends_with_the_same_bits(
     name, calls, small, devices, expected, tmp_path, one_step
 ):

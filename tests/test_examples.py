@@ -93,7 +93,7 @@ def test_an_example_gives_what_a_plain_loop_gives(example):
         assert "r2" in Path("huber.html").read_text().lower()
     own, trials = functions(example), results.sweep.trials()
     axes = [name for axis in results.sweep.axes for name in axis]
-    for trial in (trials[0], trials[-1]):
+    for trial in trials[-1:]:
         start = results.task.init(trial, jax.random.key(trial.seed), data.arrays()).params
         params, losses = train_alone(own, trial, data, start)
         found = results.trial(**{name: getattr(trial, name) for name in axes})

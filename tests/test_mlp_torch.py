@@ -39,7 +39,13 @@ CASES = {
     "looped": {"depth": mlp.UNROLLED_LAYERS + 2, "width": 4, "residual": True},
     "all": {"batch_norm": True, "residual": True, "features": "sines", "activation": "tanh"},
 }  # fmt: skip
-LONG = ("plain", "batch norm", "depth 1", "widths")  # of which others hold the parts
+LONG = (
+    "plain",
+    "batch norm",
+    "depth 1",
+    "widths",
+    "adamw, residual",
+)  # of which others hold the parts
 TORCH_ACTIVATIONS = {name: getattr(F, name) for name in mlp.ACTIVATIONS}
 
 
@@ -221,7 +227,7 @@ def test_forward_of_a_deep_narrow_net(problem, residual):
     np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max())
 
 
-@pytest.mark.parametrize("width", [8, (9, 5, 7)], ids=str)
+@pytest.mark.parametrize("width", [8, pytest.param((9, 5, 7), marks=pytest.mark.nightly)], ids=str)
 def test_initial_weights_are_distributed_as_in_torch(width):
     trial, seeds = MLPTrial(depth=3, width=width, features="sines"), range(100)
     draw = jax.jit(jax.vmap(lambda seed: TASK.init(trial, jax.random.key(seed), POINT).params))
