@@ -92,10 +92,10 @@ def expected(small, devices):
     return {name: driver.execute(made(name, devices, small), *small, devices) for name in SWEEPS}
 
 
-@pytest.mark.parametrize("name", SWEEPS)
 LONG = pytest.mark.nightly
 
 
+@pytest.mark.parametrize("name", SWEEPS)
 @pytest.mark.parametrize("calls", [1, 9, 44, *(pytest.param(n, marks=LONG) for n in (7, 15, 16))])
 def test_a_run_stopped_anywhere_ends_with_the_same_bits(
     name, calls, small, devices, expected, tmp_path, one_step
