@@ -588,7 +588,7 @@ def test_arguments_of_a_run(options, message):
 
 @pytest.mark.parametrize(
     ("weight", "message"),
-    [(1e38, "weights: 4e\\+39 in all"), (1e-44, "weights: row 0 is 1e-44")],
+    [(1e38, "weights: 4e\\+39 in all"), (1e-44, r"weights: row 0 is 9\.8.*e-45")],
 )
 def test_weights_whose_sums_are_beyond_float32(weight, message):
     with pytest.raises(jx.UserError, match=message):
@@ -597,7 +597,7 @@ def test_weights_whose_sums_are_beyond_float32(weight, message):
 
 @pytest.mark.parametrize(
     ("weight", "message"),
-    [(1e38, r"train.weight: 4e\+39 in all"), (1e-44, "train.weight: row 0 is 1")],
+    [(1e38, r"train.weight: 4e\+39 in all"), (1e-44, r"train.weight: row 0 is 9\.8.*e-45")],
 )
 def test_weights_by_hand_whose_sums_are_beyond_float32(weight, message):
     with pytest.raises(jx.UserError, match=message):
