@@ -1,6 +1,8 @@
 """A task for the rings of `conftest`, and what trials leave behind, to be compared."""
 
+import contextlib
 import types
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
@@ -8,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxexp.api import Problem
-from jaxexp.execution.driver import Progress, execute
+from jaxexp.execution.driver import Progress, stream
 from jaxexp.execution.records import TrialRecord
 from jaxexp.nn.classification import MLPClassification
 from jaxexp.planning.cost import Workload
@@ -19,6 +21,15 @@ from jaxexp.spec.trial import Trial
 from jaxexp.training.data import Data
 from jaxexp.training.task import Task
 from jaxexp.training.tracing import inspection
+
+
+def execute(
+    plan: Plan, task: Task, data: Data, devices: Sequence[jax.Device],
+    progress: Progress | None = None,
+) -> dict[Trial, TrialRecord]:  # fmt: skip
+    """Train every trial of the plan and return all records; see `stream`."""
+    with contextlib.closing(stream(plan, task, data, devices, progress)) as batches:
+        return {record.trial: record for records in batches for record in records}
 
 
 @dataclass(frozen=True)

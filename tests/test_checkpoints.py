@@ -12,7 +12,7 @@ import orbax.checkpoint as ocp
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from rings import assert_close, assert_same_bits, planned
+from rings import assert_close, assert_same_bits, execute, planned
 from test_driver import ALL, BASE
 
 from jaxexp.base.errors import InterruptedRunError, UserError
@@ -89,7 +89,7 @@ def resume(made, problem, devices, folder, calls=10**9, notes=None):
 
 @pytest.fixture(scope="module")
 def expected(small, devices):
-    return {name: driver.execute(made(name, devices, small), *small, devices) for name in SWEEPS}
+    return {name: execute(made(name, devices, small), *small, devices) for name in SWEEPS}
 
 
 LONG = pytest.mark.nightly
@@ -229,7 +229,7 @@ def test_a_state_that_is_lost_is_taken_from_the_last_snapshot(
 def test_one_trial_that_does_not_fit_is_told(small, devices, monkeypatch):
     out_of_memory(monkeypatch, "call", 1)
     with pytest.raises(UserError, match="memory does not hold one trial: RESOURCE_EXHAUSTED"):
-        driver.execute(made("on all devices", devices, small), *small, devices)
+        execute(made("on all devices", devices, small), *small, devices)
 
 
 def test_another_error_is_not_mistaken_for_memory(small, devices, monkeypatch):
@@ -238,7 +238,7 @@ def test_another_error_is_not_mistaken_for_memory(small, devices, monkeypatch):
 
     monkeypatch.setattr(RunningProgram, "call", fails)
     with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
-        driver.execute(made("on all devices", devices, small), *small, devices)
+        execute(made("on all devices", devices, small), *small, devices)
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from rings import assert_close, assert_same_bits, planned, train
+from rings import assert_close, assert_same_bits, execute, planned, train
 
 from jaxexp.api import Problem
 from jaxexp.base.errors import InterruptedRunError, UserError
 from jaxexp.execution import driver
-from jaxexp.execution.driver import Silent, execute
+from jaxexp.execution.driver import Silent
 from jaxexp.execution.records import TrialRecord
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import MLPTrial, Trial

@@ -4,11 +4,10 @@ import jax
 import numpy as np
 import pytest
 from jax.sharding import Mesh
-from rings import planned
+from rings import execute, planned
 
 from jaxexp.api import Problem
 from jaxexp.execution import driver
-from jaxexp.execution.driver import execute
 from jaxexp.execution.program import RunningProgram, place
 from jaxexp.nn.classification import MLPClassification
 from jaxexp.planning.programs import Program

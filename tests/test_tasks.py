@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from rings import assert_close
+from rings import assert_close, execute
 
 import jaxexp as jx
 from jaxexp.execution import driver
-from jaxexp.execution.driver import Silent, execute
+from jaxexp.execution.driver import Silent
 from jaxexp.spec.padding import Choice
 
 RNG = np.random.default_rng(0)

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from jaxexp import __version__
 from jaxexp.base.errors import InterruptedRunError, UnavailableError, UserError
+from jaxexp.base.words import count
 from jaxexp.cli import library, pages
 from jaxexp.cli.benchmarks import benchmark
 from jaxexp.cli.inputs import IMAGENET, Inputs
@@ -39,7 +40,6 @@ from jaxexp.cli.options import (
 from jaxexp.cli.rundir import RunDirectory
 from jaxexp.cli.session import Command, Session, plan_stage, stages
 from jaxexp.cli.signals import Signals
-from jaxexp.planning.programs import count
 from jaxexp.reproduce import vision
 from jaxexp.reproduce.report import SECTIONS, SOURCE
 

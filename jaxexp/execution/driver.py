@@ -18,9 +18,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxexp.base.errors import InterruptedRunError, UserError
+from jaxexp.base.words import count
 from jaxexp.execution.program import Call, RunningProgram, joined, state_like
 from jaxexp.execution.records import End, Snapshot, TrialRecord, make_records
-from jaxexp.planning.programs import Plan, Program, count
+from jaxexp.planning.programs import Plan, Program
 from jaxexp.spec.trial import Trial
 from jaxexp.training import step
 from jaxexp.training.data import Data
@@ -77,15 +78,6 @@ class Checkpointer(Protocol):
         `like` makes, if needed, state, record and predictions, as `state_like` does.
         """
         ...
-
-
-def execute(
-    plan: Plan, task: Task, data: Data, devices: Sequence[jax.Device],
-    progress: Progress | None = None,
-) -> dict[Trial, TrialRecord]:  # fmt: skip
-    """Train every trial of the plan and return all records; see `stream`."""
-    with contextlib.closing(stream(plan, task, data, devices, progress)) as batches:
-        return {record.trial: record for records in batches for record in records}
 
 
 def check(trials: Sequence[Trial], task: Task, data: Data) -> None:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from jaxexp.base.errors import UserError
+from jaxexp.base.words import count
 from jaxexp.planning.cost import MACHINES, Machine, Workload
-from jaxexp.planning.programs import Estimate, Plan, Program, count, size_text
+from jaxexp.planning.programs import Estimate, Plan, Program, size_text
 from jaxexp.spec.padding import bounds
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Kind, Trial

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from jaxexp.base.files import digest
+from jaxexp.base.words import count
 from jaxexp.planning.cost import MACHINES
 from jaxexp.spec.padding import ProgramSpec
 from jaxexp.spec.trial import Kind, Trial, text
@@ -197,15 +198,6 @@ class Plan:
             f"{len(program.trials):5d} × {count(program.epochs, 'epoch')}{prefixes} on {where}: "
             f"{program.why()}" + (f"; padding {padding:.0%}" if padding > 0.005 else "")
         )
-
-
-def count(n: int, noun: str) -> str:
-    """A number of things in words.
-
-    >>> count(1, "program"), count(2, "program")
-    ('1 program', '2 programs')
-    """
-    return f"{n:,} {noun}" + ("s" if n != 1 else "")
 
 
 def size_text(size: float) -> str:

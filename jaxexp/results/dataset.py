@@ -15,8 +15,9 @@ import xarray as xr
 
 from jaxexp.base.errors import UserError
 from jaxexp.base.files import read_sealed, write_whole
+from jaxexp.base.words import count
 from jaxexp.execution.records import TrialRecord
-from jaxexp.planning.programs import Plan, count
+from jaxexp.planning.programs import Plan
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial, text
 from jaxexp.training.data import Data

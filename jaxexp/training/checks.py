@@ -218,15 +218,6 @@ def checked_names(where: str, value: Any, least: int) -> tuple[str, ...]:
     return names
 
 
-def counted(n: int, one: str, many: str = "") -> str:
-    """A number of things.
-
-    >>> counted(1, "feature"), counted(2, "class", "classes")
-    ('1 feature', '2 classes')
-    """
-    return f"{n:,} {one if n == 1 else many or one + 's'}"
-
-
 def first_twice(names: Sequence[str]) -> str | None:
     """The first name that stands twice, if there is one."""
     seen: set[str] = set()

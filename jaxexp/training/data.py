@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxexp.base.errors import UserError
+from jaxexp.base.words import count
 from jaxexp.training.checks import (
     BLOCK_BYTES,
     check_alike,
@@ -23,7 +24,6 @@ from jaxexp.training.checks import (
     check_weight,
     checked_leaf,
     checked_names,
-    counted,
     map_leaves,
     named_leaves,
     row_count,
@@ -124,9 +124,9 @@ class Data:
 
     def __repr__(self) -> str:
         """In one line, without the numbers."""
-        parts = [f"{name}: {counted(n, 'example')}" for name, n in self.counts.items()]
-        parts += [counted(len(self.features), "feature")] if self.features else []
-        parts += [counted(len(self.classes), "class", "classes")] if self.classes else []
+        parts = [f"{name}: {count(n, 'example')}" for name, n in self.counts.items()]
+        parts += [count(len(self.features), "feature")] if self.features else []
+        parts += [count(len(self.classes), "class", "classes")] if self.classes else []
         return f"Data({', '.join(parts + list(self.extra))})"
 
     def _check_examples(self, name: str, examples: Examples) -> None:
