@@ -32,10 +32,20 @@ hypothesis.settings.register_profile("nightly", deadline=None, max_examples=200)
 hypothesis.settings.load_profile("daily")
 
 
+# Most of the time goes into compiling. Code that LLVM has not optimised is compiled in half of it
+# and computes the same: the numbers of an epoch are equal in all digits.
+COMPILED_FAST = (
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+)
+
+
 def pytest_configure(config):
-    """With `-m nightly`, tests of random examples run, too, on ten times as many."""
+    """`-m nightly` runs what users run, and tests of random examples, too, on ten times as many."""
     if config.option.markexpr == "nightly":
         hypothesis.settings.load_profile("nightly")
+    elif "XLA_FLAGS" not in os.environ:  # workers and the processes of tests inherit it
+        os.environ["XLA_FLAGS"] = COMPILED_FAST
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -61,11 +61,10 @@ def reproduce(out: Path, *options: str, **environment: str) -> Path:
 
 @pytest.fixture(scope="module")
 def reproduced(tmp_path_factory) -> Path:
-    """`jaxexp reproduce --quick` for real, on some of the places, compiled in a hurry."""
+    """`jaxexp reproduce --quick` for real, on some of the places."""
     folder = tmp_path_factory.mktemp("reproduce")
-    data = write_csvs(folder / "data", 1100)
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
-    return reproduce(folder / "run", "--data", str(data), XLA_FLAGS=flags)
+    data = write_csvs(folder / "data", 800)
+    return reproduce(folder / "run", "--data", str(data))
 
 
 @pytest.mark.nightly

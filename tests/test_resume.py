@@ -55,7 +55,7 @@ def place(tmp_path_factory):
     """A folder with data, a sweep file, and a cache of compiled programs."""
     folder = tmp_path_factory.mktemp("place")
     write_csvs(folder / "data", 700)
-    (folder / "mine.py").write_text(SWEEP.replace("EPOCHS", "150"))
+    (folder / "mine.py").write_text(SWEEP.replace("EPOCHS", "90"))
     return folder
 
 

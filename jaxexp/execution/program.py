@@ -21,7 +21,12 @@ from jaxexp.training.tracing import fingerprint
 TRIALS = PartitionSpec("trials")  # the leading axis of everything that a trial owns
 SHARED = PartitionSpec()
 # Random bits take LLVM long to optimise, for weights that are drawn only once.
-FAST_TO_COMPILE = {"xla_backend_optimization_level": 1}
+FAST_TO_COMPILE = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+    "xla_cpu_use_fusion_emitters": False,
+    "xla_cpu_parallel_codegen_split_count": 1,
+}
 RUN_STEPS = "run_steps"  # the leaf that says which of the lengths is a trial's own
 
 
