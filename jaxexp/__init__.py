@@ -15,7 +15,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from jaxexp.base.errors import UnavailableError, UserError
-from jaxexp.spec.sweep import Comparison, Question, Sweep
+from jaxexp.spec.sweep import Comparison, Question, Sweep, Verdict
 from jaxexp.spec.trial import MLPTrial, Trial, choice, size, static, traced
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from jaxexp.execution.devices import devices
     from jaxexp.nn.classification import MLPClassification
     from jaxexp.report import figures
-    from jaxexp.results import compare, select
+    from jaxexp.results import compare, seeds, select
     from jaxexp.results.dataset import external_results
     from jaxexp.results.models import Model, Prediction
     from jaxexp.results.results import Results, TrialResult
@@ -61,6 +61,7 @@ __all__ = [
     "UnavailableError",
     "UserError",
     "Variables",
+    "Verdict",
     "arrays",
     "choice",
     "compare",
@@ -73,6 +74,7 @@ __all__ = [
     "nn",
     "plan",
     "run",
+    "seeds",
     "select",
     "size",
     "static",
@@ -110,6 +112,7 @@ _MODULES = {
     "figures": "jaxexp.report.figures",
     "metrics": "jaxexp.training.metrics",
     "nn": "jaxexp.nn",
+    "seeds": "jaxexp.results.seeds",
     "select": "jaxexp.results.select",
 }
 

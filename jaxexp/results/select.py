@@ -186,9 +186,14 @@ def _status(epoch: int, step: int) -> str:
 
 
 def full_label(point: xr.Dataset, names: Iterable[str] = ()) -> str:
-    """The `label` of one trial, with its `status` in brackets if it diverged."""
-    suffix = "" if status(point) == "finished" else f" ({status(point)})"
-    return label(point, names) + suffix
+    """The `label` of one trial, with its `status` in brackets if it diverged.
+
+    Of a mean over seeds some of which diverged, the brackets say how many.
+    """
+    how = "" if status(point) == "finished" else status(point)
+    if not how and "diverged_seeds" in point and (lost := int(point["diverged_seeds"])):
+        how = f"{lost} of {count(lost + int(point['seeds']), 'seed')} diverged"
+    return label(point, names) + (f" ({how})" if how else "")
 
 
 def points(ds: xr.Dataset) -> Iterator[tuple[str, xr.Dataset]]:
@@ -256,6 +261,7 @@ def outcome(
 ) -> str:
     """`metric` of one trial after its last epoch: "0.913", "0.243 nats", or else its `status`.
 
+    Of a mean over seeds, with the standard deviation: "0.913 ± 0.004".
     Raises UserError for an unknown metric or split.
     """
     split = split or default_split(point)
@@ -263,7 +269,27 @@ def outcome(
     if status(point) != "finished":
         return status(point)
     value = float(final(point, metric).sel(split=split))
-    return with_unit(point, metric, decimals(value, digits))
+    std = spread(point, metric)
+    return with_unit(
+        point, metric, plus_minus(value, None if std is None else std.sel(split=split), digits)
+    )
+
+
+def spread(ds: xr.Dataset, metric: str = "loss") -> xr.DataArray | None:
+    """The standard deviation over the seeds of `final`, (axes, split); None of single seeds."""
+    name = f"{metric}_std"
+    if name not in ds:
+        return None
+    last = ds["epochs_trained"].clip(min=1).astype(int)
+    return ds[name].sel(epoch=last).where(ds["diverged_epoch"] == 0).drop_vars("epoch")
+
+
+def plus_minus(value: float, std: object = None, digits: int = 4) -> str:
+    """A value and its standard deviation: "0.9130 ± 0.0040"; the value alone without one."""
+    width = float("nan") if std is None else float(std)  # type: ignore[arg-type]
+    if not np.isfinite(width):
+        return decimals(value, digits)
+    return f"{decimals(value, digits)} ± {decimals(width, digits)}"
 
 
 def rank(ds: xr.Dataset, metric: str = "loss", split: str | None = None) -> pd.DataFrame:
@@ -271,7 +297,8 @@ def rank(ds: xr.Dataset, metric: str = "loss", split: str | None = None) -> pd.D
 
     The metric's `direction` decides what is better. Ties are broken by the loss on
     `default_split(ds)`, then by position. A trial without a finite value comes after those with
-    one; diverged trials come last, the earliest very last.
+    one; diverged trials come last, the earliest very last. Of means over seeds, those of which a
+    seed diverged come after those of which none did.
     Columns: `trial` (its label), each of its hyperparameters, `value`, `epoch` (the last one
     trained), `status`. The index is the trial's place in `points(ds)`.
     Raises UserError for an unknown metric or split.
@@ -293,7 +320,9 @@ def rank(ds: xr.Dataset, metric: str = "loss", split: str | None = None) -> pd.D
     )
     sign = -1 if direction(ds, metric) == "higher" else 1
     late = np.where(diverged == 0, -np.inf, -diverged)
-    return table.loc[np.lexsort((late, _finite_first(loss), _finite_first(sign * value)))]
+    lost = by_trial(ds, ds["diverged_seeds"]) > 0 if "diverged_seeds" in ds else diverged > 0
+    order = np.lexsort((late, _finite_first(loss), _finite_first(sign * value), lost))
+    return table.loc[order]
 
 
 def _statuses(ds: xr.Dataset) -> list[str]:
@@ -369,8 +398,14 @@ def best_in_words(
         if bool((ds["diverged_epoch"] > 0).all()):
             return "Every trial diverged." if trials > 1 else "The trial diverged."
         return f"No trial has a finite {measured}."
-    first = float(rank(ds, metric, split)["value"].iloc[0])
-    value = with_unit(ds, metric, decimals(first, digits))
+    ranked = rank(ds, metric, split)
+    first, std = float(ranked["value"].iloc[0]), spread(ds, metric)
+    if std is not None:
+        std = by_trial(ds, std.sel(split=split))[int(ranked.index[0])]
+    value = with_unit(ds, metric, plus_minus(first, std, digits))
+    if std is not None and np.isfinite(std):
+        seeds = by_trial(ds, ds["seeds"])[int(ranked.index[0])]
+        value += f" (mean ± standard deviation over {count(int(seeds), 'seed')})"
     if trials == 1:
         return f"The {measured} is {value}."
     if len(tied) == trials:
@@ -393,7 +428,8 @@ def table(
 
     Columns: `rank` (from 1, the same where trials tie, none without a finite value), the
     hyperparameters, "validation loss (nats)" and the like, after the last epoch, and `status` if a
-    trial diverged.
+    trial diverged. Of means over seeds, "± validation loss (nats)" is the standard deviation, and
+    `diverged` counts the seeds that did, if any.
     """
     ranked = rank(ds, metric, split).iloc[:most]
     finished = ranked["status"] == "finished"
@@ -408,8 +444,12 @@ def table(
         for s in splits(ds):
             column = f"{metric_words(own, s)}{unit}"
             made[column] = by_trial(ds, values.sel(split=s))[ranked.index].astype(float)
+            if (std := spread(ds, own)) is not None:
+                made[f"± {column}"] = by_trial(ds, std.sel(split=s))[ranked.index].astype(float)
     if not finished.all():
         made["status"] = ranked["status"]
+    if "diverged_seeds" in ds and (lost := by_trial(ds, ds["diverged_seeds"])).any():
+        made["diverged"] = lost[ranked.index].astype(int)
     return made.reset_index(drop=True)
 
 

@@ -6,7 +6,7 @@ import json
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from jaxexp.base.errors import UserError
 from jaxexp.base.files import digest
@@ -27,7 +27,7 @@ class Question:
     `draw`, `answer` and `table` are functions of the sweep's results (an `xarray.Dataset`; see
     `Comparison` for those of several sweeps), so that everything on the page is computed from the
     run at hand. `table` may return several, by caption. `reference` is what somebody else
-    measured, quoted beside our own numbers.
+    measured, quoted beside our own numbers; `verdict` computes whether ours agree with it.
 
     >>> question = Question(
     ...     row="1",
@@ -46,6 +46,20 @@ class Question:
     answer: Callable[[Any], str]
     reference: str
     table: Callable[[Any], "pd.DataFrame | Mapping[str, pd.DataFrame]"] | None = None
+    verdict: "Callable[[Any], Verdict] | None" = None
+
+
+class Verdict(NamedTuple):
+    """Whether results agree with the reference of a question, and why.
+
+    `agrees` is None where the two cannot be compared.
+
+    >>> Verdict(True, "both are best at width 32.").agrees
+    True
+    """
+
+    agrees: bool | None
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)

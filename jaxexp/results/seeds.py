@@ -1,0 +1,185 @@
+"""Trials that differ in their seed alone: means, spreads, and which differences exceed them.
+
+A *setting* is a point along all axes but the seed's. Functions here take results in which `seed`
+is an axis of its own (`several`).
+"""
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+from jaxexp.base.errors import UserError
+from jaxexp.results import select
+from jaxexp.results.select import count, decimals, number
+
+RESAMPLES = 10_000
+LEVEL = 95  # per cent, of an interval
+
+
+def several(ds: xr.Dataset) -> bool:
+    """Whether the seed is an axis of its own with more than one value."""
+    return "seed" in select.axes(ds) and ds.sizes["seed"] > 1
+
+
+def average(ds: xr.Dataset) -> xr.Dataset:
+    """The means over the seeds of each setting, each beside its spread: `loss` and `loss_std`.
+
+    The result has the layout of any other without the axis of seeds, so that `select` and the
+    figures take it. Means and standard deviations (n - 1; NaN of one seed) are over the seeds that
+    finished, `seeds` in number; `diverged_seeds` counts the others. Where no seed of a setting
+    finished, they are over those not yet diverged, epoch by epoch. Integers that are no numbers to
+    average, such as predicted classes, are left out.
+    Raises UserError where the seed is no axis.
+    """
+    _check(ds)
+    finished = ds["diverged_epoch"] == 0
+    lost = ~finished.any("seed")  # settings without a seed that finished
+    made: dict[str, xr.DataArray] = {}
+    for key, values in ds.data_vars.items():
+        name = str(key)
+        if "seed" not in values.dims:
+            made[name] = values
+        elif name in ("epochs_trained", "steps_per_epoch"):
+            made[name] = values.isel(seed=0, drop=True)
+        elif values.dtype.kind == "f":
+            kept = finished | lost
+            if "epoch" in values.dims:
+                kept = finished | (lost & (ds["epoch"] < ds["diverged_epoch"]))
+            mean, std = _mean_and_std(values.where(kept))
+            made[name] = mean.assign_attrs(values.attrs)
+            made[f"{name}_std"] = std.assign_attrs(units=values.attrs.get("units", ""))
+    last = ds["diverged_epoch"].argmax("seed")  # of a setting without one that finished
+    for name in ("diverged_epoch", "diverged_step"):
+        if name in ds:
+            made[name] = ds[name].isel(seed=last).drop_vars("seed").where(lost, 0).astype(int)
+    made["seeds"] = finished.sum("seed")
+    made["diverged_seeds"] = (~finished).sum("seed")
+    axes = [axis for axis in select.axes(ds) if axis != "seed"]
+    settings = int(np.prod([ds.sizes[axis] for axis in axes], dtype=int))
+    return xr.Dataset(
+        made,
+        {name: own for name, own in ds.coords.items() if "seed" not in own.dims},
+        {
+            **ds.attrs,
+            "axes": json.dumps(axes),
+            "averaged_seeds": json.dumps(ds["seed"].values.tolist()),
+            "settings": settings,
+        },
+    )
+
+
+def _mean_and_std(values: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
+    """Over the seeds, without those that are NaN; of none of them NaN, without a warning."""
+    there = values.notnull()
+    n = there.sum("seed")
+    with np.errstate(invalid="ignore"):  # infinity less infinity
+        mean = values.fillna(0).sum("seed") / n.where(n > 0)
+        squares = ((values - mean) ** 2).where(there).fillna(0).sum("seed")
+    return mean, np.sqrt(squares / (n - 1).where(n > 1))
+
+
+def typical(ds: xr.Dataset) -> xr.Dataset:
+    """Of each setting the one trial whose loss is the median of its seeds, for what has no mean.
+
+    The loss is that on `select.default_split` after the last epoch; of an even number of seeds,
+    the better one in the middle. Diverged seeds count as worse than any other.
+    Raises UserError where the seed is no axis.
+    """
+    _check(ds)
+    loss = select.final(ds, "loss").sel(split=select.default_split(ds), drop=True)
+    order = loss.fillna(np.inf).argsort(loss.get_axis_num("seed"))
+    middle = order.isel(seed=(ds.sizes["seed"] - 1) // 2, drop=True)
+    axes = [axis for axis in select.axes(ds) if axis != "seed"]
+    return ds.isel(seed=middle).assign_attrs(axes=json.dumps(axes))
+
+
+@dataclass(frozen=True)
+class Lead:
+    """By how much the best setting leads the next, seed by seed.
+
+    Attributes:
+        best: the setting with the best mean, in words.
+        second: the next.
+        settings: how many there are.
+        seeds: how many finished with both.
+        wins: with how many of them the best is better than every other setting.
+        difference: by which its mean is better, at least 0, in the unit of the metric.
+        low: of the 95 % interval of the difference, by a paired bootstrap over the seeds: Efron and
+            Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 13, percentiles. With
+            five seeds or so it is somewhat too narrow.
+        high: of the same.
+    """
+
+    best: str
+    second: str
+    settings: int
+    seeds: int
+    wins: int
+    difference: float
+    low: float
+    high: float
+
+    @property
+    def clear(self) -> bool:
+        """Whether the difference is larger than the spread: its interval does not reach 0."""
+        return self.low > 0
+
+    def __str__(self) -> str:
+        """Two sentences."""
+        won = f"It is the best with {number(self.wins)} of {count(self.seeds, 'seed')}."
+        if not np.isfinite(self.low):
+            return f"{won} The next is {self.second}."
+        interval = (
+            f"{decimals(self.difference, 3)} ({LEVEL} % interval {decimals(self.low, 3)} to "
+            f"{decimals(self.high, 3)}, paired bootstrap over the seeds)"
+        )
+        if self.clear:
+            return f"{won} It leads {self.second} by {interval}."
+        return f"{won} Its lead over {self.second} is within the spread of the seeds: {interval}."
+
+
+def lead(ds: xr.Dataset, metric: str = "loss", split: str | None = None) -> Lead | None:
+    """The `Lead` of the best setting by the mean of `metric` after the last epoch.
+
+    None where fewer than two settings have a finite mean.
+    Raises UserError where the seed is no axis, and for an unknown metric or split.
+    """
+    split = split or select.default_split(ds)
+    means = average(ds)
+    ranked = select.rank(means, metric, split)
+    ranked = ranked[np.isfinite(ranked["value"])]
+    if len(ranked) < 2:
+        return None
+    values = select.final(ds, metric).sel(split=split)
+    values_SxK = values.transpose(*select.axes(means), "seed").values.reshape(-1, ds.sizes["seed"])
+    sign = 1 if select.direction(ds, metric) == "higher" else -1
+    signed_SxK = sign * values_SxK.astype(float)
+    first, second = (int(place) for place in ranked.index[:2])
+    both = np.isfinite(signed_SxK[first]) & np.isfinite(signed_SxK[second])
+    gain_K = (signed_SxK[first] - signed_SxK[second])[both]
+    others_SxK = np.delete(signed_SxK, first, axis=0)[:, both]
+    best_other_K = np.where(np.isfinite(others_SxK), others_SxK, -np.inf).max(
+        axis=0, initial=-np.inf
+    )
+    low = high = float("nan")
+    if len(gain_K) > 1:
+        drawn = np.random.default_rng(0).integers(len(gain_K), size=(RESAMPLES, len(gain_K)))
+        tails = ((100 - LEVEL) / 2, (100 + LEVEL) / 2)
+        low, high = (float(end) for end in np.percentile(gain_K[drawn].mean(axis=1), tails))
+    return Lead(
+        best=str(ranked["trial"].iloc[0]),
+        second=str(ranked["trial"].iloc[1]),
+        settings=len(values_SxK),
+        seeds=len(gain_K),
+        wins=int((signed_SxK[first, both] > best_other_K).sum()),
+        difference=float(gain_K.mean()) if len(gain_K) else float("nan"),
+        low=low,
+        high=high,
+    )
+
+
+def _check(ds: xr.Dataset) -> None:
+    if "seed" not in select.axes(ds):
+        raise UserError("the seed is no axis of these results: there is nothing to average")
