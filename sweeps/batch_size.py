@@ -78,7 +78,7 @@ __all__ = ["problem", "sweep"]
 sweep = jx.Sweep(
     base=jx.MLPTrial(),
     axes={("batch_size", "epochs"): [(1, 1), (16, 10), (128, 50), (1024, 50)]},
-    timed=True,  # the report's table compares seconds: one after another, nothing beside them
+    timed=True,  # the report's table compares seconds: one after another, nothing beside
     questions=(
         jx.Question(
             row="6.1.2.4",

@@ -63,7 +63,7 @@ def reproduce(out: Path, *options: str, **environment: str) -> Path:
 def reproduced(tmp_path_factory) -> Path:
     """`jaxexp reproduce --quick` for real, on some of the places."""
     folder = tmp_path_factory.mktemp("reproduce")
-    data = write_csvs(folder / "data", 800)
+    data = write_csvs(folder / "data", 1030)
     return reproduce(folder / "run", "--data", str(data))
 
 

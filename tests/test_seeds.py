@@ -126,10 +126,20 @@ def test_seeds_alone():
     assert "± 0.1291 nats" in select.best_in_words(means)
 
 
-def test_without_an_axis_of_seeds_there_is_nothing_to_average():
+def test_without_an_axis_of_seeds_results_are_their_own_means():
     zipped = dataset({"rate_seed": {"learning_rate": [0.1, 0.2], "seed": [1, 2]}})
     for results in (dataset(), zipped):
         assert not seeds.several(results)
-        for function in (seeds.average, seeds.typical, seeds.lead):
-            with pytest.raises(UserError, match="nothing to average"):
-                function(results)
+        assert seeds.average(results) is results
+        assert seeds.typical(results) is results
+        assert seeds.lead(results) is None
+        assert seeds.best_in_words(results, digits=4) == select.best_in_words(results)
+
+
+def test_the_lead_over_a_setting_that_is_asked_for():
+    found = seeds.lead(swept(LOSS), over={"width": 8})
+    assert (found.best, found.second) == ("width 16", "width 8")
+    assert found.difference == pytest.approx(0.3, abs=1e-6)
+    assert seeds.lead(swept(LOSS), over={"width": 16}) is None  # the best itself
+    with pytest.raises(UserError, match="no trial has width = 7"):
+        seeds.lead(swept(LOSS), over={"width": 7})

@@ -33,6 +33,7 @@ from jaxexp.cli.options import (
     Quick,
     Sections,
     Seed,
+    Seeds,
     Settings,
     SkipBroken,
     Weights,
@@ -75,12 +76,13 @@ def reproduce(
     skip_broken: SkipBroken = False,
     out: Out = None,
     seed: Seed = None,
+    seeds: Seeds = None,
     quick: Quick = False,
     devices: Devices = None,
     checkpoint_every: Every = 30.0,
     force: Force = False,
 ) -> None:
-    """Reproduce the published report: every row, vectorized, as one page.
+    """Reproduce the published report: every row, with several seeds, as one page.
 
     Section 6 trains learning rates, epochs, batch norm, batch sizes, depths and widths, the
     gradients of a network of 100 layers and sine features as one plan, in a minute or two on 4
@@ -100,6 +102,7 @@ def reproduce(
         settings=_parse(settings or []),
         devices=devices,
         seed=seed,
+        seeds=_seeds(sections, seeds, quick),
         quick=quick,
         inputs=_inputs(data, images, weights, image_size, skip_broken, quick),
         checkpoint_every=checkpoint_every,
@@ -164,6 +167,7 @@ def plan(
     image_size: ImageSize = None,
     skip_broken: SkipBroken = False,
     seed: Seed = None,
+    seeds: Seeds = None,
     quick: Quick = False,
 ) -> None:
     """Show how a sweep would run, training nothing.
@@ -174,8 +178,11 @@ def plan(
     jaxexp plan depth_width --set seed=0,1,2,3
     """
     sweeps: tuple[str, ...] = (sweep,)
+    several = {Path(sweep).stem: seeds or 1}
     if sweep == "reproduce":
-        sweeps = tuple(name for one in _sections(section) for name in SECTIONS[one].sweeps)
+        sections = _sections(section)
+        sweeps = tuple(name for one in sections for name in SECTIONS[one].sweeps)
+        several = _seeds(sections, seeds, quick)
     command = Command(
         sweeps=sweeps,
         title="",
@@ -184,6 +191,7 @@ def plan(
         memory=memory,
         devices=devices,
         seed=seed,
+        seeds=several,
         quick=quick,
         inputs=_inputs(data, images, weights, image_size, skip_broken, quick),
     )
@@ -337,6 +345,15 @@ def _sections(asked: str | None) -> tuple[str, ...]:
         console.print(f"only section 6: section 7 needs {vision.INSTALL}")
         return ("6",)
     return ("7",) if asked == "7" else ("6", "7")
+
+
+def _seeds(sections: Sequence[str], asked: int | None, quick: bool) -> dict[str, int]:
+    """How many seeds each sweep of the report is trained with."""
+    return {
+        name: asked or (1 if quick else SECTIONS[one].seeds)
+        for one in sections
+        for name in SECTIONS[one].sweeps
+    }
 
 
 def _inputs(

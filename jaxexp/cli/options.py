@@ -21,6 +21,16 @@ Out = Annotated[
     typer.Option("--out", metavar="DIR", help="Run directory; runs/NAME-DATE-TIME if not given."),
 ]
 Seed = Annotated[int | None, typer.Option(help="Seed of initial weights and shuffles.")]
+Seeds = Annotated[
+    int | None,
+    typer.Option(
+        "--seeds",
+        metavar="N",
+        min=1,
+        help="Train every trial with N seeds, from --seed on: 6 in section 6 and 3 in section 7, "
+        "if not given; 1 with --quick.",
+    ),
+]
 Quick = Annotated[
     bool,
     typer.Option(

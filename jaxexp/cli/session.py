@@ -44,6 +44,7 @@ class Command:
     memory: float | None = None  # GB
     devices: int | None = None  # to use, of those there are
     seed: int | None = None
+    seeds: dict[str, int] = field(default_factory=dict)  # of each sweep, from `seed` on; else 1
     quick: bool = False
     inputs: Inputs = field(default_factory=Inputs)
     checkpoint_every: float = 30.0  # seconds; decides no number
@@ -56,6 +57,11 @@ class Command:
         sweep = source.sweep.set(self.settings)
         if self.seed is not None:
             sweep = sweep.set({"seed": [self.seed]})
+        several = self.seeds.get(sweep.name, 1)
+        # What another library fits has no seed of ours.
+        if several > 1 and not source.estimate and "seed" not in self.settings:
+            first = sweep.base.seed
+            sweep = sweep.set({"seed": range(first, first + several)})
         if self.quick:
             sweep = sweep.shorten(QUICK_EPOCHS)
         if "image_size" in sweep.base.fields():  # of the images, which the inputs decide

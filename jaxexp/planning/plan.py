@@ -39,8 +39,8 @@ def plan(
 
     A program with at least as many trials as there are devices is spread over all of them. The
     others are placed the longest first, each on one device or spread over as many as it has
-    trials, wherever it would end soonest (after Graham's rule). Trials of a timed sweep have a
-    program each, which runs alone.
+    trials, wherever it would end soonest (after Graham's rule). Trials of a timed sweep that differ
+    in more than their seed have a program each, which runs alone.
 
     `host_memory` is how many bytes may be taken on the host (of which the devices of a CPU are a
     part), `device_memory` how many on each device, if it has memory of its own.
@@ -110,9 +110,10 @@ class _Planner:
         """Trials that share a program whatever it costs: those of equal sizes, or all of them."""
         trials = list(self._records)
         shared = [trial for trial in trials if trial not in self._timed]
-        groups: dict[object, list[Trial]] = {
-            trial: [trial] for trial in trials if trial not in shared
-        }
+        groups: dict[object, list[Trial]] = {}
+        for trial in trials:
+            if trial in self._timed:  # seeds cost the same, and may be timed side by side
+                groups.setdefault(dataclasses.replace(trial, seed=0), []).append(trial)
         if self.mode == "one" and len({type(trial) for trial in shared}) > 1:
             raise UserError("programs=one: the trials are of different classes")
         longest: dict[Trial, int] = {}
@@ -227,7 +228,11 @@ class _Planner:
 
     def _place(self, programs: Sequence[Program]) -> list[Program]:
         everywhere = tuple(range(self.devices))
-        alone = [dataclasses.replace(p, devices=(0,)) for p in programs if p.alone]
+        alone = [
+            dataclasses.replace(p, devices=everywhere if len(p.trials) >= self.devices else (0,))
+            for p in programs
+            if p.alone
+        ]
         spread = [
             p for p in programs if not p.alone and (len(p.trials) >= self.devices or p.devices)
         ]

@@ -15,6 +15,7 @@ class ReportSection:
     title: str
     summary: str
     sweeps: tuple[str, ...]
+    seeds: int  # with which each trial is trained, if nothing else is asked for
 
 
 SECTIONS = {
@@ -25,11 +26,13 @@ SECTIONS = {
             "learning_rate", "epochs", "batch_norm", "batch_size", "depth_width", "gradients",
             "sines",
         ),
+        seeds=6,
     ),
     "7": ReportSection(
         "ResNet 18 on real and generated images",
         "Boosted trees, a ResNet 18 from scratch, linear probing and fine-tuning tell two classes "
         "of images apart.",
         ("boosted_trees", "scratch", "probing", "probing_sklearn", "fine_tuning"),
+        seeds=3,
     ),
 }  # fmt: skip

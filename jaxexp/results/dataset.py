@@ -81,7 +81,7 @@ def to_dataset(
         "seconds": variable(
             [r.seconds for r in own],
             units="device-seconds",
-            long_name="timed alone, one trial after another"
+            long_name="timed alone, one trial after another; seeds share a program"
             if sweep.timed
             else "share, by its work, of a program that trained others beside it",
         ),

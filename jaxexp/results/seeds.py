@@ -1,16 +1,16 @@
 """Trials that differ in their seed alone: means, spreads, and which differences exceed them.
 
-A *setting* is a point along all axes but the seed's. Functions here take results in which `seed`
-is an axis of its own (`several`).
+A *setting* is a point along all axes but the seed's. Results in which the seed is no axis of its
+own have one seed for each setting: they are their own means.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
 
-from jaxexp.base.errors import UserError
 from jaxexp.results import select
 from jaxexp.results.select import count, decimals, number
 
@@ -30,10 +30,11 @@ def average(ds: xr.Dataset) -> xr.Dataset:
     figures take it. Means and standard deviations (n - 1; NaN of one seed) are over the seeds that
     finished, `seeds` in number; `diverged_seeds` counts the others. Where no seed of a setting
     finished, they are over those not yet diverged, epoch by epoch. Integers that are no numbers to
-    average, such as predicted classes, are left out.
-    Raises UserError where the seed is no axis.
+    average, such as predicted classes, are left out. Results without an axis of seeds are returned
+    as they are.
     """
-    _check(ds)
+    if "seed" not in select.axes(ds):
+        return ds
     finished = ds["diverged_epoch"] == 0
     lost = ~finished.any("seed")  # settings without a seed that finished
     made: dict[str, xr.DataArray] = {}
@@ -77,17 +78,18 @@ def _mean_and_std(values: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
     with np.errstate(invalid="ignore"):  # infinity less infinity
         mean = values.fillna(0).sum("seed") / n.where(n > 0)
         squares = ((values - mean) ** 2).where(there).fillna(0).sum("seed")
-    return mean, np.sqrt(squares / (n - 1).where(n > 1))
+    return mean, (squares / (n - 1).where(n > 1)) ** 0.5
 
 
 def typical(ds: xr.Dataset) -> xr.Dataset:
     """Of each setting the one trial whose loss is the median of its seeds, for what has no mean.
 
     The loss is that on `select.default_split` after the last epoch; of an even number of seeds,
-    the better one in the middle. Diverged seeds count as worse than any other.
-    Raises UserError where the seed is no axis.
+    the better one in the middle. Diverged seeds count as worse than any other. Results without an
+    axis of seeds are returned as they are.
     """
-    _check(ds)
+    if "seed" not in select.axes(ds):
+        return ds
     loss = select.final(ds, "loss").sel(split=select.default_split(ds), drop=True)
     order = loss.fillna(np.inf).argsort(loss.get_axis_num("seed"))
     middle = order.isel(seed=(ds.sizes["seed"] - 1) // 2, drop=True)
@@ -140,16 +142,24 @@ class Lead:
         return f"{won} Its lead over {self.second} is within the spread of the seeds: {interval}."
 
 
-def lead(ds: xr.Dataset, metric: str = "loss", split: str | None = None) -> Lead | None:
+def lead(
+    ds: xr.Dataset, metric: str = "loss", split: str | None = None, over: Mapping[str, object] = {}
+) -> Lead | None:
     """The `Lead` of the best setting by the mean of `metric` after the last epoch.
 
-    None where fewer than two settings have a finite mean.
-    Raises UserError where the seed is no axis, and for an unknown metric or split.
+    It is that over the next, or over the first that has the values of `over`: `{"width": 32}`.
+    None without an axis of seeds, and where fewer than two settings have a finite mean.
+    Raises UserError for an unknown metric or split, and for values that no setting has.
     """
     split = split or select.default_split(ds)
     means = average(ds)
     ranked = select.rank(means, metric, split)
+    if "seed" not in select.axes(ds):
+        return None
     ranked = ranked[np.isfinite(ranked["value"])]
+    if over:
+        there = set(select.rank(select.where(means, **over))["trial"])
+        ranked = ranked[ranked["trial"].isin(there) | (ranked.index == ranked.index[0])]
     if len(ranked) < 2:
         return None
     values = select.final(ds, metric).sel(split=split)
@@ -180,6 +190,13 @@ def lead(ds: xr.Dataset, metric: str = "loss", split: str | None = None) -> Lead
     )
 
 
-def _check(ds: xr.Dataset) -> None:
-    if "seed" not in select.axes(ds):
-        raise UserError("the seed is no axis of these results: there is nothing to average")
+def best_in_words(
+    ds: xr.Dataset, metric: str = "loss", split: str | None = None, digits: int = 3
+) -> str:
+    """The best setting by its mean, and how clearly it leads: one to three sentences.
+
+    As `select.best_in_words`, which says it of single trials.
+    """
+    leading = lead(ds, metric, split)
+    sentence = select.best_in_words(average(ds), metric, split, digits)
+    return sentence if leading is None else f"{sentence} {leading}"

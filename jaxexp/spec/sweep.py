@@ -93,8 +93,8 @@ class Sweep:
     [(0.01, 1, 64), (0.01, 6, 16), (0.001, 1, 64), (0.001, 6, 16)]
 
     `record` names what is kept beyond losses and metrics: "gradient_norms" and "predictions". A
-    `timed` sweep is about time: each of its trials trains in a program of its own, one after
-    another, with nothing beside it.
+    `timed` sweep is about time: its trials train one after another with nothing beside them, but
+    for those that differ in their seed alone, which share a program.
 
     Raises UserError for a base that is no trial, names that are no hyperparameters or stand in
     two axes, an axis without values, and values of the wrong type.
