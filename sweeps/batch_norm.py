@@ -7,6 +7,7 @@ About 8 s on 4 cores. Expect validation accuracies of about 0.91, and 0.95 with 
 
 import jaxexp as jx
 from jaxexp.reproduce.places import problem
+from jaxexp.reproduce.statements import over_seeds
 
 
 def draw(results):
@@ -14,21 +15,50 @@ def draw(results):
     return [jx.figures.splits(results, ["loss", "accuracy"], mark_best=False)]
 
 
+def _described(results):
+    """Of either network, by seed: the accuracy after the first epoch, and its change an epoch."""
+    accuracy = jx.select.until_divergence(results, "accuracy").sel(split="validation")
+    return accuracy.isel(epoch=0), abs(accuracy.diff("epoch")).mean("epoch")
+
+
 def answer(results):
-    """First and last epoch, and how much the validation loss jumps from epoch to epoch."""
+    """First and last epoch, and how much the accuracy jumps from epoch to epoch."""
+    first, jumps = (_averaged(values) for values in _described(results))  # means and spreads
     parts = []
-    for name, trial in jx.select.points(results):
-        if jx.select.status(trial) != "finished":
-            parts.append(f"the network with {name} has no losses to compare")
+    for name, point in jx.select.points(jx.seeds.average(results)):
+        if jx.select.status(point) != "finished":
+            parts.append(f"the network with {name} has no accuracies to compare")
             continue
-        loss = trial["loss"].sel(split="validation").values
-        accuracy = trial["accuracy"].sel(split="validation").values
-        jump = abs(loss[1:] - loss[:-1]).mean() if len(loss) > 1 else 0
-        parts.append(
-            f"with {name}, the validation accuracy goes from {accuracy[0]:.3f} after the first "
-            f"epoch to {accuracy[-1]:.3f}, and the loss changes by {jump:.3f} nats an epoch"
+        at = {"batch_norm": point["batch_norm"]}
+        start, jump = (
+            jx.select.plus_minus(float(mean.sel(at)), float(std.sel(at)), digits)
+            for (mean, std), digits in ((first, 3), (jumps, 4))
         )
-    return "; ".join(parts).capitalize() + "."
+        parts.append(
+            f"with {name}, the validation accuracy goes from {start} after the first epoch to "
+            f"{jx.select.outcome(point, 'accuracy')}, and changes by {jump} an epoch"
+        )
+    return f"{'; '.join(parts).capitalize()}{over_seeds(results)}."
+
+
+def _averaged(values):
+    over = [dim for dim in values.dims if dim != "batch_norm"]
+    return values.mean(over), values.std(over, ddof=1) if over else values * float("nan")
+
+
+def verdict(results):
+    """Whether batch norm starts higher and is steadier, with how many of the seeds."""
+    if sorted(jx.select.distinct(results, "batch_norm")) != [False, True]:
+        return jx.Verdict(None, "this run has no network without, or none with batch norm.")
+    first, jumps = _described(results)
+    higher = first.sel(batch_norm=True) > first.sel(batch_norm=False)
+    steadier = jumps.sel(batch_norm=True) < jumps.sel(batch_norm=False)
+    counted = [f"{int(found.sum())} of {found.size}" for found in (higher, steadier)]
+    return jx.Verdict(
+        bool(higher.mean() > 0.5 and steadier.mean() > 0.5),
+        f"with batch norm the accuracy starts higher with {counted[0]} seeds, and changes less "
+        f"from epoch to epoch with {counted[1]}.",
+    )
 
 
 __all__ = ["problem", "sweep"]
@@ -44,6 +74,7 @@ sweep = jx.Sweep(
             draw=draw,
             answer=answer,
             reference="with batch norm the accuracy starts higher, then is steadier.",
+            verdict=verdict,
         ),
     ),
 )

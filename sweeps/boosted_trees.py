@@ -36,6 +36,7 @@ sweep = jx.Sweep(
             draw=answers.draw,
             answer=answers.answer,
             table=answers.table,
+            verdict=answers.verdict(0.735),
             reference="a test accuracy of 0.735.",
         ),
     ),

@@ -7,49 +7,66 @@ About 20 s on 4 cores. Expect test accuracies from about 0.72 (one layer) to 0.9
 
 import jaxexp as jx
 from jaxexp.reproduce.places import problem
+from jaxexp.reproduce.statements import best_at, listed, near, over_seeds
 
 
-def draw_best(results):
-    """Losses by epoch and decision regions of the best shape."""
-    return _losses_and_regions(results, jx.select.best(results)[1])
+def best(results):
+    """The best shape by its mean validation loss, and its place among the shapes."""
+    ranked = jx.select.rank(jx.seeds.average(results))
+    return int(ranked.index[0])
+
+
+def worst(results):
+    """The place of the worst shape, a diverged one if there is any."""
+    return int(jx.select.rank(jx.seeds.average(results)).index[-1])
+
+
+def _losses_and_regions(results, place):
+    _, mean = jx.select.point(jx.seeds.average(results), place)
+    _, trial = jx.select.point(jx.seeds.typical(results), place)
+    colours = jx.figures.class_colours(results)  # the same on both maps
+    return [jx.figures.splits(mean, ["loss"]), jx.figures.regions(trial, colours)]
 
 
 def table(results):
     """All shapes, the best first."""
-    ranked = jx.select.rank(results).drop(columns="trial")
-    return ranked.rename(columns={"value": "validation loss (nats)"})
-
-
-def draw_worst(results):
-    """Losses by epoch and decision regions of the worst shape."""
-    return _losses_and_regions(results, jx.select.worst(results)[1])
-
-
-def _losses_and_regions(results, trial):
-    colours = jx.figures.class_colours(results)  # the same on both maps
-    return [jx.figures.splits(trial, ["loss"]), jx.figures.regions(trial, colours)]
+    return jx.select.table(jx.seeds.average(results))
 
 
 def answer_best(results):
-    """The best shape by validation loss."""
-    return _describe("best", *jx.select.best(results))
+    """The best shape by validation loss, and how clearly it leads."""
+    _, point = jx.select.point(jx.seeds.average(results), best(results))
+    return f"{jx.seeds.best_in_words(results)} {_test(point)}"
 
 
 def answer_worst(results):
     """The worst shape by validation loss."""
-    return _describe("worst", *jx.select.worst(results))
-
-
-def _describe(place, name, trial):
-    if jx.select.status(trial) != "finished":
-        return f"The {place} of the grid is {name}."
-    loss, accuracy = (jx.select.final(trial, quantity) for quantity in ("loss", "accuracy"))
+    name, point = jx.select.point(jx.seeds.average(results), worst(results))
+    if jx.select.status(point) != "finished":
+        return f"The worst of the grid is {name}."
     return (
-        f"The {place} by validation loss after the last epoch is {name}, at "
-        f"{float(loss.sel(split='validation')):.2f} nats. Its test loss is "
-        f"{float(loss.sel(split='test')):.2f} and its test accuracy "
-        f"{float(accuracy.sel(split='test')):.3f}."
+        f"The worst by validation loss after the last epoch is {name}, at "
+        f"{jx.select.outcome(point)}{over_seeds(results)}. {_test(point)}"
     )
+
+
+def _test(point):
+    if jx.select.status(point) != "finished":
+        return ""
+    loss, accuracy = (jx.select.outcome(point, own, "test") for own in ("loss", "accuracy"))
+    return f"Its test loss is {loss} and its test accuracy {accuracy}."
+
+
+def verdict_best(results):
+    """Whether the best validation loss is about 0.25."""
+    _, point = jx.select.point(jx.seeds.average(results), best(results))
+    return near(point, 0.25, within=0.05)
+
+
+def verdict_worst(results):
+    """Whether the worst validation loss is about 1.0."""
+    _, point = jx.select.point(jx.seeds.average(results), worst(results))
+    return near(point, 1.0, within=0.1)
 
 
 def by_depth(results):
@@ -62,15 +79,11 @@ def by_width(results):
     return jx.select.where(results, depth=6).sortby("width")
 
 
-def _answer_along(results, axis):
-    _, trial = jx.select.best(results, "accuracy")
-    parts = ", ".join(
-        f"{jx.select.outcome(point, 'accuracy')} at {int(point[axis])}"
-        for _, point in jx.select.points(results)
+def _answer_along(results):
+    return (
+        f"{jx.seeds.best_in_words(results, 'accuracy')} "
+        f"Validation accuracies after the last epoch: {listed(results, 'accuracy')}."
     )
-    if jx.select.status(trial) != "finished":
-        return f"By {axis}: {parts}."
-    return f"Best by validation accuracy is {axis} {int(trial[axis])}. By {axis}: {parts}."
 
 
 SHAPES = [(1, 16), (2, 16), (6, 16), (10, 16), (6, 8), (6, 32), (6, 64)]
@@ -87,34 +100,42 @@ sweep = jx.Sweep(
             title="The best shape",
             question="Which of the seven shapes has the lowest validation loss, and how does it "
             "divide the map?",
-            draw=draw_best,
+            draw=lambda results: _losses_and_regions(results, best(results)),
             answer=answer_best,
             table=table,
             reference="a loss of about 0.25.",
+            verdict=verdict_best,
         ),
         jx.Question(
             row="6.2.1.2",
             title="The worst shape",
             question="Which has the highest validation loss, and how does it divide the map?",
-            draw=draw_worst,
+            draw=lambda results: _losses_and_regions(results, worst(results)),
             answer=answer_worst,
             reference="a loss of about 1.0.",
+            verdict=verdict_worst,
         ),
         jx.Question(
             row="6.2.1.3",
             title="Depth",
             question="How does the accuracy depend on the number of hidden layers of 16 units?",
             draw=lambda results: [jx.figures.final_by(by_depth(results), "depth", "accuracy")],
-            answer=lambda results: _answer_along(by_depth(results), "depth"),
+            answer=lambda results: _answer_along(by_depth(results)),
             reference="best at 2 hidden layers.",
+            verdict=lambda results: best_at(
+                by_depth(results), "accuracy", "depth", 2, "2 hidden layers"
+            ),
         ),
         jx.Question(
             row="6.2.1.4",
             title="Width",
             question="How does the accuracy depend on the width of 6 hidden layers?",
             draw=lambda results: [jx.figures.final_by(by_width(results), "width", "accuracy")],
-            answer=lambda results: _answer_along(by_width(results), "width"),
+            answer=lambda results: _answer_along(by_width(results)),
             reference="best at about 30 units.",
+            verdict=lambda results: best_at(
+                by_width(results), "accuracy", "width", 32, "about 30 units"
+            ),
         ),
     ),
 )

@@ -51,6 +51,7 @@ sweep = jx.Sweep(
             draw=answers.draw,
             answer=answers.answer,
             table=answers.table,
+            verdict=answers.verdict(0.775),
             reference="a validation accuracy of 0.7400 and a test accuracy of 0.7750 (loss "
             "0.6244) at a learning rate of 1e-3.",
         ),

@@ -8,6 +8,7 @@ loss that wanders about the entropy of the labels.
 
 import jaxexp as jx
 from jaxexp.reproduce.places import problem
+from jaxexp.reproduce.statements import listed
 
 
 def draw(results):
@@ -17,17 +18,31 @@ def draw(results):
 
 
 def answer(results):
-    """Which rate is best, and where the others end."""
-    ranked = jx.select.rank(results, "loss")
-    best, *rest = zip(ranked["trial"], ranked["value"], ranked["status"], strict=True)
-    others = "; ".join(
-        f"{name} at {loss:.2f}" if status == "finished" else f"{name} {status}"
-        for name, loss, status in rest
-    )
+    """Which rate is best and how clearly, and where the others end."""
+    entropy = results.attrs["label_entropy"]
     return (
-        f"The lowest validation loss after the last epoch is {best[1]:.2f} nats, with {best[0]}. "
-        f"The others end: {others or 'there are none'}. "
-        f"A network that ignores its input stands at {results.attrs['label_entropy']:.2f} nats."
+        f"{jx.seeds.best_in_words(results)} After the last epoch: {listed(results, 'loss')}. "
+        f"A network that ignores its input stands at {entropy:.2f} nats."
+    )
+
+
+def verdict(results):
+    """Whether a rate of 1 learns nothing, and every lower one does."""
+    rates = jx.select.distinct(results, "learning_rate")
+    if 1.0 not in rates or len(rates) < 2:
+        return jx.Verdict(None, "this run has no rate of 1, or nothing beside it.")
+    entropy = results.attrs["label_entropy"]
+    loss = jx.select.until_divergence(results).sel(split="validation")
+    late = loss.isel(epoch=slice(results.sizes["epoch"] // 2, None))
+    level = late.mean([dim for dim in late.dims if dim != "learning_rate"])
+    at_one = float(level.sel(learning_rate=1.0))
+    learned = [rate for rate in rates if float(level.sel(learning_rate=rate)) < 0.9 * entropy]
+    lower = [rate for rate in rates if rate < 1]
+    return jx.Verdict(
+        at_one >= 0.9 * entropy and learned == lower,
+        f"at a rate of 1 the loss of the second half is {at_one:.2f} on average, where a network "
+        f"that ignores its input stands ({entropy:.2f}; in the report, on its own places, it is "
+        f"3.3); {len(learned)} of {len(lower)} lower rates fall below.",
     )
 
 
@@ -44,6 +59,7 @@ sweep = jx.Sweep(
             draw=draw,
             answer=answer,
             reference="at a rate of 1 the loss wanders around 3.3; lower rates are stable.",
+            verdict=verdict,
         ),
     ),
 )

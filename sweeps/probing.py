@@ -38,6 +38,7 @@ sweep = jx.Sweep(
             draw=answers.draw,
             answer=answers.answer,
             table=answers.table,
+            verdict=answers.verdict(0.725),
             reference="a validation accuracy of 0.6950 and a test accuracy of 0.7250 (loss "
             "0.6795) at a learning rate of 1e-2.",
         ),

@@ -36,6 +36,7 @@ sweep = jx.Sweep(
             draw=answers.draw,
             answer=answers.answer,
             table=answers.table,
+            verdict=answers.verdict(0.73),
             reference="accuracies of 0.7557 in training, 0.7550 in validation and 0.7300 in test.",
         ),
     ),

@@ -50,6 +50,7 @@ sweep = jx.Sweep(
             draw=answers.draw,
             answer=answers.answer,
             table=answers.table,
+            verdict=answers.verdict(0.5225),
             reference="a validation accuracy of 0.5250 and a test accuracy of 0.5225 (loss "
             "0.7758) at a learning rate of 1e-2.",
         ),

@@ -8,6 +8,7 @@ About 10 s on 4 cores. Expect validation accuracies of about 0.9 from the raw co
 
 import jaxexp as jx
 from jaxexp.reproduce.places import problem
+from jaxexp.reproduce.statements import over_seeds
 
 
 def draw(results):
@@ -21,16 +22,35 @@ def draw(results):
 def answer(results):
     """Both ends, side by side."""
     parts = []
-    for name, trial in jx.select.points(results):
-        if jx.select.status(trial) != "finished":
+    for name, point in jx.select.points(jx.seeds.average(results)):
+        if jx.select.status(point) != "finished":
             parts.append(name)  # which says so
             continue
-        loss, accuracy = (
-            float(jx.select.final(trial, quantity).sel(split="test"))
-            for quantity in ("loss", "accuracy")
-        )
-        parts.append(f"{name}: test loss {loss:.2f} nats, test accuracy {accuracy:.3f}")
-    return "After the last epoch, " + "; ".join(parts) + "."
+        loss, accuracy = (jx.select.outcome(point, own, "test") for own in ("loss", "accuracy"))
+        parts.append(f"{name}: test loss {loss}, test accuracy {accuracy}")
+    lead = jx.seeds.lead(results, "accuracy", "test")
+    clear = ""
+    if lead is not None:
+        won = f"{lead.best} has the higher test accuracy with {lead.wins} of {lead.seeds} seeds"
+        clear = f" {won[0].upper()}{won[1:]}, by {lead.interval}."
+    return f"After the last epoch{over_seeds(results)}, {'; '.join(parts)}.{clear}"
+
+
+def verdict(results):
+    """Whether sines bring the loss towards 0 and the accuracy towards 1: half way at least."""
+    means = jx.seeds.average(results)
+    if not {"raw", "sines"} <= set(jx.select.distinct(results, "features")):
+        return jx.Verdict(None, "this run has not both features.")
+    loss, accuracy = (
+        jx.select.final(means, own).sel(split="validation") for own in ("loss", "accuracy")
+    )
+    left = float(loss.sel(features="sines") / loss.sel(features="raw"))
+    wrong = float((1 - accuracy.sel(features="sines")) / (1 - accuracy.sel(features="raw")))
+    return jx.Verdict(
+        left < 0.5 and wrong < 0.5,
+        f"sines leave {100 * left:.0f} % of the validation loss and {100 * wrong:.0f} % of the "
+        "errors.",
+    )
 
 
 __all__ = ["problem", "sweep"]
@@ -47,6 +67,7 @@ sweep = jx.Sweep(
             draw=draw,
             answer=answer,
             reference="the loss goes towards 0 and the accuracy towards 1.",
+            verdict=verdict,
         ),
     ),
 )

@@ -323,13 +323,18 @@ def answered(results: dict[str, xr.Dataset]) -> dict[str, sections.Section]:
 
 
 class TestDetectors:
-    def test_the_best_two_and_the_worst_are_named(self) -> None:
+    def test_the_baselines_are_named_in_order(self) -> None:
         answer = answered(section7())["7.6"].answer
-        assert answer.startswith(
-            "The best of all runs is Fine-tuning, learning rate 0.01 (test accuracy 0.7750), then "
-            "comes Fine-tuning, learning rate 0.001 (test accuracy 0.7400). The worst of those "
-            "that finished is From scratch, learning rate 0.001 (test accuracy 0.4000)."
-        )
+        assert "the best baseline is Fine-tuning (0.7750), then Linear probing, " in answer
+        assert "; then From scratch (0.5500). Always naming" in answer
+
+    def test_the_verdict_is_on_the_first_and_the_last(self) -> None:
+        every = [q for c in library.comparisons() for q in c.questions]
+        [question] = [q for q in every if q.row == "7.6"]
+        assert question.verdict(section7()) == (True, "best is Fine-tuning, worst From scratch.")
+        other = section7() | {"boosted_trees": baseline(0.9)}
+        assert question.verdict(other).agrees is False
+        assert question.verdict({"boosted_trees": baseline(0.9)}).agrees is None
 
     def test_a_diverged_run_is_counted_and_neither_best_nor_worst(self) -> None:
         results = section7()
@@ -337,8 +342,7 @@ class TestDetectors:
         results["scratch"] = rated([0.55, 0.5, 0.1], diverged=[0, 0, 1])
         section = answered(results)["7.6"]
         assert section.notes[0].startswith("2 of 11 trials diverged: scratch, learning rate 0.001")
-        assert "Fine-tuning, learning rate 0.01 (test accuracy 0.7750)" in section.answer
-        assert "finished is From scratch, learning rate 0.01 (" in section.answer
+        assert "the best baseline is Fine-tuning (0.7750), then " in section.answer
         assert "0.99" not in section.answer
         samples = answered(results)["7.7"]
         assert "worst of those that finished (From scratch, learning rate 0.01)" in samples.answer
@@ -362,7 +366,8 @@ class TestDetectors:
         best, runs = answered(results)["7.6"].tables.values()
         row = best.set_index("baseline").loc["From scratch"]
         assert row["test acc"] == pytest.approx(0.55)
-        assert row["spread"] == pytest.approx(0.0707)  # 0.1 / sqrt(2), to four digits
+        assert row["± test acc"] == pytest.approx(0.1 / 2**0.5)
+        assert "From scratch (0.5500 ± 0.0707, 2 seeds)" in answered(results)["7.6"].answer
         assert "seed" in runs
         assert "seeds" not in answered(section7())["7.6"].tables
 
@@ -403,12 +408,12 @@ class TestDetectors:
         for section in made.values():
             left_out = "Not in this run, and so left out: probing, probing sklearn, fine tuning."
             assert section.answer.endswith(left_out)
-        assert "The best of all runs is XGBoost" in made["7.6"].answer
+        assert "the best baseline is XGBoost (" in made["7.6"].answer
 
     def test_estimators_alone(self) -> None:
         results = section7()
         made = answered({name: results[name] for name in ("boosted_trees", "probing_sklearn")})
-        assert made["7.6"].answer.startswith("The runs that finished, best first: Linear probing, ")
+        assert made["7.6"].answer.startswith("By the mean test accuracy of its best setting, the ")
         assert len(made["7.6"].figures) == 1
 
     def test_all_diverged_but_one_or_all(self) -> None:
@@ -418,7 +423,9 @@ class TestDetectors:
         assert {section.answer for section in made.values()} == {"Every trial diverged."}
         made = answered(lost | {"boosted_trees": baseline(0.7)})
         assert made["7.7"].answer == "Fewer than two runs finished."
-        assert made["7.6"].answer.startswith("The runs that finished, best first: XGBoost (")
+        assert made["7.6"].answer == (
+            "The baselines of which a setting finished: XGBoost (0.7000)."
+        )
 
 
 def test_a_run_directory_shows_the_comparison_beside_its_sweeps(tmp_path: Path) -> None:

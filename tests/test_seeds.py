@@ -94,7 +94,7 @@ def test_a_lead_smaller_than_the_spread_is_called_one():
     assert "within the spread of the seeds" in str(close)
     wide = seeds.lead(swept([[0.2, 0.4, 0.3, 0.1], [0.5, 0.7, 0.6, 0.4]]))
     assert wide.clear
-    assert str(wide).startswith("It is the best with 4 of 4 seeds. It leads width 16 by 0.300")
+    assert str(wide).startswith("It is the best with 4 of 4 seeds. It leads width 16 by 0.3 (95 %")
 
 
 def test_where_higher_is_better():

@@ -2,66 +2,88 @@
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 import jaxexp as jx
+from jaxexp.reproduce.statements import over_seeds
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import pandas as pd
     import xarray as xr
     from matplotlib.figure import Figure
 
 SPLITS = {"train": "train", "validation": "val", "test": "test"}  # as they head a column
-SPREAD = "± test acc"
+EMBEDDED = ""  # what `images` is in the attributes where no folder was given
 
 
 def table(results: "xr.Dataset") -> "pd.DataFrame":
     """Accuracies and losses (nats) after the last epoch by setting: means over an axis of seeds.
 
-    With several seeds, `± test acc` is the standard deviation (n - 1) over them. A setting of which
-    a trial diverged has no numbers.
+    With several seeds, "± test acc" is the standard deviation (n - 1) over those that finished, and
+    `diverged` counts the others, if any.
     """
     import pandas as pd
 
-    shorts = {"accuracy": "acc", "loss": "loss"}
-    found = {short: jx.select.final(results, name) for name, short in shorts.items()}
-    spread = None
-    if "seed" in results.dims:
-        if results.sizes["seed"] > 1:
-            spread = found["acc"].std("seed", ddof=1, skipna=False).sel(split="test")
-        found = {name: values.mean("seed", skipna=False) for name, values in found.items()}
-    axes = [dim for dim in found["acc"].dims if dim != "split"]
-    names = [name for name in jx.select.hyperparameters(results) if name in found["acc"].coords]
+    means = jx.seeds.average(results)
+    spread = jx.select.spread(means, "accuracy")
     rows = []
-    for index in np.ndindex(*(results.sizes[axis] for axis in axes)):
-        at = dict(zip(axes, index, strict=True))
-        row = {name.replace("_", " "): found["acc"].isel(at)[name].item() for name in names}
-        for quantity, values in found.items():
-            own = values.isel(at)
-            row |= {f"{s} {quantity}": float(own.sel(split=n)) for n, s in SPLITS.items()}
-        rows.append(row if spread is None else row | {SPREAD: float(spread.isel(at))})
-    return pd.DataFrame(rows)
+    for _, point in jx.select.points(means):
+        names = jx.select.hyperparameters(means)
+        row = {name.replace("_", " "): point[name].item() for name in names}
+        for quantity, short in (("accuracy", "acc"), ("loss", "loss")):
+            values = jx.select.final(point, quantity)
+            row |= {f"{s} {short}": float(values.sel(split=n)) for n, s in SPLITS.items()}
+        rows.append(row)
+    made = pd.DataFrame(rows)
+    if spread is not None:
+        at = list(made).index("test acc") + 1
+        made.insert(at, "± test acc", jx.select.by_trial(means, spread.sel(split="test")))
+        if means["diverged_seeds"].any():
+            made["diverged"] = jx.select.by_trial(means, means["diverged_seeds"])
+    return made
 
 
 def answer(results: "xr.Dataset") -> str:
-    """The best setting by validation accuracy (ties: by loss), and how it does."""
-
-    made = table(results)
-    if made["val acc"].isna().all():
-        return "Of every setting, a trial diverged."
-    by_loss = made.sort_values("val loss")
-    row = by_loss.sort_values("val acc", ascending=False, kind="stable").iloc[0].to_dict()
-    names = list(row)[: list(row).index("train acc")]
-    best = ", ".join(f"{name} {jx.select.number(row[name])}" for name in names)
-    spread = f" ± {row[SPREAD]:.4f}" if SPREAD in row else ""
-    described = (
-        f"test accuracy is {row['test acc']:.4f}{spread}, its validation accuracy "
-        f"{row['val acc']:.4f} and its training accuracy {row['train acc']:.4f}"
+    """The best setting by validation accuracy (ties: by loss), how it does, and by how much."""
+    means = jx.seeds.average(results)
+    name, best = jx.select.best(means, "accuracy")
+    if jx.select.status(best) != "finished":
+        return "Every trial diverged."
+    test, validation, train = (
+        jx.select.outcome(best, "accuracy", split, 4) for split in ("test", "validation", "train")
     )
-    seeds = results.sizes.get("seed", 1)
-    means = f" (means over {seeds} seeds)" if seeds > 1 else ""
-    start = f"The best by validation accuracy is {best}: its" if best else "Its"
-    return f"{start} {described}{means}."
+    described = (
+        f"test accuracy is {test}, its validation accuracy {validation} and its training accuracy "
+        f"{train}{over_seeds(results)}"
+    )
+    lead = jx.seeds.lead(results, "accuracy")
+    several = jx.select.size(means) > 1
+    start = f"The best by validation accuracy is {name}: its" if several else "Its"
+    return f"{start} {described}." + ("" if lead is None else f" {lead}")
+
+
+def verdict(expected: float) -> "Callable[[xr.Dataset], jx.Verdict]":
+    """Whether the test accuracy of the best setting is the report's, within what chance explains.
+
+    That is twice the standard error of a share of so many test images, and twice the spread over
+    the seeds. Images other than the report's cannot be compared.
+    """
+
+    def judge(results: "xr.Dataset") -> jx.Verdict:
+        _, best = jx.select.best(jx.seeds.average(results), "accuracy")
+        if jx.select.status(best) != "finished":
+            return jx.Verdict(False, "every trial diverged.")
+        ours = f"a test accuracy of {jx.select.outcome(best, 'accuracy', 'test')}"
+        if results.attrs["images"] == EMBEDDED:
+            return jx.Verdict(None, f"{ours}, on other images than the report's {expected:g}.")
+        accuracy = float(jx.select.final(best, "accuracy").sel(split="test"))
+        std = jx.select.spread(best, "accuracy")
+        spread = 0.0 if std is None else float(std.sel(split="test").fillna(0))
+        error = (expected * (1 - expected) / results.sizes["image"]) ** 0.5
+        agrees = abs(accuracy - expected) <= 2 * (error**2 + spread**2) ** 0.5
+        return jx.Verdict(agrees, f"{ours}, against {expected:g}; the images may be others.")
+
+    return judge
 
 
 def draw(results: "xr.Dataset") -> "list[Figure]":

@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 
 from jaxexp.results import select
-from jaxexp.results.select import count, decimals, number
+from jaxexp.results.select import count, number
 
 RESAMPLES = 10_000
 LEVEL = 95  # per cent, of an interval
@@ -128,15 +128,20 @@ class Lead:
         """Whether the difference is larger than the spread: its interval does not reach 0."""
         return self.low > 0
 
+    @property
+    def interval(self) -> str:
+        """The difference and how well it is known, in words."""
+        return (
+            f"{self.difference:.3g} ({LEVEL} % interval {self.low:.2g} to {self.high:.2g}, paired "
+            "bootstrap over the seeds)".replace("-", "−")
+        )
+
     def __str__(self) -> str:
         """Two sentences."""
         won = f"It is the best with {number(self.wins)} of {count(self.seeds, 'seed')}."
         if not np.isfinite(self.low):
             return f"{won} The next is {self.second}."
-        interval = (
-            f"{decimals(self.difference, 3)} ({LEVEL} % interval {decimals(self.low, 3)} to "
-            f"{decimals(self.high, 3)}, paired bootstrap over the seeds)"
-        )
+        interval = self.interval
         if self.clear:
             return f"{won} It leads {self.second} by {interval}."
         return f"{won} Its lead over {self.second} is within the spread of the seeds: {interval}."

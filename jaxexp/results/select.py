@@ -289,7 +289,10 @@ def plus_minus(value: float, std: object = None, digits: int = 4) -> str:
     width = float("nan") if std is None else float(std)  # type: ignore[arg-type]
     if not np.isfinite(width):
         return decimals(value, digits)
-    return f"{decimals(value, digits)} ± {decimals(width, digits)}"
+    # To as many decimals as the value, unless they would hide it.
+    alike = width >= 0.5 * 10.0**-digits and abs(value) < 1_000
+    shown = f"{width:.{digits}f}" if alike else number(width, 2)
+    return f"{decimals(value, digits)} ± {shown}"
 
 
 def rank(ds: xr.Dataset, metric: str = "loss", split: str | None = None) -> pd.DataFrame:

@@ -29,6 +29,7 @@ HEADS = {
     "train": "train acc",
     "validation": "val acc",
     "test": "test acc",
+    "± test": "± test acc",
     "loss": "loss (nats)",
 }
 
@@ -61,10 +62,11 @@ def tables(results):
     A diverged run has no rank.
     """
     best = jx.compare.baselines(named(results))
-    best.insert(list(best).index("spread") + 1, "report", best["baseline"].map(REPORT))
-    best["spread"] = best["spread"].round(4)
+    best.insert(list(best).index("test") + 1, "report", best["baseline"].map(REPORT))
+    best = best.rename(columns={"spread": "± test"})
+    best.insert(list(best).index("test") + 1, "± test", best.pop("± test"))
     if (best["seeds"] <= 1).all():
-        best = best.drop(columns=["seeds", "spread"])
+        best = best.drop(columns=["seeds", "± test"])
     runs = jx.compare.runs(named(results))
     report = [_report(row) for row in runs.to_dict("records")]
     runs.insert(list(runs).index("test") + 1, "report", report)
@@ -93,18 +95,36 @@ def _heads(table):
 
 
 def answer_ranking(results):
-    """The best two and the worst."""
-    runs = jx.compare.finished(jx.compare.runs(named(results)))
-    parts = [f"{run['run']} (test accuracy {run['test']:.4f})" for run in runs.to_dict("records")]
-    if len(parts) < 3:
-        return f"The runs that finished, best first: {'; '.join(parts)}."
+    """The baselines, best first, and what chance gives."""
+    best = jx.compare.baselines(named(results))
+    best = best[best["test"].notna()]
+    parts = [_with_spread(row) for row in best.to_dict("records")]
+    if len(parts) < 2:
+        return f"The baselines of which a setting finished: {'; '.join(parts) or 'none'}."
     images = next(iter(results.values())).sizes["image"]
     return (
-        f"The best of all runs is {parts[0]}, then comes {parts[1]}. The worst of those that "
-        f"finished is {parts[-1]}. Always naming the larger class gives {chance(results):.4f}, and "
-        f"one of the {images} test images counts {1 / images:.4f}. The runs are ranked by test "
-        "accuracy, as in the report, which flatters the best of many."
+        f"By the mean test accuracy of its best setting, the best baseline is {parts[0]}, then "
+        f"{'; then '.join(parts[1:])}. Always naming the larger class gives "
+        f"{chance(results):.4f}, and one of the {images} test images counts {1 / images:.4f}. "
+        "Settings are chosen by test accuracy, as in the report, which flatters a baseline of many."
     )
+
+
+def _with_spread(row):
+    """A baseline and its mean test accuracy: "fine-tuning (0.7330 ± 0.0260, 3 seeds)"."""
+    value = jx.select.plus_minus(row["test"], row["spread"])
+    seeds = f", {row['seeds']} seeds" if row["seeds"] > 1 else ""
+    return f"{row['baseline']} ({value}{seeds})"
+
+
+def verdict_ranking(results):
+    """Whether fine-tuning is best and training from scratch worst, as in the report."""
+    best = jx.compare.baselines(named(results))
+    order = best.loc[best["test"].notna(), "baseline"].tolist()
+    if {"Fine-tuning", "From scratch"} - set(order):
+        return jx.Verdict(None, "this run has not both fine-tuning and training from scratch.")
+    agrees = (order[0], order[-1]) == ("Fine-tuning", "From scratch")
+    return jx.Verdict(agrees, f"best is {order[0]}, worst {order[-1]}.")
 
 
 def extremes(results):
@@ -187,6 +207,7 @@ comparison = jx.Comparison(
             table=tables,
             reference="fine-tuning is best (0.775), then XGBoost (0.735), scikit-learn on the "
             "features (0.730) and linear probing (0.725); training from scratch is worst (0.5225).",
+            verdict=verdict_ranking,
         ),
         jx.Question(
             row="7.7",

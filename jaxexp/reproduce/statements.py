@@ -1,0 +1,61 @@
+"""Sentences and verdicts that several rows of the report share."""
+
+from typing import TYPE_CHECKING
+
+import jaxexp as jx
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+def over_seeds(results: "xr.Dataset") -> str:
+    """How the numbers of an answer were averaged: "" for one seed."""
+    if not jx.seeds.several(results):
+        return ""
+    return f" (mean ± standard deviation over {jx.select.count(results.sizes['seed'], 'seed')})"
+
+
+def listed(results: "xr.Dataset", metric: str, split: str | None = None) -> str:
+    """Every setting and its outcome: "width 8 at 0.901 ± 0.004, width 16 at …"."""
+    return ", ".join(
+        f"{name} at {jx.select.outcome(point, metric, split)}"
+        if jx.select.status(point) == "finished"
+        else name  # which says how it ended
+        for name, point in jx.select.points(jx.seeds.average(results))
+    )
+
+
+def near(point: "xr.Dataset", expected: float, within: float) -> jx.Verdict:
+    """Whether the validation loss of a setting is the one that the report gives.
+
+    `within` is how precisely the report can be read; two standard deviations are added to it.
+    """
+    if jx.select.status(point) != "finished":
+        return jx.Verdict(False, "every trial diverged.")
+    loss = float(jx.select.final(point).sel(split="validation"))
+    std = jx.select.spread(point)
+    spread = 0.0 if std is None else float(std.sel(split="validation").fillna(0))
+    agrees = abs(loss - expected) <= within + 2 * spread
+    ours = jx.select.outcome(point, digits=2)
+    return jx.Verdict(agrees, f"a validation loss of {ours}, against about {expected:g}.")
+
+
+def best_at(
+    results: "xr.Dataset", metric: str, name: str, expected: float, said: str
+) -> jx.Verdict:
+    """Whether the best setting along `name` is that of the report, or not clearly another."""
+    if expected not in jx.select.distinct(results, name):
+        return jx.Verdict(None, f"this run has no trial with {name} {expected:g}.")
+    _, best = jx.select.best(jx.seeds.average(results), metric)
+    if jx.select.status(best) != "finished":
+        return jx.Verdict(None, "every trial diverged.")
+    value = best[name].item()
+    if value == expected:
+        return jx.Verdict(True, f"both are best at {said}.")
+    lead = jx.seeds.lead(results, metric, over={name: expected})
+    ours = f"ours is best at {name} {jx.select.number(value)}"
+    if lead is None or not jx.seeds.several(results):
+        return jx.Verdict(None, f"{ours}; one seed cannot tell whether that is more than chance.")
+    if not lead.clear:
+        return jx.Verdict(None, f"{ours}, but its lead over {said} is within the spread.")
+    return jx.Verdict(False, f"{ours}, clearly ahead of {said}.")
