@@ -51,11 +51,12 @@ def write_csvs(folder: Path, places_per_split: int, countries: int = 5) -> Path:
 
 
 def reproduce(out: Path, *options: str, **environment: str) -> Path:
-    line = ["reproduce", "--section", "6", "--quick", "--seed", "3", "--out", str(out), *options]
+    line = ["reproduce", "--section", "6", "--quick", "--seed", "3", "--seeds", "2"]
+    line += ["--out", str(out), *options]
     done = command(*line, **environment)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(out / "report.html")
-    assert re.search(r"19 trials, .* of 37 epochs", done.stderr)
+    assert re.search(r"38 trials, .* of 74 epochs", done.stderr)
     return out
 
 
@@ -85,10 +86,10 @@ def test_reproduce_answers_every_row_with_its_figures(reproduced):
 
 def test_results_open_with_xarray_alone_and_say_how_they_were_made(reproduced):
     with xr.open_dataset(reproduced / "results" / "learning_rate.nc") as dataset:
-        assert dataset["loss"].dims == ("learning_rate", "epoch", "split")
+        assert dataset["loss"].dims == ("learning_rate", "seed", "epoch", "split")
         assert dataset.sizes["epoch"] == session.QUICK_EPOCHS
         assert dataset["learning_rate"].values.tolist() == [1, 1e-2, 1e-3, 1e-5]
-        assert json.loads(dataset.attrs["seeds"]) == [3]
+        assert json.loads(dataset.attrs["seeds"]) == dataset["seed"].values.tolist() == [3, 4]
         assert dataset.attrs["data"] == str(reproduced.parent / "data")
         assert {"jax", "flax", "device", "started", "wall_seconds", "plan"} <= dataset.attrs.keys()
     stored = {path.stem for path in (reproduced / "results").iterdir()}

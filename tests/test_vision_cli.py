@@ -57,7 +57,7 @@ def reproduced(folder, pth, tmp_path_factory) -> Path:
     """`jaxexp reproduce --section 7`, on one device: each of its programs compiles once."""
     out = tmp_path_factory.mktemp("reproduce") / "run"
     line = ["reproduce", "--section", "7", "--out", str(out), "--images", str(folder)]
-    line += ["--weights", str(pth), "--image-size", str(SIZE), "--devices", "1"]
+    line += ["--weights", str(pth), "--image-size", str(SIZE), "--devices", "1", "--seeds", "1"]
     with pytest.raises(SystemExit) as stopped:
         cli.main(line)
     assert stopped.value.code == 0

@@ -26,9 +26,16 @@ FEATURES = 128  # of it
 def small_networks():
     """Meanwhile, in this process, a ResNet 18 has `SMALL` blocks, on the route that compiles fast.
 
-    `test_resnet` shows that both routes compute the same.
+    `test_resnet` shows that both routes compute the same. A convolution is a loop that has to be
+    optimised, unlike other programs of the tests.
     """
+    compile_lowered = jax.stages.Lowered.compile
+
+    def compile_optimised(lowered, options=None):
+        return compile_lowered(lowered, options or {"xla_backend_optimization_level": 1})
+
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax.stages.Lowered, "compile", compile_optimised)
         patch.setattr("jaxexp.nn.conv.default_route", lambda: "lax")
         patch.setitem(BLOCKS, 18, SMALL)
         backbone.load.cache_clear()
