@@ -21,7 +21,7 @@ from jaxexp.training.tracing import fingerprint
 TRIALS = PartitionSpec("trials")  # the leading axis of everything that a trial owns
 SHARED = PartitionSpec()
 # Random bits take LLVM long to optimise, for weights that are drawn only once.
-FAST_TO_COMPILE: dict[str, bool | int] = {
+FAST_TO_COMPILE: dict[str, Any] = {
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
     "xla_cpu_use_fusion_emitters": False,
@@ -80,7 +80,7 @@ def compile_program(program: Program, task: Task, mesh: Mesh, data: Arrays) -> C
 
 def compile_fast(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
     """Compile with `FAST_TO_COMPILE`, without those of its options that this XLA does not know."""
-    options = dict(FAST_TO_COMPILE)
+    options: dict[str, Any] = dict(FAST_TO_COMPILE)
     while True:
         try:
             return lowered.compile(options)
