@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, Unpack, overload
 
 import jax
 import numpy as np
@@ -189,6 +189,29 @@ def plan(
     return PlannedRun(sweeps, bound, data, made, used)
 
 
+class RunOptions(TypedDict, total=False):
+    """The options of `run`, for its types alone; see there."""
+
+    devices: int | Sequence[jax.Device] | None
+    programs: str
+    memory: float | None
+    progress: bool | Progress | None
+    checkpoint_dir: str | Path | None
+    checkpoint_every: float
+    keep_params: bool
+
+
+@overload
+def run(
+    sweep: Sweep, task: Task | None = None, data: Data | None = None, **options: Unpack[RunOptions]
+) -> Results: ...
+@overload
+def run(
+    sweep: Sequence[Sweep], task: Task | None = None, data: Data | None = None,
+    **options: Unpack[RunOptions],
+) -> dict[str, Results]: ...  # fmt: skip
+@overload
+def run(sweep: PlannedRun, **options: Unpack[RunOptions]) -> Any: ...
 def run(
     sweep: Sweep | Sequence[Sweep] | PlannedRun,
     task: Task | None = None,

@@ -36,8 +36,10 @@ hypothesis.settings.load_profile("daily")
 # and computes the same: the numbers of an epoch are equal in all digits.
 COMPILED_FAST = (
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
-    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    "--xla_cpu_parallel_codegen_split_count=1"
 )
+if jax.__version_info__ < (0, 11, 1):  # later ones do not know it, and end the process
+    COMPILED_FAST += " --xla_cpu_use_fusion_emitters=false"
 
 
 def pytest_configure(config):

@@ -11,7 +11,7 @@ from rings import assert_close, assert_same_bits, execute, planned, train
 
 from jaxexp.api import Problem
 from jaxexp.base.errors import InterruptedRunError, UserError
-from jaxexp.execution import driver
+from jaxexp.execution import driver, program
 from jaxexp.execution.driver import Silent
 from jaxexp.execution.records import TrialRecord
 from jaxexp.spec.sweep import Sweep
@@ -286,3 +286,12 @@ def test_trials_trained_in_chunks_equal_those_trained_at_once(problem, devices):
     assert list(together) == list(apart) == sweep.trials()
     for trial in sweep.trials():
         assert_close(apart[trial], together[trial])
+
+
+def test_an_option_that_xla_does_not_know_is_left_out(monkeypatch):
+    monkeypatch.setitem(program.FAST_TO_COMPILE, "xla_no_such_option", True)
+    double = program.compile_fast(jax.jit(lambda x: 2 * x).lower(1.0))
+    assert double(3.0) == 6
+    monkeypatch.setitem(program.FAST_TO_COMPILE, "xla_backend_optimization_level", "none")
+    with pytest.raises(jax.errors.JaxRuntimeError, match="xla_backend_optimization_level"):
+        program.compile_fast(jax.jit(lambda x: 2 * x).lower(1.0))

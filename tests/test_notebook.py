@@ -2,22 +2,60 @@ import re
 from pathlib import Path
 
 import nbformat
+import pytest
 from nbclient import NotebookClient
 
-NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "quickstart.ipynb"
+FOLDER = Path(__file__).parent.parent / "notebooks"
+FIGURES = {"quickstart": 2, "report": 1, "own_model": 1, "plan": 0}
 
 
-def test_the_notebook_runs_and_draws():
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
+def told(name: str) -> str:
+    """What a notebook prints, its figures counted."""
+    notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
     NotebookClient(notebook, timeout=600).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    assert sum("image/png" in output.get("data", {}) for output in outputs) == 2
-    told = "".join(output.get("text", "") for output in outputs)
-    assert "24 trials in 1 program" in told
-    assert "best by validation accuracy" in told
-    assert float(re.search(r"([\d.]+) of the test digits are right", told)[1]) > 0.9
+    drawn = sum("image/png" in output.get("data", {}) for output in outputs)
+    assert drawn == FIGURES[name]
+    return "".join(output.get("text", "") for output in outputs)
 
 
-def test_the_notebook_is_stored_without_outputs():
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    assert not any(cell.get("outputs") for cell in notebook.cells)
+def test_the_quickstart():
+    text = told("quickstart")
+    assert "24 trials in 1 program" in text
+    assert "best by validation accuracy" in text
+    assert float(re.search(r"([\d.]+) of the test digits are right", text)[1]) > 0.9
+
+
+def test_the_report_with_error_bars():
+    text = told("report")
+    assert "20 trials" in text
+    gains = re.search(r"seed by seed: \[(.*)\]", text)[1].split()
+    assert len(gains) == 5
+    first, *_, last = re.findall(r"validation accuracy ([\d.]+) ± ([\d.]+)", text)
+    assert float(last[0]) > float(first[0]) > 0.1
+    assert float(last[1]) > 0
+
+
+def test_an_own_model():
+    text = told("own_model")
+    assert "12 trials in 1 program" in text
+    left, right = map(float, re.findall(r"([\d.]+) on the (?:left|right)", text))
+    assert left < 0.15 < right < 0.4
+
+
+def test_reading_a_plan():
+    text = told("plan")
+    plans = re.findall(r"^(\d+) trials in (\d+) programs? ", text, re.MULTILINE)
+    counts = [tuple(map(int, plan)) for plan in plans]
+    assert counts[0] == (16, 1)  # numbers share a program
+    assert counts[1] == (6, 1)  # few trials of other widths are padded
+    assert 1 < counts[2][1] <= 3  # many are not
+    assert counts[3:] == [(6, 3), (96, 1), (12, 3), (8, 1)]
+    assert "(and 4 of fewer)" in text
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_notebook_is_stored_without_outputs(path):
+    notebook = nbformat.read(path, as_version=4)
+    assert path.stem in FIGURES
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells)

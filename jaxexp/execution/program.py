@@ -21,11 +21,11 @@ from jaxexp.training.tracing import fingerprint
 TRIALS = PartitionSpec("trials")  # the leading axis of everything that a trial owns
 SHARED = PartitionSpec()
 # Random bits take LLVM long to optimise, for weights that are drawn only once.
-FAST_TO_COMPILE = {
+FAST_TO_COMPILE: dict[str, Any] = {
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
-    "xla_cpu_use_fusion_emitters": False,
     "xla_cpu_parallel_codegen_split_count": 1,
+    "xla_cpu_use_fusion_emitters": False,  # not of jaxlib 0.12
 }
 RUN_STEPS = "run_steps"  # the leaf that says which of the lengths is a trial's own
 
@@ -76,6 +76,21 @@ def compile_program(program: Program, task: Task, mesh: Mesh, data: Arrays) -> C
         _compiled[key] = _compile(program, task, mesh, data)
         memory.give_back()
     return _compiled[key]
+
+
+def compile_fast(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+    """Compile with `FAST_TO_COMPILE`, without what this version of XLA does not know of it."""
+    options: dict[str, Any] = dict(FAST_TO_COMPILE)
+    while True:
+        try:
+            return lowered.compile(options)
+        except jax.errors.JaxRuntimeError as error:
+            unknown = [
+                name for name in options if f"No such compile option: '{name}'" in str(error)
+            ]
+            if not unknown:
+                raise
+            del options[unknown[0]]
 
 
 def run_steps(program: Program, task: Task, data: Arrays) -> tuple[int, ...]:
@@ -164,7 +179,7 @@ def _compile(program: Program, task: Task, mesh: Mesh, data: Arrays) -> Compiled
     predict_jit = batched(traced.predict, TRIALS, TRIALS, SHARED)
     examples = data["train"]
     return Compiled(
-        init=init_jit.lower(leaves, data).compile(FAST_TO_COMPILE),
+        init=compile_fast(init_jit.lower(leaves, data)),
         steps=steps_jit.lower(leaves, state, record, number, number, number, examples).compile(),
         evaluate=evaluate_jit.lower(leaves, state, record, number, number, data).compile(),
         predict=predict_jit.lower(leaves, state, data).compile()
