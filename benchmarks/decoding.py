@@ -1,5 +1,6 @@
 """Timing how photographs are decoded and resized, beside PyTorch's DataLoader with torchvision."""
 
+import multiprocessing
 import statistics
 import sys
 import tempfile
@@ -93,10 +94,21 @@ def _loader(transform: Transform) -> Way:
         ]
     )
 
+    # Forked from here, where JAX has threads, workers could deadlock. They are forked from a process
+    # without any, which has torchvision loaded before the clock starts.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["__main__", "torchvision"])
+    first = context.Process()
+    first.start()
+    first.join()
+
     def run(folder: Path, transform: Transform) -> None:
         splits = [torchvision.datasets.ImageFolder(str(folder / s), steps) for s in SPLITS]
         data: Any = torch.utils.data.ConcatDataset(splits)
-        for _ in torch.utils.data.DataLoader(data, batch_size=32, num_workers=cores()):
+        loader = torch.utils.data.DataLoader(
+            data, batch_size=32, num_workers=cores(), multiprocessing_context=context
+        )
+        for _ in loader:
             pass
 
     return run

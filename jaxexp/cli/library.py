@@ -35,6 +35,11 @@ def names() -> list[str]:
     return sorted(path.stem for path in folder().glob("*.py") if not path.stem.startswith("_"))
 
 
+def completed(incomplete: str) -> list[str]:
+    """The names that begin so, for the shell to complete."""
+    return [name for name in names() if name.startswith(incomplete)]
+
+
 @dataclass(frozen=True)
 class Source:
     """A sweep and the file that defines it.
