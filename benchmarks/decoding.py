@@ -94,8 +94,8 @@ def _loader(transform: Transform) -> Way:
         ]
     )
 
-    # Forked from here, where JAX has threads, workers could deadlock. They are forked from a process
-    # without any, which has torchvision loaded before the clock starts.
+    # Workers forked from here, where JAX has threads, could deadlock. A process without threads
+    # forks them, which has torchvision loaded before the clock starts.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", "torchvision"])
     first = context.Process()

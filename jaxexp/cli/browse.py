@@ -127,7 +127,7 @@ def export(
         raise UserError("nothing to do: expected --csv FILE, --parquet FILE or --json FILE")
     from jaxexp.cli import tables
 
-    rows = tables.rows(_results(run, sweep, "--sweep "), final=final)
+    rows = tables.rows(_results(run, sweep, "--sweep"), final=final)
     for kind, file in asked.items():
         tables.export(rows, file, kind)
         print(file)
@@ -157,7 +157,7 @@ def runs(
     tables.wide().print(tables.listed(map(RunDirectory, found)))
 
 
-def _results(run: Path, sweep: str | None = None, option: str = "") -> "dict[str, xr.Dataset]":
+def _results(run: Path, sweep: str | None = None, option: str = "sweep") -> "dict[str, xr.Dataset]":
     """The results of a run, or of one of its sweeps.
 
     Raises UserError for what is no run directory, a run without results, a damaged file, and an
@@ -167,5 +167,5 @@ def _results(run: Path, sweep: str | None = None, option: str = "") -> "dict[str
     if sweep is None:
         return results
     if sweep not in results:
-        raise UserError(f"{option}{sweep!r}: this run has results of {', '.join(results)}")
+        raise UserError(f"{option} {sweep!r}: this run has results of {', '.join(results)}")
     return {sweep: results[sweep]}

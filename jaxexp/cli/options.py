@@ -99,7 +99,7 @@ Log = Annotated[
     typer.Option(
         "--log",
         metavar="KIND",
-        help="Write each trial's hyperparameters and curves into the run directory for tensorboard, "
-        "mlflow or wandb, too (needs jaxexp\\[log]). May be given more than once.",
+        help="Write each trial's hyperparameters and curves for tensorboard, mlflow or wandb, too, "
+        "into the run directory (needs jaxexp\\[log]). May be given more than once.",
     ),
 ]

@@ -50,6 +50,7 @@ def best_trials(
 
     Raises UserError for an unknown metric or split.
     """
+    _check(ds, by, split)
     by, split = by or default_metric(ds), split or select.default_split(ds)
     ranked = select.rank(ds, by, split)
     shown, names = ranked.iloc[:top], select.hyperparameters(ds)
@@ -80,6 +81,16 @@ def best_trials(
     return made
 
 
+def _check(ds: xr.Dataset, by: str | None, split: str | None) -> None:
+    """Raise UserError, which names the option, for a metric or split that there is not."""
+    for option, given, there in (
+        ("--by", by, select.metrics(ds)),
+        ("--split", split, select.splits(ds)),
+    ):
+        if given is not None and given not in there:
+            raise UserError(f"{option} {given!r}: these results have {', '.join(there)}")
+
+
 def _of(shown: int, trials: int) -> str:
     if trials == 1:
         return "the one trial"
@@ -98,8 +109,7 @@ def best_of_each(
     have = {name: ds for name, ds in results.items() if by is None or by in select.metrics(ds)}
     have = {n: ds for n, ds in have.items() if split is None or split in select.splits(ds)}
     if not have:
-        for ds in results.values():
-            best_trials(ds, by=by, split=split)  # says what is wrong
+        _check(next(iter(results.values())), by, split)
     made = _table("the best trial of each sweep, after its last epoch")
     for name in ("sweep", "best trial", "ranked by"):
         made.add_column(name)
@@ -161,7 +171,7 @@ def _read(name: str, value: str, kind: str) -> object:
 def compared(
     runs: Mapping[str, Mapping[str, xr.Dataset]], commands: Mapping[str, Mapping[str, Any]],
     by: str | None = None,
-) -> list[Table]:  # fmt: skip
+) -> list[Table | str]:  # fmt: skip
     """Results of several runs by run and sweep: best trials, settings and versions that differ."""
     return [
         *_best_by_run(runs, by),
@@ -172,11 +182,9 @@ def compared(
 
 def _best_by_run(runs: Mapping[str, Mapping[str, xr.Dataset]], by: str | None) -> list[Table]:
     sweeps = list(dict.fromkeys(name for own in runs.values() for name in own))
-    if by is not None and not any(
-        by in select.metrics(d) for o in runs.values() for d in o.values()
-    ):
-        for own in runs.values():
-            best_of_each(own, by=by)
+    have = [ds for own in runs.values() for ds in own.values()]
+    if not any(by in select.metrics(ds) for ds in have):
+        _check(have[0], by, None)
     made = _table("the best trial of each sweep, after its last epoch")
     for name in ("sweep", "metric", "run", "best trial"):
         made.add_column(name)
@@ -267,14 +275,13 @@ def _made_with(runs: Mapping[str, Mapping[str, xr.Dataset]]) -> Facts:
     return facts
 
 
-def _differing(title: str, facts: Facts) -> list[Table]:
+def _differing(title: str, facts: Facts) -> list[Table | str]:
     runs = list(dict.fromkeys(run for own in facts.values() for run in own))
     differ = {
         name: own for name, own in facts.items() if len({own.get(run, "–") for run in runs}) > 1
     }
     if not differ:
-        made = _table(f"{title}: none")
-        return [made]
+        return [f"{title}: none"]
     made = _table(title)
     made.add_column("")
     for run in runs:
