@@ -1,6 +1,6 @@
 """Timing how photographs are decoded and resized, beside PyTorch's DataLoader with torchvision."""
 
-import multiprocessing
+import functools
 import statistics
 import sys
 import tempfile
@@ -39,11 +39,14 @@ def compare_decoding(images: int = 2000, repeats: int = 3, *, peers: bool = True
     transform = Transform(256, crop=224)
     ways: dict[str, Way] = {OURS: _decode, "jaxexp, decoded before": _load_cached}
     if peers:
-        ways[f"DataLoader, {cores()} workers"] = _loader(transform)
+        import_torchvision()  # a missing one is told before any work
     console = Console(width=None if sys.stdout.isatty() else 150)
     with tempfile.TemporaryDirectory() as temporary, console.status("") as status:
         status.update("making photographs")
         folder = make_photographs(Path(temporary) / "photographs", images)
+        if peers:
+            status.update("starting workers")
+            ways[f"DataLoader, {cores()} workers"] = _loader(folder, transform)
         seconds: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(repeats):
             for name, way in ways.items():
@@ -81,36 +84,63 @@ def _load_cached(folder: Path, transform: Transform) -> None:
     load_images(folder, transform, cache=folder.parent / "cache")
 
 
-def _loader(transform: Transform) -> Way:
-    """All images through a DataLoader, as tensors of uint8, in batches of 32."""
-    torchvision = import_torchvision()
+class Photographs:
+    """The images of all splits as torchvision reads them: tensors of uint8, and labels."""
+
+    def __init__(self, folder: Path, transform: Transform) -> None:
+        """Nothing is read yet: workers are sent this, and have torchvision to import first."""
+        self.folder, self.transform = folder, transform
+
+    @functools.cached_property
+    def _examples(self) -> Any:
+        torchvision = import_torchvision()
+        import torch
+
+        steps = torchvision.transforms.Compose(
+            [
+                torchvision.transforms.Resize(self.transform.resize),
+                torchvision.transforms.CenterCrop(self.transform.crop),
+                torchvision.transforms.PILToTensor(),
+            ]
+        )
+        folders = [str(self.folder / split) for split in SPLITS]
+        return torch.utils.data.ConcatDataset(
+            [torchvision.datasets.ImageFolder(folder, steps) for folder in folders]
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a worker is sent."""
+        return {"folder": self.folder, "transform": self.transform}
+
+    def __len__(self) -> int:
+        """Of all splits."""
+        return len(self._examples)
+
+    def __getitem__(self, index: int) -> Any:
+        """One image and its label."""
+        return self._examples[index]
+
+
+def _loader(folder: Path, transform: Transform) -> Way:
+    """All images through a DataLoader, in batches of 32, its workers started before the clock.
+
+    They are spawned: where JAX has threads, a forked process could deadlock.
+    """
     import torch
 
-    steps = torchvision.transforms.Compose(
-        [
-            torchvision.transforms.Resize(transform.resize),
-            torchvision.transforms.CenterCrop(transform.crop),
-            torchvision.transforms.PILToTensor(),
-        ]
+    loader: Any = torch.utils.data.DataLoader(
+        Photographs(folder, transform),  # type: ignore[arg-type]  # no subclass, but all it needs
+        batch_size=32,
+        num_workers=cores(),
+        multiprocessing_context="spawn",
+        persistent_workers=True,
     )
 
-    # Workers forked from here, where JAX has threads, could deadlock. A process without threads
-    # forks them, which has torchvision loaded before the clock starts.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["__main__", "torchvision"])
-    first = context.Process()
-    first.start()
-    first.join()
-
     def run(folder: Path, transform: Transform) -> None:
-        splits = [torchvision.datasets.ImageFolder(str(folder / s), steps) for s in SPLITS]
-        data: Any = torch.utils.data.ConcatDataset(splits)
-        loader = torch.utils.data.DataLoader(
-            data, batch_size=32, num_workers=cores(), multiprocessing_context=context
-        )
         for _ in loader:
             pass
 
+    run(folder, transform)
     return run
 
 
