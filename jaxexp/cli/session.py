@@ -177,6 +177,10 @@ class Session:
             known = self.results.keys() | self.missing.keys()
             todo = [source for source in stage if source.sweep.name not in known]
             if todo:
+                if len(self.stages) > 1:  # each is 100 % done before the next begins
+                    names = ", ".join(source.sweep.name for source in todo)
+                    part = f"part {number + 1} of {len(self.stages)}: {names}"
+                    self.console.print(part, soft_wrap=True)
                 try:
                     self._run_stage(directory, number, stage, todo, force)
                 except UnavailableError as error:

@@ -1,11 +1,12 @@
 """Progress on the terminal: what compiles or trains, how far it is, the best so far, time to go."""
 
+import collections
 import dataclasses
 import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
@@ -27,6 +28,7 @@ SHORTEST_SILENCE, LONGEST_SILENCE = 1.0, 60.0  # seconds between them; more of a
 SHOWN_EVERY = 0.5  # seconds: how often a program's metrics are looked at
 MOST_NAMES = 3  # sweeps that are named; of more, their number is told
 ENOUGH = 0.2  # seconds of training, before the speed that they show is believed
+WINDOW = 10.0  # seconds whose speed is believed to last
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,11 @@ class _Watched:
 
     compiling: float | None = None  # since when
     compile_seconds: float | None = None  # that it took
-    since: float | None = None  # when training was first seen,
-    start: float = 0.0  # and how many epochs were done then
-    seen: float = 0.0  # when it moved last
+    # When how many epochs were done: of the last WINDOW seconds of training, at least two.
+    marks: collections.deque[tuple[float, float]] = field(default_factory=collections.deque)
     done: float = 0.0  # epochs
+    seen: float = 0.0  # epochs whose training has been seen,
+    taken: float = 0.0  # and the seconds that they would have taken alone on its devices
     looked: float = -math.inf  # when its metrics were looked at
 
 
@@ -143,9 +146,16 @@ class TerminalProgress:
                 return
             if own.compiling is not None:
                 own.compile_seconds, own.compiling = now - own.compiling, None
-                # A first call is as slow as nothing after it, and so only starts the clock.
-                own.since, own.start = now, epochs
-            own.done, own.seen = epochs, now
+                own.marks.clear()  # a first call is slower than all others: it starts the clock
+            elif own.marks:
+                before, done = own.marks[-1]
+                own.seen += epochs - done
+                own.taken += (now - before) / self._crowd(program)
+            if own.compile_seconds is not None:
+                own.marks.append((now, epochs))
+            while len(own.marks) > 2 and now - own.marks[1][0] >= WINDOW:
+                own.marks.popleft()
+            own.done = epochs
             self._tell()
 
     def measured(
@@ -167,7 +177,7 @@ class TerminalProgress:
         """What goes on: "compiling epochs", "training epochs, compiling 2 programs"."""
         with self._lock:
             watched = [(p, self._watched[id(p)]) for p in self.plan.programs]
-            training = [p for p, own in watched if own.since is not None and own.done < p.epochs]
+            training = [p for p, _ in watched if self._trains(p)]
             compiling = [p for p, own in watched if own.compiling is not None]
             if training:
                 also = f", compiling {count(len(compiling), 'program')}" if compiling else ""
@@ -239,19 +249,35 @@ class TerminalProgress:
             def of(programs: Sequence[Program]) -> float:
                 return sum(self._left(p, slower or 1.0, compile_slower) for p in programs)
 
-            longest = max(map(of, self.plan.streams), default=0.0)
+            # Where streams share a device, each is faster once another has ended.
+            left = [(stream, of(stream)) for stream in self.plan.streams]
+            devices = {d for stream, _ in left for d in stream[0].devices}
+            busy = [sum(own for s, own in left if d in s[0].devices) for d in devices]
+            longest = max([*busy, *(own for _, own in left)], default=0.0)
             return longest + of(self.plan.alone), slower is not None
 
+    def _crowd(self, program: Program) -> int:
+        """How many programs train on its busiest device now."""
+        training = [p for p in self.plan.programs if self._trains(p) or p is program]
+        return max(
+            (sum(device in p.devices for p in training) for device in program.devices), default=1
+        )
+
+    def _trains(self, program: Program) -> bool:
+        own = self._watched[id(program)]
+        return bool(own.marks) and own.done < program.epochs
+
     def _left(self, program: Program, slower: float, compile_slower: float) -> float:
-        """Seconds that one program needs yet."""
+        """Seconds that one program needs yet, alone on its devices."""
         own = self._watched[id(program)]
         if own.done >= program.epochs:
             return 0.0
-        left = (program.epochs - own.done) / program.epochs
-        seconds = _alone(program) * left * slower
-        if own.since is not None and own.seen - own.since >= ENOUGH and own.done > own.start:
-            seconds = (program.epochs - own.done) * (own.seen - own.since) / (own.done - own.start)
-            seconds = max(0.0, seconds - (self._now() - own.seen))
+        seconds = _alone(program) * (program.epochs - own.done) / program.epochs * slower
+        if own.marks:
+            (since, start), (until, done) = own.marks[0], own.marks[-1]
+            if until - since >= ENOUGH and done > start:
+                seconds = (program.epochs - done) * (until - since) / (done - start)
+                seconds = max(0.0, seconds - (self._now() - until)) / self._crowd(program)
         if own.compile_seconds is None:
             passed = self._now() - own.compiling if own.compiling is not None else 0.0
             compiling = program.estimate.compile_seconds * compile_slower
@@ -263,9 +289,8 @@ class TerminalProgress:
         taken = expected = 0.0
         for program in self.plan.programs:
             own = self._watched[id(program)]
-            if own.since is not None and own.done > own.start:
-                taken += own.seen - own.since
-                expected += _alone(program) * (own.done - own.start) / program.epochs
+            taken += own.taken
+            expected += _alone(program) * own.seen / program.epochs
         return taken / expected if taken >= ENOUGH and expected > 0 else None
 
     def _compile_slower(self) -> float:
