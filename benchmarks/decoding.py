@@ -16,7 +16,7 @@ from rich.table import Table
 from jaxexp.base.errors import UserError
 from jaxexp.execution.devices import cores
 from jaxexp.nn.torchvision import import_torchvision
-from jaxexp.reproduce.images.folder import SPLITS
+from jaxexp.reproduce.images.folder import SPLITS, scan
 from jaxexp.reproduce.images.loading import Transform, load_images
 
 OURS = "jaxexp"
@@ -25,25 +25,30 @@ _CLASSES = ("a", "b")
 Way = Callable[[Path, Transform], None]
 
 
-def compare_decoding(images: int = 2000, repeats: int = 3, *, peers: bool = True) -> None:
+def compare_decoding(
+    images: int = 2000, repeats: int = 3, *, peers: bool = True, own: Path | None = None
+) -> None:
     """Time photographs of 1024×1024 pixels becoming arrays of 224×224; print a table of ratios.
 
-    The photographs, JPEG files, are made for it. Every way is timed in turn, as often as
-    `repeats` says.
+    The photographs, JPEG files, are made for it, or those of your `own` folder. Every way is timed
+    in turn, as often as `repeats` says.
 
     Raises UserError if an example is not there for every class and split, or if PyTorch or
     torchvision are asked for and missing.
     """
+    if own is not None:
+        images = len(scan(own).items)
     if images < len(SPLITS) * len(_CLASSES):
         raise UserError(f"images={images}: expected {len(SPLITS) * len(_CLASSES)} or more")
     transform = Transform(256, crop=224)
-    ways: dict[str, Way] = {OURS: _decode, "jaxexp, decoded before": _load_cached}
+    ways: dict[str, Way] = {OURS: _decode}
     if peers:
         import_torchvision()  # a missing one is told before any work
     console = Console(width=None if sys.stdout.isatty() else 150)
     with tempfile.TemporaryDirectory() as temporary, console.status("") as status:
         status.update("making photographs")
-        folder = make_photographs(Path(temporary) / "photographs", images)
+        folder = own or make_photographs(Path(temporary) / "photographs", images)
+        ways["jaxexp, decoded before"] = _load_cached(Path(temporary) / "cache")
         if peers:
             status.update("starting workers")
             ways[f"DataLoader, {cores()} workers"] = _loader(folder, transform)
@@ -54,7 +59,8 @@ def compare_decoding(images: int = 2000, repeats: int = 3, *, peers: bool = True
                 started = time.perf_counter()
                 way(folder, transform)
                 seconds[name].append(time.perf_counter() - started)
-    console.print(f"{images:,} photographs, {_SIDE}×{_SIDE} JPEG, {cores()} cores", highlight=False)
+    what = f"{_SIDE}×{_SIDE} JPEG" if own is None else str(own)
+    console.print(f"{images:,} photographs, {what}, {cores()} cores", highlight=False, markup=False)
     console.print(_table(seconds, images))
 
 
@@ -80,8 +86,11 @@ def _decode(folder: Path, transform: Transform) -> None:
         load_images(folder, transform, cache=Path(cache))
 
 
-def _load_cached(folder: Path, transform: Transform) -> None:
-    load_images(folder, transform, cache=folder.parent / "cache")
+def _load_cached(cache: Path) -> Way:
+    def run(folder: Path, transform: Transform) -> None:
+        load_images(folder, transform, cache=cache)
+
+    return run
 
 
 class Photographs:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 
@@ -513,6 +514,8 @@ def test_runs_are_listed_with_their_state(tmp_path, rates):
         (["export", "{torn}", "--csv", "a"], "rates.nc: not a results file"),
         (["runs", "nowhere"], "nowhere: not a folder of runs"),
         (["runs", "{run}"], "holds no runs: it is a run itself, see jaxexp show"),
+        (["bench", "--images", "a"], "--images a: expected together with --vision"),
+        (["bench", "--vision", "--images", "nowhere"], "nowhere: no such folder"),
         (["run", "reproduce"], "reproduce is a command, not a sweep: use `jaxexp reproduce`"),
         (["run", "epochs", "--set", "lr=1"], "unknown hyperparameter 'lr': did you mean learning"),
     ],
@@ -561,16 +564,21 @@ def test_help_names_every_command():
         assert f" {name} " in told
 
 
-def test_the_shell_completes_sweeps(monkeypatch):
-    assert library.completed("prob") == ["probing", "probing_sklearn"]
-    monkeypatch.setenv("_JAXEXP_COMPLETE", "complete_bash")
-    monkeypatch.setenv("COMP_WORDS", "jaxexp run bat")
-    monkeypatch.setenv("COMP_CWORD", "2")
-    out = StringIO()
-    monkeypatch.setattr("sys.stdout", out)
-    with pytest.raises(SystemExit):
-        cli.app(prog_name="jaxexp")
-    assert out.getvalue().split() == ["batch_norm", "batch_size"]
+def test_the_shell_completes_sweeps(two, tmp_path, monkeypatch):
+    def completions(line: str) -> list[str]:
+        monkeypatch.setenv("_JAXEXP_COMPLETE", "complete_bash")
+        monkeypatch.setenv("COMP_WORDS", line)
+        monkeypatch.setenv("COMP_CWORD", str(len(line.split()) - 1))
+        out = StringIO()
+        with redirect_stdout(out), pytest.raises(SystemExit):
+            cli.app(prog_name="jaxexp")
+        return out.getvalue().split()
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "batches.py").touch()
+    assert completions("jaxexp run bat") == ["batch_norm", "batch_size", "batches.py"]
+    assert completions("jaxexp plan prob") == ["probing", "probing_sklearn"]
+    assert completions(f"jaxexp show {two} sh") == ["shapes"]
 
 
 def test_every_section_of_the_report_is_known_to_the_shell():

@@ -24,6 +24,12 @@ By = Annotated[
 ]
 
 
+def completed_sweeps(ctx: typer.Context, incomplete: str) -> list[str]:
+    """The sweeps of the run named before that have results and begin so."""
+    files = Path(ctx.params.get("run") or ".").glob("results/*.nc")
+    return sorted(file.stem for file in files if file.stem.startswith(incomplete))
+
+
 def add_to(app: typer.Typer) -> None:
     """Add the commands."""
     for command in (show, compare, export, runs):
@@ -34,7 +40,9 @@ def show(
     run: Run,
     sweep: Annotated[
         str | None,
-        typer.Argument(show_default=False, help="One of its sweeps; needed if it has several."),
+        typer.Argument(
+            show_default=False, help="One of its sweeps.", autocompletion=completed_sweeps
+        ),
     ] = None,
     top: Annotated[int, typer.Option(metavar="N", min=1, help="How many trials.")] = 10,
     by: By = None,

@@ -1,6 +1,7 @@
 """Sweeps by name: the files in `sweeps/`, and files of your own."""
 
 import difflib
+import glob
 import importlib.util
 import os
 from collections.abc import Callable, Sequence
@@ -36,8 +37,9 @@ def names() -> list[str]:
 
 
 def completed(incomplete: str) -> list[str]:
-    """The names that begin so, for the shell to complete."""
-    return [name for name in names() if name.startswith(incomplete)]
+    """The names and the Python files that begin so, for the shell to complete."""
+    files = sorted(glob.glob(f"{glob.escape(incomplete)}*.py"))
+    return [name for name in names() if name.startswith(incomplete)] + files
 
 
 @dataclass(frozen=True)

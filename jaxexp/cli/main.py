@@ -352,6 +352,14 @@ def bench(
         bool,
         typer.Option("--vision", help="Time a ResNet 18 and decoding beside torchvision instead."),
     ] = False,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="With --vision: decode those of this folder, laid out as for `run`; photographs "
+            "made for it, if not given.",
+        ),
+    ] = None,
 ) -> None:
     """Time a grid of learning rates and seeds beside PyTorch, compilation apart.
 
@@ -360,9 +368,14 @@ def bench(
 
     jaxexp bench --trials 16 --epochs 2
     """
+    if images is not None and not vision:
+        raise UserError(f"--images {images}: expected together with --vision")
     if vision:
+        decoding = benchmark("decoding")
+        if images is not None:
+            decoding.scan(images)  # a folder that cannot be used is told at once
         benchmark("resnet").compare_resnet()
-        benchmark("decoding").compare_decoding()
+        decoding.compare_decoding(own=images)
         return
     benchmark("grid").compare(
         data, trials=trials, seeds=seeds, epochs=epochs, width=width, peers=peers

@@ -9,6 +9,7 @@ import importlib.util
 import json
 import logging
 import math
+import os
 import re
 import shutil
 import time
@@ -130,6 +131,7 @@ def _tensorboard(sweep: str, own: Sequence[LoggedTrial], folder: Path) -> None:
 
 def _mlflow(sweep: str, own: Sequence[LoggedTrial], folder: Path) -> None:
     """Runs of an experiment of the sweep's name, in `mlflow.db`."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Param, RunTag
 
@@ -165,6 +167,7 @@ def _mlflow(sweep: str, own: Sequence[LoggedTrial], folder: Path) -> None:
 
 def _wandb(sweep: str, own: Sequence[LoggedTrial], folder: Path) -> None:
     """Offline runs of a project of the sweep's name; `wandb sync` sends them, if you want that."""
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
 
     for earlier in (folder / "wandb").glob("offline-run-*"):  # of the same sweep, written in part
