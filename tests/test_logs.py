@@ -159,7 +159,9 @@ def test_a_resumed_run_logs_what_was_asked_for_and_only_once(tmp_path, noted):
     command = Command(sweeps=(str(sweep),), title="Mine", log=("tensorboard",))
     with RunDirectory.create(out, command.as_json(), force=False):
         pass
-    assert call("resume", out)[0] == 0
+    code, _, told = call("resume", out)
+    assert code == 0
+    assert f"tensorboard: tensorboard --logdir {out}/logs/tensorboard\n" in told
     assert noted == [("mine", 6)]
     content = json.loads((out / "run.json").read_text())
     (out / "run.json").write_text(json.dumps(content | {"finished": False}))

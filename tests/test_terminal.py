@@ -237,7 +237,7 @@ def test_a_terminal_is_shown_all_of_it_at_once():
     told = words(re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", out.getvalue()))
     assert "training rates" in told
     assert "8 of 20 epochs (40 %)" in told
-    assert "8 s so far · about 12 s to go · best so far: validation accuracy 0.5" in told
+    assert "8 s so far · about 12 s to go best so far: validation accuracy 0.5" in told
 
 
 def test_durations_are_never_none():

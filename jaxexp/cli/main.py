@@ -449,6 +449,7 @@ def _run(
         except InterruptedRunError:
             signals.leave()
     _show_best(session)
+    _say_logs(session, path)
     console.print(f"done in {time.perf_counter() - started:.0f} s")
     _finish(page, session.errors)
     if session.missing:
@@ -461,6 +462,16 @@ def _show_best(session: Session) -> None:
 
     if table := tables.summary(session.results):
         tables.wide(sys.stderr).print(table)
+
+
+def _say_logs(session: Session, path: Path) -> None:
+    """How to open what was written for other programs."""
+    if session.command.log:
+        from jaxexp.results import logs
+
+        for kind in session.command.log:
+            opened = logs.how_to_open(kind, RunDirectory(path).logs / kind)
+            console.print(f"{kind}: {opened}", soft_wrap=True)
 
 
 def _finish(page: Path, errors: Sequence[str]) -> None:

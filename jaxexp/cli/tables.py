@@ -34,7 +34,7 @@ def wide(file: TextIO | None = None) -> Console:
     """A console for tables, on standard output unless another file is given."""
     file = file or sys.stdout
     width = None if file.isatty() else WIDE
-    return Console(file=file, width=width, highlight=False, markup=False)
+    return Console(file=file, width=width, highlight=False, markup=False, emoji=False)
 
 
 def default_metric(ds: xr.Dataset) -> str:

@@ -56,7 +56,7 @@ class _Watched:
 
 
 class TerminalProgress:
-    """Two lines that move, over the epochs of a plan; plain lines where output is no terminal.
+    """Lines that move, over the epochs of a plan; plain lines where output is no terminal.
 
     The percentage is that of the epochs which are shown beside it. The time to go is what the plan
     estimates, corrected by how long compiling and training have been seen to take.
@@ -113,7 +113,7 @@ class TerminalProgress:
             self._live.stop()
 
     def __rich__(self) -> RenderableType:
-        """The two lines, as things stand."""
+        """The lines, as things stand."""
         shown, percent = self.done()
         first = Table.grid(padding=(0, 1))
         # Names give way where the terminal is narrow, figures do not.
@@ -124,9 +124,9 @@ class TerminalProgress:
         bar = ProgressBar(total=100, completed=percent, width=min(30, self.console.width // 4))
         first.add_row(self._spinner, Text(self.what()), bar, Text(f"{shown} ({percent} %)"))
         passed = f"{duration(self._now() - self._started)} so far"
-        rest = [passed, *([] if percent == 100 else [self.to_go()]), self.best()]
-        second = Text("  " + " · ".join(part for part in rest if part))
-        return Group(first, second)
+        time = passed if percent == 100 else f"{passed} · {self.to_go()}"
+        below = [Text(f"  {line}") for line in (time, self.best()) if line]
+        return Group(first, *below)
 
     def compiling(self, program: Program) -> None:
         """A program is being compiled."""

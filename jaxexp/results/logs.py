@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import re
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -107,6 +108,20 @@ def write(kind: str, ds: xr.Dataset, folder: Path) -> None:
     except Exception as error:  # whatever the library raises: the results themselves are saved
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(f"{folder}: {sweep} could not be written for {kind} ({reason})") from error
+
+
+def how_to_open(kind: str, folder: Path) -> str:
+    """The command that shows what `write` has written into a folder of this kind.
+
+    >>> how_to_open("tensorboard", Path("runs/rates/logs/tensorboard"))
+    'tensorboard --logdir runs/rates/logs/tensorboard'
+    """
+    commands = {
+        "tensorboard": f"tensorboard --logdir {shlex.quote(str(folder))}",
+        "mlflow": f"mlflow ui --backend-store-uri {shlex.quote(f'sqlite:///{folder}/mlflow.db')}",
+        "wandb": f"wandb sync {shlex.quote(str(folder / 'wandb'))}/offline-run-*",
+    }
+    return commands[kind]
 
 
 def _tensorboard(sweep: str, own: Sequence[LoggedTrial], folder: Path) -> None:
