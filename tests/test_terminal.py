@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -28,7 +29,7 @@ from small_results import (
 import jaxexp as jx
 from jaxexp.cli import library, rundir
 from jaxexp.cli import main as cli
-from jaxexp.execution.progress import Ranking, TerminalProgress, duration
+from jaxexp.execution.progress import Ranking, TerminalProgress, duration, going_on
 from jaxexp.planning.programs import Estimate, Plan, Program
 from jaxexp.reproduce.report import SECTIONS, ReportSection
 
@@ -246,6 +247,18 @@ def test_durations_are_never_none():
     ]  # fmt: skip
 
 
+def test_what_cannot_tell_how_far_it_is_says_that_it_goes_on():
+    out = StringIO()
+    with going_on("fitting [a] tree", Console(file=out, width=80), every=0.05):
+        until = time.monotonic() + 30
+        while out.getvalue().count("\n") < 3 and time.monotonic() < until:
+            time.sleep(0.01)
+    first, *still, last = out.getvalue().splitlines()
+    assert first == "fitting [a] tree …"
+    assert set(still) == {"still fitting [a] tree: 1 s so far"}
+    assert last == "done fitting [a] tree: 1 s"
+
+
 def test_training_tells_what_it_measures():
     """The values are those of the results, and nobody has to listen."""
 
@@ -287,7 +300,10 @@ def test_a_run_ends_with_a_table_and_the_path_alone_on_standard_output(tmp_path)
     code, stdout, told = call("run", sweep, "--out", out)
     assert code == 0
     assert stdout == f"{out / 'report.html'}\n"
-    fitting, fitted = told.index("fitting mine, 6 trials, on the host"), told.index("fitted mine")
+    fitting, fitted = (
+        told.index("fitting mine, 6 trials, on the host"),
+        told.index("done fitting mine"),
+    )
     table = told.index("mine: the best 5 of 6 trials by validation loss after the last epoch")
     assert fitting < fitted < table < told.index("done in")
     assert lines_with(told, " 1 ", "0.01", "on", "0.0400")
@@ -314,7 +330,7 @@ def test_what_cannot_run_is_told_at_the_start_and_the_rest_runs(tmp_path, monkey
     assert code == 3
     assert told.startswith("not run: last: the weights are behind the moon\n")
     assert told.count("not run: last") == 1
-    assert told.index("part 1 of 2: first") < told.index("fitted first")
+    assert told.index("part 1 of 2: first") < told.index("done fitting first")
     assert "fitting last" not in told
     assert stdout.strip() == str(out / "report.html")
     assert json.loads((out / "run.json").read_text())["missing"].keys() == {"last"}
@@ -324,7 +340,7 @@ def test_what_cannot_run_is_told_at_the_start_and_the_rest_runs(tmp_path, monkey
     last.write_text(last.read_text().replace("raise jx", "return jx"))  # they are there now
     code, _, told = call("resume", out, "--force")
     assert code == 0
-    assert "fitted last" in told
+    assert "done fitting last" in told
     assert "fitting first" not in told
     assert lines_with(told, "first", "learning rate 0.01, batch norm on", "0.0400 nats")
     assert lines_with(told, "last", "learning rate 0.01, batch norm on", "0.0400 nats")

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import reprlib
-import time
 import typing
 from collections.abc import Callable, Iterable
 from contextlib import closing
@@ -269,11 +268,12 @@ class Session:
         estimate: "Callable[[Sweep, Inputs], xr.Dataset]",
     ) -> None:  # fmt: skip
         """Have another library fit a model, which does not tell how far it is."""
+        from jaxexp.execution.progress import going_on
+
         trials = count(len(sweep.trials()), "trial")
-        self.console.print(f"fitting {sweep.name}, {trials}, on the host …")
-        started = time.monotonic()
-        self._keep(directory, sweep, estimate(sweep, self.command.inputs))
-        self.console.print(f"fitted {sweep.name} in {time.monotonic() - started:.0f} s")
+        with going_on(f"fitting {sweep.name}, {trials}, on the host", self.console):
+            dataset = estimate(sweep, self.command.inputs)
+        self._keep(directory, sweep, dataset)
 
     def _keep(self, directory: RunDirectory, sweep: Sweep, dataset: "xr.Dataset") -> None:
         from jaxexp.results import select

@@ -1,11 +1,12 @@
 """Progress on the terminal: what compiles or trains, how far it is, the best so far, time to go."""
 
 import collections
+import contextlib
 import dataclasses
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -28,6 +29,7 @@ SHORTEST_SILENCE, LONGEST_SILENCE = 1.0, 60.0  # seconds between them; more of a
 SHOWN_EVERY = 0.5  # seconds: how often a program's metrics are looked at
 MOST_NAMES = 3  # sweeps that are named; of more, their number is told
 ENOUGH = 0.2  # seconds of training, before the speed that they show is believed
+STILL_EVERY = 20.0  # seconds between lines on what cannot tell how far it is
 WINDOW = 10.0  # seconds whose speed is believed to last
 
 
@@ -316,6 +318,32 @@ class TerminalProgress:
     def _line(self, line: str) -> None:
         self._told = self._now()
         self.console.print(line, markup=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def going_on(text: str, console: Console, every: float = STILL_EVERY) -> Iterator[None]:
+    """Say what goes on, that it still does, and how long it took, where nobody tells how far it is.
+
+    In lines: what goes on may show a bar of its own.
+    """
+    over, started = threading.Event(), time.monotonic()
+
+    def passed() -> str:
+        return duration(time.monotonic() - started)
+
+    def tell() -> None:
+        while not over.wait(every):
+            console.print(f"still {text}: {passed()} so far", markup=False, soft_wrap=True)
+
+    console.print(f"{text} …", markup=False, soft_wrap=True)
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        over.set()
+        teller.join()
+    console.print(f"done {text}: {passed()}", markup=False, soft_wrap=True)
 
 
 def duration(seconds: float) -> str:
