@@ -1,5 +1,6 @@
 """What the terminal says: progress, tables, exports, and mistakes told in a line."""
 
+import dataclasses
 import json
 import re
 import time
@@ -31,7 +32,7 @@ from jaxexp.cli import library, rundir
 from jaxexp.cli import main as cli
 from jaxexp.execution.progress import Ranking, TerminalProgress, duration, going_on
 from jaxexp.planning.programs import Estimate, Plan, Program
-from jaxexp.reproduce.report import SECTIONS, ReportSection
+from jaxexp.reproduce.report import SECTIONS
 
 # Progress
 
@@ -317,7 +318,7 @@ def check(inputs):
 
 
 def of_section_6(monkeypatch, *sweeps: Path) -> None:
-    section = ReportSection("Two", "Two sweeps.", tuple(map(str, sweeps)))
+    section = dataclasses.replace(SECTIONS["6"], sweeps=tuple(map(str, sweeps)))
     monkeypatch.setitem(cli.SECTIONS, "6", section)
 
 
