@@ -403,6 +403,18 @@ def test_show_several_sweeps_or_one(two):
     assert "batch norm" not in told
 
 
+def test_of_several_seeds_the_mean_decides(tmp_path):
+    """One seed of the worse rate is the best trial of all."""
+    sweep = jx.Sweep(SWEEP.base, {"learning_rate": [1e-2, 1e-5], "seed": [0, 1]}, name="seeds")
+    ds = results(sweep)
+    ds["loss"].loc[{"learning_rate": 1e-2, "epoch": 3, "split": "validation"}] = [0.25, 0.5]
+    ds["loss"].loc[{"learning_rate": 1e-5, "epoch": 3, "split": "validation"}] = [0.125, 0.75]
+    _, told, _ = call("show", write_run(tmp_path / "run", ds, results()))
+    [line] = lines_with(told, " seeds ", "validation loss")
+    assert "learning rate 0.01, 2 seeds" in line
+    assert "0.3750 ± 0.1768 nats" in line
+
+
 def test_compare_puts_runs_side_by_side(rates, two, tmp_path):
     better = results(better=0.01, jax="0.0.1", data_fingerprint="other")
     other = write_run(tmp_path / "other", better, seed=7, settings={"epochs": ["3"]})

@@ -102,7 +102,7 @@ def _of(shown: int, trials: int) -> str:
 def best_of_each(
     results: Mapping[str, xr.Dataset], *, by: str | None = None, split: str | None = None
 ) -> Table:
-    """The best trial of each of several sweeps.
+    """The best trial of each of several sweeps; where seeds vary, the best mean over them.
 
     Raises UserError for a metric or a split that none of them has.
     """
@@ -110,20 +110,33 @@ def best_of_each(
     have = {n: ds for n, ds in have.items() if split is None or split in select.splits(ds)}
     if not have:
         _check(next(iter(results.values())), by, split)
-    made = _table("the best trial of each sweep, after its last epoch")
-    for name in ("sweep", "best trial", "ranked by"):
+    made = _table("the best of each sweep, after its last epoch; where seeds vary, by their mean")
+    for name in ("sweep", "best", "ranked by"):
         made.add_column(name)
     made.add_column("value", justify="right")
     made.add_column("trials", justify="right")
     made.add_column("diverged", justify="right")
     for name, ds in have.items():
         metric, own = by or default_metric(ds), split or select.default_split(ds)
-        label, point = select.best(ds, metric, own)
-        value = select.outcome(point, metric, own, digits=4)
+        label, value = _best_setting(ds, metric, own)
         diverged = int((ds["diverged_epoch"] > 0).sum())
         words = select.metric_words(metric, own)
         made.add_row(name, label, words, value, f"{select.size(ds):,}", f"{diverged:,}")
     return made
+
+
+def _best_setting(ds: xr.Dataset, metric: str, split: str) -> tuple[str, str]:
+    """The best trial and its value; of several seeds the setting whose mean is best."""
+    if "seed" not in select.hyperparameters(ds) or len(select.distinct(ds, "seed")) == 1:
+        label, point = select.best(ds, metric, split)
+        return label, select.outcome(point, metric, split, digits=4)
+    row = select.over_seeds(ds, metric, split).iloc[0]
+    names = [name for name in select.hyperparameters(ds) if name != "seed"]
+    label = ", ".join(f"{select.words(name)} {select.number(row[name])}" for name in names)
+    seeds = [count(int(row["seeds"]), "seed")]
+    seeds += [f"{row['diverged']} diverged"] if row["diverged"] else []
+    value = f"{_measured(row['mean'])} ± {_measured(row['std'])}"
+    return ", ".join([label or "the one setting", *seeds]), select.with_unit(ds, metric, value)
 
 
 def summary(results: Mapping[str, xr.Dataset]) -> Table | None:
