@@ -126,8 +126,8 @@ class TerminalProgress:
         bar = ProgressBar(total=100, completed=percent, width=min(30, self.console.width // 4))
         first.add_row(self._spinner, Text(self.what()), bar, Text(f"{shown} ({percent} %)"))
         passed = f"{duration(self._now() - self._started)} so far"
-        time = passed if percent == 100 else f"{passed} · {self.to_go()}"
-        below = [Text(f"  {line}") for line in (time, self.best()) if line]
+        when = passed if percent == 100 else f"{passed} · {self.to_go()}"
+        below = [Text(f"  {line}") for line in (when, self.best()) if line]
         return Group(first, *below)
 
     def compiling(self, program: Program) -> None:
