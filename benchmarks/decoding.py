@@ -1,5 +1,6 @@
 """Timing how photographs are decoded and resized, beside PyTorch's DataLoader with torchvision."""
 
+import functools
 import statistics
 import sys
 import tempfile
@@ -15,7 +16,7 @@ from rich.table import Table
 from jaxexp.base.errors import UserError
 from jaxexp.execution.devices import cores
 from jaxexp.nn.torchvision import import_torchvision
-from jaxexp.reproduce.images.folder import SPLITS
+from jaxexp.reproduce.images.folder import SPLITS, scan
 from jaxexp.reproduce.images.loading import Transform, load_images
 
 OURS = "jaxexp"
@@ -24,25 +25,33 @@ _CLASSES = ("a", "b")
 Way = Callable[[Path, Transform], None]
 
 
-def compare_decoding(images: int = 2000, repeats: int = 3, *, peers: bool = True) -> None:
+def compare_decoding(
+    images: int = 2000, repeats: int = 3, *, peers: bool = True, own: Path | None = None
+) -> None:
     """Time photographs of 1024×1024 pixels becoming arrays of 224×224; print a table of ratios.
 
-    The photographs, JPEG files, are made for it. Every way is timed in turn, as often as
-    `repeats` says.
+    The photographs, JPEG files, are made for it, or those of your `own` folder. Every way is timed
+    in turn, as often as `repeats` says.
 
     Raises UserError if an example is not there for every class and split, or if PyTorch or
     torchvision are asked for and missing.
     """
+    if own is not None:
+        images = len(scan(own).items)
     if images < len(SPLITS) * len(_CLASSES):
         raise UserError(f"images={images}: expected {len(SPLITS) * len(_CLASSES)} or more")
     transform = Transform(256, crop=224)
-    ways: dict[str, Way] = {OURS: _decode, "jaxexp, decoded before": _load_cached}
+    ways: dict[str, Way] = {OURS: _decode}
     if peers:
-        ways[f"DataLoader, {cores()} workers"] = _loader(transform)
+        import_torchvision()  # a missing one is told before any work
     console = Console(width=None if sys.stdout.isatty() else 150)
     with tempfile.TemporaryDirectory() as temporary, console.status("") as status:
         status.update("making photographs")
-        folder = make_photographs(Path(temporary) / "photographs", images)
+        folder = own or make_photographs(Path(temporary) / "photographs", images)
+        ways["jaxexp, decoded before"] = _load_cached(Path(temporary) / "cache")
+        if peers:
+            status.update("starting workers")
+            ways[f"DataLoader, {cores()} workers"] = _loader(folder, transform)
         seconds: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(repeats):
             for name, way in ways.items():
@@ -50,7 +59,8 @@ def compare_decoding(images: int = 2000, repeats: int = 3, *, peers: bool = True
                 started = time.perf_counter()
                 way(folder, transform)
                 seconds[name].append(time.perf_counter() - started)
-    console.print(f"{images:,} photographs, {_SIDE}×{_SIDE} JPEG, {cores()} cores", highlight=False)
+    what = f"{_SIDE}×{_SIDE} JPEG" if own is None else str(own)
+    console.print(f"{images:,} photographs, {what}, {cores()} cores", highlight=False, markup=False)
     console.print(_table(seconds, images))
 
 
@@ -76,29 +86,70 @@ def _decode(folder: Path, transform: Transform) -> None:
         load_images(folder, transform, cache=Path(cache))
 
 
-def _load_cached(folder: Path, transform: Transform) -> None:
-    load_images(folder, transform, cache=folder.parent / "cache")
+def _load_cached(cache: Path) -> Way:
+    def run(folder: Path, transform: Transform) -> None:
+        load_images(folder, transform, cache=cache)
+
+    return run
 
 
-def _loader(transform: Transform) -> Way:
-    """All images through a DataLoader, as tensors of uint8, in batches of 32."""
-    torchvision = import_torchvision()
+class Photographs:
+    """The images of all splits as torchvision reads them: tensors of uint8, and labels."""
+
+    def __init__(self, folder: Path, transform: Transform) -> None:
+        """Nothing is read yet: workers are sent this, and have torchvision to import first."""
+        self.folder, self.transform = folder, transform
+
+    @functools.cached_property
+    def _examples(self) -> Any:
+        torchvision = import_torchvision()
+        import torch
+
+        steps = torchvision.transforms.Compose(
+            [
+                torchvision.transforms.Resize(self.transform.resize),
+                torchvision.transforms.CenterCrop(self.transform.crop),
+                torchvision.transforms.PILToTensor(),
+            ]
+        )
+        folders = [str(self.folder / split) for split in SPLITS]
+        return torch.utils.data.ConcatDataset(
+            [torchvision.datasets.ImageFolder(folder, steps) for folder in folders]
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a worker is sent."""
+        return {"folder": self.folder, "transform": self.transform}
+
+    def __len__(self) -> int:
+        """Of all splits."""
+        return len(self._examples)
+
+    def __getitem__(self, index: int) -> Any:
+        """One image and its label."""
+        return self._examples[index]
+
+
+def _loader(folder: Path, transform: Transform) -> Way:
+    """All images through a DataLoader, in batches of 32, its workers started before the clock.
+
+    They are spawned: where JAX has threads, a forked process could deadlock.
+    """
     import torch
 
-    steps = torchvision.transforms.Compose(
-        [
-            torchvision.transforms.Resize(transform.resize),
-            torchvision.transforms.CenterCrop(transform.crop),
-            torchvision.transforms.PILToTensor(),
-        ]
+    loader: Any = torch.utils.data.DataLoader(
+        Photographs(folder, transform),  # type: ignore[arg-type]  # no subclass, but all it needs
+        batch_size=32,
+        num_workers=cores(),
+        multiprocessing_context="spawn",
+        persistent_workers=True,
     )
 
     def run(folder: Path, transform: Transform) -> None:
-        splits = [torchvision.datasets.ImageFolder(str(folder / s), steps) for s in SPLITS]
-        data: Any = torch.utils.data.ConcatDataset(splits)
-        for _ in torch.utils.data.DataLoader(data, batch_size=32, num_workers=cores()):
+        for _ in loader:
             pass
 
+    run(folder, transform)
     return run
 
 

@@ -26,7 +26,7 @@ from jaxexp.execution import driver
 from jaxexp.execution.checkpoints import EVERY_SECONDS, Checkpoints
 from jaxexp.execution.devices import chosen, device_memory, host_memory
 from jaxexp.execution.driver import Checkpointer, Progress, Silent
-from jaxexp.execution.progress import TerminalProgress
+from jaxexp.execution.progress import Ranking, TerminalProgress
 from jaxexp.execution.records import TrialRecord
 from jaxexp.nn.classification import MLPClassification
 from jaxexp.planning import plan as planning
@@ -511,8 +511,21 @@ def _shown(progress: bool | Progress | None, planned: PlannedRun) -> Iterator[Pr
     elif not progress:
         yield Silent()
     else:
-        with TerminalProgress(planned.plan, console) as shown:
+        with terminal_progress(planned, console) as shown:
             yield shown
+
+
+def terminal_progress(
+    planned: PlannedRun, console: Console, sweeps: Sequence[Sweep] = (), metric: str = "loss"
+) -> TerminalProgress:
+    """Progress of what is planned, or of some of its sweeps, with the best trial by `metric`."""
+    split = "validation" if "validation" in planned.data.splits else "train"
+    if metric == "loss":
+        ranking = Ranking(metric, split, unit=planned.task.loss_unit)
+    else:
+        own = planned.task.metrics[metric]
+        ranking = Ranking(metric, split, str(own.direction) == "higher", own.unit)
+    return TerminalProgress(planned.plan, console, sweeps or planned.sweeps, ranking)
 
 
 @contextlib.contextmanager

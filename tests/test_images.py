@@ -613,6 +613,7 @@ def test_decoding_is_timed_beside_the_loader(torchvision, capsys, recwarn):
     assert [row.split("  ")[0].strip() for row in rows[2:]] == [
         "jaxexp", "jaxexp, decoded before", f"DataLoader, {cores()} workers",
     ]  # fmt: skip
+    assert not [told for told in recwarn if "fork" in str(told.message)]
 
 
 def test_too_few_photographs_are_told():

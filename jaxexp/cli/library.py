@@ -1,6 +1,7 @@
 """Sweeps by name: the files in `sweeps/`, and files of your own."""
 
 import difflib
+import glob
 import importlib.util
 import os
 from collections.abc import Callable, Sequence
@@ -33,6 +34,12 @@ def folder() -> Path:
 def names() -> list[str]:
     """The names of the sweeps that come with jaxexp."""
     return sorted(path.stem for path in folder().glob("*.py") if not path.stem.startswith("_"))
+
+
+def completed(incomplete: str) -> list[str]:
+    """The names and the Python files that begin so, for the shell to complete."""
+    files = sorted(glob.glob(f"{glob.escape(incomplete)}*.py"))
+    return [name for name in names() if name.startswith(incomplete)] + files
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,12 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
 from jaxexp import __version__
 from jaxexp.base.errors import InterruptedRunError, UnavailableError, UserError
 from jaxexp.base.words import count
-from jaxexp.cli import library, pages
+from jaxexp.cli import browse, library, pages
 from jaxexp.cli.benchmarks import benchmark
 from jaxexp.cli.inputs import IMAGENET, Inputs
 from jaxexp.cli.options import (
@@ -27,6 +28,7 @@ from jaxexp.cli.options import (
     Force,
     Images,
     ImageSize,
+    Log,
     Memory,
     Out,
     Programs,
@@ -46,10 +48,33 @@ from jaxexp.reproduce.report import SECTIONS, SOURCE
 
 EMBEDDED_PIXELS = 64  # per side, as those images are; and as those of a quick run
 
+
+class _Group(TyperGroup):
+    """The commands; their flags take no value, so that help names no type for them."""
+
+    def get_params(self, ctx: Any) -> list[Any]:  # typer keeps the type of contexts to itself
+        """Its own options."""
+        return _flags_without_type(super().get_params(ctx))
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """A command by name."""
+        command = super().get_command(ctx, cmd_name)
+        if command is not None:
+            _flags_without_type(command.get_params(ctx))
+        return command
+
+
+def _flags_without_type(parameters: list[Any]) -> list[Any]:
+    for parameter in parameters:
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+    return parameters
+
+
 app = typer.Typer(
+    cls=_Group,
     help="Train whole grids of small networks at once: vectorized sweeps in JAX and Flax.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -80,6 +105,7 @@ def reproduce(
     quick: Quick = False,
     devices: Devices = None,
     checkpoint_every: Every = 30.0,
+    log: Log = None,
     force: Force = False,
 ) -> None:
     """Reproduce the published report: every row, with several seeds, as one page.
@@ -106,6 +132,7 @@ def reproduce(
         quick=quick,
         inputs=_inputs(data, images, weights, image_size, skip_broken, quick),
         checkpoint_every=checkpoint_every,
+        log=tuple(dict.fromkeys(log or ())),
     )
     _start(command, "reproduce", out, force=force)
 
@@ -113,7 +140,12 @@ def reproduce(
 @app.command()
 def run(
     sweep: Annotated[
-        str, typer.Argument(metavar="NAME_OR_FILE", help="A sweep (see `jaxexp list`) or a file.")
+        str,
+        typer.Argument(
+            metavar="NAME_OR_FILE",
+            help="A sweep (see `jaxexp list`) or a file.",
+            autocompletion=library.completed,
+        ),
     ],
     settings: Settings = None,
     programs: Programs = "auto",
@@ -128,12 +160,15 @@ def run(
     seed: Seed = None,
     quick: Quick = False,
     checkpoint_every: Every = 30.0,
+    log: Log = None,
     force: Force = False,
 ) -> None:
     """Run one sweep, by its name or from a Python file of yours.
 
     jaxexp run learning_rate --set epochs=20 --set learning_rate=0.01,0.003
     """
+    if sweep == "reproduce":
+        raise UserError("reproduce is a command, not a sweep: use `jaxexp reproduce`")
     name = Path(sweep).stem
     command = Command(
         sweeps=(str(Path(sweep).resolve()) if sweep.endswith(".py") else sweep,),
@@ -146,6 +181,7 @@ def run(
         quick=quick,
         inputs=_inputs(data, images, weights, image_size, skip_broken, quick),
         checkpoint_every=checkpoint_every,
+        log=tuple(dict.fromkeys(log or ())),
     )
     _start(command, name, out, force=force)
 
@@ -154,7 +190,11 @@ def run(
 def plan(
     sweep: Annotated[
         str,
-        typer.Argument(metavar="NAME_OR_FILE", help="A sweep, a file, or `reproduce` for all."),
+        typer.Argument(
+            metavar="NAME_OR_FILE",
+            help="A sweep, a file, or `reproduce` for all.",
+            autocompletion=library.completed,
+        ),
     ],
     settings: Settings = None,
     programs: Programs = "auto",
@@ -299,7 +339,10 @@ def predict(
 
 @app.command("list")
 def list_sweeps() -> None:
-    """List the sweeps that ship with jaxexp."""
+    """List the sweeps that ship with jaxexp.
+
+    jaxexp list
+    """
     for name in library.names():
         trials = len(library.load(name).trials())
         print(f"{name:15s} {trials:3d} trials   {library.describe(name)}")
@@ -317,19 +360,37 @@ def bench(
         bool,
         typer.Option("--vision", help="Time a ResNet 18 and decoding beside torchvision instead."),
     ] = False,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="With --vision: decode those of this folder, laid out as for `run`; photographs "
+            "made for it, if not given.",
+        ),
+    ] = None,
 ) -> None:
     """Time a grid of learning rates and seeds beside PyTorch, compilation apart.
 
     The report's way (a DataLoader, one trial after another) and the best that PyTorch can do:
     resident tensors, torch.func.vmap with and without torch.compile, several processes.
+
+    jaxexp bench --trials 16 --epochs 2
     """
+    if images is not None and not vision:
+        raise UserError(f"--images {images}: expected together with --vision")
     if vision:
+        decoding = benchmark("decoding")
+        if images is not None:
+            decoding.scan(images)  # a folder that cannot be used is told at once
         benchmark("resnet").compare_resnet()
-        benchmark("decoding").compare_decoding()
+        decoding.compare_decoding(own=images)
         return
     benchmark("grid").compare(
         data, trials=trials, seeds=seeds, epochs=epochs, width=width, peers=peers
     )
+
+
+browse.add_to(app)
 
 
 def _sections(asked: str | None) -> tuple[str, ...]:
@@ -404,10 +465,30 @@ def _run(
                 page = session.run(directory, force=force)
         except InterruptedRunError:
             signals.leave()
+    _show_best(session)
+    _say_logs(session, path)
     console.print(f"done in {time.perf_counter() - started:.0f} s")
     _finish(page, session.errors)
     if session.missing:
         raise typer.Exit(3)
+
+
+def _show_best(session: Session) -> None:
+    """The table of the best trials."""
+    from jaxexp.cli import tables
+
+    if table := tables.summary(session.results):
+        tables.wide(sys.stderr).print(table)
+
+
+def _say_logs(session: Session, path: Path) -> None:
+    """How to open what was written for other programs."""
+    if session.command.log:
+        from jaxexp.results import logs
+
+        for kind in session.command.log:
+            opened = logs.how_to_open(kind, RunDirectory(path).logs / kind)
+            console.print(f"{kind}: {opened}", soft_wrap=True)
 
 
 def _finish(page: Path, errors: Sequence[str]) -> None:

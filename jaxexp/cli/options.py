@@ -104,3 +104,12 @@ Devices = Annotated[
     int | None, typer.Option(metavar="N", min=1, help="Use N devices; all, if not given.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace the run that --out holds.")]
+Log = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--log",
+        metavar="KIND",
+        help="Write each trial's hyperparameters and curves for tensorboard, mlflow or wandb, too, "
+        "into the run directory (needs jaxexp\\[log]). May be given more than once.",
+    ),
+]

@@ -5,6 +5,7 @@ results/*.nc    one file per sweep, written as soon as the sweep is complete
 figures/*.png   the figures of the page
 report.html     the page, self-contained
 models/         the trained parameters of every trial
+logs/           for TensorBoard, MLflow or Weights & Biases, if asked for
 checkpoints/    what an unfinished run resumes from; gone when it is complete
 """
 
@@ -138,7 +139,7 @@ class RunDirectory:
         )
 
     def _clear(self) -> None:
-        for folder in (self.results, self.figures, self.checkpoints, self.models):
+        for folder in (self.results, self.figures, self.checkpoints, self.models, self.logs):
             if folder.exists():
                 shutil.rmtree(folder)
         self.page.unlink(missing_ok=True)
@@ -162,6 +163,11 @@ class RunDirectory:
     def models(self) -> Path:
         """The folder of the trained models."""
         return self.path / "models"
+
+    @property
+    def logs(self) -> Path:
+        """The folder of what is written for other programs."""
+        return self.path / "logs"
 
     @property
     def page(self) -> Path:
@@ -203,6 +209,23 @@ class RunDirectory:
                 f"{FORMAT}, so run it with the jaxexp that wrote it, or train anew"
             )
         return command
+
+    def state(self) -> str:
+        """In words: "complete", "interrupted", "running", "damaged" and the like."""
+        if (self.path / HOLDER).is_file():
+            try:
+                with FileLock(self.path / LOCK, timeout=0):
+                    pass
+            except (Timeout, OSError):
+                return f"running ({self._holder()})"
+        try:
+            command = self.command()
+        except UserError as error:
+            return "written by another version" if "written in format" in str(error) else "damaged"
+        if not command.get("finished", True):
+            return "interrupted"
+        missing = command.get("missing")
+        return f"complete but for {', '.join(missing)}" if missing else "complete"
 
     def check_same(self, made_with: Mapping[str, str], *, force: bool) -> None:
         """Write down what the numbers depend on, or compare it with what is written down.

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from jaxexp.base.errors import UnavailableError, UserError
 from jaxexp.base.files import digest, matches
+from jaxexp.base.words import count
 from jaxexp.cli import library, pages
 from jaxexp.cli.inputs import Inputs
 from jaxexp.cli.library import Source
@@ -48,6 +49,7 @@ class Command:
     quick: bool = False
     inputs: Inputs = field(default_factory=Inputs)
     checkpoint_every: float = 30.0  # seconds; decides no number
+    log: tuple[str, ...] = ()  # what else the results are written for; decides no number
 
     def sources(self) -> list[Source]:
         """The sweeps as they will run, every value checked."""
@@ -77,7 +79,8 @@ class Command:
             name: str(value.resolve()) if isinstance(value, Path) else value
             for name, value in vars(self.inputs).items()
         }
-        return {**vars(self), "sweeps": list(self.sweeps), "inputs": inputs}
+        lists = {"sweeps": list(self.sweeps), "log": list(self.log)}
+        return {**vars(self), **lists, "inputs": inputs}
 
     @classmethod
     def from_json(cls, made: dict[str, Any], file: Path) -> Self:
@@ -93,7 +96,8 @@ class Command:
         inputs = dict(own.get("inputs", {}))
         for name in {"data", "images"} & inputs.keys():
             inputs[name] = None if inputs[name] is None else Path(inputs[name])
-        own |= {"sweeps": tuple(own.get("sweeps", ())), "inputs": Inputs(**inputs)}
+        own |= {name: tuple(own.get(name, ())) for name in ("sweeps", "log")}
+        own |= {"inputs": Inputs(**inputs)}
         command = cls(**own)
         for part in (command, command.inputs):
             for name, hint in typing.get_type_hints(type(part)).items():
@@ -132,24 +136,39 @@ def plan_stage(stage: list[Source], command: Command) -> "PlannedRun":
     )
 
 
+def ranked_by(sweep: Sweep, metrics: Iterable[str]) -> str:
+    """The metric by which the page and the terminal call a trial of a sweep the best."""
+    return "accuracy" if sweep.questions and "accuracy" in metrics else "loss"
+
+
 class Session:
     """A command being run in its directory."""
 
     def __init__(self, command: Command, console: Console, signals: Signals) -> None:
         """Check all that can be checked before anything is written or trained."""
         self.command, self.console, self.signals = command, console, signals
+        if command.log:
+            from jaxexp.results import logs
+
+            logs.check(command.log)
         self.stages = stages(command.sources())
-        # What is wrong with the data is said at once.
+        self.results: dict[str, xr.Dataset] = {}
+        self.sections: list[Section] = []
+        self.missing: dict[str, str] = {}
+        self.log_errors: list[str] = []
+        # What is wrong with the data, or cannot be had, is said at once.
         for source in (source for stage in self.stages for source in stage):
             if source.check:
-                source.check(command.inputs)
+                try:
+                    source.check(command.inputs)
+                except UnavailableError as error:
+                    self._not_run([source], str(error))
+        if self.missing.keys() >= {s.sweep.name for stage in self.stages for s in stage}:
+            raise UnavailableError(next(iter(self.missing.values())))
         self.first = None
         if not self.stages[0][0].estimate:
             with contextlib.suppress(*[UnavailableError] * (len(self.stages) > 1)):
                 self.first = plan_stage(self.stages[0], command)
-        self.results: dict[str, xr.Dataset] = {}
-        self.sections: list[Section] = []
-        self.missing: dict[str, str] = {}
 
     def run(self, directory: RunDirectory, *, force: bool = False) -> Path:
         """Train what the directory does not hold yet, and write the page; returns its path.
@@ -160,8 +179,13 @@ class Session:
         directory.check_same(self._identity(), force=force)
         self._take_over(directory)
         for number, stage in enumerate(self.stages):
-            todo = [source for source in stage if source.sweep.name not in self.results]
+            known = self.results.keys() | self.missing.keys()
+            todo = [source for source in stage if source.sweep.name not in known]
             if todo:
+                if len(self.stages) > 1:  # each is 100 % done before the next begins
+                    names = ", ".join(source.sweep.name for source in todo)
+                    part = f"part {number + 1} of {len(self.stages)}: {names}"
+                    self.console.print(part, soft_wrap=True)
                 try:
                     self._run_stage(directory, number, stage, todo, force)
                 except UnavailableError as error:
@@ -174,8 +198,9 @@ class Session:
 
     @property
     def errors(self) -> list[str]:
-        """What went wrong in the functions of the sweeps' questions; everything else is there."""
-        return list(dict.fromkeys(e for section in self.sections for e in section.errors))
+        """What went wrong in questions of the sweeps, or in logs; everything else is there."""
+        drawn = [error for section in self.sections for error in section.errors]
+        return list(dict.fromkeys([*drawn, *self.log_errors]))
 
     def _take_over(self, directory: RunDirectory) -> None:
         """The sweeps that were complete already."""
@@ -183,7 +208,9 @@ class Session:
             for source in stage:
                 dataset = directory.finished(source.sweep, self._say)
                 if dataset is not None:
+                    self.missing.pop(source.sweep.name, None)
                     self.results[source.sweep.name] = dataset
+                    self._log(directory, source.sweep, dataset)
                     self.sections += pages.draw(directory, source.sweep, dataset)
 
     def _run_stage(
@@ -192,32 +219,33 @@ class Session:
     ) -> None:  # fmt: skip
         if estimate := stage[0].estimate:
             for source in todo:
-                self._keep(directory, source.sweep, estimate(source.sweep, self.command.inputs))
+                self._estimate(directory, source.sweep, estimate)
             return
         from jaxexp import api
         from jaxexp.execution.checkpoints import Checkpoints
-        from jaxexp.execution.progress import TerminalProgress
 
         planned = self.first if number == 0 and self.first else plan_stage(stage, self.command)
         directory.check_same(
             {f"data of {stage[0].sweep.name}": api.data_fingerprint(planned.data)}, force=force
         )
-        with TerminalProgress(planned.plan, self.console) as progress:
+        ranked = {ranked_by(source.sweep, planned.task.metrics) for source in todo}
+        metric = ranked.pop() if len(ranked) == 1 else "loss"
+        own = [source.sweep for source in todo]
+        with api.terminal_progress(planned, self.console, own, metric) as progress:
             checkpoints = Checkpoints(
                 directory.checkpoints, progress.note, self.command.checkpoint_every
             )
-            sweeps = [source.sweep for source in todo]
             with (
                 closing(checkpoints),
                 self.signals.deferred() as stop,
                 closing(
                     api.train(
                         planned,
-                        sweeps=sweeps,
+                        sweeps=own,
                         progress=progress,
                         checkpointer=checkpoints,
                         stop=stop,
-                        finished=self._model_saver(directory, sweeps, planned),
+                        finished=self._model_saver(directory, own, planned),
                     )
                 ) as finished,
             ):
@@ -241,12 +269,38 @@ class Session:
 
         return save
 
+    def _estimate(
+        self, directory: RunDirectory, sweep: Sweep,
+        estimate: "Callable[[Sweep, Inputs], xr.Dataset]",
+    ) -> None:  # fmt: skip
+        """Have another library fit a model, which does not tell how far it is."""
+        from jaxexp.execution.progress import going_on
+
+        trials = count(len(sweep.trials()), "trial")
+        with going_on(f"fitting {sweep.name}, {trials}, on the host", self.console):
+            dataset = estimate(sweep, self.command.inputs)
+        self._keep(directory, sweep, dataset)
+
     def _keep(self, directory: RunDirectory, sweep: Sweep, dataset: "xr.Dataset") -> None:
+        from jaxexp.results import select
+
+        dataset = dataset.assign_attrs(ranked_by=ranked_by(sweep, select.metrics(dataset)))
         if self.command.quick:
             dataset = dataset.assign_attrs(quick=QUICK_EPOCHS)
         directory.save(sweep, dataset)
+        self._log(directory, sweep, dataset)
         self.results[sweep.name] = dataset
         self.sections += pages.draw(directory, sweep, dataset)
+
+    def _log(self, directory: RunDirectory, sweep: Sweep, dataset: "xr.Dataset") -> None:
+        if self.command.log:
+            from jaxexp.results import logs
+
+            for kind in self.command.log:
+                try:
+                    logs.write(kind, dataset, directory.logs / kind)
+                except UserError as error:  # the results are there
+                    self.log_errors.append(str(error))
 
     def _not_run(self, todo: list[Source], reason: str) -> None:
         for source in todo:

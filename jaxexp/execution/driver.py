@@ -42,6 +42,15 @@ class Progress(Protocol):
     def moved(self, program: Program, epochs: float) -> None:
         """A program has trained so many epochs, from 0, the last perhaps in part."""
 
+    def measured(
+        self, program: Program, epoch: int, value: Callable[[str, str], np.ndarray]
+    ) -> None:
+        """A program has finished this epoch, from 1.
+
+        `value(metric, split)` computes what was measured of its trials then, (T,). Objects without
+        this method will do.
+        """
+
     def note(self, text: str) -> None:
         """Something that the user should know."""
 
@@ -53,6 +62,11 @@ class Silent:
         """Say nothing."""
 
     def moved(self, program: Program, epochs: float) -> None:
+        """Say nothing."""
+
+    def measured(
+        self, program: Program, epoch: int, value: Callable[[str, str], np.ndarray]
+    ) -> None:
         """Say nothing."""
 
     def note(self, text: str) -> None:
@@ -294,6 +308,7 @@ class _Training:
                 length.arrived(call)
                 if call.ends_epoch:
                     self.history.append(own.to_host(call.record))
+                    self._tell_measured()
                 self.progress.moved(self.asked, call.epochs)
             self.seconds = before + time.perf_counter() - started
 
@@ -312,6 +327,16 @@ class _Training:
             call = own.call(length.most(own.training))
             under_way.append(call)
             wait(0 if length.slow else 1)  # one waits on the device while another runs
+
+    def _tell_measured(self) -> None:
+        record, epoch = self.history[-1], len(self.history)
+
+        def value(metric: str, split: str) -> np.ndarray:
+            sums = jax.tree.map(lambda a: a[:, None], {metric: record.splits[split][metric]})
+            return step.values(self.shared.task, sums)[metric][:, 0]
+
+        if hasattr(self.progress, "measured"):
+            self.progress.measured(self.asked, epoch, value)
 
     def _save(self) -> None:
         if self.checkpointer:

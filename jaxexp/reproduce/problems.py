@@ -8,7 +8,7 @@ import numpy as np
 
 import jaxexp as jx
 from jaxexp.reproduce import backbone
-from jaxexp.reproduce.backbone import IMAGENET, MEAN, STD, Backbone
+from jaxexp.reproduce.backbone import MEAN, STD, Backbone
 from jaxexp.reproduce.images import SPLITS, cropped, load, middle, stretched
 from jaxexp.reproduce.images.decode import Transform
 from jaxexp.reproduce.images.loading import Images, ImageSplit
@@ -67,12 +67,11 @@ def pixels(inputs: jx.Inputs) -> jx.Problem:
 def check_pretrained(inputs: jx.Inputs) -> None:
     """Read images and weights; raises UserError for any that cannot be used.
 
-    ImageNet's weights are left for later: where they cannot be had, the sweeps that need them are
-    missing, and the others run.
+    UnavailableError where ImageNet's weights cannot be had: the sweeps that need them are missing
+    then, and the others run.
     """
     load(inputs, cropped(inputs.image_size))
-    if inputs.weights != IMAGENET:
-        backbone.load(inputs.weights)
+    backbone.load(inputs.weights)
 
 
 _made: dict[tuple[str, str], tuple[Any, float]] = {}

@@ -1,0 +1,179 @@
+"""The commands that look at what runs have left: show, compare, export, runs."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from jaxexp.base.errors import UserError
+from jaxexp.cli.rundir import RunDirectory
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+# pandas and xarray take a second to start: `tables` is imported where it is used.
+
+Run = Annotated[Path, typer.Argument(metavar="RUN", show_default=False, help="A run directory.")]
+By = Annotated[
+    str | None,
+    typer.Option(
+        metavar="METRIC",
+        help="Rank by this metric, which knows whether higher is better; by the one that the page "
+        "ranks by, if not given.",
+    ),
+]
+
+
+def completed_sweeps(ctx: typer.Context, incomplete: str) -> list[str]:
+    """The sweeps of the run named before that have results and begin so."""
+    files = Path(ctx.params.get("run") or ".").glob("results/*.nc")
+    return sorted(file.stem for file in files if file.stem.startswith(incomplete))
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands."""
+    for command in (show, compare, export, runs):
+        app.command()(command)
+
+
+def show(
+    run: Run,
+    sweep: Annotated[
+        str | None,
+        typer.Argument(
+            show_default=False, help="One of its sweeps.", autocompletion=completed_sweeps
+        ),
+    ] = None,
+    top: Annotated[int, typer.Option(metavar="N", min=1, help="How many trials.")] = 10,
+    by: By = None,
+    split: Annotated[
+        str | None,
+        typer.Option(metavar="SPLIT", help="Rank on this split; validation, if not given."),
+    ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE", help="Only trials with this value. May be given more than once."
+        ),
+    ] = None,
+) -> None:
+    """Show the best trials of a run, as a table.
+
+    Of a run of several sweeps, the best trial of each, unless a sweep is named.
+
+    jaxexp show runs/rates --top 5 --by accuracy --where batch_norm=on
+    """
+    from jaxexp.cli import tables
+
+    results = _results(run, sweep)
+    console = tables.wide()
+    if len(results) == 1:
+        [ds] = results.values()
+        ds = tables.where(ds, where or [])
+        console.print(tables.best_trials(ds, by=by, split=split, top=top))
+        return
+    if where:
+        raise UserError(f"--where: this run has several sweeps, name one of {', '.join(results)}")
+    console.print(tables.best_of_each(results, by=by, split=split))
+
+
+def compare(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN RUN...", show_default=False, help="Two or more.")
+    ],
+    by: By = None,
+) -> None:
+    """Compare runs: the best trial of each sweep, and what differs between them.
+
+    Differences are those to the first run. Settings, versions, devices and data are listed where
+    they differ.
+
+    jaxexp compare runs/before runs/after
+    """
+    if len(runs) < 2:
+        raise UserError(f"compare {runs[0]}: expected two runs or more")
+    if len({run.resolve() for run in runs}) < len(runs):
+        raise UserError("compare: expected different runs, one is given twice")
+    from jaxexp.cli import tables
+
+    results = {str(run): _results(run) for run in runs}
+    commands = {str(run): RunDirectory(run).command() for run in runs}
+    console = tables.wide()
+    for table in tables.compared(results, commands, by):
+        console.print(table)
+
+
+def export(
+    run: Run,
+    csv: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write comma-separated values.")
+    ] = None,
+    parquet: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write Parquet (needs jaxexp\\[export]).")
+    ] = None,
+    json: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a list of JSON objects.")
+    ] = None,
+    sweep: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only this sweep; all, if not given.")
+    ] = None,
+    final: Annotated[
+        bool, typer.Option("--final", help="One row for each trial, as it is after its last epoch.")
+    ] = False,
+) -> None:
+    """Export results as a table: a row for each trial, epoch and split, or for each trial.
+
+    Columns: sweep, trial_id, every hyperparameter; then epoch, split and each metric. With --final:
+    epochs_trained, diverged_epoch, diverged_step (0: never), seconds, and each metric by split,
+    such as validation_loss. What a trial did not reach is empty.
+
+    jaxexp export runs/rates --csv rates.csv --final
+    """
+    files = {"csv": csv, "parquet": parquet, "json": json}
+    asked = {kind: file for kind, file in files.items() if file is not None}
+    if not asked:
+        raise UserError("nothing to do: expected --csv FILE, --parquet FILE or --json FILE")
+    from jaxexp.cli import tables
+
+    rows = tables.rows(_results(run, sweep, "--sweep"), final=final)
+    for kind, file in asked.items():
+        tables.export(rows, file, kind)
+        print(file)
+
+
+def runs(
+    folder: Annotated[
+        Path, typer.Argument(metavar="[DIR]", show_default=False, help="runs/, if not given.")
+    ] = Path("runs"),
+) -> None:
+    """List the runs of a folder: state, age, trials, best trial.
+
+    A run is complete, interrupted (`jaxexp resume` continues it), running, damaged, or written by
+    another version of jaxexp.
+
+    jaxexp runs runs/
+    """
+    try:
+        found = sorted(path for path in folder.iterdir() if (path / "run.json").is_file())
+    except OSError as error:
+        raise UserError(f"{folder}: not a folder of runs ({error.strerror or error})") from error
+    if not found:
+        hint = ": it is a run itself, see jaxexp show" if (folder / "run.json").is_file() else ""
+        raise UserError(f"{folder}: holds no runs{hint}")
+    from jaxexp.cli import tables
+
+    tables.wide().print(tables.listed(map(RunDirectory, found)))
+
+
+def _results(run: Path, sweep: str | None = None, option: str = "sweep") -> "dict[str, xr.Dataset]":
+    """The results of a run, or of one of its sweeps.
+
+    Raises UserError for what is no run directory, a run without results, a damaged file, and an
+    unknown sweep.
+    """
+    results = dict(RunDirectory(run).load())
+    if sweep is None:
+        return results
+    if sweep not in results:
+        raise UserError(f"{option} {sweep!r}: this run has results of {', '.join(results)}")
+    return {sweep: results[sweep]}

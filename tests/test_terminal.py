@@ -1,0 +1,614 @@
+"""What the terminal says: progress, tables, exports, and mistakes told in a line."""
+
+import dataclasses
+import json
+import re
+import time
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import typer.main
+from filelock import FileLock
+from rich.console import Console
+from small_results import (
+    SWEEP,
+    accuracy,
+    call,
+    forget,
+    lines_with,
+    loss,
+    results,
+    words,
+    write_run,
+    write_sweep,
+)
+
+import jaxexp as jx
+from jaxexp.cli import library, rundir
+from jaxexp.cli import main as cli
+from jaxexp.execution.progress import Ranking, TerminalProgress, duration, going_on
+from jaxexp.planning.programs import Estimate, Plan, Program
+from jaxexp.reproduce.report import SECTIONS
+
+# Progress
+
+
+class Clock:
+    """A time that tests set."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def shown(
+    *programs: Program, sweeps: tuple[jx.Sweep, ...] = (), devices: int = 1, terminal: bool = False
+) -> tuple[TerminalProgress, Clock, StringIO]:
+    clock, out = Clock(), StringIO()
+    console = Console(file=out, force_terminal=terminal, width=200, highlight=False, markup=False)
+    ranking = Ranking("accuracy", "validation", higher=True)
+    plan = Plan(programs, devices)
+    return TerminalProgress(plan, console, sweeps, ranking, clock), clock, out
+
+
+def program(sweep: jx.Sweep, seconds: float = 10.0, compiling: float = 2.0, device: int = 0):
+    cost = Estimate(seconds=seconds, compile_seconds=compiling)
+    return Program(tuple(sweep.trials()), devices=(device,), estimate=cost)
+
+
+RATES = jx.Sweep(jx.MLPTrial(epochs=10), {"learning_rate": [1e-2, 1e-5]}, name="rates")
+SHAPES = jx.Sweep(jx.MLPTrial(epochs=2), {"width": [8, 16, 32]}, name="shapes")
+
+
+def test_the_percentage_is_that_of_the_epochs_beside_it():
+    """Whatever the estimates: a program that costs ten times as much has as many epochs."""
+    dear, cheap = program(RATES, seconds=100), program(SHAPES, seconds=1)
+    progress, _, _ = shown(dear, cheap, sweeps=(RATES, SHAPES))
+    assert progress.done() == ("0 of 26 epochs", 0)
+    progress.moved(dear, 9.4)
+    assert progress.done() == ("18.8 of 26 epochs", 72)
+    for epochs in np.linspace(0.01, 2, 60):
+        progress.moved(cheap, float(epochs))
+        written, percent = progress.done()
+        done, total = map(float, re.fullmatch(r"([\d.]+) of (\d+) epochs", written).groups())
+        assert percent == int(100 * done / total + 1e-9)
+    progress.moved(dear, 9.9999)
+    assert progress.done()[1] == 99
+    progress.moved(dear, 10)
+    assert progress.done() == ("26 of 26 epochs", 100)
+
+
+def test_two_epochs_are_never_none_of_two():
+    one = program(jx.Sweep(jx.MLPTrial(epochs=2)))
+    progress, _, _ = shown(one)
+    progress.moved(one, 1.88)
+    assert progress.done() == ("1.88 of 2 epochs", 94)
+
+
+def test_it_says_what_compiles_and_what_trains():
+    rates, shapes = program(RATES), program(SHAPES)
+    progress, clock, _ = shown(rates, shapes, sweeps=(RATES, SHAPES))
+    progress.compiling(rates)
+    assert progress.what() == "compiling rates"
+    clock.now = 1
+    progress.moved(rates, 1)
+    progress.compiling(shapes)
+    assert progress.what() == "training rates, compiling 1 program"
+    progress.moved(shapes, 1)
+    assert progress.what() == "training rates, shapes"
+    progress.moved(rates, 10)
+    assert progress.what() == "training shapes"
+    progress.moved(shapes, 2)
+    assert progress.what() == "trained rates, shapes"
+
+
+def test_the_time_to_go_is_an_estimate_until_the_speed_is_seen():
+    rates = program(RATES, seconds=10, compiling=2)
+    progress, clock, _ = shown(rates, sweeps=(RATES,))
+    assert progress.to_go() == "estimated 12 s"
+    progress.compiling(rates)
+    clock.now = 5  # compiling takes longer than estimated
+    progress.moved(rates, 0.1)
+    clock.now = 25  # and so does training: 20 s for an epoch
+    progress.moved(rates, 1.1)
+    assert progress.remaining() == (pytest.approx(8.9 * 20), True)
+    assert progress.to_go() == "about 2 min 58 s to go"
+    clock.now = 35  # half of the next epoch, one hopes
+    assert progress.remaining()[0] == pytest.approx(8.9 * 20 - 10)
+
+
+def test_what_has_not_begun_is_expected_to_be_as_slow_as_what_has():
+    first, second = program(RATES, seconds=10, compiling=2), program(SHAPES, seconds=4, compiling=1)
+    progress, clock, _ = shown(first, second, sweeps=(RATES, SHAPES))  # one after the other
+    progress.compiling(first)
+    clock.now = 6  # three times as long as estimated
+    progress.moved(first, 0.0)
+    clock.now = 26  # twice as long
+    progress.moved(first, 10)
+    assert progress.remaining() == (pytest.approx(4 * 2 + 1 * 3), True)
+
+
+def test_programs_side_by_side_take_as_long_as_the_longest():
+    first, second = program(RATES), program(SHAPES, device=1)
+    progress, clock, _ = shown(first, second, sweeps=(RATES, SHAPES), devices=2)
+    for own in (first, second):
+        progress.compiling(own)
+        progress.moved(own, 0.0)
+    clock.now = 3
+    progress.moved(first, 1)
+    progress.moved(second, 1)
+    assert progress.remaining()[0] == pytest.approx(9 * 3)
+
+
+def test_what_shares_a_device_is_faster_when_the_other_has_ended():
+    cost = Estimate(seconds=10, compile_seconds=2)
+    long, short = program(RATES), Program(tuple(SHAPES.trials()), devices=(0, 1), estimate=cost)
+    progress, clock, _ = shown(long, short, sweeps=(RATES, SHAPES), devices=2)
+    for own in (long, short):
+        progress.compiling(own)
+        progress.moved(own, 0.0)
+    clock.now = 6
+    progress.moved(long, 1)
+    progress.moved(short, 1)
+    # At this speed 54 s and 6 s; but each would be twice as fast alone.
+    assert progress.remaining()[0] == pytest.approx(54 / 2 + 6 / 2)
+
+
+def test_the_speed_is_that_of_the_last_seconds():
+    """A program may run alone for a while, and then beside others that slow it down."""
+    rates = program(RATES)
+    progress, clock, _ = shown(rates, sweeps=(RATES,))
+    progress.compiling(rates)
+    for epochs in range(6):  # a second each
+        progress.moved(rates, epochs)
+        clock.now += 1
+    for epochs in (6, 7):  # 20 s each
+        clock.now += 19
+        progress.moved(rates, epochs)
+        clock.now += 1
+    clock.now -= 1
+    assert progress.remaining()[0] == pytest.approx(3 * 20)
+
+
+def test_the_best_so_far_is_named_with_its_sweep():
+    rates, shapes = program(RATES), program(SHAPES)
+    progress, _, _ = shown(rates, shapes, sweeps=(RATES, SHAPES))
+    assert progress.best() == ""
+    values = {"rates": np.array([0.5, 0.75]), "shapes": np.array([0.1, np.nan, 0.2])}
+    asked = []
+
+    def value(name):
+        return lambda metric, split: asked.append((metric, split)) or values[name]
+
+    progress.measured(rates, 1, value("rates"))
+    progress.measured(shapes, 1, value("shapes"))
+    assert progress.best() == "best so far: validation accuracy 0.75 (rates, learning rate 1e-5)"
+    assert asked == [("accuracy", "validation")] * 2
+    values["shapes"] = np.array([0.1, 0.9, 0.2])
+    progress.measured(shapes, 2, value("shapes"))  # the last epoch: looked at, however soon
+    assert progress.best() == "best so far: validation accuracy 0.9 (shapes, width 16)"
+
+
+def test_metrics_are_not_looked_at_all_the_time():
+    rates, looked = program(RATES), []
+    progress, clock, _ = shown(rates, sweeps=(RATES,))
+    for epoch in range(1, 11):
+        clock.now += 0.2
+        progress.measured(rates, epoch, lambda *_: looked.append(1) or np.zeros(2))
+    assert 3 <= len(looked) <= 5
+
+
+def test_programs_that_no_sweep_needs_do_not_count():
+    """Those of a resumed run whose results are there already."""
+    rates, shapes = program(RATES), program(SHAPES)
+    progress, _, _ = shown(rates, shapes, sweeps=(SHAPES,))
+    progress.moved(shapes, 2)
+    assert progress.done() == ("6 of 6 epochs", 100)
+
+
+def test_plain_lines_where_there_is_no_terminal():
+    rates = program(RATES)
+    progress, clock, out = shown(rates, sweeps=(RATES,))
+    with progress:
+        progress.compiling(rates)
+        for tick in range(1, 101):
+            clock.now += 0.9
+            progress.moved(rates, tick / 10)
+    lines = out.getvalue().splitlines()
+    assert lines[0] == "compiling rates: 2 trials in 1 program, estimated 12 s"
+    assert len(lines) == 11
+    assert "\x1b" not in out.getvalue()
+    assert lines[5].startswith("training rates: 2 trials, 10 of 20 epochs (50 %); about 45 s to go")
+    assert lines[-1] == "trained rates: 2 trials, 20 of 20 epochs (100 %)"
+
+
+def test_a_terminal_is_shown_all_of_it_at_once():
+    rates = program(RATES)
+    progress, clock, out = shown(rates, sweeps=(RATES,), terminal=True)
+    progress.compiling(rates)
+    progress.moved(rates, 0)
+    clock.now = 8
+    progress.moved(rates, 4)
+    progress.measured(rates, 4, lambda *_: np.array([0.5, 0.25]))
+    progress.console.print(progress)
+    told = words(re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", out.getvalue()))
+    assert "training rates" in told
+    assert "8 of 20 epochs (40 %)" in told
+    assert "8 s so far · about 12 s to go best so far: validation accuracy 0.5" in told
+
+
+def test_durations_are_never_none():
+    assert [duration(s) for s in (0, 59.2, 60, 3599, 7200)] == [
+        "1 s", "1 min 0 s", "1 min 0 s", "59 min 59 s", "2 h 0 min",
+    ]  # fmt: skip
+
+
+def test_what_cannot_tell_how_far_it_is_says_that_it_goes_on():
+    out = StringIO()
+    with going_on("fitting [a] tree", Console(file=out, width=80), every=0.05):
+        until = time.monotonic() + 30
+        while out.getvalue().count("\n") < 3 and time.monotonic() < until:
+            time.sleep(0.01)
+    first, *still, last = out.getvalue().splitlines()
+    assert first == "fitting [a] tree …"
+    assert set(still) == {"still fitting [a] tree: 1 s so far"}
+    assert last == "done fitting [a] tree: 1 s"
+
+
+def test_training_tells_what_it_measures():
+    """The values are those of the results, and nobody has to listen."""
+
+    class Watch:
+        def __init__(self):
+            self.told = {}
+
+        def compiling(self, program):
+            pass
+
+        def moved(self, program, epochs):
+            pass
+
+        def note(self, text):
+            pass
+
+    class Listens(Watch):
+        def measured(self, program, epoch, value):
+            for split in ("train", "validation"):
+                self.told[epoch, split] = value("accuracy", split), value("loss", split)
+
+    X = np.arange(40.0).reshape(-1, 1)
+    sweep = jx.Sweep(jx.MLPTrial(epochs=2, depth=1, width=4, batch_size=8), {"seed": [0, 1]})
+    data, listens = jx.arrays(X, (X[:, 0] > 20).astype(int), validation=0.25), Listens()
+    made = jx.run(sweep, data=data, progress=listens)
+    for (epoch, split), (own_accuracy, own_loss) in listens.told.items():
+        there = made.dataset.sel(epoch=epoch, split=split)
+        np.testing.assert_array_equal(own_accuracy, there["accuracy"])
+        np.testing.assert_array_equal(own_loss, there["loss"])
+    assert len(listens.told) == 4
+    jx.run(sweep, data=data, progress=Watch())
+
+
+# A run, from the first line to the last
+
+
+def test_a_run_ends_with_a_table_and_the_path_alone_on_standard_output(tmp_path):
+    sweep, out = write_sweep(tmp_path / "mine.py"), tmp_path / "run"
+    code, stdout, told = call("run", sweep, "--out", out)
+    assert code == 0
+    assert stdout == f"{out / 'report.html'}\n"
+    fitting, fitted = (
+        told.index("fitting mine, 6 trials, on the host"),
+        told.index("done fitting mine"),
+    )
+    table = told.index("mine: the best 5 of 6 trials by validation loss after the last epoch")
+    assert fitting < fitted < table < told.index("done in")
+    assert lines_with(told, " 1 ", "0.01", "on", "0.0400")
+
+
+GONE = """
+import jaxexp as jx
+def check(inputs):
+    raise jx.UnavailableError("the weights are behind the moon")
+"""
+
+
+def of_section_6(monkeypatch, *sweeps: Path) -> None:
+    section = dataclasses.replace(SECTIONS["6"], sweeps=tuple(map(str, sweeps)))
+    monkeypatch.setitem(cli.SECTIONS, "6", section)
+
+
+def test_what_cannot_run_is_told_at_the_start_and_the_rest_runs(tmp_path, monkeypatch):
+    first = write_sweep(tmp_path / "first.py")
+    last = write_sweep(tmp_path / "last.py", GONE)
+    of_section_6(monkeypatch, first, last)
+    out = tmp_path / "run"
+    code, stdout, told = call("reproduce", "--section", "6", "--out", out)
+    assert code == 3
+    assert told.startswith("not run: last: the weights are behind the moon\n")
+    assert told.count("not run: last") == 1
+    assert told.index("part 1 of 2: first") < told.index("done fitting first")
+    assert "fitting last" not in told
+    assert stdout.strip() == str(out / "report.html")
+    assert json.loads((out / "run.json").read_text())["missing"].keys() == {"last"}
+    assert "behind the moon" in (out / "report.html").read_text()
+    assert "complete but for last" in call("runs", tmp_path)[1]
+
+    last.write_text(last.read_text().replace("raise jx", "return jx"))  # they are there now
+    code, _, told = call("resume", out, "--force")
+    assert code == 0
+    assert "done fitting last" in told
+    assert "fitting first" not in told
+    assert lines_with(told, "first", "learning rate 0.01, batch norm on", "0.0400 nats")
+    assert lines_with(told, "last", "learning rate 0.01, batch norm on", "0.0400 nats")
+
+
+def test_a_sweep_that_cannot_run_alone_leaves_nothing_behind(tmp_path):
+    sweep, out = write_sweep(tmp_path / "mine.py", GONE), tmp_path / "run"
+    code, stdout, told = call("run", sweep, "--out", out)
+    assert (code, stdout) == (3, "")
+    assert "behind the moon" in told
+    assert not (out / "run.json").exists()
+
+
+# Looking at runs
+
+
+@pytest.fixture(scope="module")
+def rates(tmp_path_factory) -> Path:
+    return write_run(tmp_path_factory.mktemp("rates") / "rates", results())
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory) -> Path:
+    """A run of two sweeps."""
+    shapes = jx.Sweep(SWEEP.base, {"learning_rate": [1e-2], "width": [8, 16]}, name="shapes")
+    return write_run(tmp_path_factory.mktemp("two") / "two", results(), results(shapes))
+
+
+def test_show_ranks_as_each_metric_wants(rates):
+    code, told, _ = call("show", rates)
+    assert code == 0
+    assert "all 6 trials by validation loss after the last epoch (lower is better)" in told
+    rows = [line.split() for line in told.splitlines() if re.match(r" +\d", line)]
+    assert [row[1:3] for row in rows[:4]] == [
+        ["0.01", "on"], ["0.01", "off"], ["1e-5", "on"], ["1e-5", "off"],
+    ]  # fmt: skip
+    assert rows[0][3:6] == ["0.0400", "0.0500", "0.7800"]
+    assert "diverged in epoch 2" in words(" ".join(rows[4]))
+
+    _, told, _ = call("show", rates, "--by", "accuracy", "--split", "train", "--top", "2")
+    assert "the best 2 of 6 trials by training accuracy" in told
+    assert "(higher is better)" in told
+    rows = [line.split() for line in told.splitlines() if re.match(r" +\d", line)]
+    assert [row[1:4] for row in rows] == [["1e-5", "on", "0.9050"], ["1e-5", "off", "0.9050"]]
+
+
+def test_show_some_trials(rates):
+    _, told, _ = call("show", rates, "--where", "learning_rate=1e-5", "--where", "batch_norm=off")
+    rows = [line.split() for line in told.splitlines() if re.match(r" +\d", line)]
+    assert [row[1:3] for row in rows] == [["1e-5", "off"]]
+
+
+def test_show_several_sweeps_or_one(two):
+    _, told, _ = call("show", two)
+    assert lines_with(told, "rates", "learning rate 0.01, batch norm on", "0.0400 nats", " 6 ")
+    assert lines_with(told, "shapes", "learning rate 0.01, width 8", "0.0600 nats", " 2 ")
+    _, told, _ = call("show", two, "shapes")
+    assert "shapes: all 2 trials" in told
+    assert "batch norm" not in told
+
+
+def test_of_several_seeds_the_mean_decides(tmp_path):
+    """One seed of the worse rate is the best trial of all."""
+    sweep = jx.Sweep(SWEEP.base, {"learning_rate": [1e-2, 1e-5], "seed": [0, 1]}, name="seeds")
+    ds = results(sweep)
+    ds["loss"].loc[{"learning_rate": 1e-2, "epoch": 3, "split": "validation"}] = [0.25, 0.5]
+    ds["loss"].loc[{"learning_rate": 1e-5, "epoch": 3, "split": "validation"}] = [0.125, 0.75]
+    _, told, _ = call("show", write_run(tmp_path / "run", ds, results()))
+    [line] = lines_with(told, " seeds ", "validation loss")
+    assert "learning rate 0.01, 2 seeds" in line
+    assert "0.3750 ± 0.1768 nats" in line
+
+
+def test_compare_puts_runs_side_by_side(rates, two, tmp_path):
+    better = results(better=0.01, jax="0.0.1", data_fingerprint="other")
+    other = write_run(tmp_path / "other", better, seed=7, settings={"epochs": ["3"]})
+    code, told, _ = call("compare", rates, other)
+    assert code == 0
+    assert lines_with(told, str(rates), "learning rate 0.01, batch norm on", "0.0400 nats")
+    [line] = lines_with(told, str(other), "learning rate 0.01, batch norm on", "0.0300 nats")
+    assert line.split()[-1] == "−0.0100"
+    settings, made_with = told.split("settings that differ")[1].split("versions, devices")
+    assert lines_with(settings, "seed", "–", "7")
+    assert lines_with(settings, "settings", "epochs=3")
+    assert lines_with(made_with, "jax ", "0.0.1")
+    assert lines_with(made_with, "data fingerprint", "other")
+    assert "numpy" not in made_with
+
+    _, told, _ = call("compare", rates, two)
+    assert lines_with(told, str(rates), "not in this run")
+    assert "versions, devices and data that differ: none" in told
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "json"])
+def test_exported_rows_are_read_back(kind, rates, tmp_path):
+    if kind == "parquet":
+        pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    file, last = tmp_path / f"rows.{kind}", tmp_path / f"last.{kind}"
+    code, stdout, _ = call("export", rates, f"--{kind}", file)
+    assert (code, stdout) == (0, f"{file}\n")
+    assert call("export", rates, f"--{kind}", last, "--final")[0] == 0
+    read = getattr(pd, f"read_{kind}")
+    options = {"dtype": {"trial_id": str}} if kind != "parquet" else {}
+    rows = read(file, **options)
+    assert len(rows) == 6 * 3 * 2
+    for trial in SWEEP.trials():
+        own = rows[rows["trial_id"] == trial.id]
+        assert set(own["learning_rate"]) == {trial.learning_rate}
+        assert set(own["batch_norm"]) == {trial.batch_norm}
+        assert set(own["width"]) == {16}
+        assert set(own["sweep"]) == {"rates"}
+        for row in own.itertuples():
+            gone = trial.learning_rate == 1.0 and row.epoch > 1
+            wanted = np.nan if gone else loss(trial, row.epoch, row.split)
+            assert row.loss == pytest.approx(wanted, nan_ok=True)
+            wanted = np.nan if gone else accuracy(trial, row.epoch, row.split)
+            assert row.accuracy == pytest.approx(wanted, nan_ok=True)
+    final = read(last, **options)
+    assert len(final) == 6
+    best = final[final["trial_id"] == SWEEP.trials()[2].id].iloc[0]
+    assert best["validation_loss"] == pytest.approx(0.04)
+    assert best["train_accuracy"] == pytest.approx(0.78)
+    assert final["diverged_epoch"].tolist() == [2, 2, 0, 0, 0, 0]
+    assert final["epochs_trained"].tolist() == [3] * 6
+
+
+def test_trials_of_different_lengths_and_sweeps_are_exported(tmp_path):
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    lengths = jx.Sweep(SWEEP.base, {"learning_rate": [0.01], "epochs": [1, 3]}, name="lengths")
+    base = SWEEP.base.replace(depth=2)
+    widths = jx.Sweep(base, {"learning_rate": [0.01], "width": [4, (8, 4)]}, name="widths")
+    run = write_run(tmp_path / "run", results(lengths), results(widths))
+    for kind in ("csv", "parquet"):
+        file = tmp_path / f"rows.{kind}"
+        assert call("export", run, f"--{kind}", file)[0] == 0
+        rows = getattr(pd, f"read_{kind}")(file)
+        assert rows.groupby(["sweep", "epochs"]).size().to_dict() == {
+            ("lengths", 1): 2, ("lengths", 3): 6, ("widths", 3): 12,
+        }  # fmt: skip
+        assert set(rows.loc[rows["sweep"] == "widths", "width"].astype(str)) == {"4", "8-4"}
+    assert call("export", run, "--csv", tmp_path / "one.csv", "--sweep", "widths")[0] == 0
+    assert set(pd.read_csv(tmp_path / "one.csv")["sweep"]) == {"widths"}
+
+
+def test_runs_are_listed_with_their_state(tmp_path, rates):
+    write_run(tmp_path / "whole", results())
+    write_run(tmp_path / "broken-off", results(), finished=False)
+    write_run(tmp_path / "begun", finished=False)
+    forget(write_run(tmp_path / "old", results()), format=2)
+    (write_run(tmp_path / "torn", results()) / "run.json").write_text("{")
+    damaged = write_run(tmp_path / "scratched", results()) / "results" / "rates.nc"
+    damaged.write_bytes(damaged.read_bytes()[:-100])
+    busy = write_run(tmp_path / "busy", results(), finished=False)
+    (busy / rundir.HOLDER).write_text("process 7 on here")
+    killed = write_run(tmp_path / "killed", results(), finished=False)
+    (killed / rundir.HOLDER).write_text("process 8 on here")
+    (tmp_path / "notes").mkdir()
+    with FileLock(busy / rundir.LOCK):
+        code, told, _ = call("runs", tmp_path)
+    assert code == 0
+    states = {"whole": "complete", "broken-off": "interrupted", "begun": "interrupted"}
+    states |= {"old": "written by another version", "torn": "damaged", "scratched": "damaged"}
+    states |= {"busy": "running (process 7 on here)", "killed": "interrupted"}
+    for name, state in states.items():
+        [line] = lines_with(told, f" {name} ")
+        assert state in line, name
+    [line] = lines_with(told, " whole ", " 6 ")
+    assert "rates, learning rate 0.01, batch norm on: validation loss 0.0400 nats" in line
+    assert "notes" not in told
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["show", "{run}", "--by", "f1"], "--by 'f1': these results have loss, accuracy"),
+        (["show", "{two}", "--by", "f1"], "--by 'f1': these results have loss, accuracy"),
+        (["show", "{run}", "--split", "test"], "--split 'test': these results have train, valid"),
+        (["show", "{run}", "shapes"], "sweep 'shapes': this run has results of rates"),
+        (["show", "{run}", "--where", "width=3"], "width does not vary here; the hyperparameters"),
+        (["show", "{run}", "--where", "learning_rate=2"], "no trial has learning_rate = 2.0; ther"),
+        (["show", "{run}", "--where", "learning_rate=x"], "learning_rate=x: expected a number"),
+        (["show", "{run}", "--where", "batch_norm=2"], "--where batch_norm=2: expected on or off"),
+        (["show", "{run}", "--where", "width"], "--where 'width': expected KEY=VALUE"),
+        (["show", "{two}", "--where", "width=8"], "several sweeps, name one of rates, shapes"),
+        (["show", "{run}", "--top", "0"], "Invalid value for '--top'"),
+        (["show", "nowhere"], "nowhere: not a run directory"),
+        (["show", "{empty}"], "no results to report on"),
+        (["show", "{torn}"], "rates.nc: not a results file"),
+        (["compare", "{run}"], "expected two runs or more"),
+        (["compare", "{run}", "{run}"], "one is given twice"),
+        (["compare", "{run}", "nowhere"], "nowhere: not a run directory"),
+        (["compare", "{run}", "{two}", "--by", "f1"], "--by 'f1': these results have loss, acc"),
+        (["export", "{run}"], "expected --csv FILE, --parquet FILE or --json FILE"),
+        (["export", "{run}", "--csv", "nowhere/a.csv"], "nowhere/a.csv: cannot be written"),
+        (["export", "{run}", "--csv", "a", "--sweep", "b"], "--sweep 'b': this run has results of"),
+        (["export", "{torn}", "--csv", "a"], "rates.nc: not a results file"),
+        (["runs", "nowhere"], "nowhere: not a folder of runs"),
+        (["runs", "{run}"], "holds no runs: it is a run itself, see jaxexp show"),
+        (["bench", "--images", "a"], "--images a: expected together with --vision"),
+        (["bench", "--vision", "--images", "nowhere"], "nowhere: no such folder"),
+        (["run", "reproduce"], "reproduce is a command, not a sweep: use `jaxexp reproduce`"),
+        (["run", "epochs", "--set", "lr=1"], "unknown hyperparameter 'lr': did you mean learning"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_told_in_a_line(arguments, message, rates, two, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    empty, torn = write_run(tmp_path / "empty"), write_run(tmp_path / "torn", results())
+    (torn / "results" / "rates.nc").write_bytes(b"no netCDF")
+    places = {"{run}": rates, "{two}": two, "{empty}": empty, "{torn}": torn}
+    code, stdout, told = call(*(str(places.get(a, a)) for a in arguments))
+    assert (code, stdout) == (2, "")
+    assert message in words(told)
+    if not message.startswith("Invalid"):  # which Typer draws a box around
+        assert told.count("\n") == 1
+
+
+def test_parquet_without_its_library_is_told(rates, tmp_path, monkeypatch):
+    def missing(self, *_, **__):
+        raise ImportError("no pyarrow")
+
+    monkeypatch.setattr(pd.DataFrame, "to_parquet", missing)
+    code, _, told = call("export", rates, "--parquet", tmp_path / "a.parquet")
+    assert code == 2
+    assert "--parquet: needs pyarrow, which is not installed: pip install 'jaxexp[export]'" in told
+
+
+# Help and completion
+
+COMMANDS = sorted(typer.main.get_command(cli.app).commands)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_an_example_and_no_types_of_flags(command):
+    code, told, _ = call(command, "--help")
+    assert code == 0
+    assert f" jaxexp {command}" in told
+    assert "<bool>" not in told
+    assert "needs jaxexp)" not in words(told)  # an extra that was taken for markup
+
+
+def test_help_names_every_command():
+    told = call("--help")[1]
+    assert "<bool>" not in told
+    assert {"show", "compare", "export", "runs"} < set(COMMANDS)
+    for name in (*COMMANDS, "--install-completion", "--show-completion"):
+        assert f" {name} " in told
+
+
+def test_the_shell_completes_sweeps(two, tmp_path, monkeypatch):
+    def completions(line: str) -> list[str]:
+        monkeypatch.setenv("_JAXEXP_COMPLETE", "complete_bash")
+        monkeypatch.setenv("COMP_WORDS", line)
+        monkeypatch.setenv("COMP_CWORD", str(len(line.split()) - 1))
+        out = StringIO()
+        with redirect_stdout(out), pytest.raises(SystemExit):
+            cli.app(prog_name="jaxexp")
+        return out.getvalue().split()
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "batches.py").touch()
+    assert completions("jaxexp run bat") == ["batch_norm", "batch_size", "batches.py"]
+    assert completions("jaxexp plan prob") == ["probing", "probing_sklearn"]
+    assert completions(f"jaxexp show {two} sh") == ["shapes"]
+
+
+def test_every_section_of_the_report_is_known_to_the_shell():
+    assert {name for own in SECTIONS.values() for name in own.sweeps} <= set(library.names())
