@@ -26,12 +26,13 @@ class Picture(NamedTuple):
     """A figure of a page.
 
     `png` is what is shown without a script and in print, `alt` says in words what it shows, and
-    `interactive` is its twin as Plotly's JSON, if it has one.
+    `interactive` is its twin as Plotly's JSON, if it has one. `caption` stands below.
     """
 
     png: bytes
     alt: str
     interactive: Mapping[str, Any] | None = None
+    caption: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -194,14 +194,15 @@ def in_general(ds: xr.Dataset, keep: Keep, name: str = "") -> Section:
     means = seeds.average(ds) if several else ds
     alone = select.size(ds) == 1
     found = None if alone else importance(ds)
-    drawn: list[Figure]
     if alone:
-        drawn = [figures.splits(ds, list(select.metrics(ds)))]
+        drawn = [_picture(figures.splits(ds, list(select.metrics(ds))))]
     else:
-        drawn = [figures.curves(ds, metric) for metric in select.metrics(ds)]
+        drawn = [_picture(figures.curves(ds, metric)) for metric in select.metrics(ds)]
         if found is not None and found.trusted:
-            drawn.append(figures.importances(found.table, str(found)))
-        drawn += _of_axes(ds, [] if found is None else found.table["name"].tolist())
+            bars = _picture(figures.importances(found.table, str(found)))
+            drawn.append(bars._replace(caption=str(found)))
+        by_importance = [] if found is None else found.table["name"].tolist()
+        drawn += [_picture(figure) for figure in _of_axes(ds, by_importance)]
     return Section(
         row=name,
         title=words(name),
@@ -209,7 +210,7 @@ def in_general(ds: xr.Dataset, keep: Keep, name: str = "") -> Section:
         answer=_answered(means),
         lead=_lead(ds),
         figures=_keep_all(
-            [_picture(figure) for figure in drawn],
+            drawn,
             f"{words(name)}, figure",
             "curves by epoch, and metrics by hyperparameter",
             name,
@@ -218,7 +219,10 @@ def in_general(ds: xr.Dataset, keep: Keep, name: str = "") -> Section:
         tables=_all_tables(ds, means),
         seconds=_seconds({"": ds}),
         quick=int(ds.attrs.get("quick", 0)),
-        notes=[*_notes({"": ds}), *([str(found)] if found is not None else [])],
+        notes=[
+            *_notes({"": ds}),
+            *([str(found)] if found is not None and not found.trusted else []),
+        ],
     )
 
 

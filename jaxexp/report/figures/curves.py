@@ -41,6 +41,7 @@ from jaxexp.results.select import number, status, until_divergence
 
 PANELS = 4  # trials side by side
 HIGHLIGHTED = 8  # curves that have a colour and a name
+BANDS = 3  # of more than five curves, how many have bands: more would hide one another
 
 
 @rc_context(STYLE)
@@ -62,7 +63,7 @@ def curves(
     split = split or select.default_split(ds)
     means = averaged(ds)
     ranked = select.rank(means, metric, split)
-    fig, [[ax]] = make_panels(1, 1, 6.4, 4.2)
+    fig, [[ax]] = make_panels(1, 1, 6.0, 4.0)
     trials, _ = best_of(means, HIGHLIGHTED, metric, split)
     all_shown = len(trials) == select.size(means)
     colours = trial_colours(means) if all_shown else CATEGORIES
@@ -71,9 +72,11 @@ def curves(
         others = _cloud(fig, ax, means, metric, split, ranked.index[HIGHLIGHTED:].to_numpy())
     elif means is not ds and not select.axes(means):  # seeds alone
         others = _cloud(fig, ax, ds, metric, split, np.arange(select.size(ds)), "each seed")
+    best = set(ranked["trial"].iloc[:BANDS]) if len(trials) > 5 else set(ranked["trial"])
     for (name, point), colour in zip(trials, colours, strict=True):
+        banded = select.label(point, select.hyperparameters(means)) in best
         name = "mean" if others == "each seed" else name
-        _curve(ax, point, metric, split, color=colour, label=name)
+        _curve(ax, point, metric, split, banded, color=colour, label=name)
     if others:  # behind the curves, but last in the legend
         ax.plot([], [], color=OTHERS, lw=1, label=others)
     if reference:
@@ -83,6 +86,8 @@ def curves(
     scale_y(ax, ds, metric, until_divergence(means, metric).sel(split=split))
     label_y(ax, axis_label(ds, metric, split))
     note = headed(seeds_note(means))
+    if note and len(best) < len(trials):
+        note += f" (the best {BANDS} with bands)"
     say_which(fig, note)
     add_legend(fig, [ax])
     fig.alt = (
@@ -200,10 +205,12 @@ def _ring_best_epoch(ax: Axes, point: xr.Dataset, metric: str, *, named: bool) -
     ax.plot([where], [height], **RING, ms=9, clip_on=False, label=label)
 
 
-def _curve(ax: Axes, point: xr.Dataset, metric: str, split: str, **style: Any) -> None:
+def _curve(
+    ax: Axes, point: xr.Dataset, metric: str, split: str, banded: bool = True, **style: Any
+) -> None:
     """One curve by epoch up to its divergence, which is marked, as is a curve of one point."""
     values = until_divergence(point, metric).sel(split=split)
-    if f"{metric}_std" in point:
+    if banded and f"{metric}_std" in point:
         std = point[f"{metric}_std"].sel(split=split)
         band(ax, values["epoch"], values, std, style.get("color"), style.get("label", ""))
     values = values[np.isfinite(values.values)]

@@ -168,7 +168,8 @@ function swatch(trace) {
   mark.className = "swatch";
   const colour = (trace.mode || "").includes("lines") ? trace.line.color : trace.marker && trace.marker.color;
   mark.style.color = Array.isArray(colour) ? colour[0] : colour;
-  if (!(trace.mode || "").includes("lines")) mark.classList.add("dot");
+  const symbol = trace.marker ? String(trace.marker.symbol) : "";
+  if (!(trace.mode || "").includes("lines")) mark.classList.add(symbol.endsWith("open") ? "ring" : "dot");
   else if (trace.line.dash && trace.line.dash !== "solid") mark.classList.add("dashed");
   return mark;
 }
