@@ -143,6 +143,8 @@ def render(sections: Sequence[Section], meta: Meta) -> str:
 def _judged(sections: Sequence[Section]) -> str:
     """How many of the sections with a reference agree with it: "6 agree, 1 differs."."""
     found = [section.judgement[1] for section in sections if section.reference]
+    if set(found) <= {"not compared"}:
+        return ""
     words = {
         "agrees": ("agrees", "agree"),
         "differs": ("differs", "differ"),

@@ -41,6 +41,7 @@ from jaxexp.results.select import number, status, until_divergence
 
 PANELS = 4  # trials side by side
 HIGHLIGHTED = 8  # curves that have a colour and a name
+MEANS = 30  # values of a number that have a mean: of more, each would be of very few trials
 BANDS = 3  # of more than five curves, how many have bands: more would hide one another
 
 
@@ -311,7 +312,8 @@ class _Against:
     def _points(self, ax: Axes) -> Line2D:
         y = self.y[self.split]
         groups = [y[(self.group == g) & np.isfinite(y)] for g in range(len(self.values))]
-        several = any(own.size > 1 for own in groups)
+        few = not self.numeric or len(self.values) <= MEANS
+        several = few and any(own.size > 1 for own in groups)
         x = self.x
         if not self.numeric:  # side by side, where they would cover one another
             for g in range(len(self.values)):

@@ -19,6 +19,7 @@ from matplotlib.colors import to_hex, to_rgba
 from matplotlib.container import BarContainer, ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Annotation
 from matplotlib.ticker import FixedLocator
 
 from jaxexp.results.select import number
@@ -127,6 +128,8 @@ def _axis(ax: Axes, which: str, first: Axes) -> Spec:
     log = axis.get_scale() == "log"
     spec: Spec = {"title": {"text": _plain(axis.get_label_text())}, "type": "linear"}
     spec["range"] = rounded(np.log10([low, high]) if log else [low, high])
+    if axis.get_label_text() == "epoch" and high - low < 8:
+        spec["dtick"] = 1
     if log:
         spec |= {"type": "log", **_log_ticks(*sorted([low, high]))}
     if isinstance(axis.get_major_locator(), FixedLocator):
@@ -168,7 +171,28 @@ def _traces(fig: ReportFigure, ax: Axes) -> list[Spec]:
         if trace and line in errors:
             trace |= _spread(errors[line])
         made += [trace] if trace else []
+    if any(isinstance(container, BarContainer) for container in ax.containers):
+        made += _written(ax)
     return made
+
+
+def _written(ax: Axes) -> list[Spec]:
+    """Texts beside bars."""
+    found = [
+        (text.xy if isinstance(text, Annotation) else text.get_position(), text.get_text())
+        for text in ax.texts
+        if text.get_text()
+    ]
+    if not found:
+        return []
+    return [
+        {
+            "type": "scatter", "mode": "text", "x": rounded([float(x) for (x, _), _ in found]),
+            "y": rounded([float(y) for (_, y), _ in found]),
+            "text": [f" {_plain(text)}" for _, text in found], "textposition": "middle right",
+            "hoverinfo": "skip", "cliponaxis": False, "legendgroup": "", "name": "",
+        }
+    ]  # fmt: skip
 
 
 def _band(band: PolyCollection) -> Spec:
@@ -306,8 +330,11 @@ def _cloud(fig: ReportFigure, ax: Axes, line: Line2D) -> Spec:
     names = fig.clouds[line]
     x_TxE = np.asarray(line.get_xdata(), float).reshape(len(names), -1)[:, :-1]
     y_TxE = np.asarray(line.get_ydata(), float).reshape(len(names), -1)[:, :-1]
-    step = max(1, -(-y_TxE.size // CLOUD))
-    kept = np.unique([*range(0, y_TxE.shape[1], step), y_TxE.shape[1] - 1])
+    epochs = y_TxE.shape[1]
+    most = max(8, CLOUD // len(names))
+    kept = np.arange(epochs)
+    if epochs > most:  # more of the first, where curves bend
+        kept = np.unique(np.geomspace(1, epochs, most).astype(int)) - 1
     points = line.get_marker() == "."
     colour = to_hex(line.get_color())
     name = fig.hover.get(line, [""])[0]
@@ -318,7 +345,8 @@ def _cloud(fig: ReportFigure, ax: Axes, line: Line2D) -> Spec:
             "x": rounded(x_TxE[0, kept]),
             "y": [rounded(y_E) for y_E in y_TxE[:, kept]],
         },
-        "line": {"color": colour, "width": 1}, "marker": {"color": colour, "size": 5},
+        "line": {"color": colour, "width": 1 if len(names) < 100 else 0.6},
+        "marker": {"color": colour, "size": 5},
         "name": _plain(name), "legendgroup": name, "hovertemplate": _hover(ax, "%{text}"),
     }  # fmt: skip
 

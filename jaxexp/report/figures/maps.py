@@ -158,10 +158,11 @@ def _map_panel(ax: Axes, point: xr.Dataset, colours: np.ndarray) -> tuple[int, l
     names = [str(name) for name in json.loads(point.attrs["classes"])]
     areas = _areas(grid.values, far, longitude, latitude, colours, names)
     predicted = grid.sel(places, method="nearest").values
+    shown = np.zeros(wrong.size, bool)  # the same share of both kinds
+    shown[np.linspace(0, wrong.size - 1, min(wrong.size, MOST)).astype(int)] = True
     dots = [
-        _dots(point, own, predicted, colours, names, wrong=outlined)
+        _dots(point, np.flatnonzero(own & shown), predicted, colours, names, wrong=outlined)
         for own, outlined in ((~wrong, False), (wrong, True))
-        if own.any()
     ]
     return int(wrong.sum()), [areas, *dots]
 
@@ -188,12 +189,10 @@ def _areas(
 
 
 def _dots(
-    point: xr.Dataset, own: np.ndarray, predicted: np.ndarray, colours: np.ndarray,
+    point: xr.Dataset, chosen: np.ndarray, predicted: np.ndarray, colours: np.ndarray,
     names: list[str], *, wrong: bool,
 ) -> Spec:  # fmt: skip
-    """Some of the test places, at most `MOST`, evenly taken."""
-    kept = np.flatnonzero(own)
-    chosen = kept[np.linspace(0, kept.size - 1, min(kept.size, MOST // 2)).astype(int)]
+    """The test places at `chosen`, by class, with what was predicted if it is `wrong`."""
     label = point["test_label"].values[chosen]
     texts = [names[k] for k in label]
     if wrong:
@@ -202,7 +201,8 @@ def _dots(
             for text, k in zip(texts, predicted[chosen], strict=True)
         ]
     group = "wrong" if wrong else "right"
-    name = f"{group} test places" + (" (some of them)" if chosen.size < kept.size else "")
+    thinned = point.sizes["point"] > MOST
+    name = f"test places, {group}" + (f" (a sample of {number(MOST)} in all)" if thinned else "")
     shade = colours[label] * (1 if wrong else 0.85)
     trace: Spec = {
         "type": "scatter", "mode": "markers", "name": name, "legendgroup": group,

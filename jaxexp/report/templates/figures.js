@@ -34,6 +34,7 @@ function lightened(colour) {
   return rgba ? `rgba(${out},${rgba[4]})` : `rgb(${out})`;
 }
 
+// Text in a figure has the page's colour.
 function recolour(value, key = "") {
   if (Array.isArray(value)) return key.endsWith("olor") ? value.map((v) => recolour(v, key)) : value;
   if (typeof value === "string") return key.endsWith("olor") ? lightened(value) : value;
@@ -92,7 +93,11 @@ function laidOut(spec, width) {
   }
   const panels = axes.filter((key) => key[0] === "x").length;
   if (!panels) { // parallel coordinates bring their own axes
-    return { ...base, height: meta.height, margin: { l: 60, r: 50, t: 70, b: 30 }, ...layout };
+    base.annotations.push({
+      text: wrap(meta.note, width).join("<br>"), showarrow: false, xref: "paper", yref: "paper",
+      x: 0, xanchor: "left", y: 0, yanchor: "top", yshift: -14, xshift: -50,
+    });
+    return { ...base, height: meta.height, margin: { l: 60, r: 50, t: 70, b: 50 }, ...layout };
   }
   const columns = Math.max(1, Math.min(meta.columns, Math.floor(width / 250)));
   const rows = Math.ceil(panels / columns);
@@ -106,6 +111,14 @@ function laidOut(spec, width) {
   const left = Math.max(58, long(layout.yaxis) + 34) + 15 * (yLines(0) - 1);
   const same = layout.yaxis2 && layout.yaxis2.matches;
   const gapX = same && long(layout.yaxis) > 80 ? 24 : 64;
+  const panelWidth = (width - left - 14 - gapX * (columns - 1)) / columns;
+  for (const key of axes.filter((name) => name[0] === "x" && layout[name].ticktext)) {
+    const axis = layout[key]; // of crowded ticks the first line alone
+    const longest = Math.max(...axis.ticktext.flatMap((t) => t.split("<br>").map((s) => s.length)));
+    if (6.4 * longest * axis.ticktext.length > panelWidth) {
+      axis.ticktext = axis.ticktext.map((t) => t.split("<br>")[0]);
+    }
+  }
   const below = Math.max(...axes.filter((k) => k[0] === "x").map((key) => {
     const ticks = Math.max(1, ...(layout[key].ticktext || []).map((t) => String(t).split("<br>").length));
     return 22 + 15 * ticks + 17 * (layout[key].title.text || "").split("<br>").length;
@@ -128,7 +141,7 @@ function laidOut(spec, width) {
     if (meta.titles[k]) {
       base.annotations.push({
         text: wrap(meta.titles[k], panelW).join("<br>"), showarrow: false, xref: "paper", yref: "paper",
-        x: (x.domain[0] + x.domain[1]) / 2, y: y.domain[1], yanchor: "bottom", yshift: 3,
+        x: (x.domain[0] + x.domain[1]) / 2, xanchor: "center", y: y.domain[1], yanchor: "bottom", yshift: 3,
         font: { size: 12 },
       });
     }
@@ -167,7 +180,7 @@ function swatch(trace) {
   const mark = document.createElement("span");
   mark.className = "swatch";
   const colour = (trace.mode || "").includes("lines") ? trace.line.color : trace.marker && trace.marker.color;
-  mark.style.color = Array.isArray(colour) ? colour[0] : colour;
+  if (typeof colour === "string") mark.style.color = colour;
   const symbol = trace.marker ? String(trace.marker.symbol) : "";
   if (!(trace.mode || "").includes("lines")) mark.classList.add(symbol.endsWith("open") ? "ring" : "dot");
   else if (trace.line.dash && trace.line.dash !== "solid") mark.classList.add("dashed");
@@ -177,6 +190,7 @@ function swatch(trace) {
 function addLegend(holder, spec, draw) {
   const list = holder.querySelector(".legend");
   const named = spec.data.filter((trace) => trace.showlegend && trace.name);
+  named.sort((a, b) => Boolean(a.meta) - Boolean(b.meta)); // what stands in the background last
   list.replaceChildren();
   list.hidden = named.length < 1;
   for (const trace of named) {
