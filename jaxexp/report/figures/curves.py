@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from jaxexp.base.errors import UserError
-from jaxexp.report.figures.interactive import ReportFigure, attach
+from jaxexp.report.figures.interactive import NO_HEIGHT, ReportFigure, attach
 from jaxexp.report.figures.style import (
     CATEGORIES,
     DIVERGED,
@@ -368,7 +368,8 @@ class _Against:
         if not few and self.diverged.any():
             bottom = ax.get_xaxis_transform()
             where = self.x[self.diverged]
-            ax.plot(where, np.full(where.size, 0.03), "X", color="#CC0000", ms=6, transform=bottom,
+            ax.plot(where, np.full(where.size, 0.03), "X", color="#CC0000", ms=6,
+                    transform=bottom, gid=NO_HEIGHT,
                     label=f"diverged: {select.count(where.size, 'trial')}")  # fmt: skip
 
     def _below(self, group: int) -> str:

@@ -11,7 +11,7 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from jaxexp.base.errors import UserError
-from jaxexp.report.figures.interactive import PIXELS, ReportFigure, heat_spec
+from jaxexp.report.figures.interactive import ReportFigure, heat_spec
 from jaxexp.report.figures.style import STYLE, axis_label, make_panels, wants_log
 from jaxexp.results import select
 from jaxexp.results.select import number
@@ -73,7 +73,7 @@ def heat_map(
         ax.tick_params(axis="x", labelrotation=60)
     explained = "\n(div. or ×: trials that diverged)" if lost.any() else ""
     ax.set(xlabel=select.words(x) + explained, ylabel=select.words(y))
-    _write_cells(ax, mean, std, diverged, image)
+    written = _write_cells(ax, mean, std, diverged, image)
     if known.size:
         flat = np.where(np.isfinite(mean), -mean if higher else mean, np.inf)
         row, column = np.unravel_index(int(flat.argmin()), shape)
@@ -90,7 +90,6 @@ def heat_map(
         f"{shape[1]} by {shape[0]} cells{best if known.size else ''}."
     )
     names = {key: [number(v) for v in values[name]] for key, name in (("x", x), ("y", y))}
-    numbered = max(shape) <= NUMBERED
     hovers = [
         [
             f"{select.words(x)} {names['x'][j]}\n{select.words(y)} {names['y'][i]}\n"
@@ -99,12 +98,12 @@ def heat_map(
         ]
         for i in range(shape[0])
     ]
-    texts = [[number(v, 3) if numbered and np.isfinite(v) else "" for v in row] for row in mean]
     fig.interactive = heat_spec(
-        mean, names["x"], names["y"], texts, hovers, higher=higher, log=logarithmic,
+        mean, names, hovers, written, (int(row), int(column)) if known.size else None,
+        higher=higher, log=logarithmic,
         labels={"x": select.words(x), "y": select.words(y),
                 "bar": of + axis_label(ds, metric, split)},
-        size=(max(width, 560 / PIXELS), height),
+        size=(max(width, 5.6), height),
     )  # fmt: skip
     return fig
 
@@ -118,8 +117,12 @@ def _in_words(mean: float, std: float, found: int, diverged: int) -> str:
 
 def _write_cells(
     ax: Axes, mean: np.ndarray, std: np.ndarray, diverged: np.ndarray, image: AxesImage
-) -> None:
-    """The number of each cell, its spread, and how many of its trials diverged."""
+) -> list[tuple[int, int, str, bool]]:
+    """The number of each cell, its spread, and how many of its trials diverged.
+
+    Returns row and column, text, and whether the cell is dark.
+    """
+    written = []
     numbered = max(mean.shape) <= NUMBERED
     for (row, column), value in np.ndenumerate(mean):
         lines = [number(value, 3)] if numbered and np.isfinite(value) else []
@@ -131,3 +134,6 @@ def _write_cells(
         dark = 0.3 * red + 0.6 * green + 0.1 * blue < 0.5
         ax.text(column, row, "\n".join(lines), ha="center", va="center", fontsize=8,
                 color="white" if dark else "black")  # fmt: skip
+        if lines:
+            written.append((row, column, "\n".join(lines), bool(dark)))
+    return written

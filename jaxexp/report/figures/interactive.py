@@ -20,12 +20,13 @@ from matplotlib.container import BarContainer, ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Annotation
-from matplotlib.ticker import FixedLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from jaxexp.results.select import number
 
 MOST = 2_000  # points of a curve
 CLOUD = 20_000  # points of all the curves in the background together
+NO_HEIGHT = "no height"  # the id of lines whose height is no value
 PIXELS = 100  # of the page, an inch
 DASHES = {"-": "solid", "--": "dash", ":": "dot", "-.": "dashdot"}
 MARKERS = {"o": "circle", "s": "square", "^": "triangle-up", "v": "triangle-down", "X": "x",
@@ -33,6 +34,14 @@ MARKERS = {"o": "circle", "s": "square", "^": "triangle-up", "v": "triangle-down
 VIRIDIS = [[round(float(at), 2), to_hex(colormaps["viridis"](at))] for at in np.linspace(0, 1, 11)]
 
 Spec = dict[str, Any]  # a part of Plotly's JSON
+
+
+class EpochLocator(MaxNLocator):
+    """Ticks at whole epochs."""
+
+    def __init__(self) -> None:
+        """At most six of them."""
+        super().__init__(integer=True, nbins=6)
 
 
 class ReportFigure(Figure):
@@ -64,8 +73,9 @@ def attach(
     layout: Spec = {"meta": meta(columns, width, height / rows, note)}
     layout["meta"]["titles"] = [_plain(ax.get_title()) for ax in panels]
     for k, ax in enumerate(panels, 1):
-        layout[f"xaxis{_suffix(k)}"] = _axis(ax, "x", panels[0]) | {"anchor": f"y{_suffix(k)}"}
-        layout[f"yaxis{_suffix(k)}"] = _axis(ax, "y", panels[0]) | {"anchor": f"x{_suffix(k)}"}
+        for which, other in (("x", "y"), ("y", "x")):
+            axis = _axis(ax, which) | {"anchor": f"{other}{_suffix(k)}"}
+            layout[f"{which}axis{_suffix(k)}"] = axis | _shared(ax, which, panels, layout)
         for trace in _traces(fig, ax):
             data.append(trace | {"xaxis": f"x{_suffix(k)}", "yaxis": f"y{_suffix(k)}"})
     named: set[str] = set()
@@ -122,26 +132,38 @@ def thinned(y: np.ndarray, most: int = MOST) -> np.ndarray:
     return np.unique(ends)
 
 
-def _axis(ax: Axes, which: str, first: Axes) -> Spec:
+def _axis(ax: Axes, which: str) -> Spec:
     axis = ax.xaxis if which == "x" else ax.yaxis
     low, high = ax.get_xlim() if which == "x" else ax.get_ylim()
     log = axis.get_scale() == "log"
     spec: Spec = {"title": {"text": _plain(axis.get_label_text())}, "type": "linear"}
     spec["range"] = rounded(np.log10([low, high]) if log else [low, high])
-    if axis.get_label_text() == "epoch" and high - low < 8:
+    locator = axis.get_major_locator()
+    if isinstance(locator, EpochLocator) and high - low < 8:
         spec["dtick"] = 1
     if log:
         spec |= {"type": "log", **_log_ticks(*sorted([low, high]))}
-    if isinstance(axis.get_major_locator(), FixedLocator):
+    if isinstance(locator, FixedLocator):
         places = axis.get_majorticklocs()
         texts = [tick.get_text() for tick in axis.get_majorticklabels()]
         texts = texts if any(texts) else [number(float(at)) for at in places]
         spec |= {"tickmode": "array", "tickvals": rounded(places)}
         spec["ticktext"] = ["<br>".join(textwrap.wrap(_plain(t), 40)) or t for t in texts]
-    joined = ax.get_shared_x_axes() if which == "x" else ax.get_shared_y_axes()
-    if ax is not first and joined.joined(ax, first):
-        spec["matches"] = which
     return spec
+
+
+def _shared(ax: Axes, which: str, panels: Sequence[Axes], layout: Spec) -> Spec:
+    """What an axis takes from an earlier panel's that it moves with: ticks, and a height's title.
+
+    Matplotlib writes them once, but on a narrow page the panels stand below one another.
+    """
+    joined = ax.get_shared_x_axes() if which == "x" else ax.get_shared_y_axes()
+    k = next(k for k, panel in enumerate(panels, 1) if panel is ax or joined.joined(panel, ax))
+    if panels[k - 1] is ax:
+        return {}
+    earlier = layout[f"{which}axis{_suffix(k)}"]
+    kept = {"tickmode", "tickvals", "ticktext"} | ({"title"} if which == "y" else set())
+    return {"matches": f"{which}{_suffix(k)}"} | {n: v for n, v in earlier.items() if n in kept}
 
 
 def _log_ticks(low: float, high: float) -> Spec:
@@ -260,15 +282,17 @@ def _spread(container: ErrorbarContainer) -> Spec:
 
 def _line(fig: ReportFigure, ax: Axes, line: Line2D, name: str) -> Spec | None:
     x, y = _places(ax, line)
-    if not x.size:
+    if not x.size and not name:
         return None
+    if not x.size:  # there for the legend alone
+        x = y = np.array([np.nan])
     kept = thinned(y)
     dash, marker = line.get_linestyle(), line.get_marker()
     joined, marked = dash not in ("None", "none", ""), marker in MARKERS
     colour = to_hex(line.get_color())
     every = line.get_markevery()
     shown = np.zeros(x.size, bool)
-    shown[every if isinstance(every, list) else slice(None)] = marked
+    shown[[at for at in every if at < x.size] if isinstance(every, list) else slice(None)] = marked
     trace: Spec = {
         "type": "scatter", "x": rounded(x[kept]), "y": rounded(y[kept]),
         "mode": "lines" * joined + "+" * (joined and marked) + "markers" * marked or "none",
@@ -282,6 +306,8 @@ def _line(fig: ReportFigure, ax: Axes, line: Line2D, name: str) -> Spec | None:
         trace["line"] = {"color": colour, "width": width, "dash": kind}
     if marked:
         trace["marker"] = _marker(line, MARKERS[marker], shown[kept])
+    if line.get_gid() == NO_HEIGHT:
+        trace["hovertemplate"] = trace["hovertemplate"].rpartition("<br>")[0] + "<extra></extra>"
     if line in fig.hover:
         trace["text"] = [_plain(fig.hover[line][i]).replace("<br>", " ") for i in kept]
         trace["hovertemplate"] = _hover(ax, "%{text}")
@@ -352,38 +378,48 @@ def _cloud(fig: ReportFigure, ax: Axes, line: Line2D) -> Spec:
 
 
 def heat_spec(
-    mean: np.ndarray, x: Sequence[str], y: Sequence[str], texts: list[list[str]],
-    hovers: list[list[str]], *, higher: bool, log: bool, labels: Mapping[str, str],
-    size: tuple[float, float],
+    mean: np.ndarray, names: Mapping[str, Sequence[str]], hovers: list[list[str]],
+    written: Sequence[tuple[int, int, str, bool]], frame: tuple[int, int] | None, *, higher: bool,
+    log: bool, labels: Mapping[str, str], size: tuple[float, float],
 ) -> Spec:  # fmt: skip
-    """A map of one metric over two hyperparameters; `labels` name `x`, `y` and the `bar`."""
+    """A map of one metric over two hyperparameters.
+
+    `names` are the values along `x` and `y`, `labels` what these and the `bar` are called,
+    `written` the row and column of a text and whether its cell is dark, `frame` the best cell.
+    """
     with np.errstate(invalid="ignore", divide="ignore"):
         z = np.log10(mean) if log else mean
     known = z[np.isfinite(z)]
     low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
     ticks = np.linspace(low, high, 5)
     shown = 10**ticks if log else ticks
-    axis = {"tickmode": "array", "automargin": True, "showgrid": False, "zeroline": False}
-    names = {"x": list(map(_plain, x)), "y": list(map(_plain, y))}
-    trace: Spec = {
-        "type": "heatmap", "z": [rounded(row) for row in z], "text": texts,
+    cells: Spec = {
+        "type": "heatmap", "z": [rounded(row) for row in z],
         "hovertext": [[_plain(own) for own in row] for row in hovers],
-        "hovertemplate": "%{hovertext}<extra></extra>", "texttemplate": "%{text}",
+        "hovertemplate": "%{hovertext}<extra></extra>", "legendgroup": "",
         "colorscale": VIRIDIS, "reversescale": not higher, "zmin": low, "zmax": high,
         "xgap": 1, "ygap": 1, "hoverongaps": True,
         "colorbar": {"title": {"text": _plain(labels["bar"]), "side": "right"}, "thickness": 14,
                      "outlinewidth": 0, "tickmode": "array", "tickvals": rounded(ticks),
                      "ticktext": [number(float(v), 3) for v in shown]},
     }  # fmt: skip
-    return {
-        "data": [trace],
-        "layout": {
-            "meta": meta(1, *size),
-            **{
-                f"{k}axis": axis
-                | {"title": {"text": _plain(labels[k])}, "ticktext": own,
-                   "tickvals": list(range(len(own)))}
-                for k, own in names.items()
-            },
-        },
+    texts: Spec = {
+        "type": "scatter", "mode": "text", "x": [column for _, column, _, _ in written],
+        "y": [row for row, _, _, _ in written], "text": [_plain(t) for _, _, t, _ in written],
+        "textfont": {"size": 11, "color": ["#ffffff" if d else "#000000" for *_, d in written]},
+        "hoverinfo": "skip", "legendgroup": "", "showlegend": False, "meta": {"fixed": True},
     }  # fmt: skip
+    layout: Spec = {"meta": meta(1, *size), "plot_bgcolor": "#e5e5e5"}
+    for which in ("x", "y"):
+        layout[f"{which}axis"] = {
+            "title": {"text": _plain(labels[which])}, "tickmode": "array", "showgrid": False,
+            "tickvals": list(range(len(names[which]))), "ticktext": list(map(_plain, names[which])),
+            "range": [-0.5, len(names[which]) - 0.5],
+        }  # fmt: skip
+    if frame is not None:
+        row, column = frame
+        layout["shapes"] = [
+            {"type": "rect", "x0": column - 0.5, "x1": column + 0.5, "y0": row - 0.5,
+             "y1": row + 0.5, "line": {"color": "#D55E00", "width": 3}}
+        ]  # fmt: skip
+    return {"data": [cells, texts], "layout": layout}

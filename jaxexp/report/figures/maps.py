@@ -42,7 +42,7 @@ def regions(ds: xr.Dataset, colours: np.ndarray | None = None) -> ReportFigure:
     """The predicted class over the map (degrees), and the test places, one panel per trial.
 
     Areas and places have their class's colour, areas paler, and areas without test places within
-    1.5° almost white: nothing is known there. Places in an area of another class (by the nearest
+    1.5° pale: nothing is known there. Places in an area of another class (by the nearest
     cell of the grid) are outlined. Of more than four trials, the best four by loss; where the seed
     is an axis, the trial whose loss is the median of its seeds. `colours`, (classes, 3), are
     `class_colours` if not given: the same on every map that shows the same test places.
@@ -53,7 +53,7 @@ def regions(ds: xr.Dataset, colours: np.ndarray | None = None) -> ReportFigure:
     trials, note = best_of(ds, 4, "loss", default_split(ds))
     note = headed(
         note, "of each setting the seed with the median loss" if several else "",
-        f"almost white: no test place within {number(FAR)}°",
+        f"pale: no test place within {number(FAR)}°",
     )  # fmt: skip
     middle = np.deg2rad(float(ds["latitude"].mean()))
     aspect = 1 / np.cos(middle)

@@ -9,7 +9,7 @@ import xarray as xr
 from matplotlib import colormaps, rc_context
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from jaxexp.report.figures.interactive import ReportFigure, attach
+from jaxexp.report.figures.interactive import NO_HEIGHT, ReportFigure, attach
 from jaxexp.report.figures.style import (
     STYLE,
     add_legend,
@@ -220,7 +220,13 @@ def gradient_norms(ds: xr.Dataset, layers: Iterable[int] | None = None) -> Repor
                 band(ax, values["epoch"], positive, std, colour, name)
             ax.plot(values["epoch"], positive, **line)
             zero = values["epoch"][(values == 0).values]
-            ax.plot(zero, np.full(zero.size, zero_rows.get(layer, 1.0)), "v", color=colour)
+            ax.plot(
+                zero,
+                np.full(zero.size, zero_rows.get(layer, 1.0)),
+                "v",
+                color=colour,
+                gid=NO_HEIGHT,
+            )
         by_epoch(ax, point)
     set_titles(panels, [name for name, _ in trials], size[0])
     if zero_rows:

@@ -11,10 +11,10 @@ import xarray as xr
 from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from PIL import Image  # matplotlib needs it as well
 
-from jaxexp.report.figures.interactive import ReportFigure
+from jaxexp.report.figures.interactive import EpochLocator, ReportFigure
 from jaxexp.results import seeds
 from jaxexp.results.select import (
     axes,
@@ -202,7 +202,7 @@ def by_epoch(ax: Axes, ds: xr.Dataset) -> None:
     """Give `ax` the epochs of `ds` as its width."""
     ax.set_xlabel("epoch")
     ax.set_xlim(0.5 if ds.sizes["epoch"] < 20 else 0, float(ds["epoch"].max()) + 0.5)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    ax.xaxis.set_major_locator(EpochLocator())
 
 
 def wants_log(values: Any) -> bool:

@@ -110,14 +110,22 @@ function laidOut(spec, width) {
   ));
   const left = Math.max(58, long(layout.yaxis) + 34) + 15 * (yLines(0) - 1);
   const same = layout.yaxis2 && layout.yaxis2.matches;
-  const gapX = same && long(layout.yaxis) > 80 ? 24 : 64;
+  const most = Math.max(...Array.from({ length: panels }, (_, k) => yLines(k)));
+  const gapX = same ? (long(layout.yaxis) > 80 ? 24 : 48) : 50 + 15 * most;
   const panelWidth = (width - left - 14 - gapX * (columns - 1)) / columns;
   for (const key of axes.filter((name) => name[0] === "x" && layout[name].ticktext)) {
-    const axis = layout[key]; // of crowded ticks the first line alone
-    const longest = Math.max(...axis.ticktext.flatMap((t) => t.split("<br>").map((s) => s.length)));
-    if (6.4 * longest * axis.ticktext.length > panelWidth) {
-      axis.ticktext = axis.ticktext.map((t) => t.split("<br>")[0]);
-    }
+    const axis = layout[key]; // of crowded ticks the first line alone, and not each
+    const longest = () => 6.8 * Math.max(
+      ...axis.ticktext.flatMap((t) => t.split("<br>").map((s) => s.length + 1)));
+    const fits = () => Math.max(1, Math.floor(panelWidth / longest()));
+    axis.tickangle = 0;
+    if (fits() < axis.ticktext.length) axis.ticktext = axis.ticktext.map((t) => t.split("<br>")[0]);
+    const step = Math.ceil(axis.ticktext.length / fits());
+    axis.ticktext = axis.ticktext.map((t, i) => (i % step ? "" : t));
+  }
+  for (const key of axes) {
+    const room = key[0] === "x" ? panelWidth + 40 : Math.max(190, meta.height - 90);
+    layout[key].title.text = wrap(layout[key].title.text || "", room).join("<br>");
   }
   const below = Math.max(...axes.filter((k) => k[0] === "x").map((key) => {
     const ticks = Math.max(1, ...(layout[key].ticktext || []).map((t) => String(t).split("<br>").length));
@@ -137,7 +145,8 @@ function laidOut(spec, width) {
     const [x, y] = [layout["xaxis" + suffix(k)], layout["yaxis" + suffix(k)]];
     x.domain = [x0 / inner, Math.min(1, (x0 + panelW) / inner)];
     y.domain = [Math.max(0, (y1 - panelH) / innerH), Math.min(1, y1 / innerH)];
-    if (gapX < 60 && column) { y.showticklabels = false; y.title.text = ""; }
+    if (y.matches && column) y.title.text = "";
+    if (gapX < 40 && column) y.showticklabels = false;
     if (meta.titles[k]) {
       base.annotations.push({
         text: wrap(meta.titles[k], panelW).join("<br>"), showarrow: false, xref: "paper", yref: "paper",
@@ -236,7 +245,8 @@ async function show(holder, spec) {
     const width = Math.floor(holder.clientWidth);
     if (!width) return;
     const data = spec.full.map((trace) => {
-      const own = dark.matches ? recolour(trace) : { ...trace };
+      const fixed = !dark.matches || (trace.meta && trace.meta.fixed);
+      const own = fixed ? { ...trace } : recolour(trace);
       own.visible = !spec.off.has(trace.legendgroup);
       return own;
     });
