@@ -84,10 +84,12 @@ def heat_map(
     bar = fig.colorbar(image, label=of + axis_label(ds, metric, split))
     bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: number(float(v))))
     bar.ax.yaxis.set_minor_formatter(NullFormatter())
-    best = f"; the best cell is {number(float(known.max() if higher else known.min()))}"
+    best = ""
+    if known.size:
+        best = f"; the best cell is {number(float(known.max() if higher else known.min()))}"
     fig.alt = (
         f"Map of {axis_label(ds, metric, split)} over {select.words(x)} and {select.words(y)}, "
-        f"{shape[1]} by {shape[0]} cells{best if known.size else ''}."
+        f"{shape[1]} by {shape[0]} cells{best}."
     )
     names = {key: [number(v) for v in values[name]] for key, name in (("x", x), ("y", y))}
     hovers = [

@@ -86,9 +86,14 @@ def _noise_in_words(every: xr.Dataset | None, point: xr.Dataset, losses: np.ndar
     """The noise of one trial, or its mean and spread over the seeds of `every`."""
     if every is None:
         return f"noise ±{with_unit(point, 'loss', number(noise(losses), 2))}"
-    own = every.sel({axis: point[axis] for axis in select.axes(every) if axis in point.coords})
-    found = [noise(before_divergence(steps)) for steps in own["step_loss"].transpose("seed", ...)]
-    mean, std = number(float(np.mean(found)), 2), number(float(np.std(found, ddof=1)), 2)
+    names = [name for name in select.hyperparameters(every) if name != "seed"]
+    own = [trial for _, trial in select.points(every) if _same(trial, point, names)]
+    found = [noise(before_divergence(trial["step_loss"].values)) for trial in own]
+    found = [value for value in found if np.isfinite(value)] or [float("nan")]
+    mean, std = (
+        number(float(np.mean(found)), 2),
+        number(float(np.std(found, ddof=1)) if len(found) > 1 else float("nan"), 2),
+    )
     return f"noise {with_unit(point, 'loss', f'{mean} ± {std}')}"
 
 
@@ -109,6 +114,10 @@ def running_mean(values: np.ndarray, share: float = 0.01) -> np.ndarray:
     index = np.arange(values.size)
     low, high = np.maximum(index - half, 0), np.minimum(index + half + 1, values.size)
     return (total[high] - total[low]) / (high - low)
+
+
+def _same(trial: xr.Dataset, other: xr.Dataset, names: Sequence[str]) -> bool:
+    return all(trial[name].item() == other[name].item() for name in names)
 
 
 @rc_context(STYLE)
