@@ -162,9 +162,10 @@ def _images(drawn: Any) -> list[Picture]:
 
 def _picture(figure: Figure) -> Picture:
     """A figure as a picture, with what this library's own figures have beside it."""
-    own = isinstance(figure, figures.ReportFigure)
     png = figures.to_png(figure)
-    return Picture(png, figure.alt, figure.interactive) if own else Picture(png, "")
+    if not isinstance(figure, figures.ReportFigure):
+        return Picture(png, "")
+    return Picture(png, figure.alt, figure.interactive)
 
 
 def _tables(made: Any) -> dict[str, pd.DataFrame]:

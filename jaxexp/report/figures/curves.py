@@ -321,7 +321,14 @@ class _Against:
                 x = x.astype(float)
                 x[own] += np.linspace(-0.18, 0.18, own.size) if own.size > 1 else 0
         colour = "0.7" if several else SPLITS["train"]["color"]
-        style = {"color": colour, "ms": 6, "alpha": 0.8, "zorder": 1.8, "ls": "none", "marker": "."}
+        style: dict[str, Any] = {
+            "color": colour,
+            "ms": 6,
+            "alpha": 0.8,
+            "zorder": 1.8,
+            "ls": "none",
+            "marker": ".",
+        }
         if self.std:
             bars = ax.errorbar(x, y, self.std[self.split], elinewidth=0.8, label="each setting",
                                **style)  # fmt: skip

@@ -218,17 +218,17 @@ def _written(ax: Axes) -> list[Spec]:
 
 
 def _band(band: PolyCollection) -> Spec:
-    colour = to_hex(band.get_facecolor()[0])
+    red, green, blue, alpha = np.asarray(band.get_facecolor(), float)[0]
+    colour = to_hex((red, green, blue))
     x: list[float | None] = []
     y: list[float | None] = []
     for path in band.get_paths():
         vertices = np.asarray(path.vertices)
         x += [*rounded(vertices[:, 0]), None]
         y += [*rounded(vertices[:, 1]), None]
-    alpha = float(band.get_facecolor()[0][3])
     return {
         "type": "scatter", "x": x, "y": y, "mode": "lines", "fill": "toself",
-        "fillcolor": _rgba(colour, alpha), "line": {"width": 0, "color": colour},
+        "fillcolor": _rgba(colour, float(alpha)), "line": {"width": 0, "color": colour},
         "hoverinfo": "skip", "legendgroup": band.get_gid() or "", "name": band.get_gid() or "",
     }  # fmt: skip
 
@@ -274,7 +274,7 @@ def _spread(container: ErrorbarContainer) -> Spec:
         at = 0 if kind == "x" else 1
         ends = [np.asarray(segment)[:, at] for segment in own.get_segments()]
         half = [float(np.ptp(end)) / 2 if len(end) == 2 else 0.0 for end in ends]
-        colour = to_hex(own.get_color()[0])
+        colour = to_hex(np.asarray(own.get_color(), float)[0])
         made[f"error_{kind}"] = {"type": "data", "array": rounded(half), "thickness": 1.5,
                                  "width": 3, "color": colour}  # fmt: skip
     return made
@@ -287,7 +287,7 @@ def _line(fig: ReportFigure, ax: Axes, line: Line2D, name: str) -> Spec | None:
     if not x.size:  # there for the legend alone
         x = y = np.array([np.nan])
     kept = thinned(y)
-    dash, marker = line.get_linestyle(), line.get_marker()
+    dash, marker = str(line.get_linestyle()), str(line.get_marker())
     joined, marked = dash not in ("None", "none", ""), marker in MARKERS
     colour = to_hex(line.get_color())
     every = line.get_markevery()

@@ -8,7 +8,6 @@ import pandas as pd
 import xarray as xr
 from matplotlib import colormaps, rc_context
 from matplotlib.collections import LineCollection
-from matplotlib.colors import Normalize
 
 from jaxexp.report.figures.interactive import (
     MOST,
@@ -97,17 +96,22 @@ class _Axis:
         few = np.unique(self.at)
         self.few = few if len(few) <= 8 else np.array([])
         low, high = (self.at.min(), self.at.max()) if self.at.size else (0.0, 1.0)
-        self.norm = Normalize(low, high if high > low else low + 1)
+        self.low, self.high = float(low), float(high if high > low else low + 1)
 
     @property
     def shares(self) -> np.ndarray:
         """Where the trials are, from 0 to 1."""
-        return np.asarray(self.norm(self.at), float)
+        return (self.at - self.low) / (self.high - self.low)
+
+    @property
+    def places(self) -> np.ndarray:
+        """Where ticks stand: at each of a few values, or at five of many."""
+        return self.few if self.few.size else np.linspace(self.low, self.high, 5)
 
     def ticks(self) -> list[tuple[float, str]]:
-        """Heights, from 0 to 1, and what stands there: each of a few values, or five of many."""
-        places = self.few if self.few.size else np.linspace(self.norm.vmin, self.norm.vmax, 5)
-        return [(float(self.norm(at)), self.text(float(at))) for at in places]
+        """Heights, from 0 to 1, and what stands there."""
+        span = self.high - self.low
+        return [((float(at) - self.low) / span, self.text(float(at))) for at in self.places]
 
     def text(self, at: float) -> str:
         """The value at a place of the axis."""
@@ -121,14 +125,13 @@ def _twin(
 ) -> Spec:
     dimensions = []
     for axis in axes:
-        places = axis.few if axis.few.size else np.linspace(axis.norm.vmin, axis.norm.vmax, 5)
         dimensions.append(
             {
                 "label": axis.label,
                 "values": rounded(axis.at),
-                "range": rounded([axis.norm.vmin, axis.norm.vmax]),
-                "tickvals": rounded(places),
-                "ticktext": [axis.text(float(at)) for at in places],
+                "range": rounded([axis.low, axis.high]),
+                "tickvals": rounded(axis.places),
+                "ticktext": [axis.text(float(at)) for at in axis.places],
             }
         )
     width, height = fig.get_size_inches()
