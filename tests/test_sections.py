@@ -110,8 +110,8 @@ class TestInGeneral:
         made = self.section(grid(48, metrics=REGRESSION, diverged=lost))
         assert made.answer == (
             "The lowest validation loss after the last epoch is 0.2667 ± 0.0521 m² (mean ± "
-            "standard deviation over 2 seeds): learning rate 0.1, width 16, optimizer sgd. The same "
-            "setting has the highest validation r2, 0.7614."
+            "standard deviation over 2 seeds): learning rate 0.1, width 16, optimizer sgd. "
+            "The same setting has the highest validation r2, 0.7614."
         )
         assert made.lead.startswith("It is the best with 1 of 2 seeds. Its lead over")
         diverged, importance = made.notes
@@ -120,8 +120,8 @@ class TestInGeneral:
         assert len(made.figures) == 8  # metrics; coordinates, a pair, and three axes, not the seed
         settings, trials = made.tables.items()
         assert settings[0] == (
-            "The best 20 of 24 settings by validation loss after the last epoch, best first: mean ± "
-            "standard deviation over 2 seeds"
+            "The best 20 of 24 settings by validation loss after the last epoch, best first: "
+            "mean ± standard deviation over 2 seeds"
         )
         assert len(settings[1]) == 20
         assert trials[0] == "All 48 trials by validation loss after the last epoch, best first"

@@ -274,6 +274,8 @@ def _spread(container: ErrorbarContainer) -> Spec:
         at = 0 if kind == "x" else 1
         ends = [np.asarray(segment)[:, at] for segment in own.get_segments()]
         half = [float(np.ptp(end)) / 2 if len(end) == 2 else 0.0 for end in ends]
+        if not half:
+            continue
         colour = to_hex(np.asarray(own.get_color(), float)[0])
         made[f"error_{kind}"] = {"type": "data", "array": rounded(half), "thickness": 1.5,
                                  "width": 3, "color": colour}  # fmt: skip

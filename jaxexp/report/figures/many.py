@@ -138,7 +138,7 @@ def _twin(
     return {
         "data": [
             {
-                "type": "parcoords", "dimensions": dimensions, "legendgroup": "",
+                "type": "parcoords", "dimensions": dimensions,
                 "line": {"color": rounded(colour_N), "colorscale": VIRIDIS, "cmin": 0, "cmax": 1,
                          "reversescale": not higher},
                 "labelangle": -12, "labelside": "top",
