@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from datasets import dataset, of_sweep
 
 from jaxexp.cli import library
-from jaxexp.report import page, sections
+from jaxexp.report import figures, page, sections
 from jaxexp.spec.sweep import Verdict
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -24,23 +25,30 @@ DRAWN = "document.querySelectorAll('figure.drawn').length"
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A page of a random search, of means over seeds, and of maps."""
+    """A page of a random search, and of one figure of each kind that it has not."""
     rng = np.random.default_rng(0)
     points = {"learning_rate": 10 ** rng.uniform(-5, 0, 40), "width": rng.integers(4, 99, 40),
               "optimizer": rng.choice(["adam", "sgd"], 40).tolist()}  # fmt: skip
-    loss = -np.log10(points["learning_rate"])
-    search = dataset({"point": points}, loss=loss, diverged=np.where(np.arange(40) == 7, 2, 0))
-    seeded = dataset({"width": [4, 8], "depth": [1, 2], "seed": [0, 1]})
-    sines = library.load("sines")
+    search = dataset(
+        {"point": points}, loss=-np.log10(points["learning_rate"]), splits=["train"],
+        metrics={"loss": ("lower", "")}, diverged=np.where(np.arange(40) == 7, 2, 0),
+    )  # fmt: skip
+    seeded = dataset({"width": [4, 8], "depth": [1, 2], "seed": [0, 1]}, layers=2)
     drawn = [
-        sections.in_general(search, lambda name, png: None, "search"),
-        sections.in_general(seeded, lambda name, png: None, "seeded"),
-        *sections.of_sweep(sines, of_sweep(sines, {}), lambda name, png: None),
+        figures.heat_map(seeded, "width", "depth"),
+        figures.splits(seeded, ["loss"]),
+        figures.bars(seeded),
+        figures.gradient_norms(seeded.isel(depth=0)),
+        figures.regions(of_sweep(library.load("sines"), {})),
     ]
     judged = page.Section(
         row="7", title="Judged", question="Is it so?", answer="It is so.", reference="so",
         verdict=Verdict(False, "it is not so."),
+        figures=[page.Picture(figures.to_png(f, 30), f.alt, f.interactive) for f in drawn],
     )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "to_png", partial(figures.to_png, dpi=30))
+        general = sections.in_general(search, lambda name, png: None, "search")
     meta = page.Meta(
         title="All of it",
         summary="Two sentences.",
@@ -48,7 +56,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         plan="1 program",
     )
     path = tmp_path_factory.mktemp("page") / "report.html"
-    path.write_text(page.render([*drawn, judged], meta))
+    path.write_text(page.render([general, judged], meta))
     return path
 
 
@@ -96,28 +104,37 @@ class Tab:
         ]
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
-def test_every_figure_is_drawn_and_anybody_can_read_it(browser, report, width, scheme):
-    tab = Tab(browser, report, width, color_scheme=scheme)
-    figures = tab.draw()
-    assert figures >= 10
-    assert tab.page.evaluate(DRAWN) == figures
+@pytest.fixture(scope="module")
+def wide(browser: Any, report: Path) -> Tab:
+    """The page on a desktop."""
+    return Tab(browser, report, 1280)
+
+
+def check(tab: Tab, width: int) -> None:
+    count = tab.draw()
+    assert count == 11
+    assert tab.page.evaluate(DRAWN) == count
     sizes = tab.page.evaluate(
         "[...document.querySelectorAll('figure.drawn .plot')].map((plot) => {"
         " const box = plot.querySelector('.main-svg').getBoundingClientRect();"
-        " return [box.width, box.height, plot.scrollWidth]; })"
+        " return [box.width, box.height, box.right]; })"
     )
-    assert all(w > 200 and h > 100 and inside <= width for w, h, inside in sizes)
+    assert all(w > 200 and h > 100 and right <= width for w, h, right in sizes)
     assert not tab.page.locator("figure.drawn img").first.is_visible()
     assert tab.page.evaluate("document.documentElement.scrollWidth") <= width
     assert tab.findings() == []
     assert tab.complaints == []
 
 
-def test_axe_finds_what_is_wrong(browser, report):
-    tab = Tab(browser, report, 1280)
-    tab.page.evaluate("document.querySelector('img').removeAttribute('alt')")
-    assert any(finding.startswith("image-alt") for finding in tab.findings())
+def test_every_figure_is_drawn_and_anybody_can_read_it(wide):
+    check(wide, 1280)
+
+
+def test_so_it_is_on_a_dark_telephone(browser, report):
+    tab = Tab(browser, report, 390, color_scheme="dark")
+    check(tab, 390)
+    tab.page.evaluate("document.documentElement.removeAttribute('lang')")
+    assert tab.findings()[0].startswith("html-has-lang")  # axe looks indeed
 
 
 def test_without_a_script_the_pictures_are_there(browser, report):
@@ -129,8 +146,8 @@ def test_without_a_script_the_pictures_are_there(browser, report):
     assert tab.page.locator("table.numbers tbody tr").last.is_visible()
 
 
-def test_the_legend_switches_a_curve_off_and_on_by_keyboard(browser, report):
-    tab = Tab(browser, report, 1280)
+def test_the_legend_switches_a_curve_off_and_on_by_keyboard(wide):
+    tab = wide
     tab.draw()
     button = tab.page.locator("figure.drawn .legend button").first
     figure = tab.page.locator("figure.drawn").first
@@ -147,8 +164,8 @@ def test_the_legend_switches_a_curve_off_and_on_by_keyboard(browser, report):
     assert button.get_attribute("aria-pressed") == "true"
 
 
-def test_the_pointer_is_told_which_trial_it_is_over(browser, report):
-    tab = Tab(browser, report, 1280)
+def test_the_pointer_is_told_which_trial_it_is_over(wide):
+    tab = wide
     tab.draw()
     tab.page.evaluate(
         "Plotly.Fx.hover(document.querySelector('figure.drawn .plot'), [{curveNumber: 1, "
@@ -159,8 +176,8 @@ def test_the_pointer_is_told_which_trial_it_is_over(browser, report):
     assert "epoch 3" in told
 
 
-def test_the_table_of_all_trials_is_sorted_and_filtered(browser, report):
-    tab = Tab(browser, report, 1280)
+def test_the_table_of_all_trials_is_sorted_and_filtered(wide):
+    tab = wide
     holder = tab.page.locator(".table", has=tab.page.locator("text=All 40 trials")).first
     rows = holder.locator("tbody tr:visible")
     assert rows.count() == 20

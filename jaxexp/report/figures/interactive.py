@@ -272,8 +272,8 @@ def _spread(container: ErrorbarContainer) -> Spec:
     for kind, own in zip(kinds, bars, strict=True):
         assert isinstance(own, LineCollection)
         at = 0 if kind == "x" else 1
-        ends = [np.asarray(segment)[:, at] for segment in own.get_segments()]
-        half = [float(np.ptp(end)) / 2 if len(end) == 2 else 0.0 for end in ends]
+        ends = [np.asarray(segment) for segment in own.get_segments()]  # empty where NaN
+        half = [float(np.ptp(end[:, at])) / 2 if len(end) == 2 else 0.0 for end in ends]
         if not half:
             continue
         colour = to_hex(np.asarray(own.get_color(), float)[0])
