@@ -468,7 +468,7 @@ class TestAnySweep:
         fig = figures.curves(ds, "r2")
         ranked = select.rank(ds, "r2")
         assert [name.replace("\n", " ") for name in legend(fig)] == [
-            *ranked["trial"].iloc[:8], "16 others (3 diverged)",
+            *ranked["trial"].iloc[:8], "16 others (4 diverged)",
         ]  # fmt: skip
         one = figures.curves(ds.isel(optimizer=[0], width=[0, 1, 2]).isel(
             learning_rate=slice(3)), "r2")  # fmt: skip

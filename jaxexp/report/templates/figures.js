@@ -112,16 +112,24 @@ function laidOut(spec, width) {
   const same = layout.yaxis2 && layout.yaxis2.matches;
   const most = Math.max(...Array.from({ length: panels }, (_, k) => yLines(k)));
   const gapX = same ? (long(layout.yaxis) > 80 ? 24 : 48) : 50 + 15 * most;
-  const panelWidth = (width - left - 14 - gapX * (columns - 1)) / columns;
+  const right = spec.data.some((t) => t.colorbar) ? 92 : 14;
+  const panelWidth = (width - left - right - gapX * (columns - 1)) / columns;
   for (const key of axes.filter((name) => name[0] === "x" && layout[name].ticktext)) {
     const axis = layout[key]; // of crowded ticks the first line alone, and not each
-    const longest = () => 6.8 * Math.max(
-      ...axis.ticktext.flatMap((t) => t.split("<br>").map((s) => s.length + 1)));
-    const fits = () => Math.max(1, Math.floor(panelWidth / longest()));
+    const wide = (text) => 6.8 * Math.max(...text.split("<br>").map((part) => part.length + 1));
+    const at = axis.tickvals.map((v) => ((axis.type === "log" ? Math.log10(v) : v) - axis.range[0])
+      / (axis.range[1] - axis.range[0]) * panelWidth);
+    const apart = (texts) => texts.every((text, i) =>
+      !i || at[i] - at[i - 1] >= (wide(text) + wide(texts[i - 1])) / 2);
     axis.tickangle = 0;
-    if (fits() < axis.ticktext.length) axis.ticktext = axis.ticktext.map((t) => t.split("<br>")[0]);
-    const step = Math.ceil(axis.ticktext.length / fits());
-    axis.ticktext = axis.ticktext.map((t, i) => (i % step ? "" : t));
+    if (!apart(axis.ticktext)) axis.ticktext = axis.ticktext.map((t) => t.split("<br>")[0]);
+    let last = -Infinity;
+    axis.ticktext = axis.ticktext.map((text, i) => {
+      const half = wide(text) / 2;
+      if (at[i] - half < last || !text) return "";
+      last = at[i] + half;
+      return text;
+    });
   }
   for (const key of axes) {
     const room = key[0] === "x" ? panelWidth + 40 : Math.max(190, meta.height - 90);
@@ -131,9 +139,9 @@ function laidOut(spec, width) {
     const ticks = Math.max(1, ...(layout[key].ticktext || []).map((t) => String(t).split("<br>").length));
     return 22 + 15 * ticks + 17 * (layout[key].title.text || "").split("<br>").length;
   }));
-  const above = 12 + 16 * titled + (meta.note ? 24 : 0);
+  const noted = meta.note ? wrap(meta.note, width) : [];
+  const above = 12 + 16 * titled + (noted.length ? 8 + 16 * noted.length : 0);
   const between = below + 16 * titled + 14;
-  const right = spec.data.some((t) => t.colorbar) ? 92 : 14;
   const inner = width - left - right;
   const panelW = (inner - gapX * (columns - 1)) / columns;
   let panelH = Math.max(190, meta.height - below - 16 * titled - 24);
@@ -157,8 +165,8 @@ function laidOut(spec, width) {
   }
   if (meta.note) {
     base.annotations.push({
-      text: wrap(meta.note, width).join("<br>"), showarrow: false, xref: "paper", yref: "paper", x: 0,
-      xanchor: "left", y: 1, yanchor: "bottom", yshift: above - 20, xshift: -left + 4,
+      text: noted.join("<br>"), align: "left", showarrow: false, xref: "paper", yref: "paper", x: 0,
+      xanchor: "left", y: 1, yanchor: "top", yshift: above - 2, xshift: -left + 4,
       font: { size: 12 },
     });
   }
@@ -219,8 +227,15 @@ function addLegend(holder, spec, draw) {
   }
 }
 
-// Names on a map, the first ones first, without those that would cover another at this size.
+// Names on a map, the first ones first, without those that would cover another at this size; and
+// the numbers of a grid of cells only where they have room.
 function decluttered(trace, layout) {
+  if (trace.meta && trace.meta.fixed) {
+    const { range } = layout.xaxis;
+    const cell = (layout.width - layout.margin.l - layout.margin.r) / (range[1] - range[0]);
+    const longest = Math.max(0, ...trace.text.flatMap((t) => t.split("<br>").map((s) => s.length)));
+    return { ...trace, visible: 6.3 * longest < cell };
+  }
   if (!trace.meta || !trace.meta.declutter) return trace;
   const axes = ["x", "y"].map((n) => layout[trace[n + "axis"].replace(/^[xy]/, n + "axis")]);
   const sizes = [layout.width - layout.margin.l - layout.margin.r,
