@@ -137,6 +137,14 @@ def test_so_it_is_on_a_dark_telephone(browser, report):
     assert tab.findings()[0].startswith("html-has-lang")  # axe looks indeed
 
 
+def test_the_pictures_are_printed(wide):
+    wide.draw()
+    wide.page.emulate_media(media="print")
+    assert all(image.is_visible() for image in wide.page.locator("figure img").all())
+    assert not any(plot.is_visible() for plot in wide.page.locator(".plot").all())
+    wide.page.emulate_media(media="screen")
+
+
 def test_without_a_script_the_pictures_are_there(browser, report):
     tab = Tab(browser, report, 1280, java_script_enabled=False)
     images = tab.page.locator("figure img")

@@ -27,6 +27,7 @@ from jaxexp.spec.sweep import Comparison, Question, Sweep, Verdict
 Keep = Callable[[str, bytes], None]  # is given each figure: its name, and the PNG
 BEST = 20  # trials in a table of the best
 ROWS = 2_000  # trials in the table of all
+CELLS = 60  # in a row of a map
 FIGURED = 6  # hyperparameters with a figure of their own
 PACKAGE = Path(__file__).parents[1]
 
@@ -202,7 +203,7 @@ def in_general(ds: xr.Dataset, keep: Keep, name: str = "") -> Section:
         if found is not None and found.trusted:
             bars = _picture(figures.importances(found.table, str(found)))
             drawn.append(bars._replace(caption=str(found)))
-        by_importance = [] if found is None else found.table["name"].tolist()
+        by_importance = [] if found is None or not found.trusted else found.table["name"].tolist()
         drawn += [_picture(figure) for figure in _of_axes(ds, by_importance)]
     return Section(
         row=name,
@@ -249,7 +250,7 @@ def _of_axes(ds: xr.Dataset, by_importance: Sequence[str]) -> list[Figure]:
     drawn: list[Figure] = []
     if len(names) >= 3:
         drawn.append(figures.parallel(ds))
-    gridded = [n for n in names if len(select.distinct(ds, n)) <= 30]
+    gridded = [n for n in names if len(select.distinct(ds, n)) <= CELLS]
     pairs = [p for p in itertools.combinations(gridded, 2) if ds[p[0]].dims != ds[p[1]].dims]
     drawn += [figures.heat_map(ds, *pair) for pair in pairs[:1]]
     return drawn + [figures.final_by(ds, n, select.metrics(ds)) for n in names[:FIGURED]]
