@@ -88,6 +88,34 @@ def test_seeds_alone_are_a_mean_a_band_and_a_cloud():
     assert len(cloud["y"]) == 3
 
 
+def test_noise_of_several_seeds_is_that_of_single_runs_and_has_a_spread():
+    ds = dataset({"width": [4, 8], "seed": [0, 1, 2]}, splits=["train"], steps=100)
+    scale = xr.DataArray([1.0, 2.0, 3.0], dims="seed")
+    ds["step_loss"] = ds["step_loss"] * 0 + scale * (-1.0) ** ds["step"]
+    fig = figures.step_noise(ds)
+    # The mean of seven alternating steps is 1/7 of them, with the other sign: 8/7 times 1, 2, 3.
+    assert [ax.get_title() for ax in fig.axes] == [
+        "width 4, seed 1\nnoise 2.3 ± 1.1 nats", "width 8, seed 1\nnoise 2.3 ± 1.1 nats",
+    ]  # fmt: skip
+    assert "the seed with the median loss" in " ".join(fig.get_suptitle().split())
+
+
+def test_maps_of_several_seeds_are_those_of_the_typical_one():
+    ds = of_sweep(library.load("sines"), {})
+    three = xr.concat([ds, ds, ds], "seed").assign_coords(seed=[0, 1, 2])
+    three = three.assign_attrs(axes=json.dumps(["features", "seed"]))
+    three["loss"] = three["loss"] + xr.DataArray([0.0, 2.0, 1.0], dims="seed")
+    right = xr.DataArray([1, 1, 0], dims="seed")  # the last is in the middle: all one class
+    three["region"] = (three["region"] * right).transpose("features", "seed", ...)
+    for name in ("test_label", "test_longitude", "test_latitude"):
+        three = three.assign_coords({name: ds[name]})
+    fig = figures.regions(three)
+    assert [ax.get_title() for ax in fig.axes] == [
+        "features raw, seed 2: 1 of 2 test places outlined as wrong",
+        "features sines, seed 2: 1 of 2 test places outlined as wrong",
+    ]
+
+
 def test_a_cloud_names_each_of_its_curves_and_is_thinned():
     rng = np.random.default_rng(0)
     loss = rng.uniform(size=1_000)
