@@ -276,9 +276,9 @@ def test_verdicts_stand_in_the_summary_with_their_reasons() -> None:
         "Against the reference: of 4 answers, 1 agrees, 1 differs, 1 cannot be compared, 1 where "
         "the comparison failed." in text
     )
-    assert "agrees both are best at 0.001." in text
-    assert "differs ours is best at 64." in text
-    assert "cannot be compared two epochs are too few." in text
+    assert "agrees: both are best at 0.001." in text
+    assert "differs: ours is best at 64." in text
+    assert "cannot be compared: two epochs are too few." in text
     assert text.count("the comparison failed") == 2
     assert "Against" not in page(section(), section(row="2"))
 
