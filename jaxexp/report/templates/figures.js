@@ -34,7 +34,6 @@ function lightened(colour) {
   return rgba ? `rgba(${out},${rgba[4]})` : `rgb(${out})`;
 }
 
-// Text in a figure has the page's colour.
 function recolour(value, key = "") {
   if (Array.isArray(value)) return key.endsWith("olor") ? value.map((v) => recolour(v, key)) : value;
   if (typeof value === "string") return key.endsWith("olor") ? lightened(value) : value;
