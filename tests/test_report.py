@@ -1,3 +1,6 @@
+import base64
+import gzip
+import json
 import re
 from html.parser import HTMLParser
 
@@ -9,7 +12,8 @@ from datasets import REGRESSION, dataset
 from matplotlib.figure import Figure
 
 from jaxexp.report.figures import to_png
-from jaxexp.report.page import Meta, Section, duration, render, run_facts
+from jaxexp.report.page import Meta, Picture, Section, duration, render, run_facts
+from jaxexp.spec.sweep import Verdict
 
 VOID = {"meta", "img", "br", "hr", "link"}
 
@@ -20,7 +24,7 @@ def section(**options: object) -> Section:
         "title": "Learning rate",
         "question": "Which learning rate is best?",
         "answer": "The best is 0.001, at 0.25 nats. It beats e.g. 1 and 0.01.",
-        "figures": [(to_png(Figure(figsize=(6, 3))), "Loss by epoch")],
+        "figures": [Picture(to_png(Figure(figsize=(6, 3))), "Loss by epoch")],
         "reference": "lr = 1 wanders around 3.3",
         "seconds": 83.0,
     }
@@ -61,7 +65,10 @@ def test_a_section_shows_all_that_it_has() -> None:
 def test_the_page_needs_nothing_from_outside() -> None:
     html = page(section(tables={"": pd.DataFrame({"a": [1]})}), plan="1 program")
     elements = Elements(html).found
-    assert {tag for tag, _ in elements}.isdisjoint({"script", "link", "iframe"})
+    assert {tag for tag, _ in elements}.isdisjoint({"link", "iframe"})
+    policy = next(a["content"] for t, a in elements if t == "meta" and "http-equiv" in a)
+    assert policy is not None
+    assert policy.startswith("default-src 'none'; img-src data: blob:;")
     sources = [attrs.get("src") or attrs.get("href") for _, attrs in elements]
     assert all(s.startswith(("data:image/png;base64,", "#")) for s in sources if s)
     assert not re.search(r"url\(|@import|https?://", html)
@@ -72,10 +79,10 @@ def test_every_text_is_escaped() -> None:
     table = pd.DataFrame({evil: [evil]})
     html = page(
         section(title=evil, answer=evil, reference=evil, notes=[evil], tables={evil: table},
-                figures=[(to_png(Figure(figsize=(1, 1))), '"' + evil)]),
+                figures=[Picture(to_png(Figure(figsize=(1, 1))), '"' + evil)]),
         facts={evil: evil}, plan=evil, missing={evil: evil},
     )  # fmt: skip
-    assert "<script" not in html
+    assert "<script>alert" not in html
     assert "&lt;script&gt;" in html
     image = next(attrs for tag, attrs in Elements(html).found if tag == "img")
     assert image["alt"] == '"' + evil
@@ -120,9 +127,9 @@ def test_several_tables_have_captions() -> None:
     one, two = pd.DataFrame({"a": [1]}), pd.DataFrame({"b": [2]})
     html = page(section(tables={"": one, "The second": two}))
     assert len(re.findall('<table class="numbers"', html)) == 2
-    [(target, caption)] = re.findall('class="caption" id="(.*?)">(.*?)</p>', html)
-    assert caption == "The second"
-    assert re.findall(f'aria-labelledby="{target}".*?>(.)</th>', html, re.S) == ["b"]
+    assert re.findall("<caption><span[^>]*>(.*?)</span></caption>", html) == ["The second"]
+    assert html.index('aria-label="Learning rate"') < html.index("The second")  # has no caption
+    assert re.findall(r'<th scope="col" class=n>(.)</th>', html) == ["a", "b"]
 
 
 def test_sweeps_that_did_not_run_are_told_with_the_reason() -> None:
@@ -223,7 +230,7 @@ def test_rates_are_never_shown_as_0() -> None:
 
 def test_a_long_table_says_that_it_scrolls() -> None:
     html = page(section(tables={"All": pd.DataFrame({"a": range(48)})}))
-    assert "All (48 rows: scroll to see them all)</p>" in html
+    assert 'All<span class="hint"> (48 rows: scroll to see them all)</span>' in html
     assert "scroll to see" not in page(section(tables={"": pd.DataFrame({"a": range(3)})}))
 
 
@@ -242,3 +249,47 @@ def test_a_row_that_only_repeats_the_title_is_left_out() -> None:
     assert "<h2>my widths</h2>" in html
     assert ">my widths</a>" in html
     assert 'id="row-my_widths"' in html
+
+
+def test_a_standard_deviation_stands_in_the_cell_of_its_mean() -> None:
+    table = pd.DataFrame({"loss": [0.2431, 0.5], "± loss": [0.004, np.nan], "± other": [1, 2]})
+    html = page(section(tables={"": table}))
+    assert re.findall(r'<th scope="col"[^>]*>([^<]*)</th>', html)[4:] == ["loss", "± other"]
+    body = html[html.index('<table class="numbers"') :]
+    assert re.findall(r"<td[^>]*>([^<]*)</td>", body) == [
+        "0.2431 ± 0.0040", "1", "0.5000", "2",
+    ]  # fmt: skip
+
+
+def test_verdicts_stand_in_the_summary_with_their_reasons() -> None:
+    html = page(
+        section(verdict=Verdict(True, "both are best at 0.001.")),
+        section(row="2", verdict=Verdict(False, "ours is best at 64.")),
+        section(row="3", verdict=Verdict(None, "two epochs are too few.")),
+        section(row="4", errors=["`verdict` of question 4 failed: KeyError"]),
+        section(row="5", reference=""),
+    )
+    Elements(html)
+    summary = html[html.index("<nav") : html.index("</nav>")]
+    text = " ".join(re.sub(r"<[^>]*>", " ", summary).split())
+    assert (
+        "Against the reference: of 4 answers, 1 agrees, 1 differs, 1 cannot be compared, 1 where "
+        "the comparison failed." in text
+    )
+    assert "agrees: both are best at 0.001." in text
+    assert "differs: ours is best at 64." in text
+    assert "cannot be compared: two epochs are too few." in text
+    assert text.count("the comparison failed") == 2
+    assert "Against" not in page(section(), section(row="2"))
+
+
+def test_interactive_figures_are_embedded_once_and_compressed() -> None:
+    twin = {"data": [], "layout": {"meta": {"width": 600}}}
+    picture = Picture(to_png(Figure(figsize=(6, 3))), "Loss by epoch", twin)
+    html = page(section(figures=[picture, picture]), section(row="2", figures=[picture]))
+    assert re.findall(r'data-plot="(\d)"', html) == ["0", "1", "2"]
+    assert html.count('id="packed-plotly"') == 1
+    [packed] = re.findall('id="packed-figures">(.*?)</script>', html)
+    assert json.loads(gzip.decompress(base64.b64decode(packed))) == [twin] * 3
+    assert len(html) < 2_300_000
+    assert "packed" not in re.sub(r"<script>.*?</script>", "", page(section()), flags=re.S)

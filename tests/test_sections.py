@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from jaxexp.cli import library
 from jaxexp.report import figures, page, sections
-from jaxexp.spec.sweep import Comparison, Question, Sweep
+from jaxexp.spec.sweep import Comparison, Question, Sweep, Verdict
 from jaxexp.spec.trial import MLPTrial
 
 STEPS = 3  # an epoch
@@ -100,29 +100,36 @@ class TestInGeneral:
         made = sections.in_general(ds, lambda name, png: kept.append(name))
         assert len(kept) == len(made.figures)
         html = page.render([made], page.Meta(title="t", summary="s", facts=page.run_facts([ds])))
-        assert "nan" not in re.sub(r'src="[^"]*"', "", html)
+        assert "nan" not in re.sub(r'src="[^"]*"|<script.*?</script>', "", html, flags=re.S)
+        assert all(picture.interactive for picture in made.figures)
+        assert all(picture.alt.endswith((".", ")")) for picture in made.figures)
         return made
 
     def test_a_regression_without_classes_or_accuracy(self) -> None:
         lost = np.where(np.arange(48) % 7 == 2, 3, 0)
         made = self.section(grid(48, metrics=REGRESSION, diverged=lost))
-        assert made.answer.startswith(
-            "The lowest validation loss after the last epoch is 0.2299 m²: learning rate 0.1, "
-            "width 16, optimizer sgd, seed 0. The same trial has the highest validation r2, 0.7903;"
+        assert made.answer == (
+            "The lowest validation loss after the last epoch is 0.2667 ± 0.0521 m² (mean ± "
+            "standard deviation over 2 seeds): learning rate 0.1, width 16, optimizer sgd. "
+            "The same setting has the highest validation r2, 0.7614."
         )
-        assert "Averaged over 2 seeds, the lowest validation loss is 0.2667 ± 0.05" in made.answer
-        assert made.notes == ["7 of 48 trials diverged, in epoch 3."]
-        assert len(made.figures) == 9  # three metrics; three axes, not the seed; their pairs
-        best, settings = made.tables.items()
-        assert best[0] == (
-            "The best 20 of 48 trials by validation loss after the last epoch, best first"
+        assert made.lead.startswith("It is the best with 1 of 2 seeds. Its lead over")
+        diverged, importance = made.notes
+        assert diverged == "7 of 48 trials diverged, in epoch 3."
+        assert importance.endswith("R² is −0.19. The forest explains too little to be trusted.")
+        assert len(made.figures) == 8  # metrics; coordinates, a pair, and three axes, not the seed
+        settings, trials = made.tables.items()
+        assert settings[0] == (
+            "The best 20 of 24 settings by validation loss after the last epoch, best first: "
+            "mean ± standard deviation over 2 seeds"
         )
-        assert list(best[1])[:7] == [
+        assert len(settings[1]) == 20
+        assert trials[0] == "All 48 trials by validation loss after the last epoch, best first"
+        assert list(trials[1])[:7] == [
             "rank", "learning rate", "width", "optimizer", "seed", "training loss (m²)",
             "validation loss (m²)",
         ]  # fmt: skip
-        assert len(best[1]) == 20
-        assert settings[0].startswith("The best 20 of 24 settings by the mean over their seeds")
+        assert len(trials[1]) == 48
 
     def test_a_training_split_alone_is_called_training(self) -> None:
         made = self.section(dataset(splits=["train"]))
@@ -148,7 +155,16 @@ class TestInGeneral:
     def test_a_random_search(self) -> None:
         rng = np.random.default_rng(0)
         points = {"learning_rate": 10 ** rng.uniform(-5, 0, 40), "width": rng.integers(4, 99, 40)}
-        assert len(self.section(dataset({"point": points})).figures) == 4
+        made = self.section(dataset({"point": points}, loss=-np.log10(points["learning_rate"])))
+        assert len(made.figures) == 5  # two metrics, what matters, two axes
+        assert made.figures[2].caption.endswith("Learning rate matters most.")
+        assert made.lead == "There is one seed of each: other seeds may rank them otherwise."
+
+    def test_three_hyperparameters_are_parallel_coordinates(self) -> None:
+        rng = np.random.default_rng(0)
+        points = {name: rng.integers(1, 99, 60) for name in ("width", "depth", "batch_size")}
+        made = self.section(dataset({"point": points}))
+        assert any(p.alt.startswith("Parallel coordinates of 60 trials") for p in made.figures)
 
     def test_a_quick_run_is_said(self) -> None:
         assert self.section(dataset(quick=2)).quick == 2
@@ -190,6 +206,21 @@ class TestFailures:
             "`draw` of question 1 failed: metric='r2': these results have loss, accuracy "
             f"(test_sections.py, line {line})"
         )
+
+    def test_a_verdict_is_kept_and_one_that_raises_is_noted(self) -> None:
+        verdict = Verdict(True, "so they do.")
+        assert self.broken(verdict=lambda results: verdict).verdict == verdict
+        made = self.broken(verdict=lambda results: 1 / 0, reference="0.5")
+        assert made.verdict is None
+        assert made.judgement[1] == "the comparison failed"
+        assert made.errors[0].startswith("`verdict` of question 1 failed: ZeroDivisionError")
+        [error] = self.broken(verdict=lambda results: True).errors
+        assert "expected a jaxexp.Verdict, got True" in error
+
+    def test_a_figure_of_the_users_own_is_a_still_picture(self) -> None:
+        [picture] = self.broken().figures
+        assert picture.interactive is None
+        assert picture.alt == "t, figure 1: q"
 
     def test_an_answer_and_a_table_that_raise(self) -> None:
         made = self.broken(answer=lambda results: 1 / 0, table=lambda results: results["gone"])

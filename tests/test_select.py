@@ -118,21 +118,6 @@ def test_a_table_has_every_metric_on_every_split():
     assert len(select.table(grid(48), most=20)) == 20
 
 
-def test_seeds_are_averaged_and_a_diverged_one_comes_last():
-    loss = [[0.2, 0.8], [0.4, 0.4], [0.1, 0.1]]
-    ds = dataset(
-        {"width": [4, 8, 16], "seed": [0, 1]}, loss=loss, diverged=[[0, 0], [0, 0], [0, 3]]
-    )
-    made = select.over_seeds(ds, split="train")
-    assert made["width"].tolist() == [8, 4, 16]
-    assert made["mean"].iloc[1] == pytest.approx(0.502, abs=1e-3)
-    assert made["std"].iloc[1] == pytest.approx(0.6 / np.sqrt(2), rel=1e-4)
-    assert made["diverged"].tolist() == [0, 0, 1]
-    assert len(select.over_seeds(dataset({"seed": [0, 1]}))) == 1
-    with pytest.raises(UserError, match="seed does not vary"):
-        select.over_seeds(dataset())
-
-
 @pytest.mark.parametrize(
     ("value", "text"),
     [(-0.004, "−0.004"), (-1e-5, "−1e-5"), (-12, "−12"), (-106_897, "−106,897"), (-0.0, "0"),

@@ -1,12 +1,16 @@
 """A report: one self-contained HTML page with a section for each question."""
 
 import base64
+import gzip
 import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,27 +19,44 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from jaxexp.results import select
 from jaxexp.results.select import number
+from jaxexp.spec.sweep import Verdict
+
+
+class Picture(NamedTuple):
+    """A figure of a page.
+
+    `png` is what is shown without a script and in print, `alt` says in words what it shows, and
+    `interactive` is its twin as Plotly's JSON, if it has one. `caption` stands below.
+    """
+
+    png: bytes
+    alt: str
+    interactive: Mapping[str, Any] | None = None
+    caption: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
     """One question and what the run at hand answers.
 
-    `figures` are PNG files and what they show, in words, for those who cannot see them; `tables`
-    are by caption, which may be empty. The first sentence of `answer` stands in the summary.
-    `reference` is what somebody else measured, `seconds` the device time of the sweep behind the
-    section, `shared` says which sections share that sweep, `notes` what to know before believing
-    it, such as diverged trials. `quick` is the number of epochs at which a quick run stopped every
-    trial (0: it was none), and `errors` say, one line each, which functions of the question failed.
+    `tables` are by caption, which may be empty. The first sentence of `answer` stands in the
+    summary, and so does `lead`: how clear it is. `reference` is what somebody else measured,
+    `verdict` whether the results agree with it (None where nobody has said how to tell).
+    `seconds` is the device time of the sweep behind the section, `shared` says which sections share
+    that sweep, `notes` what to know before believing it, such as diverged trials. `quick` is the
+    number of epochs at which a quick run stopped every trial (0: it was none), and `errors` say,
+    one line each, which functions of the question failed.
     """
 
     row: str
     title: str
     question: str
     answer: str
-    figures: Sequence[tuple[bytes, str]] = ()
+    lead: str = ""
+    figures: Sequence[Picture] = ()
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     reference: str = ""
+    verdict: Verdict | None = None
     seconds: float = float("nan")
     shared: str = ""
     quick: int = 0
@@ -46,6 +67,17 @@ class Section:
     def numbered(self) -> bool:
         """Whether `row` says more than the title does."""
         return select.words(self.row) != self.title
+
+    @property
+    def judgement(self) -> tuple[str, str, str]:
+        """The verdict: a class of the style sheet, some words, and the reason."""
+        if self.verdict is None:
+            failed = any(error.startswith("`verdict`") for error in self.errors)
+            return "unknown", "the comparison failed" if failed else "not compared", ""
+        agrees, reason = self.verdict
+        if agrees is None:
+            return "unknown", "cannot be compared", reason
+        return ("agrees", "agrees", reason) if agrees else ("differs", "differs", reason)
 
     @property
     def short_answer(self) -> str:
@@ -72,7 +104,10 @@ class Meta:
 
 
 def render(sections: Sequence[Section], meta: Meta) -> str:
-    """The page as one HTML text that needs no other file, no script and no network."""
+    """The page as one HTML text that needs no other file and no network.
+
+    Without a script it shows the same in still pictures and whole tables.
+    """
     loader = PackageLoader("jaxexp.report")
     environment = Environment(
         loader=loader,
@@ -88,8 +123,56 @@ def render(sections: Sequence[Section], meta: Meta) -> str:
         "count": select.count,
     }
     quick = max([meta.quick, *(section.quick for section in sections)])
-    template = environment.get_template("report.html")
-    return template.render(sections=sections, meta=meta, quick=quick)
+    plots: dict[tuple[int, int], int | None] = {}
+    twins: list[Mapping[str, Any]] = []
+    for i, section in enumerate(sections):
+        for j, picture in enumerate(section.figures):
+            plots[i, j] = len(twins) if picture.interactive else None
+            twins += [picture.interactive] if picture.interactive else []
+    return environment.get_template("report.html").render(
+        sections=sections,
+        meta=meta,
+        quick=quick,
+        judged=_judged(sections),
+        plots=plots,
+        packed_figures=_packed(json.dumps(twins, separators=(",", ":")).encode()) if twins else "",
+        packed_plotly=_plotly() if twins else "",
+    )
+
+
+def _judged(sections: Sequence[Section]) -> str:
+    """How many of the sections with a reference agree with it: "6 agree, 1 differs."."""
+    found = [section.judgement[1] for section in sections if section.reference]
+    if set(found) <= {"not compared"}:
+        return ""
+    words = {
+        "agrees": ("agrees", "agree"),
+        "differs": ("differs", "differ"),
+        "cannot be compared": ("cannot be compared",) * 2,
+        "not compared": ("not compared",) * 2,
+        "the comparison failed": ("where the comparison failed",) * 2,
+    }
+    parts = [
+        f"{number(found.count(key))} {one if found.count(key) == 1 else many}"
+        for key, (one, many) in words.items()
+        if key in found
+    ]
+    return f"of {select.count(len(found), 'answer')}, {', '.join(parts)}." if parts else ""
+
+
+def _packed(content: bytes) -> str:
+    """Compressed, as text; the same content gives the same text."""
+    return base64.b64encode(gzip.compress(content, 9, mtime=0)).decode()
+
+
+@cache
+def _plotly() -> str:
+    """Plotly's script, compressed, from the package, which need not be imported for it."""
+    spec = find_spec("plotly")
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError("plotly, which jaxexp needs, is not installed")
+    folder = Path(spec.submodule_search_locations[0])
+    return _packed((folder / "package_data" / "plotly.min.js").read_bytes())
 
 
 def run_facts(runs: Sequence[xr.Dataset]) -> dict[str, str]:
@@ -194,13 +277,32 @@ def _cells(table: pd.DataFrame) -> dict[str, list]:
     """A table as text: its `head`, its `body` by row, and which columns are `numeric`."""
     if any(name is not None for name in table.index.names):
         table = table.reset_index()
+    head = [" ".join(map(str, c)) if isinstance(c, tuple) else str(c) for c in table.columns]
     columns = [table.iloc[:, k] for k in range(table.shape[1])]
-    body = zip(*(_column(column) for column in columns), strict=True)
+    made: list[tuple[str, list[str], bool]] = []
+    for name, column in zip(head, columns, strict=True):
+        numeric = bool(pd.api.types.is_numeric_dtype(column))
+        if made and name == f"± {made[-1][0]}" and numeric:
+            before, texts, _ = made.pop()
+            spreads = column.to_numpy(dtype=float)
+            both = [_with_spread(t, float(s)) for t, s in zip(texts, spreads, strict=True)]
+            made.append((before, both, True))
+        else:
+            made.append((name, _column(column), numeric))
     return {
-        "head": [" ".join(map(str, c)) if isinstance(c, tuple) else str(c) for c in table.columns],
-        "body": list(body),
-        "numeric": [pd.api.types.is_numeric_dtype(column) for column in columns],
+        "head": [name for name, _, _ in made],
+        "body": list(zip(*(texts for _, texts, _ in made), strict=True)),
+        "numeric": [numeric for _, _, numeric in made],
     }
+
+
+def _with_spread(text: str, spread: float) -> str:
+    """A value, already text, and its standard deviation to as many decimals: "0.243 ± 0.004"."""
+    if not np.isfinite(spread):
+        return text
+    places = 0 if "e" in text else len(text.partition(".")[2])
+    fixed = f"{spread:.{places}f}"
+    return f"{text} ± {fixed if float(fixed) or not spread else number(spread, 1)}"
 
 
 def _column(column: pd.Series) -> list[str]:

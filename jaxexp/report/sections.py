@@ -18,13 +18,17 @@ from matplotlib.figure import Figure
 
 from jaxexp.base.errors import UserError
 from jaxexp.report import figures
-from jaxexp.report.page import Section
-from jaxexp.results import select
-from jaxexp.results.select import count, decimals, metric_words, number, with_unit, words
-from jaxexp.spec.sweep import Comparison, Question, Sweep
+from jaxexp.report.importance import importance
+from jaxexp.report.page import Picture, Section
+from jaxexp.results import seeds, select
+from jaxexp.results.select import decimals, metric_words, number, with_unit, words
+from jaxexp.spec.sweep import Comparison, Question, Sweep, Verdict
 
 Keep = Callable[[str, bytes], None]  # is given each figure: its name, and the PNG
-BEST = 20  # trials in the table of a sweep without questions
+BEST = 20  # trials in a table of the best
+ROWS = 2_000  # trials in the table of all
+CELLS = 60  # in a row of a map
+FIGURED = 6  # hyperparameters with a figure of their own
 PACKAGE = Path(__file__).parents[1]
 
 
@@ -69,6 +73,9 @@ def _section(
         )
     drawn = _guarded(question, "draw", results, _images, errors) or []
     tables = _guarded(question, "table", results, _tables, errors) or {}
+    verdict = Verdict(None, "every trial diverged") if lost and question.verdict else None
+    if not lost:
+        verdict = _guarded(question, "verdict", results, _verdict, errors)
     return Section(
         row=question.row,
         title=question.title,
@@ -79,6 +86,7 @@ def _section(
         ),
         tables=tables,
         reference=question.reference or "",
+        verdict=verdict,
         seconds=_seconds(datasets),
         shared=shared,
         quick=max((int(ds.attrs.get("quick", 0)) for ds in datasets.values()), default=0),
@@ -91,13 +99,14 @@ def _seconds(datasets: Mapping[str, xr.Dataset]) -> float:
     return sum(float(ds["seconds"].sum()) for ds in datasets.values() if "seconds" in ds)
 
 
-def _keep_all(
-    drawn: Sequence[bytes], alt: str, what: str, row: str, keep: Keep
-) -> list[tuple[bytes, str]]:
-    """Hand each figure to `keep`, and say in words what it shows."""
-    for i, png in enumerate(drawn, 1):
-        keep(f"{row}-{i}.png", png)
-    return [(png, f"{alt} {i}: {what}") for i, png in enumerate(drawn, 1)]
+def _keep_all(drawn: Sequence[Picture], alt: str, what: str, row: str, keep: Keep) -> list[Picture]:
+    """Hand each figure to `keep`; one that has no words for what it shows is given some."""
+    for i, picture in enumerate(drawn, 1):
+        keep(f"{row}-{i}.png", picture.png)
+    return [
+        picture if picture.alt else picture._replace(alt=f"{alt} {i}: {what}")
+        for i, picture in enumerate(drawn, 1)
+    ]
 
 
 def _guarded(
@@ -137,12 +146,27 @@ def _text(answer: Any) -> str:
     return answer
 
 
-def _images(drawn: Any) -> list[bytes]:
+def _verdict(judged: Any) -> Verdict:
+    if not isinstance(judged, Verdict) or not isinstance(judged.reason, str):
+        raise UserError(f"expected a jaxexp.Verdict, got {judged!r:.80}")
+    agrees = None if judged.agrees is None else bool(judged.agrees)
+    return Verdict(agrees, judged.reason.strip())
+
+
+def _images(drawn: Any) -> list[Picture]:
     made = [drawn] if isinstance(drawn, Figure) else list(drawn)
     for figure in made:
         if not isinstance(figure, Figure):
             raise UserError(f"expected matplotlib figures, got a {type(figure).__name__}")
-    return [figures.to_png(figure) for figure in made]
+    return [_picture(figure) for figure in made]
+
+
+def _picture(figure: Figure) -> Picture:
+    """A figure as a picture, with what this library's own figures have beside it."""
+    png = figures.to_png(figure)
+    if not isinstance(figure, figures.ReportFigure):
+        return Picture(png, "")
+    return Picture(png, figure.alt, figure.interactive)
 
 
 def _tables(made: Any) -> dict[str, pd.DataFrame]:
@@ -161,32 +185,75 @@ def _notes(datasets: Mapping[str, xr.Dataset]) -> list[str]:
 
 
 def in_general(ds: xr.Dataset, keep: Keep, name: str = "") -> Section:
-    """What can be said of any sweep of any task: curves, best trials, a figure for each axis.
+    """What can be said of any sweep of any task, of 2 trials or 2,000.
 
+    Curves, a figure for each axis, a map of two or parallel coordinates of more, what matters, and
+    all trials. Where the seed is an axis, settings are compared by their means over the seeds.
     `name` is the sweep's; `keep` is given each figure.
     """
     name = name or str(ds.attrs.get("sweep", "sweep"))
-    drawn = [figures.curves(ds, metric) for metric in select.metrics(ds)]
+    several = seeds.several(ds)
+    means = seeds.average(ds) if several else ds
     alone = select.size(ds) == 1
+    found = None if alone else importance(ds)
     if alone:
-        drawn = [figures.splits(ds, list(select.metrics(ds)))]
+        drawn = [_picture(figures.splits(ds, list(select.metrics(ds))))]
     else:
-        drawn += [figures.final_by(ds, axis, select.metrics(ds)) for axis in _figured(ds)]
-        drawn += [figures.heat_map(ds, *pair) for pair in _pairs(ds)]
+        drawn = [_picture(figures.curves(ds, metric)) for metric in select.metrics(ds)]
+        if found is not None and found.trusted:
+            bars = _picture(figures.importances(found.table, str(found)))
+            drawn.append(bars._replace(caption=str(found)))
+        by_importance = [] if found is None or not found.trusted else found.table["name"].tolist()
+        drawn += [_picture(figure) for figure in _of_axes(ds, by_importance)]
     return Section(
         row=name,
         title=words(name),
-        question="How does the trial end?" if alone else "How do the trials of this sweep compare?",
-        answer=_in_general(ds),
+        question=_asked(ds, alone),
+        answer=_answered(means),
+        lead=_lead(ds),
         figures=_keep_all(
-            [figures.to_png(figure) for figure in drawn], f"{words(name)}, figure",
-            "curves by epoch, and metrics by hyperparameter", name, keep,
+            drawn,
+            f"{words(name)}, figure",
+            "curves by epoch, and metrics by hyperparameter",
+            name,
+            keep,
         ),
-        tables=_best_tables(ds),
+        tables=_all_tables(ds, means),
         seconds=_seconds({"": ds}),
         quick=int(ds.attrs.get("quick", 0)),
-        notes=_notes({"": ds}),
-    )  # fmt: skip
+        notes=[
+            *_notes({"": ds}),
+            *([str(found)] if found is not None and not found.trusted else []),
+        ],
+    )
+
+
+def _asked(ds: xr.Dataset, alone: bool) -> str:
+    if alone:
+        return "How does the trial end?"
+    names = [words(name) for name in _figured(ds)]
+    if names in ([], ["seed"]):
+        return f"How do the {number(select.size(ds))} trials of this sweep compare?"
+    listed = f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
+    which = "Which values of" if len(names) > 1 else "Which"
+    are = "are" if len(names) > 1 else "is"
+    return f"{which} {listed} {are} best, of {number(select.size(ds))} trials?"
+
+
+def _of_axes(ds: xr.Dataset, by_importance: Sequence[str]) -> list[Figure]:
+    """A figure for each axis, the most important first, and one for what they do together."""
+    names = _figured(ds)
+    names = [
+        *(n for n in by_importance if n in names),
+        *(n for n in names if n not in by_importance),
+    ]
+    drawn: list[Figure] = []
+    if len(names) >= 3:
+        drawn.append(figures.parallel(ds))
+    gridded = [n for n in names if len(select.distinct(ds, n)) <= CELLS]
+    pairs = [p for p in itertools.combinations(gridded, 2) if ds[p[0]].dims != ds[p[1]].dims]
+    drawn += [figures.heat_map(ds, *pair) for pair in pairs[:1]]
+    return drawn + [figures.final_by(ds, n, select.metrics(ds)) for n in names[:FIGURED]]
 
 
 def _figured(ds: xr.Dataset) -> list[str]:
@@ -195,74 +262,47 @@ def _figured(ds: xr.Dataset) -> list[str]:
     return [name for name in several if name != "seed"] or several
 
 
-def _pairs(ds: xr.Dataset) -> list[tuple[str, str]]:
-    """Pairs of hyperparameters for a map of the loss: of a grid along two or three of them."""
-    names = [name for name in _figured(ds) if len(select.distinct(ds, name)) <= 30]
-    pairs = [p for p in itertools.combinations(names, 2) if ds[p[0]].dims != ds[p[1]].dims]
-    return pairs if len(pairs) <= 3 else []
+def _answered(ds: xr.Dataset) -> str:
+    """The best by the loss, and by the next metric."""
+    first = select.best_in_words(ds)
+    if bool((ds["diverged_epoch"] > 0).all()) or len(select.metrics(ds)) < 2:
+        return first
+    split, best, metric = select.default_split(ds), select.ties(ds), select.metrics(ds)[1]
+    if select.size(ds) > 1 and len(best) == 1 and select.ties(ds, metric) == best:
+        extreme = "highest" if select.direction(ds, metric) == "higher" else "lowest"
+        value = with_unit(ds, metric, decimals(float(select.rank(ds, metric)["value"].iloc[0])))
+        what = "setting" if "averaged_seeds" in ds.attrs else "trial"
+        measured = metric_words(metric, split)
+        return f"{first} The same {what} has the {extreme} {measured}, {value}."
+    return f"{first} {select.best_in_words(ds, metric)}"
 
 
-def _in_general(ds: xr.Dataset) -> str:
-    """The best by each metric, and the mean over the seeds."""
-    sentences = [select.best_in_words(ds)]
-    if bool((ds["diverged_epoch"] > 0).all()):
-        return sentences[0]
-    split, best = select.default_split(ds), select.ties(ds)
-    also, others = [], []
-    for metric in select.metrics(ds)[1:]:
-        if select.size(ds) > 1 and len(best) == 1 and select.ties(ds, metric) == best:
-            extreme = "highest" if select.direction(ds, metric) == "higher" else "lowest"
-            value = with_unit(ds, metric, decimals(float(select.rank(ds, metric)["value"].iloc[0])))
-            also.append(f"the {extreme} {metric_words(metric, split)}, {value}")
-        else:
-            others.append(select.best_in_words(ds, metric))
-    if also:
-        sentences.append(f"The same trial has {'; '.join(also)}.")
-    return " ".join([*sentences, *others, *_of_seeds(ds)])
+def _lead(ds: xr.Dataset) -> str:
+    """How clear it is which setting is best."""
+    if bool((ds["diverged_epoch"] > 0).all()) or select.size(ds) < 2:
+        return ""
+    if not seeds.several(ds):
+        if "seed" in select.hyperparameters(ds):
+            return ""
+        return "There is one seed of each: other seeds may rank them otherwise."
+    lead = seeds.lead(ds)
+    return "" if lead is None else str(lead)
 
 
-def _settings(ds: xr.Dataset) -> bool:
-    """Whether there are several settings, and several seeds of some."""
-    names = select.hyperparameters(ds)
-    if "seed" not in names or len(names) < 2:
-        return False
-    settings = select.over_seeds(ds)
-    return 1 < len(settings) < select.size(ds)
-
-
-def _of_seeds(ds: xr.Dataset) -> list[str]:
-    """A sentence on the best setting by its mean over the seeds, if there are several seeds."""
-    if not _settings(ds):
-        return []
-    first = select.over_seeds(ds).iloc[0]
-    if not pd.notna(first["mean"]) or first["seeds"] < 2:
-        return []
-    names = [name for name in select.hyperparameters(ds) if name != "seed"]
-    where = ", ".join(f"{words(name)} {number(first[name])}" for name in names)
-    spread = f"{decimals(first['mean'])} ± {decimals(first['std'])}"
-    measured = metric_words("loss", select.default_split(ds))
-    return [
-        f"Averaged over {count(first['seeds'], 'seed')}, the lowest {measured} is "
-        f"{with_unit(ds, 'loss', spread)} (mean ± standard deviation): {where}."
-    ]
-
-
-def _best_tables(ds: xr.Dataset) -> dict[str, pd.DataFrame]:
-    """The best trials, and the best settings where there are several seeds, by caption."""
+def _all_tables(ds: xr.Dataset, means: xr.Dataset) -> dict[str, pd.DataFrame]:
+    """The best settings where there are several seeds, and all trials, by caption."""
     trials = select.size(ds)
     by = f"by {metric_words('loss', select.default_split(ds))} after the last epoch"
-    which = f"The best {BEST} of {number(trials)} trials" if trials > BEST else (
-        f"All {number(trials)} trials" if trials > 1 else ""
-    )  # fmt: skip
-    tables = {f"{which} {by}, best first" if which else "": select.table(ds, most=BEST)}
-    if _settings(ds):
-        made = select.over_seeds(ds)
-        which = f"The best {BEST} of {len(made)}" if len(made) > BEST else f"All {len(made)}"
-        if not made["diverged"].any():
-            made = made.drop(columns="diverged")
-        measured = figures.axis_label(ds, "loss", select.default_split(ds))
-        made = made.rename(columns=words).rename(
-            columns={"mean": f"mean {measured}", "std": "standard deviation"}
+    tables = {}
+    if means is not ds and select.size(means) > 1:
+        settings = select.size(means)
+        which = f"The best {BEST} of {number(settings)}" if settings > BEST else f"All {settings}"
+        seeded = select.count(ds.sizes["seed"], "seed")
+        tables[f"{which} settings {by}, best first: mean ± standard deviation over {seeded}"] = (
+            select.table(means, most=BEST)
         )
-        tables[f"{which} settings by the mean over their seeds, best first"] = made.iloc[:BEST]
+    which = f"All {number(trials)} trials" if trials <= ROWS else (
+        f"The best {number(ROWS)} of {number(trials)} trials"
+    )  # fmt: skip
+    tables[f"{which} {by}, best first" if trials > 1 else ""] = select.table(ds, most=ROWS)
     return tables

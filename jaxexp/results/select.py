@@ -456,32 +456,6 @@ def table(
     return made.reset_index(drop=True)
 
 
-def over_seeds(ds: xr.Dataset, metric: str = "loss", split: str | None = None) -> pd.DataFrame:
-    """`metric` after the last epoch by setting: means over trials that differ in `seed` alone.
-
-    Columns: the hyperparameters but the seed, `mean`, `std` (n - 1), `seeds` (how many finished)
-    and `diverged` (how many did not). The best mean is first; a setting with a diverged seed
-    comes after all of whose seeds finished. Raises UserError if the seed does not vary.
-    """
-    if "seed" not in hyperparameters(ds):
-        raise UserError("seed does not vary in these results: there is nothing to average")
-    names = [name for name in hyperparameters(ds) if name != "seed"]
-    ranked = rank(ds, metric, split).sort_index()
-    groups = ranked.groupby(names, sort=False, dropna=False) if names else [((), ranked)]
-    rows = []
-    for _, own in groups:
-        finished = own.loc[own["status"] == "finished", "value"]
-        rows.append(
-            {name: own[name].iloc[0] for name in names}
-            | {"mean": finished.mean(), "std": finished.std(), "seeds": len(finished)}
-            | {"diverged": len(own) - len(finished)}
-        )
-    made = pd.DataFrame(rows)
-    key = made["mean"] * (-1 if direction(ds, metric) == "higher" else 1)
-    order = np.lexsort((_finite_first(key.to_numpy()), made["diverged"] > 0))
-    return made.iloc[order].reset_index(drop=True)
-
-
 def divergences(ds: xr.Dataset) -> list[str]:
     """One sentence for each diverged trial: "learning rate 1 diverged in epoch 3, step 712"."""
     named = zip(_rows(_hyperparameters(ds), size(ds)), _statuses(ds), strict=True)

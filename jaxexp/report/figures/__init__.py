@@ -6,6 +6,8 @@ They use matplotlib's objects alone, never pyplot, so nothing depends on a backe
 from jaxexp.report.figures.baselines import accuracy_by, pictures, ranking
 from jaxexp.report.figures.curves import curves, final_by, splits
 from jaxexp.report.figures.grids import heat_map
+from jaxexp.report.figures.interactive import ReportFigure
+from jaxexp.report.figures.many import importances, parallel
 from jaxexp.report.figures.maps import MAP_COLOURS, class_colours, class_distances, regions
 from jaxexp.report.figures.steps import bars, gradient_norms, noise, running_mean, step_noise
 from jaxexp.report.figures.style import CATEGORIES, SPLITS, axis_label, to_png
@@ -14,6 +16,7 @@ __all__ = [
     "CATEGORIES",
     "MAP_COLOURS",
     "SPLITS",
+    "ReportFigure",
     "accuracy_by",
     "axis_label",
     "bars",
@@ -23,7 +26,9 @@ __all__ = [
     "final_by",
     "gradient_norms",
     "heat_map",
+    "importances",
     "noise",
+    "parallel",
     "pictures",
     "ranking",
     "regions",

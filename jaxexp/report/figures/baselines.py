@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
+from jaxexp.report.figures.interactive import ReportFigure, attach
 from jaxexp.report.figures.style import SPLITS, STYLE, add_legend, grid_shape, make_panels
+from jaxexp.results import select
 from jaxexp.results.compare import finished
 from jaxexp.results.select import number
 
@@ -23,7 +24,7 @@ BAR: dict[str, Any] = {"color": "#D55E00", "marker": "|", "ms": 21, "mew": 2.8, 
 @rc_context(STYLE)
 def ranking(
     table: pd.DataFrame, reference: Mapping[str, float], chance: float | None = None
-) -> Figure:
+) -> ReportFigure:
     """Test accuracy of each row of `compare.baselines` as a bar, the first on top.
 
     Where there are several seeds, a line shows their mean ± standard deviation. `reference` holds
@@ -44,7 +45,9 @@ def ranking(
     ax.invert_yaxis()
     ax.grid(False, axis="y")
     add_legend(fig, [ax])
-    return fig
+    told = [f"{row['baseline']} {_bar_label(row)}" for row in table.to_dict("records")]
+    fig.alt = f"Test accuracy, {select.count(len(table), 'bar')}: {'; '.join(told)}."
+    return attach(fig, [ax])
 
 
 def _bar_label(row: Mapping[Any, Any]) -> str:
@@ -66,7 +69,7 @@ def accuracy_by(
     axis: str,
     reference: Mapping[str, tuple[float, float]],
     chance: float | None = None,
-) -> Figure:
+) -> ReportFigure:
     """Validation and test accuracy of `compare.runs` by hyperparameter `axis`, a panel a baseline.
 
     Baselines for which `axis` has no value are left out. Runs are faint points, the line is their
@@ -91,7 +94,11 @@ def accuracy_by(
     for ax in panels[:, 0]:
         ax.set_ylabel("accuracy after the last epoch")
     add_legend(fig, panels.flat)
-    return fig
+    fig.alt = (
+        f"Validation and test accuracy against {select.words(axis)}, a panel for each of "
+        f"{', '.join(names)}; the highest test accuracy is {number(table['test'].max())}."
+    )
+    return attach(fig, list(panels.flat[: len(names)]), cols)
 
 
 def _accuracy_panel(ax: Axes, own: pd.DataFrame, axis: str) -> None:
@@ -129,7 +136,7 @@ def pictures(
     titles: Sequence[str],
     captions: Sequence[str],
     explained: str,
-) -> Figure:
+) -> ReportFigure:
     """Images, uint8 (H, W, 3), in a row, a title above and a caption below each.
 
     The pixels of small images show as squares. None stands for an image that could not be read.
@@ -147,4 +154,7 @@ def pictures(
         ax.grid(False)
         ax.set(xticks=[], yticks=[], title=title, xlabel=caption)
         ax.spines[:].set_visible(image is None)
+    fig.alt = f"{select.count(len(images), 'image')}: {'; '.join(titles)}. {explained}".replace(
+        "\n", " "
+    )
     return fig

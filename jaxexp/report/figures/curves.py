@@ -8,10 +8,11 @@ import numpy as np
 import xarray as xr
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from jaxexp.base.errors import UserError
+from jaxexp.report.figures.interactive import NO_HEIGHT, ReportFigure, attach
 from jaxexp.report.figures.style import (
     CATEGORIES,
     DIVERGED,
@@ -20,14 +21,18 @@ from jaxexp.report.figures.style import (
     SPLITS,
     STYLE,
     add_legend,
+    averaged,
     axis_label,
+    band,
     best_of,
     by_epoch,
     grid_shape,
+    headed,
     label_y,
     make_panels,
     say_which,
     scale_y,
+    seeds_note,
     set_titles,
     trial_colours,
 )
@@ -36,6 +41,8 @@ from jaxexp.results.select import number, status, until_divergence
 
 PANELS = 4  # trials side by side
 HIGHLIGHTED = 8  # curves that have a colour and a name
+MEANS = 30  # values of a number that have a mean: of more, each would be of very few trials
+BANDS = 3  # of more than five curves, how many have bands: more would hide one another
 
 
 @rc_context(STYLE)
@@ -44,38 +51,62 @@ def curves(
     metric: str = "loss",
     split: str | None = None,
     reference: tuple[float, str] | None = None,
-) -> Figure:
+) -> ReportFigure:
     """`metric` of `split` (`select.default_split` if not given) by epoch, one curve per trial.
 
-    Of more than eight trials, the best eight by the metric stand out; the others are grey. The
-    curve of a diverged trial ends with a cross, and the legend names the epoch. `reference` is a
-    height and its name, drawn as a horizontal line.
+    Where the seed is an axis, the curves are means over the seeds, in bands of ± standard
+    deviation; a sweep over seeds alone shows each of them in grey as well. Of more than eight
+    trials, the best eight by the metric stand out; the others are grey. The curve of a diverged
+    trial ends with a cross, and the legend names the epoch. `reference` is a height and its name,
+    drawn as a horizontal line.
     Raises UserError for a metric or a split that the results do not have.
     """
     split = split or select.default_split(ds)
-    ranked = select.rank(ds, metric, split)
-    fig, [[ax]] = make_panels(1, 1, 5.2, 4.0)
-    trials, _ = best_of(ds, HIGHLIGHTED, metric, split)
-    all_shown = len(trials) == select.size(ds)
-    colours = trial_colours(ds) if all_shown else CATEGORIES
+    means = averaged(ds)
+    ranked = select.rank(means, metric, split)
+    fig, [[ax]] = make_panels(1, 1, 6.0, 4.0)
+    trials, _ = best_of(means, HIGHLIGHTED, metric, split)
+    all_shown = len(trials) == select.size(means)
+    colours = trial_colours(means) if all_shown else CATEGORIES
     others = ""
     if not all_shown:
-        others = _cloud(ax, ds, metric, split, ranked.index[HIGHLIGHTED:].to_numpy())
+        others = _cloud(fig, ax, means, metric, split, ranked.index[HIGHLIGHTED:].to_numpy())
+    elif means is not ds and not select.axes(means):  # seeds alone
+        others = _cloud(fig, ax, ds, metric, split, np.arange(select.size(ds)), "each seed")
+    best = set(ranked["trial"].iloc[:BANDS]) if len(trials) > 5 else set(ranked["trial"])
     for (name, point), colour in zip(trials, colours, strict=True):
-        _curve(ax, point, metric, split, color=colour, label=name)
+        banded = select.label(point, select.hyperparameters(means)) in best
+        name = "mean" if others == "each seed" else name
+        _curve(ax, point, metric, split, banded, color=colour, label=name)
     if others:  # behind the curves, but last in the legend
         ax.plot([], [], color=OTHERS, lw=1, label=others)
     if reference:
         height, text = reference
         ax.axhline(height, color="0.35", lw=1, ls=":", label=f"{text}, {number(height)}")
     by_epoch(ax, ds)
-    scale_y(ax, ds, metric, until_divergence(ds, metric).sel(split=split))
+    scale_y(ax, ds, metric, until_divergence(means, metric).sel(split=split))
     label_y(ax, axis_label(ds, metric, split))
+    note = headed(seeds_note(means))
+    if note and len(best) < len(trials):
+        note += f" (the best {BANDS} with bands)"
+    say_which(fig, note)
     add_legend(fig, [ax])
-    return fig
+    fig.alt = (
+        f"{select.metric_words(metric, split).capitalize()} by epoch, "
+        f"{_curves_in_words(len(trials), others)}. {select.best_in_words(means, metric, split)}"
+    )
+    return attach(fig, [ax], note=note)
 
 
-def _cloud(ax: Axes, ds: xr.Dataset, metric: str, split: str, places: np.ndarray) -> str:
+def _curves_in_words(shown: int, others: str) -> str:
+    drawn = select.count(shown, "curve")
+    return f"{drawn} in colour and {others} in grey" if others else drawn
+
+
+def _cloud(
+    fig: ReportFigure, ax: Axes, ds: xr.Dataset, metric: str, split: str, places: np.ndarray,
+    name: str = "",
+) -> str:  # fmt: skip
     """Draw the trials at `places` as one grey line with gaps; returns what to call them."""
     values = until_divergence(ds, metric).sel(split=split).transpose(..., "epoch").values
     values_TxE = values.reshape(-1, ds.sizes["epoch"])[places]
@@ -84,10 +115,15 @@ def _cloud(ax: Axes, ds: xr.Dataset, metric: str, split: str, places: np.ndarray
     x_TxE = np.tile(np.append(ds["epoch"].values, 0), (len(places), 1))
     marker = "." if (np.isfinite(values_TxE).sum(axis=1) <= 1).all() else ""
     diverged = int((ds["diverged_epoch"].values.ravel()[places] > 0).sum())
-    name = f"{number(len(places))} other{'' if len(places) == 1 else 's'}"
     y_TxE = np.concatenate([values_TxE, gap_Tx1], axis=1)
-    ax.plot(x_TxE.ravel(), y_TxE.ravel(), color=OTHERS, lw=0.8, marker=marker, zorder=1.5)
-    return name + (f" ({diverged} diverged)" if diverged else "")
+    [line] = ax.plot(x_TxE.ravel(), y_TxE.ravel(), color=OTHERS, lw=0.8, marker=marker, zorder=1.5)
+    name = name or f"{number(len(places))} other{'' if len(places) == 1 else 's'}" + (
+        f" ({diverged} diverged)" if diverged else ""
+    )
+    trials = select.rank(ds)["trial"]
+    fig.clouds[line] = [trials[place] for place in places.tolist()]
+    fig.hover[line] = [name]
+    return name
 
 
 @rc_context(STYLE)
@@ -97,10 +133,11 @@ def splits(
     *,
     mark_best: bool = True,
     running: bool = False,
-) -> Figure:
+) -> ReportFigure:
     """Every split by epoch; the best epoch by `select.default_split` is ringed if `mark_best`.
 
-    One trial: a panel per metric, side by side. Several: a column per trial, a row per metric;
+    Where the seed is an axis: means over the seeds, in bands of ± standard deviation. One trial: a
+    panel per metric, side by side. Several: a column per trial, a row per metric;
     of more than four, the best four by the first metric. `running` adds the mean during the epoch,
     in training mode, of the metrics that have one: it is not the metric of the training split,
     which is measured at the epoch's end.
@@ -111,6 +148,7 @@ def splits(
         select.direction(ds, metric)  # which refuses an unknown one
         if running and f"running_{metric}" not in ds:
             raise UserError(f"running=True: these results have no running_{metric}")
+    ds = averaged(ds)
     trials, note = best_of(ds, PANELS, metrics[0], split)
     if len(trials) == 1:
         fig, panels = make_panels(1, len(metrics), 5.2 if len(metrics) == 1 else 3.7, 3.6)
@@ -129,9 +167,16 @@ def splits(
     set_titles(panels[:1], [name if titled else "" for name, _ in trials], 3.7)
     for ax in panels[:-1].flat if len(trials) > 1 else ():
         ax.set_xlabel("")
+    note = headed(note, seeds_note(ds))
     say_which(fig, note)
     add_legend(fig, panels.flat)
-    return fig
+    fig.alt = (
+        f"{' and '.join(select.words(metric) for metric in metrics).capitalize()} of "
+        f"{' and '.join(select.splits(ds))} by epoch, {select.count(len(trials), 'trial')}. "
+        f"{select.best_in_words(ds, metrics[0], split)}"
+    )
+    flat = list(panels.T.flat if len(trials) == 1 else panels.flat)
+    return attach(fig, flat, panels.shape[1] if len(trials) > 1 else len(flat), note)
 
 
 def _splits_panel(ax: Axes, point: xr.Dataset, metric: str, running: bool) -> None:
@@ -161,9 +206,14 @@ def _ring_best_epoch(ax: Axes, point: xr.Dataset, metric: str, *, named: bool) -
     ax.plot([where], [height], **RING, ms=9, clip_on=False, label=label)
 
 
-def _curve(ax: Axes, point: xr.Dataset, metric: str, split: str, **style: Any) -> None:
+def _curve(
+    ax: Axes, point: xr.Dataset, metric: str, split: str, banded: bool = True, **style: Any
+) -> None:
     """One curve by epoch up to its divergence, which is marked, as is a curve of one point."""
     values = until_divergence(point, metric).sel(split=split)
+    if banded and f"{metric}_std" in point:
+        std = point[f"{metric}_std"].sel(split=split)
+        band(ax, values["epoch"], values, std, style.get("color"), style.get("label", ""))
     values = values[np.isfinite(values.values)]
     if status(point) != "finished":
         style |= DIVERGED | {"markevery": [values.size - 1] if values.size else None}
@@ -175,9 +225,11 @@ def _curve(ax: Axes, point: xr.Dataset, metric: str, split: str, **style: Any) -
 @rc_context(STYLE)
 def final_by(
     ds: xr.Dataset, axis: str, metric: str | Sequence[str] = "loss", split: str | None = None
-) -> Figure:
+) -> ReportFigure:
     """`metric` (or several, a panel each) after the last epoch against hyperparameter `axis`.
 
+    Where the seed is an axis, a trial stands for the mean over the seeds, and error bars for their
+    standard deviation.
     Where nothing else varies: every split, a line where `axis` is a number. Else: each trial of
     `split` (`select.default_split` if not given) as a grey point, and by value of `axis` their
     mean and their best. The best trial is ringed; diverged trials are counted below their value.
@@ -188,14 +240,22 @@ def final_by(
     if axis not in select.hyperparameters(ds):
         varying = ", ".join(select.hyperparameters(ds)) or "none"
         raise UserError(f"axis={axis!r}: the hyperparameters that vary are {varying}")
+    ds = ds if axis == "seed" else averaged(ds)
     rows, cols = grid_shape(len(metrics), 3)
     width = 5.2 if len(metrics) == 1 else 4.2
     fig, panels = make_panels(rows, cols, width, 3.8, count=len(metrics))
     for ax, own in zip(panels.flat, metrics, strict=False):
-        _Against(ds, axis, own, split).draw(ax)
+        _Against(ds, axis, own, split).draw(fig, ax)
         ax.set_xlabel(select.words(axis))
+    note = headed(seeds_note(ds))
+    say_which(fig, note)
     add_legend(fig, panels.flat[: len(metrics)])
-    return fig
+    fig.alt = (
+        f"{' and '.join(map(select.words, metrics)).capitalize()} after the last epoch against "
+        f"{select.words(axis)}, {select.count(select.size(ds), 'trial')}. "
+        f"{select.best_in_words(ds, metrics[0], split)}"
+    )
+    return attach(fig, list(panels.flat[: len(metrics)]), cols, note)
 
 
 class _Against:
@@ -215,20 +275,31 @@ class _Against:
         last = select.final(ds, metric)
         y = {s: select.by_trial(ds, last.sel(split=s)).astype(float) for s in select.splits(ds)}
         self.y = {s: np.where(np.isfinite(own), own, np.nan) for s, own in y.items()}
+        wide = select.spread(ds, metric)
+        self.std = {} if wide is None else {
+            s: np.nan_to_num(select.by_trial(ds, wide.sel(split=s)).astype(float)) for s in self.y
+        }  # fmt: skip
+        self.trials = ranked["trial"].tolist()
         self.higher = select.direction(ds, metric) == "higher"
         alone = len(self.values) == len(given)
         varying = len(select.hyperparameters(ds))
         # Points of a random search are not joined: other things change from one to the next.
         self.line = alone and (varying == 1 or (len(select.axes(ds)) == 1 and len(given) <= 8))
 
-    def draw(self, ax: Axes) -> None:
+    def draw(self, fig: ReportFigure, ax: Axes) -> None:
         if self.line:
             order = np.argsort(self.x)
             for split, own in self.y.items():
                 style = SPLITS.get(split, {}) | ({} if self.numeric else {"linestyle": "none"})
-                ax.plot(self.x[order], own[order], label=split, **style)
+                if split in self.std:
+                    std = self.std[split][order]
+                    ax.errorbar(
+                        self.x[order], own[order], std, label=split, elinewidth=1.2, **style
+                    )
+                else:
+                    ax.plot(self.x[order], own[order], label=split, **style)
         else:
-            self._points(ax)
+            fig.hover[self._points(ax)] = self.trials
         self._ring(ax)
         if self.numeric and _log_spreads(self.at):
             ax.set_xscale("log")
@@ -238,10 +309,11 @@ class _Against:
         label = axis_label(self.ds, self.metric, None if self.line else self.split)
         label_y(ax, f"{label}\nafter the last epoch")
 
-    def _points(self, ax: Axes) -> None:
+    def _points(self, ax: Axes) -> Line2D:
         y = self.y[self.split]
         groups = [y[(self.group == g) & np.isfinite(y)] for g in range(len(self.values))]
-        several = any(own.size > 1 for own in groups)
+        few = not self.numeric or len(self.values) <= MEANS
+        several = few and any(own.size > 1 for own in groups)
         x = self.x
         if not self.numeric:  # side by side, where they would cover one another
             for g in range(len(self.values)):
@@ -249,9 +321,22 @@ class _Against:
                 x = x.astype(float)
                 x[own] += np.linspace(-0.18, 0.18, own.size) if own.size > 1 else 0
         colour = "0.7" if several else SPLITS["train"]["color"]
-        ax.plot(x, y, ".", color=colour, ms=6, alpha=0.8, label="each trial", zorder=1.8)
+        style: dict[str, Any] = {
+            "color": colour,
+            "ms": 6,
+            "alpha": 0.8,
+            "zorder": 1.8,
+            "ls": "none",
+            "marker": ".",
+        }
+        if self.std:
+            bars = ax.errorbar(x, y, self.std[self.split], elinewidth=0.8, label="each setting",
+                               **style)  # fmt: skip
+            points = bars.lines[0]
+        else:
+            [points] = ax.plot(x, y, label="each trial", **style)
         if not several:
-            return
+            return points
         pick = np.max if self.higher else np.min
         mean, best = ([f(own) if own.size else np.nan for own in groups] for f in (np.mean, pick))
         joined = {"lw": 1.5} if self.numeric else {"ls": "none"}
@@ -262,6 +347,7 @@ class _Against:
         ax.plot(self.at, mean, **(line | joined | shape))
         line = {"color": "#009E73", "label": f"best{of}", "ls": "--"}
         ax.plot(self.at, best, **(line | joined | shape | {"marker": "^", "ms": 5}))
+        return points
 
     def _ring(self, ax: Axes) -> None:
         y = self.y[self.split]
@@ -289,7 +375,8 @@ class _Against:
         if not few and self.diverged.any():
             bottom = ax.get_xaxis_transform()
             where = self.x[self.diverged]
-            ax.plot(where, np.full(where.size, 0.03), "X", color="#CC0000", ms=6, transform=bottom,
+            ax.plot(where, np.full(where.size, 0.03), "X", color="#CC0000", ms=6,
+                    transform=bottom, gid=NO_HEIGHT,
                     label=f"diverged: {select.count(where.size, 'trial')}")  # fmt: skip
 
     def _below(self, group: int) -> str:

@@ -7,11 +7,11 @@ import xarray as xr
 from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
-from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from jaxexp.base.errors import UserError
+from jaxexp.report.figures.interactive import ReportFigure, heat_spec
 from jaxexp.report.figures.style import STYLE, axis_label, make_panels, wants_log
 from jaxexp.results import select
 from jaxexp.results.select import number
@@ -22,11 +22,12 @@ NUMBERED = 12  # cells in a row that have room for their number
 @rc_context(STYLE)
 def heat_map(
     ds: xr.Dataset, x: str, y: str, metric: str = "loss", split: str | None = None
-) -> Figure:
+) -> ReportFigure:
     """`metric` after the last epoch over hyperparameters `x` and `y`; brighter is better.
 
     `split` is `select.default_split` if not given. A cell is the mean over the finished trials of
-    its two values; where some diverged it says how many. The best cell has a frame.
+    its two values, with their standard deviation where they differ in nothing but their seeds;
+    where some diverged it says how many. The best cell has a frame.
     Raises UserError for a metric, a split or a hyperparameter that the results do not have.
     """
     split = split or select.default_split(ds)
@@ -45,9 +46,17 @@ def heat_map(
     np.add.at(found, tuple(at), value.notna().to_numpy())
     np.add.at(diverged, tuple(at), lost)
     mean = np.divide(total, found, out=np.full(shape, np.nan), where=found > 0)
+    std = np.full(shape, np.nan)
+    if set(select.hyperparameters(ds)) == {x, y, "seed"}:
+        squares = np.zeros(shape)
+        np.add.at(squares, tuple(at), ((value - mean[tuple(at)]) ** 2).fillna(0).to_numpy())
+        std = np.sqrt(np.divide(squares, found - 1, out=std, where=found > 1))
 
     higher = select.direction(ds, metric) == "higher"
-    width, height = min(2.4 + 0.62 * max(shape[1], 4), 9.8), min(1.5 + 0.42 * max(shape[0], 3), 8)
+    width, height = (
+        min(2.4 + 0.62 * max(shape[1], 4), 9.8),
+        min(1.5 + (0.42 if np.isnan(std).all() else 0.5) * max(shape[0], 3), 8),
+    )
     fig, [[ax]] = make_panels(1, 1, width, height)
     colours = colormaps["viridis" if higher else "viridis_r"].with_extremes(bad="0.9")
     known = mean[np.isfinite(mean)]
@@ -64,7 +73,7 @@ def heat_map(
         ax.tick_params(axis="x", labelrotation=60)
     explained = "\n(div. or ×: trials that diverged)" if lost.any() else ""
     ax.set(xlabel=select.words(x) + explained, ylabel=select.words(y))
-    _write_cells(ax, mean, diverged, image)
+    written = _write_cells(ax, mean, std, diverged, image)
     if known.size:
         flat = np.where(np.isfinite(mean), -mean if higher else mean, np.inf)
         row, column = np.unravel_index(int(flat.argmin()), shape)
@@ -75,17 +84,58 @@ def heat_map(
     bar = fig.colorbar(image, label=of + axis_label(ds, metric, split))
     bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: number(float(v))))
     bar.ax.yaxis.set_minor_formatter(NullFormatter())
+    best = ""
+    if known.size:
+        best = f"; the best cell is {number(float(known.max() if higher else known.min()))}"
+    fig.alt = (
+        f"Map of {axis_label(ds, metric, split)} over {select.words(x)} and {select.words(y)}, "
+        f"{shape[1]} by {shape[0]} cells{best}."
+    )
+    names = {key: [number(v) for v in values[name]] for key, name in (("x", x), ("y", y))}
+    hovers = [
+        [
+            f"{select.words(x)} {names['x'][j]}\n{select.words(y)} {names['y'][i]}\n"
+            + _in_words(mean[i, j], std[i, j], int(found[i, j]), int(diverged[i, j]))
+            for j in range(shape[1])
+        ]
+        for i in range(shape[0])
+    ]
+    fig.interactive = heat_spec(
+        mean, names, hovers, written, (int(row), int(column)) if known.size else None,
+        higher=higher, log=logarithmic,
+        labels={"x": select.words(x), "y": select.words(y),
+                "bar": of + axis_label(ds, metric, split)},
+        size=(max(width, 5.6), height),
+    )  # fmt: skip
     return fig
 
 
-def _write_cells(ax: Axes, mean: np.ndarray, diverged: np.ndarray, image: AxesImage) -> None:
-    """The number of each cell, and how many of its trials diverged."""
+def _in_words(mean: float, std: float, found: int, diverged: int) -> str:
+    """What a cell says under the pointer."""
+    said = select.plus_minus(mean, std) if np.isfinite(mean) else "no finished trial"
+    over = f", mean of {select.count(found, 'trial')}" if found > 1 else ""
+    return f"{said}{over}" + (f", {diverged} diverged" if diverged else "")
+
+
+def _write_cells(
+    ax: Axes, mean: np.ndarray, std: np.ndarray, diverged: np.ndarray, image: AxesImage
+) -> list[tuple[int, int, str, bool]]:
+    """The number of each cell, its spread, and how many of its trials diverged.
+
+    Returns row and column, text, and whether the cell is dark.
+    """
+    written = []
     numbered = max(mean.shape) <= NUMBERED
     for (row, column), value in np.ndenumerate(mean):
         lines = [number(value, 3)] if numbered and np.isfinite(value) else []
+        if lines and np.isfinite(std[row, column]):
+            lines.append(f"±{number(std[row, column], 2)}")
         lost = int(diverged[row, column])
         lines += [f"{lost} div." if numbered else "×"] if lost else []
         red, green, blue, _ = image.cmap(image.norm(value)) if np.isfinite(value) else (1, 1, 1, 1)
         dark = 0.3 * red + 0.6 * green + 0.1 * blue < 0.5
         ax.text(column, row, "\n".join(lines), ha="center", va="center", fontsize=8,
                 color="white" if dark else "black")  # fmt: skip
+        if lines:
+            written.append((row, column, "\n".join(lines), bool(dark)))
+    return written

@@ -9,20 +9,23 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.transforms import Bbox
 
+from jaxexp.report.figures.interactive import MOST, ReportFigure, Spec, meta, packed, rounded
 from jaxexp.report.figures.style import (
     STYLE,
     best_of,
     grid_shape,
+    headed,
     make_panels,
     say_which,
     set_titles,
 )
-from jaxexp.results.select import default_split, number
+from jaxexp.results import seeds
+from jaxexp.results.select import count, default_split, number
 
 # Colours of the map: fewer than countries, but any two of them are easily distinguished.
 MAP_COLOURS = (
@@ -31,17 +34,27 @@ MAP_COLOURS = (
 )  # fmt: skip
 
 
+FAR = 1.5  # degrees of latitude from any test place, beyond which a map is pale
+
+
 @rc_context(STYLE)
-def regions(ds: xr.Dataset, colours: np.ndarray | None = None) -> Figure:
+def regions(ds: xr.Dataset, colours: np.ndarray | None = None) -> ReportFigure:
     """The predicted class over the map (degrees), and the test places, one panel per trial.
 
-    Areas and places have their class's colour, areas paler; places in an area of another class
-    (by the nearest cell of the grid) are outlined. Of more than four trials, the best four by
-    loss. `colours`, (classes, 3), are `class_colours` if not given: the same on every map that
-    shows the same test places.
+    Areas and places have their class's colour, areas paler, and areas without test places within
+    1.5° pale: nothing is known there. Places in an area of another class (by the nearest
+    cell of the grid) are outlined. Of more than four trials, the best four by loss; where the seed
+    is an axis, the trial whose loss is the median of its seeds. `colours`, (classes, 3), are
+    `class_colours` if not given: the same on every map that shows the same test places.
     """
     colours = class_colours(ds) if colours is None else colours
+    several = seeds.several(ds)
+    ds = seeds.typical(ds) if several else ds
     trials, note = best_of(ds, 4, "loss", default_split(ds))
+    note = headed(
+        note, "of each setting the seed with the median loss" if several else "",
+        f"pale: no test place within {number(FAR)}°",
+    )  # fmt: skip
     middle = np.deg2rad(float(ds["latitude"].mean()))
     aspect = 1 / np.cos(middle)
     width = 6.6 if len(trials) == 1 else 5.2
@@ -49,24 +62,89 @@ def regions(ds: xr.Dataset, colours: np.ndarray | None = None) -> Figure:
     height = (width - 0.6) * aspect * tall + 0.7  # the rest is for the axes
     rows, cols = grid_shape(len(trials), 2)
     fig, panels = make_panels(rows, cols, width, height, count=len(trials))
-    titles = []
+    titles, layers = [], []
     for ax, (name, point) in zip(panels.flat, trials, strict=False):
         ax.set_aspect(aspect)
-        wrong = _map_panel(ax, point, colours)
+        wrong, layer = _map_panel(ax, point, colours)
+        layers.append(layer)
         of = f"{number(wrong)} of {number(ds.sizes['point'])} test places"
         titles.append(f"{name}: {of} outlined as wrong")
     set_titles(panels, titles, width)
     say_which(fig, note)
     _write_names(fig, panels.flat[: len(trials)], ds)
+    fig.alt = f"Map of predicted classes and of {count(ds.sizes['point'], 'test place')}. " + (
+        f"{'; '.join(titles)}."
+    )
+    fig.interactive = _twin(fig, panels.flat[: len(trials)], layers, titles, cols, note)
+    fig.interactive["layout"]["meta"]["aspect"] = round(aspect * tall, 4)
     return fig
 
 
-def _map_panel(ax: Axes, point: xr.Dataset, colours: np.ndarray) -> int:
-    """Draw areas, borders and places of one trial; return how many places are wrong."""
+def _twin(
+    fig: Figure, panels: Any, layers: list[list[Spec]], titles: list[str], cols: int, note: str
+) -> Spec:
+    """The interactive maps: the class and the place under the pointer."""
+    width, height = fig.get_size_inches()
+    known = meta(cols, width, height / -(-len(layers) // cols), note)
+    layout: Spec = {"meta": known | {"titles": titles}}
+    data = []
+    for k, (ax, own) in enumerate(zip(panels, layers, strict=True), 1):
+        suffix = "" if k == 1 else str(k)
+        for axis, limits in (("x", ax.get_xlim()), ("y", ax.get_ylim())):
+            name = "longitude (°E)" if axis == "x" else "latitude (°N)"
+            layout[f"{axis}axis{suffix}"] = {
+                "range": rounded(limits), "title": {"text": name}, "showgrid": False,
+                "anchor": f"{'y' if axis == 'x' else 'x'}{suffix}",
+            }  # fmt: skip
+        names = [(text.get_position(), text.get_text()) for text in ax.texts]
+        labels: Spec = {
+            "type": "scatter", "mode": "text", "x": rounded([x for (x, _), _ in names]),
+            "y": rounded([y for (_, y), _ in names]), "text": [name for _, name in names],
+            "textfont": {"size": 11, "shadow": "auto", "weight": 700}, "hoverinfo": "skip",
+            "meta": {"declutter": True}, "legendgroup": "", "showlegend": False,
+        }  # fmt: skip
+        data += [trace | {"xaxis": f"x{suffix}", "yaxis": f"y{suffix}"} for trace in [*own, labels]]
+    for trace in data[len(layers[0]) + 1 :]:
+        trace["showlegend"] = False
+    return {"data": data, "layout": layout}
+
+
+def _far(ds: xr.Dataset, longitude: np.ndarray, latitude: np.ndarray) -> np.ndarray:
+    """Which cells of a grid, (latitudes, longitudes), have no test place within `FAR`.
+
+    Distances are to the centres of the cells in which places lie.
+    """
+    if min(len(longitude), len(latitude)) < 2:
+        return np.zeros((len(latitude), len(longitude)), bool)
+    step_x, step_y = (float(np.diff(own).mean()) for own in (longitude, latitude))
+    shrink = np.cos(np.deg2rad(latitude.mean()))
+    column = np.round((ds["test_longitude"].values - longitude[0]) / step_x).astype(int)
+    row = np.round((ds["test_latitude"].values - latitude[0]) / step_y).astype(int)
+    reach_y, reach_x = int(FAR / step_y), int(FAR / (step_x * shrink))
+    shape = (len(latitude) + 2 * reach_y, len(longitude) + 2 * reach_x)
+    inside = (row >= 0) & (row < len(latitude)) & (column >= 0) & (column < len(longitude))
+    there = np.zeros(shape, bool)
+    there[row[inside] + reach_y, column[inside] + reach_x] = True
+    near = np.zeros((len(latitude), len(longitude)), bool)
+    for dy in range(-reach_y, reach_y + 1):
+        for dx in range(-reach_x, reach_x + 1):
+            if (dy * step_y) ** 2 + (dx * step_x * shrink) ** 2 <= FAR**2:
+                y, x = reach_y + dy, reach_x + dx
+                near |= there[y : y + len(latitude), x : x + len(longitude)]
+    return ~near
+
+
+def _map_panel(ax: Axes, point: xr.Dataset, colours: np.ndarray) -> tuple[int, list[Spec]]:
+    """Draw areas, borders and places of one trial.
+
+    Returns how many places are wrong, and the same areas and places as Plotly's traces.
+    """
     grid = point["region"].transpose("latitude", "longitude").sortby(["latitude", "longitude"])
     longitude, latitude = grid["longitude"].values, grid["latitude"].values
     x, y = _edges(longitude), _edges(latitude)
-    ax.pcolormesh(x, y, 0.5 + 0.5 * colours[grid.values], rasterized=True)
+    far = _far(point, longitude, latitude)
+    strength = np.where(far, 0.1, 0.5)[..., None]
+    ax.pcolormesh(x, y, 1 - strength * (1 - colours[grid.values]), rasterized=True)
     ax.add_collection(LineCollection(list(_borders(grid.values, x, y)), colors="white", lw=0.6))
     places = {"longitude": point["test_longitude"], "latitude": point["test_latitude"]}
     label = point["test_label"].values
@@ -77,7 +155,65 @@ def _map_panel(ax: Axes, point: xr.Dataset, colours: np.ndarray) -> int:
     ax.grid(False)
     ax.set_xlabel("longitude (°E)")
     ax.set_ylabel("latitude (°N)")
-    return int(wrong.sum())
+    names = [str(name) for name in json.loads(point.attrs["classes"])]
+    areas = _areas(grid.values, far, longitude, latitude, colours, names)
+    predicted = grid.sel(places, method="nearest").values
+    shown = np.zeros(wrong.size, bool)  # the same share of both kinds
+    shown[np.linspace(0, wrong.size - 1, min(wrong.size, MOST)).astype(int)] = True
+    dots = [
+        _dots(point, np.flatnonzero(own & shown), predicted, colours, names, wrong=outlined)
+        for own, outlined in ((~wrong, False), (wrong, True))
+    ]
+    return int(wrong.sum()), [areas, *dots]
+
+
+def _areas(
+    grid: np.ndarray, far: np.ndarray, longitude: np.ndarray, latitude: np.ndarray,
+    colours: np.ndarray, names: list[str],
+) -> Spec:  # fmt: skip
+    """The classes of the cells, those of cells far from all places with a colour of their own."""
+    k = len(names)
+    scale = []
+    for i in range(2 * k):
+        red, green, blue = (round(255 * float(part)) for part in colours[i % k])
+        colour = f"rgba({red},{green},{blue},{0.1 if i >= k else 0.5})"
+        scale += [[i / (2 * k), colour], [(i + 1) / (2 * k), colour]]
+    return {
+        "type": "heatmap", "z": packed(grid + k * far), "x": rounded(longitude),
+        "y": rounded(latitude), "colorscale": scale, "zmin": -0.5, "zmax": 2 * k - 0.5,
+        "showscale": False,
+        "meta": {"classes": [*names, *(f"{name} (no places near)" for name in names)]},
+        "hovertemplate": "predicted: <b>%{text}</b><br>%{y}° N, %{x}° E<extra></extra>",
+        "legendgroup": "", "showlegend": False,
+    }  # fmt: skip
+
+
+def _dots(
+    point: xr.Dataset, chosen: np.ndarray, predicted: np.ndarray, colours: np.ndarray,
+    names: list[str], *, wrong: bool,
+) -> Spec:  # fmt: skip
+    """The test places at `chosen`, by class, with what was predicted if it is `wrong`."""
+    label = point["test_label"].values[chosen]
+    texts = [names[k] for k in label]
+    if wrong:
+        texts = [
+            f"{text}, predicted {names[k]}"
+            for text, k in zip(texts, predicted[chosen], strict=True)
+        ]
+    group = "wrong" if wrong else "right"
+    thinned = point.sizes["point"] > MOST
+    name = f"test places, {group}" + (f" (a sample of {number(MOST)} in all)" if thinned else "")
+    shade = colours[label] * (1 if wrong else 0.85)
+    trace: Spec = {
+        "type": "scatter", "mode": "markers", "name": name, "legendgroup": group,
+        "x": rounded(point["test_longitude"].values[chosen]),
+        "y": rounded(point["test_latitude"].values[chosen]), "text": texts,
+        "hovertemplate": "<b>%{text}</b><br>%{y}° N, %{x}° E<extra></extra>", "showlegend": True,
+        "marker": {"size": 5 if wrong else 2.5, "color": [to_hex(rgb) for rgb in shade]},
+    }  # fmt: skip
+    if wrong:
+        trace["marker"]["line"] = {"width": 1, "color": "#000000"}
+    return trace
 
 
 def _edges(centres: np.ndarray) -> np.ndarray:

@@ -7,35 +7,45 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from matplotlib import colormaps, rc_context
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from jaxexp.report.figures.interactive import NO_HEIGHT, ReportFigure, attach
 from jaxexp.report.figures.style import (
     STYLE,
     add_legend,
+    averaged,
     axis_label,
+    band,
     best_of,
     by_epoch,
     grid_shape,
+    headed,
     make_panels,
     say_which,
+    seeds_note,
     set_titles,
     trial_colours,
     wants_log,
 )
-from jaxexp.results import select
+from jaxexp.results import seeds, select
 from jaxexp.results.select import number, until_divergence, with_unit
 
 
 @rc_context(STYLE)
-def step_noise(ds: xr.Dataset) -> Figure:
+def step_noise(ds: xr.Dataset) -> ReportFigure:
     """Training loss of every step and its running mean, one panel per trial.
 
-    Of more than eight trials, the best eight by loss. The mean runs over one hundredth of a
-    trial's steps. The panels share their loss axis, which is logarithmic if no mean is negative,
-    and then cut a decade below the lowest; each states its `noise`.
+    Of more than eight trials, the best eight by loss. Where the seed is an axis, the trial whose
+    loss is the median of its seeds, and the mean and spread of their noise. The running mean is
+    over one hundredth of a trial's steps. The panels share their loss axis, which is logarithmic
+    if no mean is negative, and then cut a decade below the lowest; each states its `noise`.
     """
+    every = ds if seeds.several(ds) else None
+    ds = ds if every is None else seeds.typical(ds)
     trials, note = best_of(ds, 8, "loss", select.default_split(ds))
+    if every is not None:
+        note = headed(note, "of each setting the seed with the median loss; noise: mean ± standard "
+                      f"deviation of {select.count(every.sizes['seed'], 'seed')}")  # fmt: skip
     rows, cols = grid_shape(len(trials), 2)
     fig, panels = make_panels(rows, cols, 3.7, 2.5, sharey=True, count=len(trials))
     heights, titles = [], []
@@ -43,10 +53,9 @@ def step_noise(ds: xr.Dataset) -> Figure:
         losses = before_divergence(point["step_loss"].values)
         mean = running_mean(losses)
         steps = np.arange(1, losses.size + 1)
-        ax.plot(steps, losses, color="#8fbfdf", lw=0.5)
-        ax.plot(steps, mean, color="black", lw=1.2)
-        spread = with_unit(ds, "loss", number(noise(losses), 2))
-        titles.append(f"{name}\nnoise ±{spread}")
+        ax.plot(steps, losses, color="#8fbfdf", lw=0.5, label="each step")
+        ax.plot(steps, mean, color="black", lw=1.2, label="running mean")
+        titles.append(f"{name}\n{_noise_in_words(every, point, losses)}")
         ax.xaxis.set_major_locator(MaxNLocator(4))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda step, _: number(int(step))))
         if losses.size:
@@ -60,8 +69,32 @@ def step_noise(ds: xr.Dataset) -> Figure:
     for ax in panels[:, 0]:
         ax.set_ylabel(axis_label(ds, "loss", "train"))
     fig.supxlabel("step (each panel its own length; black: running mean)")
+    note = headed(note)
     say_which(fig, note)
+    fig.alt = (
+        f"Training loss by step and its running mean, {select.count(len(trials), 'trial')}. "
+        f"{'; '.join(title.replace(chr(10), ': ') for title in titles)}."
+    )
+    attach(fig, list(panels.flat[: len(trials)]), cols, note)
+    for k in range(len(trials)):
+        axis = fig.interactive["layout"][f"xaxis{k + 1 if k else ''}"] if fig.interactive else {}
+        axis["title"] = {"text": "step"}
     return fig
+
+
+def _noise_in_words(every: xr.Dataset | None, point: xr.Dataset, losses: np.ndarray) -> str:
+    """The noise of one trial, or its mean and spread over the seeds of `every`."""
+    if every is None:
+        return f"noise ±{with_unit(point, 'loss', number(noise(losses), 2))}"
+    names = [name for name in select.hyperparameters(every) if name != "seed"]
+    own = [trial for _, trial in select.points(every) if _same(trial, point, names)]
+    found = [noise(before_divergence(trial["step_loss"].values)) for trial in own]
+    found = [value for value in found if np.isfinite(value)] or [float("nan")]
+    mean, std = (
+        number(float(np.mean(found)), 2),
+        number(float(np.std(found, ddof=1)) if len(found) > 1 else float("nan"), 2),
+    )
+    return f"noise {with_unit(point, 'loss', f'{mean} ± {std}')}"
 
 
 def before_divergence(losses: np.ndarray) -> np.ndarray:
@@ -83,13 +116,21 @@ def running_mean(values: np.ndarray, share: float = 0.01) -> np.ndarray:
     return (total[high] - total[low]) / (high - low)
 
 
+def _same(trial: xr.Dataset, other: xr.Dataset, names: Sequence[str]) -> bool:
+    return all(trial[name].item() == other[name].item() for name in names)
+
+
 @rc_context(STYLE)
-def bars(ds: xr.Dataset, quantities: Sequence[str] = ("steps_per_epoch", "seconds")) -> Figure:
+def bars(
+    ds: xr.Dataset, quantities: Sequence[str] = ("steps_per_epoch", "seconds")
+) -> ReportFigure:
     """One number per trial and quantity as labelled bars, on a log scale where they span much.
 
     A quantity is a variable by trial, such as "seconds", or a metric, after the last epoch on
-    `select.default_split`. Of more than twenty trials, the best twenty by loss.
+    `select.default_split`. Where the seed is an axis, means with error bars of their standard
+    deviation. Of more than twenty trials, the best twenty by loss.
     """
+    ds = averaged(ds)
     trials, note = best_of(ds, 20, "loss", select.default_split(ds))
     names = [textwrap.fill(name, 46) for name, _ in trials]
     lines = sum(name.count("\n") + 1 for name in names)
@@ -100,23 +141,52 @@ def bars(ds: xr.Dataset, quantities: Sequence[str] = ("steps_per_epoch", "second
     colours = "#0072B2" if note else trial_colours(ds)
     for ax, quantity in zip(panels, quantities, strict=True):
         values = np.array([_of_trial(point, quantity) for _, point in trials])
-        drawn = ax.barh(np.arange(len(names)), values, color=colours, height=0.65)
+        spreads = np.array([_spread_of(point, quantity) for _, point in trials])
+        error = np.nan_to_num(spreads) if np.isfinite(spreads).any() else None
+        ax.barh(
+            np.arange(len(names)), values, xerr=error, color=colours, height=0.65, ecolor="0.25"
+        )
         ax.set_yticks(np.arange(len(names)), names)
-        ax.bar_label(drawn, [number(value) for value in values], padding=3)
+        texts = [
+            f"{number(value)} ± {number(std, 2)}" if np.isfinite(std) else number(value)
+            for value, std in zip(values, spreads, strict=True)
+        ]
+        for at, (value, std, text) in enumerate(zip(values, spreads, texts, strict=True)):
+            end = value + (std if np.isfinite(std) else 0) if np.isfinite(value) else 0
+            ax.annotate(text, (max(end, 0), at), xytext=(3, 0), textcoords="offset points",
+                        va="center")  # fmt: skip
         finite = values[np.isfinite(values)]
         if wants_log(values):
             ax.set_xscale("log")
-            ax.set_xlim(finite.min() / 3, finite.max() * 8)  # room for the labels
+            ax.set_xlim(
+                finite.min() / 3, finite.max() * (8 if error is None else 25)
+            )  # for the labels
         else:
             low, high = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
-            ax.set_xlim(min(0.0, low * 1.3), max(0.0, high * 1.3) or 1.0)
+            ax.set_xlim(
+                min(0.0, low * 1.3), max(0.0, high * (1.3 if error is None else 1.7)) or 1.0
+            )
         measured = quantity in select.metrics(ds)
         split = select.default_split(ds)
         ax.set_xlabel(axis_label(ds, quantity, split) if measured else select.words(quantity))
         ax.grid(False, axis="y")
     panels[0].set_ylim(len(trials) - 0.4, -0.6)
+    note = headed(note, seeds_note(ds))
     say_which(fig, note)
-    return fig
+    fig.alt = (
+        f"Bars of {' and '.join(map(select.words, quantities))}, "
+        f"{select.count(len(trials), 'trial')}: {'; '.join(name for name, _ in trials[:3])}"
+        f"{' and others' if len(trials) > 3 else ''}."
+    )
+    return attach(fig, list(panels), len(panels), note)
+
+
+def _spread_of(point: xr.Dataset, quantity: str) -> float:
+    """The standard deviation over the seeds; NaN of single seeds, and of what has none."""
+    if quantity in select.metrics(point):
+        std = select.spread(point, quantity)
+        return float("nan") if std is None else float(std.sel(split=select.default_split(point)))
+    return float(point.get(f"{quantity}_std", float("nan")))
 
 
 def _of_trial(point: xr.Dataset, quantity: str) -> float:
@@ -126,15 +196,17 @@ def _of_trial(point: xr.Dataset, quantity: str) -> float:
 
 
 @rc_context(STYLE)
-def gradient_norms(ds: xr.Dataset, layers: Iterable[int] | None = None) -> Figure:
+def gradient_norms(ds: xr.Dataset, layers: Iterable[int] | None = None) -> ReportFigure:
     """Squared L2 norm of the weight gradients by epoch (log scale), one panel per trial.
 
-    Of more than nine trials, the best nine by loss. One curve per layer of `layers` (six, evenly
+    Where the seed is an axis: means over the seeds, in bands of ± standard deviation. Of more than
+    nine trials, the best nine by loss. One curve per layer of `layers` (six, evenly
     spread, if not given). A log scale has no place for a gradient of exactly zero: such epochs
     stand as triangles below all others, in one row per layer.
     """
     known = ds["layer"].values.tolist()
     shown = [known[i] for i in _spread(len(known), 6)] if layers is None else list(layers)
+    ds = averaged(ds)
     trials, note = best_of(ds, 9, "loss", select.default_split(ds))
     rows, cols = grid_shape(len(trials), 3)
     size = (5.2, 4.2) if len(trials) == 1 else (3.4, 3.2)
@@ -149,18 +221,43 @@ def gradient_norms(ds: xr.Dataset, layers: Iterable[int] | None = None) -> Figur
         for layer, colour in zip(shown, colours, strict=True):
             values = own.sel(layer=layer)
             values = values.where(np.isfinite(values))
+            positive = values.where(values > 0)
             name = f"layer {layer}" if isinstance(layer, int) else str(layer)
             line = {"color": colour, "label": name, "marker": "."}
-            ax.plot(values["epoch"], values.where(values > 0), **line)
+            if "gradient_norm_std" in point:
+                std = point["gradient_norm_std"].sel(layer=layer)
+                band(ax, values["epoch"], positive, std, colour, name)
+            ax.plot(values["epoch"], positive, **line)
             zero = values["epoch"][(values == 0).values]
-            ax.plot(zero, np.full(zero.size, zero_rows.get(layer, 1.0)), "v", color=colour)
+            ax.plot(
+                zero,
+                np.full(zero.size, zero_rows.get(layer, 1.0)),
+                "v",
+                color=colour,
+                gid=NO_HEIGHT,
+            )
         by_epoch(ax, point)
     set_titles(panels, [name for name, _ in trials], size[0])
     if zero_rows:
         panels[0, 0].plot([], [], "v", color="0.4", label="exactly zero (below the scale)")
+    note = headed(note, seeds_note(ds))
     say_which(fig, note)
     add_legend(fig, panels.flat)
-    return fig
+    fig.alt = (
+        f"Squared gradient norm by epoch on a log scale, {select.count(len(trials), 'trial')}, "
+        f"{select.count(len(shown), 'layer')} each"
+        + (f", from {_range_in_words(norms)}." if _range_in_words(norms) else ".")
+    )
+    return attach(fig, list(panels.flat[: len(trials)]), cols, note)
+
+
+def _range_in_words(norms: Sequence[xr.DataArray]) -> str:
+    """The least and the largest of positive finite numbers; "" where there are none."""
+    values = np.concatenate([own.values.ravel() for own in norms])
+    values = values[np.isfinite(values) & (values > 0)]
+    if not values.size:
+        return ""
+    return f"{number(float(values.min()), 2)} to {number(float(values.max()), 2)}"
 
 
 def _norm_axis(panels: np.ndarray, norms: np.ndarray, shown: list[Any]) -> dict[Any, float]:

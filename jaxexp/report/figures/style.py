@@ -1,6 +1,7 @@
 """What all figures share: colours, fonts, panels, scales and legends."""
 
 import io
+import json
 import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -10,10 +11,14 @@ import xarray as xr
 from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from PIL import Image  # matplotlib needs it as well
 
+from jaxexp.report.figures.interactive import EpochLocator, ReportFigure
+from jaxexp.results import seeds
 from jaxexp.results.select import (
     axes,
+    count,
     direction,
     hyperparameters,
     metric_words,
@@ -60,18 +65,26 @@ RING: dict[str, Any] = {"marker": "o", "mfc": "none", "mec": "black", "ls": "non
 
 
 def to_png(fig: Figure, dpi: int = 150) -> bytes:
-    """`fig` as a PNG file; the same figure gives the same bytes."""
-    buffer = io.BytesIO()
+    """`fig` as a PNG file; the same figure gives the same bytes.
+
+    Of 256 colours, which a figure seldom has, at a third of the size; photographs need more, but
+    are small here.
+    """
+    buffer, small = io.BytesIO(), io.BytesIO()
     with rc_context(STYLE):
         fig.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
-    return buffer.getvalue()
+    with Image.open(buffer) as image:
+        image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
+            small, format="PNG", optimize=True
+        )
+    return min(buffer.getvalue(), small.getvalue(), key=len)
 
 
 def make_panels(
     rows: int, cols: int, width: float, height: float, count: int | None = None, **share: Any
-) -> tuple[Figure, np.ndarray]:
+) -> tuple[ReportFigure, np.ndarray]:
     """A figure and its (rows, cols) panels, each of this size in inches, `count` of them shown."""
-    fig = Figure(figsize=(width * cols, height * rows), layout="constrained")
+    fig = ReportFigure(figsize=(width * cols, height * rows), layout="constrained")
     panels = fig.subplots(rows, cols, squeeze=False, **share)
     for ax in panels.flat:
         ax.grid(True, color="0.9", linewidth=0.6)
@@ -104,15 +117,53 @@ def best_of(
         return list(points(ds)), ""
     ranked = rank(ds, metric, split).index[:most]
     by = metric_words(metric, split) if split else words(metric)
-    note = f"the best {most} of {number(size(ds))} trials by {by} after the last epoch"
+    what = "settings" if "averaged_seeds" in ds.attrs else "trials"
+    note = f"the best {most} of {number(size(ds))} {what} by {by} after the last epoch"
     return [point(ds, int(place)) for place in ranked], note
+
+
+def averaged(ds: xr.Dataset) -> xr.Dataset:
+    """The means over the seeds, if the seed is an axis with several values; else `ds` itself."""
+    return seeds.average(ds) if seeds.several(ds) else ds
+
+
+def seeds_note(ds: xr.Dataset) -> str:
+    """What bands and error bars of means over seeds are, of means; else ""."""
+    if "averaged_seeds" not in ds.attrs:
+        return ""
+    n = len(json.loads(ds.attrs["averaged_seeds"]))
+    return f"mean of {count(n, 'seed')} ± standard deviation"
+
+
+def band(
+    ax: Axes, x: Any, mean: Any, std: Any, colour: Any, name: str, alpha: float = 0.18
+) -> None:
+    """A band of mean ± `std` behind the curve `name`; nothing where it is not finite.
+
+    Below a curve of positive numbers it ends above 0, so that a log scale can show it.
+    """
+    x, mean, std = (np.asarray(own, dtype=float) for own in (x, mean, std))
+    known = np.isfinite(mean) & np.isfinite(std)
+    low = mean - std
+    if known.any() and mean[known].min() > 0:
+        low = np.maximum(low, mean / 10)
+    ax.fill_between(
+        x, low, mean + std, where=known, color=colour, alpha=alpha, lw=0, gid=name, zorder=1.7
+    )
+
+
+def headed(*notes: str) -> str:
+    """Notes as one line above a figure: what is not empty, as a sentence begins."""
+    note = "; ".join(note for note in notes if note)
+    return note[:1].upper() + note[1:]
 
 
 def say_which(fig: Figure, note: str) -> None:
     """Say above a figure which trials it shows, if it does not show all."""
     if note:
+        note = "\n".join(textwrap.wrap(note, int(fig.get_figwidth() * 13)))
         fig.suptitle(note[0].upper() + note[1:], fontsize=9.5, color="0.35")
-        fig.set_figheight(fig.get_figheight() + 0.3)
+        fig.set_figheight(fig.get_figheight() + 0.3 + 0.17 * note.count("\n"))
 
 
 def set_titles(panels: np.ndarray, titles: Sequence[str], width: float) -> None:
@@ -132,10 +183,10 @@ def set_titles(panels: np.ndarray, titles: Sequence[str], width: float) -> None:
 
 def trial_colours(ds: xr.Dataset) -> list[Any]:
     """A colour for each trial: sequential along ordered numbers, else as distinct as can be."""
-    count = size(ds)
-    if count <= len(CATEGORIES) and not (len(axes(ds)) == 1 and _ordered(ds)):
-        return list(CATEGORIES[:count])
-    return list(colormaps["viridis"](np.linspace(0, 0.85, count)))
+    trials = size(ds)
+    if trials <= len(CATEGORIES) and not (len(axes(ds)) == 1 and _ordered(ds)):
+        return list(CATEGORIES[:trials])
+    return list(colormaps["viridis"](np.linspace(0, 0.85, trials)))
 
 
 def _ordered(ds: xr.Dataset) -> bool:
@@ -151,7 +202,7 @@ def by_epoch(ax: Axes, ds: xr.Dataset) -> None:
     """Give `ax` the epochs of `ds` as its width."""
     ax.set_xlabel("epoch")
     ax.set_xlim(0.5 if ds.sizes["epoch"] < 20 else 0, float(ds["epoch"].max()) + 0.5)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    ax.xaxis.set_major_locator(EpochLocator())
 
 
 def wants_log(values: Any) -> bool:

@@ -1,0 +1,112 @@
+"""Which hyperparameters matter: permutation importance in a random forest."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from jaxexp.report.figures.style import wants_log
+from jaxexp.results import select
+from jaxexp.results.select import number
+
+LEAST = 12  # finished trials, below which a forest is not worth asking
+TRUSTED = 0.5  # out-of-bag R², below which the forest explains too little
+TREES = 200
+
+
+@dataclass(frozen=True)
+class Importance:
+    """How much each hyperparameter matters for a metric.
+
+    Attributes:
+        table: columns `name` and `drop`, the most important first: by how much the forest's R²
+            drops on average where the values of one hyperparameter are permuted.
+        r2: the forest's out-of-bag R².
+        trials: how many it was fitted to.
+        metric: what it predicts, in words.
+    """
+
+    table: pd.DataFrame
+    r2: float
+    trials: int
+    metric: str
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the forest explains enough to be believed."""
+        return self.r2 >= TRUSTED
+
+    def __str__(self) -> str:
+        """The method, and what it says, in two or three sentences."""
+        method = (
+            f"Permutation importance (Breiman 2001) in a random forest of {TREES} trees, fitted to "
+            f"{number(self.trials)} finished trials, for {self.metric}; its out-of-bag R² is "
+            f"{number(self.r2, 2)}."
+        )
+        if not self.trusted:
+            return f"{method} The forest explains too little to be trusted."
+        return (
+            f"{method} {select.words(str(self.table['name'].iloc[0])).capitalize()} matters most."
+        )
+
+
+def importance(ds: xr.Dataset, metric: str = "loss", split: str | None = None) -> Importance | None:
+    """The importance of each hyperparameter but the seed for `metric` after the last epoch.
+
+    Permutation importance: L. Breiman, "Random Forests", Machine Learning 45 (2001), section 10,
+    over the trials that each tree has not seen. A metric that spans decades is taken by its
+    logarithm. None of fewer than 12 finished trials, of fewer than two hyperparameters, and where
+    all trials end alike.
+    """
+    ranked = select.rank(ds, metric, split)
+    ranked = ranked[(ranked["status"] == "finished") & np.isfinite(ranked["value"])].sort_index()
+    names = [n for n in select.hyperparameters(ds) if n != "seed" and ranked[n].nunique() > 1]
+    y_N = ranked["value"].to_numpy(float)
+    if len(y_N) < LEAST or len(names) < 2 or np.ptp(y_N) == 0:
+        return None
+    logarithmic = wants_log(y_N) and select.direction(ds, metric) == "lower"
+    y_N = np.log10(y_N) if logarithmic else y_N
+    x_NxF = np.stack([_coded(ranked[name]) for name in names], axis=1)
+    r2, drops_F = _forest(x_NxF, y_N)
+    made = pd.DataFrame({"name": names, "drop": drops_F})
+    measured = select.metric_words(metric, split or select.default_split(ds))
+    return Importance(
+        table=made.sort_values("drop", ascending=False, kind="stable", ignore_index=True),
+        r2=r2,
+        trials=len(y_N),
+        metric=f"the logarithm of the {measured}" if logarithmic else f"the {measured}",
+    )
+
+
+def _coded(values: pd.Series) -> np.ndarray:
+    """Numbers as they are, others by their place in order, which is enough for trees."""
+    if pd.api.types.is_numeric_dtype(values):
+        return values.to_numpy(float)
+    return pd.Categorical(values.astype(str)).codes.astype(float)
+
+
+def _forest(x_NxF: np.ndarray, y_N: np.ndarray) -> tuple[float, np.ndarray]:
+    """The out-of-bag R² of a forest, and by how much it drops where a column is permuted."""
+    from sklearn.ensemble import RandomForestRegressor  # takes a second to import
+
+    forest = RandomForestRegressor(TREES, bootstrap=True, min_samples_leaf=2, random_state=0)
+    forest.fit(x_NxF, y_N)
+    rng = np.random.default_rng(0)
+    n, f = x_NxF.shape
+    # Sums of the trees' predictions of the trials that they have not seen: as they are, and with
+    # each column permuted.
+    total_VxN, seen_N = np.zeros((f + 1, n)), np.zeros(n)
+    for tree, sample in zip(forest.estimators_, forest.estimators_samples_, strict=True):
+        out = np.setdiff1d(np.arange(n), sample)
+        if not out.size:
+            continue
+        x_VxMxF = np.repeat(x_NxF[None, out], f + 1, axis=0)
+        for j in range(f):
+            x_VxMxF[j + 1, :, j] = rng.permutation(x_NxF[out, j])
+        total_VxN[:, out] += tree.predict(x_VxMxF.reshape(-1, f)).reshape(f + 1, -1)
+        seen_N[out] += 1
+    kept = seen_N > 0
+    mean_VxN = total_VxN[:, kept] / seen_N[kept]
+    error_V = ((mean_VxN - y_N[kept]) ** 2).mean(axis=1) / y_N[kept].var()
+    return float(1 - error_V[0]), error_V[1:] - error_V[0]

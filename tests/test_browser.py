@@ -1,0 +1,222 @@
+"""The page in a browser: it draws, asks nothing of any network, and everybody can use it."""
+
+import shutil
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from datasets import dataset, of_sweep
+
+from jaxexp.cli import library
+from jaxexp.report import figures, page, sections
+from jaxexp.spec.sweep import Verdict
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+axe = pytest.importorskip(
+    "axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed"
+)
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on the PATH")
+DRAWN = "document.querySelectorAll('figure.drawn').length"
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page of a random search, and of one figure of each kind that it has not."""
+    rng = np.random.default_rng(0)
+    points = {"learning_rate": 10 ** rng.uniform(-5, 0, 40), "width": rng.integers(4, 99, 40),
+              "optimizer": rng.choice(["adam", "sgd"], 40).tolist()}  # fmt: skip
+    search = dataset(
+        {"point": points}, loss=-np.log10(points["learning_rate"]), splits=["train"],
+        metrics={"loss": ("lower", "")}, diverged=np.where(np.arange(40) == 7, 2, 0),
+    )  # fmt: skip
+    seeded = dataset({"width": [4, 8], "depth": [1, 2], "seed": [0, 1]}, layers=2)
+    drawn = [
+        figures.heat_map(seeded, "width", "depth"),
+        figures.splits(seeded, ["loss"]),
+        figures.bars(seeded),
+        figures.gradient_norms(seeded.isel(depth=0)),
+        figures.regions(of_sweep(library.load("sines"), {})),
+    ]
+    judged = page.Section(
+        row="7", title="Judged", question="Is it so?", answer="It is so.", reference="so",
+        verdict=Verdict(False, "it is not so."),
+        figures=[page.Picture(figures.to_png(f, 30), f.alt, f.interactive) for f in drawn],
+    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "to_png", partial(figures.to_png, dpi=30))
+        general = sections.in_general(search, lambda name, png: None, "search")
+    meta = page.Meta(
+        title="All of it",
+        summary="Two sentences.",
+        facts=page.run_facts([search]),
+        plan="1 program",
+    )
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    path.write_text(page.render([general, judged], meta))
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+class Tab:
+    """A page at some width, and what it did that it should not."""
+
+    def __init__(self, browser: Any, report: Path, width: int, **options: Any) -> None:
+        context = browser.new_context(viewport={"width": width, "height": 800}, **options)
+        self.page = context.new_page()
+        self.complaints: list[str] = []
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("console", self._told)
+        self.page.on("request", self._asked)
+        self.page.goto(report.as_uri())
+
+    def _told(self, message: Any) -> None:
+        if message.type == "error" or "picture stays" in message.text:
+            self.complaints.append(message.text)
+
+    def _asked(self, request: Any) -> None:
+        if not request.url.startswith(("file:", "data:", "blob:")):
+            self.complaints.append(request.url)
+
+    def draw(self) -> int:
+        """Draw all figures; returns how many there are."""
+        self.page.evaluate("window.drawAllFigures()")
+        return self.page.evaluate("document.querySelectorAll('figure[data-plot]').length")
+
+    def findings(self) -> list[str]:
+        """What axe finds that is serious or critical."""
+        found = axe.Axe().run(self.page).response["violations"]
+        return [
+            f"{finding['id']}: {node['html'][:150]}"
+            for finding in found
+            if finding["impact"] in ("serious", "critical")
+            for node in finding["nodes"]
+        ]
+
+
+@pytest.fixture(scope="module")
+def wide(browser: Any, report: Path) -> Tab:
+    """The page on a desktop."""
+    return Tab(browser, report, 1280)
+
+
+def check(tab: Tab, width: int) -> None:
+    count = tab.draw()
+    assert count == 11
+    assert tab.page.evaluate(DRAWN) == count
+    sizes = tab.page.evaluate(
+        "[...document.querySelectorAll('figure.drawn .plot')].map((plot) => {"
+        " const box = plot.querySelector('.main-svg').getBoundingClientRect();"
+        " return [box.width, box.height, box.right]; })"
+    )
+    assert all(w > 200 and h > 100 and right <= width for w, h, right in sizes)
+    assert not tab.page.locator("figure.drawn img").first.is_visible()
+    assert tab.page.evaluate("document.documentElement.scrollWidth") <= width
+    assert tab.findings() == []
+    assert tab.complaints == []
+
+
+def test_every_figure_is_drawn_and_anybody_can_read_it(wide):
+    check(wide, 1280)
+
+
+def test_so_it_is_on_a_dark_telephone(browser, report):
+    tab = Tab(browser, report, 390, color_scheme="dark")
+    check(tab, 390)
+    tab.page.evaluate("document.documentElement.removeAttribute('lang')")
+    assert tab.findings()[0].startswith("html-has-lang")  # axe looks indeed
+
+
+def test_the_pictures_are_printed(wide):
+    wide.draw()
+    wide.page.emulate_media(media="print")
+    assert all(image.is_visible() for image in wide.page.locator("figure img").all())
+    assert not any(plot.is_visible() for plot in wide.page.locator(".plot").all())
+    wide.page.emulate_media(media="screen")
+
+
+def test_without_a_script_the_pictures_are_there(browser, report):
+    tab = Tab(browser, report, 1280, java_script_enabled=False)
+    images = tab.page.locator("figure img")
+    assert images.count() >= 10
+    assert all(image.is_visible() for image in images.all())
+    assert not any(plot.is_visible() for plot in tab.page.locator(".plot, .legend").all())
+    assert tab.page.locator("table.numbers tbody tr").last.is_visible()
+
+
+def test_the_legend_switches_a_curve_off_and_on_by_keyboard(wide):
+    tab = wide
+    tab.draw()
+    button = tab.page.locator("figure.drawn .legend button").first
+    figure = tab.page.locator("figure.drawn").first
+    before = figure.locator(".scatterlayer .trace").count()
+    button.focus()
+    tab.page.keyboard.press("Enter")
+    assert button.get_attribute("aria-pressed") == "false"
+    tab.page.wait_for_function(
+        "(n) => document.querySelector('figure.drawn').querySelectorAll('.scatterlayer .trace')"
+        ".length < n",
+        arg=before,
+    )
+    tab.page.keyboard.press("Enter")
+    assert button.get_attribute("aria-pressed") == "true"
+
+
+def test_the_pointer_is_told_which_trial_it_is_over(wide):
+    tab = wide
+    tab.draw()
+    tab.page.evaluate(
+        "Plotly.Fx.hover(document.querySelector('figure.drawn .plot'), [{curveNumber: 1, "
+        "pointNumber: 2}])"
+    )
+    told = tab.page.locator(".hoverlayer .hovertext").first.text_content()
+    assert "learning rate" in told
+    assert "epoch 3" in told
+
+
+def test_the_table_of_all_trials_is_sorted_and_filtered(wide):
+    tab = wide
+    holder = tab.page.locator(".table", has=tab.page.locator("text=All 40 trials")).first
+    rows = holder.locator("tbody tr:visible")
+    assert rows.count() == 20
+    head = holder.locator("th", has_text="width")
+    head.get_by_role("button").focus()
+    tab.page.keyboard.press("Enter")
+    assert head.get_attribute("aria-sort") == "ascending"
+    column = [int(text) for text in rows.locator("td:nth-child(3)").all_text_contents()]
+    assert column == sorted(column)
+    tab.page.keyboard.press("Enter")
+    assert head.get_attribute("aria-sort") == "descending"
+    column = [int(text) for text in rows.locator("td:nth-child(3)").all_text_contents()]
+    assert column == sorted(column, reverse=True)
+    tab.page.keyboard.press("Enter")
+    assert head.get_attribute("aria-sort") is None
+    assert rows.first.locator("td").first.text_content() == "1"
+    holder.get_by_role("button", name="Show all").click()
+    assert rows.count() == 40
+    holder.get_by_role("searchbox").fill("sgd diverged")
+    found = rows.all_text_contents()
+    assert all("sgd" in text and "diverged" in text for text in found)
+    assert f"{len(found)} of {len(found)} rows shown" in holder.get_by_role("status").text_content()
+
+
+def test_the_picture_stays_where_a_figure_cannot_be_drawn(browser, report, tmp_path):
+    html = report.read_text()
+    start = html.index('id="packed-figures">') + len('id="packed-figures">')
+    broken = tmp_path / "broken.html"
+    broken.write_text(html[:start] + "AAAA" + html[start + 4 :])
+    tab = Tab(browser, broken, 1280)
+    tab.draw()
+    assert tab.page.evaluate(DRAWN) == 0
+    assert tab.page.locator("figure img").first.is_visible()
+    assert any("picture stays" in complaint for complaint in tab.complaints)
