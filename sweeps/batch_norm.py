@@ -23,9 +23,16 @@ def _described(results):
 
 def answer(results):
     """First and last epoch, and how much the accuracy jumps from epoch to epoch."""
+    means = jx.seeds.average(results)
+    ends = "; ".join(
+        f"with {name}, {jx.select.outcome(point, 'accuracy')}"
+        if jx.select.status(point) == "finished"
+        else name
+        for name, point in jx.select.points(means)
+    )
     first, jumps = (_averaged(values) for values in _described(results))  # means and spreads
     parts = []
-    for name, point in jx.select.points(jx.seeds.average(results)):
+    for name, point in jx.select.points(means):
         if jx.select.status(point) != "finished":
             parts.append(f"the network with {name} has no accuracies to compare")
             continue
@@ -35,10 +42,12 @@ def answer(results):
             for (mean, std), digits in ((first, 3), (jumps, 4))
         )
         parts.append(
-            f"with {name}, the validation accuracy goes from {start} after the first epoch to "
-            f"{jx.select.outcome(point, 'accuracy')}, and changes by {jump} an epoch"
+            f"with {name}, it is {start} after the first epoch, and changes by {jump} an epoch"
         )
-    return f"{'; '.join(parts).capitalize()}{over_seeds(results)}."
+    return (
+        f"The validation accuracy at the end{over_seeds(results)}: {ends}. "
+        f"{'; '.join(parts).capitalize()}."
+    )
 
 
 def _averaged(values):

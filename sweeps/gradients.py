@@ -35,7 +35,7 @@ def _reach(name, point):
         return f"with {name} no epoch has one"
     how = "falls" if first < last else "grows"
     parts = [_size(norm) for norm in (last, first)]
-    return f"with {name} it {how} from {parts[0]} in layer {LAYERS[-1]} to {parts[1]} in layer 0"
+    return f"with {name}, it {how} from {parts[0]} in layer {LAYERS[-1]} to {parts[1]} in layer 0"
 
 
 def _size(norm):
@@ -48,7 +48,7 @@ def _answer(results):
     means = jx.seeds.average(results)
     over = " and the seeds" if jx.seeds.several(results) else ""
     parts = "; ".join(_reach(name, point) for name, point in jx.select.points(means))
-    return f"The squared gradient norm, averaged over the epochs{over}: {parts}."
+    return f"The squared gradient norm (mean over the epochs{over}): {parts}."
 
 
 def answer_plain(results):

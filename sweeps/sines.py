@@ -33,7 +33,7 @@ def answer(results):
     if lead is not None:
         won = f"{lead.best} has the higher test accuracy with {lead.wins} of {lead.seeds} seeds"
         clear = f" {won[0].upper()}{won[1:]}, by {lead.interval}."
-    return f"After the last epoch{over_seeds(results)}, {'; '.join(parts)}.{clear}"
+    return f"At the end{over_seeds(results)}: {'; '.join(parts)}.{clear}"
 
 
 def verdict(results):

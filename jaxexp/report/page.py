@@ -81,8 +81,9 @@ class Section:
 
     @property
     def short_answer(self) -> str:
-        """The first sentence of the answer."""
-        return re.split(r"(?<=[.!?])\s+(?=[A-Z])", self.answer.strip(), maxsplit=1)[0]
+        """The first sentence of the answer, without what is said of every "±" in it."""
+        first = re.split(r"(?<=[.!?])\s+(?=[A-Z])", self.answer.strip(), maxsplit=1)[0]
+        return re.sub(r" \(mean ± standard deviation over \d+ seeds?\)", "", first)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +135,7 @@ def render(sections: Sequence[Section], meta: Meta) -> str:
         meta=meta,
         quick=quick,
         judged=_judged(sections),
+        spread=any("±" in section.short_answer for section in sections),
         plots=plots,
         packed_figures=_packed(json.dumps(twins, separators=(",", ":")).encode()) if twins else "",
         packed_plotly=_plotly() if twins else "",

@@ -2,6 +2,17 @@
 
 A *setting* is a point along all axes but the seed's. Results in which the seed is no axis of its
 own have one seed for each setting: they are their own means.
+
+>>> import jaxexp as jx
+>>> data = jx.arrays([[0.0], [1.0], [2.0], [3.0]] * 8, ["a", "a", "b", "b"] * 8, validation=0.25)
+>>> axes = {"learning_rate": [1e-1, 1e-5], "seed": range(3)}
+>>> results = jx.run(
+...     jx.Sweep(jx.MLPTrial(epochs=3, depth=1, batch_size=8), axes), data=data, progress=False
+... )
+>>> average(results.dataset)["loss_std"].dims
+('learning_rate', 'epoch', 'split')
+>>> lead(results.dataset).wins
+3
 """
 
 import json
