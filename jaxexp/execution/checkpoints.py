@@ -25,7 +25,7 @@ import orbax.checkpoint as ocp
 from jaxexp.base import memory
 from jaxexp.execution.records import End, Snapshot
 from jaxexp.planning.programs import Program
-from jaxexp.training.task import PyTree
+from jaxexp.training.trees import PyTree
 
 EVERY_SECONDS = 30.0
 KEPT = 2  # the last ones of each program

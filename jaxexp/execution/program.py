@@ -15,8 +15,9 @@ from jaxexp.planning.programs import Program
 from jaxexp.spec.padding import Choice
 from jaxexp.training import step
 from jaxexp.training.step import EpochRecord, Steps, TrainState
-from jaxexp.training.task import Arrays, PyTree, Task
+from jaxexp.training.task import Arrays, Task
 from jaxexp.training.tracing import fingerprint
+from jaxexp.training.trees import PyTree
 
 TRIALS = PartitionSpec("trials")  # the leading axis of everything that a trial owns
 SHARED = PartitionSpec()

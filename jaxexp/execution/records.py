@@ -12,7 +12,8 @@ from jaxexp.planning.programs import Program
 from jaxexp.spec.trial import Trial
 from jaxexp.training import step
 from jaxexp.training.step import EpochRecord, TrainState
-from jaxexp.training.task import PyTree, Task, Variables
+from jaxexp.training.task import Task, Variables
+from jaxexp.training.trees import PyTree
 
 
 @dataclass

@@ -22,7 +22,8 @@ from jaxexp.spec.trial import MLPTrial, Trial, with_values
 from jaxexp.training.data import Data
 from jaxexp.training.labels import check_labels
 from jaxexp.training.metrics import Metric
-from jaxexp.training.task import Arrays, Batch, Inspection, Outputs, PyTree, Task, Variables
+from jaxexp.training.task import Arrays, Batch, Inspection, Outputs, Task, Variables
+from jaxexp.training.trees import PyTree
 
 
 @dataclass(frozen=True)

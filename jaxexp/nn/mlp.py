@@ -24,7 +24,7 @@ from jaxexp.nn.norm import BatchNorm
 from jaxexp.spec.padding import Choice, Size, choose, largest, value
 from jaxexp.spec.trial import MLPTrial
 from jaxexp.training.shuffle import mix
-from jaxexp.training.task import PyTree
+from jaxexp.training.trees import PyTree
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": nn.relu,

@@ -20,7 +20,7 @@ from jax import Array
 from jaxexp.base.errors import UserError
 from jaxexp.nn.residual import BLOCKS, resnet
 from jaxexp.nn.torchvision import import_torch, import_torchvision
-from jaxexp.training.step import PyTree
+from jaxexp.training.trees import PyTree
 
 StateDict = dict[str, np.ndarray]
 Leaves = dict[str, tuple[str, tuple[int, ...]]]

@@ -9,7 +9,7 @@ which also work on plain values: it is written once, and costs nothing where not
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar, overload
 
 import numpy as np
 
@@ -64,6 +64,10 @@ def smallest(size: int | Size) -> int:
     return size.smallest if isinstance(size, Size) else size
 
 
+@overload
+def choose(choice: Choice[T], function: Callable[[T], R]) -> R: ...
+@overload
+def choose(choice: T, function: Callable[[T], R]) -> R: ...
 def choose(choice: T | Choice[T], function: Callable[[T], R]) -> R:
     """`function(option)` of the option taken: of pytrees of equal structure, leaf by leaf."""
     if not isinstance(choice, Choice):

@@ -14,10 +14,10 @@ from jax import Array
 from jaxexp.base.errors import UserError
 from jaxexp.spec.trial import Trial
 from jaxexp.training.task import (
-    PyTree,
     Variables,
     accepts,
 )
+from jaxexp.training.trees import PyTree
 
 # How modules call what says whether they train, and its value in training.
 TRAINING = {"train": True, "training": True, "is_training": True}

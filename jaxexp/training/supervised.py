@@ -34,11 +34,11 @@ from jaxexp.training.task import (
     Arrays,
     Batch,
     Outputs,
-    PyTree,
     Task,
     Variables,
     update,
 )
+from jaxexp.training.trees import PyTree
 
 OF_LABELS = {metrics_.accuracy, metrics_.auc, metrics_.log_loss, metrics_.brier}
 

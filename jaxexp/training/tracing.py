@@ -22,12 +22,12 @@ from jaxexp.training.task import (
     Batch,
     Inspection,
     Outputs,
-    PyTree,
     Task,
     Variables,
     check_outputs,
     update,
 )
+from jaxexp.training.trees import PyTree
 
 
 def inspection(task: Task, trial: Trial, arrays: Arrays) -> Inspection:
