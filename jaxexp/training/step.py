@@ -178,7 +178,9 @@ def first_example(i: Array, n: int, batch_size: int | Array) -> Array:
 def step_key(word: Array, i: Array) -> Array:
     """A key for step `i` of an epoch, of which `word` (uint32) is the seed; arithmetic alone."""
     first = mix(word ^ i.astype(jnp.uint32))
-    return jax.random.wrap_key_data(jnp.stack([first, mix(~first)]), impl="threefry2x32")
+    words = jnp.stack([first, mix(~first)])
+    key: Array = jax.random.wrap_key_data(words, impl="threefry2x32")
+    return key
 
 
 def evaluate(
@@ -269,10 +271,12 @@ def running_loss(
     if step_weight_ExS is not None:
         weight_ExS = step_weight_ExS[:, :steps].astype(np.float64)
         total_E = (step_loss_ExS[:, :steps] * weight_ExS).sum(1)
-        return (total_E / weight_ExS.sum(1)).astype(np.float32)
-    starts_S = np.arange(steps) * trial.batch_size
-    share_S = np.minimum(n - starts_S, trial.batch_size) / n  # float64: a sum of many steps
-    return (step_loss_ExS[:, :steps] @ share_S).astype(np.float32)
+        mean_E: np.ndarray = total_E / weight_ExS.sum(1)
+    else:
+        starts_S = np.arange(steps) * trial.batch_size
+        share_S = np.minimum(n - starts_S, trial.batch_size) / n  # float64: a sum of many steps
+        mean_E = step_loss_ExS[:, :steps] @ share_S
+    return mean_E.astype(np.float32)
 
 
 def count(examples: Batch) -> int:
@@ -301,9 +305,12 @@ def _optimizer(task: Task, trial: Trial, run_steps: Steps) -> optax.GradientTran
         grads: PyTree, state: PyTree, params: PyTree = None, **extra: PyTree
     ) -> tuple[PyTree, PyTree]:
         extended = {n: optax.with_extra_args_support(each) for n, each in made.items()}
-        return choose(
-            run_steps, lambda steps: extended[steps].update(grads, state, params, **extra)
-        )
+
+        def updated(steps: int) -> tuple[PyTree, PyTree]:
+            made: tuple[PyTree, PyTree] = extended[steps].update(grads, state, params, **extra)
+            return made
+
+        return choose(run_steps, updated)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -194,7 +194,9 @@ def update(
     """
     value_fn = value_fn or (lambda params: sum(a.sum() for a in jax.tree.leaves(params)))
     extra = {"value": jnp.asarray(value), "grad": grads, "value_fn": value_fn}
-    return optax.with_extra_args_support(optimizer).update(grads, state, params, **extra)
+    updated: tuple[PyTree, PyTree]
+    updated = optax.with_extra_args_support(optimizer).update(grads, state, params, **extra)
+    return updated
 
 
 def check_outputs(task: Task, outputs: object, size: int, state: PyTree = None) -> None:
