@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, overload
 
 import jax
 import numpy as np
@@ -189,6 +189,48 @@ def plan(
     return PlannedRun(sweeps, bound, data, made, used)
 
 
+@overload
+def run(
+    sweep: Sweep,
+    task: Task | None = None,
+    data: Data | None = None,
+    *,
+    devices: int | Sequence[jax.Device] | None = None,
+    programs: str = "auto",
+    memory: float | None = None,
+    progress: bool | Progress | None = None,
+    checkpoint_dir: str | Path | None = None,
+    checkpoint_every: float = ...,
+    keep_params: bool = True,
+) -> Results: ...
+@overload
+def run(
+    sweep: Sequence[Sweep],
+    task: Task | None = None,
+    data: Data | None = None,
+    *,
+    devices: int | Sequence[jax.Device] | None = None,
+    programs: str = "auto",
+    memory: float | None = None,
+    progress: bool | Progress | None = None,
+    checkpoint_dir: str | Path | None = None,
+    checkpoint_every: float = ...,
+    keep_params: bool = True,
+) -> dict[str, Results]: ...
+@overload
+def run(
+    sweep: PlannedRun,
+    task: Task | None = None,
+    data: Data | None = None,
+    *,
+    devices: int | Sequence[jax.Device] | None = None,
+    programs: str = "auto",
+    memory: float | None = None,
+    progress: bool | Progress | None = None,
+    checkpoint_dir: str | Path | None = None,
+    checkpoint_every: float = ...,
+    keep_params: bool = True,
+) -> Results | dict[str, Results]: ...
 def run(
     sweep: Sweep | Sequence[Sweep] | PlannedRun,
     task: Task | None = None,
@@ -201,7 +243,7 @@ def run(
     checkpoint_dir: str | Path | None = None,
     checkpoint_every: float = EVERY_SECONDS,
     keep_params: bool = True,
-) -> Any:
+) -> Results | dict[str, Results]:
     """Train every trial of a sweep, vectorized over all devices, and return the results.
 
     Args:
@@ -474,7 +516,7 @@ def _task(task: Task | None, trials: Sequence[Trial]) -> Task:
     return task
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     return "None" if value is None else f"a {type(value).__name__}"
 
 
