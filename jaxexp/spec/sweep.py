@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 Axis: TypeAlias = tuple[str, ...]  # the hyperparameters that move together along one dimension
 Point: TypeAlias = tuple[Value, ...]  # a value of each of them
+Values: TypeAlias = Sequence[Value | Sequence[Value]]
+Axes: TypeAlias = Mapping[str | Axis, Values]
 ResultsT = TypeVar("ResultsT")  # a dataset, or those of several sweeps by name
 RECORDS = ("gradient_norms", "predictions")
 
@@ -104,9 +106,7 @@ class Sweep:
     """
 
     base: Trial
-    axes: Mapping[str | Axis, Sequence[Value | Sequence[Value]]] = dataclasses.field(
-        default_factory=dict
-    )
+    axes: Axes = dataclasses.field(default_factory=dict)
     _: dataclasses.KW_ONLY
     name: str = "sweep"
     record: tuple[str, ...] = ()
@@ -276,9 +276,7 @@ def _names(key: str | Axis) -> Axis:
     return names
 
 
-def _points(
-    key: str | Axis, values: Sequence[Value | Sequence[Value]]
-) -> tuple[tuple[object, ...], ...]:
+def _points(key: str | Axis, values: Values) -> tuple[tuple[object, ...], ...]:
     """The values of one axis as points: a tuple of values for every position along it."""
     names = _names(key)
     written = " × ".join(names)
