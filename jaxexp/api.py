@@ -224,7 +224,7 @@ def run(
     checkpoint_dir: str | Path | None = None,
     checkpoint_every: float = EVERY_SECONDS,
     keep_params: bool = True,
-) -> Any:
+) -> Results | dict[str, Results]:
     """Train every trial of a sweep, vectorized over all devices, and return the results.
 
     Args:
@@ -497,7 +497,7 @@ def _task(task: Task | None, trials: Sequence[Trial]) -> Task:
     return task
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     return "None" if value is None else f"a {type(value).__name__}"
 
 

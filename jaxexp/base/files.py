@@ -6,7 +6,7 @@ import types
 import typing
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 SEAL = b"\nsha256 of all before: "
 
@@ -59,7 +59,7 @@ def read_sealed(path: Path) -> bytes:
     return content
 
 
-def matches(value: Any, hint: Any) -> bool:
+def matches(value: object, hint: type | types.UnionType) -> bool:
     """Whether a value is of an annotated type: a class, a union, or a dict, list or tuple of some.
 
     >>> matches({"depth": ["1", "2"]}, dict[str, list[str]]), matches(True, int | None)

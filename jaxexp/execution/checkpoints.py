@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias, TypedDict, cast
 
 import jax
 import numpy as np
@@ -25,13 +25,26 @@ import orbax.checkpoint as ocp
 from jaxexp.base import memory
 from jaxexp.execution.records import End, Snapshot
 from jaxexp.planning.programs import Program
-from jaxexp.training.task import PyTree
+from jaxexp.training.trees import PyTree
 
 EVERY_SECONDS = 30.0
 KEPT = 2  # the last ones of each program
 SHARE = 0.02  # of the time, at most, may be spent waiting for a save to begin
 FIELDS = ("epoch", "step", "batch", "chunk", "seconds", "compile_seconds")
-Like = tuple[PyTree, PyTree, PyTree]  # what `jaxexp.execution.program.state_like` returns
+Like: TypeAlias = tuple[PyTree, PyTree, PyTree]  # as `program.state_like` returns
+Json: TypeAlias = dict[str, object]
+Table: TypeAlias = dict[str, tuple[str, list[int]]]  # the type and shape of each array
+
+
+class Counts(TypedDict):
+    """What a snapshot holds beside its arrays: how far it is, and what that took."""
+
+    epoch: int
+    step: int
+    batch: int
+    chunk: int
+    seconds: float
+    compile_seconds: float
 
 
 class Checkpoints:
@@ -62,7 +75,7 @@ class Checkpoints:
         started = time.monotonic()
         if program.id in self._saving:
             self._saving[program.id].result()  # no more than one in memory
-        meta: dict[str, Any] = {name: getattr(snapshot, name) for name in FIELDS}
+        meta: Json = {name: getattr(snapshot, name) for name in FIELDS}
         arrays = _flatten(snapshot)
         self._saving[program.id] = self._thread.submit(self._try_to_save, program, meta, arrays)
         taken = time.monotonic() - started
@@ -85,9 +98,7 @@ class Checkpoints:
         for name in list(self._managers):
             self._drop(name)
 
-    def _try_to_save(
-        self, program: Program, meta: dict[str, Any], arrays: dict[str, np.ndarray]
-    ) -> None:
+    def _try_to_save(self, program: Program, meta: Json, arrays: dict[str, np.ndarray]) -> None:
         # Whatever Orbax and the libraries under it raise: training is worth more than a checkpoint.
         try:
             self._save(program, meta, arrays)
@@ -99,7 +110,7 @@ class Checkpoints:
                 "continues, and what was saved before is kept"
             )
 
-    def _save(self, program: Program, meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    def _save(self, program: Program, meta: Json, arrays: dict[str, np.ndarray]) -> None:
         packed, table = _pack(arrays)
         meta |= {"program": program.id, "arrays": table, "packed": _digest(packed.data)}
         meta["digest"] = _digest(json.dumps(meta, sort_keys=True).encode())
@@ -145,7 +156,8 @@ class Checkpoints:
         if meta["packed"] != _digest(packed.data):
             raise ValueError("its arrays are not what was saved")
         arrays = _unpack(packed, meta["arrays"])
-        return _unflatten(arrays, {name: meta[name] for name in FIELDS}, like)
+        counts = cast(Counts, {name: meta[name] for name in FIELDS})
+        return _unflatten(arrays, counts, like)
 
     def _manager(self, program: Program) -> ocp.CheckpointManager:
         if program.id not in self._managers:
@@ -177,12 +189,12 @@ def _digest(content: bytes | memoryview) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _pack(arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, dict[str, Any]]:
+def _pack(arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, Table]:
     """All arrays as one of bytes, and the type and shape of each: Orbax takes long for many.
 
     Takes them out of the dictionary one by one, so that they are in memory once, not twice.
     """
-    table = {name: [str(array.dtype), list(array.shape)] for name, array in arrays.items()}
+    table = {name: (str(array.dtype), list(array.shape)) for name, array in arrays.items()}
     packed = np.empty(sum(array.nbytes for array in arrays.values()), np.uint8)
     start = 0
     for name in table:
@@ -193,7 +205,7 @@ def _pack(arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, dict[str, Any]]:
     return packed, table
 
 
-def _unpack(packed: np.ndarray, table: dict[str, Any]) -> dict[str, np.ndarray]:
+def _unpack(packed: np.ndarray, table: Table) -> dict[str, np.ndarray]:
     arrays, start = {}, 0
     for name, (dtype, shape) in table.items():
         size = math.prod(shape) * np.dtype(dtype).itemsize
@@ -213,7 +225,7 @@ def _flatten(snapshot: Snapshot) -> dict[str, np.ndarray]:
     }
 
 
-def _unflatten(arrays: dict[str, np.ndarray], meta: dict[str, Any], like: Like) -> Snapshot:
+def _unflatten(arrays: dict[str, np.ndarray], meta: Counts, like: Like) -> Snapshot:
     """Raises ValueError if the arrays are not those of a program like that."""
 
     def tree(name: str, like: PyTree, lead: int) -> PyTree:

@@ -26,7 +26,8 @@ from jaxexp.spec.trial import Trial
 from jaxexp.training import step
 from jaxexp.training.data import Data
 from jaxexp.training.step import EpochRecord
-from jaxexp.training.task import Arrays, PyTree, Task
+from jaxexp.training.task import Arrays, Task
+from jaxexp.training.trees import PyTree
 
 CALL_SECONDS = 1.0  # of one call: a run can stop, and save, between two of them
 POLL_SECONDS = 0.02

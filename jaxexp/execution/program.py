@@ -1,8 +1,8 @@
 """A program on its devices: training compiled as a batch of trials, and its state between calls."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias, cast
 
 import jax
 import numpy as np
@@ -13,20 +13,25 @@ from jaxexp.base.errors import UserError
 from jaxexp.execution.records import End, Snapshot
 from jaxexp.planning.programs import Program
 from jaxexp.spec.padding import Choice
+from jaxexp.spec.trial import Trial
 from jaxexp.training import step
 from jaxexp.training.step import EpochRecord, Steps, TrainState
-from jaxexp.training.task import Arrays, PyTree, Task
+from jaxexp.training.task import Arrays, Task
 from jaxexp.training.tracing import fingerprint
+from jaxexp.training.trees import PyTree
 
 TRIALS = PartitionSpec("trials")  # the leading axis of everything that a trial owns
 SHARED = PartitionSpec()
 # Random bits take LLVM long to optimise, for weights that are drawn only once.
-FAST_TO_COMPILE: dict[str, Any] = {
+FAST_TO_COMPILE: dict[str, str | bool | int] = {
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
     "xla_cpu_parallel_codegen_split_count": 1,
     "xla_cpu_use_fusion_emitters": False,  # not of jaxlib 0.12
 }
+Leaves: TypeAlias = Mapping[str, jax.Array]  # what differs between trials
+Number: TypeAlias = jax.Array  # of an epoch, a step or a batch
+Trained: TypeAlias = tuple[TrainState, EpochRecord]
 RUN_STEPS = "run_steps"  # the leaf that says which of the lengths is a trial's own
 
 
@@ -34,10 +39,10 @@ RUN_STEPS = "run_steps"  # the leaf that says which of the lengths is a trial's 
 class Compiled:
     """Functions of (leaves, state, ...); what a trial owns has a leading axis of trials."""
 
-    init: Callable[..., Any]
-    steps: Callable[..., Any]
-    evaluate: Callable[..., Any]
-    predict: Callable[..., Any] | None
+    init: Callable[[Leaves, Arrays], Trained]
+    steps: Callable[[Leaves, TrainState, EpochRecord, Number, Number, Number, PyTree], Trained]
+    evaluate: Callable[[Leaves, TrainState, EpochRecord, Number, Number, Arrays], EpochRecord]
+    predict: Callable[[Leaves, TrainState, Arrays], PyTree] | None
 
 
 def place(arrays: Arrays, mesh: Mesh) -> Arrays:
@@ -52,10 +57,11 @@ def joined(copies: Sequence[Arrays], mesh: Mesh) -> Arrays:
     def join(*own: jax.Array) -> jax.Array:
         return jax.make_array_from_single_device_arrays(own[0].shape, shared, list(own))
 
-    return jax.tree.map(join, *copies)
+    made: Arrays = jax.tree.map(join, *copies)
+    return made
 
 
-_compiled: dict[tuple, Compiled] = {}
+_compiled: dict[tuple[object, ...], Compiled] = {}
 
 
 def compile_program(program: Program, task: Task, mesh: Mesh, data: Arrays) -> Compiled:
@@ -80,7 +86,7 @@ def compile_program(program: Program, task: Task, mesh: Mesh, data: Arrays) -> C
 
 def compile_fast(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
     """Compile with `FAST_TO_COMPILE`, without what this version of XLA does not know of it."""
-    options: dict[str, Any] = dict(FAST_TO_COMPILE)
+    options = cast("dict[str, str | bool]", dict(FAST_TO_COMPILE))  # JAX takes numbers, too
     while True:
         try:
             return lowered.compile(options)
@@ -101,7 +107,7 @@ def run_steps(program: Program, task: Task, data: Arrays) -> tuple[int, ...]:
     return tuple(sorted({_run_steps(trial, examples) for trial in program.trials}))
 
 
-def _run_steps(trial: Any, examples: int) -> int:
+def _run_steps(trial: Trial, examples: int) -> int:
     return trial.epochs * step.steps_per_epoch(examples, trial.batch_size)
 
 
@@ -112,25 +118,31 @@ class _Traced:
         self.program, self.task = program, task
         self.lengths = run_steps(program, task, data)
 
-    def _own(self, leaves: PyTree) -> tuple[Any, Steps]:
+    def _own(self, leaves: Leaves) -> tuple[Trial, Steps]:
         trial = self.program.spec.trial(leaves)
         if len(self.lengths) == 1:
             return trial, self.lengths[0]
         return trial, Choice(leaves[RUN_STEPS], self.lengths)
 
-    def init(self, leaves: PyTree, data: Arrays) -> tuple[TrainState, EpochRecord]:
+    def init(self, leaves: Leaves, data: Arrays) -> Trained:
         norms = "gradient_norms" in self.program.record
         return step.init(self.task, *self._own(leaves), data, gradient_norms=norms)
 
-    def steps(self, leaves, state, record, epoch, first, last, examples):
+    def steps(
+        self, leaves: Leaves, state: TrainState, record: EpochRecord, epoch: Number,
+        first: Number, last: Number, examples: PyTree,
+    ) -> Trained:  # fmt: skip
         own = self._own(leaves)
         return step.train_steps(self.task, *own, state, record, epoch, first, last, examples)
 
-    def evaluate(self, leaves, state, record, first, last, data):
+    def evaluate(
+        self, leaves: Leaves, state: TrainState, record: EpochRecord, first: Number, last: Number,
+        data: Arrays,
+    ) -> EpochRecord:  # fmt: skip
         trial, _ = self._own(leaves)
         return step.evaluate(self.task, trial, state, record, first, last, data)
 
-    def predict(self, leaves: PyTree, state: TrainState, data: Arrays) -> PyTree:
+    def predict(self, leaves: Leaves, state: TrainState, data: Arrays) -> PyTree:
         trial, _ = self._own(leaves)
         return self.task.predictions(trial, state.variables, data)
 
@@ -149,7 +161,9 @@ def state_like(program: Program, task: Task, data: Arrays) -> tuple[PyTree, PyTr
 def _compile(program: Program, task: Task, mesh: Mesh, data: Arrays) -> Compiled:
     traced = _Traced(program, task, data)
 
-    def batched(function: Callable, *specs: PartitionSpec, donate: tuple[int, ...] = ()) -> Any:
+    def batched(
+        function: Callable[..., PyTree], *specs: PartitionSpec, donate: tuple[int, ...] = ()
+    ) -> jax.stages.Wrapped:
         def chunks(*arguments: PyTree) -> PyTree:
             """Apply the function to the trials of one device, a chunk at a time."""
             own = {i: a for i, a in enumerate(arguments) if specs[i] == TRIALS}
@@ -264,16 +278,16 @@ class RunningProgram:
         training = self.training
         if training:
             done = min(most, self.steps - self.step)
-            numbers = self._numbers(self.epoch, self.step, self.step + done)
+            epoch, first, last = self._numbers(self.epoch, self.step, self.step + done)
             self.state, self.record = self.compiled.steps(
-                self.leaves, self.state, self.record, *numbers, self.data["train"]
+                self.leaves, self.state, self.record, epoch, first, last, self.data["train"]
             )
             self.step += done
         else:
             done = min(most, self.batches - self.batch)
-            numbers = self._numbers(self.batch, self.batch + done)
+            first, last = self._numbers(self.batch, self.batch + done)
             self.record = self.compiled.evaluate(
-                self.leaves, self.state, self.record, *numbers, self.data
+                self.leaves, self.state, self.record, first, last, self.data
             )
             self.batch += done
         if ends := self.batch == self.batches:

@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import numpy as np
@@ -12,7 +11,8 @@ from jaxexp.planning.programs import Program
 from jaxexp.spec.trial import Trial
 from jaxexp.training import step
 from jaxexp.training.step import EpochRecord, TrainState
-from jaxexp.training.task import PyTree, Task, Variables
+from jaxexp.training.task import Task, Variables
+from jaxexp.training.trees import PyTree
 
 
 @dataclass
@@ -109,7 +109,7 @@ def make_records(
 
 
 def _record(
-    program: Program, task: Task, examples: int, trial: Trial, own: Any, variables: PyTree
+    program: Program, task: Task, examples: int, trial: Trial, own: PyTree, variables: PyTree
 ) -> TrialRecord:
     """Of one trial, padding left out."""
     history, running, metrics = own

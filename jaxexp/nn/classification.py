@@ -7,7 +7,6 @@ import dataclasses
 import itertools
 import types
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +16,13 @@ from jax import Array
 from jaxexp.base.errors import UserError
 from jaxexp.nn.mlp import MLP, SINE_FREQUENCIES, UNROLLED_LAYERS, is_zero, own_part, stacks
 from jaxexp.planning.cost import Cost
-from jaxexp.spec.padding import Size
+from jaxexp.spec.padding import Size, Traced
 from jaxexp.spec.trial import MLPTrial, Trial, with_values
 from jaxexp.training.data import Data
 from jaxexp.training.labels import check_labels
 from jaxexp.training.metrics import Metric
-from jaxexp.training.task import Arrays, Batch, Inspection, Outputs, PyTree, Task, Variables
+from jaxexp.training.task import Arrays, Batch, Inspection, Outputs, Task, Variables
+from jaxexp.training.trees import PyTree
 
 
 @dataclass(frozen=True)
@@ -140,8 +140,9 @@ class MLPClassification(Task):
     def predict(self, trial: Trial, variables: Variables, x: PyTree) -> Array:
         """Logits (B, C) of inputs (B, F)."""
         tree = {"params": variables.params, "batch_stats": variables.state}
-        logits_CxB: Any = self.module(trial).apply(tree, x, jnp.ones(len(x)))
-        return logits_CxB.T
+        logits_CxB: PyTree = self.module(trial).apply(tree, x, jnp.ones(len(x)))
+        logits_BxC: Array = logits_CxB.T
+        return logits_BxC
 
     def probabilities(self, prediction: Array) -> Array:
         """Of logits (B, C): their softmax."""
@@ -199,7 +200,7 @@ def _inputs(trial: MLPTrial, inputs: int) -> int:
     return inputs * len(SINE_FREQUENCIES) if trial.features == "sines" else inputs
 
 
-def cross_entropy(logits_CxB: Array, y_B: Array, smoothing: Any = 0.0) -> tuple[Array, Array]:
+def cross_entropy(logits_CxB: Array, y_B: Array, smoothing: Traced = 0.0) -> tuple[Array, Array]:
     """Softmax cross entropy in nats, and whether the first of the largest logits is right.
 
     `smoothing` moves that share of each label to all classes equally (Szegedy et al., 2016). No

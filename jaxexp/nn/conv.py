@@ -16,7 +16,8 @@ out. Images are NHWC, kernels KxKxCxO. Padding is K // 2 zeros on each side, as 
 """
 
 import functools
-from typing import Any
+from collections.abc import Iterable
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +32,7 @@ B_4x4 = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]])
 G_4x3 = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 A_2x4 = np.array([[1, 1, 1, 0], [0, 1, -1, -1]])
 
-Grid = list[list[Array]]  # arrays of one shape in rows and columns
+Grid: TypeAlias = list[list[Array]]  # arrays of one shape in rows and columns
 
 
 def default_route() -> str:
@@ -91,7 +92,7 @@ def stem_conv(x_NxHxWxC: Array, kernel_7x7xCxO: Array) -> Array:
     return lax_conv(x_NxHxWxC, kernel_7x7xCxO, 2)
 
 
-def _stem_backward(saved: Any, dy_NxhxwxO: Array) -> tuple[Array, Array]:
+def _stem_backward(saved: tuple[Array, Array], dy_NxhxwxO: Array) -> tuple[Array, Array]:
     """Pixels of 2x2 become channels; an 8x8 kernel is then 4x4 taps, four columns side by side."""
     x_NxHxWxC, kernel = saved
     images, height, width, channels = x_NxHxWxC.shape
@@ -135,11 +136,11 @@ def winograd(x_NxHxWxC: Array, kernel_3x3xCxO: Array) -> Array:
     return y.reshape(*x_NxHxWxC.shape[:3], -1)
 
 
-def _winograd_forward(x_NxHxWxC: Array, kernel_3x3xCxO: Array) -> tuple[Array, Any]:
+def _winograd_forward(x_NxHxWxC: Array, kernel_3x3xCxO: Array) -> tuple[Array, tuple[Array, Array]]:
     return winograd(x_NxHxWxC, kernel_3x3xCxO), (x_NxHxWxC, kernel_3x3xCxO)
 
 
-def _winograd_backward(saved: Any, dy_NxHxWxO: Array) -> tuple[Array, Array]:
+def _winograd_backward(saved: tuple[Array, Array], dy_NxHxWxO: Array) -> tuple[Array, Array]:
     x_NxHxWxC, kernel_3x3xCxO = saved
     flipped_3x3xOxC = kernel_3x3xCxO[::-1, ::-1].swapaxes(2, 3)
     return winograd(dy_NxHxWxO, flipped_3x3xOxC), _kernel_gradient(x_NxHxWxC, dy_NxHxWxO)
@@ -206,7 +207,7 @@ def _sandwich(matrix: np.ndarray, grid: Grid) -> Grid:
     return [[_combine(col, row) for col in matrix] for row in left]
 
 
-def _combine(factors: np.ndarray, arrays: Any) -> Array:
+def _combine(factors: np.ndarray, arrays: Iterable[Array]) -> Array:
     """The sum of factors times arrays, without the terms that are zero."""
     terms = [
         a if factor == 1 else -a if factor == -1 else float(factor) * a
@@ -226,7 +227,7 @@ def max_pool(x_NxHxWxC: Array) -> Array:
     return _max_pool_forward(x_NxHxWxC)[0]
 
 
-def _max_pool_forward(x_NxHxWxC: Array) -> tuple[Array, Any]:
+def _max_pool_forward(x_NxHxWxC: Array) -> tuple[Array, tuple[Array, Array]]:
     taps = [tap for row in _shifted(x_NxHxWxC, 3, 2, -jnp.inf) for tap in row]
     best, where = taps[0], jnp.zeros(taps[0].shape, jnp.int8)
     for k, tap in enumerate(taps[1:], start=1):
@@ -235,7 +236,7 @@ def _max_pool_forward(x_NxHxWxC: Array) -> tuple[Array, Any]:
     return best, (where, x_NxHxWxC)
 
 
-def _max_pool_backward(saved: Any, dy_NxhxwxC: Array) -> tuple[Array]:
+def _max_pool_backward(saved: tuple[Array, Array], dy_NxhxwxC: Array) -> tuple[Array]:
     where, x_NxHxWxC = saved
     rows, cols = dy_NxhxwxC.shape[1:3]
     after = ((0, 0), (0, 1), (0, 1), (0, 0))

@@ -12,7 +12,7 @@ Shapes: B examples, C classes, F features, L hidden layers, W units of a layer.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -21,10 +21,10 @@ from flax import linen as nn
 from jax import Array
 
 from jaxexp.nn.norm import BatchNorm
-from jaxexp.spec.padding import Choice, Size, choose, largest, value
+from jaxexp.spec.padding import Choice, Size, Traced, choose, largest, value
 from jaxexp.spec.trial import MLPTrial
 from jaxexp.training.shuffle import mix
-from jaxexp.training.task import PyTree
+from jaxexp.training.trees import PyTree
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": nn.relu,
@@ -42,13 +42,13 @@ UNROLLED_LAYERS = 16  # deeper stacks are a loop: 100 layers compile in seconds
 class Layer(NamedTuple):
     """What a layer has to know of its trial; stacked along the layers where they are scanned."""
 
-    units: Any  # of the trial: those of the program past it are padding
-    inputs: Any
-    active: Any  # False past the trial's depth
+    units: Traced  # of the trial: those of the program past it are padding
+    inputs: Traced
+    active: Traced  # False past the trial's depth
     word: Array  # random, new in every step
 
 
-def uniform_rows(key: Array, shape: tuple[int, ...], fan_in: Any, units: Any) -> Array:
+def uniform_rows(key: Array, shape: tuple[int, ...], fan_in: Traced, units: Traced) -> Array:
     """PyTorch's default for `Linear`: uniform in ±1/sqrt(fan_in), (out, in) or (out,).
 
     Every unit draws from a key of its own, and the draws of a shorter row begin those of a longer
@@ -60,7 +60,7 @@ def uniform_rows(key: Array, shape: tuple[int, ...], fan_in: Any, units: Any) ->
     return jnp.where(_inside(shape, units, fan_in), rows, 0)
 
 
-def _inside(shape: tuple[int, ...], units: Any, inputs: Any) -> Array:
+def _inside(shape: tuple[int, ...], units: Traced, inputs: Traced) -> Array:
     """Where a kernel (out, in) or a bias (out,) belongs to the trial."""
     inside = jnp.arange(shape[0]) < units
     return inside if len(shape) == 1 else inside[:, None] & (jnp.arange(shape[1]) < inputs)
@@ -96,7 +96,7 @@ class Affine(nn.Module):
     padded: bool = False  # whether some units or inputs are not the trial's
 
     @nn.compact
-    def __call__(self, x_FxB: Array, units: Any, inputs: Any) -> Array:
+    def __call__(self, x_FxB: Array, units: Traced, inputs: Traced) -> Array:
         """(F, B) to (units, B), of which the first `units` and `inputs` are the trial's."""
         shape = (self.units, x_FxB.shape[0])
         kernel = self.param("kernel", uniform_rows, shape, inputs, units)
@@ -107,7 +107,7 @@ class Affine(nn.Module):
         return product(kernel, x_FxB) + bias[:, None]
 
 
-def dropout(h_WxB: Array, rate: Any, word: Array) -> Array:
+def dropout(h_WxB: Array, rate: Traced, word: Array) -> Array:
     """Zero each activation with probability `rate`, and scale the others by 1 / (1 - rate).
 
     What is dropped is arithmetic on (word, unit, example): padding changes none of its bits.
@@ -122,10 +122,10 @@ class Hidden(nn.Module):
     """A hidden layer: affine, batch norm where asked, activation, dropout, and a shortcut."""
 
     width: int  # of the program
-    activation: Any
-    batch_norm: Any
-    residual: Any
-    dropout: Any
+    activation: str | Choice[str]
+    batch_norm: bool | Choice[bool]
+    residual: bool | Choice[bool]
+    dropout: Traced
     padded: bool  # whether units or inputs past the trial's are to be kept at zero
     skipped: bool  # whether the layer may lie past the trial's depth
     train: bool
@@ -147,9 +147,18 @@ class Hidden(nn.Module):
         return (jnp.where(layer.active, h_WxB, x_FxB) if self.skipped else h_WxB), None
 
 
-def is_zero(rate: Any) -> bool:
+def is_zero(rate: Traced) -> bool:
     """Whether a rate is known to be 0, so that nothing need be computed for it."""
     return isinstance(rate, float) and rate == 0
+
+
+class _Options(TypedDict):
+    """What all hidden layers have in common."""
+
+    activation: str
+    batch_norm: bool
+    dropout: float
+    train: bool
 
 
 class MLP(nn.Module):
@@ -167,14 +176,14 @@ class MLP(nn.Module):
     train: bool = False
 
     @nn.compact
-    def __call__(self, x_BxF: Array, mask_B: Array, word: Any = 0) -> Array:
+    def __call__(self, x_BxF: Array, mask_B: Array, word: Traced = 0) -> Array:
         """Inputs (B, F), the mask of the examples and a random word to logits (C, B)."""
         trial = self.trial
         h_FxB, inputs = self._features(x_BxF.T)
         depth, count = value(trial.depth), largest(trial.depth)
         widths_L = _for_each_layer(value(trial.width), count)
         words_L = mix(jnp.arange(count, dtype=jnp.uint32) ^ jnp.asarray(word, jnp.uint32))
-        options: dict[str, Any] = {
+        options: _Options = {
             "activation": trial.activation,
             "batch_norm": trial.batch_norm,
             "dropout": trial.dropout,
@@ -193,7 +202,7 @@ class MLP(nn.Module):
             h_WxB = self._stacked(h_WxB, mask_B, widths_L, words_L, options)
         return Affine(self.classes, padded, name="last")(h_WxB, self.classes, widths_L[depth - 1])
 
-    def _ragged(self, h_WxB: Array, mask_B: Array, words_L: Array, options: dict) -> Array:
+    def _ragged(self, h_WxB: Array, mask_B: Array, words_L: Array, options: _Options) -> Array:
         """Hidden layers past the first one, each of its own size."""
         widths = self.trial.widths
         for i in range(1, len(widths)):
@@ -205,7 +214,7 @@ class MLP(nn.Module):
         return h_WxB
 
     def _stacked(
-        self, h_WxB: Array, mask_B: Array, widths_L: Array, words_L: Array, options: dict
+        self, h_WxB: Array, mask_B: Array, widths_L: Array, words_L: Array, options: _Options
     ) -> Array:
         """Hidden layers past the first one, all of one size."""
         trial, count = self.trial, len(widths_L)
@@ -229,7 +238,7 @@ class MLP(nn.Module):
         h_WxB, _ = hidden(h_WxB, mask_B, layer)
         return h_WxB
 
-    def _features(self, x_FxB: Array) -> tuple[Array, Any]:
+    def _features(self, x_FxB: Array) -> tuple[Array, int | Array]:
         """The inputs as the trial wants them, and how many they are of the program's."""
         made = {
             "raw": lambda: x_FxB,
@@ -250,7 +259,7 @@ class MLP(nn.Module):
         )
 
 
-def _for_each_layer(widths: Any, count: int) -> Array:
+def _for_each_layer(widths: int | tuple[int, ...] | Array, count: int) -> Array:
     """Units of `count` layers, from one number, or from one for each of the first of them."""
     widths_L = jnp.atleast_1d(jnp.asarray(widths))
     return jnp.pad(widths_L, (0, count - len(widths_L)), mode="edge")

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from jaxexp.spec.padding import Traced
+
 
 class BatchNorm(nn.Module):
     """`torch.nn.BatchNorm1d` and `2d` over the examples of the mask.
@@ -25,7 +27,7 @@ class BatchNorm(nn.Module):
     update: float = 0.1
 
     @nn.compact
-    def __call__(self, x: Array, mask_B: Array, width: int | Array = 0, *, train: bool) -> Array:
+    def __call__(self, x: Array, mask_B: Array, width: Traced = 0, *, train: bool) -> Array:
         """The input normalised, channel by channel; in training over the batch, else as running.
 
         The examples are along the first axis that is not the channels'.

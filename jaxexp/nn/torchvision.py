@@ -2,15 +2,15 @@
 
 import importlib.util
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 from jaxexp.base.errors import UserError
 
 INSTALL = "pip install 'jaxexp[vision]'"
-_kept: list[Any] = []  # operators are gone with the library that declares them
+_kept: list[object] = []  # operators are gone with the library that declares them
 
 
-def import_torch() -> Any:
+def import_torch() -> ModuleType:
     """PyTorch; raises UserError where it is missing."""
     try:
         import torch
@@ -19,7 +19,7 @@ def import_torch() -> Any:
     return torch
 
 
-def import_torchvision() -> Any:
+def import_torchvision() -> ModuleType:
     """torchvision; raises UserError where it or PyTorch is missing or the two do not fit."""
     torch = import_torch()
     _declare_operators(torch)
@@ -27,10 +27,11 @@ def import_torchvision() -> Any:
         import torchvision
     except (ImportError, RuntimeError) as error:
         raise UserError(f"torchvision cannot be imported ({error}): {INSTALL}") from error
-    return torchvision
+    found: ModuleType = torchvision
+    return found
 
 
-def _declare_operators(torch: Any) -> None:
+def _declare_operators(torch: ModuleType) -> None:
     """Declare what torchvision's Python expects of its extension, where that does not load.
 
     The usual wheel's extension wants CUDA libraries, which a CPU-only PyTorch comes without. Models

@@ -9,7 +9,6 @@ import pickle
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 from urllib.error import URLError
 
 import jax
@@ -20,7 +19,7 @@ from jax import Array
 from jaxexp.base.errors import UserError
 from jaxexp.nn.residual import BLOCKS, resnet
 from jaxexp.nn.torchvision import import_torch, import_torchvision
-from jaxexp.training.step import PyTree
+from jaxexp.training.trees import PyTree
 
 StateDict = dict[str, np.ndarray]
 Leaves = dict[str, tuple[str, tuple[int, ...]]]
@@ -53,7 +52,7 @@ def load(source: str | Path) -> StateDict:
     return weights
 
 
-def depth_of(weights: Mapping[str, Any]) -> int:
+def depth_of(weights: Mapping[str, object]) -> int:
     """18 or 34, whichever the names are nearer to."""
     return 34 if any(name.startswith("layer1.2.") for name in weights) else 18
 
@@ -99,7 +98,7 @@ def save_pth(path: str | Path, params: PyTree, batch_stats: PyTree) -> None:
 
 def replace_head(params: PyTree, outputs: int, key: Array) -> PyTree:
     """The parameters with a fresh last layer, of another number of outputs."""
-    kernel: Any = params["fc"]["kernel"]
+    kernel: Array = params["fc"]["kernel"]
     head = resnet(18, outputs).init(key, jnp.zeros((1, kernel.shape[1])), method="head")
     return {**params, "fc": head["params"]["fc"]}
 
@@ -112,7 +111,9 @@ def _shapes(depth: int, outputs: int) -> tuple[PyTree, PyTree]:
     return variables["params"], variables["batch_stats"]
 
 
-def _walk(tree: PyTree, layers: tuple[str, ...] = ()) -> Iterator[tuple[str, tuple[int, ...], Any]]:
+def _walk(
+    tree: PyTree, layers: tuple[str, ...] = ()
+) -> Iterator[tuple[str, tuple[int, ...], PyTree]]:
     """Of every leaf: torchvision's name, the order of axes there, the leaf."""
     for key, value in tree.items():
         if isinstance(value, Mapping):
@@ -173,7 +174,7 @@ def _read(path: Path) -> StateDict:
 def _imagenet() -> Path:
     """torchvision's file in PyTorch's cache, fetched if it is not there, its hash checked."""
     torch, torchvision = import_torch(), import_torchvision()
-    url = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.url
+    url: str = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.url
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
     prefix = path.stem.rpartition("-")[2]  # resnet18-HASH.pth: the first digits of its SHA-256
     if not path.is_file():

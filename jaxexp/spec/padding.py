@@ -9,29 +9,36 @@ which also work on plain values: it is written once, and costs nothing where not
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar, overload
 
 import numpy as np
 
 from jaxexp.base.errors import UserError
-from jaxexp.spec.trial import Hyperparameter, Kind, Trial, text, with_values
+from jaxexp.spec.trial import Hyperparameter, Kind, Trial, Value, text, with_values
+
+if TYPE_CHECKING:
+    from jax import Array
+
+T = TypeVar("T")
+R = TypeVar("R")
+Traced: TypeAlias = "bool | int | float | Array"  # a number that may be one inside a program
 
 
 @dataclass(frozen=True)
 class Size:
     """A whole number that differs between the trials of a program, or one for each layer."""
 
-    value: Any  # of this trial: a traced int32, or (layers,) where some trial has a tuple
+    value: "Array"  # of this trial: a traced int32, or (layers,) where some trial has a tuple
     smallest: int
     largest: int
 
 
 @dataclass(frozen=True)
-class Choice:
+class Choice(Generic[T]):
     """One of several options, taken inside the program."""
 
-    index: Any  # of this trial: a traced int32
-    options: tuple[Any, ...]
+    index: "Array"  # of this trial: a traced int32
+    options: tuple[T, ...]
 
     def __eq__(self, other: object) -> bool:
         """Refused: `trial.optimizer == "sgd"` would be False of every trial of the program."""
@@ -42,29 +49,34 @@ class Choice:
         )
 
 
-def value(size: Any) -> Any:
+def value(size: T | Size) -> "T | Array":
     """The number itself: an int, or traced where the program pads it."""
     return size.value if isinstance(size, Size) else size
 
 
-def largest(size: Any) -> int:
+def largest(size: int | Size) -> int:
     """The largest of the program: what arrays are padded to."""
     return size.largest if isinstance(size, Size) else size
 
 
-def smallest(size: Any) -> int:
+def smallest(size: int | Size) -> int:
     """The smallest of the program."""
     return size.smallest if isinstance(size, Size) else size
 
 
-def choose(choice: Any, function: Callable[[Any], Any]) -> Any:
+@overload
+def choose(choice: Choice[T], function: Callable[[T], R]) -> R: ...
+@overload
+def choose(choice: T, function: Callable[[T], R]) -> R: ...
+def choose(choice: T | Choice[T], function: Callable[[T], R]) -> R:
     """`function(option)` of the option taken: of pytrees of equal structure, leaf by leaf."""
     if not isinstance(choice, Choice):
         return function(choice)
     import jax
 
     results = [function(option) for option in choice.options]
-    return jax.tree.map(lambda *cases: jax.lax.select_n(choice.index, *cases), *results)
+    taken: R = jax.tree.map(lambda *cases: jax.lax.select_n(choice.index, *cases), *results)
+    return taken
 
 
 @dataclass(frozen=True)
@@ -75,7 +87,7 @@ class ProgramSpec:
     traced: tuple[str, ...]
     sizes: tuple[tuple[str, int, int], ...]  # name, smallest, largest
     lengths: tuple[tuple[str, int], ...]  # of the longest tuple, where a size is one for each layer
-    choices: tuple[tuple[str, tuple[Any, ...]], ...]  # name, options
+    choices: tuple[tuple[str, tuple[Value, ...]], ...]  # name, options
 
     @classmethod
     def of(cls, trials: Sequence[Trial]) -> "ProgramSpec":
@@ -130,9 +142,9 @@ class ProgramSpec:
         fields = self.like.fields()
         return {name: _leaf(fields[name], values[name], options.get(name)) for name in names}
 
-    def trial(self, leaves: Mapping[str, Any]) -> Trial:
+    def trial(self, leaves: "Mapping[str, Array]") -> Trial:
         """The trial of one row of the leaves, to be used inside a compiled function."""
-        own: dict[str, Any] = {name: leaves[name] for name in self.traced}
+        own: dict[str, object] = {name: leaves[name] for name in self.traced}
         own |= {name: Size(leaves[name], low, high) for name, low, high in self.sizes}
         own |= {name: Choice(leaves[name], options) for name, options in self.choices}
         return with_values(self.like, **own)
@@ -140,29 +152,30 @@ class ProgramSpec:
 
 def bounds(spec: ProgramSpec) -> list[Trial]:
     """Trials that do at least the work of each: the largest sizes, every option in turn."""
-    largest_sizes: dict[str, Any] = {name: high for name, _, high in spec.sizes}
+    largest_sizes = {name: high for name, _, high in spec.sizes}
     made = [with_values(spec.like, **largest_sizes)]
     for name, options in spec.choices:
         made = [with_values(trial, **{name: option}) for trial in made for option in options]
     return made
 
 
-def _each(size: Any) -> tuple[int, ...]:
+def _each(size: int | tuple[int, ...]) -> tuple[int, ...]:
     return size if isinstance(size, tuple) else (size,)
 
 
-def _order(option: Any) -> tuple[str, Any]:
+def _order(option: Value) -> tuple[str, int | float | str]:
     """Sorts options of any types: within a type by value, or else by their text."""
-    plain = isinstance(option, int | float | str)
-    return type(option).__name__, option if plain else text(option)
+    return type(option).__name__, option if isinstance(option, int | float | str) else text(option)
 
 
-def _off(field: Hyperparameter, values: list[Any]) -> bool:
+def _off(field: Hyperparameter, values: Sequence[Value]) -> bool:
     """Whether a traced hyperparameter has, in every trial, the value that switches it off."""
     return field.off is not None and set(values) == {field.off}
 
 
-def _leaf(field: Hyperparameter, values: list[Any], options: tuple[Any, ...] | None) -> np.ndarray:
+def _leaf(
+    field: Hyperparameter, values: Sequence[Value], options: tuple[Value, ...] | None
+) -> np.ndarray:
     if options is not None:
         return np.array([options.index(value) for value in values], np.int32)
     return np.array(values, np.float32 if field.hint is float else np.int32)

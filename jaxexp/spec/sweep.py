@@ -6,22 +6,27 @@ import json
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Generic, NamedTuple, Self, TypeAlias, TypeVar, cast
 
 from jaxexp.base.errors import UserError
 from jaxexp.base.files import digest
-from jaxexp.spec.trial import RESERVED, Kind, Trial, hyperparameters, text
+from jaxexp.spec.trial import RESERVED, Kind, Trial, Value, hyperparameters, text
 
 if TYPE_CHECKING:
     import pandas as pd
+    import xarray as xr
     from matplotlib.figure import Figure
 
-Axis = tuple[str, ...]  # the hyperparameters that move together along one dimension
+Axis: TypeAlias = tuple[str, ...]  # the hyperparameters that move together along one dimension
+Point: TypeAlias = tuple[Value, ...]  # a value of each of them
+Values: TypeAlias = Sequence[Value | Sequence[Value]]
+Axes: TypeAlias = Mapping[str | Axis, Values]
+ResultsT = TypeVar("ResultsT")  # a dataset, or those of several sweeps by name
 RECORDS = ("gradient_norms", "predictions")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
+class Question(Generic[ResultsT]):
     """One row of a report: what is asked, and how the results of a sweep answer it.
 
     `draw`, `answer` and `table` are functions of the sweep's results (an `xarray.Dataset`; see
@@ -42,11 +47,11 @@ class Question:
     row: str
     title: str
     question: str
-    draw: Callable[[Any], Sequence["Figure"]]
-    answer: Callable[[Any], str]
+    draw: Callable[[ResultsT], Sequence["Figure"]]
+    answer: Callable[[ResultsT], str]
     reference: str
-    table: Callable[[Any], "pd.DataFrame | Mapping[str, pd.DataFrame]"] | None = None
-    verdict: "Callable[[Any], Verdict] | None" = None
+    table: Callable[[ResultsT], "pd.DataFrame | Mapping[str, pd.DataFrame]"] | None = None
+    verdict: "Callable[[ResultsT], Verdict] | None" = None
 
 
 class Verdict(NamedTuple):
@@ -74,7 +79,7 @@ class Comparison:
     """
 
     sweeps: tuple[str, ...]
-    questions: tuple[Question, ...]
+    questions: "tuple[Question[Mapping[str, xr.Dataset]], ...]"
 
 
 @dataclass(frozen=True)
@@ -101,12 +106,12 @@ class Sweep:
     """
 
     base: Trial
-    axes: Mapping[str | Axis, Sequence[Any]] = dataclasses.field(default_factory=dict)
+    axes: Axes = dataclasses.field(default_factory=dict)
     _: dataclasses.KW_ONLY
     name: str = "sweep"
     record: tuple[str, ...] = ()
     timed: bool = False
-    questions: tuple[Question, ...] = ()
+    questions: "tuple[Question[xr.Dataset], ...]" = ()
 
     def __post_init__(self) -> None:
         """Normalise the axes to tuples, so that a sweep cannot be changed from outside."""
@@ -115,7 +120,7 @@ class Sweep:
         hyperparameters(type(self.base))  # raises UserError if its fields cannot be that
         if not isinstance(self.axes, Mapping):
             raise UserError(f"axes={self.axes!r}: expected a dict of names and their values")
-        axes: dict[Axis, tuple[tuple[Any, ...], ...]] = {}
+        axes: dict[Axis, tuple[Point, ...]] = {}
         for key, values in self.axes.items():
             names = _names(key)
             for name in names:
@@ -157,13 +162,15 @@ class Sweep:
         ):
             raise UserError(f"questions={self.questions!r}: expected a tuple of jaxexp.Question")
 
-    def _check_float32(self, names: Axis, points: Sequence[tuple[Any, ...]]) -> None:
+    def _check_float32(self, names: Axis, points: Sequence[Point]) -> None:
         """Raise UserError for values that differ, and are one number inside a program."""
         fields = self.base.fields()
         traced = [fields[n].kind is Kind.TRACED and fields[n].hint is float for n in names]
-        found: dict[tuple[Any, ...], tuple[Any, ...]] = {}
+        found: dict[Point, Point] = {}
         for point in points if any(traced) else ():
-            key = tuple(_float32(v) if t else v for v, t in zip(point, traced, strict=True))
+            key = tuple(
+                _float32(cast(float, v)) if t else v for v, t in zip(point, traced, strict=True)
+            )
             if found.setdefault(key, point) != point:
                 raise UserError(
                     f"axis {' × '.join(names)}: {' × '.join(map(text, found[key]))} and "
@@ -172,9 +179,14 @@ class Sweep:
                 )
 
     @property
-    def dims(self) -> dict[str, tuple[Axis, tuple[tuple[Any, ...], ...]]]:
+    def _points(self) -> dict[Axis, tuple[Point, ...]]:
+        """The axes as `__post_init__` has left them."""
+        return cast("dict[Axis, tuple[Point, ...]]", self.axes)
+
+    @property
+    def dims(self) -> dict[str, tuple[Axis, tuple[Point, ...]]]:
         """Each dimension of the results: its name, its hyperparameters and their values."""
-        return {"_".join(axis): (axis, points) for axis, points in self.axes.items()}  # type: ignore[misc]
+        return {"_".join(axis): (axis, points) for axis, points in self._points.items()}
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -193,8 +205,8 @@ class Sweep:
         Raises UserError for a value of the wrong type or out of its range, and for duplicates.
         """
         made: dict[Trial, None] = {}
-        for points in itertools.product(*self.axes.values()):
-            names = itertools.chain.from_iterable(self.axes)
+        for points in itertools.product(*self._points.values()):
+            names = itertools.chain.from_iterable(self._points)
             values = dict(zip(names, itertools.chain.from_iterable(points), strict=True))
             trial = self.base.replace(**self.base.values() | values)
             trial.check()
@@ -204,7 +216,7 @@ class Sweep:
             made[trial] = None
         return list(made)
 
-    def set(self, settings: Mapping[str, Sequence[Any]]) -> Self:
+    def set(self, settings: Mapping[str, Sequence[object]]) -> Self:
         """A copy with other values: `{"epochs": [5], "learning_rate": [0.1, 0.01]}`.
 
         One value of a hyperparameter that is no axis goes into the base trial, several make it an
@@ -218,14 +230,14 @@ class Sweep:
             sweep = sweep._set_one(name, [self.base.convert(name, value) for value in values])
         return sweep
 
-    def _set_one(self, name: str, values: list[Any]) -> Self:
-        axis = next((axis for axis in self.axes if name in axis), None)
+    def _set_one(self, name: str, values: list[Value]) -> Self:
+        axis = next((axis for axis in self._points if name in axis), None)
         if axis is not None and len(axis) > 1:
             if len(values) != 1:
                 others = ", ".join(other for other in axis if other != name)
                 raise UserError(f"{name} is zipped with {others}: give it one value")
             at = axis.index(name)
-            points = [(*p[:at], values[0], *p[at + 1 :]) for p in self.axes[axis]]
+            points = [(*p[:at], values[0], *p[at + 1 :]) for p in self._points[axis]]
             return dataclasses.replace(self, axes={**self.axes, axis: points})
         if axis is not None or len(values) != 1:
             points = [(value,) for value in values]
@@ -234,12 +246,14 @@ class Sweep:
 
     def shorten(self, epochs: int) -> Self:
         """A copy whose trials train `epochs` epochs at most, to try things out."""
-        epochs = self.base.convert("epochs", epochs)
+        epochs = cast(int, self.base.convert("epochs", epochs))
         if epochs < 1:
             raise UserError(f"epochs={epochs}: expected at least 1")
-        if axis := next((axis for axis in self.axes if "epochs" in axis), None):
+        if axis := next((axis for axis in self._points if "epochs" in axis), None):
             at = axis.index("epochs")
-            points = [(*p[:at], min(p[at], epochs), *p[at + 1 :]) for p in self.axes[axis]]
+            points = [
+                (*p[:at], min(cast(int, p[at]), epochs), *p[at + 1 :]) for p in self._points[axis]
+            ]
             return dataclasses.replace(self, axes={**self.axes, axis: tuple(dict.fromkeys(points))})
         return dataclasses.replace(
             self, base=self.base.replace(epochs=min(self.base.epochs, epochs))
@@ -249,7 +263,8 @@ class Sweep:
 def _float32(value: float) -> float:
     """As float32 has it; what is beyond it is refused elsewhere."""
     try:
-        return struct.unpack("f", struct.pack("f", value))[0]
+        number: float = struct.unpack("f", struct.pack("f", value))[0]
+        return number
     except OverflowError:
         return value
 
@@ -261,7 +276,7 @@ def _names(key: str | Axis) -> Axis:
     return names
 
 
-def _points(key: str | Axis, values: Sequence[Any]) -> tuple[tuple[Any, ...], ...]:
+def _points(key: str | Axis, values: Values) -> tuple[tuple[object, ...], ...]:
     """The values of one axis as points: a tuple of values for every position along it."""
     names = _names(key)
     written = " × ".join(names)
@@ -277,7 +292,9 @@ def _points(key: str | Axis, values: Sequence[Any]) -> tuple[tuple[Any, ...], ..
         return tuple((value,) for value in values)
     if len(names) == 1:  # a longer tuple is a value, as of widths
         return tuple(v if isinstance(v, tuple) and len(v) == 1 else (v,) for v in values)
+    points: list[tuple[object, ...]] = []
     for value in values:
         if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != len(names):
             raise UserError(f"axis {written}: expected {len(names)} values, got {value!r}")
-    return tuple(tuple(value) for value in values)
+        points.append(tuple(value))
+    return tuple(points)

@@ -13,14 +13,22 @@ import functools
 import inspect
 import json
 import math
+import operator
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, SupportsFloat, SupportsInt, TypeAlias, TypeVar, cast
 
 from jaxexp.base.errors import UserError
 from jaxexp.base.files import digest
+
+# What a hyperparameter can be, and its annotation, of which not every one is a class.
+Value: TypeAlias = bool | int | float | str | enum.Enum | tuple["Value", ...] | None
+Hint: TypeAlias = object
+T = TypeVar("T")
+TrialT = TypeVar("TrialT", bound="Trial")
+Number = TypeVar("Number", bound=float)
 
 
 class Kind(enum.Enum):
@@ -34,14 +42,14 @@ class Kind(enum.Enum):
 
 
 def traced(
-    default: float,
+    default: Number,
     *,
     off: float | None = None,
     above: float | None = None,
     at_least: float | None = None,
     below: float | None = None,
     at_most: float | None = None,
-) -> Any:
+) -> Number:
     """A number inside the compiled program: trials that differ in it share one exactly.
 
     `off` is the value that makes no difference to a program without it (a rate of 0): trials in
@@ -56,18 +64,18 @@ def traced(
     jaxexp.base.errors.UserError: l2=-1.0: expected a number at least 0
     """
     bounds = {"above": above, "at_least": at_least, "below": below, "at_most": at_most}
-    return _declare(default, Kind.TRACED, off=off, **bounds)
+    return _declare(default, Kind.TRACED, None, off=off, **bounds)
 
 
 def static(
-    default: Any,
+    default: T,
     *,
-    choices: Sequence[Any] | None = None,
+    choices: Sequence[T] | None = None,
     above: float | None = None,
     at_least: float | None = None,
     below: float | None = None,
     at_most: float | None = None,
-) -> Any:
+) -> T:
     """A value that the program is compiled for: each has a program of its own.
 
     So is a field that declares nothing; this adds bounds, or the `choices` that there are.
@@ -79,10 +87,10 @@ def static(
     <Kind.STATIC: 'static'>
     """
     bounds = {"above": above, "at_least": at_least, "below": below, "at_most": at_most}
-    return _declare(default, Kind.STATIC, choices=choices, **bounds)
+    return _declare(default, Kind.STATIC, choices, **bounds)
 
 
-def size(default: Any, *, at_least: int = 1, at_most: int | None = None) -> Any:
+def size(default: T, *, at_least: int = 1, at_most: int | None = None) -> T:
     """A whole number that a model can pad: smaller trials may share a program with larger ones.
 
     Inside a shared program it is a `jaxexp.spec.padding.Size`; the model must know what to do.
@@ -98,7 +106,7 @@ def size(default: Any, *, at_least: int = 1, at_most: int | None = None) -> Any:
     return _declare(default, Kind.SIZE, at_least=at_least, at_most=at_most)
 
 
-def choice(default: Any, choices: Sequence[Any] | None = None) -> Any:
+def choice(default: T, choices: Sequence[T] | None = None) -> T:
     """One of several options, all of which a shared program can compute, and take one.
 
     Inside a shared program it is a `jaxexp.spec.padding.Choice`; the model must know what to do.
@@ -109,13 +117,16 @@ def choice(default: Any, choices: Sequence[Any] | None = None) -> Any:
     >>> NetTrial().replace(activation="tanh").activation
     'tanh'
     """
-    return _declare(default, Kind.CHOICE, choices=choices)
+    return _declare(default, Kind.CHOICE, choices)
 
 
-def _declare(default: Any, kind: Kind, **metadata: Any) -> Any:
-    if metadata.get("choices") is not None:
-        metadata["choices"] = tuple(metadata["choices"])
-    return dataclasses.field(default=default, metadata={"kind": kind, **metadata})
+def _declare(
+    default: T, kind: Kind, choices: Sequence[T] | None = None, **bounds: float | None
+) -> T:
+    metadata: dict[str, object] = {"kind": kind, **bounds}
+    if choices is not None:
+        metadata["choices"] = tuple(choices)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -123,11 +134,11 @@ class Hyperparameter:
     """What is declared of one field of a trial."""
 
     name: str
-    hint: Any  # its annotation
-    default: Any
+    hint: Hint
+    default: Value
     kind: Kind
     off: float | None = None
-    choices: tuple[Any, ...] | None = None
+    choices: tuple[Value, ...] | None = None
     above: float | None = None
     at_least: float | None = None
     below: float | None = None
@@ -164,7 +175,7 @@ class Trial:
         """
         return hyperparameters(cls)
 
-    def values(self) -> dict[str, Any]:
+    def values(self) -> dict[str, Value]:
         """The value of every hyperparameter, by name."""
         return {name: getattr(self, name) for name in self.fields()}
 
@@ -174,12 +185,13 @@ class Trial:
         content = {name: _plain(value) for name, value in self.values().items()}
         return digest(json.dumps([type(self).__name__, content], sort_keys=True))
 
-    def replace(self, **values: Any) -> Self:
+    def replace(self, **values: object) -> Self:
         """A copy with other values, each checked for its name and its type."""
-        return dataclasses.replace(self, **{k: self.convert(k, v) for k, v in values.items()})
+        converted: dict[str, Any] = {k: self.convert(k, v) for k, v in values.items()}
+        return dataclasses.replace(self, **converted)
 
     @classmethod
-    def convert(cls, name: str, value: Any) -> Any:
+    def convert(cls, name: str, value: object) -> Value:
         """`value` (text is parsed) as the type of hyperparameter `name`.
 
         Raises UserError for a name that does not exist or a value of another type.
@@ -285,14 +297,14 @@ class MLPTrial(Trial):
             raise UserError("batch_size=1: batch norm needs at least 2 examples in a batch")
 
 
-def text(value: Any) -> str:
+def text(value: object) -> str:
     """The value of a hyperparameter as it is written: a tuple of widths as "64-32-16"."""
     if isinstance(value, enum.Enum):
         return value.name
     return "-".join(map(text, value)) if isinstance(value, tuple) else str(value)
 
 
-def with_values(trial: Any, **values: Any) -> Any:
+def with_values(trial: TrialT, **values: object) -> TrialT:
     """A copy of a trial with other values, unchecked: they may be what a program traces."""
     made = object.__new__(type(trial))
     # The hyperparameters alone: what a property keeps would be that of another trial.
@@ -342,16 +354,16 @@ def _check_decorated(cls: type[Trial]) -> None:
                 )
 
 
-def _field(cls: type[Trial], field: dataclasses.Field, hint: Any) -> Hyperparameter:
+def _field(cls: type[Trial], field: dataclasses.Field[Value], hint: Hint) -> Hyperparameter:
     where = f"{cls.__name__}.{field.name}"
-    declared: Mapping[str, Any] = field.metadata
-    if "kind" not in declared:  # a new default, or nothing said: as the class it comes from says
+    found = field.metadata
+    if "kind" not in found:  # a new default, or nothing said: as the class it comes from says
         for base in cls.__mro__[1:]:
             own = vars(base).get("__dataclass_fields__", {}).get(field.name)
             if own is not None and "kind" in own.metadata:
-                declared = own.metadata
+                found = own.metadata
                 break
-    declared = dict(declared)
+    declared = dict(found)
     kind = declared.setdefault("kind", Kind.STATIC)
     if not isinstance(kind, Kind):
         known = ", ".join(str(k) for k in Kind)
@@ -396,7 +408,7 @@ def _methods() -> set[str]:
     return {name for name in dir(Trial) if name not in Trial.__dataclass_fields__}
 
 
-def _check_unlike(where: str, hint: Any) -> None:
+def _check_unlike(where: str, hint: Hint) -> None:
     """Refuse types with values that differ and are equal: 1, 1.0 and True."""
     options = typing.get_args(hint)
     origin = typing.get_origin(hint)
@@ -413,7 +425,7 @@ def _check_unlike(where: str, hint: Any) -> None:
         _check_unlike(where, each)
 
 
-def _leaf_types(hint: Any) -> list[Any]:
+def _leaf_types(hint: Hint) -> list[Hint]:
     """The types that an annotation is made of."""
     origin = typing.get_origin(hint)
     if origin in (types.UnionType, typing.Union, tuple):
@@ -422,33 +434,33 @@ def _leaf_types(hint: Any) -> list[Any]:
     return [hint]
 
 
-def _supported(hint: Any) -> bool:
+def _supported(hint: Hint) -> bool:
     if typing.get_origin(hint) is typing.Literal or hint in (int, float, bool, str, type(None)):
         return True
     return isinstance(hint, type) and issubclass(hint, enum.Enum)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Value) -> object:
     """A value as JSON has it."""
     if isinstance(value, enum.Enum):
         return f"{type(value).__name__}.{value.name}"
     return [_plain(v) for v in value] if isinstance(value, tuple) else value
 
 
-def _check_range(declared: Hyperparameter, value: Any) -> None:
+def _check_range(declared: Hyperparameter, value: Value) -> None:
     name, choices = declared.name, declared.choices
     if choices is not None and value not in choices:
         raise UserError(f"{name}={text(value)!r}: expected one of {', '.join(map(text, choices))}")
-    tests = {
-        "above": (lambda v, b: v > b, "above"),
-        "at_least": (lambda v, b: v >= b, "at least"),
-        "below": (lambda v, b: v < b, "below"),
-        "at_most": (lambda v, b: v <= b, "at most"),
+    tests: dict[str, tuple[Callable[[float, float], bool], str]] = {
+        "above": (operator.gt, "above"),
+        "at_least": (operator.ge, "at least"),
+        "below": (operator.lt, "below"),
+        "at_most": (operator.le, "at most"),
     }
     bounds = {key: getattr(declared, key) for key in tests}
     wanted = [(t, words, bounds[k]) for k, (t, words) in tests.items() if bounds[k] is not None]
     each = [v for v in (value if isinstance(value, tuple) else (value,)) if v is not None]
-    if not all(test(v, bound) for v in each for test, _, bound in wanted):
+    if not all(test(cast(float, v), bound) for v in each for test, _, bound in wanted):
         expected = " and ".join(f"{words} {bound:g}" for _, words, bound in wanted)
         number = "numbers" if isinstance(value, tuple) else "a number"
         raise UserError(f"{name}={text(value)}: expected {number} {expected}")
@@ -456,7 +468,7 @@ def _check_range(declared: Hyperparameter, value: Any) -> None:
         _check_32_bits(name, each)
 
 
-def _check_32_bits(name: str, values: Sequence[Any]) -> None:
+def _check_32_bits(name: str, values: Sequence[Value]) -> None:
     """Refuse what the 32 bits of a number inside a program would change: wrap, or make 0 or inf."""
     for value in values:
         if isinstance(value, int) and abs(value) >= 2**31:
@@ -468,12 +480,13 @@ def _check_32_bits(name: str, values: Sequence[Any]) -> None:
             )
 
 
-def _convert(hint: Any, value: Any) -> Any:
+def _convert(hint: Hint, value: object) -> Value:
     origin = typing.get_origin(hint)
     if origin in (types.UnionType, typing.Union):
         return _to_one_of(typing.get_args(hint), value)
     if origin is typing.Literal:
-        return {str(option): option for option in typing.get_args(hint)}[str(value)]
+        options: tuple[Value, ...] = typing.get_args(hint)
+        return {str(option): option for option in options}[str(value)]
     if origin is tuple:
         return _to_tuple(typing.get_args(hint), value)
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
@@ -481,7 +494,7 @@ def _convert(hint: Any, value: Any) -> Any:
     return _CONVERTERS[hint](value)
 
 
-def _to_one_of(options: Sequence[Any], value: Any) -> Any:
+def _to_one_of(options: Sequence[Hint], value: object) -> Value:
     exact = [t for t in options if isinstance(t, type) and type(value) is t]
     for option in (*exact, *options):
         try:
@@ -491,7 +504,7 @@ def _to_one_of(options: Sequence[Any], value: Any) -> Any:
     raise ValueError
 
 
-def _to_tuple(hints: Sequence[Any], value: Any) -> tuple[Any, ...]:
+def _to_tuple(hints: Sequence[Hint], value: object) -> tuple[Value, ...]:
     if isinstance(value, str):
         if "-" not in value:
             raise ValueError
@@ -503,29 +516,29 @@ def _to_tuple(hints: Sequence[Any], value: Any) -> tuple[Any, ...]:
     return tuple(_convert(hint, each) for hint, each in zip(hints, value, strict=True))
 
 
-def _to_enum(hint: type[enum.Enum], value: Any) -> enum.Enum:
+def _to_enum(hint: type[enum.Enum], value: object) -> enum.Enum:
     return hint[value] if isinstance(value, str) and value in hint.__members__ else hint(value)
 
 
-def _to_float(value: Any) -> float:
+def _to_float(value: SupportsFloat | str) -> float:
     if isinstance(value, bool) or not math.isfinite(number := float(value)):
         raise ValueError
     return number + 0.0  # -0.0 equals 0.0, and is not the same
 
 
-def _to_int(value: Any) -> int:
+def _to_int(value: SupportsInt | str) -> int:
     if isinstance(value, bool) or (not isinstance(value, str) and value != int(value)):
         raise ValueError
     return int(value)
 
 
-def _to_text(value: Any) -> str:
+def _to_text(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError
     return str(value)
 
 
-def _to_none(value: Any) -> None:
+def _to_none(value: object) -> None:
     if value is not None and str(value).lower() != "none":
         raise ValueError
 
@@ -533,14 +546,14 @@ def _to_none(value: Any) -> None:
 _BOOLEANS = {"true": True, "on": True, "yes": True, "1": True} | {
     "false": False, "off": False, "no": False, "0": False,
 }  # fmt: skip
-_CONVERTERS = {
+_CONVERTERS: dict[Hint, Callable[[Any], Value]] = {  # what each does not take, it refuses
     float: _to_float,
     int: _to_int,
     bool: lambda value: _BOOLEANS[str(value).lower()],
     str: _to_text,
     type(None): _to_none,
 }
-_EXPECTED = {
+_EXPECTED: dict[Hint, str] = {
     float: "a finite number",
     int: "a whole number",
     bool: "on or off",
@@ -550,7 +563,7 @@ _EXPECTED = {
 }
 
 
-def _expected(hint: Any) -> str:
+def _expected(hint: Hint) -> str:
     origin = typing.get_origin(hint)
     if hint in _EXPECTED:
         return _EXPECTED[hint]
@@ -563,5 +576,5 @@ def _expected(hint: Any) -> str:
     return _name(hint)
 
 
-def _name(hint: Any) -> str:
+def _name(hint: Hint) -> str:
     return hint.__name__ if isinstance(hint, type) else str(hint)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 
@@ -30,6 +30,11 @@ from jaxexp.training.checks import (
     some_names,
 )
 from jaxexp.training.data import Data, Examples
+from jaxexp.training.trees import PyTree
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import polars as pl
 
 _LABEL = "a label: drop the row, or name the class"
 
@@ -38,14 +43,14 @@ _ONE_KIND = "text; or labels of one kind, not objects: .astype(str), .astype(int
 
 
 def arrays(
-    X: Any,
-    y: Any = None,
+    X: object,
+    y: object = None,
     *,
-    validation: float | int | tuple[Any, ...] | None = 0.2,
-    test: float | int | tuple[Any, ...] | None = None,
+    validation: float | int | tuple[object, ...] | None = 0.2,
+    test: float | int | tuple[object, ...] | None = None,
     seed: int = 0,
-    weights: Any = None,
-    classes: Sequence[Any] | str | None = None,
+    weights: object = None,
+    classes: Sequence[object] | str | None = None,
     name: str = "arrays",
 ) -> Data:
     """Data from a user's own arrays, checked and copied; what is returned is read-only.
@@ -115,7 +120,7 @@ def arrays(
         split: 0 if value is None or isinstance(value, tuple) else _size(split, value, n)
         for split, value in asked.items()
     }
-    splits: dict[str, Any] = {}
+    splits: dict[str, Examples] = {}
     for split, rows in _draw(n, sizes, seed).items():
         splits[split] = Examples(*(None if a is None else a[rows] for a in (x, target, weight)))
     for split, value in asked.items():
@@ -139,7 +144,7 @@ def arrays(
     )
 
 
-def _size(split: str, value: Any, n: int) -> int:
+def _size(split: str, value: object, n: int) -> int:
     expected = "a fraction between 0 and 1, a number of rows, a tuple (X, y) or None"
     if isinstance(value, (float, np.floating)):
         if not 0 < value < 1:
@@ -174,7 +179,7 @@ def _draw(n: int, sizes: dict[str, int], seed: int) -> dict[str, np.ndarray]:
 
 def _explicit(
     split: str,
-    given: tuple[Any, ...],
+    given: tuple[object, ...],
     train: Examples,
     features: tuple[str, ...] | None,
     encoder: "_Encoder",
@@ -200,7 +205,7 @@ def _explicit(
     )
 
 
-def inputs(X: Any, features: tuple[str, ...] | None) -> np.ndarray:
+def inputs(X: object, features: tuple[str, ...] | None) -> np.ndarray:
     """Inputs to predict of, as `arrays` makes them of X; `features` are those trained on.
 
     Raises UserError for what `arrays` refuses, and columns that are others, or in another order.
@@ -232,7 +237,7 @@ class _Raw(NamedTuple):
 
 
 def checked_inputs(
-    where: str, value: Any, *, rounding: bool = True
+    where: str, value: object, *, rounding: bool = True
 ) -> tuple[np.ndarray, tuple[str, ...] | None]:
     """X as float32, int32 or uint8, never the user's own memory, and the names of its columns."""
     array, features, categorical = _raw(where, value)
@@ -319,7 +324,7 @@ def _check_rounding(
             )
 
 
-def _weight(where: str, value: Any, n: int) -> np.ndarray:
+def _weight(where: str, value: object, n: int) -> np.ndarray:
     array, _, categorical = _raw(where, value)
     if categorical or dtype_kind(array.dtype) not in "biuf":
         refuse_dtype(where, array, None)
@@ -337,7 +342,7 @@ def _weight(where: str, value: Any, n: int) -> np.ndarray:
 class _Encoder:
     """Turns targets into numbers, in every split as y and `classes` say."""
 
-    def __init__(self, y: Any, classes: Any) -> None:
+    def __init__(self, y: object, classes: object) -> None:
         if isinstance(classes, str) and classes != "infer":
             raise UserError(f'classes: {classes!r}, expected "infer", names in order, or None')
         infer = isinstance(classes, str)
@@ -378,7 +383,7 @@ class _Encoder:
             keys = list(self.names) if self.kind == "names" else list(range(len(self.names)))
         self._codes = {key: code for code, key in enumerate(keys)}
 
-    def __call__(self, where: str, y: Any, n: int) -> np.ndarray | None:
+    def __call__(self, where: str, y: object, n: int) -> np.ndarray | None:
         """int32 or float32, one row for each of n."""
         if (y is None) != (self.kind == "none"):
             expected = "targets, as y has" if y is None else "None, as y is"
@@ -401,7 +406,7 @@ class _Encoder:
         check_whole(where, raw.array)
         return _int32(where, raw.array)
 
-    def _key(self, label: Any) -> Any:
+    def _key(self, label: str | int | float) -> str | int:
         return str(label) if self.kind == "names" else int(label)
 
     def _labels(self, where: str, raw: _Raw) -> np.ndarray:
@@ -448,7 +453,7 @@ class _Encoder:
             refuse_where(where, y < 0, labels, f"one of {some_names(self.names)}")
         return y
 
-    def check_all_occur(self, y: Any) -> None:
+    def check_all_occur(self, y: np.ndarray) -> None:
         """Refuse a training set that lacks a class: no model would learn it."""
         if self.kind not in ("names", "numbers"):
             return
@@ -463,7 +468,7 @@ class _Encoder:
                 )
 
 
-def _raw(where: str, value: Any) -> _Raw:
+def _raw(where: str, value: object) -> _Raw:
     """What a user gave, as NumPy arrays: perhaps of text or objects, and perhaps their memory."""
     roots = {base.__module__.partition(".")[0] for base in type(value).__mro__}
     if "scipy" in roots and hasattr(value, "toarray"):
@@ -477,7 +482,7 @@ def _raw(where: str, value: Any) -> _Raw:
         if type(value).__name__ == "LazyFrame":
             raise UserError(f"{where}: a LazyFrame, expected {where}.collect()")
         if hasattr(value, "columns"):
-            return _frame(where, value)
+            return _frame(where, cast("pd.DataFrame | pl.DataFrame", value))
         if hasattr(value, "to_numpy"):
             return _Raw(convert(where, value), None, _is_categorical(value))
     array = convert(where, value)
@@ -491,23 +496,25 @@ def _raw(where: str, value: Any) -> _Raw:
     return _Raw(array)
 
 
-def _check_all_text(where: str, value: Any, ndim: int) -> None:
+def _check_all_text(where: str, value: object, ndim: int) -> None:
     """NumPy makes text of the numbers beside text in a list."""
     for index in np.ndindex(*np.shape(np.asarray(value, object))[:ndim]):
-        item = value
+        item: PyTree = value
         for i in index:
             item = item[i]
         if not isinstance(item, (str, bytes)):
             refuse(where, index, item, "text, as beside it, or numbers only")
 
 
-def _frame(where: str, frame: Any) -> _Raw:
+def _frame(where: str, frame: "pd.DataFrame | pl.DataFrame") -> _Raw:
     """A data frame, column by column, so that each has its own dtype."""
     names = tuple(str(name) for name in frame.columns)
     if (twice := first_twice(names)) is not None:
         raise UserError(f"{where}: two columns {twice!r}, expected names that differ")
-    pandas = hasattr(frame, "iloc")
-    series = [frame.iloc[:, i] if pandas else frame.to_series(i) for i in range(len(names))]
+    series = [
+        frame.iloc[:, i] if hasattr(frame, "iloc") else frame.to_series(i)
+        for i in range(len(names))
+    ]
     columns = [convert(where, each) for each in series]
     for name, column in zip(names, columns, strict=True):
         if column.ndim != 1:
@@ -527,14 +534,16 @@ def _frame(where: str, frame: Any) -> _Raw:
     return _Raw(np.stack(columns, axis=1), names)
 
 
-def _is_categorical(series: Any) -> bool:
+def _is_categorical(series: object) -> bool:
     return str(getattr(series, "dtype", "")) == "category"
 
 
-def _check_same_index(where: str, value: Any, X: Any) -> None:
+def _check_same_index(where: str, value: object, X: object) -> None:
     """Rows are matched by position: pandas indexes that say otherwise are a mistake."""
-    index: Any = getattr(value, "index", None)
-    expected: Any = getattr(X, "index", None)
+    index = getattr(value, "index", None)
+    expected = getattr(X, "index", None)
+    if index is None or expected is None:
+        return
     if not (hasattr(index, "equals") and hasattr(expected, "equals")):
         return
     if len(index) == len(expected) and not index.equals(expected):

@@ -1,11 +1,12 @@
 """Checks of arrays and trees of arrays: every refusal names the array, the row and the value."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TypeGuard
 
 import numpy as np
 
 from jaxexp.base.errors import UserError
+from jaxexp.training.trees import PyTree
 
 INT32 = np.iinfo(np.int32)
 
@@ -46,7 +47,7 @@ def check_range(where: str, y: np.ndarray, n_classes: int) -> None:
     refuse_where(where, (y < 0) | (y >= n_classes), y, expected)
 
 
-def check_weight(where: str, weight: Any, n: int) -> None:
+def check_weight(where: str, weight: object, n: int) -> None:
     """Of a split: (N,), none negative, not all 0."""
     if not isinstance(weight, np.ndarray) or weight.shape != (n,) or weight.dtype.kind not in "fiu":
         shape = getattr(weight, "shape", None)
@@ -71,7 +72,7 @@ def dtype_kind(dtype: np.dtype) -> str:
     return "f" if small else dtype.kind
 
 
-def children_of(tree: Any, path: str) -> list[tuple[str, Any]] | None:
+def children_of(tree: PyTree, path: str) -> list[tuple[str, PyTree]] | None:
     """The paths and values below a node; None for a leaf. Dicts count in the order of their keys.
 
     >>> from jaxexp.training.data import Examples
@@ -91,7 +92,7 @@ def children_of(tree: Any, path: str) -> list[tuple[str, Any]] | None:
     return None
 
 
-def named_leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def named_leaves(tree: PyTree, path: str = "") -> Iterator[tuple[str, np.ndarray]]:
     """The leaves of a tree, each with its path."""
     children = children_of(tree, path)
     if children is None:
@@ -100,7 +101,7 @@ def named_leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield from named_leaves(child, below)
 
 
-def map_leaves(change: Callable[[str, Any], Any], tree: Any, path: str) -> Any:
+def map_leaves(change: Callable[[str, object], np.ndarray], tree: PyTree, path: str) -> PyTree:
     """The same tree of changed leaves."""
     children = children_of(tree, path)
     if children is None:
@@ -113,7 +114,7 @@ def map_leaves(change: Callable[[str, Any], Any], tree: Any, path: str) -> Any:
     return type(tree)(*changed) if hasattr(tree, "_fields") else type(tree)(changed)
 
 
-def structure_of(tree: Any) -> str:
+def structure_of(tree: PyTree) -> str:
     """In words: Examples(x=*, y=*, weight=None)."""
     children = children_of(tree, "")
     if children is None or tree is None:
@@ -128,7 +129,7 @@ def structure_of(tree: Any) -> str:
     return f"{type(tree).__name__}({', '.join(below)})"
 
 
-def checked_leaf(where: str, value: Any, *, rows: bool) -> np.ndarray:
+def checked_leaf(where: str, value: object, *, rows: bool) -> np.ndarray:
     """A read-only view of an array; `rows`: of examples, which are finite and have a first axis."""
     number = isinstance(value, (bool, int, float, np.generic))
     if isinstance(value, np.ma.MaskedArray) or (number and rows):
@@ -160,12 +161,12 @@ def checked_leaf(where: str, value: Any, *, rows: bool) -> np.ndarray:
     return view
 
 
-def row_count(split: Any) -> int:
+def row_count(split: PyTree) -> int:
     """The number of rows of a split's first array."""
     return len(next(leaf for _, leaf in named_leaves(split)))
 
 
-def check_rows(name: str, split: Any) -> None:
+def check_rows(name: str, split: PyTree) -> None:
     """The same number of rows in every leaf, at least one."""
     first = None
     for path, leaf in named_leaves(split, name):
@@ -178,7 +179,7 @@ def check_rows(name: str, split: Any) -> None:
         raise UserError(f"{name}: no array in it, expected examples")
 
 
-def check_alike(name: str, split: Any, train: Any) -> None:
+def check_alike(name: str, split: PyTree, train: PyTree) -> None:
     """The structure, shapes and dtypes of the training split."""
     if structure_of(split) != structure_of(train):
         found, expected = structure_of(split), structure_of(train)
@@ -191,7 +192,7 @@ def check_alike(name: str, split: Any, train: Any) -> None:
             raise UserError(f"{path}: {leaf.dtype} numbers, expected {like.dtype} as in train")
 
 
-def check_coordinate(name: str, coordinate: Any) -> None:
+def check_coordinate(name: str, coordinate: object) -> None:
     """Raise UserError unless it is a coordinate as xarray has it."""
     expected = "(dimensions, array), one dimension for each axis"
     if not isinstance(coordinate, tuple) or len(coordinate) != 2:
@@ -202,7 +203,7 @@ def check_coordinate(name: str, coordinate: Any) -> None:
         raise UserError(f"coords: {name!r} has {dims} for shape {shape}, expected {expected}")
 
 
-def checked_names(where: str, value: Any, least: int) -> tuple[str, ...]:
+def checked_names(where: str, value: object, least: int) -> tuple[str, ...]:
     """Names of classes or columns, as strings that differ."""
     value = value.to_numpy() if hasattr(value, "to_numpy") else value
     if isinstance(value, str) or not isinstance(value, (Sequence, np.ndarray)):
@@ -247,19 +248,19 @@ def shape_like(shape: tuple[int, ...]) -> str:
     return f"(N, {', '.join(map(str, shape[1:]))})" if len(shape) > 1 else "(N,)"
 
 
-def plain_value(value: Any) -> Any:
+def plain_value(value: object) -> object:
     """A NumPy scalar as Python's."""
     return value.item() if isinstance(value, np.generic) else value
 
 
-def is_missing(value: Any) -> bool:
+def is_missing(value: object) -> bool:
     """None, NaN, pandas' NA and NaT, or text that is empty."""
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return True
     return isinstance(value, (str, float)) and (value == "" or value != value)
 
 
-def is_int(value: Any) -> bool:
+def is_int(value: object) -> "TypeGuard[int | np.integer]":
     """Whether it is a whole number, which a bool is not."""
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
@@ -267,7 +268,7 @@ def is_int(value: Any) -> bool:
 def refuse(
     where: str,
     index: tuple[int, ...],
-    value: Any,
+    value: object,
     expected: str,
     features: tuple[str, ...] | None = None,
 ) -> None:
@@ -315,10 +316,11 @@ def refuse_dtype(
     refuse(where, index, array[index], f"{expected}, not {array.dtype}{hint}", features)
 
 
-def convert(where: str, value: Any) -> np.ndarray:
+def convert(where: str, value: object) -> np.ndarray:
     """To a NumPy array, by whatever way it has."""
     try:
-        return value.to_numpy() if hasattr(value, "to_numpy") else np.asarray(value)
+        array: np.ndarray = value.to_numpy() if hasattr(value, "to_numpy") else np.asarray(value)
+        return array
     except Exception as error:  # of any library
         reason = str(error).strip().splitlines()[0:1] or [type(error).__name__]
         if isinstance(value, (list, tuple)):

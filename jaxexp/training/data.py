@@ -6,9 +6,9 @@ neither pandas, polars, torch nor JAX is needed. Rows and columns count from 0 i
 
 import functools
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -29,6 +29,10 @@ from jaxexp.training.checks import (
     row_count,
     structure_of,
 )
+from jaxexp.training.trees import PyTree
+
+Coordinate: TypeAlias = tuple[str | Sequence[str], Sequence[object] | np.ndarray]
+Attributes: TypeAlias = Mapping[str, Any]  # as xarray has them
 
 SPLITS = ("train", "validation", "test")
 
@@ -40,11 +44,11 @@ class Examples(NamedTuple):
     True
     """
 
-    x: Any
+    x: PyTree
     """Inputs, (N, ...)."""
-    y: Any
+    y: PyTree
     """Targets, (N,) or (N, ...), or None where there are none."""
-    weight: Any = None
+    weight: PyTree = None
     """(N,), what each example counts in a mean, at least 0; None: all the same."""
 
 
@@ -79,14 +83,14 @@ class Data:
     ({'train': 3, 'validation': 2}, 60)
     """
 
-    train: Any
-    validation: Any = None
-    test: Any = None
+    train: PyTree
+    validation: PyTree = None
+    test: PyTree = None
     classes: tuple[str, ...] | None = None
     features: tuple[str, ...] | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)
-    coords: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
-    attrs: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, PyTree] = field(default_factory=dict)
+    coords: Mapping[str, Coordinate] = field(default_factory=dict)
+    attrs: Attributes = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check everything; leaves become read-only NumPy arrays."""
@@ -144,7 +148,7 @@ class Data:
             check_weight(f"{name}.weight", weight, row_count(examples))
 
     @property
-    def splits(self) -> dict[str, Any]:
+    def splits(self) -> dict[str, PyTree]:
         """The splits that exist, of train, validation and test, in this order."""
         return {name: split for name in SPLITS if (split := getattr(self, name)) is not None}
 
@@ -153,7 +157,7 @@ class Data:
         """The number of examples N of each split."""
         return {name: row_count(split) for name, split in self.splits.items()}
 
-    def arrays(self) -> dict[str, Any]:
+    def arrays(self) -> dict[str, PyTree]:
         """The splits that exist and the extras, by name: what devices hold and tasks are given."""
         return self.splits | dict(self.extra)
 

@@ -2,16 +2,19 @@
 
 import hashlib
 import re
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import TypeAlias
 
 import numpy as np
 from jax.extend import core as jax_core
+from jax.typing import ArrayLike
+
+Program: TypeAlias = jax_core.ClosedJaxpr | jax_core.Jaxpr
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
-def digest(closed: Any, *, processes: bool = False) -> str:
+def digest(closed: jax_core.ClosedJaxpr, *, processes: bool = False) -> str:
     """Of a `ClosedJaxpr`: its text, and the values of the arrays that it closes over.
 
     Functions that a program calls back on the host are told apart by their addresses, and so only
@@ -28,7 +31,7 @@ def digest(closed: Any, *, processes: bool = False) -> str:
     return sha256.hexdigest()[:16]
 
 
-def inner(params: Any) -> list[Any]:
+def inner(params: Mapping[str, object]) -> list[Program]:
     """The programs within the parameters of an operation."""
     found = []
     for value in params.values():
@@ -38,7 +41,7 @@ def inner(params: Any) -> list[Any]:
     return found
 
 
-def _constants(program: Any) -> Iterator[Any]:
+def _constants(program: Program) -> Iterator[ArrayLike]:
     if isinstance(program, jax_core.ClosedJaxpr):
         yield from map(_plain, program.consts)
         program = program.jaxpr
@@ -50,9 +53,9 @@ def _constants(program: Any) -> Iterator[Any]:
             yield from _constants(each)
 
 
-def _plain(constant: Any) -> Any:
+def _plain(constant: ArrayLike) -> ArrayLike:
     import jax
 
-    if hasattr(constant, "dtype") and jax.dtypes.issubdtype(constant.dtype, jax.dtypes.prng_key):
+    if hasattr(constant, "dtype") and jax.numpy.issubdtype(constant.dtype, jax.dtypes.prng_key):
         return jax.random.key_data(constant)
     return constant

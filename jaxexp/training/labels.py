@@ -1,7 +1,5 @@
 """Labels of classes: checked before anything is trained, since no gradient would complain."""
 
-from typing import Any
-
 import numpy as np
 
 from jaxexp.base.errors import UserError
@@ -46,7 +44,7 @@ def check_labels(data: Data, classes: int | None = None) -> int:
     return expected
 
 
-def _check_integers(name: str, y: Any) -> None:
+def _check_integers(name: str, y: object) -> None:
     y_N = np.asarray(y) if y is not None else None
     if y_N is None or y_N.ndim != 1 or y_N.dtype.kind not in "iu":
         found = "nothing" if y_N is None else f"{y_N.dtype} of the shape {y_N.shape}"

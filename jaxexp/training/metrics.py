@@ -13,13 +13,16 @@ logits: (B, C) for C classes, or (B,) for two, where the logit is that of class 
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
+from jax import Array
+from jax.typing import ArrayLike
 
 from jaxexp.base.errors import UserError
+from jaxexp.training.trees import PyTree
 
 _FINE, _OCTAVES, _BIN_BITS = 2.0**-10, 20, 8  # of the bins of `auc`: 2⁸ for each octave
 _BINS = 2 * _OCTAVES * 2**_BIN_BITS
@@ -73,10 +76,10 @@ class Metric:
 
     direction: str
     unit: str = ""
-    example: Callable[[Any, Any], Any] | None = None
-    sums: Callable[[Any, Any, Any], Any] | None = None
-    value: Callable[[Any], Any] | None = None
-    centered: "Callable[[Any], Metric] | None" = None
+    example: Callable[[PyTree, PyTree], Array] | None = None
+    sums: Callable[[PyTree, PyTree, Array], PyTree] | None = None
+    value: Callable[[PyTree], Array] | None = None
+    centered: "Callable[[PyTree], Metric] | None" = None
 
     def __post_init__(self) -> None:
         """Check, and take the documentation of the function."""
@@ -99,7 +102,7 @@ class Metric:
         if given:
             object.__setattr__(self, "__doc__", getattr(self, given[0]).__doc__)
 
-    def for_target(self, target: Any) -> "Metric":
+    def for_target(self, target: PyTree) -> "Metric":
         """The same metric for a data set, given the targets to train on, (N, ...), or None.
 
         Itself, but where its sums would lose digits without a center, as those of R² do. The
@@ -111,8 +114,9 @@ class Metric:
         return self if self.centered is None or target is None else self.centered(target)
 
     def sums_of(
-        self, own_B: Any, prediction: Any, target: Any, weight_B: Any, *, name: str = ""
-    ) -> Any:
+        self, own_B: Array | None, prediction: PyTree, target: PyTree, weight_B: Array, *,
+        name: str = "",
+    ) -> PyTree:  # fmt: skip
         """The sums over a batch, which add up to those of all batches.
 
         Args:
@@ -153,14 +157,15 @@ class Metric:
             )
         return _mean_sums(value_B, weight_B)
 
-    def compute(self, sums: Any, *, name: str = "") -> Any:
+    def compute(self, sums: PyTree, *, name: str = "") -> Array:
         """The metric, a scalar, of the added sums; NaN where it is not defined.
 
         Raises:
             UserError: the function of sums does not return a scalar.
         """
         if self.value is None:
-            return sums["total"] / sums["weight"]
+            mean: Array = sums["total"] / sums["weight"]
+            return mean
         value = jnp.asarray(self.value(sums))
         if value.shape != ():
             said = f"metric {name!r}" if name else "metric"
@@ -168,17 +173,17 @@ class Metric:
         return value
 
 
-def _as_float(value: Any) -> Any:
+def _as_float(value: ArrayLike) -> Array:
     value = jnp.asarray(value)
     return value.astype(jnp.promote_types(value.dtype, jnp.float32))
 
 
-def _mean_sums(value_B: Any, weight_B: Any) -> dict[str, Any]:
+def _mean_sums(value_B: ArrayLike, weight_B: ArrayLike) -> dict[str, Array]:
     value_B, weight_B = _as_float(value_B), _as_float(weight_B)
     return {"total": _weighted(value_B, weight_B).sum(), "weight": weight_B.sum()}
 
 
-def _weighted(value: Any, weight_B: Any) -> Any:
+def _weighted(value: Array, weight_B: Array) -> Array:
     """Values times weights; where the weight is 0, 0 whatever the value."""
     weight = weight_B.reshape(weight_B.shape + (1,) * (value.ndim - 1))
     return jnp.where(weight > 0, value, 0) * weight
@@ -187,7 +192,7 @@ def _weighted(value: Any, weight_B: Any) -> Any:
 # Checks of shapes, while tracing
 
 
-def _labels(prediction: Any, target: Any) -> tuple[Any, Any]:
+def _labels(prediction: PyTree, target: PyTree) -> tuple[Array, Array]:
     """Logits (B, C) or (B,), and whole labels (B,)."""
     prediction, target = _both(prediction, target)
     if not (jnp.issubdtype(target.dtype, jnp.integer) or target.dtype == bool):
@@ -203,7 +208,7 @@ def _labels(prediction: Any, target: Any) -> tuple[Any, Any]:
     return _as_float(prediction), target.astype(jnp.int32)
 
 
-def _alike(prediction: Any, target: Any) -> tuple[Any, Any]:
+def _alike(prediction: PyTree, target: PyTree) -> tuple[Array, Array]:
     """Numbers of the same shape: (B,) against (B, 1) would be compared all with all."""
     prediction, target = _both(prediction, target)
     if prediction.shape != target.shape or prediction.ndim == 0:
@@ -214,7 +219,7 @@ def _alike(prediction: Any, target: Any) -> tuple[Any, Any]:
     return _as_float(prediction), _as_float(target)
 
 
-def _both(prediction: Any, target: Any) -> tuple[Any, Any]:
+def _both(prediction: PyTree, target: PyTree) -> tuple[Array, Array]:
     for name, value in (("prediction", prediction), ("target", target)):
         if not hasattr(value, "shape") or not hasattr(value, "dtype"):
             given = "None" if value is None else f"a {type(value).__name__}"
@@ -225,7 +230,7 @@ def _both(prediction: Any, target: Any) -> tuple[Any, Any]:
 # Classification
 
 
-def _of_label(value_BxC: Any, target_B: Any) -> Any:
+def _of_label(value_BxC: Array, target_B: Array) -> Array:
     """The value of the true class; NaN for labels beyond C, which indexing would clip."""
     n_classes = value_BxC.shape[-1]
     index_B = jnp.clip(target_B, 0, n_classes - 1)
@@ -233,7 +238,7 @@ def _of_label(value_BxC: Any, target_B: Any) -> Any:
     return jnp.where(index_B == target_B, value_B, jnp.nan)
 
 
-def _correct(prediction: Any, target: Any) -> Any:
+def _correct(prediction: Array, target: Array) -> Array:
     """Accuracy: the share of examples whose class is predicted, between 0 and 1.
 
     1/N · Σ [argmax_c z_c = y] for logits (B, C), where of equal logits the first counts; for logits
@@ -249,7 +254,7 @@ def _correct(prediction: Any, target: Any) -> Any:
 class _InTop:
     k: int
 
-    def __call__(self, prediction: Any, target: Any) -> Any:
+    def __call__(self, prediction: Array, target: Array) -> Array:
         prediction, target = _labels(prediction, target)
         if prediction.ndim != 2 or self.k >= prediction.shape[1]:
             raise UserError(
@@ -285,7 +290,7 @@ def top_k(k: int) -> Metric:
     return Metric(Direction.HIGHER, example=_InTop(int(k)))
 
 
-def _negative_log_likelihood(prediction: Any, target: Any) -> Any:
+def _negative_log_likelihood(prediction: Array, target: Array) -> Array:
     """Logarithmic loss, the mean negative log-likelihood, in nats.
 
     1/N · Σ -ln softmax(z)_y for logits (B, C), and -ln sigmoid(±z) for logits (B,); Good 1952.
@@ -298,7 +303,7 @@ def _negative_log_likelihood(prediction: Any, target: Any) -> Any:
     return jnp.where((target == 0) | (target == 1), loss_B, jnp.nan)
 
 
-def _brier(prediction: Any, target: Any) -> Any:
+def _brier(prediction: Array, target: Array) -> Array:
     """Brier score, the mean squared error of probabilities.
 
     1/N · Σ_i Σ_c (softmax(z)_c - [y = c])² for logits (B, C), between 0 and 2, as Brier 1950 has
@@ -318,7 +323,7 @@ def _brier(prediction: Any, target: Any) -> Any:
 # Regression
 
 
-def _squared_error(prediction: Any, target: Any) -> Any:
+def _squared_error(prediction: Array, target: Array) -> Array:
     """Mean squared error, in the square of the target's unit.
 
     1/N · Σ (ŷ - y)², for several outputs the mean over them.
@@ -327,7 +332,7 @@ def _squared_error(prediction: Any, target: Any) -> Any:
     return jnp.square(prediction - target).reshape(len(target), -1).mean(1)
 
 
-def _absolute_error(prediction: Any, target: Any) -> Any:
+def _absolute_error(prediction: Array, target: Array) -> Array:
     """Mean absolute error, in the target's unit.
 
     1/N · Σ |ŷ - y|, for several outputs the mean over them.
@@ -340,7 +345,7 @@ def _absolute_error(prediction: Any, target: Any) -> Any:
 class _R2Sums:
     center: tuple[float, ...]  # one for all outputs, or one each
 
-    def __call__(self, prediction: Any, target: Any, weight_B: Any) -> dict[str, Any]:
+    def __call__(self, prediction: Array, target: Array, weight_B: Array) -> dict[str, Array]:
         prediction, target = _alike(prediction, target)
         weight_B = _as_float(weight_B)
         error_BxK = (prediction - target).reshape(len(target), -1)
@@ -359,14 +364,14 @@ class _R2Sums:
         }
 
 
-def _r2_value(sums: Any) -> Any:
+def _r2_value(sums: dict[str, Array]) -> Array:
     mean_K = sums["first"] / sums["weight"]
     variance_K = sums["second"] - sums["first"] * mean_K
     told_K = variance_K > _LEAST_SHARE * sums["second"]
     return jnp.where(told_K, 1 - sums["residual"] / variance_K, jnp.nan).mean()
 
 
-def r2_around(center: Any) -> Metric:
+def r2_around(center: npt.ArrayLike) -> Metric:
     """R², the coefficient of determination, with its sums taken about a center.
 
     1 - Σ (ŷ - y)² / Σ (y - ȳ)², with the mean ȳ of the examples that are scored; for several
@@ -399,7 +404,7 @@ def r2_around(center: Any) -> Metric:
     )
 
 
-def _r2_for(target: Any) -> Metric:
+def _r2_for(target: PyTree) -> Metric:
     """About the mean of the targets to train on."""
     return r2_around(np.asarray(target, np.float64).mean(0))
 
@@ -407,7 +412,7 @@ def _r2_for(target: Any) -> Metric:
 # Ranking
 
 
-def _bin(score_B: Any) -> Any:
+def _bin(score_B: Array) -> Array:
     """Which of the bins of a score, in the same order: exact, since it reads the float's bits.
 
     Floats in rising order have bits in rising order, of which the first ones number the bins:
@@ -420,7 +425,7 @@ def _bin(score_B: Any) -> Any:
     return jnp.where(score_B < 0, _BINS // 2 - 1 - above_B, _BINS // 2 + above_B)
 
 
-def _auc_sums(prediction: Any, target: Any, weight_B: Any) -> dict[str, Any]:
+def _auc_sums(prediction: Array, target: Array, weight_B: Array) -> dict[str, Array]:
     """Area under the ROC curve for two classes: how well the scores rank, between 0 and 1.
 
     The share of pairs of a positive (label 1) and a negative example (label 0) in which the
@@ -453,7 +458,7 @@ def _auc_sums(prediction: Any, target: Any, weight_B: Any) -> dict[str, Any]:
     }
 
 
-def _auc_value(sums: Any) -> Any:
+def _auc_value(sums: dict[str, Array]) -> Array:
     positive, negative = (sums[name] / sums[name].sum() for name in ("positive", "negative"))
     below = jnp.cumsum(negative) - negative
     return (positive * (below + negative / 2)).sum()

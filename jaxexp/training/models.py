@@ -4,7 +4,7 @@ import contextlib
 import inspect
 import re
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -14,18 +14,21 @@ from jax import Array
 from jaxexp.base.errors import UserError
 from jaxexp.spec.trial import Trial
 from jaxexp.training.task import (
-    PyTree,
     Variables,
     accepts,
 )
+from jaxexp.training.trees import PyTree
 
 # How modules call what says whether they train, and its value in training.
 TRAINING = {"train": True, "training": True, "is_training": True}
 TRAINING |= {"deterministic": False, "use_running_average": False}
 MODE = re.compile("train|eval|infer|determin|test")
+# A part of the user's own; by its signature it is called with what it takes.
+Function: TypeAlias = Callable[..., PyTree]
+State: TypeAlias = "nnx.State[PyTree, PyTree]"
 
 
-def model_of(module: Any) -> "SupervisedModel":
+def model_of(module: object) -> "SupervisedModel":
     """The model of what `supervised` is given as a module; UserError for what is none."""
     if isinstance(module, linen.Module):
         return LinenModel(lambda trial: module)
@@ -35,8 +38,8 @@ def model_of(module: Any) -> "SupervisedModel":
         raise UserError(f"module: a {type(module).__name__} that is made already, {made}")
     if isinstance(module, type):
         raise UserError(f"module: the class {module.__name__} itself, {made}")
-    checked_function("module", module, ("trial",), ("trial", "rngs"))
-    return (NnxModel if arity(module) > 1 else LinenModel)(module)
+    make = checked_function("module", module, ("trial",), ("trial", "rngs"))
+    return (NnxModel if arity(make) > 1 else LinenModel)(make)
 
 
 class SupervisedModel:
@@ -44,7 +47,7 @@ class SupervisedModel:
 
     names = ("module", "module")  # of what initialises it, and of what applies it
 
-    def __init__(self, *functions: Callable[..., Any]) -> None:
+    def __init__(self, *functions: Function) -> None:
         """The functions that make and apply it."""
         self.functions = functions
 
@@ -64,7 +67,7 @@ class SupervisedModel:
 
     def apply(
         self, trial: Trial, variables: Variables, x: PyTree, *, rng: Array, mask: Array, train: bool
-    ) -> tuple[Any, PyTree]:
+    ) -> tuple[PyTree, PyTree]:
         """The prediction, and the new state."""
         raise NotImplementedError
 
@@ -84,7 +87,7 @@ class Functions(SupervisedModel):
 
     def apply(
         self, trial: Trial, variables: Variables, x: PyTree, *, rng: Array, mask: Array, train: bool
-    ) -> tuple[Any, PyTree]:
+    ) -> tuple[PyTree, PyTree]:
         """The prediction of a batch (B, ...), and the new state."""
         given = {"rng": rng, "mask": mask, "train": train}
         own = {name: value for name, value in given.items() if accepts(self.functions[1], name)}
@@ -118,7 +121,7 @@ class LinenModel(SupervisedModel):
 
     def apply(
         self, trial: Trial, variables: Variables, x: PyTree, *, rng: Array, mask: Array, train: bool
-    ) -> tuple[Any, PyTree]:
+    ) -> tuple[PyTree, PyTree]:
         """The prediction of a batch (B, ...), and the new state."""
         module = self._module(trial)
         tree = {"params": variables.params, **variables.state}
@@ -146,14 +149,15 @@ class NnxModel(SupervisedModel):
     streams are seeded anew in every call.
     """
 
-    def _split(self, model: Any) -> tuple[Any, Any, Any, Any]:
+    def _split(self, model: object) -> "tuple[nnx.GraphDef[nnx.Module], State, State, State]":
         if not isinstance(model, nnx.Module):
             raise UserError(
                 f"module: the function of (trial, rngs) returned {type(model).__name__}, expected "
                 "a Flax nnx module"
             )
-        parts: Any = nnx.split(model, nnx.Param, nnx.RngState, ...)
-        return parts
+        graph, *states = nnx.split(model, nnx.Param, nnx.RngState, ...)
+        params, streams, state = states
+        return graph, params, streams, state
 
     def init(self, trial: Trial, rng: Array, x: PyTree) -> Variables:
         """Parameters and state, drawn with a key; `x` is (1, ...)."""
@@ -162,7 +166,7 @@ class NnxModel(SupervisedModel):
 
     def apply(
         self, trial: Trial, variables: Variables, x: PyTree, *, rng: Array, mask: Array, train: bool
-    ) -> tuple[Any, PyTree]:
+    ) -> tuple[PyTree, PyTree]:
         """The prediction of a batch (B, ...), and the new state."""
         shapes = nnx.eval_shape(lambda: self.functions[0](trial, nnx.Rngs(0)))
         graph, params, streams, state = self._split(shapes)
@@ -178,8 +182,8 @@ class NnxModel(SupervisedModel):
     def uses_mask(self, trial: Trial, x: PyTree) -> bool:
         """Whether statistics over the batch, if there are any, leave padding out."""
 
-        def make() -> Any:
-            made = self.functions[0](trial, nnx.Rngs(0))
+        def make() -> nnx.Module:
+            made: nnx.Module = self.functions[0](trial, nnx.Rngs(0))
             if made is self.functions[0](trial, nnx.Rngs(0)):
                 raise UserError(
                     "module: the function returns the same module in every call, so that all "
@@ -191,16 +195,18 @@ class NnxModel(SupervisedModel):
         return accepts(type(model).__call__, "mask") or not nnx.to_pure_dict(self._split(model)[3])
 
 
-def stream_seed(leaf: Any, rng: Array, i: int) -> Array:
+def stream_seed(leaf: jax.ShapeDtypeStruct, rng: Array, i: int) -> Array:
     """A random stream's key, or its count."""
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jax.random.fold_in(rng, i)
     return jnp.zeros(leaf.shape, leaf.dtype)
 
 
-def call_arguments(module: Any, rng: Array, mask: Array, *, train: bool) -> dict[str, Any]:
+def call_arguments(
+    module: linen.Module | nnx.Module, rng: Array, mask: Array, *, train: bool
+) -> dict[str, PyTree]:
     """What a module wants to be called with beside its inputs."""
-    given: dict[str, Any] = {"rng": rng, "mask": mask}
+    given: dict[str, PyTree] = {"rng": rng, "mask": mask}
     given |= {name: train == in_training for name, in_training in TRAINING.items()}
     call = type(module).__call__
     for name in parameters(call)[2:]:
@@ -249,7 +255,7 @@ def check_params(part: str, params: PyTree) -> None:
             raise UserError(f"{part}: params{name} is {dtype}, expected floats")
 
 
-def checked_function(name: str, function: Any, *arguments: tuple[str, ...]) -> Any:
+def checked_function(name: str, function: object, *arguments: tuple[str, ...]) -> Function:
     """The function, if it takes one of these lists of arguments."""
     if not callable(function):
         raise UserError(f"{name}: {function!r}, expected a function")
@@ -265,7 +271,7 @@ def checked_function(name: str, function: Any, *arguments: tuple[str, ...]) -> A
     raise UserError(f"{name}: a function of {signature}, expected one of {expected}")
 
 
-def parameters(function: Callable[..., Any]) -> tuple[str, ...]:
+def parameters(function: Callable[..., object]) -> tuple[str, ...]:
     """The names of a function's parameters; () where Python cannot tell."""
     try:
         return tuple(inspect.signature(function).parameters)
@@ -273,7 +279,7 @@ def parameters(function: Callable[..., Any]) -> tuple[str, ...]:
         return ()
 
 
-def arity(function: Callable[..., Any]) -> int:
+def arity(function: Callable[..., object]) -> int:
     """How many positional arguments a function takes that have no default."""
     try:
         parameters = inspect.signature(function).parameters.values()

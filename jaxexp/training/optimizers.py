@@ -1,15 +1,16 @@
 """The optimizers that have a name. Any other is a function of the trial: see `Task.optimizer`."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import optax
 
 from jaxexp.base.errors import UserError
 from jaxexp.spec.padding import Choice, choose
 from jaxexp.spec.trial import Trial
+from jaxexp.training.trees import PyTree
 
-PyTree = Any
+T = TypeVar("T")
 NAMES = ("adam", "adamw", "sgd")
 
 
@@ -21,20 +22,23 @@ def built_in(trial: Trial) -> optax.GradientTransformation:
 
 
 def one_of(
-    choice: Choice, make: Callable[[Any], optax.GradientTransformation]
+    choice: Choice[T], make: Callable[[T], optax.GradientTransformation]
 ) -> optax.GradientTransformation:
     """Of several in one program: every option keeps a state, one updates."""
     made = {o: optax.with_extra_args_support(make(o)) for o in choice.options}
 
-    def init(params: PyTree) -> dict[Any, PyTree]:
+    def init(params: PyTree) -> dict[T, PyTree]:
         return {option: each.init(params) for option, each in made.items()}
 
     def update(
-        grads: PyTree, states: dict[Any, PyTree], params: PyTree = None, **extra: Any
-    ) -> Any:
+        grads: PyTree, states: dict[T, PyTree], params: PyTree = None, **extra: PyTree
+    ) -> tuple[PyTree, dict[T, PyTree]]:
         results = {o: each.update(grads, states[o], params, **extra) for o, each in made.items()}
-        updates = choose(choice, lambda option: results[option][0])
-        return updates, {option: state for option, (_, state) in results.items()}
+
+        def updates(option: T) -> PyTree:
+            return results[option][0]
+
+        return choose(choice, updates), {option: state for option, (_, state) in results.items()}
 
     return optax.GradientTransformationExtraArgs(init, update)
 

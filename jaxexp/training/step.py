@@ -7,16 +7,17 @@ Shapes: N examples of a split, B examples of a batch, S = ceil(N / B) steps of a
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias, overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
+from jax.typing import ArrayLike
 
 from jaxexp.base.errors import UserError
-from jaxexp.spec.padding import Choice, Size, choose, largest, smallest, value
+from jaxexp.spec.padding import Choice, Size, Traced, choose, largest, smallest, value
 from jaxexp.spec.trial import Trial
 from jaxexp.training.data import Data
 from jaxexp.training.metrics import Metric
@@ -25,15 +26,15 @@ from jaxexp.training.task import (
     Arrays,
     Batch,
     Outputs,
-    PyTree,
     Task,
     Variables,
     check_outputs,
     update,
 )
+from jaxexp.training.trees import PyTree
 
-Sums = dict[str, PyTree]  # of each metric, the loss among them
-Steps = int | Choice  # that a trial will take in all; a choice where trials of a program differ
+Sums: TypeAlias = dict[str, PyTree]  # of each metric, the loss among them
+Steps: TypeAlias = int | Choice[int]  # of a trial in all; a choice where they differ
 
 LOSS = Metric("lower")
 TRAIN_SAMPLE = (512, 0.3, 10_000)  # examples evaluated: at least; a share of all; at most
@@ -113,14 +114,18 @@ def train_step(
     return TrainState(Variables(params, outputs.state), opt_state), outputs, mean, grads
 
 
-def steps_per_epoch(n: int, batch_size: Any) -> Any:
+@overload
+def steps_per_epoch(n: int, batch_size: int) -> int: ...
+@overload
+def steps_per_epoch(n: int, batch_size: Array) -> Array: ...
+def steps_per_epoch(n: int, batch_size: int | Array) -> int | Array:
     """The number of batches of n examples, the last one partial: ceil(n / batch_size)."""
     return (n - 1) // batch_size + 1  # n + batch_size might not be an int32
 
 
 def train_steps(
-    task: Task, trial: Trial, run_steps: Steps, state: TrainState, record: EpochRecord, epoch: Any,
-    first: Any, last: Any, examples: Batch,
+    task: Task, trial: Trial, run_steps: Steps, state: TrainState, record: EpochRecord,
+    epoch: int | Array, first: Traced, last: Traced, examples: Batch,
 ) -> tuple[TrainState, EpochRecord]:  # fmt: skip
     """Steps `first` to `last` (from 0, `last` not included) of an epoch (from 0).
 
@@ -155,10 +160,12 @@ def train_steps(
             norms_L=norms,
         )
 
-    return jax.lax.fori_loop(first, last, step, (state, record))
+    trained: tuple[TrainState, EpochRecord]
+    trained = jax.lax.fori_loop(first, last, step, (state, record))
+    return trained
 
 
-def first_example(i: Array, n: int, batch_size: Any) -> Array:
+def first_example(i: Array, n: int, batch_size: int | Array) -> Array:
     """The place in the shuffled order of the first example of step `i`, uint32.
 
     Past a trial's last step it stays there: `i * batch_size` would leave 32 bits where a program
@@ -171,11 +178,13 @@ def first_example(i: Array, n: int, batch_size: Any) -> Array:
 def step_key(word: Array, i: Array) -> Array:
     """A key for step `i` of an epoch, of which `word` (uint32) is the seed; arithmetic alone."""
     first = mix(word ^ i.astype(jnp.uint32))
-    return jax.random.wrap_key_data(jnp.stack([first, mix(~first)]), impl="threefry2x32")
+    words = jnp.stack([first, mix(~first)])
+    key: Array = jax.random.wrap_key_data(words, impl="threefry2x32")
+    return key
 
 
 def evaluate(
-    task: Task, trial: Trial, state: TrainState, record: EpochRecord, first: Any, last: Any,
+    task: Task, trial: Trial, state: TrainState, record: EpochRecord, first: Traced, last: Traced,
     data: Arrays,
 ) -> EpochRecord:  # fmt: skip
     """Batches `first` to `last` (not included) of the examples to evaluate, in evaluation mode."""
@@ -254,21 +263,26 @@ def values(task: Task, sums: Sums) -> dict[str, np.ndarray]:
     return made
 
 
-def running_loss(trial: Trial, step_loss_ExS: np.ndarray, step_weight_ExS: Any, n: int) -> Any:
+def running_loss(
+    trial: Trial, step_loss_ExS: np.ndarray, step_weight_ExS: np.ndarray | None, n: int
+) -> np.ndarray:
     """On the host, the mean of the step losses of each epoch, (E,), as examples are weighted."""
     steps = steps_per_epoch(n, trial.batch_size)
     if step_weight_ExS is not None:
         weight_ExS = step_weight_ExS[:, :steps].astype(np.float64)
         total_E = (step_loss_ExS[:, :steps] * weight_ExS).sum(1)
-        return (total_E / weight_ExS.sum(1)).astype(np.float32)
-    starts_S = np.arange(steps) * trial.batch_size
-    share_S = np.minimum(n - starts_S, trial.batch_size) / n  # float64: a sum of many steps
-    return (step_loss_ExS[:, :steps] @ share_S).astype(np.float32)
+        mean_E: np.ndarray = total_E / weight_ExS.sum(1)
+    else:
+        starts_S = np.arange(steps) * trial.batch_size
+        share_S = np.minimum(n - starts_S, trial.batch_size) / n  # float64: a sum of many steps
+        mean_E = step_loss_ExS[:, :steps] @ share_S
+    return mean_E.astype(np.float32)
 
 
 def count(examples: Batch) -> int:
     """The number of examples N."""
-    return jax.tree.leaves(examples)[0].shape[0]
+    n: int = jax.tree.leaves(examples)[0].shape[0]
+    return n
 
 
 def _optimizer(task: Task, trial: Trial, run_steps: Steps) -> optax.GradientTransformation:
@@ -287,11 +301,16 @@ def _optimizer(task: Task, trial: Trial, run_steps: Steps) -> optax.GradientTran
             )
         return choose(run_steps, lambda steps: states[run_steps.options.index(steps)])
 
-    def update(grads: PyTree, state: PyTree, params: PyTree = None, **extra: Any) -> Any:
+    def update(
+        grads: PyTree, state: PyTree, params: PyTree = None, **extra: PyTree
+    ) -> tuple[PyTree, PyTree]:
         extended = {n: optax.with_extra_args_support(each) for n, each in made.items()}
-        return choose(
-            run_steps, lambda steps: extended[steps].update(grads, state, params, **extra)
-        )
+
+        def updated(steps: int) -> tuple[PyTree, PyTree]:
+            made: tuple[PyTree, PyTree] = extended[steps].update(grads, state, params, **extra)
+            return made
+
+        return choose(run_steps, updated)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -315,7 +334,7 @@ def _weights(task: Task, batch: Batch, mask_B: Array) -> Array:
 
 
 def _take(
-    examples: Batch, start: Array, length: Any, size: int, order: Callable[[Array], Array]
+    examples: Batch, start: Array, length: int | Array, size: int, order: Callable[[Array], Array]
 ) -> tuple[Batch, Array]:
     """`size` examples of an order, and their mask: False past `length` or the last."""
     n = count(examples)
@@ -323,7 +342,7 @@ def _take(
     position_B = start + offset_B
     index_B = order(jnp.minimum(position_B, jnp.uint32(n - 1)))
 
-    def rows(a: Any) -> Array:
+    def rows(a: ArrayLike) -> Array:
         return jnp.asarray(a).at[index_B].get(mode="promise_in_bounds")
 
     length = jnp.asarray(length).astype(jnp.uint32)

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from jaxexp.training.data import Data, Examples
 from jaxexp.training.labels import check_labels
 from jaxexp.training.metrics import Metric
 from jaxexp.training.models import (
+    Function,
     Functions,
     SupervisedModel,
     arity,
@@ -34,23 +35,26 @@ from jaxexp.training.task import (
     Arrays,
     Batch,
     Outputs,
-    PyTree,
     Task,
     Variables,
     update,
 )
+from jaxexp.training.trees import PyTree
 
+Optimizer: TypeAlias = (
+    optax.GradientTransformation | Callable[..., optax.GradientTransformation]  # of the trial
+)
 OF_LABELS = {metrics_.accuracy, metrics_.auc, metrics_.log_loss, metrics_.brier}
 
 
 def supervised(
     *,
-    module: Callable[..., Any] | linen.Module | None = None,
-    init: Callable[..., PyTree] | None = None,
-    apply: Callable[..., Array] | None = None,
+    module: Function | linen.Module | None = None,
+    init: Function | None = None,
+    apply: Function | None = None,
     loss: Callable[..., Array],
     metrics: Mapping[str, Metric] | None = None,
-    optimizer: Callable[..., optax.GradientTransformation] | None = None,
+    optimizer: Optimizer | None = None,
     loss_unit: str = "",
     evaluation_batch_size: int = 1024,
 ) -> "Supervised":
@@ -130,8 +134,8 @@ class Supervised(Task):
 
     def __init__(
         self, model: "SupervisedModel", loss: Callable[..., Array], metrics: Mapping[str, Metric],
-        optimizer: Any, loss_unit: str, evaluation_batch_size: int, classification: bool = False,
-        binary: bool = False,
+        optimizer: Optimizer | None, loss_unit: str, evaluation_batch_size: int,
+        classification: bool = False, binary: bool = False,
     ) -> None:  # fmt: skip
         """See `supervised`.
 
@@ -145,8 +149,8 @@ class Supervised(Task):
         self.model, self.loss, self.metrics = model, loss, dict(metrics)
         self._optimizer, self.loss_unit = optimizer, loss_unit
         self.evaluation_batch_size, self.classification = evaluation_batch_size, classification
-        self._checked: set[Any] = set()
-        self._uses_mask: dict[Any, bool] = {}
+        self._checked: set[object] = set()
+        self._uses_mask: dict[object, bool] = {}
 
     def __eq__(self, other: object) -> bool:
         """Equal parts."""
@@ -214,7 +218,9 @@ class Supervised(Task):
         elif self.classification and shape == wanted and OF_LABELS & set(self.metrics.values()):
             check_labels(data, 2)
 
-    def _trace(self, trial: Trial, data: Data, traced: Mapping[str, Any]) -> tuple[Any, Any]:
+    def _trace(
+        self, trial: Trial, data: Data, traced: Mapping[str, np.ndarray]
+    ) -> tuple[PyTree, PyTree]:
         """Trace one step of training and of evaluation; the shapes of prediction and target.
 
         `traced` hyperparameters are numbers inside the program. Raises UserError that names the
@@ -224,7 +230,7 @@ class Supervised(Task):
             lambda a: jax.ShapeDtypeStruct((2, *a.shape[1:]), a.dtype), (data.train.x, data.train.y)
         )
 
-        def step(rng: Array, x: PyTree, y: PyTree, traced: Mapping[str, Any]) -> Any:
+        def step(rng: Array, x: PyTree, y: PyTree, traced: Mapping[str, Array]) -> PyTree:
             own, mask = with_values(trial, **traced), jnp.ones(2, bool)
             with naming(self.model.names[0]):
                 variables = self.model.init(own, rng, jax.tree.map(lambda a: a[:1], x))
@@ -342,7 +348,9 @@ def _plain(trial: Trial) -> Trial:
 
 
 def _because_traced(
-    error: UserError, trace: Callable[[dict[str, Any]], Any], traced: Mapping[str, Any]
+    error: UserError,
+    trace: Callable[[dict[str, np.ndarray]], object],
+    traced: Mapping[str, np.ndarray],
 ) -> UserError:
     """The same error, with the names of the hyperparameters that it is about."""
     guilty = []

@@ -9,13 +9,14 @@ import inspect
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
+from jax.typing import ArrayLike
 
 from jaxexp.base.errors import UserError
 from jaxexp.planning.cost import Cost
@@ -23,10 +24,10 @@ from jaxexp.spec.trial import Trial
 from jaxexp.training import optimizers
 from jaxexp.training.data import Data
 from jaxexp.training.metrics import Metric
+from jaxexp.training.trees import PyTree as PyTree
 
-PyTree = Any
-Batch = PyTree  # arrays whose first axis is the example: (B, ...)
-Arrays = Mapping[str, PyTree]  # what `Data.arrays` returns: splits, and extras
+Batch: TypeAlias = PyTree  # arrays whose first axis is the example: (B, ...)
+Arrays: TypeAlias = Mapping[str, PyTree]  # what `Data.arrays` returns: splits, and extras
 
 
 class Variables(NamedTuple):
@@ -185,7 +186,7 @@ class Inspection:
 
 def update(
     optimizer: optax.GradientTransformation, grads: PyTree, state: PyTree, params: PyTree,
-    value: Any = 0.0, value_fn: Callable[[PyTree], Any] | None = None,
+    value: ArrayLike = 0.0, value_fn: Callable[[PyTree], Array] | None = None,
 ) -> tuple[PyTree, PyTree]:  # fmt: skip
     """One update, with the loss and its function for optimizers that want them.
 
@@ -193,10 +194,12 @@ def update(
     """
     value_fn = value_fn or (lambda params: sum(a.sum() for a in jax.tree.leaves(params)))
     extra = {"value": jnp.asarray(value), "grad": grads, "value_fn": value_fn}
-    return optax.with_extra_args_support(optimizer).update(grads, state, params, **extra)
+    updated: tuple[PyTree, PyTree]
+    updated = optax.with_extra_args_support(optimizer).update(grads, state, params, **extra)
+    return updated
 
 
-def check_outputs(task: Task, outputs: Any, size: int, state: PyTree = None) -> None:
+def check_outputs(task: Task, outputs: object, size: int, state: PyTree = None) -> None:
     """Raise UserError unless these are the outputs of a batch of so many examples.
 
     `state` is that of before, where it goes on to the next step.
@@ -248,7 +251,7 @@ def _check_state(name: str, state: PyTree, new: PyTree) -> None:
             )
 
 
-def accepts(function: Callable[..., Any], name: str) -> bool:
+def accepts(function: Callable[..., object], name: str) -> bool:
     """Whether a function takes a parameter of this name."""
     try:
         return name in inspect.signature(function).parameters

@@ -5,29 +5,29 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
+from jax.extend import core as jax_core
 
 from jaxexp.base.errors import UserError
 from jaxexp.planning.cost import Cost
-from jaxexp.spec.trial import Kind, Trial, with_values
+from jaxexp.spec.trial import Hyperparameter, Kind, Trial, with_values
 from jaxexp.training import jaxprs
 from jaxexp.training.task import (
     Arrays,
     Batch,
     Inspection,
     Outputs,
-    PyTree,
     Task,
     Variables,
     check_outputs,
     update,
 )
+from jaxexp.training.trees import PyTree
 
 
 def inspection(task: Task, trial: Trial, arrays: Arrays) -> Inspection:
@@ -56,7 +56,7 @@ def trace(task: Task, trial: Trial, arrays: Arrays) -> Inspection:
         ) from error
 
 
-def _is_traced(declared: Any, trial: Trial) -> bool:
+def _is_traced(declared: Hyperparameter, trial: Trial) -> bool:
     if declared.kind is Kind.LENGTH:
         return True
     own = getattr(trial, declared.name)
@@ -144,7 +144,7 @@ def _shapes(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(jnp.shape(a), jnp.asarray(a).dtype), tree)
 
 
-def _check_variables(task: Task, made: Any) -> None:
+def _check_variables(task: Task, made: object) -> None:
     name = f"{type(task).__name__}.init"
     if not isinstance(made, Variables):
         raise UserError(
@@ -171,7 +171,7 @@ def _check_sums(task: Task, outputs: Outputs) -> None:
             continue
         rng = np.random.default_rng(0)
 
-        def four(shape: Any) -> Any:
+        def four(shape: jax.ShapeDtypeStruct) -> Array:
             size = (4, *shape.shape[1:])
             if jnp.issubdtype(shape.dtype, jnp.floating):
                 return jnp.asarray(rng.uniform(0.1, 0.9, size), shape.dtype)  # noqa: B023
@@ -240,7 +240,7 @@ def _watch(trial: Trial, read: set[str]) -> Trial:
     """The same trial, which writes down what is read of it."""
     names, cls = frozenset(type(trial).fields()), type(trial)
 
-    def get(self: Any, name: str) -> Any:
+    def get(self: Trial, name: str) -> object:
         if name in names:
             read.add(name)
         return object.__getattribute__(self, name)
@@ -257,24 +257,33 @@ class _Counted:
     products: float = 0.0  # matrix products and convolutions
 
 
-def _count(jaxpr: Any) -> _Counted:
+def _count(jaxpr: jax_core.Jaxpr) -> _Counted:
     """Multiplications and products of a traced function, loops counted in full."""
     made = _Counted()
     for eqn in jaxpr.eqns:
-        shapes = [getattr(v.aval, "shape", ()) for v in eqn.outvars]
+        shapes = [_shape(v) for v in eqn.outvars]
         if eqn.primitive.name == "dot_general":
             (contract, _), _ = eqn.params["dimension_numbers"]
-            left = eqn.invars[0].aval.shape
+            left = _shape(eqn.invars[0])
             made.multiplications += math.prod(shapes[0]) * math.prod(left[i] for i in contract)
             made.products += 1
         elif eqn.primitive.name == "conv_general_dilated":
-            kernel, numbers = eqn.invars[1].aval.shape, eqn.params["dimension_numbers"]
+            kernel, numbers = _shape(eqn.invars[1]), eqn.params["dimension_numbers"]
             per_output = math.prod(kernel) / kernel[numbers.rhs_spec[0]]
             made.multiplications += math.prod(shapes[0]) * per_output
             made.products += 1
-        inner = [_count(getattr(j, "jaxpr", j)) for j in jaxprs.inner(eqn.params)]
+        inner = [
+            _count(each.jaxpr if isinstance(each, jax_core.ClosedJaxpr) else each)
+            for each in jaxprs.inner(eqn.params)
+        ]
         times = eqn.params.get("length", 1) if eqn.primitive.name == "scan" else 1
         for counted in inner:
             made.multiplications += times * counted.multiplications
             made.products += times * counted.products
     return made
+
+
+def _shape(value: jax_core.Var | jax_core.Literal) -> tuple[int, ...]:
+    """() of what has none."""
+    shape: tuple[int, ...] = getattr(value.aval, "shape", ())
+    return shape
