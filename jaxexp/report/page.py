@@ -1,6 +1,7 @@
 """A report: one self-contained HTML page with a section for each question."""
 
 import base64
+import functools
 import gzip
 import json
 import re
@@ -168,6 +169,7 @@ def _packed(content: bytes) -> str:
 
 
 @cache
+@functools.cache
 def _plotly() -> str:
     """Plotly's script, compressed, from the package, which need not be imported for it."""
     spec = find_spec("plotly")

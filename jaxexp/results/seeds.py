@@ -56,11 +56,13 @@ def average(ds: xr.Dataset) -> xr.Dataset:
         elif name in ("epochs_trained", "steps_per_epoch"):
             made[name] = values.isel(seed=0, drop=True)
         elif values.dtype.kind == "f":
-            kept = finished | lost
-            if "epoch" in values.dims:
-                kept = finished | (lost & (ds["epoch"] < ds["diverged_epoch"]))
-            mean, std = _mean_and_std(values.where(kept))
-            made[name] = mean.assign_attrs(values.attrs)
+            if not bool(finished.all()):
+                kept = finished | lost
+                if "epoch" in values.dims:
+                    kept = finished | (lost & (ds["epoch"] < ds["diverged_epoch"]))
+                values = values.where(kept)
+            mean, std = _mean_and_std(values)
+            made[name] = mean.assign_attrs(ds[key].attrs)
             made[f"{name}_std"] = std.assign_attrs(units=values.attrs.get("units", ""))
     last = ds["diverged_epoch"].argmax("seed")  # of a setting without one that finished
     for name in ("diverged_epoch", "diverged_step"):
@@ -83,13 +85,17 @@ def average(ds: xr.Dataset) -> xr.Dataset:
 
 
 def _mean_and_std(values: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
-    """Over the seeds, without those that are NaN; of none of them NaN, without a warning."""
-    there = values.notnull()
-    n = there.sum("seed")
+    """Over the seeds, without those that are NaN; NaN of none of them, and the deviation of one."""
+    axis = values.get_axis_num("seed")
+    there = ~np.isnan(values.values)
+    n = there.sum(axis)
     with np.errstate(invalid="ignore"):  # infinity less infinity
-        mean = values.fillna(0).sum("seed") / n.where(n > 0)
-        squares = ((values - mean) ** 2).where(there).fillna(0).sum("seed")
-    return mean, (squares / (n - 1).where(n > 1)) ** 0.5
+        total = np.where(there, values.values, 0).sum(axis, dtype=float)
+        mean = total / np.where(n > 0, n, np.nan)
+        off = np.where(there, values.values - np.expand_dims(mean, axis), 0)
+        std = np.sqrt((off**2).sum(axis) / np.where(n > 1, n - 1, np.nan))
+    like = values.isel(seed=0, drop=True)
+    return like.copy(data=mean), like.copy(data=std)
 
 
 def typical(ds: xr.Dataset) -> xr.Dataset:

@@ -70,14 +70,13 @@ def to_png(fig: Figure, dpi: int = 150) -> bytes:
     Of 256 colours, which a figure seldom has, at a third of the size; photographs need more, but
     are small here.
     """
-    buffer, small = io.BytesIO(), io.BytesIO()
+    drawn, png = io.BytesIO(), io.BytesIO()
     with rc_context(STYLE):
-        fig.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
-    with Image.open(buffer) as image:
-        image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
-            small, format="PNG", optimize=True
-        )
-    return min(buffer.getvalue(), small.getvalue(), key=len)
+        fig.savefig(drawn, format="rgba", dpi=dpi)
+    width, height = (int(size * dpi) for size in fig.get_size_inches())
+    image = Image.frombytes("RGBA", (width, height), drawn.getvalue()).convert("RGB")
+    image.quantize(256, dither=Image.Dither.NONE).save(png, format="PNG", optimize=True)
+    return png.getvalue()
 
 
 def make_panels(
