@@ -8,6 +8,8 @@ import pytest
 
 import jaxexp as jx
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]

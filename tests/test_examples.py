@@ -16,6 +16,8 @@ from alone import TaskFunctions, train_alone
 
 import jaxexp as jx
 
+pytestmark = pytest.mark.integration
+
 FOLDER = Path(__file__).parent.parent / "docs" / "examples"
 EXAMPLES = ("digits_cnn", "regression", "schedules", "plain_jax", "ensemble")
 

@@ -13,6 +13,8 @@ from jaxexp.cli.rundir import RunDirectory
 from jaxexp.cli.session import Command
 from jaxexp.results import logs
 
+pytestmark = pytest.mark.integration
+
 BEST = "learning rate 0.01, batch norm on"
 CURVE = [loss(SWEEP.trials()[2], epoch, "validation") for epoch in (1, 2, 3)]
 

@@ -5,6 +5,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+pytestmark = pytest.mark.integration
+
 FOLDER = Path(__file__).parent.parent / "notebooks"
 FIGURES = {"quickstart": 2, "report": 1, "own_model": 1, "plan": 0}
 

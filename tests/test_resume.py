@@ -55,7 +55,7 @@ def place(tmp_path_factory):
     """A folder with data, a sweep file, and a cache of compiled programs."""
     folder = tmp_path_factory.mktemp("place")
     write_csvs(folder / "data", 700)
-    (folder / "mine.py").write_text(SWEEP.replace("EPOCHS", "90"))
+    (folder / "mine.py").write_text(SWEEP.replace("EPOCHS", "60"))
     return folder
 
 
@@ -123,7 +123,13 @@ def resumed(place: Path, out: Path) -> subprocess.Popen:
     return start(place, *run_line(out))
 
 
-@pytest.mark.parametrize("enough", [2, pytest.param(24, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize(
+    "enough",
+    [
+        pytest.param(2, marks=pytest.mark.integration),
+        pytest.param(24, marks=pytest.mark.nightly),
+    ],
+)
 def test_killed_at_random_moments_it_ends_with_the_same_bits(enough, place, whole, tmp_path):
     """SIGKILL: while it starts, compiles or trains, and while a checkpoint is written."""
     chance, kills, runs, writing = random.Random(1), 0, 0, 0

@@ -6,7 +6,10 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+import pytest
 import users_file
+
+pytestmark = pytest.mark.integration
 
 
 def test_mypy_accepts_a_users_file(tmp_path):

@@ -28,6 +28,7 @@ from jaxexp.results import models
 pytest.importorskip("sklearn", reason="scikit-learn is not installed")
 pytest.importorskip("xgboost", reason="XGBoost is not installed")
 
+pytestmark = pytest.mark.integration
 ROWS = ["7.1", "7.2", "7.3", "7.4", "7.5"]
 
 
