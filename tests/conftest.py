@@ -52,6 +52,10 @@ def pytest_configure(config):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
+    if config.option.markexpr == "integration":  # of a file that is marked, without its long forms
+        long = [item for item in items if item.get_closest_marker("nightly")]
+        items[:] = [item for item in items if item not in long]
+        config.hook.pytest_deselected(items=long)
     if config.option.markexpr == "nightly":
         for item in items:
             if getattr(item.obj, "is_hypothesis_test", False):
