@@ -83,14 +83,13 @@ def _network(mesh: Mesh, route: str) -> Callable[[PyTree, PyTree, Array], Array]
     """Weights and images (B, H, W, 3) to features (B, F), each device taking its share."""
     model = jx.nn.resnet(18, outputs=1, route=route)
 
-    def share(params: PyTree, stats: PyTree, x_BxHxWx3: Array) -> Array:
-        features: PyTree = model.apply(
+    def share(params: PyTree, stats: PyTree, x_BxHxWx3: Array) -> PyTree:
+        return model.apply(
             {"params": params, "batch_stats": stats},
             normalise(x_BxHxWx3, MEAN, STD),
             jnp.ones(len(x_BxHxWx3)),
             method="features",
         )
-        return features
 
     images = PartitionSpec("images")
     specs = (PartitionSpec(), PartitionSpec(), images)

@@ -178,4 +178,5 @@ def in_batches(function: Callable[[Array], Array], x_N: Array, size: int) -> Arr
     size = min(size, n)
     batches = -(-n // size)
     index_KxB = jnp.minimum(jnp.arange(batches * size), n - 1).reshape(batches, size)
-    return jax.lax.map(lambda index_B: function(jnp.asarray(x_N)[index_B]), index_KxB).ravel()[:n]
+    made_KxB: Array = jax.lax.map(lambda index_B: function(jnp.asarray(x_N)[index_B]), index_KxB)
+    return made_KxB.ravel()[:n]

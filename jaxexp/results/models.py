@@ -76,7 +76,8 @@ class Model:
         if shapes != {name: array.shape for name, array in self.arrays.items()}:
             raise UserError(f"{self.path}: the model is not one of this task")
         leaves = [self.arrays[name] for name in named]
-        return jax.tree.unflatten(jax.tree.structure(like), leaves)
+        made: Variables = jax.tree.unflatten(jax.tree.structure(like), leaves)
+        return made
 
 
 def save(folder: Path, sweep: str, record: TrialRecord, attrs: Attributes) -> None:

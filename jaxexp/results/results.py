@@ -142,7 +142,7 @@ class Results:
         prediction, probability_NxC = self._apply(X, trial)
         if probability_NxC is None:
             return np.asarray(prediction)
-        label_N = np.asarray(probability_NxC).argmax(1)
+        label_N: np.ndarray = np.asarray(probability_NxC).argmax(1)
         names = self.data.classes
         return label_N if names is None else np.array(names)[label_N]
 
@@ -199,7 +199,8 @@ def apply(
         index_B = np.minimum(np.arange(start, start + min(size, n)), n - 1)
         made = predict(traced, variables, jax.tree.map(lambda a: a[index_B], x))  # noqa: B023
         parts.append(jax.tree.map(lambda a: np.asarray(a)[: n - start], made))  # noqa: B023
-    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+    joined: Predicted = jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+    return joined
 
 
 def _traced(trial: Trial) -> dict[str, object]:
