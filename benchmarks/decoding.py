@@ -16,8 +16,9 @@ from rich.table import Table
 from jaxexp.base.errors import UserError
 from jaxexp.execution.devices import cores
 from jaxexp.nn.torchvision import import_torchvision
+from jaxexp.reproduce.images.decode import Transform
 from jaxexp.reproduce.images.folder import SPLITS, scan
-from jaxexp.reproduce.images.loading import Transform, load_images
+from jaxexp.reproduce.images.loading import load_images
 
 OURS = "jaxexp"
 _SIDE = 1024  # pixels of the photographs

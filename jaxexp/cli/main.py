@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeAlias
 
 import typer
 from rich.console import Console
@@ -41,22 +41,26 @@ from jaxexp.cli.options import (
     Weights,
 )  # fmt: skip
 from jaxexp.cli.rundir import RunDirectory
-from jaxexp.cli.session import Command, Session, plan_stage, stages
+from jaxexp.cli.session import Command, Json, Session, plan_stage, stages
 from jaxexp.cli.signals import Signals
 from jaxexp.reproduce import vision
 from jaxexp.reproduce.report import SECTIONS, SOURCE
 
+if TYPE_CHECKING:
+    from jaxexp.report.page import Section
+
 EMBEDDED_PIXELS = 64  # per side, as those images are; and as those of a quick run
+Click: TypeAlias = Any  # a context, command or parameter: typer keeps their types to itself
 
 
 class _Group(TyperGroup):
     """The commands; their flags take no value, so that help names no type for them."""
 
-    def get_params(self, ctx: Any) -> list[Any]:  # typer keeps the type of contexts to itself
+    def get_params(self, ctx: Click) -> list[Click]:
         """Its own options."""
         return _flags_without_type(super().get_params(ctx))
 
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+    def get_command(self, ctx: Click, cmd_name: str) -> Click:
         """A command by name."""
         command = super().get_command(ctx, cmd_name)
         if command is not None:
@@ -64,7 +68,7 @@ class _Group(TyperGroup):
         return command
 
 
-def _flags_without_type(parameters: list[Any]) -> list[Any]:
+def _flags_without_type(parameters: list[Click]) -> list[Click]:
     for parameter in parameters:
         if getattr(parameter, "is_flag", False):
             parameter.metavar = ""
@@ -253,7 +257,7 @@ def report(
     directory = RunDirectory(run_directory)
     found = dict(directory.load())
     sweeps = {Path(name).stem: name for name in directory.command()["sweeps"]}
-    drawn: list[sections.Section] = []
+    drawn: list[Section] = []
     for name, dataset in found.items():
         try:
             drawn += pages.draw(directory, library.load(sweeps[name]), dataset)
@@ -293,7 +297,7 @@ def resume(
     if found.get("finished", True) and not found.get("missing"):
         raise UserError(f"{run_directory}: this run is complete; `jaxexp report` draws it again")
     command = Command.from_json(found, run_directory / "run.json")
-    changed: dict[str, Any] = {"checkpoint_every": checkpoint_every, "devices": devices}
+    changed: dict[str, Json] = {"checkpoint_every": checkpoint_every, "devices": devices}
     given = {name: value for name, value in changed.items() if value is not None}
     command = dataclasses.replace(command, **given)
     held = RunDirectory.reopen(run_directory)
@@ -523,7 +527,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     _guard(lambda: app(arguments, standalone_mode=True))
 
 
-def _guard(command: Callable[[], Any]) -> NoReturn:
+def _guard(command: Callable[[], object]) -> NoReturn:
     try:
         command()
     except UserError as error:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -15,7 +15,12 @@ from jaxexp.cli.session import Command, plan_stage
 from jaxexp.results import models
 from jaxexp.results.models import Model, Prediction
 from jaxexp.results.results import apply, like_training
+from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial, text
+from jaxexp.training.trees import PyTree
+
+if TYPE_CHECKING:
+    from jaxexp.api import PlannedRun
 
 
 def predict_files(
@@ -67,13 +72,15 @@ def _trial(trials: Sequence[Trial], model: Model) -> Trial:
     raise UserError(f"{model.path}: the model of a trial that the sweep does not have any more")
 
 
-def _described(trial: Trial, sweep: Any) -> str:
+def _described(trial: Trial, sweep: Sweep) -> str:
     names = [name for axis in sweep.axes for name in axis]
     names += [] if "seed" in names else ["seed"]
     return ", ".join(f"{name.replace('_', ' ')} {text(getattr(trial, name))}" for name in names)
 
 
-def _of_tables(model: Model, trial: Trial, planned: Any, files: Sequence[Path]) -> list[Prediction]:
+def _of_tables(
+    model: Model, trial: Trial, planned: "PlannedRun", files: Sequence[Path]
+) -> list[Prediction]:
     """Of every row of CSV files whose columns are the features."""
     task, data = planned.task, planned.data
     tables = [_read(file, data.features, data.train.x) for file in files]
@@ -98,7 +105,7 @@ def _of_tables(model: Model, trial: Trial, planned: Any, files: Sequence[Path]) 
     ]
 
 
-def _read(file: Path, features: Sequence[str] | None, like: Any) -> np.ndarray:
+def _read(file: Path, features: Sequence[str] | None, like: PyTree) -> np.ndarray:
     """The features of every row, (N, F), from the columns of their names, or all there are."""
     try:
         table = pd.read_csv(file, skipinitialspace=True)

@@ -19,7 +19,7 @@ import socket
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self, TypedDict
 
 from filelock import FileLock, Timeout
 
@@ -33,6 +33,31 @@ if TYPE_CHECKING:
 FORMAT = 3  # of the directory: another one is refused
 LOCK, HOLDER = ".lock", ".holder"
 LEFTOVERS = (LOCK, HOLDER, "run.json.partial")  # all that a run killed as it began may leave
+
+
+class RunFile(TypedDict, total=False):
+    """`run.json`: the command, and how far it is. What `READ` names has been checked, no more."""
+
+    format: int
+    sweeps: list[str]
+    title: str
+    summary: str
+    reference: str
+    settings: dict[str, list[str]]
+    programs: str
+    memory: float | None
+    devices: int | None
+    seed: int | None
+    seeds: dict[str, int]
+    quick: bool
+    inputs: dict[str, str | int | bool | None]
+    checkpoint_every: float
+    log: list[str]
+    finished: bool
+    made_with: dict[str, str]
+    missing: dict[str, str]
+
+
 READ = {  # of `run.json`, here; the rest is the command's
     "format": int, "sweeps": list[str], "title": str, "summary": str, "finished": bool,
     "made_with": dict[str, str], "missing": dict[str, str],
@@ -47,7 +72,7 @@ class RunDirectory:
 
     @classmethod
     @contextlib.contextmanager
-    def create(cls, path: Path, command: Mapping[str, Any], *, force: bool) -> Iterator[Self]:
+    def create(cls, path: Path, command: Mapping[str, object], *, force: bool) -> Iterator[Self]:
         """Make a new run directory, before any work starts, and hold it meanwhile.
 
         Raises UserError if it cannot be written, is held by another process, or holds a run (or
@@ -121,7 +146,7 @@ class RunDirectory:
         if not self.path.is_dir() or {p.name for p in self.path.iterdir()} - set(LEFTOVERS):
             raise UserError(f"{self.path}: exists, and is not an earlier run; choose another --out")
 
-    def _check_replaceable(self, command: Mapping[str, Any], force: bool) -> None:
+    def _check_replaceable(self, command: Mapping[str, object], force: bool) -> None:
         if force or not self._command.is_file():
             return
         try:
@@ -178,21 +203,22 @@ class RunDirectory:
     def _command(self) -> Path:
         return self.path / "run.json"
 
-    def _write(self, content: Mapping[str, Any]) -> None:
+    def _write(self, content: Mapping[str, object]) -> None:
         """`run.json`, whole or not at all."""
         write_whole(self._command, (json.dumps(content, indent=1) + "\n").encode())
 
-    def command(self) -> dict[str, Any]:
+    def command(self) -> RunFile:
         """What `run.json` says.
 
         Raises UserError if this is not a run directory, or one of a newer jaxexp.
         """
         try:
-            command = json.loads(self._command.read_text())
+            command: RunFile = json.loads(self._command.read_text())
             version = command["format"]
+            found: Mapping[str, object] = command
             for name in READ.keys() & command.keys() | {"sweeps"}:
-                if not matches(command[name], READ[name]):
-                    raise TypeError(f"{name} is {reprlib.repr(command[name])}")
+                if not matches(found[name], READ[name]):
+                    raise TypeError(f"{name} is {reprlib.repr(found[name])}")
         except OSError as error:
             raise UserError(f"{self.path}: not a run directory (it has no run.json)") from error
         except (ValueError, KeyError, TypeError, RecursionError) as error:

@@ -4,11 +4,11 @@ import contextlib
 import dataclasses
 import reprlib
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from rich.console import Console
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from jaxexp.report.page import Section
 
 QUICK_EPOCHS = 2
+Json: TypeAlias = Any  # a value of `run.json` that nobody has checked yet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +74,7 @@ class Command:
         sweep.trials()  # checks every value
         return dataclasses.replace(source, sweep=sweep)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """For `run.json`: `from_json` makes the command of it again."""
         inputs = {
             name: str(value.resolve()) if isinstance(value, Path) else value
@@ -83,7 +84,7 @@ class Command:
         return {**vars(self), **lists, "inputs": inputs}
 
     @classmethod
-    def from_json(cls, made: dict[str, Any], file: Path) -> Self:
+    def from_json(cls, made: Mapping[str, Json], file: Path) -> Self:
         """Raises UserError, which names the file, where it is not what `as_json` returned."""
         try:
             return cls._from_json(made)
@@ -91,7 +92,7 @@ class Command:
             raise UserError(f"{file}: not the run.json of a run ({error})") from error
 
     @classmethod
-    def _from_json(cls, made: dict[str, Any]) -> Self:
+    def _from_json(cls, made: Mapping[str, Json]) -> Self:
         own = {f.name: made[f.name] for f in dataclasses.fields(cls) if f.name in made}
         inputs = dict(own.get("inputs", {}))
         for name in {"data", "images"} & inputs.keys():
@@ -110,7 +111,7 @@ class Command:
 
 def stages(sources: Iterable[Source]) -> list[list[Source]]:
     """Sweeps on the same problem run as one plan; the stages run one after another."""
-    made: dict[Any, list[Source]] = {}
+    made: dict[object, list[Source]] = {}
     for source in sources:
         made.setdefault((source.problem, source.estimate), []).append(source)
     return list(made.values())

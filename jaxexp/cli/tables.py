@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ from jaxexp.results import seeds, select
 from jaxexp.spec.trial import text
 
 if TYPE_CHECKING:
-    from jaxexp.cli.rundir import RunDirectory
+    from jaxexp.cli.rundir import RunDirectory, RunFile
 
 WIDE = 200  # columns where output is no terminal: nothing is cut
 MADE_WITH = (
@@ -178,7 +178,7 @@ def _read(name: str, value: str, kind: str) -> object:
 
 
 def compared(
-    runs: Mapping[str, Mapping[str, xr.Dataset]], commands: Mapping[str, Mapping[str, Any]],
+    runs: Mapping[str, Mapping[str, xr.Dataset]], commands: "Mapping[str, RunFile]",
     by: str | None = None,
 ) -> list[Table | str]:  # fmt: skip
     """Results of several runs by run and sweep: best trials, settings and versions that differ."""
@@ -238,11 +238,11 @@ Facts = Mapping[str, Mapping[str, str]]  # by what is compared, by run
 
 
 def _settings(
-    runs: Mapping[str, Mapping[str, xr.Dataset]], commands: Mapping[str, Mapping[str, Any]]
+    runs: Mapping[str, Mapping[str, xr.Dataset]], commands: "Mapping[str, RunFile]"
 ) -> Facts:
     facts: dict[str, dict[str, str]] = {}
     for run, command in commands.items():
-        named = dict(command.get("inputs") or {})
+        named: dict[str, object] = dict(command.get("inputs") or {})
         named |= {name: command.get(name) for name in ("programs", "memory", "devices", "seed")}
         named |= {name: command.get(name) for name in ("quick", "settings")}
         for name, value in named.items():
@@ -320,7 +320,7 @@ def _trials(ds: xr.Dataset) -> pd.DataFrame:
     own = {name: ds[name].values[along[str(ds[name].dims[0])]] for name in names}
     base = json.loads(ds.attrs.get("base", "{}"))
     ids = select.by_trial(ds, ds["trial_id"]).astype(str)
-    columns: dict[str, Any] = {"sweep": ds.attrs.get("sweep", "sweep"), "trial_id": ids}
+    columns: dict[str, object] = {"sweep": ds.attrs.get("sweep", "sweep"), "trial_id": ids}
     taken = {"sweep", "epoch", "split", *select.metrics(ds)} & {*base, *names}
     if taken:
         raise UserError(f"hyperparameter {min(taken)!r}: an exported column has this name already")

@@ -11,7 +11,7 @@ from datetime import datetime
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from jaxexp.results import select
 from jaxexp.results.select import number
 from jaxexp.spec.sweep import Verdict
+from jaxexp.training.data import Attributes
 
 
 class Picture(NamedTuple):
@@ -32,7 +33,7 @@ class Picture(NamedTuple):
 
     png: bytes
     alt: str
-    interactive: Mapping[str, Any] | None = None
+    interactive: Mapping[str, object] | None = None
     caption: str = ""
 
 
@@ -126,7 +127,7 @@ def render(sections: Sequence[Section], meta: Meta) -> str:
     }
     quick = max([meta.quick, *(section.quick for section in sections)])
     plots: dict[tuple[int, int], int | None] = {}
-    twins: list[Mapping[str, Any]] = []
+    twins: list[Mapping[str, object]] = []
     for i, section in enumerate(sections):
         for j, picture in enumerate(section.figures):
             plots[i, j] = len(twins) if picture.interactive else None
@@ -211,7 +212,7 @@ def _whole(total: float) -> str:
     return number(int(total)) if total else ""
 
 
-def _seeds(attrs: Mapping[str, Any]) -> list[int]:
+def _seeds(attrs: Attributes) -> list[int]:
     if "seeds" in attrs:
         return [int(seed) for seed in json.loads(attrs["seeds"])]
     return [int(attrs["seed"])] if "seed" in attrs else []
@@ -229,17 +230,17 @@ def _ranges(seeds: Sequence[int]) -> str:
     return ", ".join(parts if len(parts) <= 8 else [*parts[:8], f"… ({len(seeds)} in all)"])
 
 
-def _device(attrs: Mapping[str, Any]) -> str:
+def _device(attrs: Attributes) -> str:
     return f"{attrs.get('devices', 1)} × {attrs['device']}" if "device" in attrs else ""
 
 
-def _data(attrs: Mapping[str, Any]) -> str:
+def _data(attrs: Attributes) -> str:
     fingerprint = attrs.get("data_fingerprint")
     data = str(attrs.get("data", ""))
     return f"{data} (fingerprint {fingerprint})".strip() if fingerprint else data
 
 
-def _versions(attrs: Mapping[str, Any]) -> str:
+def _versions(attrs: Attributes) -> str:
     names = {"jaxexp": "jaxexp", "jax": "JAX"}
     return ", ".join(f"{names[key]} {attrs[key]}" for key in names if key in attrs)
 
@@ -277,7 +278,7 @@ def _image(png: bytes) -> dict[str, str | int]:
     return {"src": uri, "width": round(width / 1.5), "height": round(height / 1.5)}
 
 
-def _cells(table: pd.DataFrame) -> dict[str, list]:
+def _cells(table: pd.DataFrame) -> dict[str, Sequence[object]]:
     """A table as text: its `head`, its `body` by row, and which columns are `numeric`."""
     if any(name is not None for name in table.index.names):
         table = table.reset_index()
@@ -328,5 +329,5 @@ def _column(column: pd.Series) -> list[str]:
     return ["–" if np.isnan(v) else text for v, text in zip(values, fixed, strict=True)]
 
 
-def _missing(value: Any) -> bool:
+def _missing(value: str | float | None) -> bool:
     return value is None or (pd.api.types.is_scalar(value) and bool(pd.isna(value)))

@@ -8,9 +8,9 @@ import itertools
 import json
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import pandas as pd
 import xarray as xr
@@ -22,7 +22,7 @@ from jaxexp.report.importance import importance
 from jaxexp.report.page import Picture, Section
 from jaxexp.results import seeds, select
 from jaxexp.results.select import decimals, metric_words, number, with_unit, words
-from jaxexp.spec.sweep import Comparison, Question, Sweep, Verdict
+from jaxexp.spec.sweep import Comparison, Question, ResultsT, Sweep, Verdict
 
 Keep = Callable[[str, bytes], None]  # is given each figure: its name, and the PNG
 BEST = 20  # trials in a table of the best
@@ -30,6 +30,7 @@ ROWS = 2_000  # trials in the table of all
 CELLS = 60  # in a row of a map
 FIGURED = 6  # hyperparameters with a figure of their own
 PACKAGE = Path(__file__).parents[1]
+PartT = TypeVar("PartT")
 
 
 def of_sweep(sweep: Sweep, dataset: xr.Dataset, keep: Keep) -> list[Section]:
@@ -60,8 +61,8 @@ def of_comparisons(
 
 
 def _section(
-    question: Question, results: Any, datasets: Mapping[str, xr.Dataset], keep: Keep,
-    remark: str = "", shared: str = "",
+    question: Question[ResultsT], results: ResultsT, datasets: Mapping[str, xr.Dataset],
+    keep: Keep, remark: str = "", shared: str = "",
 ) -> Section:  # fmt: skip
     """What a question says of `results`, which are those of the named `datasets`."""
     lost = all((ds["diverged_epoch"] > 0).all() for ds in datasets.values())
@@ -110,8 +111,9 @@ def _keep_all(drawn: Sequence[Picture], alt: str, what: str, row: str, keep: Kee
 
 
 def _guarded(
-    question: Question, part: str, results: Any, check: Callable[[Any], Any], errors: list[str]
-) -> Any:
+    question: Question[ResultsT], part: str, results: ResultsT, check: Callable[..., PartT],
+    errors: list[str],
+) -> PartT | None:  # fmt: skip
     """What the question's function `part` makes of the results, or None if it raises."""
     function = getattr(question, part)
     if function is None:
@@ -123,7 +125,7 @@ def _guarded(
         return None
 
 
-def _describe(error: Exception, function: Callable) -> str:
+def _describe(error: Exception, function: Callable[..., object]) -> str:
     """The error in one line, with the user's own file and line."""
     message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
     message = " ".join(message.split()).removesuffix(":")
@@ -140,20 +142,20 @@ def _is_own(filename: str) -> bool:
     return not any(Path(filename).is_relative_to(p) for p in (PACKAGE, sys.prefix, sys.base_prefix))
 
 
-def _text(answer: Any) -> str:
+def _text(answer: object) -> str:
     if not isinstance(answer, str) or not answer.strip():
         raise UserError(f"expected a sentence, got {answer!r:.80}")
     return answer
 
 
-def _verdict(judged: Any) -> Verdict:
+def _verdict(judged: object) -> Verdict:
     if not isinstance(judged, Verdict) or not isinstance(judged.reason, str):
         raise UserError(f"expected a jaxexp.Verdict, got {judged!r:.80}")
     agrees = None if judged.agrees is None else bool(judged.agrees)
     return Verdict(agrees, judged.reason.strip())
 
 
-def _images(drawn: Any) -> list[Picture]:
+def _images(drawn: Figure | Iterable[Figure]) -> list[Picture]:
     made = [drawn] if isinstance(drawn, Figure) else list(drawn)
     for figure in made:
         if not isinstance(figure, Figure):
@@ -169,7 +171,7 @@ def _picture(figure: Figure) -> Picture:
     return Picture(png, figure.alt, figure.interactive)
 
 
-def _tables(made: Any) -> dict[str, pd.DataFrame]:
+def _tables(made: pd.DataFrame | Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     tables = dict(made) if isinstance(made, Mapping) else {"": made}
     for table in tables.values():
         if not isinstance(table, pd.DataFrame):

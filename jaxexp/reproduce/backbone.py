@@ -7,7 +7,6 @@ import functools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +15,7 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import jaxexp as jx
-from jaxexp.reproduce.tasks import normalise
+from jaxexp.reproduce.tasks import PyTree, normalise
 
 IMAGENET = "imagenet"  # the weights that torchvision fetches once
 MEAN = (0.485, 0.456, 0.406)  # red, green, blue: of torchvision's weights
@@ -29,7 +28,7 @@ UNDER_WAY = 2  # batches: one is placed while another runs
 class Backbone:
     """Parameters and batch statistics, and a digest of them."""
 
-    tree: tuple[Any, Any]
+    tree: tuple[PyTree, PyTree]
     digest: str
 
 
@@ -80,18 +79,17 @@ def features(backbone: Backbone, x_by_split: Splits, route: str) -> tuple[Splits
     return made, time.perf_counter() - started
 
 
-def _network(mesh: Mesh, route: str) -> Callable[[Any, Any, Array], Array]:
+def _network(mesh: Mesh, route: str) -> Callable[[PyTree, PyTree, Array], Array]:
     """Weights and images (B, H, W, 3) to features (B, F), each device taking its share."""
     model = jx.nn.resnet(18, outputs=1, route=route)
 
-    def share(params: Any, stats: Any, x_BxHxWx3: Array) -> Array:
-        features: Any = model.apply(
+    def share(params: PyTree, stats: PyTree, x_BxHxWx3: Array) -> PyTree:
+        return model.apply(
             {"params": params, "batch_stats": stats},
             normalise(x_BxHxWx3, MEAN, STD),
             jnp.ones(len(x_BxHxWx3)),
             method="features",
         )
-        return features
 
     images = PartitionSpec("images")
     specs = (PartitionSpec(), PartitionSpec(), images)

@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -12,6 +12,16 @@ from jaxexp.reproduce.vision import INSTALL
 
 if TYPE_CHECKING:
     import xarray as xr
+
+
+class Classifier(Protocol):
+    """What the libraries' classifiers have in common."""
+
+    def fit(self, x_NxF: np.ndarray, y_N: np.ndarray, /) -> object:
+        """Learn from N examples."""
+
+    def predict_proba(self, x_NxF: np.ndarray, /) -> np.ndarray:
+        """The probability of each class, (N, C)."""
 
 
 def boosted_trees(sweep: jx.Sweep, inputs: jx.Inputs) -> "xr.Dataset":
@@ -42,7 +52,7 @@ def logistic_regression(sweep: jx.Sweep, inputs: jx.Inputs) -> "xr.Dataset":
 
 
 def _results(
-    sweep: jx.Sweep, problem: jx.Problem, model: Any, versions: dict[str, str]
+    sweep: jx.Sweep, problem: jx.Problem, model: Classifier, versions: dict[str, str]
 ) -> "xr.Dataset":
     """Fit once, and say of every trial what came out: nothing is drawn, so that seeds agree."""
     started = time.perf_counter()
@@ -61,7 +71,7 @@ def _results(
     )
 
 
-def _fit(model: Any, x_NxF: np.ndarray, y_N: np.ndarray) -> list[str]:
+def _fit(model: Classifier, x_NxF: np.ndarray, y_N: np.ndarray) -> list[str]:
     """Fit, and return in words what the library warned of: its defaults are the protocol."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -70,7 +80,7 @@ def _fit(model: Any, x_NxF: np.ndarray, y_N: np.ndarray) -> list[str]:
     return [f"{type(model).__name__} says: {line}" for line in dict.fromkeys(first_lines)]
 
 
-def _evaluate(model: Any, data: jx.Data) -> tuple[dict[str, dict[str, float]], np.ndarray]:
+def _evaluate(model: Classifier, data: jx.Data) -> tuple[dict[str, dict[str, float]], np.ndarray]:
     """Loss (nats) and accuracy by split, and the test images' probabilities."""
     from sklearn.metrics import log_loss
 

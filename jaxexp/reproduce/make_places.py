@@ -58,7 +58,7 @@ def make_places(path: Path) -> None:
     print(f"{path.name}: {path.stat().st_size:,} bytes")
 
 
-def _select(countries: dict) -> dict[Coordinate, str]:
+def _select(countries: dict[str, dict[str, str]]) -> dict[Coordinate, str]:
     """ISO code of the country at each coordinate, by rules 1 to 3."""
     codes_at: dict[Coordinate, set[str]] = defaultdict(set)
     n_europe = n_window = 0

@@ -2,7 +2,7 @@
 
 import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,6 +11,8 @@ from jaxexp.reproduce.tables import Places, load_places
 
 if TYPE_CHECKING:
     from jax import Array
+
+    from jaxexp.reproduce.tasks import Arrays
 
 MAP_CELLS = 90_000  # at most: cells of about 0.15 degrees over Europe
 
@@ -65,7 +67,7 @@ def _task() -> jx.Task:
         prediction_dims = {"region": ("latitude", "longitude")}  # noqa: RUF012
 
         def predictions(
-            self, trial: jx.Trial, variables: jx.Variables, data: Any
+            self, trial: jx.Trial, variables: jx.Variables, data: "Arrays"
         ) -> "dict[str, Array]":
             def country(x_2: "Array") -> "Array":
                 return self.predict(trial, variables, x_2[None])[0].argmax()

@@ -2,13 +2,13 @@
 
 import json
 import os
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 
 import jaxexp as jx
 from jaxexp.reproduce import backbone
-from jaxexp.reproduce.backbone import MEAN, STD, Backbone
+from jaxexp.reproduce.backbone import MEAN, STD, Backbone, Splits
 from jaxexp.reproduce.images import SPLITS, cropped, load, middle, stretched
 from jaxexp.reproduce.images.decode import Transform
 from jaxexp.reproduce.images.loading import Images, ImageSplit
@@ -74,10 +74,10 @@ def check_pretrained(inputs: jx.Inputs) -> None:
     backbone.load(inputs.weights)
 
 
-_made: dict[tuple[str, str], tuple[Any, float]] = {}
+_made: dict[tuple[str, str], tuple[Splits, float]] = {}
 
 
-def _features(images: Images, weights: Backbone) -> tuple[Any, float]:
+def _features(images: Images, weights: Backbone) -> tuple[Splits, float]:
     """By split, and the seconds that they took; the last ones are kept."""
     key = (images.fingerprint, weights.digest)
     if key not in _made:
@@ -107,7 +107,7 @@ def _on_images(
 
 def _problem(
     task: ImageTask | LinearTask, images: Images, splits: dict[str, jx.Examples],
-    attrs: dict[str, Any], extra: dict[str, Any] | None = None,
+    attrs: Mapping[str, object], extra: Mapping[str, object] | None = None,
 ) -> jx.Problem:  # fmt: skip
     data = jx.Data(
         **splits,
@@ -126,7 +126,7 @@ def _problem(
 def _attributes(
     inputs: jx.Inputs, images: Images, transform: Transform, task: ImageTask,
     weights: Backbone | None = None,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, object]:  # fmt: skip
     counts = {name: len(getattr(images, name).y_N) for name in SPLITS}
     seen = {**vars(transform), "mean": task.mean, "std": task.std}
     of_weights = weights.digest if weights else ""

@@ -9,7 +9,7 @@ import reprlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -158,9 +158,14 @@ def _read_cells(path: Path) -> "pd.DataFrame":
     import pandas as pd
 
     text = _read_text(path)
-    options: Any = {"header": None, "dtype": str, "keep_default_na": False}
     try:
-        cells = pd.read_csv(io.StringIO(text), skipinitialspace=True, **options)
+        cells = pd.read_csv(
+            io.StringIO(text),
+            header=None,
+            dtype=str,
+            keep_default_na=False,
+            skipinitialspace=True,
+        )
     except pd.errors.EmptyDataError:
         expected = f"expected a header with {_COLUMNS_TEXT}"
         raise jx.UserError(f"{path}: the file is empty, {expected}") from None

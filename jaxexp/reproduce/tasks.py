@@ -7,9 +7,9 @@ Shapes: N examples, B examples of a batch, H x W pixels, F features.
 """
 
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,9 @@ from jax import Array
 
 import jaxexp as jx
 from jaxexp.reproduce.trials import ImageTrial
+
+PyTree: TypeAlias = Any  # of arrays: parameters, state, examples; Python has no type for it
+Arrays: TypeAlias = Mapping[str, PyTree]  # the splits' examples, and what is beside them
 
 
 @dataclass(frozen=True)
@@ -30,13 +33,13 @@ class BinaryTask(jx.Task):
 
     def logits(
         self, variables: jx.Variables, x_B: Array, mask_B: Array, *, train: bool
-    ) -> tuple[Array, Any]:
+    ) -> tuple[Array, PyTree]:
         """The logit of class 1 of each example, (B,), and the new state."""
         raise NotImplementedError
 
     def apply(
-        self, trial: jx.Trial, variables: jx.Variables, batch: Any, *, rng: Array, mask: Array,
-        train: bool,
+        self, trial: jx.Trial, variables: jx.Variables, batch: jx.Examples, *, rng: Array,
+        mask: Array, train: bool,
     ) -> jx.Outputs:  # fmt: skip
         """Cross entropy (nats) and correctness (0 or 1) of each example, and the new state."""
         logit_B, new = self.logits(variables, batch.x, mask, train=train)
@@ -52,7 +55,9 @@ class BinaryTask(jx.Task):
         of_one_B = jax.nn.sigmoid(prediction)
         return jnp.stack([1 - of_one_B, of_one_B], axis=1)
 
-    def predictions(self, trial: jx.Trial, variables: jx.Variables, data: Any) -> dict[str, Array]:
+    def predictions(
+        self, trial: jx.Trial, variables: jx.Variables, data: Arrays
+    ) -> dict[str, Array]:
         """The probability of class 1 of each of `data["shown"]`."""
 
         def probability(x_B: Array) -> Array:
@@ -60,7 +65,7 @@ class BinaryTask(jx.Task):
 
         return {"probability": in_batches(probability, data["shown"], self.evaluation_batch_size)}
 
-    def gradient_norms(self, grads: Any) -> Array:
+    def gradient_norms(self, grads: PyTree) -> Array:
         """Squared L2 norm of the gradient of each kernel, (layers,), the head's last."""
         paths, _ = jax.tree_util.tree_flatten_with_path(grads)
         kernels = [(path[0].key == "fc", leaf) for path, leaf in paths if path[-1].key == "kernel"]
@@ -83,11 +88,11 @@ class ImageTask(BinaryTask):
     route: str = "lax"  # how to convolve: see `jx.nn.default_route`
 
     @property
-    def model(self) -> Any:
+    def model(self) -> "jx.nn.ResNet":
         """The Flax module."""
         return jx.nn.resnet(18, outputs=1, route=self.route)
 
-    def init(self, trial: jx.Trial, rng: Array, data: Any) -> jx.Variables:
+    def init(self, trial: jx.Trial, rng: Array, data: Arrays) -> jx.Variables:
         """Parameters and batch statistics."""
         assert isinstance(trial, ImageTrial)
         assert trial.image_size  # that of the images, which `check` has compared
@@ -114,7 +119,7 @@ class ImageTask(BinaryTask):
 
     def logits(
         self, variables: jx.Variables, x_B: Array, mask_B: Array, *, train: bool
-    ) -> tuple[Array, Any]:
+    ) -> tuple[Array, PyTree]:
         """Of images (B, H, W, 3) uint8."""
         state = variables.state
         logit_Bx1, new = self.model.apply(
@@ -133,7 +138,7 @@ class LinearTask(BinaryTask):
 
     evaluation_batch_size: int = 1024
 
-    def init(self, trial: jx.Trial, rng: Array, data: Any) -> jx.Variables:
+    def init(self, trial: jx.Trial, rng: Array, data: Arrays) -> jx.Variables:
         """A kernel (1, F) and a bias (1,)."""
         features = data["train"].x.shape[-1]
         kernel, bias = (
@@ -144,7 +149,7 @@ class LinearTask(BinaryTask):
 
     def logits(
         self, variables: jx.Variables, x_B: Array, mask_B: Array, *, train: bool
-    ) -> tuple[Array, Any]:
+    ) -> tuple[Array, PyTree]:
         """Of vectors (B, F)."""
         head = variables.params["fc"]
         return x_B @ head["kernel"][0] + head["bias"][0], variables.state
@@ -160,7 +165,9 @@ def binary_cross_entropy(logit_B: Array, y_B: Array) -> tuple[Array, Array]:
     return jax.nn.softplus(-of_label_B), right_B.astype(jnp.float32)
 
 
-def normalise(x_BxHxWx3: Array, mean: Any, std: Any) -> Array:
+def normalise(
+    x_BxHxWx3: Array, mean: Sequence[float] | Array, std: Sequence[float] | Array
+) -> Array:
     """uint8 to float32 in [0, 1], less the mean (3,), by the standard deviation (3,)."""
     return (x_BxHxWx3.astype(jnp.float32) / 255 - jnp.asarray(mean)) / jnp.asarray(std)
 
@@ -171,4 +178,5 @@ def in_batches(function: Callable[[Array], Array], x_N: Array, size: int) -> Arr
     size = min(size, n)
     batches = -(-n // size)
     index_KxB = jnp.minimum(jnp.arange(batches * size), n - 1).reshape(batches, size)
-    return jax.lax.map(lambda index_B: function(jnp.asarray(x_N)[index_B]), index_KxB).ravel()[:n]
+    made_KxB: Array = jax.lax.map(lambda index_B: function(jnp.asarray(x_N)[index_B]), index_KxB)
+    return made_KxB.ravel()[:n]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import jax
 import numpy as np
@@ -20,16 +20,19 @@ from jaxexp.execution.records import TrialRecord
 from jaxexp.planning.programs import Plan
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial, text
-from jaxexp.training.data import Data
+from jaxexp.training.data import Attributes, Data
 from jaxexp.training.step import train_sample
 from jaxexp.training.task import Task
 
 SPLITS = ("train", "validation", "test")
+# Dimensions, array and attributes, as xarray takes them.
+Variable: TypeAlias = tuple[tuple[str, ...], np.ndarray, Mapping[str, str]]
+Facts: TypeAlias = dict[str, str | int]
 
 
 def to_dataset(
     sweep: Sweep, records: Mapping[Trial, TrialRecord], task: Task, data: Data,
-    facts: Mapping[str, Any],
+    facts: Attributes,
 ) -> xr.Dataset:  # fmt: skip
     """The results of one sweep, taken from the records of its trials.
 
@@ -51,7 +54,7 @@ def to_dataset(
     own = [records[trial] for trial in sweep.trials()]
     axes = tuple(sweep.dims)
 
-    def variable(values: Sequence[Any], *dims: str, **attrs: str) -> Any:
+    def variable(values: Sequence[object], *dims: str, **attrs: str) -> Variable:
         stacked = _pad([np.asarray(value) for value in values])
         return (*axes, *dims), stacked.reshape(sweep.shape + stacked.shape[1:]), attrs
 
@@ -61,7 +64,7 @@ def to_dataset(
         name: {"direction": str(metric.direction), "units": metric.unit}
         for name, metric in task.metrics.items()
     }
-    variables: dict[str, Any] = {}
+    variables: dict[str, Variable] = {}
     for metric, attrs in described.items():
         by_split = [np.stack([r.metrics[s][metric] for s in splits], axis=1) for r in own]
         variables[metric] = variable(by_split, "epoch", "split", **attrs)
@@ -107,8 +110,8 @@ def _pad(values: list[np.ndarray]) -> np.ndarray:
     return padded
 
 
-def _coordinates(sweep: Sweep, dataset: xr.Dataset, data: Data) -> dict[str, Any]:
-    coordinates: dict[str, Any] = {"split": list(data.splits)}
+def _coordinates(sweep: Sweep, dataset: xr.Dataset, data: Data) -> dict[str, object]:
+    coordinates: dict[str, object] = {"split": list(data.splits)}
     for dim, (names, points) in sweep.dims.items():
         for name, values in zip(names, zip(*points, strict=True), strict=True):
             plain = all(isinstance(value, bool | int | float | str) for value in values)
@@ -122,8 +125,8 @@ def _coordinates(sweep: Sweep, dataset: xr.Dataset, data: Data) -> dict[str, Any
 
 
 def _attributes(
-    sweep: Sweep, own: list[TrialRecord], metrics: list[str], data: Data, facts: Mapping[str, Any]
-) -> dict[str, Any]:
+    sweep: Sweep, own: list[TrialRecord], metrics: list[str], data: Data, facts: Attributes
+) -> dict[str, object]:
     base = {name: text(v) if _is_other(v) else v for name, v in sweep.base.values().items()}
     classes = {} if data.classes is None else {"classes": json.dumps(data.classes)}
     n = data.counts["train"]
@@ -150,12 +153,12 @@ def _attributes(
     }
 
 
-def _is_other(value: Any) -> bool:
+def _is_other(value: object) -> bool:
     """Whether JSON or netCDF would not take a value as it is."""
     return not isinstance(value, bool | int | float | str)
 
 
-def facts(plan: Plan, devices: Sequence[jax.Device]) -> dict[str, Any]:
+def facts(plan: Plan, devices: Sequence[jax.Device]) -> Facts:
     """What decides a result beside the sweep: versions, devices, plan, and when it was made."""
     return _environment() | {
         "device": devices[0].device_kind,
@@ -221,7 +224,10 @@ def external_results(
         )
         for trial in trials
     }
-    facts = {**host_facts(f"1 fit of {model} on the host", len(trials)), **(versions or {})}
+    facts: dict[str, object] = {
+        **host_facts(f"1 fit of {model} on the host", len(trials)),
+        **(versions or {}),
+    }
     own_notes = json.loads(data.attrs.get("notes", "[]"))
     facts |= {"wall_seconds": seconds, "notes": json.dumps([*own_notes, *notes])}
     dataset = to_dataset(sweep, records, task, data, facts)
@@ -230,7 +236,7 @@ def external_results(
     )
 
 
-def host_facts(plan: str, trials: int) -> dict[str, Any]:
+def host_facts(plan: str, trials: int) -> Facts:
     """The same of trials that another library has fitted on the host, as `plan` says."""
     return _environment() | {
         "device": platform.machine(),
@@ -241,7 +247,7 @@ def host_facts(plan: str, trials: int) -> dict[str, Any]:
     }
 
 
-def _environment() -> dict[str, Any]:
+def _environment() -> Facts:
     return {
         **{name: version(name) for name in ("jaxexp", "jax", "jaxlib", "flax", "optax", "numpy")},
         "python": platform.python_version(),

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import xarray as xr
@@ -28,6 +28,7 @@ from jaxexp.results import select
 INSTALL = "pip install 'jaxexp[log]'"
 BATCH = 1000  # metrics that MLflow takes at a time
 PARAMETERS = 100  # the same of hyperparameters
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -174,8 +175,8 @@ def _mlflow(sweep: str, own: Sequence[LoggedTrial], folder: Path) -> None:
             for name, (epochs, values) in trial.curves.items()
             for epoch, value in zip(epochs.tolist(), values.tolist(), strict=True)
         ]
-        for part in _parts(metrics, BATCH):
-            client.log_batch(run, metrics=part)
+        for batch in _parts(metrics, BATCH):
+            client.log_batch(run, metrics=batch)
         finished = "FINISHED" if trial.status == "finished" else "FAILED"
         client.set_terminated(run, status=finished)
 
@@ -212,7 +213,7 @@ def _wandb(sweep: str, own: Sequence[LoggedTrial], folder: Path) -> None:
         wandb.teardown()
 
 
-def _parts(items: list[Any], size: int) -> Iterator[list[Any]]:
+def _parts(items: list[T], size: int) -> Iterator[list[T]]:
     for start in range(0, len(items), size):
         yield items[start : start + size]
 

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict
 
 import jax
 import numpy as np
@@ -20,6 +20,7 @@ from jaxexp.base.files import read_sealed, write_whole
 from jaxexp.execution.records import TrialRecord
 from jaxexp.results import select
 from jaxexp.spec.trial import text
+from jaxexp.training.data import Attributes
 from jaxexp.training.task import PyTree, Variables
 
 ABOUT = "about"  # the name of the description among the arrays
@@ -37,6 +38,16 @@ class Prediction(NamedTuple):
     probability: float | None
 
 
+class About(TypedDict):
+    """What a saved model says of itself."""
+
+    sweep: str
+    trial: dict[str, str]
+    metrics: dict[str, dict[str, float]]
+    diverged: bool
+    attrs: Attributes
+
+
 @dataclass(frozen=True)
 class Model:
     """A saved model.
@@ -50,7 +61,7 @@ class Model:
     """
 
     path: Path
-    about: Mapping[str, Any]
+    about: About
     arrays: Mapping[str, np.ndarray]
 
     def variables(self, like: Variables | None = None) -> Variables:
@@ -65,16 +76,17 @@ class Model:
         if shapes != {name: array.shape for name, array in self.arrays.items()}:
             raise UserError(f"{self.path}: the model is not one of this task")
         leaves = [self.arrays[name] for name in named]
-        return jax.tree.unflatten(jax.tree.structure(like), leaves)
+        made: Variables = jax.tree.unflatten(jax.tree.structure(like), leaves)
+        return made
 
 
-def save(folder: Path, sweep: str, record: TrialRecord, attrs: Mapping[str, Any]) -> None:
+def save(folder: Path, sweep: str, record: TrialRecord, attrs: Attributes) -> None:
     """Save one trial's parameters and state, with what they are, below `folder`.
 
     Raises UserError if they cannot be written.
     """
     assert record.variables is not None
-    about = {
+    about: About = {
         "sweep": sweep,
         "trial": {name: text(value) for name, value in record.trial.values().items()},
         "metrics": {
@@ -102,7 +114,7 @@ def load(path: Path) -> Model:
     try:
         with np.load(io.BytesIO(read_sealed(path)), allow_pickle=False) as found:
             arrays = {name: found[name] for name in found.files}
-        about = json.loads(str(arrays.pop(ABOUT)))
+        about: About = json.loads(str(arrays.pop(ABOUT)))
         if not isinstance(about, dict) or not isinstance(about["attrs"], dict):
             raise ValueError("it says nothing about itself")
     except (OSError, ValueError, KeyError) as error:
@@ -142,14 +154,14 @@ def best(
     return model, f"{split} {metric} {value:.4f}"
 
 
-def _named(variables: Variables) -> dict[str, Any]:
+def _named(variables: Variables) -> dict[str, jax.Array]:
     """Leaves by their paths: "params/layer/kernel"."""
     paths, _ = jax.tree_util.tree_flatten_with_path(variables)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in paths}
 
 
 def _nested(arrays: Mapping[str, np.ndarray], root: str) -> PyTree:
-    made: dict[str, Any] = {}
+    made: dict[str, PyTree] = {}
     for name, array in arrays.items():
         first, *between, last = name.split("/")
         if first != root:

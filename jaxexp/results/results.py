@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias
 
 import jax
 import numpy as np
@@ -16,6 +16,10 @@ from jaxexp.spec.trial import Kind, Trial, text, with_values
 from jaxexp.training.arrays import inputs
 from jaxexp.training.data import Data
 from jaxexp.training.task import PyTree, Task, Variables
+
+# Predictions, and probabilities or None.
+Predicted: TypeAlias = tuple[PyTree, PyTree]
+Predict: TypeAlias = Callable[[Mapping[str, object], Variables, PyTree], Predicted]
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +78,7 @@ class Results:
         """`variables` are by the trials' ids, those that were kept."""
         self.dataset, self.sweep, self.task, self.data = dataset, sweep, task, data
         self._variables = variables
-        self._compiled: dict[Any, Any] = {}
+        self._compiled: dict[Trial, Predict] = {}
 
     def __getitem__(self, name: str) -> xr.DataArray:
         """A variable of the dataset."""
@@ -102,7 +106,7 @@ class Results:
         """
         return self._at(int(self.table(metric, split).index[0]))
 
-    def trial(self, **values: Any) -> TrialResult:
+    def trial(self, **values: object) -> TrialResult:
         """The trial whose hyperparameters have these values: `results.trial(width=16, seed=3)`.
 
         Raises UserError unless there is exactly one.
@@ -123,11 +127,11 @@ class Results:
             )
         return self._at(found[0])
 
-    def params(self, **values: Any) -> PyTree:
+    def params(self, **values: object) -> PyTree:
         """The trained parameters of the trial that `trial` finds."""
         return self.trial(**values).params
 
-    def predict(self, X: Any, trial: TrialResult | None = None) -> np.ndarray:
+    def predict(self, X: PyTree, trial: TrialResult | None = None) -> np.ndarray:
         """What a trial, or the best by loss, predicts of inputs like those it was trained on.
 
         Returns the predicted class of each, (N,), by name where classes have names; or where
@@ -138,11 +142,11 @@ class Results:
         prediction, probability_NxC = self._apply(X, trial)
         if probability_NxC is None:
             return np.asarray(prediction)
-        label_N = np.asarray(probability_NxC).argmax(1)
+        label_N: np.ndarray = np.asarray(probability_NxC).argmax(1)
         names = self.data.classes
         return label_N if names is None else np.array(names)[label_N]
 
-    def predict_proba(self, X: Any, trial: TrialResult | None = None) -> np.ndarray:
+    def predict_proba(self, X: PyTree, trial: TrialResult | None = None) -> np.ndarray:
         """The probability of each class, (N, C).
 
         Raises UserError where nothing is classified, and what `predict` raises.
@@ -152,7 +156,7 @@ class Results:
             raise UserError("these trials predict no classes, and so no probabilities")
         return np.asarray(probability_NxC)
 
-    def _apply(self, X: Any, chosen: TrialResult | None) -> tuple[Any, Any]:
+    def _apply(self, X: PyTree, chosen: TrialResult | None) -> Predicted:
         chosen = self.best() if chosen is None else chosen
         if not isinstance(chosen, TrialResult) or chosen.trial not in self.sweep.trials():
             raise UserError(
@@ -171,16 +175,17 @@ class Results:
         return TrialResult(trial, point, self._variables.get(trial.id))
 
 
-def _same(value: Any, wanted: Any) -> bool:
+def _same(value: object, wanted: object) -> bool:
     """Whether two values are equal, as float32 has them where they are floats."""
-    both_floats = isinstance(value, float) and isinstance(wanted, float)
-    return value == wanted or (both_floats and np.float32(value) == np.float32(wanted))
+    if value == wanted or not (isinstance(value, float) and isinstance(wanted, float)):
+        return value == wanted
+    return bool(np.float32(value) == np.float32(wanted))
 
 
 def apply(
     task: Task, trial: Trial, variables: Variables, x: PyTree,
-    compiled: dict[Any, Any] | None = None,
-) -> tuple[Any, Any]:  # fmt: skip
+    compiled: dict[Trial, Predict] | None = None,
+) -> Predicted:  # fmt: skip
     """Prediction and probabilities (None where nothing is classified) of N inputs, in batches.
 
     `compiled` keeps what is compiled, for trials that can use it too.
@@ -194,10 +199,11 @@ def apply(
         index_B = np.minimum(np.arange(start, start + min(size, n)), n - 1)
         made = predict(traced, variables, jax.tree.map(lambda a: a[index_B], x))  # noqa: B023
         parts.append(jax.tree.map(lambda a: np.asarray(a)[: n - start], made))  # noqa: B023
-    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+    joined: Predicted = jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+    return joined
 
 
-def _traced(trial: Trial) -> dict[str, Any]:
+def _traced(trial: Trial) -> dict[str, object]:
     """The values in which trials may differ that predict with the same compiled function."""
     return {
         name: getattr(trial, name)
@@ -206,20 +212,18 @@ def _traced(trial: Trial) -> dict[str, Any]:
     }
 
 
-def _compiled_for(
-    task: Task, trial: Trial, compiled: dict[Any, Any]
-) -> Callable[..., tuple[Any, Any]]:
+def _compiled_for(task: Task, trial: Trial, compiled: dict[Trial, Predict]) -> Predict:
     """A function of traced values, variables and inputs, compiled once for trials like this."""
     alike = trial.replace(**{name: trial.fields()[name].default for name in _traced(trial)})
 
-    def predict(traced: dict[str, Any], variables: Variables, x: PyTree) -> tuple[Any, Any]:
+    def predict(traced: Mapping[str, object], variables: Variables, x: PyTree) -> Predicted:
         prediction = task.predict(with_values(alike, **traced), variables, x)
         return prediction, task.probabilities(prediction)
 
     return compiled.setdefault(alike, jax.jit(predict))
 
 
-def like_training(data: Data, X: Any) -> Any:
+def like_training(data: Data, X: PyTree) -> PyTree:
     """Inputs of the shape and type of those of the training split, (N, ...).
 
     Raises UserError for others.

@@ -6,8 +6,8 @@ results have it, and else "train" (`default_split`).
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,8 @@ import xarray as xr
 from jaxexp.base.errors import UserError
 from jaxexp.spec.trial import text
 
+# A hyperparameter's value in a dataset: numbers that can be compared, or text.
+Plain: TypeAlias = Any
 # Coordinates that are never hyperparameters.
 INDEXES = frozenset(("epoch", "split", "step", "layer"))
 
@@ -89,7 +91,7 @@ def _check(ds: xr.Dataset, metric: str, split: str | None = None) -> None:
         raise UserError(f"split={split!r}: these results have {', '.join(splits(ds))}")
 
 
-def number(value: Any, digits: int = 4) -> str:
+def number(value: object, digits: int = 4) -> str:
     """`value` as a person writes it: 1, 0.001, 1e-5, 106,897; on and off for booleans.
 
     Fractions are rounded to `digits` significant digits. A negative number has a minus sign (−);
@@ -167,7 +169,7 @@ def label(point: xr.Dataset, names: Iterable[str] = ()) -> str:
     return _label({name: point[name].item() for name in chosen})
 
 
-def _label(values: Mapping[str, Any]) -> str:
+def _label(values: Mapping[str, object]) -> str:
     named = ", ".join(f"{words(name)} {number(value)}" for name, value in values.items())
     return named or "single trial"
 
@@ -344,7 +346,7 @@ def by_trial(ds: xr.Dataset, values: xr.DataArray) -> np.ndarray:
     return values.transpose(*axes(ds)).values.reshape(-1)
 
 
-def _hyperparameters(ds: xr.Dataset) -> dict[str, Any]:
+def _hyperparameters(ds: xr.Dataset) -> dict[str, np.ndarray]:
     """By name, the value that each trial has, in the order of `points`."""
     order = axes(ds)
     shape = [ds.sizes[axis] for axis in order]
@@ -353,13 +355,13 @@ def _hyperparameters(ds: xr.Dataset) -> dict[str, Any]:
     return {name: ds[name].values[along[str(ds[name].dims[0])]] for name in hyperparameters(ds)}
 
 
-def distinct(ds: xr.Dataset, name: str) -> list[Any]:
+def distinct(ds: xr.Dataset, name: str) -> list[Plain]:
     """The values of hyperparameter `name`, each once: numbers by size, others by their text."""
     numeric = ds[name].dtype.kind in "biuf"
     return sorted(set(ds[name].values.tolist()), key=None if numeric else number)
 
 
-def _rows(columns: Mapping[str, Sequence[Any]], size: int) -> list[dict[str, Any]]:
+def _rows(columns: Mapping[str, np.ndarray], size: int) -> list[dict[str, object]]:
     return [{name: values[i] for name, values in columns.items()} for i in range(size)]
 
 

@@ -1,7 +1,6 @@
 """Several baselines beside each other, and images that tell two runs apart."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -9,16 +8,16 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from jaxexp.report.figures.interactive import ReportFigure, attach
+from jaxexp.report.figures.interactive import ReportFigure, Style, attach
 from jaxexp.report.figures.style import SPLITS, STYLE, add_legend, grid_shape, make_panels
 from jaxexp.results import select
 from jaxexp.results.compare import finished
 from jaxexp.results.select import number
 
-REPORT: dict[str, Any] = {
+REPORT: Style = {
     "color": "#D55E00", "marker": "D", "ms": 6.5, "mfc": "white", "mew": 1.6, "ls": "none",
 }  # fmt: skip
-BAR: dict[str, Any] = {"color": "#D55E00", "marker": "|", "ms": 21, "mew": 2.8, "ls": "none"}
+BAR: Style = {"color": "#D55E00", "marker": "|", "ms": 21, "mew": 2.8, "ls": "none"}
 
 
 @rc_context(STYLE)
@@ -50,7 +49,7 @@ def ranking(
     return attach(fig, [ax])
 
 
-def _bar_label(row: Mapping[Any, Any]) -> str:
+def _bar_label(row: Mapping[Hashable, float]) -> str:
     if np.isnan(row["test"]):
         return f"diverged: {row['diverged']}"
     if np.isnan(row["spread"]):
@@ -58,7 +57,7 @@ def _bar_label(row: Mapping[Any, Any]) -> str:
     return f"{row['test']:.4f} ± {row['spread']:.4f}"
 
 
-def _chance(line: Any, chance: float | None) -> None:
+def _chance(line: Callable[..., object], chance: float | None) -> None:
     if chance is not None:
         line(chance, color="0.35", lw=1, ls=":", zorder=0.9, label="naming the larger class")
 

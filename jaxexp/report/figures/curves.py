@@ -2,7 +2,6 @@
 
 import textwrap
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -12,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from jaxexp.base.errors import UserError
-from jaxexp.report.figures.interactive import NO_HEIGHT, ReportFigure, attach
+from jaxexp.report.figures.interactive import NO_HEIGHT, Keyword, ReportFigure, Style, attach
 from jaxexp.report.figures.style import (
     CATEGORIES,
     DIVERGED,
@@ -207,7 +206,7 @@ def _ring_best_epoch(ax: Axes, point: xr.Dataset, metric: str, *, named: bool) -
 
 
 def _curve(
-    ax: Axes, point: xr.Dataset, metric: str, split: str, banded: bool = True, **style: Any
+    ax: Axes, point: xr.Dataset, metric: str, split: str, banded: bool = True, **style: Keyword
 ) -> None:
     """One curve by epoch up to its divergence, which is marked, as is a curve of one point."""
     values = until_divergence(point, metric).sel(split=split)
@@ -321,7 +320,7 @@ class _Against:
                 x = x.astype(float)
                 x[own] += np.linspace(-0.18, 0.18, own.size) if own.size > 1 else 0
         colour = "0.7" if several else SPLITS["train"]["color"]
-        style: dict[str, Any] = {
+        style: Style = {
             "color": colour,
             "ms": 6,
             "alpha": 0.8,
@@ -386,7 +385,7 @@ class _Against:
         if not lost:
             return ""
         if self.line:
-            how = self.status[int(np.flatnonzero(own)[0])]
+            how: str = self.status[int(np.flatnonzero(own)[0])]
             return "\n" + how.replace(" in", "\nin").replace(", ", "\n")
         return f"\n{lost} of {int(own.sum())}\ndiverged"
 

@@ -9,7 +9,7 @@ import base64
 import html
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from matplotlib import colormaps
@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Annotation
 from matplotlib.ticker import FixedLocator, MaxNLocator
+from numpy.typing import ArrayLike
 
 from jaxexp.results.select import number
 
@@ -33,7 +34,9 @@ MARKERS = {"o": "circle", "s": "square", "^": "triangle-up", "v": "triangle-down
            "D": "diamond", "|": "line-ns-open", "_": "line-ew-open", ".": "circle"}  # fmt: skip
 VIRIDIS = [[round(float(at), 2), to_hex(colormaps["viridis"](at))] for at in np.linspace(0, 1, 11)]
 
-Spec = dict[str, Any]  # a part of Plotly's JSON
+Spec: TypeAlias = dict[str, Any]  # a part of Plotly's JSON
+Keyword: TypeAlias = Any  # of matplotlib's functions, which have too many to list
+Style: TypeAlias = dict[str, Keyword]
 
 
 class EpochLocator(MaxNLocator):
@@ -54,7 +57,7 @@ class ReportFigure(Figure):
         clouds: for lines that hold several curves, one after another, the name of each curve.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Keyword, **kwargs: Keyword) -> None:
         """As matplotlib's."""
         super().__init__(*args, **kwargs)
         self.alt = ""
@@ -108,7 +111,7 @@ def _plain(text: str) -> str:
     return html.escape(text.replace("$", ""), quote=False).replace("\n", "<br>")
 
 
-def rounded(values: Any) -> list[float | None]:
+def rounded(values: ArrayLike) -> list[float | None]:
     """Five significant digits, which is more than a screen shows; None for what is no number."""
     flat = np.asarray(values, dtype=float).ravel()
     return [float(f"{v:.5g}") if np.isfinite(v) else None for v in flat]

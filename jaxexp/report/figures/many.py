@@ -1,7 +1,6 @@
 """Three hyperparameters and more: parallel coordinates, and which of them matter."""
 
 import textwrap
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +13,7 @@ from jaxexp.report.figures.interactive import (
     VIRIDIS,
     ReportFigure,
     Spec,
+    Style,
     attach,
     meta,
     rounded,
@@ -72,7 +72,7 @@ def parallel(ds: xr.Dataset, metric: str = "loss", split: str | None = None) -> 
     return fig
 
 
-_BOX: dict[str, Any] = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.8}
+_BOX: Style = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.8}
 
 
 class _Axis:

@@ -1,7 +1,6 @@
 """Decision regions over the map, in colours that tell neighbouring countries apart."""
 
 import json
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -11,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
+from matplotlib.patheffects import AbstractPathEffect, withStroke
 from matplotlib.transforms import Bbox
 
 from jaxexp.report.figures.interactive import MOST, ReportFigure, Spec, meta, packed, rounded
@@ -81,8 +80,9 @@ def regions(ds: xr.Dataset, colours: np.ndarray | None = None) -> ReportFigure:
 
 
 def _twin(
-    fig: Figure, panels: Any, layers: list[list[Spec]], titles: list[str], cols: int, note: str
-) -> Spec:
+    fig: Figure, panels: np.ndarray, layers: list[list[Spec]], titles: list[str], cols: int,
+    note: str,
+) -> Spec:  # fmt: skip
     """The interactive maps: the class and the place under the pointer."""
     width, height = fig.get_size_inches()
     known = meta(cols, width, height / -(-len(layers) // cols), note)
@@ -231,7 +231,7 @@ def _borders(grid: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.concatenate([upright, level], axis=2).transpose(2, 0, 1)
 
 
-def _write_names(fig: Figure, panels: Any, ds: xr.Dataset) -> None:
+def _write_names(fig: Figure, panels: np.ndarray, ds: xr.Dataset) -> None:
     """Write each class's name at the median of its places, where it covers no other.
 
     Large classes come first. Whether names meet is measured as they are drawn.
@@ -263,7 +263,7 @@ def _write_names(fig: Figure, panels: Any, ds: xr.Dataset) -> None:
                 taken.append(box)
 
 
-def _halo() -> list[Any]:
+def _halo() -> list[AbstractPathEffect]:
     return [withStroke(linewidth=2.5, foreground="white")]
 
 
@@ -285,7 +285,8 @@ def class_colours(ds: xr.Dataset) -> np.ndarray:
         around = near[k, done] @ alike[chosen[done]]
         used = np.bincount(chosen[done], minlength=len(palette))
         chosen[k] = np.argmin(around + 1e-3 * used)
-    return palette[chosen]
+    colours: np.ndarray = palette[chosen]
+    return colours
 
 
 def class_distances(ds: xr.Dataset) -> np.ndarray:

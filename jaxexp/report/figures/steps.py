@@ -2,7 +2,7 @@
 
 import textwrap
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import xarray as xr
@@ -29,6 +29,8 @@ from jaxexp.report.figures.style import (
 )
 from jaxexp.results import seeds, select
 from jaxexp.results.select import number, until_divergence, with_unit
+
+LayerT = TypeVar("LayerT")  # an index, or what else the layers are called by
 
 
 @rc_context(STYLE)
@@ -113,7 +115,8 @@ def running_mean(values: np.ndarray, share: float = 0.01) -> np.ndarray:
     total = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
     index = np.arange(values.size)
     low, high = np.maximum(index - half, 0), np.minimum(index + half + 1, values.size)
-    return (total[high] - total[low]) / (high - low)
+    mean: np.ndarray = (total[high] - total[low]) / (high - low)
+    return mean
 
 
 def _same(trial: xr.Dataset, other: xr.Dataset, names: Sequence[str]) -> bool:
@@ -260,7 +263,9 @@ def _range_in_words(norms: Sequence[xr.DataArray]) -> str:
     return f"{number(float(values.min()), 2)} to {number(float(values.max()), 2)}"
 
 
-def _norm_axis(panels: np.ndarray, norms: np.ndarray, shown: list[Any]) -> dict[Any, float]:
+def _norm_axis(
+    panels: np.ndarray, norms: np.ndarray, shown: Sequence[LayerT]
+) -> dict[LayerT, float]:
     """Give the panels a log scale that shows norms (trials, layers, epochs).
 
     Returns the heights, below it, for the layers that have zeros.
@@ -283,4 +288,7 @@ def _norm_axis(panels: np.ndarray, norms: np.ndarray, shown: list[Any]) -> dict[
 
 def _spread(count: int, at_most: int) -> list[int]:
     """Up to `at_most` whole numbers, evenly spread from 0 to `count` - 1."""
-    return np.unique(np.linspace(0, count - 1, min(count, at_most)).astype(int)).tolist()
+    spread: list[int] = np.unique(
+        np.linspace(0, count - 1, min(count, at_most)).astype(int)
+    ).tolist()
+    return spread

@@ -4,7 +4,7 @@ import io
 import json
 import textwrap
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Literal, TypedDict, Unpack
 
 import numpy as np
 import xarray as xr
@@ -12,9 +12,11 @@ from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.typing import ColorType
+from numpy.typing import ArrayLike
 from PIL import Image  # matplotlib needs it as well
 
-from jaxexp.report.figures.interactive import EpochLocator, ReportFigure
+from jaxexp.report.figures.interactive import EpochLocator, Keyword, ReportFigure, Style
 from jaxexp.results import seeds
 from jaxexp.results.select import (
     axes,
@@ -31,7 +33,7 @@ from jaxexp.results.select import (
     words,
 )
 
-STYLE: dict[Any, Any] = {
+STYLE: dict[Keyword, Keyword] = {  # only newer matplotlibs have a type for its keys
     "font.family": "DejaVu Sans",  # shipped with matplotlib: the same everywhere
     "font.size": 9.5,
     "axes.titlesize": 9.5,
@@ -53,15 +55,22 @@ CATEGORIES = (
 )  # fmt: skip
 OTHERS = "0.78"  # trials that stand in the background
 # Validation and test often coincide, so the test curve is dashed to show the other through it.
-SPLITS: dict[str, dict[str, Any]] = {
+SPLITS: dict[str, Style] = {
     "train": {"color": "#0072B2", "linestyle": "-", "marker": "s"},
     "validation": {"color": "#E69F00", "linestyle": "-", "marker": "o"},
     "test": {"color": "#222222", "linestyle": (0, (3, 2)), "marker": "^"},
 }
 LINE = 0.21  # inches that a line of a legend takes
 LOG_DECADES = 1.0  # positive numbers that span more are drawn on a log scale
-DIVERGED: dict[str, Any] = {"marker": "X", "markersize": 8, "markeredgecolor": "white"}
-RING: dict[str, Any] = {"marker": "o", "mfc": "none", "mec": "black", "ls": "none"}
+DIVERGED: Style = {"marker": "X", "markersize": 8, "markeredgecolor": "white"}
+RING: Style = {"marker": "o", "mfc": "none", "mec": "black", "ls": "none"}
+
+
+class Shared(TypedDict, total=False):
+    """What panels have in common."""
+
+    sharex: bool | Literal["row", "col"]
+    sharey: bool | Literal["row", "col"]
 
 
 def to_png(fig: Figure, dpi: int = 150) -> bytes:
@@ -80,8 +89,9 @@ def to_png(fig: Figure, dpi: int = 150) -> bytes:
 
 
 def make_panels(
-    rows: int, cols: int, width: float, height: float, count: int | None = None, **share: Any
-) -> tuple[ReportFigure, np.ndarray]:
+    rows: int, cols: int, width: float, height: float, count: int | None = None,
+    **share: Unpack[Shared],
+) -> tuple[ReportFigure, np.ndarray]:  # fmt: skip
     """A figure and its (rows, cols) panels, each of this size in inches, `count` of them shown."""
     fig = ReportFigure(figsize=(width * cols, height * rows), layout="constrained")
     panels = fig.subplots(rows, cols, squeeze=False, **share)
@@ -135,8 +145,9 @@ def seeds_note(ds: xr.Dataset) -> str:
 
 
 def band(
-    ax: Axes, x: Any, mean: Any, std: Any, colour: Any, name: str, alpha: float = 0.18
-) -> None:
+    ax: Axes, x: ArrayLike, mean: ArrayLike, std: ArrayLike, colour: ColorType | None, name: str,
+    alpha: float = 0.18,
+) -> None:  # fmt: skip
     """A band of mean ± `std` behind the curve `name`; nothing where it is not finite.
 
     Below a curve of positive numbers it ends above 0, so that a log scale can show it.
@@ -180,7 +191,7 @@ def set_titles(panels: np.ndarray, titles: Sequence[str], width: float) -> None:
     fig.set_figheight(fig.get_figheight() + 0.17 * extra)
 
 
-def trial_colours(ds: xr.Dataset) -> list[Any]:
+def trial_colours(ds: xr.Dataset) -> list[ColorType]:
     """A colour for each trial: sequential along ordered numbers, else as distinct as can be."""
     trials = size(ds)
     if trials <= len(CATEGORIES) and not (len(axes(ds)) == 1 and _ordered(ds)):
@@ -204,7 +215,7 @@ def by_epoch(ax: Axes, ds: xr.Dataset) -> None:
     ax.xaxis.set_major_locator(EpochLocator())
 
 
-def wants_log(values: Any) -> bool:
+def wants_log(values: ArrayLike) -> bool:
     """Whether the finite `values` are positive and span more than `LOG_DECADES` decades."""
     finite = _finite(np.asarray(values, dtype=float))
     if not finite.size or finite.min() <= 0:
@@ -262,4 +273,5 @@ def add_legend(fig: Figure, panels: Iterable[Axes]) -> None:
 
 
 def _finite(values: np.ndarray) -> np.ndarray:
-    return values[np.isfinite(values)]
+    finite: np.ndarray = values[np.isfinite(values)]
+    return finite

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from filelock import FileLock
@@ -19,7 +19,7 @@ import jaxexp as jx
 CACHE_BYTES = 10 << 30  # beyond this, the least recently used arrays are deleted
 _ROWS = 64  # hashed together by one thread
 
-Note = dict[str, Any]
+Note = dict[str, str]
 Write = Callable[[BinaryIO], tuple[int, Note]]
 
 

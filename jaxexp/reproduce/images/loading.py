@@ -154,7 +154,7 @@ def _in_order(
     decode: Callable[[Item], np.ndarray | BrokenImageError], items: tuple[Item, ...]
 ) -> Iterator[tuple[Item, np.ndarray | BrokenImageError]]:
     """Each item and its decoded image, by threads: Pillow releases the GIL."""
-    waiting: deque[tuple[Item, Future]] = deque()
+    waiting: deque[tuple[Item, Future[np.ndarray | BrokenImageError]]] = deque()
     pool = ThreadPoolExecutor()
     try:
         for item in items:
