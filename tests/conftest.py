@@ -33,7 +33,7 @@ hypothesis.settings.load_profile("daily")
 
 
 # Most of the time goes into compiling. Code that LLVM has not optimised is compiled in half of it
-# and computes the same: the numbers of an epoch are equal in all digits.
+# and computes the same but for rounding.
 COMPILED_FAST = (
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
     "--xla_cpu_parallel_codegen_split_count=1"

@@ -25,7 +25,9 @@ def test_means_and_standard_deviations_are_those_of_numpy():
     means = seeds.average(ds)
     assert select.axes(means) == ("width",)
     assert "seed" not in means.coords
-    for name in ("loss", "accuracy", "step_loss", "seconds"):
+    np.testing.assert_allclose(means["seconds"], ds["seconds"].values.mean(axis=1))
+    assert "seconds_std" not in means  # shares of what was measured for all seeds at once
+    for name in ("loss", "accuracy", "step_loss"):
         values = ds[name].values.astype(float)
         np.testing.assert_allclose(means[name], values.mean(axis=1), rtol=1e-6)
         np.testing.assert_allclose(means[f"{name}_std"], values.std(axis=1, ddof=1), atol=1e-7)

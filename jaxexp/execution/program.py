@@ -22,9 +22,10 @@ from jaxexp.training.trees import PyTree
 
 TRIALS = PartitionSpec("trials")  # the leading axis of everything that a trial owns
 SHARED = PartitionSpec()
-# Random bits take LLVM long to optimise, for weights that are drawn only once.
+# Random bits take LLVM long to optimise, for weights that are drawn only once. (Level 0 would round
+# otherwise.)
 FAST_TO_COMPILE: dict[str, str | bool | int] = {
-    "xla_backend_optimization_level": 0,
+    "xla_backend_optimization_level": 1,
     "xla_llvm_disable_expensive_passes": True,
     "xla_cpu_parallel_codegen_split_count": 1,
     "xla_cpu_use_fusion_emitters": False,  # not of jaxlib 0.12

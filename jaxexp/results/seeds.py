@@ -63,7 +63,8 @@ def average(ds: xr.Dataset) -> xr.Dataset:
                 values = values.where(kept)
             mean, std = _mean_and_std(values)
             made[name] = mean.assign_attrs(ds[key].attrs)
-            made[f"{name}_std"] = std.assign_attrs(units=values.attrs.get("units", ""))
+            if name != "seconds":  # shares of what was measured for all seeds at once
+                made[f"{name}_std"] = std.assign_attrs(units=values.attrs.get("units", ""))
     last = ds["diverged_epoch"].argmax("seed")  # of a setting without one that finished
     for name in ("diverged_epoch", "diverged_step"):
         if name in ds:
