@@ -1,6 +1,7 @@
 """Four CPU devices, whatever the machine has, and a problem small enough to train in a test."""
 
 import atexit
+import functools
 import os
 import shutil
 import tempfile
@@ -23,6 +24,7 @@ from rings import RegionTask
 from jaxexp.api import Problem
 from jaxexp.base.errors import UserError
 from jaxexp.nn.torchvision import import_torchvision
+from jaxexp.report import figures
 from jaxexp.training.data import Data, Examples
 
 jax.config.update("jax_num_cpu_devices", 4)
@@ -60,6 +62,14 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if getattr(item.obj, "is_hypothesis_test", False):
                 item.add_marker(pytest.mark.nightly)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def small_pictures():
+    """Pages of tests have small pictures, which are drawn faster."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "to_png", functools.partial(figures.to_png, dpi=40))
+        yield
 
 
 @pytest.fixture(scope="session")

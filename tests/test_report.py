@@ -239,6 +239,12 @@ def test_cells_may_hold_anything() -> None:
     assert "[1, 2]" in page(section(tables={"": table}))
 
 
+def test_a_quick_run_is_held_against_no_reference() -> None:
+    judged = {"reference": "so", "verdict": Verdict(True, "it is so.")}
+    assert section(**judged).judgement == ("agrees", "agrees", "it is so.")
+    assert section(**judged, quick=2).judgement == ("unknown", "not compared", "a quick run")
+
+
 def test_sections_that_share_a_sweep_say_so() -> None:
     html = page(section(shared="one sweep that answers rows 1 and 2"))
     assert "all trials added up: one sweep that answers rows 1 and 2." in html

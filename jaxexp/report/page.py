@@ -76,6 +76,8 @@ class Section:
         if self.verdict is None:
             failed = any(error.startswith("`verdict`") for error in self.errors)
             return "unknown", "the comparison failed" if failed else "not compared", ""
+        if self.quick:
+            return "unknown", "not compared", "a quick run"
         agrees, reason = self.verdict
         if agrees is None:
             return "unknown", "cannot be compared", reason
