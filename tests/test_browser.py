@@ -47,7 +47,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     judged = page.Section(
         row="7", title="Judged", question="Is it so?", answer="It is so.", reference="so",
         verdict=Verdict(False, "it is not so."),
-        figures=[page.Picture(figures.to_png(f, 30), f.alt, f.interactive) for f in drawn],
+        figures=[page.Picture(figures.to_png(f, dpi=30), f.alt, f.interactive) for f in drawn],
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(figures, "to_png", partial(figures.to_png, dpi=30))

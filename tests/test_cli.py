@@ -124,7 +124,7 @@ def test_the_same_trial_in_two_sweeps_is_one_run(reproduced):
 def test_report_is_drawn_again_from_the_results(reproduced):
     before = (reproduced / "report.html").read_bytes()
     (reproduced / "report.html").unlink()
-    assert here("report", str(reproduced)) == 0
+    assert command("report", str(reproduced)).returncode == 0
     assert (reproduced / "report.html").read_bytes() == before
 
 
