@@ -150,8 +150,8 @@ class Lead:
     def interval(self) -> str:
         """The difference and how well it is known, in words."""
         return (
-            f"{self.difference:.3g} ({LEVEL} % interval {self.low:.2g} to {self.high:.2g}, paired "
-            "bootstrap over the seeds)".replace("-", "−")
+            f"{number(self.difference, 3)} ({LEVEL} % interval {number(self.low, 2)} to "
+            f"{number(self.high, 2)}, paired bootstrap over the seeds)"
         )
 
     def __str__(self) -> str:
