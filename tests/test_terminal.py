@@ -133,12 +133,17 @@ def test_what_has_not_begun_is_expected_to_be_as_slow_as_what_has():
     assert progress.remaining() == (pytest.approx(4 * 2 + 1 * 3), True)
 
 
+def compiled(progress, *programs):
+    """They are about to train."""
+    for own in programs:
+        progress.compiling(own)
+        progress.moved(own, 0.0)
+
+
 def test_programs_side_by_side_take_as_long_as_the_longest():
     first, second = program(RATES), program(SHAPES, device=1)
     progress, clock, _ = shown(first, second, sweeps=(RATES, SHAPES), devices=2)
-    for own in (first, second):
-        progress.compiling(own)
-        progress.moved(own, 0.0)
+    compiled(progress, first, second)
     clock.now = 3
     progress.moved(first, 1)
     progress.moved(second, 1)
@@ -149,9 +154,7 @@ def test_what_shares_a_device_is_faster_when_the_other_has_ended():
     cost = Estimate(seconds=10, compile_seconds=2)
     long, short = program(RATES), Program(tuple(SHAPES.trials()), devices=(0, 1), estimate=cost)
     progress, clock, _ = shown(long, short, sweeps=(RATES, SHAPES), devices=2)
-    for own in (long, short):
-        progress.compiling(own)
-        progress.moved(own, 0.0)
+    compiled(progress, long, short)
     clock.now = 6
     progress.moved(long, 1)
     progress.moved(short, 1)

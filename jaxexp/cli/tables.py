@@ -314,14 +314,11 @@ def rows(results: Mapping[str, xr.Dataset], *, final: bool) -> pd.DataFrame:
 
 
 def _trials(ds: xr.Dataset) -> pd.DataFrame:
-    names, order = select.hyperparameters(ds), select.axes(ds)
-    index = np.unravel_index(np.arange(select.size(ds)), [ds.sizes[axis] for axis in order] or [1])
-    along = dict(zip(order, index, strict=False))
-    own = {name: ds[name].values[along[str(ds[name].dims[0])]] for name in names}
+    own = select.values_by_trial(ds)
     base = json.loads(ds.attrs.get("base", "{}"))
     ids = select.by_trial(ds, ds["trial_id"]).astype(str)
     columns: dict[str, object] = {"sweep": ds.attrs.get("sweep", "sweep"), "trial_id": ids}
-    taken = {"sweep", "epoch", "split", *select.metrics(ds)} & {*base, *names}
+    taken = {"sweep", "epoch", "split", *select.metrics(ds)} & {*base, *own}
     if taken:
         raise UserError(f"hyperparameter {min(taken)!r}: an exported column has this name already")
     for name, value in {**base, **own}.items():

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 import jaxexp as jx
-from jaxexp.reproduce.statements import over_seeds
+from jaxexp.reproduce.statements import final_and_spread, over_seeds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,9 +76,7 @@ def verdict(expected: float) -> "Callable[[xr.Dataset], jx.Verdict]":
         ours = f"a test accuracy of {jx.select.outcome(best, 'accuracy', 'test')}"
         if results.attrs["images"] == EMBEDDED:
             return jx.Verdict(None, f"{ours}, on other images than the report's {expected:g}.")
-        accuracy = float(jx.select.final(best, "accuracy").sel(split="test"))
-        std = jx.select.spread(best, "accuracy")
-        spread = 0.0 if std is None else float(std.sel(split="test").fillna(0))
+        accuracy, spread = final_and_spread(best, "accuracy", "test")
         error = (expected * (1 - expected) / results.sizes["image"]) ** 0.5
         agrees = abs(accuracy - expected) <= 2 * (error**2 + spread**2) ** 0.5
         return jx.Verdict(agrees, f"{ours}, against {expected:g}; the images may be others.")

@@ -12,7 +12,7 @@ def over_seeds(results: "xr.Dataset") -> str:
     """How the numbers of an answer were averaged: "" for one seed."""
     if not jx.seeds.several(results):
         return ""
-    return f" (mean ± standard deviation over {jx.select.count(results.sizes['seed'], 'seed')})"
+    return jx.select.mean_over(results.sizes["seed"])
 
 
 def listed(results: "xr.Dataset", metric: str, split: str | None = None) -> str:
@@ -25,6 +25,13 @@ def listed(results: "xr.Dataset", metric: str, split: str | None = None) -> str:
     )
 
 
+def final_and_spread(point: "xr.Dataset", metric: str, split: str) -> tuple[float, float]:
+    """A metric of a setting after its last epoch, and its deviation over the seeds: 0 of one."""
+    final = float(jx.select.final(point, metric).sel(split=split))
+    std = jx.select.spread(point, metric)
+    return final, 0.0 if std is None else float(std.sel(split=split).fillna(0))
+
+
 def near(point: "xr.Dataset", expected: float, within: float) -> jx.Verdict:
     """Whether the validation loss of a setting is the one that the report gives.
 
@@ -32,9 +39,7 @@ def near(point: "xr.Dataset", expected: float, within: float) -> jx.Verdict:
     """
     if jx.select.status(point) != "finished":
         return jx.Verdict(False, "every trial diverged.")
-    loss = float(jx.select.final(point).sel(split="validation"))
-    std = jx.select.spread(point)
-    spread = 0.0 if std is None else float(std.sel(split="validation").fillna(0))
+    loss, spread = final_and_spread(point, "loss", "validation")
     agrees = abs(loss - expected) <= within + 2 * spread
     ours = jx.select.outcome(point, digits=2)
     return jx.Verdict(agrees, f"a validation loss of {ours}, against about {expected:g}.")

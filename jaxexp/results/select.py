@@ -134,6 +134,11 @@ def count(n: int, noun: str) -> str:
     return f"{number(int(n))} {noun}{'' if n == 1 else 's'}"
 
 
+def mean_over(seeds: int) -> str:
+    """What is said of numbers with a "±": " (mean ± standard deviation over 6 seeds)"."""
+    return f" (mean ± standard deviation over {count(seeds, 'seed')})"
+
+
 def _minus(digits: str) -> str:
     """The sign of a number as a minus sign, and none before 0."""
     if not digits.startswith("-"):
@@ -313,7 +318,7 @@ def rank(ds: xr.Dataset, metric: str = "loss", split: str | None = None) -> pd.D
     value = by_trial(ds, final(ds, metric).sel(split=split))
     loss = by_trial(ds, final(ds, "loss").sel(split=default_split(ds)))
     diverged = by_trial(ds, ds["diverged_epoch"])
-    given = _hyperparameters(ds)
+    given = values_by_trial(ds)
     table = pd.DataFrame(
         {
             "trial": [_label(row) for row in _rows(given, len(value))],
@@ -346,7 +351,7 @@ def by_trial(ds: xr.Dataset, values: xr.DataArray) -> np.ndarray:
     return values.transpose(*axes(ds)).values.reshape(-1)
 
 
-def _hyperparameters(ds: xr.Dataset) -> dict[str, np.ndarray]:
+def values_by_trial(ds: xr.Dataset) -> dict[str, np.ndarray]:
     """By name, the value that each trial has, in the order of `points`."""
     order = axes(ds)
     shape = [ds.sizes[axis] for axis in order]
@@ -383,7 +388,10 @@ def ties(ds: xr.Dataset, metric: str = "loss", split: str | None = None) -> list
 
     One label where nothing ties, none where no trial has a finite value.
     """
-    ranked = rank(ds, metric, split)
+    return _ties(rank(ds, metric, split))
+
+
+def _ties(ranked: pd.DataFrame) -> list[str]:
     first = ranked["value"].iloc[0]
     return ranked.loc[ranked["value"] == first, "trial"].tolist() if np.isfinite(first) else []
 
@@ -397,20 +405,20 @@ def best_in_words(
     "3 of 5 trials tie at the highest test accuracy after the last epoch, 0.5000: …"
     """
     split = split or default_split(ds)
-    tied, trials = ties(ds, metric, split), size(ds)
+    ranked, trials = rank(ds, metric, split), size(ds)
+    tied = _ties(ranked)
     measured = f"{metric_words(metric, split)} after the last epoch"
     if not tied:
         if bool((ds["diverged_epoch"] > 0).all()):
             return "Every trial diverged." if trials > 1 else "The trial diverged."
         return f"No trial has a finite {measured}."
-    ranked = rank(ds, metric, split)
     first, std = float(ranked["value"].iloc[0]), spread(ds, metric)
     if std is not None:
         std = by_trial(ds, std.sel(split=split))[int(ranked.index[0])]
     value = with_unit(ds, metric, plus_minus(first, std, digits))
     if std is not None and np.isfinite(std):
         seeds = by_trial(ds, ds["seeds"])[int(ranked.index[0])]
-        value += f" (mean ± standard deviation over {count(int(seeds), 'seed')})"
+        value += mean_over(int(seeds))
     if trials == 1:
         return f"The {measured} is {value}."
     if len(tied) == trials:
@@ -460,7 +468,7 @@ def table(
 
 def divergences(ds: xr.Dataset) -> list[str]:
     """One sentence for each diverged trial: "learning rate 1 diverged in epoch 3, step 712"."""
-    named = zip(_rows(_hyperparameters(ds), size(ds)), _statuses(ds), strict=True)
+    named = zip(_rows(values_by_trial(ds), size(ds)), _statuses(ds), strict=True)
     return [f"{_label(values)} {how}" for values, how in named if how != "finished"]
 
 
