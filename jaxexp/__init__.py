@@ -24,6 +24,13 @@ if TYPE_CHECKING:
     from jaxexp.base.counting import counting
     from jaxexp.base.files import digest
     from jaxexp.cli.inputs import Inputs
+    from jaxexp.execution.control import (
+        Budget,
+        Curves,
+        EarlyStopping,
+        StopDiverged,
+        StoppingRule,
+    )
     from jaxexp.execution.devices import devices
     from jaxexp.nn.classification import MLPClassification
     from jaxexp.report import figures
@@ -40,8 +47,11 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 __all__ = [
+    "Budget",
     "Comparison",
+    "Curves",
     "Data",
+    "EarlyStopping",
     "Examples",
     "Inputs",
     "MLPClassification",
@@ -54,6 +64,8 @@ __all__ = [
     "Problem",
     "Question",
     "Results",
+    "StopDiverged",
+    "StoppingRule",
     "Sweep",
     "Task",
     "Trial",
@@ -83,6 +95,11 @@ __all__ = [
     "write_report",
 ]
 _LAZY = {
+    "Budget": "jaxexp.execution.control",
+    "Curves": "jaxexp.execution.control",
+    "EarlyStopping": "jaxexp.execution.control",
+    "StopDiverged": "jaxexp.execution.control",
+    "StoppingRule": "jaxexp.execution.control",
     "Inputs": "jaxexp.cli.inputs",
     "Model": "jaxexp.results.models",
     "Prediction": "jaxexp.results.models",
