@@ -19,7 +19,7 @@ from jaxexp.spec.sweep import Comparison, Question, Sweep, Verdict
 from jaxexp.spec.trial import MLPTrial, Trial, choice, size, static, traced
 
 if TYPE_CHECKING:
-    from jaxexp import nn
+    from jaxexp import nn, search
     from jaxexp.api import PlannedRun, Problem, plan, run, write_report
     from jaxexp.base.counting import counting
     from jaxexp.base.files import digest
@@ -86,6 +86,7 @@ __all__ = [
     "nn",
     "plan",
     "run",
+    "search",
     "seeds",
     "select",
     "size",
@@ -130,6 +131,7 @@ _MODULES = {
     "metrics": "jaxexp.training.metrics",
     "nn": "jaxexp.nn",
     "seeds": "jaxexp.results.seeds",
+    "search": "jaxexp.search",
     "select": "jaxexp.results.select",
 }
 
