@@ -24,7 +24,7 @@ from jaxexp.base.errors import UserError
 from jaxexp.base.files import digest, write_whole
 from jaxexp.execution import driver
 from jaxexp.execution.checkpoints import EVERY_SECONDS, Checkpoints
-from jaxexp.execution.control import Control, Curves, Stopping
+from jaxexp.execution.control import Control, Curves, Search, Stopping
 from jaxexp.execution.devices import chosen, device_memory, host_memory
 from jaxexp.execution.progress import Ranking, TerminalProgress
 from jaxexp.execution.records import TrialRecord
@@ -205,8 +205,9 @@ class RunOptions(TypedDict, total=False):
 
 @overload
 def run(
-    sweep: Sweep, task: Task | None = None, data: Data | None = None, **options: Unpack[RunOptions]
-) -> Results: ...
+    sweep: Sweep | Search, task: Task | None = None, data: Data | None = None,
+    **options: Unpack[RunOptions],
+) -> Results: ...  # fmt: skip
 @overload
 def run(
     sweep: Sequence[Sweep], task: Task | None = None, data: Data | None = None,
@@ -215,7 +216,7 @@ def run(
 @overload
 def run(sweep: PlannedRun, **options: Unpack[RunOptions]) -> Any: ...
 def run(
-    sweep: Sweep | Sequence[Sweep] | PlannedRun,
+    sweep: Sweep | Sequence[Sweep] | PlannedRun | Search,
     task: Task | None = None,
     data: Data | None = None,
     *,
@@ -231,7 +232,8 @@ def run(
     """Train every trial of a sweep, vectorized over all devices, and return the results.
 
     Args:
-        sweep: a sweep, several (a list), or what `jaxexp.plan` returned for them.
+        sweep: a sweep, several (a list), what `jaxexp.plan` returned for them, or a search that
+            brings its own sweep: `jaxexp.search.Hyperband` or `jaxexp.search.PBT`.
         task: as for `jaxexp.plan`, and so are `data`, `devices`, `programs` and `memory`.
         data: see there.
         devices: see there.
@@ -260,6 +262,7 @@ def run(
     >>> results["loss"].dims
     ('learning_rate', 'seed', 'epoch', 'split')
     """
+    sweep, rules = _searched(sweep, stopping)
     if isinstance(sweep, PlannedRun):
         if any(value is not None for value in (task, data, devices, memory)) or programs != "auto":
             raise UserError("a plan has its task, data, devices, programs and memory already")
@@ -279,7 +282,7 @@ def run(
             f"progress={progress!r}: expected True, False, None or an object with the methods "
             f"{', '.join(methods)}"
         )
-    control = controlled(planned, stopping)
+    control = controlled(planned, rules)
     kept: dict[str, Variables] = {}
 
     def keep(record: TrialRecord) -> None:
@@ -353,6 +356,16 @@ def train(
                     yield sweep, to_dataset(sweep, records, task, data, environment | seconds)
 
 
+def _searched(
+    sweep: Sweep | Sequence[Sweep] | PlannedRun | Search, stopping: Stopping
+) -> tuple[Sweep | Sequence[Sweep] | PlannedRun, Stopping]:
+    """What a search brings: its sweep, and itself as the first of the rules."""
+    if isinstance(sweep, PlannedRun | Sweep | list | tuple) or not isinstance(sweep, Search):
+        return sweep, stopping
+    several = stopping if isinstance(stopping, list | tuple) else [stopping] if stopping else []
+    return sweep.sweep, [sweep, *several]
+
+
 def controlled(planned: PlannedRun, stopping: Stopping) -> Control:
     """What is to become of trials between epochs.
 
@@ -367,6 +380,11 @@ def controlled(planned: PlannedRun, stopping: Stopping) -> Control:
         tuple(planned.data.splits),
     )
     control.check(trials, curves, planned.data.counts["train"])
+    if control.changes and len(planned.plan.programs) > 1:
+        raise UserError(
+            f"{control.identity}: trials become copies of others within one program, and the plan "
+            f"has {len(planned.plan.programs)}: expected fewer trials, or ones that differ in less"
+        )
     return control
 
 

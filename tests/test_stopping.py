@@ -61,7 +61,7 @@ class Shift:
     def stop(self, epoch, trials, curves):
         return np.zeros(len(trials), bool)
 
-    def change(self, epoch, trials, curves):
+    def change(self, epoch, trials, curves, values):
         if epoch != self.epoch:
             return None
         source = np.maximum(np.arange(len(trials)) - 1, 0)

@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 
 from jaxexp.base.errors import UserError
+from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial
 from jaxexp.training.step import steps_per_epoch
 
@@ -91,6 +92,16 @@ class StoppingRule(Protocol):
 
         May be called from several threads.
         """
+        ...
+
+
+@runtime_checkable
+class Search(StoppingRule, Protocol):
+    """A rule that brings its own sweep, as `jaxexp.search.Hyperband` does."""
+
+    @property
+    def sweep(self) -> Sweep:
+        """Of the trials that it is about."""
         ...
 
 
@@ -258,6 +269,11 @@ class Control:
         return bool(self.rules)
 
     @property
+    def changes(self) -> bool:
+        """Whether trials may go on as copies of others."""
+        return any(hasattr(rule, "change") for rule in self.rules)
+
+    @property
     def identity(self) -> str:
         """In words, the same in every process."""
         return ", ".join(_name(rule) for rule in self.rules)
@@ -286,11 +302,16 @@ class Control:
                 return None if answer is None else _answer(rule, "improved", answer, trials)
         return None
 
-    def change(self, epoch: int, trials: Sequence[Trial], curves: Curves) -> Change | None:
-        """Which trials go on as copies of others; None if all go on as they are."""
+    def change(
+        self, epoch: int, trials: Sequence[Trial], curves: Curves, values: Mapping[str, np.ndarray]
+    ) -> Change | None:
+        """Which trials go on as copies of others; None if all go on as they are.
+
+        `values` are the hyperparameters inside the program that they have now, (T,) each.
+        """
         for rule in self.rules:
             if hasattr(rule, "change"):
-                made: Change | None = rule.change(epoch, trials, curves)
+                made: Change | None = rule.change(epoch, trials, curves, values)
                 return made
         return None
 

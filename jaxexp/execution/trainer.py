@@ -351,7 +351,10 @@ class Training:
             self.compile_seconds += time.perf_counter() - started
             self.progress.moved(self.program, epoch)
         still = np.isin(asked, left)
-        change = self.control.change(epoch, trials, curves) if still.all() else None
+        change = None
+        if self.control.changes and still.all():
+            values = {name: value_T[asked] for name, value_T in own.values.items()}
+            change = self.control.change(epoch, trials, curves, values)
         if change is not None:
             self.changes[epoch] = self._of_all(own, asked, change)
             own.change(self.changes[epoch])

@@ -22,6 +22,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from jaxexp.search.halving import Halving, Hyperband
+    from jaxexp.search.population import PBT
     from jaxexp.spec.distributions import (
         Distribution,
         choice,
@@ -35,7 +37,10 @@ if TYPE_CHECKING:
     from jaxexp.spec.spaces import Space
 
 __all__ = [
+    "PBT",
     "Distribution",
+    "Halving",
+    "Hyperband",
     "Space",
     "choice",
     "distribution",
@@ -48,6 +53,9 @@ __all__ = [
     "uniform",
 ]
 _LAZY = {
+    "PBT": "jaxexp.search.population",
+    "Halving": "jaxexp.search.halving",
+    "Hyperband": "jaxexp.search.halving",
     "Distribution": "jaxexp.spec.distributions",
     "Space": "jaxexp.spec.spaces",
     "choice": "jaxexp.spec.distributions",

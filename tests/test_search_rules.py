@@ -1,0 +1,170 @@
+"""Successive halving, Hyperband and population-based training: their rules, and small runs."""
+
+import numpy as np
+import pytest
+
+import jaxexp as jx
+from jaxexp.execution.control import Curves
+from jaxexp.search.halving import Halving, Hyperband
+from jaxexp.search.population import PBT
+
+BASE = jx.MLPTrial(epochs=9, batch_size=64, depth=1, width=8)
+RATES = {"learning_rate": jx.search.loguniform(1e-4, 1e-1)}
+SPACE = jx.search.Space(BASE, RATES)
+
+
+def curves(loss_TxE) -> Curves:
+    made = np.array(loss_TxE, float)
+    return Curves(lambda metric, split: made, {"loss": "lower"}, ("train", "validation"))
+
+
+def trials(n: int, seeds: int = 1) -> list[jx.Trial]:
+    axes = {"learning_rate": [10.0**-i for i in range(n)], "seed": range(seeds)}
+    return jx.Sweep(BASE, axes).trials()
+
+
+def test_one_of_three_goes_on():
+    loss = [[3.0], [1.0], [2.0], [np.nan], [5.0], [0.5], [7.0]]
+    stopped = Halving(factor=3).stop(1, trials(7), curves(loss))
+    assert np.flatnonzero(~stopped).tolist() == [1, 5]
+
+
+def test_settings_are_compared_by_the_mean_over_their_seeds():
+    """The second setting has the best trial, the first the best mean; both of its seeds go on."""
+    loss = [[1.0], [1.2], [0.1], [9.0], [3.0], [3.0]]
+    stopped = Halving(factor=3).stop(1, trials(3, seeds=2), curves(loss))
+    assert stopped.tolist() == [False, False, True, True, True, True]
+
+
+def test_a_diverged_setting_does_not_go_on_and_one_of_many_always_does():
+    loss = [[np.nan], [np.inf], [2.0], [np.nan]]
+    assert Halving(factor=2).stop(1, trials(4), curves(loss)).tolist() == [True, True, False, True]
+    assert Halving(factor=4).stop(1, trials(2), curves([[2.0], [1.0]])).tolist() == [True, False]
+    assert (~Halving().stop(1, trials(4), curves([[np.nan]] * 4))).sum() == 1
+
+
+def test_rungs():
+    assert Halving(factor=3, first=2).rungs[:4] == (2, 6, 18, 54)
+    assert Halving(factor=10).rungs[-1] == 10**6
+
+
+def test_brackets_are_those_of_the_paper():
+    """Table 1 of Li et al. (2018): R = 81, eta = 3."""
+    search = Hyperband(jx.search.Space(BASE.replace(epochs=81), RATES))
+    sizes = [
+        (size, [size // 3**i for i in range(len(rungs) + 1)]) for size, rungs in search.brackets
+    ]
+    assert sizes == [
+        (81, [81, 27, 9, 3, 1]), (34, [34, 11, 3, 1]), (15, [15, 5, 1]), (8, [8, 2]), (5, [5]),
+    ]  # fmt: skip
+    assert [rungs for _, rungs in search.brackets] == [
+        (1, 3, 9, 27), (3, 9, 27), (9, 27), (27,), (),
+    ]  # fmt: skip
+
+
+def test_hyperband_trains_what_its_brackets_say(problem):
+    search = Hyperband(SPACE, seeds=2)
+    results = jx.run(search, *problem, progress=False)
+    epochs = results["epochs_trained"].values.ravel()
+    # 9 begin, 3 go on after 1 epoch, 1 after 3; 5 begin, 1 goes on after 3; 3 train to the end.
+    expected = [1] * 6 + [3] * 2 + [9] + [3] * 4 + [9] + [9] * 3
+    assert sorted(epochs) == sorted(expected * 2)
+    loss = results["loss"].sel(split="validation", epoch=1).mean("seed").values[:9]
+    on = results["epochs_trained"].values[:9, 0] > 1
+    assert loss[on].max() <= loss[~on].min()
+
+
+def test_halving_keeps_the_best_of_a_sweep(problem):
+    sweep = jx.Sweep(BASE, {"learning_rate": [1e-5, 1e-3, 1e-2], "width": [4, 8, 16]})
+    results = jx.run(sweep, *problem, stopping=Halving("accuracy"), progress=False)
+    ds = results.dataset.stack(trial=("learning_rate", "width"))
+    first = ds["accuracy"].sel(split="validation", epoch=1).values
+    assert sorted(ds["epochs_trained"].values) == [1] * 6 + [3] * 2 + [9]
+    assert first[ds["epochs_trained"] > 1].min() >= first[ds["epochs_trained"] == 1].max()
+
+
+def values(members, **own):
+    return {"learning_rate": np.array([t.learning_rate for t in members], np.float32), **own}
+
+
+def test_the_worst_copy_the_best_and_explore():
+    pbt = PBT(SPACE, population=8, quantile=0.25, resample=0.0)
+    members = pbt.sweep.trials()
+    assert len({trial.seed for trial in members}) == 8
+    loss = [[float(i)] for i in range(8)]
+    now = values(members)
+    change = pbt.change(1, members, curves(loss), now)
+    assert (change.source[:6] == np.arange(6)).all()
+    assert set(change.source[6:]) <= {0, 1}
+    np.testing.assert_array_equal(change.values["learning_rate"][:6], now["learning_rate"][:6])
+    ratio = change.values["learning_rate"][6:] / now["learning_rate"][change.source[6:]]
+    assert all(np.isclose(r, 0.8) or np.isclose(r, 1.2) for r in ratio)
+    again = pbt.change(1, members, curves(loss), values(members))
+    np.testing.assert_array_equal(again.values["learning_rate"], change.values["learning_rate"])
+
+
+def test_values_stay_in_the_space():
+    space = jx.search.Space(BASE, {"learning_rate": [0.1, 0.2, 0.3],
+                                   "weight_decay": jx.search.uniform(0.9, 1.0)})  # fmt: skip
+    for resample in (0.0, 1.0):
+        pbt = PBT(space, population=64, quantile=0.5, resample=resample)
+        members = pbt.sweep.trials()
+        own = values(members, weight_decay=np.array([t.weight_decay for t in members]))
+        made = pbt.change(1, members, curves(np.zeros((64, 1))), own).values
+        assert set(made["learning_rate"]) <= set(np.float32([0.1, 0.2, 0.3]))
+        assert (made["weight_decay"] >= 0.9).all()
+        assert (made["weight_decay"] <= 1.0).all()
+
+
+def test_a_population_trains_and_its_lineage_is_recorded(problem):
+    pbt = PBT(SPACE, population=8, interval=2, metric="accuracy")
+    results = jx.run(pbt, *problem, progress=False)
+    parent = results["parent"].values  # (8, 9)
+    copied = [(m, e) for m, e in zip(*np.nonzero(parent >= 0), strict=True)]
+    assert {e + 1 for _, e in copied} <= {2, 4, 6, 8}
+    assert len(copied) == 2 * 4
+    rates = results["own_learning_rate"].values
+    for member, epoch in copied:
+        at = results["accuracy"].sel(split="validation").values[:, epoch]
+        assert at[parent[member, epoch]] >= np.median(at)
+        assert 1e-4 <= rates[member, epoch + 1] <= 0.1
+    np.testing.assert_allclose(rates[:, 0], results["learning_rate"].values, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Halving(factor=1), "factor=1: expected a whole number, at least 2"),
+        (lambda: Halving(first=0), "first=0: expected a whole number, at least 1"),
+        (lambda: Hyperband(BASE), "expected a jaxexp.search.Space"),
+        (lambda: Hyperband(SPACE, first=10), "first=10: the trials have 9 epochs"),
+        (lambda: Hyperband(jx.search.Space(BASE, {"epochs": [1, 2]})), "`epochs` is searched"),
+        (lambda: PBT(SPACE, population=1), "population=1: expected a whole number, at least 2"),
+        (lambda: PBT(SPACE, quantile=0.7), "quantile=0.7: expected a number from 0 to 0.5"),
+        (lambda: PBT(SPACE, population=4, quantile=0.1), "of 4 members that is less than one"),
+        (lambda: PBT(jx.search.Space(BASE, {"width": [4, 8]})), "width is size: a trial cannot"),
+        (
+            lambda: PBT(jx.search.Space(BASE, {
+                "optimizer": ["adam", "sgd"],
+                "momentum": jx.search.uniform(0, 0.9).when(optimizer="sgd"),
+            })),
+            "expected a distribution of one, without conditions",
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_be(make, message):
+    with pytest.raises(jx.UserError, match=message):
+        make()
+
+
+def test_a_search_on_another_sweep(problem):
+    other = jx.Sweep(BASE, {"learning_rate": [0.5, 0.25]})
+    for search in (Hyperband(SPACE), PBT(SPACE)):
+        with pytest.raises(jx.UserError, match=r"as in jaxexp.run\(search, task, data\)"):
+            jx.run(other, *problem, stopping=search, progress=False)
+
+
+def test_a_metric_that_there_is_not(problem):
+    for search in (Hyperband(SPACE, metric="f1"), PBT(SPACE, metric="f1")):
+        with pytest.raises(jx.UserError, match="metric='f1': expected one of loss, accuracy"):
+            jx.run(search, *problem, progress=False)
