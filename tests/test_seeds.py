@@ -219,6 +219,18 @@ def test_the_typical_trial_of_each_point():
     assert names[3] == "width 16, learning rate 0.1"
 
 
+def test_the_best_setting_and_its_typical_trial():
+    """The luckiest seed, 0.1 at width 16, belongs to a setting that is not the best."""
+    luckiest = [[0.3, 0.5, 0.2, 0.7, 0.4, 0.6], [0.9, 0.25, 0.01, 0.2, 0.9, 0.25]]
+    setting, trial = seeds.best(zipped(luckiest))
+    assert (int(setting["width"]), float(setting["learning_rate"])) == (16, 0.3)
+    assert (int(setting["seeds"]), int(trial["seed"])) == (2, 1)
+    accurate = {"accuracy": np.array(luckiest)}
+    setting, trial = seeds.best(zipped(values=accurate), "accuracy")
+    assert float(setting["learning_rate"]) == 0.3
+    assert int(setting["width"]) == int(trial["width"]) == 8
+
+
 def test_a_point_whose_seed_diverged_is_typical_by_another():
     lost = [[0, 0, 0, 0, 2, 0], [1, 0, 2, 0, 3, 0]]
     middle = seeds.typical(zipped(diverged=lost))

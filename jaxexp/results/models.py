@@ -100,7 +100,7 @@ def save(folder: Path, sweep: str, record: TrialRecord, attrs: Attributes) -> No
     content = io.BytesIO()
     arrays = {name: np.asarray(leaf) for name, leaf in _named(record.variables).items()}
     arrays[ABOUT] = np.array(json.dumps(about))
-    np.savez(content, allow_pickle=False, **arrays)
+    np.savez(content, **arrays)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, content.getbuffer(), seal=True)
