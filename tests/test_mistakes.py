@@ -99,7 +99,7 @@ MISTAKES = {
     ),
     "a hyperparameter as an option": (
         lambda: jx.plan(jx.Sweep(TRIAL), task(), LABELS, epochs=2),
-        r"jaxexp.plan: unknown .* 'epochs': it is a hyperparameter, .* jaxexp.Trial\(epochs=",
+        r"jaxexp.plan: unknown .* 'epochs': it is a hyperparameter, .*jaxexp.Trial\(epochs=",
     ),
     "an abbreviation": (lambda: jx.Trial(lr=0.1), r"'lr': did you mean learning_rate\?"),
     "a misspelt hyperparameter": (lambda: jx.MLPTrial(widht=3), r"'widht': did you mean width\?"),

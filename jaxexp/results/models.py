@@ -100,7 +100,8 @@ def save(folder: Path, sweep: str, record: TrialRecord, attrs: Attributes) -> No
     content = io.BytesIO()
     arrays = {name: np.asarray(leaf) for name, leaf in _named(record.variables).items()}
     arrays[ABOUT] = np.array(json.dumps(about))
-    np.savez(content, **arrays)
+    # Not with allow_pickle=False: before NumPy 2.2 that would be one more array.
+    np.savez(content, **arrays)  # type: ignore[arg-type]  # which the stubs take for it
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, content.getbuffer(), seal=True)
