@@ -62,13 +62,14 @@ def average(ds: xr.Dataset) -> xr.Dataset:
     each setting. Means and standard deviations (n - 1; NaN of one seed) are over the seeds that
     finished, `seeds` in number; `diverged_seeds` counts the others. Where no seed of a setting
     finished, they are over those not yet diverged, epoch by epoch. A seed that trained for fewer
-    epochs than another of its setting keeps its last value. Integers that are no numbers to
+    epochs than another of its setting stays as it is in the end. Integers that are no numbers to
     average, such as predicted classes, are left out. Results without seeds to average are returned
     as they are.
     """
     settings = Settings.of(ds)
     if settings is None:
         return ds
+    ds = _same_length(ds, settings)
     finished = ds["diverged_epoch"] == 0
     found = settings.sum(finished)
     lost = found == 0  # settings without a seed that finished
@@ -85,8 +86,6 @@ def average(ds: xr.Dataset) -> xr.Dataset:
             made[name] = settings.first(values)
         elif values.dtype.kind == "f":
             if "epoch" in values.dims:
-                last = settings.of_each(trained)
-                values = _carried_on(values, ds["epochs_trained"], last)
                 values = values.where(kept & (finished | (ds["epoch"] < ds["diverged_epoch"])))
             else:
                 values = values.where(kept)
@@ -115,14 +114,11 @@ def average(ds: xr.Dataset) -> xr.Dataset:
     )
 
 
-def _carried_on(values: xr.DataArray, trained: xr.DataArray, last: xr.DataArray) -> xr.DataArray:
-    """Curves that keep their value after `trained` epochs until those of `last`."""
-    if bool((trained == last).all()):
-        return values
-    epoch = values["epoch"]
-    own = values.sel(epoch=np.minimum(epoch, trained.clip(min=1).astype(int)))
-    own = own.where(epoch <= last).assign_coords(epoch=epoch)
-    return own.transpose(*values.dims)
+def _same_length(ds: xr.Dataset, settings: Settings) -> xr.Dataset:
+    """With curves of equal length over the seeds of each setting."""
+    last = ds["epochs_trained"]
+    alike = bool((last == settings.of_each(settings.max(last))).all())
+    return ds if alike and "best_epoch" not in ds else select.carried_on(ds)
 
 
 def _mean_and_std(settings: Settings, values: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
