@@ -6,6 +6,8 @@ a program), `jaxexp.execution` (which drives `jaxexp.training`, compiled) to `ja
 
 import contextlib
 import dataclasses
+import functools
+import inspect
 import json
 import math
 import threading
@@ -14,7 +16,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, Unpack, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar, Unpack, cast, overload
 
 import jax
 import numpy as np
@@ -22,6 +24,7 @@ from rich.console import Console
 
 from jaxexp.base.errors import UserError
 from jaxexp.base.files import digest, write_whole
+from jaxexp.base.words import did_you_mean
 from jaxexp.execution import driver
 from jaxexp.execution.checkpoints import EVERY_SECONDS, Checkpoints
 from jaxexp.execution.control import Control, Curves, Search, Stopping
@@ -45,6 +48,7 @@ from jaxexp.training.tracing import fingerprint, inspection, is_plain_value
 if TYPE_CHECKING:
     import xarray as xr
 
+FunctionT = TypeVar("FunctionT", bound=Callable[..., object])
 LIBRARIES = ("jaxexp", "jax", "jaxlib", "flax", "optax", "numpy")  # which decide numbers
 MOST_TRACED = 8  # trials, to tell a task from another
 ALWAYS_READ = {"epochs", "batch_size", "seed"}  # by the engine
@@ -52,6 +56,27 @@ ALWAYS_READ = {"epochs", "batch_size", "seed"}  # by the engine
 RESERVED = {"loss", "step_loss", "steps_per_epoch", "epochs_trained", "diverged_epoch"}
 RESERVED |= {"diverged_step", "trial_id", "seconds", "gradient_norm", "best_epoch", "parent"}
 RESERVED |= {"epoch", "split", "step", "layer"}
+
+
+def _named(function: FunctionT) -> FunctionT:
+    """Refuse arguments of unknown names with a hint, where Python raises a TypeError."""
+    known = inspect.signature(function).parameters
+
+    @functools.wraps(function)
+    def checked(*args: object, **named: object) -> object:
+        for name in named:
+            if name in known:
+                continue
+            hint = did_you_mean(name, known)
+            if name in MLPTrial.fields():
+                hint = f"it is a hyperparameter, as in jaxexp.Sweep(jaxexp.Trial({name}=…)) "
+            raise UserError(
+                f"jaxexp.{function.__name__}: unknown argument {name!r}: {hint}"
+                f"(there are: {', '.join(known)})"
+            )
+        return function(*args, **named)
+
+    return cast(FunctionT, checked)
 
 
 class Problem(NamedTuple):
@@ -119,6 +144,7 @@ def data_fingerprint(data: Data) -> str:
     return str(data.attrs.get("data_fingerprint") or data.fingerprint)
 
 
+@_named
 def plan(
     sweep: Sweep | Sequence[Sweep],
     task: Task | None = None,
@@ -215,6 +241,7 @@ def run(
 ) -> dict[str, Results]: ...  # fmt: skip
 @overload
 def run(sweep: PlannedRun, **options: Unpack[RunOptions]) -> Any: ...
+@_named
 def run(
     sweep: Sweep | Sequence[Sweep] | PlannedRun | Search,
     task: Task | None = None,

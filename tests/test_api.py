@@ -53,6 +53,17 @@ def test_the_best_trial_knows_the_direction_of_its_metric(results):
         assert best.trial.learning_rate == float(best.curves["learning_rate"])
 
 
+def test_the_best_setting_is_that_of_the_best_mean(results):
+    """Of its two seeds the one in the middle, which is the better one."""
+    last = results["loss"].sel(split="validation").isel(epoch=-1)
+    rate = float(last.mean("seed").idxmin())
+    own = results.best_setting()
+    assert (own.trial.learning_rate, own.trial.seed) == (
+        rate, int(last.sel(learning_rate=rate).idxmin()),
+    )  # fmt: skip
+    assert own.params is results.trial(learning_rate=rate, seed=own.trial.seed).params
+
+
 def test_parameters_of_any_trial(results):
     kernel = results.params(learning_rate=1e-3, seed="3")["first"]["affine"]["kernel"]
     assert kernel.shape == (4, 2)

@@ -145,7 +145,7 @@ def compilations():
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     yield seconds
-    jax.monitoring.unregister_event_duration_listener(listen)
+    jax.monitoring.clear_event_listeners()
 
 
 def test_each_program_is_traced_and_compiled_once(problem, devices, compilations, monkeypatch):

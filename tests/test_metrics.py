@@ -67,6 +67,14 @@ def sigmoid(scores: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-scores.astype(np.float64)))
 
 
+def brier_of_classes(label_N, probability_NxC, sample_weight):
+    """Older ones of scikit-learn's own take two classes only."""
+    classes = probability_NxC.shape[1]
+    one_hot_NxC = np.eye(classes)[label_N]
+    error = sk.mean_squared_error(one_hot_NxC, probability_NxC, sample_weight=sample_weight)
+    return classes * error  # which is a mean over the classes, and theirs a sum
+
+
 @pytest.mark.parametrize("weight", [ONES, WEIGHTS], ids=["equal", "weighted"])
 @pytest.mark.parametrize(
     ("metric", "prediction", "target", "theirs", "change"),
@@ -77,7 +85,7 @@ def sigmoid(scores: np.ndarray) -> np.ndarray:
         ("top_k", LOGITS, LABELS, sk.top_k_accuracy_score, np.copy),  # its k is 2, too
         ("log_loss", LOGITS, LABELS, sk.log_loss, softmax),
         ("log_loss", SCORES, BINARY, sk.log_loss, sigmoid),
-        ("brier", LOGITS, LABELS, sk.brier_score_loss, softmax),
+        ("brier", LOGITS, LABELS, brier_of_classes, softmax),
         ("brier", SCORES, BINARY, sk.brier_score_loss, sigmoid),
         ("mean_squared_error", NEAR, REAL, sk.mean_squared_error, np.copy),
         ("mean_squared_error", NEAR[:, 0], REAL[:, 0], sk.mean_squared_error, np.copy),

@@ -1,5 +1,6 @@
 """What a user is likely to get wrong is refused by name, before anything trains."""
 
+import dataclasses
 from dataclasses import dataclass
 
 import jax
@@ -91,10 +92,29 @@ def hidden_layer(trial, rng, x):
 
 
 MISTAKES = {
+    # Names
+    "a misspelt option": (
+        lambda: jx.run(jx.Sweep(TRIAL), task(), LABELS, devises=2),
+        r"jaxexp.run: unknown argument 'devises': did you mean devices\? \(there are: sweep, ",
+    ),
+    "a hyperparameter as an option": (
+        lambda: jx.plan(jx.Sweep(TRIAL), task(), LABELS, epochs=2),
+        r"jaxexp.plan: unknown .* 'epochs': it is a hyperparameter, .*jaxexp.Trial\(epochs=",
+    ),
+    "an abbreviation": (lambda: jx.Trial(lr=0.1), r"'lr': did you mean learning_rate\?"),
+    "a misspelt hyperparameter": (lambda: jx.MLPTrial(widht=3), r"'widht': did you mean width\?"),
+    "a misspelt one of one's own": (lambda: OwnTrial(hiden=3), r"'hiden': did you mean hidden\?"),
+    "a copy with another": (
+        lambda: dataclasses.replace(OWN, lr=0.1), r"'lr': did you mean learning_rate\?",
+    ),
+    "no dataclass": (
+        lambda: type("Plain", (jx.Trial,), {"l2": 0.0})(l2=1.0),
+        r"Plain: expected a frozen dataclass; write @dataclass\(frozen=True, kw_only=True\)",
+    ),
     # Labels and rows
     "labels from 1": (lambda: plan(jx.arrays(X, LABEL + 1)), "label is 3, expected 0 to 2"),
     "labels from -1": (lambda: plan(jx.arrays(X, LABEL - 1)), "label is -1, expected 0 to 2"),
-    "labels as floats": (lambda: plan(NUMBERS), r"loss: TypeError .* target float32 \(2,\)"),
+    "labels as floats": (lambda: plan(NUMBERS), r"loss: \w+Error .* target float32 \(2,\)"),
     "a class without examples": (lambda: plan(init=zeros(4, 5)), "label 3 does not occur"),
     "rows missing": (lambda: jx.arrays(X[:50], LABEL), "y: 60 rows, expected 50"),
     "no targets": (lambda: plan(jx.arrays(X)), "needs jaxexp.Examples with inputs x and targets y"),
@@ -256,17 +276,9 @@ def test_a_mistake_is_refused_by_name(mistake):
         make()
 
 
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda: jx.run(jx.Sweep(TRIAL), task(), LABELS, devises=2),
-        lambda: jx.supervised(module=Net(), losss=abs),
-        lambda: jx.Trial(lr=0.1),
-    ],
-)
-def test_python_names_an_unknown_argument(call):
-    with pytest.raises(TypeError, match=r"unexpected keyword argument '(devises|losss|lr)'"):
-        call()
+def test_python_names_an_unknown_argument():
+    with pytest.raises(TypeError, match="unexpected keyword argument 'losss'"):
+        jx.supervised(module=Net(), losss=abs)
 
 
 class Line(jx.Task):

@@ -46,7 +46,8 @@ def problem(inputs):
     return jx.Problem(task, jx.arrays(x_Nx1, np.sin(3 * x_Nx1[:, 0]), name="a bump"))
 
 
-sweep = jx.Sweep(Bump(epochs=3, batch_size=32), {"learning_rate": [1e-1, 1e-2], "seed": [0, 1]})
+points = [(1e-1, 0), (1e-1, 1), (1e-1, 2), (1e-2, 0), (1e-2, 1)]
+sweep = jx.Sweep(Bump(epochs=3, batch_size=32), {("learning_rate", "seed"): points})
 """
 FAILING = """
 import jaxexp as jx
@@ -102,7 +103,7 @@ def test_ones_own_problem_ends_with_a_page(regression):
         assert dataset["split"].values.tolist() == ["train", "validation"]
         assert json.loads(dataset.attrs["metrics"]) == ["loss", "r2"]
         assert "classes" not in dataset.attrs
-    assert len(list((regression / "models" / "bump").iterdir())) == 4
+    assert len(list((regression / "models" / "bump").iterdir())) == 5
 
 
 def test_ones_own_run_is_drawn_again(regression, capsys):
@@ -135,21 +136,27 @@ def test_the_results_of_a_file_that_is_gone_are_drawn_all_the_same(regression, t
     assert "lowest validation loss" in (tmp_path / "report.html").read_text()
 
 
-def test_predictions_of_a_regression_are_those_of_the_best_model(regression, tmp_path, capsys):
-    """The one that the page calls the best: by loss, as nothing is classified."""
+def test_predictions_of_a_regression_are_those_of_the_best_setting(regression, tmp_path, capsys):
+    """The one that the page calls the best: by loss, as nothing is classified, over the seeds."""
     (tmp_path / "new.csv").write_text("position\n-0.5\n0\n0.25\n")
     out, err = told(capsys, "predict", str(regression), str(tmp_path / "new.csv"))
     source = library.load_source(str(regression.parent / "bump.py"))
     results = jx.run(source.sweep, *source.problem(jx.Inputs()), progress=False)
-    wanted = results.predict([[-0.5], [0.0], [0.25]])
+    best = results.best_setting()
+    wanted = results.predict([[-0.5], [0.0], [0.25]], best)
     rows = [line.split("\t") for line in out.splitlines()]
     assert [row[0] for row in rows] == [f"{tmp_path / 'new.csv'}:{i}" for i in (2, 3, 4)]
     np.testing.assert_allclose([float(row[1]) for row in rows], wanted, rtol=1e-4, atol=1e-6)
-    best = results.best().trial
-    assert f"learning rate {best.learning_rate}, seed {best.seed}" in err
+    assert f"learning rate {best.trial.learning_rate}, seed {best.trial.seed}, validation" in err
+    seeds = 3 if best.trial.learning_rate == 0.1 else 2
+    assert f"over {seeds} seeds, of which this one has the median loss" in err
     page = (regression / "report.html").read_text()
-    first = re.findall(r"<td[^>]*>([^<]*)</td>", page[page.index("All 4 trials by") :])[:3]
-    assert first == ["1", f"{best.learning_rate}", f"{best.seed}"]
+    assert "over 2 to 3 seeds" in page
+    first = re.findall(r"<td[^>]*>([^<]*)</td>", page[page.index("All 2 settings by") :])[:3]
+    assert list(map(float, first)) == [1, best.trial.learning_rate, seeds]
+    luckiest = results.best().trial
+    first = re.findall(r"<td[^>]*>([^<]*)</td>", page[page.index("All 5 trials by") :])[:3]
+    assert list(map(float, first)) == [1, luckiest.learning_rate, luckiest.seed]
 
 
 @pytest.mark.parametrize(

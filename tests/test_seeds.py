@@ -128,7 +128,7 @@ def test_seeds_alone():
     assert "± 0.1291 nats" in select.best_in_words(means)
 
 
-def test_without_an_axis_of_seeds_results_are_their_own_means():
+def test_without_seeds_to_average_results_are_their_own_means():
     zipped = dataset({"rate_seed": {"learning_rate": [0.1, 0.2], "seed": [1, 2]}})
     for results in (dataset(), zipped):
         assert not seeds.several(results)
@@ -145,3 +145,141 @@ def test_the_lead_over_a_setting_that_is_asked_for():
     assert seeds.lead(swept(LOSS), over={"width": 16}) is None  # the best itself
     with pytest.raises(UserError, match="no trial has width = 7"):
         seeds.lead(swept(LOSS), over={"width": 7})
+
+
+# Seeds zipped with other hyperparameters: random points, each trained with several.
+
+POINTS = {"learning_rate": [0.1, 0.2, 0.1, 0.3, 0.1, 0.3], "seed": [0, 0, 1, 1, 2, 0]}
+ZIPPED_LOSS = [[0.3, 0.5, 0.2, 0.7, 0.4, 0.6], [0.9, 0.1, 0.8, 0.2, 0.7, 0.3]]
+
+
+def zipped(loss=ZIPPED_LOSS, points=POINTS, **options) -> xr.Dataset:
+    """Widths × random points of a rate and a seed: 3 seeds at 0.1, 1 at 0.2, 2 at 0.3."""
+    return dataset({"width": [8, 16], "learning_rate_seed": points}, loss=loss, **options)
+
+
+def test_a_zipped_seed_is_averaged_as_an_axis_of_seeds_is():
+    """The same trials, laid out as a product and as points in any order."""
+    own = {"learning_rate": [0.1, 0.2], "seed": [0, 1, 2]}
+    loss = np.arange(12.0).reshape(2, 2, 3) ** 1.5 / 50
+    lost = np.array([[[0, 0, 3], [0, 0, 0]], [[2, 4, 3], [0, 0, 0]]])
+    product = dataset({"width": [8, 16], **own}, loss=loss, diverged=lost, layers=2)
+    order = [4, 0, 2, 5, 1, 3]
+    points = [(rate, seed) for rate in own["learning_rate"] for seed in own["seed"]]
+    rates, drawn = zip(*(points[i] for i in order), strict=True)
+    mixed = dataset(
+        {"width": [8, 16], "learning_rate_seed": {"learning_rate": rates, "seed": drawn}},
+        loss=loss.reshape(2, 6)[:, order], diverged=lost.reshape(2, 6)[:, order], layers=2,
+    )  # fmt: skip
+    assert seeds.several(mixed)
+    expected, found = seeds.average(product), seeds.average(mixed).sortby("learning_rate")
+    for name in ("seconds", "trial_id"):  # which are by place
+        expected, found = (ds.drop_vars(name, errors="ignore") for ds in (expected, found))
+    xr.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert set(found.coords) == set(expected.coords)
+    assert select.axes(found) == ("width", "learning_rate")
+    assert found.attrs["settings"] == 4
+    middle = seeds.typical(mixed).sortby("learning_rate")
+    some = np.array([[True, True], [False, True]])  # of three that diverged, any is typical
+    assert (
+        middle["seed"].values[some].tolist() == seeds.typical(product)["seed"].values[some].tolist()
+    )
+    lead, same = seeds.lead(mixed, over={"width": 16}), seeds.lead(product, over={"width": 16})
+    assert lead == same
+
+
+def test_settings_have_different_numbers_of_seeds():
+    ds = zipped()
+    means = seeds.average(ds)
+    assert means["learning_rate"].values.tolist() == [0.1, 0.2, 0.3]
+    assert means["seeds"].values.tolist() == [[3, 1, 2]] * 2
+    assert seeds.in_words(ds) == seeds.in_words(means) == "1 to 3 seeds"
+    own = ds["loss"].isel(learning_rate_seed=[0, 2, 4]).values
+    at = means.sel(learning_rate=0.1)
+    np.testing.assert_allclose(at["loss"], own.mean(axis=1), rtol=1e-6)
+    np.testing.assert_allclose(at["loss_std"], own.std(axis=1, ddof=1), atol=1e-7)
+    assert np.isnan(means["loss_std"].sel(learning_rate=0.2)).all()
+    table = select.table(means)
+    assert table["seeds"].tolist() == [1, 2, 3, 1, 2, 3]
+    assert "seeds" not in select.table(seeds.average(swept(LOSS)))
+    best = seeds.best_in_words(ds)
+    assert best.endswith(
+        "width 16, learning rate 0.2. It is the best with 1 of 1 seed. The next is "
+        "width 16, learning rate 0.3."
+    )
+
+
+def test_the_typical_trial_of_each_point():
+    middle = seeds.typical(zipped())
+    assert select.axes(middle) == ("width", "learning_rate")
+    # Of two the better one; at width 16 the losses of 0.1 fall with the seed.
+    assert middle["seed"].values.tolist() == [[0, 0, 0], [1, 0, 1]]
+    assert middle["learning_rate"].values.tolist() == [0.1, 0.2, 0.3]
+    names = [name for name, _ in select.points(middle)]
+    assert names[3] == "width 16, learning rate 0.1"
+
+
+def test_the_best_setting_and_its_typical_trial():
+    """The luckiest seed, 0.1 at width 16, belongs to a setting that is not the best."""
+    luckiest = [[0.3, 0.5, 0.2, 0.7, 0.4, 0.6], [0.9, 0.25, 0.01, 0.2, 0.9, 0.25]]
+    setting, trial = seeds.best(zipped(luckiest))
+    assert (int(setting["width"]), float(setting["learning_rate"])) == (16, 0.3)
+    assert (int(setting["seeds"]), int(trial["seed"])) == (2, 1)
+    accurate = {"accuracy": np.array(luckiest)}
+    setting, trial = seeds.best(zipped(values=accurate), "accuracy")
+    assert float(setting["learning_rate"]) == 0.3
+    assert int(setting["width"]) == int(trial["width"]) == 8
+
+
+def test_a_point_whose_seed_diverged_is_typical_by_another():
+    lost = [[0, 0, 0, 0, 2, 0], [1, 0, 2, 0, 3, 0]]
+    middle = seeds.typical(zipped(diverged=lost))
+    assert middle["seed"].values[0].tolist() == [1, 0, 0]
+    assert int(middle["diverged_epoch"][1, 0]) > 0  # no other is left
+
+
+def test_settings_with_other_seeds_are_compared_unpaired():
+    points = {"learning_rate": [0.1] * 4 + [0.2] * 3, "seed": range(7)}
+    loss = np.array([0.1, 0.2, 0.15, 0.12, 0.5, 0.6, 0.7])
+    ds = dataset({"learning_rate_seed": points}, loss=loss)
+    found = seeds.lead(ds)
+    assert (found.paired, found.seeds, found.best) == (False, 0, "learning rate 0.1")
+    gain = loss[4:].mean() - loss[:4].mean()
+    assert found.difference == pytest.approx(gain, abs=1e-6)
+    # Each side is drawn from alone: 4**4 × 3**3 equal cases.
+    one, two = (np.array(np.meshgrid(*[x] * x.size)).reshape(x.size, -1).mean(0)
+                for x in (loss[:4], loss[4:]))  # fmt: skip
+    every = (two[:, None] - one).ravel()
+    assert found.low == pytest.approx(np.percentile(every, 2.5), abs=0.01)
+    assert found.high == pytest.approx(np.percentile(every, 97.5), abs=0.01)
+    assert str(found).startswith("It leads learning rate 0.2 by 0.458 (95 % interval 0.3")
+
+
+def test_one_seed_of_each_point_is_nothing_to_average():
+    ds = dataset({"rate_seed": {"learning_rate": [0.1, 0.2, 0.3], "seed": [0, 1, 2]}})
+    assert not seeds.several(ds)
+    assert seeds.average(ds) is ds
+    assert seeds.in_words(ds) == "1 seed"
+
+
+def test_a_zipped_seed_beside_an_axis_of_the_remaining_name():
+    """The dimension keeps its name where that of the others is taken, or it has a name."""
+    named = {"learning_rate": [0.1, 0.1, 0.2], "seed": [0, 1, 0]}
+    assert select.axes(seeds.average(dataset({"point": named}))) == ("point",)
+    points = {"a": [1, 1, 2], "b": [1, 1, 1], "seed": [0, 1, 0]}
+    ds = dataset({"a_b": [5, 6], "a_b_seed": points})
+    means = seeds.average(ds)
+    assert select.axes(means) == ("a_b", "a_b_seed")
+    assert means["seeds"].values.tolist() == [[2, 1]] * 2
+    assert select.hyperparameters(means) == ("a_b", "a", "b")
+
+
+def test_a_seed_that_stopped_early_keeps_its_last_value():
+    ds = swept(LOSS[:1], trained=[[2, 6, 3, 6]])
+    means = seeds.average(ds)
+    last = select.final(ds).sel(split="validation").values
+    assert int(means["epochs_trained"][0]) == 6
+    mean = float(select.final(means).sel(split="validation")[0])
+    assert mean == pytest.approx(last.mean(), abs=1e-6)
+    second = ds["loss"].sel(epoch=2).mean("seed")
+    np.testing.assert_allclose(means["loss"].sel(epoch=2), second, rtol=1e-6)

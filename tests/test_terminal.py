@@ -418,6 +418,32 @@ def test_of_several_seeds_the_mean_decides(tmp_path):
     assert "0.3750 ± 0.1768 nats" in line
 
 
+def test_show_averages_over_seeds_inside_random_points(tmp_path):
+    points = [(1e-2, 0), (1e-2, 1), (1e-2, 2), (1e-5, 0), (1e-5, 1)]
+    sweep = jx.Sweep(SWEEP.base, {("learning_rate", "seed"): points}, name="points")
+    ds = results(sweep)
+    ds["loss"].loc[{"epoch": 3, "split": "validation"}] = [0.25, 0.5, 0.75, 0.125, 0.25]
+    ds["diverged_epoch"][1] = 3
+    run = write_run(tmp_path / "run", ds)
+    _, told, _ = call("show", run)
+    assert "all 2 settings, mean ± standard deviation over 2 to 3 seeds, by validation" in told
+    rows = [line.split() for line in told.splitlines() if re.match(r" +\d", line)]
+    assert [row[:6] for row in rows] == [
+        ["1", "1e-5", "2", "0.1875", "±", "0.0884"], ["2", "0.01", "3", "0.5000", "±", "0.3536"],
+    ]  # fmt: skip
+    assert " ".join(rows[0]).endswith("finished")
+    assert " ".join(rows[1]).endswith("1 of 3 seeds diverged")
+    _, told, _ = call("show", run, "--each-seed", "--top", "1")
+    assert lines_with(told, " 1 ", "1e-5", " 0 ", "0.1250")
+    assert "best of 5 trials by validation loss" in told
+    _, told, _ = call("show", run, "--where", "seed=0")
+    assert "all 2 trials" in told
+    _, told, _ = call("show", run, "--where", "learning_rate=0.01", "--by", "accuracy")
+    assert "the one setting, mean ± standard deviation over 3 seeds, by validation acc" in told
+    _, told, _ = call("compare", run, write_run(tmp_path / "other", results(SWEEP, better=1)))
+    assert lines_with(told, "points", "learning rate 1e-5", "0.1875 ± 0.0884 nats")
+
+
 def test_compare_puts_runs_side_by_side(rates, two, tmp_path):
     better = results(better=0.01, jax="0.0.1", data_fingerprint="other")
     other = write_run(tmp_path / "other", better, seed=7, settings={"epochs": ["3"]})

@@ -1,8 +1,11 @@
 """Hyperparameters of a user's own: their kinds, their types, and what is refused by name."""
 
+import copy
 import dataclasses
 import enum
+import inspect
 import pathlib
+import pickle
 from dataclasses import dataclass
 from typing import Literal
 
@@ -200,3 +203,25 @@ def test_every_value_of_ones_own_fields_arrives_in_its_program():
     for trial, loss in zip(sweep.trials(), results["loss"].values.ravel(), strict=True):
         expected = 10 * trial.channels + trial.scale + (trial.clip or 0)
         assert loss == expected + 1000 * (trial.schedule is Schedule.COSINE)
+
+
+def test_the_signature_is_that_of_the_hyperparameters():
+    """As an editor or a notebook shows it, and copies and pickles work."""
+    names = [*jx.Trial.fields(), "depth"]
+    assert list(inspect.signature(jx.MLPTrial).parameters)[: len(names)] == names
+    trial = jx.MLPTrial(depth=2)
+    assert trial == pickle.loads(pickle.dumps(trial)) == copy.deepcopy(trial)
+
+
+def test_a_class_that_constructs_its_trials_itself_is_asked_for_its_own_names():
+    @dataclass(frozen=True, init=False)
+    class Doubled(jx.Trial):
+        twice: float = 2.0
+
+        def __init__(self, once: float = 1.0):
+            super().__init__()
+            object.__setattr__(self, "twice", 2 * once)
+
+    assert Doubled(once=3.0).twice == 6.0
+    with pytest.raises(jx.UserError, match="unknown hyperparameter 'lr'"):
+        Doubled(lr=3.0)

@@ -1,4 +1,7 @@
-"""Numbers of things in words."""
+"""Numbers of things in words, and names that were meant."""
+
+import difflib
+from collections.abc import Iterable
 
 
 def count(n: int, one: str, many: str = "") -> str:
@@ -8,3 +11,13 @@ def count(n: int, one: str, many: str = "") -> str:
     ('1 program', '2 programs', '2 classes')
     """
     return f"{n:,} {one if n == 1 else many or one + 's'}"
+
+
+def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """A question with the near matches of a name, to stand in a message; "" without any.
+
+    >>> did_you_mean("device", ["devices", "memory"])
+    'did you mean devices? '
+    """
+    near = difflib.get_close_matches(name, list(known), n=3, cutoff=cutoff)
+    return f"did you mean {' or '.join(near)}? " if near else ""

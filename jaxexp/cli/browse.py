@@ -44,7 +44,7 @@ def show(
             show_default=False, help="One of its sweeps.", autocompletion=completed_sweeps
         ),
     ] = None,
-    top: Annotated[int, typer.Option(metavar="N", min=1, help="How many trials.")] = 10,
+    top: Annotated[int, typer.Option(metavar="N", min=1, help="How many.")] = 10,
     by: By = None,
     split: Annotated[
         str | None,
@@ -56,10 +56,14 @@ def show(
             metavar="KEY=VALUE", help="Only trials with this value. May be given more than once."
         ),
     ] = None,
+    each_seed: Annotated[
+        bool, typer.Option("--each-seed", help="Trials that differ in their seed stand apart.")
+    ] = False,
 ) -> None:
     """Show the best trials of a run, as a table.
 
-    Of a run of several sweeps, the best trial of each, unless a sweep is named.
+    Trials that differ in their seed alone are one row, with mean and standard deviation. Of a run
+    of several sweeps, the best of each, unless a sweep is named.
 
     jaxexp show runs/rates --top 5 --by accuracy --where batch_norm=on
     """
@@ -70,7 +74,7 @@ def show(
     if len(results) == 1:
         [ds] = results.values()
         ds = tables.where(ds, where or [])
-        console.print(tables.best_trials(ds, by=by, split=split, top=top))
+        console.print(tables.best_trials(ds, by=by, split=split, top=top, each_seed=each_seed))
         return
     if where:
         raise UserError(f"--where: this run has several sweeps, name one of {', '.join(results)}")

@@ -1,6 +1,5 @@
 """Sweeps by name: the files in `sweeps/`, and files of your own."""
 
-import difflib
 import glob
 import importlib.util
 import os
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from jaxexp.base.errors import UserError
 from jaxexp.base.files import digest
+from jaxexp.base.words import did_you_mean
 from jaxexp.spec.sweep import Comparison, Sweep
 
 if TYPE_CHECKING:
@@ -76,8 +76,7 @@ def load_source(name_or_file: str) -> Source:
     path = Path(name_or_file)
     if path.suffix != ".py":
         if name_or_file not in names():
-            near = difflib.get_close_matches(name_or_file, names(), n=3, cutoff=0.6)
-            hint = f"did you mean {' or '.join(near)}? " if near else ""
+            hint = did_you_mean(name_or_file, names())
             raise UserError(
                 f"unknown sweep {name_or_file!r}: {hint}(there are: {', '.join(names())}; "
                 "a file of your own ends in .py)"

@@ -323,8 +323,9 @@ def predict(
 ) -> None:
     """Predict images, or the rows of CSV files, with the best model of a run.
 
-    The best is the one that the page calls so. Prints the image, or the file and row; the predicted
-    class or value; and the probability of that class, separated by tabs.
+    The best is the one that the page calls so; of several seeds, the best setting by their mean,
+    and the one with the median loss. Prints the image, or the file and row; the predicted class or
+    value; and the probability of that class, separated by tabs.
 
     jaxexp predict runs/places new_places.csv
     """

@@ -44,40 +44,52 @@ def default_metric(ds: xr.Dataset) -> str:
 
 
 def best_trials(
-    ds: xr.Dataset, *, by: str | None = None, split: str | None = None, top: int = 10
-) -> Table:
+    ds: xr.Dataset, *, by: str | None = None, split: str | None = None, top: int = 10,
+    each_seed: bool = False,
+) -> Table:  # fmt: skip
     """The best trials of a sweep by a metric, which knows its direction.
 
+    Where trials differ in their seed alone: the best means over the seeds, with their standard
+    deviations, unless `each_seed`.
     Raises UserError for an unknown metric or split.
     """
     _check(ds, by, split)
+    if seeds.several(ds) and not each_seed:
+        return _best(seeds.average(ds), by, split, top)
+    return _best(ds, by, split, top)
+
+
+def _best(ds: xr.Dataset, by: str | None, split: str | None, top: int) -> Table:
     by, split = by or default_metric(ds), split or select.default_split(ds)
     ranked = select.rank(ds, by, split)
     shown, names = ranked.iloc[:top], select.hyperparameters(ds)
     measured = [(by, s) for s in sorted(select.splits(ds), key=lambda s: s != split)]
     measured += [(metric, split) for metric in select.metrics(ds) if metric != by]
-    final = {
-        (metric, s): select.by_trial(ds, select.final(ds, metric).sel(split=s))
-        for metric, s in measured
-    }
+    final = {key: _finals(ds, *key) for key in measured}
+    counts = select.seed_counts(ds)
     which = "higher" if select.direction(ds, by) == "higher" else "lower"
     made = _table(
-        f"{ds.attrs.get('sweep', 'sweep')}: {_of(len(shown), len(ranked))} by "
+        f"{ds.attrs.get('sweep', 'sweep')}: {_of(len(shown), ds)} by "
         f"{select.metric_words(by, split)} after the last epoch ({which} is better)"
     )
     made.add_column("", justify="right")
     for name in names:
         made.add_column(select.words(name), justify="right")
+    uneven = counts is not None and counts.min() < counts.max()
+    if uneven:
+        made.add_column("seeds", justify="right")
     for metric, s in measured:
         made.add_column(select.metric_words(metric, s), justify="right")
-    diverged = (shown["status"] != "finished").any()
-    if diverged:
+    ended = _endings(ds)
+    told = any(ended[place] != "finished" for place in shown.index)
+    if told:
         made.add_column("status")
-    for number, (place, (_, row)) in enumerate(zip(shown.index, shown.iterrows(), strict=True), 1):
-        values = [_measured(final[key][int(place)]) for key in measured]
-        status = [row["status"]] if diverged else []
+    for number, (place, row) in enumerate(shown.iterrows(), 1):
+        at = int(str(place))
         given = [select.number(row[name]) for name in names]
-        made.add_row(str(number), *given, *values, *status)
+        own = [str(counts[at])] if counts is not None and uneven else []
+        values = [final[key][at] for key in measured]
+        made.add_row(str(number), *given, *own, *values, *([ended[at]] if told else []))
     return made
 
 
@@ -91,12 +103,44 @@ def _check(ds: xr.Dataset, by: str | None, split: str | None) -> None:
             raise UserError(f"{option} {given!r}: these results have {', '.join(there)}")
 
 
-def _of(shown: int, trials: int) -> str:
+def _finals(ds: xr.Dataset, metric: str, split: str) -> list[str]:
+    """A metric of each trial after its last epoch, with the spread of means over seeds."""
+    values = select.by_trial(ds, select.final(ds, metric).sel(split=split))
+    wide = select.spread(ds, metric)
+    if wide is None:
+        return [_measured(value) for value in values]
+    spread = select.by_trial(ds, wide.sel(split=split))
+    return [
+        select.plus_minus(float(value), std) if math.isfinite(value) else "–"
+        for value, std in zip(values, spread, strict=True)
+    ]
+
+
+def _endings(ds: xr.Dataset) -> list[str]:
+    """How each trial ended; of means over seeds, how many of them diverged."""
+    ended = [str(how) for how in select.rank(ds).sort_index()["status"]]
+    counts = select.seed_counts(ds)
+    if counts is None:
+        return ended
+    lost = select.by_trial(ds, ds["diverged_seeds"])
+    return [
+        f"{n} of {count(int(of), 'seed')} diverged" if n and how == "finished" else how
+        for how, n, of in zip(ended, lost, counts, strict=True)
+    ]
+
+
+def _of(shown: int, ds: xr.Dataset) -> str:
+    trials = select.size(ds)
+    means = "averaged_seeds" in ds.attrs
+    what = f"{'setting' if means else 'trial'}"
+    over = f", mean ± standard deviation over {seeds.in_words(ds)}," if means else ""
     if trials == 1:
-        return "the one trial"
+        return f"the one {what}{over}"
     if shown == trials:
-        return f"all {count(trials, 'trial')}"
-    return f"the best {shown} of {count(trials, 'trial')}" if shown > 1 else f"best of {trials:,}"
+        return f"all {count(trials, what)}{over}"
+    if shown > 1:
+        return f"the best {shown} of {count(trials, what)}{over}"
+    return f"best of {count(trials, what)}{over}"
 
 
 def best_of_each(
@@ -130,7 +174,7 @@ def _best_setting(ds: xr.Dataset, metric: str, split: str) -> tuple[str, str, fl
     means = seeds.average(ds)
     label, point = select.best(means, metric, split)
     if means is not ds and not select.axes(means):
-        label = f"mean of {count(ds.sizes['seed'], 'seed')}"
+        label = f"mean of {seeds.in_words(ds)}"
     value = float(select.final(point, metric).sel(split=split))
     return label, select.outcome(point, metric, split, digits=4), value
 
@@ -405,12 +449,12 @@ def listed(directories: Iterable["RunDirectory"]) -> Table:
                 state = "damaged" if "not a results file" in str(error) else "without results"
         else:
             trials = f"{sum(map(select.size, results.values())):,}"
-            best = _best(results)
+            best = _best_of_run(results)
         made.add_row(directory.path.name, state, age(time.time() - changed), trials, best)
     return made
 
 
-def _best(results: Mapping[str, xr.Dataset]) -> str:
+def _best_of_run(results: Mapping[str, xr.Dataset]) -> str:
     """The best trial of a run's first sweep, and how many others there are."""
     name, ds = next(iter(results.items()))
     metric, split = default_metric(ds), select.default_split(ds)

@@ -284,8 +284,6 @@ def _lead(ds: xr.Dataset) -> str:
     if bool((ds["diverged_epoch"] > 0).all()) or select.size(ds) < 2:
         return ""
     if not seeds.several(ds):
-        if "seed" in select.hyperparameters(ds):
-            return ""
         return "There is one seed of each: other seeds may rank them otherwise."
     lead = seeds.lead(ds)
     return "" if lead is None else str(lead)
@@ -299,10 +297,9 @@ def _all_tables(ds: xr.Dataset, means: xr.Dataset) -> dict[str, pd.DataFrame]:
     if means is not ds and select.size(means) > 1:
         settings = select.size(means)
         which = f"The best {BEST} of {number(settings)}" if settings > BEST else f"All {settings}"
-        seeded = select.count(ds.sizes["seed"], "seed")
-        tables[f"{which} settings {by}, best first: mean ± standard deviation over {seeded}"] = (
-            select.table(means, most=BEST)
-        )
+        over = f"mean ± standard deviation over {seeds.in_words(ds)}"
+        caption = f"{which} settings {by}, best first: {over}"
+        tables[caption] = select.table(means, most=BEST)
     which = f"All {number(trials)} trials" if trials <= ROWS else (
         f"The best {number(ROWS)} of {number(trials)} trials"
     )  # fmt: skip

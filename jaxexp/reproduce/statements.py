@@ -12,7 +12,7 @@ def over_seeds(results: "xr.Dataset") -> str:
     """How the numbers of an answer were averaged: "" for one seed."""
     if not jx.seeds.several(results):
         return ""
-    return jx.select.mean_over(results.sizes["seed"])
+    return jx.select.mean_over(jx.seeds.in_words(results))
 
 
 def listed(results: "xr.Dataset", metric: str, split: str | None = None) -> str:

@@ -18,7 +18,7 @@ import xarray as xr
 from jaxexp.base.errors import UserError
 from jaxexp.base.files import read_sealed, write_whole
 from jaxexp.execution.records import TrialRecord
-from jaxexp.results import select
+from jaxexp.results import seeds, select
 from jaxexp.spec.trial import text
 from jaxexp.training.data import Attributes
 from jaxexp.training.task import PyTree, Variables
@@ -100,7 +100,8 @@ def save(folder: Path, sweep: str, record: TrialRecord, attrs: Attributes) -> No
     content = io.BytesIO()
     arrays = {name: np.asarray(leaf) for name, leaf in _named(record.variables).items()}
     arrays[ABOUT] = np.array(json.dumps(about))
-    np.savez(content, allow_pickle=False, **arrays)
+    # Not with allow_pickle=False: before NumPy 2.2 that would be one more array.
+    np.savez(content, **arrays)  # type: ignore[arg-type]  # which the stubs take for it
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, content.getbuffer(), seal=True)
@@ -127,10 +128,12 @@ def load(path: Path) -> Model:
 def best(
     folder: Path, results: Sequence[tuple[str, xr.Dataset]], metric: str | None = None
 ) -> tuple[Model, str]:
-    """The model of the trial that pages call the best, and what decided.
+    """The model of the setting that pages call the best, and what decided.
 
     By `metric`, or if not given by validation accuracy where every sweep with models has one, or
-    else by loss; of several sweeps the first of the best. Raises UserError if there is none.
+    else by loss; of several sweeps the first of the best. Where trials differ in their seed alone,
+    by the mean over them, and the model is that of the seed with the median loss. Raises UserError
+    if there is none.
     """
     with_models = [(n, ds) for n, ds in results if any((folder / n).glob("*.npz"))]
     if not with_models:
@@ -139,19 +142,24 @@ def best(
     metric = metric or ("accuracy" if all("accuracy" in own for own in metrics) else "loss")
     found = []
     for name, ds in with_models:
-        ranked = select.rank(ds, metric)
-        row, (_, point) = ranked.iloc[0], select.point(ds, int(ranked.index[0]))
-        if row["status"] == "finished":
-            split = select.default_split(point)
-            loss = float(select.final(point, "loss").sel(split=split))
-            found.append((float(row["value"]), loss, name, point))
+        setting, trial = seeds.best(ds, metric)
+        if select.status(setting) == "finished":
+            split = select.default_split(ds)
+            value, loss = (
+                float(select.final(setting, own).sel(split=split)) for own in (metric, "loss")
+            )
+            found.append((value, loss, name, setting, trial))
     if not found:
         raise UserError(f"{folder}: every model in it diverged while it was trained")
     sign = -1 if select.direction(with_models[0][1], metric) == "higher" else 1
-    value, _, name, point = min(found, key=lambda each: (sign * each[0], each[1]))
-    split = select.default_split(point)
-    model = load(folder / name / f"{point['trial_id'].item()}.npz")
-    return model, f"{split} {metric} {value:.4f}"
+    *_, name, setting, trial = min(found, key=lambda each: (sign * each[0], each[1]))
+    model = load(folder / name / f"{trial['trial_id'].item()}.npz")
+    split = select.default_split(setting)
+    why = f"{split} {metric} {select.outcome(setting, metric, split, digits=4)}"
+    if "seeds" in setting and int(setting["seeds"]) > 1:
+        over = select.count(int(setting["seeds"]), "seed")
+        why += f" (mean ± standard deviation over {over}, of which this one has the median loss)"
+    return model, why
 
 
 def _named(variables: Variables) -> dict[str, jax.Array]:

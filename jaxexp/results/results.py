@@ -10,7 +10,7 @@ import pandas as pd
 import xarray as xr
 
 from jaxexp.base.errors import UserError
-from jaxexp.results import select
+from jaxexp.results import seeds, select
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Kind, Trial, text, with_values
 from jaxexp.training.arrays import inputs
@@ -97,14 +97,27 @@ class Results:
         return select.rank(self.dataset, metric, *([] if split is None else [split]))
 
     def best(self, metric: str = "loss", split: str | None = None) -> TrialResult:
-        """The best trial by `metric`, which knows its direction, at its last epoch.
+        """The best single trial by `metric`, which knows its direction, at its last epoch.
 
         `split` is the validation split where there is one, or else the training split. A diverged
-        trial is never the best while there is another.
+        trial is never the best while there is another. Where trials differ in their seed alone,
+        the best of them is the luckiest too: `best_setting` compares means over the seeds.
 
         Raises UserError for a metric or a split that there is not.
         """
         return self._at(int(self.table(metric, split).index[0]))
+
+    def best_setting(self, metric: str = "loss", split: str | None = None) -> TrialResult:
+        """Of the best setting by its mean over the seeds, the seed with the median loss.
+
+        That is what may be expected of its hyperparameters with another seed. Means are those of
+        `jaxexp.seeds.average`; without seeds to average this is `best`.
+
+        Raises UserError for a metric or a split that there is not.
+        """
+        wanted = seeds.best(self.dataset, metric, split)[1]["trial_id"].item()
+        ids = [trial.id for trial in self.sweep.trials()]
+        return self._at(ids.index(wanted))
 
     def trial(self, **values: object) -> TrialResult:
         """The trial whose hyperparameters have these values: `results.trial(width=16, seed=3)`.
@@ -132,7 +145,7 @@ class Results:
         return self.trial(**values).params
 
     def predict(self, X: PyTree, trial: TrialResult | None = None) -> np.ndarray:
-        """What a trial, or the best by loss, predicts of inputs like those it was trained on.
+        """What a trial, or the `best` by loss, predicts of inputs like those it was trained on.
 
         Returns the predicted class of each, (N,), by name where classes have names; or where
         nothing is classified the prediction (N, ...).

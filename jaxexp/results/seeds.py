@@ -1,7 +1,9 @@
 """Trials that differ in their seed alone: means, spreads, and which differences exceed them.
 
-A *setting* is a point along all axes but the seed's. Results in which the seed is no axis of its
-own have one seed for each setting: they are their own means.
+A *setting* is what such trials have in common. The seed may be an axis of its own, or zipped with
+other hyperparameters, as of random points that are trained with several seeds each; settings may
+then have different numbers of seeds. Where no two trials differ in their seed alone there is
+nothing to average: results are their own means.
 
 >>> import jaxexp as jx
 >>> data = jx.arrays([[0.0], [1.0], [2.0], [3.0]] * 8, ["a", "a", "b", "b"] * 8, validation=0.25)
@@ -16,111 +18,145 @@ own have one seed for each setting: they are their own means.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from jaxexp.results import select
 from jaxexp.results.select import count, number
+from jaxexp.results.settings import Settings
 
 RESAMPLES = 10_000
 LEVEL = 95  # per cent, of an interval
 
 
 def several(ds: xr.Dataset) -> bool:
-    """Whether the seed is an axis of its own with more than one value."""
-    return "seed" in select.axes(ds) and ds.sizes["seed"] > 1
+    """Whether any two trials differ in their seed alone."""
+    settings = Settings.of(ds)
+    return settings is not None and int(settings.counts.max()) > 1
+
+
+def in_words(ds: xr.Dataset) -> str:
+    """How many seeds the settings have, of results or of their means: "2 to 5 seeds".
+
+    >>> import xarray as xr
+    >>> loss = xr.DataArray([[[0.1]], [[0.2]], [[0.3]]], dims=("seed", "epoch", "split"))
+    >>> in_words(xr.Dataset({"loss": loss}, {"seed": [0, 1, 2]}))
+    '3 seeds'
+    """
+    counts, settings = select.seed_counts(ds), Settings.of(ds)
+    if counts is None:
+        counts = np.ones(1, int) if settings is None else settings.counts
+    fewest, most = int(counts.min()), int(counts.max())
+    return count(most, "seed") if fewest == most else f"{fewest} to {count(most, 'seed')}"
 
 
 def average(ds: xr.Dataset) -> xr.Dataset:
     """The means over the seeds of each setting, each beside its spread: `loss` and `loss_std`.
 
-    The result has the layout of any other without the axis of seeds, so that `select` and the
-    figures take it. Means and standard deviations (n - 1; NaN of one seed) are over the seeds that
+    The result has the layout of any other without the seeds, so that `select` and the figures take
+    it: an axis of seeds is gone, and one that zips them with other hyperparameters has a point for
+    each setting. Means and standard deviations (n - 1; NaN of one seed) are over the seeds that
     finished, `seeds` in number; `diverged_seeds` counts the others. Where no seed of a setting
-    finished, they are over those not yet diverged, epoch by epoch. Integers that are no numbers to
-    average, such as predicted classes, are left out. Results without an axis of seeds are returned
+    finished, they are over those not yet diverged, epoch by epoch. A seed that trained for fewer
+    epochs than another of its setting stays as it is in the end. Integers that are no numbers to
+    average, such as predicted classes, are left out. Results without seeds to average are returned
     as they are.
     """
-    if "seed" not in select.axes(ds):
+    settings = Settings.of(ds)
+    if settings is None:
         return ds
-    ds = _same_length(ds)
+    ds = _same_length(ds, settings)
     finished = ds["diverged_epoch"] == 0
-    lost = ~finished.any("seed")  # settings without a seed that finished
+    found = settings.sum(finished)
+    lost = found == 0  # settings without a seed that finished
+    kept = finished | settings.of_each(lost)
+    trained = settings.max(ds["epochs_trained"])
     made: dict[str, xr.DataArray] = {}
     for key, values in ds.data_vars.items():
         name = str(key)
-        if "seed" not in values.dims:
+        if settings.dim not in values.dims:
             made[name] = values
-        elif name in ("epochs_trained", "steps_per_epoch"):
-            made[name] = values.isel(seed=0, drop=True)
+        elif name == "epochs_trained":
+            made[name] = trained
+        elif name == "steps_per_epoch":
+            made[name] = settings.first(values)
         elif values.dtype.kind == "f":
-            if not bool(finished.all()):
-                kept = finished | lost
-                if "epoch" in values.dims:
-                    kept = finished | (lost & (ds["epoch"] < ds["diverged_epoch"]))
+            if "epoch" in values.dims:
+                values = values.where(kept & (finished | (ds["epoch"] < ds["diverged_epoch"])))
+            else:
                 values = values.where(kept)
-            mean, std = _mean_and_std(values)
+            mean, std = _mean_and_std(settings, values)
             made[name] = mean.assign_attrs(ds[key].attrs)
             if name != "seconds":  # shares of what was measured for all seeds at once
                 made[f"{name}_std"] = std.assign_attrs(units=values.attrs.get("units", ""))
-    last = ds["diverged_epoch"].argmax("seed")  # of a setting without one that finished
+    latest = settings.places(ds["diverged_epoch"], 1.0)  # of a setting without one that finished
     for name in ("diverged_epoch", "diverged_step"):
         if name in ds:
-            made[name] = ds[name].isel(seed=last).drop_vars("seed").where(lost, 0).astype(int)
-    made["seeds"] = finished.sum("seed")
-    made["diverged_seeds"] = (~finished).sum("seed")
-    axes = [axis for axis in select.axes(ds) if axis != "seed"]
-    settings = int(np.prod([ds.sizes[axis] for axis in axes], dtype=int))
+            own = settings.take(ds[name], latest).drop_vars("seed")
+            made[name] = own.where(lost, 0).astype(int)
+    made["seeds"] = found
+    made["diverged_seeds"] = settings.sum(~finished)
+    outer = settings.first(ds)
+    axes = settings.axes(ds)
     return xr.Dataset(
         made,
-        {name: own for name, own in ds.coords.items() if "seed" not in own.dims},
+        {name: own for name, own in outer.coords.items() if name != "seed"},
         {
             **ds.attrs,
             "axes": json.dumps(axes),
-            "averaged_seeds": json.dumps(ds["seed"].values.tolist()),
-            "settings": settings,
+            "averaged_seeds": json.dumps(np.unique(ds["seed"].values).tolist()),
+            "settings": int(np.prod([outer.sizes[axis] for axis in axes], dtype=int)),
         },
     )
 
 
-def _same_length(ds: xr.Dataset) -> xr.Dataset:
+def _same_length(ds: xr.Dataset, settings: Settings) -> xr.Dataset:
     """With curves of equal length over the seeds of each setting."""
     last = ds["epochs_trained"]
-    alike = "best_epoch" not in ds and bool((last == last.isel(seed=0)).all())
-    return ds if alike else select.carried_on(ds)
+    alike = bool((last == settings.of_each(settings.max(last))).all())
+    return ds if alike and "best_epoch" not in ds else select.carried_on(ds)
 
 
-def _mean_and_std(values: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
+def _mean_and_std(settings: Settings, values: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
     """Over the seeds, without those that are NaN; NaN of none of them, and the deviation of one."""
-    axis = values.get_axis_num("seed")
-    there = ~np.isnan(values.values)
-    n = there.sum(axis)
+    n = settings.sum(values.notnull())
     with np.errstate(invalid="ignore"):  # infinity less infinity
-        total = np.where(there, values.values, 0).sum(axis, dtype=float)
-        mean = total / np.where(n > 0, n, np.nan)
-        off = np.where(there, values.values - np.expand_dims(mean, axis), 0)
-        std = np.sqrt((off**2).sum(axis) / np.where(n > 1, n - 1, np.nan))
-    like = values.isel(seed=0, drop=True)
-    return like.copy(data=mean), like.copy(data=std)
+        mean = settings.sum(values.fillna(0).astype(float)) / n.where(n > 0)
+        off = (values.astype(float) - settings.of_each(mean)).where(values.notnull(), 0.0)
+        variance = settings.sum(off**2) / (n - 1).where(n > 1)
+    return mean.astype(values.dtype), (variance**0.5).astype(values.dtype)
 
 
 def typical(ds: xr.Dataset) -> xr.Dataset:
     """Of each setting the one trial whose loss is the median of its seeds, for what has no mean.
 
     The loss is that on `select.default_split` after the last epoch; of an even number of seeds,
-    the better one in the middle. Diverged seeds count as worse than any other. Results without an
-    axis of seeds are returned as they are.
+    the better one in the middle. Diverged seeds are left out, where one finished. Settings stand in
+    the order in which `average` has them; results without seeds to average are returned as they
+    are.
     """
-    if "seed" not in select.axes(ds):
+    settings = Settings.of(ds)
+    if settings is None:
         return ds
     loss = select.final(ds, "loss").sel(split=select.default_split(ds), drop=True)
-    order = loss.fillna(np.inf).argsort(loss.get_axis_num("seed"))
-    middle = order.isel(seed=(ds.sizes["seed"] - 1) // 2, drop=True)
-    axes = [axis for axis in select.axes(ds) if axis != "seed"]
-    return ds.isel(seed=middle).assign_attrs(axes=json.dumps(axes))
+    middle = settings.take(ds, settings.places(loss, 0.5))
+    return middle.assign_attrs(axes=json.dumps(settings.axes(ds)))
+
+
+def best(
+    ds: xr.Dataset, metric: str = "loss", split: str | None = None
+) -> tuple[xr.Dataset, xr.Dataset]:
+    """The best setting by the mean of `metric`: its means, and its `typical` trial.
+
+    Raises UserError for an unknown metric or split.
+    """
+    means = average(ds)
+    place = int(select.rank(means, metric, split).index[0])
+    return select.point(means, place)[1], select.point(typical(ds), place)[1]
 
 
 @dataclass(frozen=True)
@@ -131,13 +167,16 @@ class Lead:
         best: the setting with the best mean, in words.
         second: the next.
         settings: how many there are.
-        seeds: how many finished with both.
+        seeds: how many finished with both, where their seeds are `paired`.
         wins: with how many of them the best is better than every other setting.
-        difference: by which its mean is better, at least 0, in the unit of the metric.
-        low: of the 95 % interval of the difference, by a paired bootstrap over the seeds: Efron and
+        difference: by which its mean is better, in the unit of the metric; over the same seeds
+            where they are `paired`.
+        low: of the 95 % interval of the difference, by a bootstrap over the seeds: Efron and
             Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 13, percentiles. With
             five seeds or so it is somewhat too narrow.
         high: of the same.
+        paired: whether the two have at least half of their seeds in common: the bootstrap then
+            draws the differences, seed by seed, and otherwise each setting's seeds apart.
     """
 
     best: str
@@ -148,6 +187,7 @@ class Lead:
     difference: float
     low: float
     high: float
+    paired: bool = True
 
     @property
     def clear(self) -> bool:
@@ -157,20 +197,22 @@ class Lead:
     @property
     def interval(self) -> str:
         """The difference and how well it is known, in words."""
+        how = "paired bootstrap over the seeds" if self.paired else "bootstrap over the seeds"
         return (
             f"{number(self.difference, 3)} ({LEVEL} % interval {number(self.low, 2)} to "
-            f"{number(self.high, 2)}, paired bootstrap over the seeds)"
+            f"{number(self.high, 2)}, {how})"
         )
 
     def __str__(self) -> str:
         """Two sentences."""
         won = f"It is the best with {number(self.wins)} of {count(self.seeds, 'seed')}."
+        said = f"{won} " if self.paired and self.seeds else ""
         if not np.isfinite(self.low):
-            return f"{won} The next is {self.second}."
-        interval = self.interval
+            return f"{said}The next is {self.second}."
         if self.clear:
-            return f"{won} It leads {self.second} by {interval}."
-        return f"{won} Its lead over {self.second} is within the spread of the seeds: {interval}."
+            return f"{said}It leads {self.second} by {self.interval}."
+        lead = f"Its lead over {self.second} is within the spread of the seeds: {self.interval}."
+        return f"{said}{lead}"
 
 
 def lead(
@@ -179,13 +221,18 @@ def lead(
     """The `Lead` of the best setting by the mean of `metric` after the last epoch.
 
     It is that over the next, or over the first that has the values of `over`: `{"width": 32}`.
-    None without an axis of seeds, and where fewer than two settings have a finite mean.
+    None without seeds to average, and where fewer than two settings have a finite mean.
     Raises UserError for an unknown metric or split, and for values that no setting has.
     """
-    split = split or select.default_split(ds)
-    means = average(ds)
+    return _lead(ds, average(ds), metric, split or select.default_split(ds), over)
+
+
+def _lead(
+    ds: xr.Dataset, means: xr.Dataset, metric: str, split: str, over: Mapping[str, object] = {}
+) -> Lead | None:
     ranked = select.rank(means, metric, split)
-    if "seed" not in select.axes(ds):
+    settings = Settings.of(ds)
+    if settings is None:
         return None
     ranked = ranked[np.isfinite(ranked["value"])]
     if over:
@@ -193,32 +240,46 @@ def lead(
         ranked = ranked[ranked["trial"].isin(there) | (ranked.index == ranked.index[0])]
     if len(ranked) < 2:
         return None
-    values = select.final(ds, metric).sel(split=split)
-    values_SxK = values.transpose(*select.axes(means), "seed").values.reshape(-1, ds.sizes["seed"])
     sign = 1 if select.direction(ds, metric) == "higher" else -1
-    signed_SxK = sign * values_SxK.astype(float)
-    first, second = (int(place) for place in ranked.index[:2])
-    both = np.isfinite(signed_SxK[first]) & np.isfinite(signed_SxK[second])
-    gain_K = (signed_SxK[first] - signed_SxK[second])[both]
-    others_SxK = np.delete(signed_SxK, first, axis=0)[:, both]
-    best_other_K = np.where(np.isfinite(others_SxK), others_SxK, -np.inf).max(
-        axis=0, initial=-np.inf
+    values = sign * select.by_trial(ds, select.final(ds, metric).sel(split=split)).astype(float)
+    trials = pd.DataFrame(
+        {
+            "setting": settings.by_trial(ds),
+            "seed": select.values_by_trial(ds)["seed"],
+            "value": values,
+        }
     )
-    low = high = float("nan")
-    if len(gain_K) > 1:
-        drawn = np.random.default_rng(0).integers(len(gain_K), size=(RESAMPLES, len(gain_K)))
-        tails = ((100 - LEVEL) / 2, (100 + LEVEL) / 2)
-        low, high = (float(end) for end in np.percentile(gain_K[drawn].mean(axis=1), tails))
+    trials = trials[np.isfinite(trials["value"])].set_index("seed")
+    first, second = (trials.loc[trials["setting"] == place, "value"] for place in ranked.index[:2])
+    gain_K = (first - second).dropna()
+    others = trials.loc[trials["setting"] != ranked.index[0], "value"].groupby(level=0).max()
+    paired = 2 * len(gain_K) >= min(len(first), len(second))
+    difference = gain_K.mean() if paired else first.mean() - second.mean()
+    low, high = _interval([gain_K] if paired else [first, -second])
     return Lead(
         best=str(ranked["trial"].iloc[0]),
         second=str(ranked["trial"].iloc[1]),
-        settings=len(values_SxK),
+        settings=select.size(means),
         seeds=len(gain_K),
-        wins=int((signed_SxK[first, both] > best_other_K).sum()),
-        difference=float(gain_K.mean()) if len(gain_K) else float("nan"),
+        wins=int((first[gain_K.index] > others[gain_K.index]).sum()),
+        difference=float(difference),
         low=low,
         high=high,
+        paired=paired,
     )
+
+
+def _interval(samples: Sequence[pd.Series]) -> tuple[float, float]:
+    """Of the sum of the means of independent samples, by resampling each; NaN of single values."""
+    if min(map(len, samples)) < 2:
+        return float("nan"), float("nan")
+    rng, total_R = np.random.default_rng(0), np.zeros(RESAMPLES)
+    for sample in samples:
+        drawn_RxK = rng.integers(len(sample), size=(RESAMPLES, len(sample)))
+        total_R += sample.to_numpy()[drawn_RxK].mean(axis=1)
+    tails = ((100 - LEVEL) / 2, (100 + LEVEL) / 2)
+    low, high = (float(end) for end in np.percentile(total_R, tails))
+    return low, high
 
 
 def best_in_words(
@@ -228,6 +289,7 @@ def best_in_words(
 
     As `select.best_in_words`, which says it of single trials.
     """
-    leading = lead(ds, metric, split)
-    sentence = select.best_in_words(average(ds), metric, split, digits)
+    means = average(ds)
+    leading = _lead(ds, means, metric, split or select.default_split(ds))
+    sentence = select.best_in_words(means, metric, split, digits)
     return sentence if leading is None else f"{sentence} {leading}"

@@ -134,9 +134,9 @@ def count(n: int, noun: str) -> str:
     return f"{number(int(n))} {noun}{'' if n == 1 else 's'}"
 
 
-def mean_over(seeds: int) -> str:
+def mean_over(seeds: str) -> str:
     """What is said of numbers with a "±": " (mean ± standard deviation over 6 seeds)"."""
-    return f" (mean ± standard deviation over {count(seeds, 'seed')})"
+    return f" (mean ± standard deviation over {seeds})"
 
 
 def _minus(digits: str) -> str:
@@ -316,6 +316,13 @@ def spread(ds: xr.Dataset, metric: str = "loss") -> xr.DataArray | None:
     return ds[name].sel(epoch=last_epoch(ds)).where(ds["diverged_epoch"] == 0).drop_vars("epoch")
 
 
+def seed_counts(ds: xr.Dataset) -> np.ndarray | None:
+    """How many seeds each setting of means has, in the order of `points`; None of single trials."""
+    if "diverged_seeds" not in ds:
+        return None
+    return by_trial(ds, ds["seeds"] + ds["diverged_seeds"]).astype(int)
+
+
 def plus_minus(value: float, std: object = None, digits: int = 4) -> str:
     """A value and its standard deviation: "0.9130 ± 0.0040"; the value alone without one."""
     width = float("nan") if std is None else float(std)  # type: ignore[arg-type]
@@ -444,7 +451,7 @@ def best_in_words(
     value = with_unit(ds, metric, plus_minus(first, std, digits))
     if std is not None and np.isfinite(std):
         seeds = by_trial(ds, ds["seeds"])[int(ranked.index[0])]
-        value += mean_over(int(seeds))
+        value += mean_over(count(int(seeds), "seed"))
     if trials == 1:
         return f"The {measured} is {value}."
     if len(tied) == trials:
@@ -467,8 +474,9 @@ def table(
 
     Columns: `rank` (from 1, the same where trials tie, none without a finite value), the
     hyperparameters, "validation loss (nats)" and the like, after the last epoch, and `status` if a
-    trial diverged. Of means over seeds, "± validation loss (nats)" is the standard deviation, and
-    `diverged` counts the seeds that did, if any.
+    trial diverged. Of means over seeds, "± validation loss (nats)" is the standard deviation,
+    `seeds` their number where it is not the same for all, and `diverged` counts the seeds that did,
+    if any.
     """
     ranked = rank(ds, metric, split).iloc[:most]
     finished = ranked["status"] == "finished"
@@ -477,6 +485,9 @@ def table(
     made = pd.DataFrame({"rank": place.astype("Int64")}, index=ranked.index)
     for name in hyperparameters(ds):
         made[words(name)] = ranked[name]
+    counts = seed_counts(ds)
+    if counts is not None and counts.min() < counts.max():
+        made["seeds"] = counts[ranked.index]
     for own in metrics(ds):
         values = final(ds, own)
         unit = f" ({units(ds, own)})" if units(ds, own) else ""

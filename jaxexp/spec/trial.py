@@ -7,7 +7,6 @@ Nothing here imports JAX: describing a sweep starts at once.
 """
 
 import dataclasses
-import difflib
 import enum
 import functools
 import inspect
@@ -17,12 +16,13 @@ import operator
 import struct
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, SupportsFloat, SupportsInt, TypeAlias, TypeVar, cast
 
 from jaxexp.base.errors import UserError
 from jaxexp.base.files import digest
+from jaxexp.base.words import did_you_mean
 
 # What a hyperparameter can be, and its annotation, of which not every one is a class.
 Value: TypeAlias = bool | int | float | str | enum.Enum | tuple["Value", ...] | None
@@ -146,6 +146,24 @@ class Hyperparameter:
     at_most: float | None = None
 
 
+class _SignatureOfInit:
+    """What `inspect`, and so an editor's help, is told: `__init__`, and not `__new__`."""
+
+    def __get__(self, instance: object, cls: type) -> inspect.Signature:
+        signature = inspect.signature(cls.__init__)  # type: ignore[misc]  # of this class alone
+        return signature.replace(parameters=list(signature.parameters.values())[1:])
+
+
+def _check_arguments(cls: "type[Trial]", names: Iterable[str]) -> None:
+    """Raise UserError for names that the class is not constructed from."""
+    known = inspect.signature(cls.__init__).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
+        return
+    for name in names:
+        if name not in known:
+            cls.check_name(name)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Trial:
     """What every training run has: its length, its batches, its optimizer, its seed.
@@ -167,6 +185,15 @@ class Trial:
     momentum: float = traced(0.0, at_least=0, below=1)  # of sgd
     weight_decay: float = traced(0.0, at_least=0)  # of adamw
     seed: int = traced(0, at_least=0, below=2**31)
+
+    if not typing.TYPE_CHECKING:  # for which the signature is that of `__init__`
+        __signature__ = _SignatureOfInit()
+
+        def __new__(cls, *args, **values):
+            """Refuse unknown names as a sweep does, where Python raises a TypeError."""
+            if not values.keys() <= cls.__dataclass_fields__.keys():
+                _check_arguments(cls, values)
+            return super().__new__(cls)
 
     @classmethod
     def fields(cls) -> dict[str, Hyperparameter]:
@@ -208,11 +235,8 @@ class Trial:
     def check_name(cls, name: str) -> None:
         """Raise UserError, with the near matches, unless `name` is a hyperparameter."""
         if name not in cls.fields():
-            near = ABBREVIATIONS.get(str(name), [])
-            near = [n for n in near if n in cls.fields()] or difflib.get_close_matches(
-                str(name), cls.fields(), n=3, cutoff=0.5
-            )
-            hint = f"did you mean {' or '.join(near)}? " if near else ""
+            meant = ABBREVIATIONS.get(str(name), str(name))
+            hint = did_you_mean(meant if meant in cls.fields() else str(name), cls.fields(), 0.5)
             known = ", ".join(cls.fields())
             raise UserError(f"unknown hyperparameter {name!r}: {hint}(there are: {known})")
 
@@ -242,13 +266,13 @@ ENGINE = {
 OPTIMIZER = ("learning_rate", "momentum", "weight_decay")
 SMALLEST, LARGEST = 2.0**-126, 2.0**128 - 2.0**104  # of float32, subnormal numbers left out
 ABBREVIATIONS = {
-    "lr": ["learning_rate"],
-    "bs": ["batch_size"],
-    "batch": ["batch_size"],
-    "wd": ["weight_decay"],
-    "opt": ["optimizer"],
-    "n_epochs": ["epochs"],
-    "random_state": ["seed"],
+    "lr": "learning_rate",
+    "bs": "batch_size",
+    "batch": "batch_size",
+    "wd": "weight_decay",
+    "opt": "optimizer",
+    "n_epochs": "epochs",
+    "random_state": "seed",
 }
 ACTIVATIONS = ("relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid")
 FEATURES = ("raw", "standardised", "sines")  # inputs as they are, at unit scale, as sines

@@ -70,7 +70,7 @@ def curves(
     others = ""
     if not all_shown:
         others = _cloud(fig, ax, means, metric, split, ranked.index[HIGHLIGHTED:].to_numpy())
-    elif means is not ds and not select.axes(means):  # seeds alone
+    elif means is not ds and select.size(means) == 1:  # seeds alone
         others = _cloud(fig, ax, ds, metric, split, np.arange(select.size(ds)), "each seed")
     best = set(ranked["trial"].iloc[:BANDS]) if len(trials) > 5 else set(ranked["trial"])
     for (name, point), colour in zip(trials, colours, strict=True):

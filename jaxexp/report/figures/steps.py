@@ -47,7 +47,7 @@ def step_noise(ds: xr.Dataset) -> ReportFigure:
     trials, note = best_of(ds, 8, "loss", select.default_split(ds))
     if every is not None:
         note = headed(note, "of each setting the seed with the median loss; noise: mean ± standard "
-                      f"deviation of {select.count(every.sizes['seed'], 'seed')}")  # fmt: skip
+                      f"deviation of {seeds.in_words(every)}")  # fmt: skip
     rows, cols = grid_shape(len(trials), 2)
     fig, panels = make_panels(rows, cols, 3.7, 2.5, sharey=True, count=len(trials))
     heights, titles = [], []

@@ -1,7 +1,6 @@
 """What all figures share: colours, fonts, panels, scales and legends."""
 
 import io
-import json
 import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Literal, TypedDict, Unpack
@@ -20,7 +19,6 @@ from jaxexp.report.figures.interactive import EpochLocator, Keyword, ReportFigur
 from jaxexp.results import seeds
 from jaxexp.results.select import (
     axes,
-    count,
     direction,
     hyperparameters,
     metric_words,
@@ -140,8 +138,7 @@ def seeds_note(ds: xr.Dataset) -> str:
     """What bands and error bars of means over seeds are, of means; else ""."""
     if "averaged_seeds" not in ds.attrs:
         return ""
-    n = len(json.loads(ds.attrs["averaged_seeds"]))
-    return f"mean of {count(n, 'seed')} ± standard deviation"
+    return f"mean of {seeds.in_words(ds)} ± standard deviation"
 
 
 def band(

@@ -1,0 +1,139 @@
+"""Which trials of a sweep's results differ in their seed alone.
+
+Seeds lie along one dimension: their own, or one along which they move together with other
+hyperparameters. Its points are grouped by the values of the others.
+"""
+
+from dataclasses import dataclass
+from typing import Self, TypeVar
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from jaxexp.results import select
+
+ResultT = TypeVar("ResultT", xr.Dataset, xr.DataArray)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The points along the dimension of the seeds, grouped.
+
+    Attributes:
+        dim: that dimension, of P points.
+        name: of the dimension of settings that takes its place; None where seeds alone vary.
+        group_P: the setting of each point, counted in the order in which they come.
+        seed_P: its seed.
+    """
+
+    dim: str
+    name: str | None
+    group_P: np.ndarray
+    seed_P: np.ndarray
+
+    @classmethod
+    def of(cls, ds: xr.Dataset) -> Self | None:
+        """None of results without seeds, or where each point has other hyperparameters."""
+        axes = select.axes(ds)
+        if "seed" not in ds.coords or ds["seed"].ndim != 1 or ds["seed"].dims[0] not in axes:
+            return None
+        dim, seed_P = str(ds["seed"].dims[0]), ds["seed"].values
+        names = [name for name in select.hyperparameters(ds) if ds[name].dims == (dim,)]
+        others = [name for name in names if name != "seed"]
+        if not others:
+            return cls(dim, None, np.zeros(len(seed_P), int), seed_P)
+        values = pd.DataFrame({name: ds[name].values for name in others})
+        group_P = values.groupby(others, sort=False, dropna=False).ngroup().to_numpy()
+        if len(np.unique(group_P)) == len(group_P):
+            return None
+        name = "_".join(others)
+        own = dim != "_".join(names) or name in axes  # a name that somebody chose stays
+        return cls(dim, dim if own else name, group_P, seed_P)
+
+    @property
+    def counts(self) -> np.ndarray:
+        """How many seeds each setting has, (G,)."""
+        return np.bincount(self.group_P)
+
+    def axes(self, ds: xr.Dataset) -> list[str]:
+        """The axes of results that have a point for each setting."""
+        named = [self.name if axis == self.dim else axis for axis in select.axes(ds)]
+        return [axis for axis in named if axis is not None]
+
+    def by_trial(self, ds: xr.Dataset) -> np.ndarray:
+        """The setting of each trial, in the order of `select.points`, as `axes` count them."""
+        order = select.axes(ds)
+        axis = order.index(self.dim)
+        shape = [ds.sizes[own] if own != self.dim else len(self.counts) for own in order]
+        places = np.arange(np.prod(shape, dtype=int)).reshape(shape)
+        return places.take(self.group_P, axis).reshape(-1)
+
+    def first(self, values: ResultT) -> ResultT:
+        """The first point of each setting."""
+        return self._at(values, np.unique(self.group_P, return_index=True)[1])
+
+    def _at(self, values: ResultT, points_G: np.ndarray) -> ResultT:
+        if self.name is None:
+            return values.isel({self.dim: int(points_G[0])}, drop=True)
+        own = values.isel({self.dim: points_G}).drop_vars("seed")
+        return own if self.name == self.dim else own.swap_dims({self.dim: self.name})
+
+    def sum(self, values: xr.DataArray) -> xr.DataArray:
+        """The sum over the seeds of each setting."""
+        return self._reduced(values, np.add)
+
+    def max(self, values: xr.DataArray) -> xr.DataArray:
+        """The largest over the seeds of each setting."""
+        return self._reduced(values, np.maximum)
+
+    def _reduced(self, values: xr.DataArray, function: np.ufunc) -> xr.DataArray:
+        axis = values.get_axis_num(self.dim)
+        ordered = np.take(values.values, np.argsort(self.group_P, kind="stable"), axis)
+        ordered = ordered.astype(int) if ordered.dtype.kind == "b" else ordered
+        made = function.reduceat(ordered, self._starts, axis)
+        if self.name is None:
+            made = made.squeeze(axis)
+        return self.first(values).astype(made.dtype).copy(data=made)
+
+    def of_each(self, values: xr.DataArray) -> xr.DataArray:
+        """What holds of a setting, for each of its points: the reverse of a sum."""
+        names = [str(name) for name in values.coords if self.name in values[name].dims]
+        bare = values.drop_vars(names)
+        if self.name is None:
+            bare = bare.expand_dims(self.dim)
+        elif self.name != self.dim:
+            bare = bare.rename({self.name: self.dim})
+        return bare.isel({self.dim: self.group_P})
+
+    @property
+    def _starts(self) -> np.ndarray:
+        """Where each setting starts, if the points stand setting by setting, (G,)."""
+        start_G: np.ndarray = np.cumsum(self.counts) - self.counts
+        return start_G
+
+    def places(self, values: xr.DataArray, share: float) -> xr.DataArray:
+        """Of each setting the point at a `share` of its seeds, in the order of `values` (axes).
+
+        0.5 is the median, of an even number the lower one in the middle; 1 is the highest. NaN is
+        left out, unless a setting has nothing else.
+        """
+        last = values.transpose(..., self.dim)
+        rows_RxP = last.values.reshape(-1, len(self.group_P)).astype(float)
+        keys_RxP = np.where(np.isnan(rows_RxP), np.inf, rows_RxP)
+        order_RxP = np.stack([np.lexsort((keys_P, self.group_P)) for keys_P in keys_RxP])
+        known_RxP = np.take_along_axis(np.isfinite(rows_RxP).astype(int), order_RxP, axis=1)
+        known_RxG = np.add.reduceat(known_RxP, self._starts, axis=1)
+        n_RxG = np.where(known_RxG > 0, known_RxG, self.counts)
+        place_RxG = self._starts + ((n_RxG - 1) * share).astype(int)
+        chosen = np.take_along_axis(order_RxP, place_RxG, axis=1)
+        inner = () if self.name is None else (self.name,)
+        shape = last.shape[:-1] + (() if self.name is None else (len(self.counts),))
+        return xr.DataArray(chosen.reshape(shape), dims=(*last.dims[:-1], *inner))
+
+    def take(self, values: ResultT, places: xr.DataArray) -> ResultT:
+        """Of each setting the point that `places` says, with its seed."""
+        moved = [n for n in values.coords if n != "seed" and self.dim in values[n].dims]
+        made = values.drop_vars(moved).isel({self.dim: places})
+        outer = self.first(values)
+        return made.assign_coords({n: outer[n] for n in moved if n in outer.coords})
