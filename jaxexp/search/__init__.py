@@ -1,0 +1,4 @@
+"""Searches over hyperparameters.
+
+Imports jaxexp.api and what it imports; nothing but the command line imports it.
+"""

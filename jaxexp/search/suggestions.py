@@ -1,0 +1,139 @@
+"""From what an Optuna study suggests to a trial."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias, cast
+
+from jaxexp.base.errors import UserError
+from jaxexp.spec.trial import Trial, Value
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.distributions import BaseDistribution
+
+INSTALL = "pip install 'jaxexp[optuna]'"
+Suggest: TypeAlias = "Callable[[optuna.Trial], Trial]"
+Distributions: TypeAlias = "Mapping[str, BaseDistribution]"
+
+
+@dataclass(frozen=True)
+class Suggestions:
+    """How trials are made of what a study suggests.
+
+    `base` and `distributions` are what is known before a study is asked; of a function, nothing.
+    """
+
+    suggest: Suggest
+    base: Trial | None = None
+    distributions: Distributions = field(default_factory=dict)
+
+    def examples(self) -> list[Trial]:
+        """Trials with the least and the greatest value of each parameter, or each of its choices.
+
+        The first has the first of all; of a function, nothing is known.
+        """
+        from optuna.trial import FixedTrial
+
+        if self.base is None:
+            return []
+        first = {name: ends(own)[0] for name, own in self.distributions.items()}
+        corners = [
+            first | {name: value} for name, own in self.distributions.items() for value in ends(own)
+        ]
+        made = [self.suggest(cast("optuna.Trial", FixedTrial(corner))) for corner in corners]
+        return list(dict.fromkeys(made))
+
+    def check(self, study: "optuna.Study") -> None:
+        """Raise UserError for a study of other parameters."""
+        from optuna.distributions import check_distribution_compatibility
+
+        if self.base is None:
+            return
+        for trial in study.get_trials(deepcopy=False):
+            for name, before in trial.distributions.items():
+                if name not in self.distributions:
+                    raise UserError(
+                        f"study={study.study_name!r}: its trial {trial.number} has the parameter "
+                        f"{name!r}, expected those of the space: {', '.join(self.distributions)}"
+                    )
+                now = self.distributions[name]
+                try:
+                    check_distribution_compatibility(before, now)
+                except ValueError:
+                    raise UserError(
+                        f"study={study.study_name!r}: {name} of its trial {trial.number} is from "
+                        f"{before}, which Optuna does not mix with {now} of the space"
+                    ) from None
+
+
+def suggestions(space: object) -> Suggestions:
+    """Of a base trial and distributions, or of a function of an Optuna trial.
+
+    Raises UserError for anything else.
+    """
+    if isinstance(space, tuple) and len(space) == 2 and isinstance(space[1], Mapping):
+        return _of_distributions(*space)
+    if callable(space):
+        return Suggestions(_checked(cast(Suggest, space)))
+    raise UserError(
+        f"space={space!r}: expected a jaxexp.search.Space, a base trial and a dict of Optuna's "
+        "distributions, or a function of an Optuna trial that returns a trial"
+    )
+
+
+def _of_distributions(base: Trial, distributions: Distributions) -> Suggestions:
+    import_optuna()
+    from optuna.distributions import BaseDistribution
+
+    if not isinstance(base, Trial):
+        raise UserError(f"space: the base is {base!r}, expected a trial, as MLPTrial()")
+    if not distributions:
+        raise UserError("space: no hyperparameter, expected the distribution of at least one")
+    for name, own in distributions.items():
+        base.check_name(name)
+        if not isinstance(own, BaseDistribution):
+            raise UserError(f"space: {name}={own!r}, expected one of optuna.distributions")
+
+    def suggest(trial: "optuna.Trial") -> Trial:
+        values = {name: suggested(trial, name, own) for name, own in distributions.items()}
+        return base.replace(**values)
+
+    return Suggestions(suggest, base, distributions)
+
+
+def _checked(suggest: Suggest) -> Suggest:
+    def checked(trial: "optuna.Trial") -> Trial:
+        made = suggest(trial)
+        if not isinstance(made, Trial):
+            raise UserError(f"space: the function returned {made!r}, expected a trial")
+        return made
+
+    return checked
+
+
+def suggested(trial: "optuna.Trial", name: str, own: "BaseDistribution") -> Value:
+    """The value that a study suggests for a parameter."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if isinstance(own, FloatDistribution):
+        return trial.suggest_float(name, own.low, own.high, step=own.step, log=own.log)
+    if isinstance(own, IntDistribution):
+        return trial.suggest_int(name, own.low, own.high, step=own.step, log=own.log)
+    return trial.suggest_categorical(name, cast(CategoricalDistribution, own).choices)
+
+
+def ends(own: "BaseDistribution") -> tuple[Value, ...]:
+    """The least and the greatest value of a distribution, or all that it chooses from."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if isinstance(own, FloatDistribution | IntDistribution):
+        return own.low, own.high
+    return cast(CategoricalDistribution, own).choices
+
+
+def import_optuna() -> None:
+    """Raise UserError, which says how to install it, where Optuna cannot be imported."""
+    try:
+        import optuna  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"Optuna cannot be imported ({error}): {INSTALL}") from error
