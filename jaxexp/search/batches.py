@@ -174,7 +174,7 @@ class Search:
         """Train one batch as one plan."""
         points = list(dict.fromkeys(each.trial for each in asked))
         base = self.suggestions.base or points[0]
-        names = {*self.suggestions.distributions} | varying([base, *points])
+        names = {*self.suggestions.names} | varying([base, *points])
         names -= {"seed"} if self.seeds > 1 else set()
         axis = [name for name in base.fields() if name in names]
         sweep = sweep_over(base, axis, points, self._seeds(points[0]), f"{NAME} {at + 1}")

@@ -16,6 +16,7 @@ from jaxexp.search.batches import Search, Training
 from jaxexp.search.reports import no_experimental_warnings
 from jaxexp.search.resuming import Folder
 from jaxexp.search.suggestions import Suggest, Suggestions, import_optuna, suggestions
+from jaxexp.spec.spaces import Space
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial
 from jaxexp.training.data import Data
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 def optuna(
     study: "op.Study",
-    space: "tuple[Trial, Mapping[str, BaseDistribution]] | Suggest",
+    space: "Space | tuple[Trial, Mapping[str, BaseDistribution]] | Suggest",
     task: Task | None = None,
     data: Data | None = None,
     *,
@@ -55,8 +56,8 @@ def optuna(
 
     Args:
         study: what `optuna.create_study` or `optuna.load_study` returns.
-        space: a base trial and a dict of Optuna's distributions by the names of hyperparameters,
-            or a function of an `optuna.Trial` that returns a trial.
+        space: a `jaxexp.search.Space`; or a base trial and a dict of Optuna's distributions by the
+            names of hyperparameters; or a function of an `optuna.Trial` that returns a trial.
         task: as for `jaxexp.plan`, and so are `data`, `devices`, `programs` and `memory`.
         data: see there.
         trials: how many more to train, as Optuna's `n_trials`; those that a dead process has left
@@ -142,7 +143,7 @@ def _check_study(study: "op.Study") -> None:
 
 
 def _check_seeds(made: Suggestions, seeds: int) -> None:
-    if seeds > 1 and "seed" in made.distributions:
+    if seeds > 1 and "seed" in made.names:
         raise UserError(f"seeds={seeds}: the seed is suggested already, by the space")
 
 

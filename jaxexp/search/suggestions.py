@@ -5,7 +5,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 from jaxexp.base.errors import UserError
-from jaxexp.spec.trial import Trial, Value
+from jaxexp.spec.distributions import (
+    Choice,
+    Conditional,
+    Distribution,
+    Integers,
+    LogUniform,
+    Uniform,
+)
+from jaxexp.spec.spaces import Space
+from jaxexp.spec.sweep import Axis
+from jaxexp.spec.trial import Trial, Value, text
 
 if TYPE_CHECKING:
     import optuna
@@ -20,12 +30,14 @@ Distributions: TypeAlias = "Mapping[str, BaseDistribution]"
 class Suggestions:
     """How trials are made of what a study suggests.
 
-    `base` and `distributions` are what is known before a study is asked; of a function, nothing.
+    `base`, the `distributions` of parameters and the `names` of hyperparameters are what is known
+    before a study is asked; of a function, nothing.
     """
 
     suggest: Suggest
     base: Trial | None = None
     distributions: Distributions = field(default_factory=dict)
+    names: tuple[str, ...] = ()
 
     def examples(self) -> list[Trial]:
         """Trials with the least and the greatest value of each parameter, or each of its choices.
@@ -67,10 +79,12 @@ class Suggestions:
 
 
 def suggestions(space: object) -> Suggestions:
-    """Of a base trial and distributions, or of a function of an Optuna trial.
+    """Of a space, of a base trial and distributions, or of a function of an Optuna trial.
 
     Raises UserError for anything else.
     """
+    if isinstance(space, Space):
+        return _of_space(space)
     if isinstance(space, tuple) and len(space) == 2 and isinstance(space[1], Mapping):
         return _of_distributions(*space)
     if callable(space):
@@ -98,7 +112,65 @@ def _of_distributions(base: Trial, distributions: Distributions) -> Suggestions:
         values = {name: suggested(trial, name, own) for name, own in distributions.items()}
         return base.replace(**values)
 
-    return Suggestions(suggest, base, distributions)
+    return Suggestions(suggest, base, distributions, tuple(distributions))
+
+
+def _of_space(space: Space) -> Suggestions:
+    """Its parameters have the names of its axes: "depth_width" of two that belong together."""
+    import_optuna()
+    axes = space.distributions
+    of = {name: axis for axis in axes for name in axis}
+    distributions = {"_".join(axis): _distribution(axis, own) for axis, own in axes.items()}
+
+    def suggest(trial: "optuna.Trial") -> Trial:
+        values: dict[str, Value] = {}
+        seen: set[Axis] = set()
+
+        def add(axis: Axis) -> None:
+            """What the axis depends on first, then its own values, if its conditions hold."""
+            if axis in seen:
+                return
+            seen.add(axis)
+            own, name = axes[axis], "_".join(axis)
+            if isinstance(own, Conditional):
+                for other, _ in own.conditions:
+                    if other in of:
+                        add(of[other])
+                if not own.holds(space.base.values() | values):
+                    return
+            option = suggested(trial, name, distributions[name])
+            inner = own.distribution if isinstance(own, Conditional) else own
+            if isinstance(inner, Choice):
+                option = next(made for made in inner.options if _option(made) == option)  # type: ignore[assignment]
+            values.update(zip(axis, option if len(axis) > 1 else (option,), strict=True))  # type: ignore[arg-type]
+
+        for axis in axes:
+            add(axis)
+        return space.base.replace(**space.base.values() | values)
+
+    return Suggestions(suggest, space.base, distributions, tuple(of))
+
+
+def _distribution(axis: Axis, own: Distribution) -> "BaseDistribution":
+    """Optuna's of the same values."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    inner = own.distribution if isinstance(own, Conditional) else own
+    if isinstance(inner, Uniform | LogUniform):
+        return FloatDistribution(inner.low, inner.high, log=isinstance(inner, LogUniform))
+    if isinstance(inner, Integers):
+        return IntDistribution(inner.low, inner.high, log=inner.log, step=inner.step)
+    if isinstance(inner, Choice):
+        return CategoricalDistribution([_option(option) for option in inner.options])
+    raise UserError(
+        f"{' × '.join(axis)}: {inner}: Optuna's samplers know no such distribution, expected "
+        "uniform, loguniform, integers or choice"
+    )
+
+
+def _option(value: object) -> bool | int | float | str | None:
+    """As Optuna stores it: what is no number, text or None becomes text."""
+    return value if isinstance(value, bool | int | float | str | None) else text(value)
 
 
 def _checked(suggest: Suggest) -> Suggest:
