@@ -19,11 +19,18 @@ from jaxexp.spec.sweep import Comparison, Question, Sweep, Verdict
 from jaxexp.spec.trial import MLPTrial, Trial, choice, size, static, traced
 
 if TYPE_CHECKING:
-    from jaxexp import nn
+    from jaxexp import nn, search
     from jaxexp.api import PlannedRun, Problem, plan, run, write_report
     from jaxexp.base.counting import counting
     from jaxexp.base.files import digest
     from jaxexp.cli.inputs import Inputs
+    from jaxexp.execution.control import (
+        Budget,
+        Curves,
+        EarlyStopping,
+        StopDiverged,
+        StoppingRule,
+    )
     from jaxexp.execution.devices import devices
     from jaxexp.nn.classification import MLPClassification
     from jaxexp.report import figures
@@ -40,8 +47,11 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 __all__ = [
+    "Budget",
     "Comparison",
+    "Curves",
     "Data",
+    "EarlyStopping",
     "Examples",
     "Inputs",
     "MLPClassification",
@@ -54,6 +64,8 @@ __all__ = [
     "Problem",
     "Question",
     "Results",
+    "StopDiverged",
+    "StoppingRule",
     "Sweep",
     "Task",
     "Trial",
@@ -74,6 +86,7 @@ __all__ = [
     "nn",
     "plan",
     "run",
+    "search",
     "seeds",
     "select",
     "size",
@@ -83,6 +96,11 @@ __all__ = [
     "write_report",
 ]
 _LAZY = {
+    "Budget": "jaxexp.execution.control",
+    "Curves": "jaxexp.execution.control",
+    "EarlyStopping": "jaxexp.execution.control",
+    "StopDiverged": "jaxexp.execution.control",
+    "StoppingRule": "jaxexp.execution.control",
     "Inputs": "jaxexp.cli.inputs",
     "Model": "jaxexp.results.models",
     "Prediction": "jaxexp.results.models",
@@ -113,6 +131,7 @@ _MODULES = {
     "metrics": "jaxexp.training.metrics",
     "nn": "jaxexp.nn",
     "seeds": "jaxexp.results.seeds",
+    "search": "jaxexp.search",
     "select": "jaxexp.results.select",
 }
 

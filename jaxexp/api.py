@@ -24,10 +24,11 @@ from jaxexp.base.errors import UserError
 from jaxexp.base.files import digest, write_whole
 from jaxexp.execution import driver
 from jaxexp.execution.checkpoints import EVERY_SECONDS, Checkpoints
+from jaxexp.execution.control import Control, Curves, Stopping
 from jaxexp.execution.devices import chosen, device_memory, host_memory
-from jaxexp.execution.driver import Checkpointer, Progress, Silent
 from jaxexp.execution.progress import Ranking, TerminalProgress
 from jaxexp.execution.records import TrialRecord
+from jaxexp.execution.trainer import Checkpointer, Progress, Silent
 from jaxexp.nn.classification import MLPClassification
 from jaxexp.planning import plan as planning
 from jaxexp.planning.cost import Workload
@@ -49,7 +50,7 @@ MOST_TRACED = 8  # trials, to tell a task from another
 ALWAYS_READ = {"epochs", "batch_size", "seed"}  # by the engine
 # Variables and dimensions of every dataset of results; see `to_dataset`.
 RESERVED = {"loss", "step_loss", "steps_per_epoch", "epochs_trained", "diverged_epoch"}
-RESERVED |= {"diverged_step", "trial_id", "seconds", "gradient_norm"}
+RESERVED |= {"diverged_step", "trial_id", "seconds", "gradient_norm", "best_epoch", "parent"}
 RESERVED |= {"epoch", "split", "step", "layer"}
 
 
@@ -199,6 +200,7 @@ class RunOptions(TypedDict, total=False):
     checkpoint_dir: str | Path | None
     checkpoint_every: float
     keep_params: bool
+    stopping: Stopping
 
 
 @overload
@@ -224,6 +226,7 @@ def run(
     checkpoint_dir: str | Path | None = None,
     checkpoint_every: float = EVERY_SECONDS,
     keep_params: bool = True,
+    stopping: Stopping = None,
 ) -> Results | dict[str, Results]:
     """Train every trial of a sweep, vectorized over all devices, and return the results.
 
@@ -235,10 +238,12 @@ def run(
         programs: see there.
         memory: see there.
         progress: a bar in terminals and notebooks, if not given; True for lines elsewhere too,
-            False for none, or an object with the methods of `jaxexp.execution.driver.Progress`.
+            False for none, or an object with the methods of `jaxexp.execution.trainer.Progress`.
         checkpoint_dir: a folder for checkpoints. The same call resumes an interrupted run from it.
         checkpoint_every: seconds between them.
         keep_params: whether results hold the trained parameters of every trial, on the host.
+        stopping: which trials end early: `jaxexp.EarlyStopping`, `StopDiverged`, `Budget`, another
+            `jaxexp.StoppingRule`, or a list of them. The others go on in smaller batches.
 
     Returns:
         `Results`; of several sweeps (or their plan) a dict of them by the sweeps' names.
@@ -274,6 +279,7 @@ def run(
             f"progress={progress!r}: expected True, False, None or an object with the methods "
             f"{', '.join(methods)}"
         )
+    control = controlled(planned, stopping)
     kept: dict[str, Variables] = {}
 
     def keep(record: TrialRecord) -> None:
@@ -283,9 +289,11 @@ def run(
     made: dict[str, Results] = {}
     with (
         _shown(progress, planned) as shown,
-        _checkpoints(checkpoint_dir, checkpoint_every, planned, shown) as checkpointer,
+        _checkpoints(checkpoint_dir, checkpoint_every, planned, control, shown) as checkpointer,
     ):
-        finished = train(planned, progress=shown, checkpointer=checkpointer, finished=keep)
+        finished = train(
+            planned, progress=shown, checkpointer=checkpointer, finished=keep, control=control
+        )
         with contextlib.closing(finished):
             for own, dataset in finished:
                 made[own.name] = Results(dataset, own, planned.task, planned.data, kept)
@@ -307,16 +315,19 @@ def train(
     checkpointer: Checkpointer | None = None,
     stop: threading.Event | None = None,
     finished: Callable[[TrialRecord], None] | None = None,
+    control: Control | None = None,
 ) -> "Generator[tuple[Sweep, xr.Dataset]]":
     """Train what is planned, and yield each sweep with its results as soon as it is complete.
 
     Of `sweeps`, if only some of the plan's are left to train, programs that none of them needs do
     not run. `finished` is given each trial's record, in which alone its parameters are. See
-    `driver.stream` for `checkpointer` and `stop`.
+    `driver.stream` for `checkpointer`, `stop` and `control`.
     """
     made, task, data = planned.plan, planned.task, planned.data
     left = planned.sweeps if sweeps is None else sweeps
     environment = facts(made, planned.devices)
+    if control:
+        environment["stopping"] = control.identity
     waiting = {sweep.name: set(sweep.trials()) for sweep in left}
     needed = set().union(*waiting.values())
     programs = [p for p in made.programs if any(trial in needed for trial, _ in p.members)]
@@ -324,8 +335,9 @@ def train(
     records: dict[Trial, TrialRecord] = {}
     started = time.perf_counter()
     batches = driver.stream(
-        todo, task, data, planned.devices, progress, checkpointer=checkpointer, stop=stop
-    )
+        todo, task, data, planned.devices, progress, checkpointer=checkpointer, stop=stop,
+        control=control,
+    )  # fmt: skip
     with contextlib.closing(batches):  # the streams stop before whoever stops listening continues
         for batch in batches:
             for record in batch:
@@ -339,6 +351,23 @@ def train(
                     del waiting[sweep.name]
                     seconds = {"wall_seconds": time.perf_counter() - started}
                     yield sweep, to_dataset(sweep, records, task, data, environment | seconds)
+
+
+def controlled(planned: PlannedRun, stopping: Stopping) -> Control:
+    """What is to become of trials between epochs.
+
+    Raises UserError for what is no stopping rule, and where a rule refuses what is planned.
+    """
+    control = Control(stopping)
+    directions = {name: str(m.direction) for name, m in planned.task.metrics.items()}
+    trials = [trial for program in planned.plan.programs for trial in program.trials]
+    curves = Curves(
+        lambda metric, split: np.zeros((len(trials), 0)),
+        {"loss": "lower", **directions},
+        tuple(planned.data.splits),
+    )
+    control.check(trials, curves, planned.data.counts["train"])
+    return control
 
 
 class _Inspector:
@@ -530,13 +559,18 @@ def terminal_progress(
 
 @contextlib.contextmanager
 def _checkpoints(
-    folder: str | Path | None, every: float, planned: PlannedRun, progress: Progress
+    folder: str | Path | None,
+    every: float,
+    planned: PlannedRun,
+    control: Control,
+    progress: Progress,
 ) -> Iterator[Checkpoints | None]:
     if folder is None:
         yield None
         return
     path = Path(folder)
-    _check_identity(path, planned.identity)
+    rules = {"stopping": control.identity} if control else {}
+    _check_identity(path, planned.identity | rules)
     with contextlib.closing(Checkpoints(path, progress.note, every)) as made:
         yield made
 
@@ -548,9 +582,9 @@ def _check_identity(folder: Path, identity: Mapping[str, str]) -> None:
         if file.is_file():
             before = json.loads(file.read_text())
             differs = [
-                f"{name} was {before.get(name, 'missing')}, is {now}"
-                for name, now in identity.items()
-                if before.get(name) != now
+                f"{name} was {before.get(name, 'missing')}, is {identity.get(name, 'missing')}"
+                for name in {**identity, **before}
+                if before.get(name) != identity.get(name)
             ]
             if differs:
                 raise UserError(f"{folder}: checkpoints of another run: {'; '.join(differs)}")

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxexp.api import Problem, _Inspector
-from jaxexp.execution.driver import Progress, stream
+from jaxexp.execution.driver import stream
 from jaxexp.execution.records import TrialRecord
+from jaxexp.execution.trainer import Progress
 from jaxexp.nn.classification import MLPClassification
 from jaxexp.planning.cost import Workload
 from jaxexp.planning.plan import plan

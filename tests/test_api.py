@@ -11,7 +11,7 @@ from flax import linen, nnx
 
 import jaxexp as jx
 from jaxexp.base.errors import InterruptedRunError
-from jaxexp.execution.driver import Silent
+from jaxexp.execution.trainer import Silent
 
 
 @pytest.fixture(scope="module")

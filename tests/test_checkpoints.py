@@ -16,10 +16,10 @@ from rings import assert_close, assert_same_bits, execute, planned
 from test_driver import ALL, BASE
 
 from jaxexp.base.errors import InterruptedRunError, UserError
-from jaxexp.execution import checkpoints, driver
+from jaxexp.execution import checkpoints, driver, trainer
 from jaxexp.execution.checkpoints import Checkpoints
-from jaxexp.execution.driver import Silent
 from jaxexp.execution.program import RunningProgram, state_like
+from jaxexp.execution.trainer import Silent
 from jaxexp.spec.sweep import Sweep
 from jaxexp.training.step import with_evaluation
 
@@ -51,8 +51,8 @@ def small(problem):
 @pytest.fixture
 def one_step(monkeypatch):
     """Calls of one step, or one batch, each: a run can stop anywhere."""
-    monkeypatch.setattr(driver, "CALL_SECONDS", 0)
-    monkeypatch.setattr(driver, "FIRST_CALL", 1)
+    monkeypatch.setattr(trainer, "CALL_SECONDS", 0)
+    monkeypatch.setattr(trainer, "FIRST_CALL", 1)
 
 
 class StopAfter(Silent):
@@ -247,8 +247,8 @@ def stopped(small, devices, tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoints")
     own = made("on all devices", devices, small)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(driver, "CALL_SECONDS", 0)
-        patch.setattr(driver, "FIRST_CALL", 1)
+        patch.setattr(trainer, "CALL_SECONDS", 0)
+        patch.setattr(trainer, "FIRST_CALL", 1)
         assert resume(own, small, devices, folder, 10) is None
         assert resume(own, small, devices, folder, 10) is None
     assert {path.name for path in (folder / own.programs[0].id).iterdir()} == {"1", "2"}

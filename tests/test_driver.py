@@ -12,8 +12,8 @@ from rings import assert_close, assert_same_bits, execute, planned, train
 from jaxexp.api import Problem
 from jaxexp.base.errors import InterruptedRunError, UserError
 from jaxexp.execution import driver, program
-from jaxexp.execution.driver import Silent
 from jaxexp.execution.records import TrialRecord
+from jaxexp.execution.trainer import Silent
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import MLPTrial, Trial
 from jaxexp.training import step

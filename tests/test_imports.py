@@ -27,6 +27,7 @@ FOLDERS = [
     "results",
     "report",
     "api",
+    "search",
     "cli",
 ]
 CLIENTS = [*(PACKAGE / "reproduce").rglob("*.py"), *(ROOT / "sweeps").rglob("*.py")]

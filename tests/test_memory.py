@@ -7,7 +7,7 @@ from jax.sharding import Mesh
 from rings import execute, planned
 
 from jaxexp.api import Problem
-from jaxexp.execution import driver
+from jaxexp.execution import trainer
 from jaxexp.execution.program import RunningProgram, place
 from jaxexp.nn.classification import MLPClassification
 from jaxexp.planning.programs import Program
@@ -71,14 +71,14 @@ def test_memory_on_the_devices(rings, devices, kind):
 def test_memory_of_the_records(rings, devices, monkeypatch, kind):
     """As many copies as there are of the arrays that an execution brings home."""
     brought = {}
-    make = driver.make_records
+    make = trainer.make_records
 
     def spy(program, task, examples, history, ends, *times):
         brought["history"] = size(history)
         brought["ends"] = size([end.variables.params for end in ends.values()])
         return make(program, task, examples, history, ends, *times)
 
-    monkeypatch.setattr(driver, "make_records", spy)
+    monkeypatch.setattr(trainer, "make_records", spy)
     many_steps = {"epochs": 20, "batch_size": 8}  # so that their records outweigh the parameters
     [program] = programs(rings, KINDS[kind] | many_steps, 5)
     sweeps = [Sweep(trial, record=program.record) for trial in program.trials]

@@ -11,8 +11,8 @@ import pytest
 from rings import assert_close, execute
 
 import jaxexp as jx
-from jaxexp.execution import driver
-from jaxexp.execution.driver import Silent
+from jaxexp.execution import trainer
+from jaxexp.execution.trainer import Silent
 from jaxexp.spec.padding import Choice
 
 RNG = np.random.default_rng(0)
@@ -230,13 +230,13 @@ def test_two_sweeps_without_names_are_refused():
 
 
 def test_seconds_are_shares_of_the_device_seconds_by_work(devices, monkeypatch):
-    told, make = [], driver.make_records
+    told, make = [], trainer.make_records
 
-    def spy(program, task, examples, history, ends, seconds, compile_seconds):
-        told.append((program, seconds))
-        return make(program, task, examples, history, ends, seconds, compile_seconds)
+    def spy(program, task, examples, history, ends, stopped, changes, *seconds):
+        told.append((program, seconds[0]))
+        return make(program, task, examples, history, ends, stopped, changes, *seconds)
 
-    monkeypatch.setattr(driver, "make_records", spy)
+    monkeypatch.setattr(trainer, "make_records", spy)
 
     def constant(trial):
         return optax.sgd(trial.learning_rate * (1 + trial.warmup))

@@ -23,6 +23,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxexp.base import memory
+from jaxexp.execution.control import Change
 from jaxexp.execution.records import End, Snapshot
 from jaxexp.planning.programs import Program
 from jaxexp.training.trees import PyTree
@@ -30,7 +31,8 @@ from jaxexp.training.trees import PyTree
 EVERY_SECONDS = 30.0
 KEPT = 2  # the last ones of each program
 SHARE = 0.02  # of the time, at most, may be spent waiting for a save to begin
-FIELDS = ("epoch", "step", "batch", "chunk", "seconds", "compile_seconds")
+FIELDS = ("epoch", "step", "batch", "chunk", "seconds", "compile_seconds", "settled", "lanes")
+PLAIN = ("places", "stopped", "best_epoch")  # arrays of whole numbers
 Like: TypeAlias = tuple[PyTree, PyTree, PyTree]  # as `program.state_like` returns
 Json: TypeAlias = dict[str, object]
 Table: TypeAlias = dict[str, tuple[str, list[int]]]  # the type and shape of each array
@@ -45,6 +47,8 @@ class Counts(TypedDict):
     chunk: int
     seconds: float
     compile_seconds: float
+    settled: int
+    lanes: int
 
 
 class Checkpoints:
@@ -215,9 +219,14 @@ def _unpack(packed: np.ndarray, table: Table) -> dict[str, np.ndarray]:
 
 
 def _flatten(snapshot: Snapshot) -> dict[str, np.ndarray]:
-    trees = {"state": snapshot.state, "record": snapshot.record, "history": snapshot.history}
+    trees = {name: getattr(snapshot, name) for name in ("state", "record", "best", "history")}
+    trees |= {name: getattr(snapshot, name) for name in PLAIN}
+    trees |= {f"values.{name}": value for name, value in snapshot.values.items()}
     for epoch, end in snapshot.ends.items():
         trees |= {f"end.{epoch}.{name}": tree for name, tree in vars(end).items()}
+    for epoch, change in snapshot.changes.items():
+        trees[f"change.{epoch}.source"] = change.source
+        trees |= {f"change.{epoch}.values.{n}": value for n, value in change.values.items()}
     return {
         f"{name}.{i}": leaf
         for name, tree in trees.items()
@@ -237,18 +246,37 @@ def _unflatten(arrays: dict[str, np.ndarray], meta: Counts, like: Like) -> Snaps
                 raise ValueError(f"{name} is of another program")
         return jax.tree.unflatten(structure, own)
 
+    def named(prefix: str) -> dict[str, np.ndarray]:
+        """Single arrays, by what follows in their names."""
+        return {
+            name.removeprefix(prefix).removesuffix(".0"): array
+            for name, array in arrays.items()
+            if name.startswith(prefix)
+        }
+
+    def epochs(kind: str) -> list[int]:
+        return sorted({int(name.split(".")[1]) for name in arrays if name.startswith(f"{kind}.")})
+
     state, record, predictions = like
-    epochs = sorted({int(name.split(".")[1]) for name in arrays if name.startswith("end.")})
     return Snapshot(
         **meta,
+        **{name: arrays[f"{name}.0"] for name in PLAIN},
         state=tree("state", state, 1) if "record.0" in arrays else None,
         record=tree("record", record, 1) if "record.0" in arrays else None,
+        best=tree("best", state.variables, 1) if "best.0" in arrays else None,
         history=tree("history", record, 2) if meta["epoch"] else None,
         ends={
             epoch: End(
+                arrays[f"end.{epoch}.places.0"],
                 tree(f"end.{epoch}.predictions", predictions, 1),
                 tree(f"end.{epoch}.variables", state.variables, 1),
+                arrays[f"end.{epoch}.best_epoch.0"],
             )
-            for epoch in epochs
+            for epoch in epochs("end")
+        },
+        values=named("values."),
+        changes={
+            epoch: Change(arrays[f"change.{epoch}.source.0"], named(f"change.{epoch}.values."))
+            for epoch in epochs("change")
         },
     )

@@ -5,18 +5,20 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias, cast
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxexp.base import memory
 from jaxexp.base.errors import UserError
+from jaxexp.execution.control import Change
 from jaxexp.execution.records import End, Snapshot
 from jaxexp.planning.programs import Program
 from jaxexp.spec.padding import Choice
 from jaxexp.spec.trial import Trial
 from jaxexp.training import step
 from jaxexp.training.step import EpochRecord, Steps, TrainState
-from jaxexp.training.task import Arrays, Task
+from jaxexp.training.task import Arrays, Task, Variables
 from jaxexp.training.tracing import fingerprint
 from jaxexp.training.trees import PyTree
 
@@ -65,12 +67,13 @@ def joined(copies: Sequence[Arrays], mesh: Mesh) -> Arrays:
 _compiled: dict[tuple[object, ...], Compiled] = {}
 
 
-def compile_program(program: Program, task: Task, mesh: Mesh, data: Arrays) -> Compiled:
-    """Compile a program for its devices, or find it compiled by this process before.
+def compile_program(program: Program, task: Task, mesh: Mesh, data: Arrays, lanes: int) -> Compiled:
+    """Compile a batch of `lanes` trials of a program, or find it compiled by this process before.
 
-    `data` is placed there.
+    `data` is placed on the program's devices.
     """
-    batch = program.filled(), program.chunk
+    chunk = min(program.chunk, lanes // len(program.devices))
+    batch = lanes, chunk
     shapes = jax.tree.map(lambda a: (a.shape, str(a.dtype)), data)
     lengths = run_steps(program, task, data)
     devices = tuple(mesh.devices.flat)
@@ -80,7 +83,7 @@ def compile_program(program: Program, task: Task, mesh: Mesh, data: Arrays) -> C
     computes = fingerprint(task, program.spec.trial, leaves, lengths, data, predictions=predictions)
     key = (type(task), computes, program.spec, program.record, batch, lengths, devices, str(shapes))
     if key not in _compiled:
-        _compiled[key] = _compile(program, task, mesh, data)
+        _compiled[key] = _compile(program, task, mesh, data, lanes, chunk)
         memory.give_back()
     return _compiled[key]
 
@@ -159,7 +162,9 @@ def state_like(program: Program, task: Task, data: Arrays) -> tuple[PyTree, PyTr
     return state, record, predictions
 
 
-def _compile(program: Program, task: Task, mesh: Mesh, data: Arrays) -> Compiled:
+def _compile(
+    program: Program, task: Task, mesh: Mesh, data: Arrays, lanes: int, chunk: int
+) -> Compiled:
     traced = _Traced(program, task, data)
 
     def batched(
@@ -172,9 +177,9 @@ def _compile(program: Program, task: Task, mesh: Mesh, data: Arrays) -> Compiled
             def one(own: dict[int, PyTree]) -> PyTree:
                 return function(*(own.get(i, a) for i, a in enumerate(arguments)))
 
-            if program.filled() == program.chunk * len(program.devices):
+            if lanes == chunk * len(program.devices):
                 return jax.vmap(one)(own)  # quicker to trace than a loop of one chunk
-            return jax.lax.map(one, own, batch_size=program.chunk)
+            return jax.lax.map(one, own, batch_size=chunk)
 
         # Trials never communicate, so there is nothing for shard_map to check.
         spread = jax.shard_map(chunks, mesh=mesh, in_specs=specs, out_specs=TRIALS, check_vma=False)
@@ -186,7 +191,8 @@ def _compile(program: Program, task: Task, mesh: Mesh, data: Arrays) -> Compiled
             donate_argnums=donate,
         )
 
-    leaves, number = stack(program, task, data), np.int32(0)
+    own, number = stack(program, task, data), np.int32(0)
+    leaves = {n: jax.ShapeDtypeStruct((lanes, *a.shape[1:]), a.dtype) for n, a in own.items()}
     init_jit = batched(traced.init, TRIALS, SHARED)
     state, record = jax.eval_shape(init_jit, leaves, data)
     steps_jit = batched(traced.steps, *(TRIALS,) * 3, *(SHARED,) * 4, donate=(1,))
@@ -204,17 +210,12 @@ def _compile(program: Program, task: Task, mesh: Mesh, data: Arrays) -> Compiled
 
 
 def stack(program: Program, task: Task, data: Arrays) -> dict[str, np.ndarray]:
-    """What differs between the trials of a program, (T,) each.
-
-    T is filled up with copies of the last trial, whose results are dropped.
-    """
-    copies = program.filled() - len(program.trials)
-    trials = [*program.trials, *[program.trials[-1]] * copies]
-    leaves = program.spec.leaves(trials)
+    """What differs between the trials of a program, (T,) each."""
+    leaves = program.spec.leaves(program.trials)
     lengths = run_steps(program, task, data)
     if len(lengths) > 1:
         examples = step.count(data["train"])
-        own = [lengths.index(_run_steps(trial, examples)) for trial in trials]
+        own = [lengths.index(_run_steps(trial, examples)) for trial in program.trials]
         leaves[RUN_STEPS] = np.array(own, np.int32)
     return leaves
 
@@ -230,7 +231,11 @@ class Call(NamedTuple):
 
 
 class RunningProgram:
-    """One program on its devices: its state, and how far it is."""
+    """Trials of one program on its devices: their state, and how far they are.
+
+    They lie in the lanes of a batch, which is filled up with copies of the last one, whose results
+    are dropped.
+    """
 
     def __init__(self, program: Program, task: Task, mesh: Mesh, data: Arrays) -> None:
         """Nothing is compiled yet; `data` is what `place` returns."""
@@ -241,12 +246,36 @@ class RunningProgram:
         size = step.evaluation_batch_size(task, evaluated)
         self.batches = step.steps_per_epoch(evaluated, size)
         self.epoch = self.step = self.batch = 0  # epochs finished, and how far the next one is
+        self.places = np.arange(len(program.trials))  # in the program, of the trials in the lanes
+        self.lanes = program.filled()
+        self.best: Variables | None = None  # the best so far of each lane, where they are kept
+        self.best_epoch = np.zeros(len(program.trials), int)  # (T,) of which they are
+        self.values = stack(program, task, data)  # what differs between trials, (T,) each
 
     def start(self, snapshot: Snapshot | None = None) -> None:
         """Compile, and initialise every trial or take over the state of a snapshot."""
-        self.leaves = self._put(stack(self.program, self.task, self.data), TRIALS)
+        if snapshot is not None:
+            self.places = snapshot.places
+            self.lanes = filled(self.program, max(len(self.places), snapshot.lanes))
+            self.values |= snapshot.values
+            self.best_epoch = snapshot.best_epoch.copy()
+        self._compile()
+        if snapshot is None:
+            self.state, self.record = self.compiled.init(self.leaves, self.data)
+            return
+        self.state, self.record, self.best = self._put(
+            self._in_lanes((snapshot.state, snapshot.record, snapshot.best)), TRIALS
+        )
+        self.epoch, self.step = snapshot.epoch, snapshot.step
+        self.batch = min(snapshot.batch, self.batches - 1)  # the data may be others, by force
+
+    def _compile(self) -> None:
+        own = jax.tree.map(lambda a: a[self.places], self.values)
+        self.leaves = self._put(self._in_lanes(own), TRIALS)
         try:
-            self.compiled = compile_program(self.program, self.task, self.mesh, self.data)
+            self.compiled = compile_program(
+                self.program, self.task, self.mesh, self.data, self.lanes
+            )
         except jax.errors.JAXTypeError as error:
             spec = self.program.spec
             padded = [name for name, _, _ in spec.sizes] + [name for name, _ in spec.choices]
@@ -256,13 +285,6 @@ class RunningProgram:
                 f"{' and '.join(padded) or 'what is traced'}, their values are not known to "
                 "Python; run with programs='exact')"
             ) from error
-        if snapshot is None:
-            self.state, self.record = self.compiled.init(self.leaves, self.data)
-        else:
-            arrays = self._filled((snapshot.state, snapshot.record))
-            self.state, self.record = self._put(arrays, TRIALS)
-            self.epoch, self.step = snapshot.epoch, snapshot.step
-            self.batch = min(snapshot.batch, self.batches - 1)  # the data may be others, by force
 
     @property
     def begun(self) -> bool:
@@ -302,29 +324,74 @@ class RunningProgram:
             pass
         return call.record
 
-    def end(self) -> End:
-        """The trials as they are, on the host, with their predictions where recorded."""
+    def end(self, places: np.ndarray | None = None) -> End:
+        """Trials as they are, or as they were best where that is kept, on the host.
+
+        With their predictions where recorded. Of all trials, if no places are given.
+        """
+        places = self.places if places is None else places
+        kept = self.state.variables if self.best is None else self.best
         predictions = {}
         if self.compiled.predict:
             # Asked of those trials alone that end here, of which some are prefixes.
-            epochs = np.full(self.program.filled(), self.epoch, np.int32)
+            epochs = np.full(self.lanes, self.epoch, np.int32)
             leaves = {**self.leaves, "epochs": self._put(epochs, TRIALS)}
-            predictions = self.compiled.predict(leaves, self.state, self.data)
-        return End(*self.to_host((predictions, self.state.variables)))
+            state = self.state._replace(variables=kept)
+            predictions = self.compiled.predict(leaves, state, self.data)
+        own = np.searchsorted(self.places, places)
+        predictions, kept = jax.tree.map(lambda a: a[own], self.to_host((predictions, kept)))
+        return End(places, predictions, kept, self.best_epoch[places])
+
+    def keep_best(self, places: np.ndarray) -> None:
+        """Keep the parameters that these trials have now, until they are better once more."""
+        self.best_epoch[places] = self.epoch
+        if self.best is None:
+            self.best = jax.tree.map(jnp.copy, self.state.variables)
+            return
+        better = self._put(np.isin(self._lanes_of(), places), TRIALS)
+        self.best = _replace(better, self.state.variables, self.best)
+
+    def compact(self, places: np.ndarray, lanes: int) -> None:
+        """Go on with these trials alone, in a batch of so many lanes, between two epochs."""
+        own = np.searchsorted(self.places, places)
+        kept = self.to_host((self.state, self.record, self.best))
+        self.places, self.lanes = places, lanes
+        del self.state, self.record, self.best  # their memory first
+        self._compile()
+        self.state, self.record, self.best = self._put(
+            self._in_lanes(jax.tree.map(lambda a: a[own], kept)), TRIALS
+        )
+
+    def change(self, change: Change) -> None:
+        """Go on with other states and hyperparameters; `change` is of the program's trials, (T,).
+
+        States are copied on the devices.
+        """
+        self.values |= {n: v.astype(self.values[n].dtype) for n, v in change.values.items()}
+        lane = {place: i for i, place in enumerate(self.places.tolist())}
+        source = np.array([lane[place] for place in change.source[self.places].tolist()])
+        self.state = _take(self.state, self._put(self._in_lanes(source), TRIALS))
+        own = jax.tree.map(lambda a: a[self.places], self.values)
+        self.leaves = self._put(self._in_lanes(own), TRIALS)
 
     def to_host(self, tree: PyTree) -> PyTree:
-        """Copies on the host, without the trials that fill up: later calls reuse the memory."""
-        trials = len(self.program.trials)
+        """Copies on the host, without the lanes that fill up: later calls reuse the memory."""
 
         def copy(array: jax.Array) -> np.ndarray:
             # Shard by shard: of the whole array, JAX would keep a copy of its own.
             shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
-            return np.concatenate([np.asarray(shard.data) for shard in shards])[:trials]
+            return np.concatenate([np.asarray(shard.data) for shard in shards])[: len(self.places)]
 
         return jax.tree.map(copy, tree)
 
-    def _filled(self, tree: PyTree) -> PyTree:
-        copies = self.program.filled() - len(self.program.trials)
+    def _lanes_of(self) -> np.ndarray:
+        """The place of the trial in each lane, (lanes,)."""
+        own: np.ndarray = self._in_lanes(self.places)
+        return own
+
+    def _in_lanes(self, tree: PyTree) -> PyTree:
+        """Arrays of the trials, filled up with the last one's."""
+        copies = self.lanes - len(self.places)
         return jax.tree.map(lambda a: np.concatenate([a, *[a[-1:]] * copies]), tree)
 
     def _numbers(self, *numbers: int) -> list[jax.Array]:
@@ -332,3 +399,34 @@ class RunningProgram:
 
     def _put(self, tree: PyTree, spec: PartitionSpec) -> PyTree:
         return jax.device_put(tree, NamedSharding(self.mesh, spec))
+
+
+@jax.jit
+def _replace(better: jax.Array, new: PyTree, old: PyTree) -> PyTree:
+    """By lane, `new` where it is better."""
+
+    def replace(new: jax.Array, old: jax.Array) -> jax.Array:
+        return jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+    return jax.tree.map(replace, new, old)
+
+
+@jax.jit
+def _take(tree: PyTree, source: jax.Array) -> PyTree:
+    """By lane, the state of another."""
+    return jax.tree.map(lambda a: a.at[source].get(out_sharding=None), tree)
+
+
+def filled(program: Program, trials: int) -> int:
+    """The lanes for so many of a program's trials: every device has as many, every chunk is full.
+
+    There are few numbers of lanes, since each is compiled: those of all its trials, and halves.
+    """
+    devices, lanes = len(program.devices), program.filled()
+    while True:
+        half = -(-lanes // 2 // devices) * devices
+        if half > devices * program.chunk:
+            half = -(-half // (devices * program.chunk)) * devices * program.chunk
+        if half < trials or half >= lanes:
+            return lanes
+        lanes = half

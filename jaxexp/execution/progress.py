@@ -52,6 +52,9 @@ class _Watched:
     # When how many epochs were done: of the last WINDOW seconds of training, at least two.
     marks: collections.deque[tuple[float, float]] = field(default_factory=collections.deque)
     done: float = 0.0  # epochs
+    trials: int = 0  # that still train,
+    before: float = 0.0  # and epochs of trials before the last of them that ended,
+    since: float = 0.0  # with so many epochs of each done
     seen: float = 0.0  # epochs whose training has been seen,
     taken: float = 0.0  # and the seconds that they would have taken alone on its devices
     looked: float = -math.inf  # when its metrics were looked at
@@ -81,7 +84,7 @@ class TerminalProgress:
         self.console, self.ranking, self._now = console, ranking, clock
         self.names = list(dict.fromkeys(sweep.name for sweep in sweeps))
         self.epochs = sum(len(p.trials) * p.epochs for p in needed)
-        self._watched = {id(p): _Watched() for p in needed}
+        self._watched = {id(p): _Watched(trials=len(p.trials)) for p in needed}
         self._latest: dict[Trial, float] = {}
         self._lock = threading.RLock()
         self._lines, self._told = 0, -math.inf
@@ -160,6 +163,16 @@ class TerminalProgress:
             own.done = epochs
             self._tell()
 
+    def stopped(self, program: Program, epoch: int, trials: int) -> None:
+        """So many trials end after this epoch: what they will not train is not counted any more."""
+        with self._lock:
+            if own := self._watched.get(id(program)):
+                own.before += own.trials * (epoch - own.since)
+                own.since, own.trials = epoch, own.trials - trials
+                self.epochs -= trials * (program.epochs - epoch)
+                if not own.trials:
+                    own.done = program.epochs
+
     def measured(
         self, program: Program, epoch: int, value: Callable[[str, str], np.ndarray]
     ) -> None:
@@ -200,7 +213,8 @@ class TerminalProgress:
     def done(self) -> tuple[str, int]:
         """The epochs done of all, in words, and as a percentage of what is said, rounded down."""
         with self._lock:
-            done = sum(self._watched[id(p)].done * len(p.trials) for p in self.plan.programs)
+            every = [self._watched[id(p)] for p in self.plan.programs]
+            done = sum(own.before + own.trials * (own.done - own.since) for own in every)
         digits = 0 if self.epochs >= 1000 else 1 if self.epochs >= 100 else 2
         scale = 10**digits
         shown = math.floor(done * scale + 1e-6)  # never more than there is

@@ -2,11 +2,12 @@
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import jax
 import numpy as np
 
+from jaxexp.execution.control import Change
 from jaxexp.planning.programs import Program
 from jaxexp.spec.trial import Trial
 from jaxexp.training import step
@@ -28,6 +29,9 @@ class TrialRecord:
     variables: Variables | None
     seconds: float  # its share, by its work, of the device-seconds of its program's training
     compile_seconds: float  # its share of its program's compilation
+    best_epoch: int = 0  # after which these are its variables; 0: after the last one
+    # After which epochs it went on as a copy of which trial, with which hyperparameters.
+    changes: dict[int, tuple[Trial, dict[str, float]]] = field(default_factory=dict)
 
     @property
     def diverged_step(self) -> int:
@@ -52,17 +56,19 @@ class TrialRecord:
 
 @dataclass
 class End:
-    """A program's trials at the end of an epoch that is the last of some: (T, ...) each."""
+    """Trials of a program after the epoch that is their last: (k, ...) each."""
 
+    places: np.ndarray  # (k,) in the program, ascending
     predictions: dict[str, np.ndarray]
     variables: Variables
+    best_epoch: np.ndarray  # (k,) after which these are the variables; 0: after the last one
 
 
 @dataclass(frozen=True)
 class Snapshot:
     """All that a program needs to resume, on the host.
 
-    Arrays are (T, ...), without the trials that fill up the batch.
+    A of its T trials still train. Arrays are without the lanes that fill up the batch.
     """
 
     epoch: int  # epochs finished
@@ -71,29 +77,48 @@ class Snapshot:
     chunk: int
     seconds: float
     compile_seconds: float
-    state: TrainState | None  # None when all epochs are finished
-    record: EpochRecord | None  # of the epoch under way
-    history: EpochRecord | None  # of the finished epochs, (T, E, ...)
+    settled: int  # the epoch after which it was last decided what becomes of the trials
+    lanes: int  # of the batch
+    places: np.ndarray  # (A,) of those that still train, ascending
+    stopped: np.ndarray  # (T,) the epoch after which each was stopped, 0 for none
+    state: TrainState | None  # (A, ...); None when no trial is left
+    record: EpochRecord | None  # (A, ...) of the epoch under way
+    best: Variables | None  # (A, ...) where the best are kept
+    best_epoch: np.ndarray  # (T,) of which they are; 0 where none is kept
+    history: EpochRecord | None  # of the finished epochs, (T, E, ...); once stopped, repeated
     ends: dict[int, End]
+    values: dict[str, np.ndarray]  # (T,) of hyperparameters that were changed
+    changes: dict[int, Change]  # by epoch, (T,) each
 
 
 def make_records(
     program: Program, task: Task, examples: int, history: EpochRecord, ends: Mapping[int, End],
-    seconds: float, compile_seconds: float,
+    stopped_T: np.ndarray, changes: Mapping[int, Change], seconds: float, compile_seconds: float,
 ) -> list[TrialRecord]:  # fmt: skip
     """Of every member of a program.
 
-    `history` is (T, E, ...), `ends` is by epochs trained, `examples` the number of training ones.
+    `history` is (T, E, ...), `ends` is by epochs trained, `examples` the number of training ones,
+    `stopped_T` the epoch after which a trial was stopped, or 0.
     """
     running = step.values(task, history.running)
     metrics = {split: step.values(task, sums) for split, sums in history.splits.items()}
+    lengths = [
+        min(trial.epochs, int(stopped_T[place]) or trial.epochs) for trial, place in program.members
+    ]
+    works = [
+        share * length / trial.epochs
+        for (trial, _), share, length in zip(
+            program.members, program.estimate.shares, lengths, strict=True
+        )
+    ]
     device_seconds = seconds * len(program.devices)
     made = []
-    for (trial, place), share in zip(program.members, program.estimate.shares, strict=True):
-        own = jax.tree.map(lambda a: a[place, : trial.epochs], (history, running, metrics))  # noqa: B023
-        end = ends[trial.epochs]
+    for (trial, place), length, work in zip(program.members, lengths, works, strict=True):
+        own = jax.tree.map(lambda a: a[place, :length], (history, running, metrics))  # noqa: B023
+        end = ends[length]
+        row = int(np.searchsorted(end.places, place))
         variables, predictions = jax.tree.map(
-            lambda a: a[place],  # noqa: B023
+            lambda a: a[row],  # noqa: B023
             (end.variables, end.predictions),
         )
         record = _record(program, task, examples, trial, own, variables)
@@ -101,8 +126,17 @@ def make_records(
             dataclasses.replace(
                 record,
                 predictions=predictions,
-                seconds=device_seconds * share,
+                seconds=device_seconds * work / (sum(works) or 1),
                 compile_seconds=compile_seconds / len(program.members),
+                best_epoch=int(end.best_epoch[row]),
+                changes={
+                    epoch: (
+                        program.trials[change.source[place]],
+                        {name: value_T[place] for name, value_T in change.values.items()},
+                    )
+                    for epoch, change in changes.items()
+                    if epoch < length
+                },
             )
         )
     return made

@@ -46,6 +46,10 @@ def to_dataset(
       taken during the epoch in training mode.
     - `step_loss`, `steps_per_epoch`, `epochs_trained`, `diverged_epoch` and `diverged_step` (from
       1, over the whole run; 0: never), `trial_id`.
+    - of runs with stopping rules, `best_epoch`: the one whose parameters a trial has in the end
+      (0: the last one trained), where a rule says that.
+    - where trials went on as copies of others, `parent` by epoch: the place of the trial whose
+      state it took over after that epoch (-1: none), and `own_learning_rate` and the like by epoch.
     - `seconds`: device-seconds of training, the trial's share of its program's by its work.
     - where recorded, `gradient_norm` by epoch and layer, and predictions.
 
@@ -58,7 +62,7 @@ def to_dataset(
         stacked = _pad([np.asarray(value) for value in values])
         return (*axes, *dims), stacked.reshape(sweep.shape + stacked.shape[1:]), attrs
 
-    epochs = [record.trial.epochs for record in own]
+    epochs = [len(record.running["loss"]) for record in own]
     splits = list(data.splits)
     described = {"loss": {"direction": "lower", "units": task.loss_unit}} | {
         name: {"direction": str(metric.direction), "units": metric.unit}
@@ -89,6 +93,11 @@ def to_dataset(
             else "share, by its work, of a program that trained others beside it",
         ),
     }
+    if any(r.best_epoch for r in own):
+        variables["best_epoch"] = variable([r.best_epoch for r in own])
+    if any(r.changes for r in own):
+        for name, values in _lineage(own).items():
+            variables[name] = variable(values, "epoch")
     if "gradient_norms" in sweep.record:
         variables["gradient_norm"] = variable([r.gradient_norms for r in own], "epoch", "layer")
     if "predictions" in sweep.record:
@@ -97,6 +106,25 @@ def to_dataset(
             variables[name] = variable([r.predictions[name].reshape(shape) for r in own], *dims)
     dataset = xr.Dataset(variables, attrs=_attributes(sweep, own, list(described), data, facts))
     return dataset.assign_coords(coordinates(sweep, dataset, data))
+
+
+def _lineage(own: Sequence[TrialRecord]) -> dict[str, list[np.ndarray]]:
+    """By epoch, (E,) of each trial: of which it became a copy, and which values it had."""
+    place = {record.trial: i for i, record in enumerate(own)}
+    names = {name for record in own for _, values in record.changes.values() for name in values}
+    made: dict[str, list[np.ndarray]] = {n: [] for n in ["parent", *(f"own_{n}" for n in names)]}
+    for record in own:
+        epochs = len(record.running["loss"])
+        parent = np.full(epochs, -1)
+        values = {name: np.full(epochs, getattr(record.trial, name)) for name in names}
+        for epoch, (source, changed) in sorted(record.changes.items()):
+            parent[epoch - 1] = -1 if source == record.trial else place[source]
+            for name, value in changed.items():
+                values[name][epoch:] = value
+        made["parent"].append(parent)
+        for name in names:
+            made[f"own_{name}"].append(values[name])
+    return made
 
 
 def _pad(values: list[np.ndarray]) -> np.ndarray:

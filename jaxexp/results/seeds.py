@@ -46,6 +46,7 @@ def average(ds: xr.Dataset) -> xr.Dataset:
     """
     if "seed" not in select.axes(ds):
         return ds
+    ds = _same_length(ds)
     finished = ds["diverged_epoch"] == 0
     lost = ~finished.any("seed")  # settings without a seed that finished
     made: dict[str, xr.DataArray] = {}
@@ -83,6 +84,13 @@ def average(ds: xr.Dataset) -> xr.Dataset:
             "settings": settings,
         },
     )
+
+
+def _same_length(ds: xr.Dataset) -> xr.Dataset:
+    """With curves of equal length over the seeds of each setting."""
+    last = ds["epochs_trained"]
+    alike = "best_epoch" not in ds and bool((last == last.isel(seed=0)).all())
+    return ds if alike else select.carried_on(ds)
 
 
 def _mean_and_std(values: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:

@@ -244,14 +244,40 @@ def where(ds: xr.Dataset, **values: object) -> xr.Dataset:
 
 
 def final(ds: xr.Dataset, metric: str = "loss") -> xr.DataArray:
-    """`metric` at the end of each trial's own last epoch, (axes, split); NaN where it diverged.
+    """`metric` of each trial as it is in the end, (axes, split); NaN where it diverged.
 
-    Raises UserError for an unknown metric.
+    That is after its own last epoch, or after the best one where a stopping rule has kept its
+    parameters. Raises UserError for an unknown metric.
     """
     _check(ds, metric)
-    last = ds["epochs_trained"].clip(min=1).astype(int)
-    values = ds[metric].sel(epoch=last).where(ds["diverged_epoch"] == 0)
+    values = ds[metric].sel(epoch=last_epoch(ds)).where(ds["diverged_epoch"] == 0)
     return values.drop_vars("epoch")
+
+
+def last_epoch(ds: xr.Dataset) -> xr.DataArray:
+    """The epoch, (axes), whose parameters each trial has in the end."""
+    last = ds["epochs_trained"]
+    if "best_epoch" in ds:
+        last = last.where(ds["best_epoch"] == 0, ds["best_epoch"])
+    return last.clip(min=1).astype(int)
+
+
+def carried_on(ds: xr.Dataset) -> xr.Dataset:
+    """Curves of trials that were stopped, as if they had stayed as they are in the end.
+
+    From its last epoch on, a trial has the values of `final`, up to the epoch in which the longest
+    trial ends; so that trials stopped at different times have a mean.
+    """
+    longest = int(ds["epochs_trained"].max())
+    if "best_epoch" not in ds and bool((ds["epochs_trained"] == longest).all()):
+        return ds
+    made = {}
+    for metric in metrics(ds):
+        end = ds[metric].sel(epoch=last_epoch(ds)).drop_vars("epoch")
+        made[metric] = ds[metric].where(ds["epoch"] < ds["epochs_trained"], end)
+    full = xr.full_like(ds["epochs_trained"], longest)
+    kept = ds.drop_vars("best_epoch", errors="ignore").assign(made)
+    return kept.assign(epochs_trained=full)
 
 
 def until_divergence(ds: xr.Dataset, variable: str = "loss") -> xr.DataArray:
@@ -287,8 +313,7 @@ def spread(ds: xr.Dataset, metric: str = "loss") -> xr.DataArray | None:
     name = f"{metric}_std"
     if name not in ds:
         return None
-    last = ds["epochs_trained"].clip(min=1).astype(int)
-    return ds[name].sel(epoch=last).where(ds["diverged_epoch"] == 0).drop_vars("epoch")
+    return ds[name].sel(epoch=last_epoch(ds)).where(ds["diverged_epoch"] == 0).drop_vars("epoch")
 
 
 def plus_minus(value: float, std: object = None, digits: int = 4) -> str:
@@ -309,8 +334,9 @@ def rank(ds: xr.Dataset, metric: str = "loss", split: str | None = None) -> pd.D
     `default_split(ds)`, then by position. A trial without a finite value comes after those with
     one; diverged trials come last, the earliest very last. Of means over seeds, those of which a
     seed diverged come after those of which none did.
-    Columns: `trial` (its label), each of its hyperparameters, `value`, `epoch` (the last one
-    trained), `status`. The index is the trial's place in `points(ds)`.
+    Columns: `trial` (its label), each of its hyperparameters, `value`, `epoch` (whose parameters it
+    has in the end: the last one trained, or the best), `status`. The index is the trial's place in
+    `points(ds)`.
     Raises UserError for an unknown metric or split.
     """
     split = split or default_split(ds)
@@ -324,7 +350,7 @@ def rank(ds: xr.Dataset, metric: str = "loss", split: str | None = None) -> pd.D
             "trial": [_label(row) for row in _rows(given, len(value))],
             **given,
             "value": value,
-            "epoch": by_trial(ds, ds["epochs_trained"]).astype(int),
+            "epoch": by_trial(ds, last_epoch(ds)),
             "status": _statuses(ds),
         }
     )

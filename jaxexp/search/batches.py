@@ -11,7 +11,7 @@ import xarray as xr
 
 from jaxexp.api import PlannedRun, plan, run
 from jaxexp.base.errors import UserError
-from jaxexp.execution.driver import Progress
+from jaxexp.execution.trainer import Progress
 from jaxexp.results import select
 from jaxexp.results.joining import join, sweep_over, varying
 from jaxexp.results.results import Results

@@ -9,7 +9,7 @@ import jax
 from jaxexp.api import plan
 from jaxexp.base.errors import UserError
 from jaxexp.execution import driver
-from jaxexp.execution.driver import Progress
+from jaxexp.execution.trainer import Progress
 from jaxexp.nn.classification import MLPClassification
 from jaxexp.results.results import Results
 from jaxexp.search.batches import Search, Training

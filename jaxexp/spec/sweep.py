@@ -3,14 +3,13 @@
 import dataclasses
 import itertools
 import json
-import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, NamedTuple, Self, TypeAlias, TypeVar, cast
 
 from jaxexp.base.errors import UserError
 from jaxexp.base.files import digest
-from jaxexp.spec.trial import RESERVED, Kind, Trial, Value, hyperparameters, text
+from jaxexp.spec.trial import RESERVED, Kind, Trial, Value, float32, hyperparameters, text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -101,6 +100,9 @@ class Sweep:
     `timed` sweep is about time: its trials train one after another with nothing beside them, but
     for those that differ in their seed alone, which share a program.
 
+    `dim_names` names the dimension that a zipped axis has in the results, where its hyperparameters
+    joined ("depth_width") would be long: `{("depth", "width"): "network"}`.
+
     Raises UserError for a base that is no trial, names that are no hyperparameters or stand in
     two axes, an axis without values, and values of the wrong type.
     """
@@ -112,6 +114,7 @@ class Sweep:
     record: tuple[str, ...] = ()
     timed: bool = False
     questions: "tuple[Question[xr.Dataset], ...]" = ()
+    dim_names: Mapping[Axis, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Normalise the axes to tuples, so that a sweep cannot be changed from outside."""
@@ -135,7 +138,8 @@ class Sweep:
         for name in every:
             if every.count(name) > 1:
                 raise UserError(f"{name} stands in more than one axis of sweep {self.name!r}")
-        dims = ["_".join(axis) for axis in axes]
+        dim_names = self._checked_dim_names(axes)
+        dims = [dim_names.get(axis, "_".join(axis)) for axis in axes]
         for dim in dims:
             if dims.count(dim) > 1 or dim in RESERVED:
                 raise UserError(
@@ -151,6 +155,21 @@ class Sweep:
         object.__setattr__(self, "axes", axes)
         object.__setattr__(self, "record", tuple(dict.fromkeys(self.record)))
         object.__setattr__(self, "questions", tuple(self.questions))
+        object.__setattr__(self, "dim_names", dim_names)
+
+    def _checked_dim_names(self, axes: Mapping[Axis, object]) -> dict[Axis, str]:
+        if not isinstance(self.dim_names, Mapping):
+            raise UserError(f"dim_names={self.dim_names!r}: expected a dict from axes to names")
+        for axis, name in self.dim_names.items():
+            if axis not in axes:
+                known = ", ".join(map(repr, axes)) or "none"
+                raise UserError(f"dim_names: {axis!r} is no axis; there are: {known}")
+            if not isinstance(name, str) or not name.isidentifier() or name in self.base.fields():
+                raise UserError(
+                    f"dim_names: {name!r}: expected a name that is no hyperparameter's, such as "
+                    "'sample'"
+                )
+        return dict(self.dim_names)
 
     def _check_options(self) -> None:
         if not isinstance(self.name, str) or not self.name.strip() or not self.name.isprintable():
@@ -169,7 +188,7 @@ class Sweep:
         found: dict[Point, Point] = {}
         for point in points if any(traced) else ():
             key = tuple(
-                _float32(cast(float, v)) if t else v for v, t in zip(point, traced, strict=True)
+                float32(cast(float, v)) if t else v for v, t in zip(point, traced, strict=True)
             )
             if found.setdefault(key, point) != point:
                 raise UserError(
@@ -186,7 +205,10 @@ class Sweep:
     @property
     def dims(self) -> dict[str, tuple[Axis, tuple[Point, ...]]]:
         """Each dimension of the results: its name, its hyperparameters and their values."""
-        return {"_".join(axis): (axis, points) for axis, points in self._points.items()}
+        return {
+            self.dim_names.get(axis, "_".join(axis)): (axis, points)
+            for axis, points in self._points.items()
+        }
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -258,15 +280,6 @@ class Sweep:
         return dataclasses.replace(
             self, base=self.base.replace(epochs=min(self.base.epochs, epochs))
         )
-
-
-def _float32(value: float) -> float:
-    """As float32 has it; what is beyond it is refused elsewhere."""
-    try:
-        number: float = struct.unpack("f", struct.pack("f", value))[0]
-        return number
-    except OverflowError:
-        return value
 
 
 def _names(key: str | Axis) -> Axis:

@@ -14,6 +14,7 @@ import inspect
 import json
 import math
 import operator
+import struct
 import types
 import typing
 from collections.abc import Callable, Sequence
@@ -219,7 +220,7 @@ class Trial:
         """Raise UserError unless every value lies in its range and the values fit together."""
         fields = self.fields()
         for name, declared in fields.items():
-            _check_range(declared, getattr(self, name))
+            check_range(declared, getattr(self, name))
         for name in self.__dict__.keys() - fields.keys():
             if not isinstance(getattr(type(self), name, None), functools.cached_property):
                 raise UserError(
@@ -447,7 +448,17 @@ def _plain(value: Value) -> object:
     return [_plain(v) for v in value] if isinstance(value, tuple) else value
 
 
-def _check_range(declared: Hyperparameter, value: Value) -> None:
+def float32(value: float) -> float:
+    """As float32 has it; what is beyond it is refused elsewhere."""
+    try:
+        number: float = struct.unpack("f", struct.pack("f", value))[0]
+        return number
+    except OverflowError:
+        return value
+
+
+def check_range(declared: Hyperparameter, value: Value) -> None:
+    """Raise UserError for a value out of the declared range of its hyperparameter."""
     name, choices = declared.name, declared.choices
     if choices is not None and value not in choices:
         raise UserError(f"{name}={text(value)!r}: expected one of {', '.join(map(text, choices))}")

@@ -1,0 +1,508 @@
+"""One program, trained from its start, or its last snapshot, to its end or a rung on the way.
+
+This is the only part that knows time. What happens within a call, some steps of an epoch, is
+compiled and pure (`jaxexp.training.step`); between calls it records, reports progress, saves, ends
+trials, and can stop.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxexp.base.errors import InterruptedRunError, UserError
+from jaxexp.base.words import count
+from jaxexp.execution.control import RUNNING, Change, Control, Curves
+from jaxexp.execution.program import Call, RunningProgram, filled, state_like
+from jaxexp.execution.records import End, Snapshot, TrialRecord, make_records
+from jaxexp.planning.programs import Program
+from jaxexp.training import step
+from jaxexp.training.step import EpochRecord
+from jaxexp.training.task import Arrays, Task
+from jaxexp.training.trees import PyTree
+
+CALL_SECONDS = 1.0  # of one call: a run can stop, and save, between two of them
+FIRST_CALL = 4  # steps, or batches, when nobody knows yet how long they take
+
+
+class Progress(Protocol):
+    """Shows how a run proceeds; called from several threads."""
+
+    def compiling(self, program: Program) -> None:
+        """A program is being compiled."""
+
+    def moved(self, program: Program, epochs: float) -> None:
+        """A program has trained so many epochs, from 0, the last perhaps in part."""
+
+    def measured(
+        self, program: Program, epoch: int, value: Callable[[str, str], np.ndarray]
+    ) -> None:
+        """A program has finished this epoch, from 1.
+
+        `value(metric, split)` computes what was measured of its trials then, (T,). Objects without
+        this method will do.
+        """
+
+    def stopped(self, program: Program, epoch: int, trials: int) -> None:
+        """So many trials of a program end after this epoch, before their last one.
+
+        Objects without this method will do, too.
+        """
+
+    def note(self, text: str) -> None:
+        """Something that the user should know."""
+
+
+class Silent:
+    """No progress shown."""
+
+    def compiling(self, program: Program) -> None:
+        """Say nothing."""
+
+    def moved(self, program: Program, epochs: float) -> None:
+        """Say nothing."""
+
+    def measured(
+        self, program: Program, epoch: int, value: Callable[[str, str], np.ndarray]
+    ) -> None:
+        """Say nothing."""
+
+    def stopped(self, program: Program, epoch: int, trials: int) -> None:
+        """Say nothing."""
+
+    def note(self, text: str) -> None:
+        """Say nothing."""
+
+
+class Checkpointer(Protocol):
+    """Keeps snapshots, so that an interrupted run can resume; called from several threads."""
+
+    def due(self, program: Program) -> bool:
+        """Whether it is time for a snapshot of this program."""
+        ...
+
+    def save(self, program: Program, snapshot: Snapshot) -> None:
+        """Keep a snapshot; it raises nothing."""
+        ...
+
+    def load(
+        self, program: Program, like: Callable[[], tuple[PyTree, PyTree, PyTree]]
+    ) -> Snapshot | None:
+        """The newest intact snapshot of this program, if there is one.
+
+        `like` makes, if needed, state, record and predictions, as `state_like` does.
+        """
+        ...
+
+
+class Shared(Protocol):
+    """What the programs of a run share."""
+
+    task: Task
+    examples: int
+    splits: tuple[str, ...]
+
+    @property
+    def arrays(self) -> Arrays:
+        """The data on the host."""
+        ...
+
+    def mesh(self, program: Program) -> Mesh:
+        """The devices of a program."""
+        ...
+
+    def on(self, mesh: Mesh) -> Arrays:
+        """The data, on each device of a mesh."""
+        ...
+
+    def compiling(self) -> AbstractContextManager[None]:
+        """While this thread compiles."""
+        ...
+
+
+class Training:
+    """One program: its state on the devices, and all that its trials have left behind so far."""
+
+    def __init__(
+        self, program: Program, shared: Shared, progress: Progress, control: Control,
+        checkpointer: Checkpointer | None,
+    ) -> None:  # fmt: skip
+        """Nothing happens yet."""
+        self.program, self.shared, self.progress = program, shared, progress
+        self.control, self.checkpointer = control, checkpointer
+        self.finished = False
+        self.chunk = program.chunk
+        self.own: RunningProgram | None = None  # on the devices, while it trains
+        self.snapshot: Snapshot | None = None  # to go on from; kept no longer than it is needed
+        self._epochs_T = np.array([trial.epochs for trial in program.trials])
+        self._lengths = sorted({(trial.epochs, place) for trial, place in program.members})
+        self._begun = False
+        self._take_up(None)
+
+    def run(self, until: int, interrupted: Callable[[], bool]) -> list[TrialRecord]:
+        """Train for so many epochs in all; returns the records once all trials have ended.
+
+        With fewer trials at once where the device refuses. Raises InterruptedRunError, having
+        saved, when `interrupted` says so.
+        """
+        if not self._begun:
+            self._begun, self.snapshot = True, self._load()
+            self._take_up(self.snapshot)
+            if self.snapshot:
+                self.progress.moved(self.program, self.snapshot.epoch)
+        while True:
+            try:
+                return self._run(until, interrupted)
+            except jax.errors.JaxRuntimeError as error:
+                if "RESOURCE_EXHAUSTED" not in str(error):
+                    raise
+                self._halve(error)
+
+    def trained_at(self, epoch: int) -> np.ndarray:
+        """The places of the trials that have trained so far, and wanted to go on."""
+        wanted_T = (self._epochs_T > epoch) & ((self.stopped == 0) | (self.stopped >= epoch))
+        places: np.ndarray = np.flatnonzero(wanted_T)
+        return places
+
+    def values(self, metric: str, split: str) -> np.ndarray:
+        """What was measured, (T, epochs): of a stopped trial, its last values again and again."""
+        key = metric, "" if metric.startswith(RUNNING) else split
+        own = self._values.setdefault(key, [])
+        own += [self._measured(metric, split, record) for record in self.history[len(own) :]]
+        return np.stack(own, axis=1) if own else np.zeros((len(self.program.trials), 0))
+
+    def curves(self, values: Callable[[str, str], np.ndarray]) -> Curves:
+        """As rules want them, of these values."""
+        task = self.shared.task
+        directions = {name: str(metric.direction) for name, metric in task.metrics.items()}
+        return Curves(values, {"loss": "lower", **directions}, self.shared.splits)
+
+    def stop(self, epoch: int, places: np.ndarray) -> None:
+        """End trials after a rung: where the program waits there, or did before it was resumed."""
+        new = places[self.stopped[places] == 0]
+        waits = self.snapshot is not None and self.snapshot.epoch == epoch
+        if len(new) and not waits:
+            raise RuntimeError("a run that resumes has decided otherwise than before")
+        self._stop(epoch, new)
+        if waits and self.snapshot:
+            # What the others were here is not needed.
+            self.ends[epoch] = _of_places(self.ends[epoch], np.flatnonzero(self._ended(epoch)))
+            self.snapshot = self._without(self.snapshot)
+
+    @property
+    def _alive(self) -> np.ndarray:
+        """Of each trial, (T,), whether it trains on after the epochs that are settled."""
+        alive: np.ndarray = (self.stopped == 0) & (self._epochs_T > self.settled)
+        return alive
+
+    def _ended(self, epoch: int) -> np.ndarray:
+        """Of each trial, (T,), whether it, or a prefix of it, has this epoch as its last."""
+        ended: np.ndarray = self.stopped == epoch
+        for length, place in self._lengths:
+            if length == epoch and (self.stopped[place] == 0 or self.stopped[place] >= epoch):
+                ended[place] = True
+        return ended
+
+    def _take_up(self, snapshot: Snapshot | None) -> None:
+        """Be where a snapshot was taken, or at the start."""
+        trials = len(self.program.trials)
+        self.history: list[EpochRecord] = []  # (T, ...) each
+        self.ends: dict[int, End] = {}
+        self.changes: dict[int, Change] = {}
+        self.stopped = np.zeros(trials, int)  # the epoch after which each was, 0 for none
+        self.seconds = self.compile_seconds = 0.0
+        self.settled = 0
+        self._values: dict[tuple[str, str], list[np.ndarray]] = {}
+        if snapshot:
+            self.chunk = min(self.chunk, snapshot.chunk)  # it may have been halved
+            self.history = [
+                jax.tree.map(lambda a: a[:, epoch], snapshot.history)  # noqa: B023
+                for epoch in range(snapshot.epoch)
+            ]
+            self.ends, self.changes = dict(snapshot.ends), dict(snapshot.changes)
+            self.stopped, self.settled = snapshot.stopped.copy(), snapshot.settled
+            self.seconds, self.compile_seconds = snapshot.seconds, snapshot.compile_seconds
+
+    def _run(self, until: int, interrupted: Callable[[], bool]) -> list[TrialRecord]:
+        at = self.snapshot
+        waits = at is not None and (at.epoch, at.settled) >= (until, until)
+        if self._alive.any() and not waits:
+            program = dataclasses.replace(self.program, chunk=self.chunk)
+            mesh = self.shared.mesh(program)
+            self.own = RunningProgram(program, self.shared.task, mesh, self.shared.on(mesh))
+            self._compile(self.own)
+            if not self.control.rungs:
+                self.snapshot = None
+            if interrupted():
+                raise InterruptedRunError
+            self._train(self.own, until, interrupted)
+            self.snapshot = self._saved()
+            self.own = None  # it is the next program's turn
+        if self._alive.any():
+            return []
+        history = jax.tree.map(lambda *a: np.stack(a, axis=1), *self.history)
+        made = make_records(
+            self.program, self.shared.task, self.shared.examples, history, self.ends, self.stopped,
+            self.changes, self.seconds, self.compile_seconds,
+        )  # fmt: skip
+        self.finished, self.snapshot, self.ends = True, None, {}
+        if not self.control.rungs:  # where other programs may still be compared with it
+            self.history = []
+        return made
+
+    def _halve(self, error: Exception) -> None:
+        """From now on, half as many trials at once."""
+        if self.chunk == 1:
+            reason = str(error).partition("\n")[0]
+            raise UserError(f"a device's memory does not hold one trial: {reason}") from error
+        self.chunk = -(-self.chunk // 2)
+        # What the failed call has left as it was need not be trained again; what it was given to
+        # write over, or did not bring home, is lost.
+        if self.own and len(self.history) == self.own.epoch:
+            with contextlib.suppress(RuntimeError, AttributeError):
+                self.snapshot = self._snapshot(self.own)
+        self.snapshot, self.own = self.snapshot or self._load(), None
+        self._take_up(self.snapshot)
+        self.progress.note(
+            f"a device is out of memory: continuing with {count(self.chunk, 'trial')} at a time"
+        )
+
+    def _compile(self, own: RunningProgram) -> None:
+        self.progress.compiling(self.program)
+        started = time.perf_counter()
+        with self.shared.compiling():
+            own.start(self.snapshot)
+        self.compile_seconds += time.perf_counter() - started
+
+    def _train(self, own: RunningProgram, until: int, interrupted: Callable[[], bool]) -> None:
+        length, under_way = _CallLength(), collections.deque[Call]()
+        before, started = self.seconds, time.perf_counter()
+
+        def wait(most: int = 0) -> None:
+            """Until no more calls than that are under way."""
+            while len(under_way) > most:
+                call = under_way.popleft()
+                jax.block_until_ready(call.record)
+                length.arrived(call)
+                if call.ends_epoch:
+                    self._remember(own, call.record)
+                self.progress.moved(self.program, call.epochs)
+            self.seconds = before + time.perf_counter() - started
+
+        while True:
+            if not own.begun and self._decides(own.epoch, until):
+                wait()
+                self._settle(own)
+                if own.epoch == until or not self._alive.any():
+                    return
+            stopped = interrupted()
+            if stopped or (self.checkpointer and self.checkpointer.due(self.program)):
+                wait()
+                self._saved()
+            if stopped:
+                raise InterruptedRunError
+            call = own.call(length.most(own.training))
+            under_way.append(call)
+            wait(0 if length.slow else 1)  # one waits on the device while another runs
+
+    def _decides(self, epoch: int, until: int) -> bool:
+        """Whether something becomes of the trials after this epoch."""
+        if epoch <= self.settled:
+            return False
+        lengths = (length for length, _ in self._lengths)
+        return bool(self.control) or epoch == until or epoch in lengths
+
+    def _settle(self, own: RunningProgram) -> None:
+        """End trials, and go on with the others, between two epochs."""
+        epoch = own.epoch
+        asked = np.flatnonzero(self._alive)
+        trials = [self.program.trials[place] for place in asked]
+        curves = self.curves(lambda metric, split: self.values(metric, split)[asked])
+        if self.control:
+            improved = self.control.improved(epoch, trials, curves)
+            if improved is not None:
+                own.keep_best(asked[improved])
+            stopped = self.control.stop(epoch, trials, curves)
+            # Those that end anyway, do.
+            self._stop(epoch, asked[stopped & (self._epochs_T[asked] > epoch)])
+        ends = np.flatnonzero(self._ended(epoch))
+        at_a_rung = epoch in self.control.rungs
+        if at_a_rung:  # which of them end here is not yet known
+            ends = np.union1d(ends, asked)
+        if len(ends):
+            self.ends[epoch] = own.end(ends)
+        self.settled = epoch
+        left = np.flatnonzero(self._alive)
+        if not len(left) or at_a_rung:
+            return
+        lanes = self._lanes(own.lanes, len(left), epoch)
+        if lanes < own.lanes:
+            started = time.perf_counter()
+            self.progress.compiling(self.program)
+            with self.shared.compiling():
+                own.compact(left, lanes)
+            self.compile_seconds += time.perf_counter() - started
+            self.progress.moved(self.program, epoch)
+        still = np.isin(asked, left)
+        change = self.control.change(epoch, trials, curves) if still.all() else None
+        if change is not None:
+            self.changes[epoch] = self._of_all(own, asked, change)
+            own.change(self.changes[epoch])
+
+    def _stop(self, epoch: int, places: np.ndarray) -> None:
+        self.stopped[places] = epoch
+        if len(places) and hasattr(self.progress, "stopped"):
+            self.progress.stopped(self.program, epoch, len(places))
+
+    def _lanes(self, lanes: int, trials: int, epoch: int) -> int:
+        """The lanes for so many trials: fewer where that saves more than compiling takes.
+
+        As estimated, not as measured: it would not be the same in every run.
+        """
+        program = dataclasses.replace(self.program, chunk=self.chunk)
+        fewer = filled(program, trials)
+        estimate = program.estimate
+        lane_epoch = estimate.seconds / len(program.trials) / program.epochs
+        saved = (lanes - fewer) * lane_epoch * (program.epochs - epoch) / len(program.devices)
+        return fewer if saved > estimate.compile_seconds else lanes
+
+    def _of_all(self, own: RunningProgram, asked: np.ndarray, change: Change) -> Change:
+        """A change of some trials as one of all, (T,)."""
+        source_T = np.arange(len(self.program.trials))
+        source_T[asked] = asked[change.source]
+        values = {}
+        for name, value_A in change.values.items():
+            values[name] = own.values[name].copy()
+            values[name][asked] = value_A
+        return Change(source_T, values)
+
+    def _remember(self, own: RunningProgram, record: EpochRecord) -> None:
+        """Add an epoch to the history; where a trial has ended, as it was."""
+        new = own.to_host(record)
+        if len(own.places) < len(self.program.trials):
+            new = jax.tree.map(
+                lambda old, rows: _with_rows(old, own.places, rows), self.history[-1], new
+            )
+        self.history.append(new)
+        if hasattr(self.progress, "measured"):
+            epoch = len(self.history)
+
+            def value(metric: str, split: str) -> np.ndarray:
+                return self.values(metric, split)[:, epoch - 1]
+
+            self.progress.measured(self.program, epoch, value)
+
+    def _measured(self, metric: str, split: str, record: EpochRecord) -> np.ndarray:
+        """What was measured at the end of, or during, an epoch, (T,)."""
+        task, name = self.shared.task, metric.removeprefix(RUNNING)
+        if metric == f"{RUNNING}loss":
+            weight = record.step_weight_S
+            return np.array([
+                step.running_loss(
+                    trial, np.asarray(record.step_loss_S)[place, None],
+                    None if weight is None else np.asarray(weight)[place, None],
+                    self.shared.examples,
+                )[0]
+                for place, trial in enumerate(self.program.trials)
+            ])  # fmt: skip
+        sums = record.running if name != metric else record.splits[split]
+        own = jax.tree.map(lambda a: a[:, None], {name: sums[name]})
+        return step.values(task, own)[name][:, 0]
+
+    def _load(self) -> Snapshot | None:
+        if not self.checkpointer:
+            return None
+        task, arrays = self.shared.task, self.shared.arrays
+        return self.checkpointer.load(self.program, lambda: state_like(self.program, task, arrays))
+
+    def _saved(self) -> Snapshot | None:
+        """Keep a snapshot where there is a checkpointer; returned where the run waits at rungs."""
+        if not (self.checkpointer or self.control.rungs):
+            return None
+        assert self.own
+        snapshot = self._snapshot(self.own)
+        if self.checkpointer:
+            self.checkpointer.save(self.program, snapshot)
+        return snapshot
+
+    def _snapshot(self, own: RunningProgram) -> Snapshot:
+        history = None
+        if self.history:
+            history = jax.tree.map(lambda *a: np.stack(a, axis=1), *self.history)
+        alive = self._alive
+        state = record = best = None
+        if alive.any():  # else nothing is left to resume
+            rows = np.searchsorted(own.places, np.flatnonzero(alive))
+            kept = own.to_host((own.state, own.record, own.best))
+            state, record, best = jax.tree.map(lambda a: a[rows], kept)
+        values = {n: own.values[n] for change in self.changes.values() for n in change.values}
+        return Snapshot(
+            epoch=own.epoch, step=own.step, batch=own.batch, chunk=self.chunk,
+            seconds=self.seconds, compile_seconds=self.compile_seconds, settled=self.settled,
+            lanes=own.lanes, places=np.flatnonzero(alive), stopped=self.stopped.copy(),
+            state=state, record=record, best=best, best_epoch=own.best_epoch.copy(),
+            history=history, ends=dict(self.ends), values=values, changes=dict(self.changes),
+        )  # fmt: skip
+
+    def _without(self, snapshot: Snapshot) -> Snapshot:
+        """A snapshot at a rung, without the trials that do not go on from there."""
+        left = np.flatnonzero(self._alive)
+        rows = np.searchsorted(snapshot.places, left)
+        state, record, best = snapshot.state, snapshot.record, snapshot.best
+        if len(left):
+            state, record, best = jax.tree.map(lambda a: a[rows], (state, record, best))
+        else:
+            state = record = best = None
+        return dataclasses.replace(
+            snapshot,
+            lanes=self._lanes(snapshot.lanes, len(left), snapshot.epoch),
+            places=left,
+            stopped=self.stopped.copy(),
+            state=state,
+            record=record,
+            best=best,
+            ends=dict(self.ends),
+        )
+
+
+def _with_rows(old: np.ndarray, places: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    made = old.copy()
+    made[places] = rows
+    return made
+
+
+def _of_places(end: End, places: np.ndarray) -> End:
+    rows = np.flatnonzero(np.isin(end.places, places))
+    predictions, variables = jax.tree.map(lambda a: a[rows], (end.predictions, end.variables))
+    return End(end.places[rows], predictions, variables, end.best_epoch[rows])
+
+
+class _CallLength:
+    """How much to do in one call, so that it takes about CALL_SECONDS."""
+
+    def __init__(self) -> None:
+        self.seconds = {True: 0.0, False: 0.0}  # of a training step; of a batch evaluated
+        self.last = time.perf_counter()
+
+    @property
+    def slow(self) -> bool:
+        """Whether calls take so long that none should wait while another runs."""
+        return max(self.seconds.values()) > CALL_SECONDS / 2
+
+    def most(self, training: bool) -> int:
+        """So many steps, or batches: few at first, to measure."""
+        seconds = self.seconds[training]
+        return max(1, int(CALL_SECONDS / seconds)) if seconds else FIRST_CALL
+
+    def arrived(self, call: Call) -> None:
+        """Learn from a call that has just finished."""
+        now = time.perf_counter()
+        self.seconds[call.training] = (now - self.last) / call.amount
+        self.last = now

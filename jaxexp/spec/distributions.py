@@ -1,0 +1,434 @@
+"""Distributions of a hyperparameter's values: frozen values with a quantile function.
+
+Random and quasi-random samplers draw numbers in [0, 1) and share `ppf`, the quantile function (the
+inverse of the cumulative distribution), as frozen distributions of `scipy.stats` have it.
+"""
+
+import abc
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias, runtime_checkable
+
+from jaxexp.base.errors import UserError
+from jaxexp.spec.trial import Value, float32, text
+
+Conditions: TypeAlias = tuple[tuple[str, tuple[object, ...]], ...]  # a name, and its values
+EDGE = 2.0**-32  # quantiles of SciPy's distributions lie within this distance of 0 and 1
+
+
+@runtime_checkable
+class Frozen(Protocol):
+    """A frozen distribution of `scipy.stats`, as far as it is needed."""
+
+    args: tuple[object, ...]
+    kwds: dict[str, object]
+
+    def ppf(self, q: float) -> float:
+        """The quantile function."""
+        ...
+
+    def support(self) -> tuple[float, float]:
+        """The ends of the interval in which its values lie."""
+        ...
+
+
+class Distribution(abc.ABC):
+    """Values of one hyperparameter and how probable they are; `when` makes it conditional."""
+
+    @abc.abstractmethod
+    def ppf(self, u: float) -> object:
+        """The value at quantile `u` in [0, 1)."""
+
+    @property
+    def count(self) -> float:
+        """How many values there are; infinitely many of a continuous distribution."""
+        return math.inf
+
+    def values(self) -> Sequence[object]:
+        """Values whose ranges decide those of all: both ends, or each of a choice."""
+        return self.ppf(EDGE), self.ppf(1 - EDGE)
+
+    def grid(self, points: int) -> list[object]:
+        """So many values at equal distances in probability, both ends among them."""
+        if self.count <= points:
+            return list(self.values())
+        return [self.ppf(0.5 if points == 1 else i / (points - 1)) for i in range(points)]
+
+    def has(self, value: object) -> bool:
+        """Whether a value can be taken with a probability above 0."""
+        return False
+
+    def when(self, **conditions: object) -> "Conditional":
+        """The same, but only where other hyperparameters have these values (a list: any of them).
+
+        Elsewhere the hyperparameter keeps the value of the base trial.
+
+        >>> print(uniform(0, 0.99).when(optimizer="sgd"))
+        uniform(0, 0.99) when optimizer=sgd
+        """
+        if not conditions:
+            raise UserError("when(): expected a condition, such as when(optimizer='sgd')")
+        made = []
+        for name, values in conditions.items():
+            several = tuple(values) if isinstance(values, list | set | frozenset) else (values,)
+            if not several:
+                raise UserError(f"when({name}=[]): expected at least one value")
+            made.append((name, several))
+        return Conditional(self, tuple(made))
+
+
+@dataclass(frozen=True)
+class Uniform(Distribution):
+    """Any number of [low, high), each as probable; see `uniform`."""
+
+    low: float
+    high: float
+
+    def ppf(self, u: float) -> float:
+        """The value at quantile `u`."""
+        return _within(self, self.low + u * (self.high - self.low))
+
+    def values(self) -> Sequence[float]:
+        """Both ends."""
+        return self.low, self.high
+
+    def __str__(self) -> str:
+        """As it is written."""
+        return f"uniform({self.low:g}, {self.high:g})"
+
+
+@dataclass(frozen=True)
+class LogUniform(Distribution):
+    """Any number of [low, high), each factor as probable; see `loguniform`."""
+
+    low: float
+    high: float
+
+    def ppf(self, u: float) -> float:
+        """The value at quantile `u`."""
+        low, high = math.log(self.low), math.log(self.high)
+        return _within(self, math.exp(low + u * (high - low)))
+
+    def values(self) -> Sequence[float]:
+        """Both ends."""
+        return self.low, self.high
+
+    def __str__(self) -> str:
+        """As it is written."""
+        return f"loguniform({self.low:g}, {self.high:g})"
+
+
+@dataclass(frozen=True)
+class Integers(Distribution):
+    """Whole numbers of low, low + step … high, both included; see `integers`."""
+
+    low: int
+    high: int
+    log: bool = False
+    step: int = 1
+
+    def ppf(self, u: float) -> int:
+        """The value at quantile `u`."""
+        if self.log:  # the whole number n stands for [n - 1/2, n + 1/2)
+            low, high = math.log(self.low - 0.5), math.log(self.high + 0.5)
+            return min(max(self.low, math.floor(math.exp(low + u * (high - low)) + 0.5)), self.high)
+        return self.low + self.step * min(int(u * self.count), int(self.count) - 1)
+
+    @property
+    def count(self) -> float:
+        """How many values there are."""
+        return (self.high - self.low) // self.step + 1
+
+    def values(self) -> Sequence[int]:
+        """All, where they are few; both ends."""
+        if self.count <= 1000:
+            return range(self.low, self.high + 1, self.step)
+        return self.low, self.high
+
+    def grid(self, points: int) -> list[object]:
+        """So many values at equal distances (of the logarithm, with log=True), rounded.
+
+        Fewer, where several are the same whole number.
+        """
+        if self.count <= points:
+            return list(range(self.low, self.high + 1, self.step))
+        shares = [0.5] if points == 1 else [i / (points - 1) for i in range(points)]
+        if self.log:
+            made = [round(self.low * (self.high / self.low) ** share) for share in shares]
+        else:
+            steps = int(self.count) - 1
+            made = [self.low + self.step * round(share * steps) for share in shares]
+        return list(dict.fromkeys(made))
+
+    def has(self, value: object) -> bool:
+        """Whether it is one of them."""
+        return (
+            isinstance(value, int)
+            and self.low <= value <= self.high
+            and (value - self.low) % self.step == 0
+        )
+
+    def __str__(self) -> str:
+        """As it is written."""
+        options = (", log=True" if self.log else "") + (
+            f", step={self.step}" if self.step > 1 else ""
+        )
+        return f"integers({self.low}, {self.high}{options})"
+
+
+@dataclass(frozen=True)
+class Choice(Distribution):
+    """Some values, each as probable; see `choice`."""
+
+    options: tuple[object, ...]
+
+    def ppf(self, u: float) -> object:
+        """The value at quantile `u`."""
+        return self.options[min(int(u * len(self.options)), len(self.options) - 1)]
+
+    @property
+    def count(self) -> float:
+        """How many values there are."""
+        return len(self.options)
+
+    def values(self) -> Sequence[object]:
+        """Each."""
+        return self.options
+
+    def grid(self, points: int) -> list[object]:
+        """All of them, however many points are asked for: options have no order."""
+        return list(self.options)
+
+    def has(self, value: object) -> bool:
+        """Whether it is one of them."""
+        return value in self.options
+
+    def __str__(self) -> str:
+        """As it is written."""
+        return f"choice([{', '.join(map(text, self.options))}])"
+
+
+@dataclass(frozen=True, eq=False)
+class Scipy(Distribution):
+    """A frozen distribution of `scipy.stats`; equal where name and parameters are."""
+
+    distribution: Frozen
+
+    def ppf(self, u: float) -> float:
+        """The value at quantile `u`, which is kept within 2**-32 of 0 and 1."""
+        return float(self.distribution.ppf(min(max(u, EDGE), 1 - EDGE)))
+
+    def has(self, value: object) -> bool:
+        """Whether it is a value of a discrete distribution."""
+        pmf = getattr(self.distribution, "pmf", None)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return bool(number and pmf is not None and pmf(value) > 0)
+
+    @property
+    def count(self) -> float:
+        """How many values there are."""
+        low, high = self.distribution.support()
+        discrete = hasattr(self.distribution, "pmf")
+        return high - low + 1 if discrete else math.inf
+
+    def values(self) -> Sequence[object]:
+        """Both ends, but for what is less probable than 2**-32."""
+        return self.ppf(0), self.ppf(1)
+
+    def grid(self, points: int) -> list[object]:
+        """So many values at equal distances in probability."""
+        return [self.ppf((i + 0.5) / points) for i in range(points)]
+
+    def _content(self) -> tuple[object, ...]:
+        own = self.distribution
+        name = getattr(getattr(own, "dist", own), "name", type(own).__name__)
+        return name, tuple(own.args), tuple(sorted(own.kwds.items()))
+
+    def __eq__(self, other: object) -> bool:
+        """Whether name and parameters are equal."""
+        return isinstance(other, Scipy) and self._content() == other._content()
+
+    def __hash__(self) -> int:
+        """Of name and parameters."""
+        return hash(self._content())
+
+    def __str__(self) -> str:
+        """As it is written."""
+        name, args, kwds = self._content()
+        written = [*map(str, args), *(f"{k}={v}" for k, v in kwds)]  # type: ignore[call-overload, attr-defined]
+        return f"scipy.stats.{name}({', '.join(written)})"
+
+
+@dataclass(frozen=True)
+class Conditional(Distribution):
+    """A distribution where conditions on other hyperparameters hold; see `Distribution.when`."""
+
+    distribution: Distribution
+    conditions: Conditions
+
+    def ppf(self, u: float) -> object:
+        """The value at quantile `u`, where the conditions hold."""
+        return self.distribution.ppf(u)
+
+    @property
+    def count(self) -> float:
+        """How many values there are where the conditions hold."""
+        return self.distribution.count
+
+    def values(self) -> Sequence[object]:
+        """Of the distribution."""
+        return self.distribution.values()
+
+    def grid(self, points: int) -> list[object]:
+        """Of the distribution."""
+        return self.distribution.grid(points)
+
+    def has(self, value: object) -> bool:
+        """Whether it can be taken where the conditions hold."""
+        return self.distribution.has(value)
+
+    def when(self, **conditions: object) -> "Conditional":
+        """With further conditions, all of which have to hold."""
+        more = self.distribution.when(**conditions)
+        if twice := dict(self.conditions).keys() & dict(more.conditions).keys():
+            raise UserError(f"when({min(twice)}=…) is given twice: give a list of values once")
+        return dataclasses.replace(more, conditions=self.conditions + more.conditions)
+
+    def holds(self, values: Mapping[str, Value]) -> bool:
+        """Whether the conditions hold for these values."""
+        return all(values[name] in wanted for name, wanted in self.conditions)
+
+    def __str__(self) -> str:
+        """As it is written."""
+        wanted = [f"{n}={'|'.join(map(text, values))}" for n, values in self.conditions]
+        return f"{self.distribution} when {', '.join(wanted)}"
+
+
+def uniform(low: float, high: float) -> Uniform:
+    """A number between `low` and `high`, each as probable.
+
+    Args:
+        low: the smallest value.
+        high: no value lies above.
+
+    Raises:
+        UserError: for bounds that are no finite numbers, reversed, or equal in float32.
+
+    >>> uniform(0, 0.5).ppf(0.5)
+    0.25
+    """
+    return Uniform(*_bounds("uniform", low, high))
+
+
+def loguniform(low: float, high: float) -> LogUniform:
+    """A number between `low` and `high` whose logarithm is uniform: each factor as probable.
+
+    Args:
+        low: the smallest value, above 0.
+        high: no value lies above.
+
+    Raises:
+        UserError: as for `uniform`, and for a `low` that is not above 0.
+
+    >>> round(loguniform(1e-4, 1).ppf(0.5), 6)
+    0.01
+    """
+    low, high = _bounds("loguniform", low, high)
+    if low <= 0:
+        raise UserError(f"loguniform({low:g}, {high:g}): expected low above 0, for its logarithm")
+    return LogUniform(low, high)
+
+
+def integers(low: int, high: int, *, log: bool = False, step: int = 1) -> Integers:
+    """A whole number of `low`, `low + step` … `high`, both ends included, each as probable.
+
+    Args:
+        low: the smallest.
+        high: the largest; it is included.
+        log: whether each factor is as probable instead: n with log((n + ½) / (n - ½)).
+        step: the distance between two of them; 1 with `log`.
+
+    Raises:
+        UserError: for bounds that are no whole numbers, reversed or equal, that `step` does not
+            divide, or (with `log`) below 1.
+
+    >>> [integers(1, 3).ppf(u) for u in (0, 0.34, 0.99)]
+    [1, 2, 3]
+    """
+    written = f"integers({low}, {high})"
+    for name, value in (("low", low), ("high", high), ("step", step)):
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise UserError(f"{written}: {name}={value!r}: expected a whole number")
+    if not low < high:
+        raise UserError(f"{written}: expected low below high")
+    if step < 1 or (high - low) % step:
+        raise UserError(f"{written}: step={step}: expected a step that divides {high - low}")
+    if not isinstance(log, bool):
+        raise UserError(f"{written}: log={log!r}: expected True or False")
+    if log and (low < 1 or step != 1):
+        raise UserError(f"{written}: with log=True, expected low at least 1 and step=1")
+    return Integers(low, high, log, step)
+
+
+def choice(options: Sequence[object]) -> Choice:
+    """One of some values, each as probable; a plain list of values stands for it.
+
+    Args:
+        options: the values, of any type that the hyperparameter takes.
+
+    Raises:
+        UserError: for what is no list of values, or an empty one.
+
+    >>> choice(["adam", "sgd"]).ppf(0.7)
+    'sgd'
+    """
+    if isinstance(options, str | bytes | Mapping) or not hasattr(options, "__iter__"):
+        raise UserError(f"choice({options!r}): expected a list of values")
+    made = tuple(tuple(v) if isinstance(v, list) else v for v in options)
+    if not made:
+        raise UserError("choice([]): expected at least one value")
+    return Choice(made)
+
+
+def distribution(values: object) -> Distribution:
+    """A `Distribution` of a frozen `scipy.stats` distribution or of a list of values.
+
+    Spaces take both as they are; this is for what a `Distribution` can do, `when` above all.
+
+    >>> import scipy.stats
+    >>> print(distribution(scipy.stats.beta(2, 5)).when(optimizer="sgd"))
+    scipy.stats.beta(2, 5) when optimizer=sgd
+    """
+    if isinstance(values, Distribution):
+        return values
+    if isinstance(values, Frozen):
+        return Scipy(values)
+    if isinstance(values, str | bytes | Mapping | set | frozenset) or not hasattr(
+        values, "__iter__"
+    ):
+        raise UserError(
+            f"{values!r}: expected a distribution, such as jaxexp.search.uniform(0, 1) or a frozen "
+            "one of scipy.stats, or a list of values"
+        )
+    return choice(list(values))
+
+
+def _bounds(name: str, low: float, high: float) -> tuple[float, float]:
+    for each in (low, high):
+        number = isinstance(each, int | float) and not isinstance(each, bool)
+        if not number or not math.isfinite(each):
+            raise UserError(f"{name}({low!r}, {high!r}): expected two finite numbers")
+    if not low < high:
+        raise UserError(f"{name}({low:g}, {high:g}): expected low below high")
+    if float32(low) == float32(high):
+        raise UserError(
+            f"{name}({low!r}, {high!r}): the bounds are the same in float32, in which trials are "
+            "trained"
+        )
+    return float(low), float(high)
+
+
+def _within(own: Uniform | LogUniform, value: float) -> float:
+    return min(max(value, own.low), own.high)

@@ -1,0 +1,203 @@
+"""Samplers: from a search space to a sweep whose trials are points of it, drawn or on a grid.
+
+A point is drawn as a number in [0, 1) for each hyperparameter, which its distribution turns into a
+value. The numbers depend on the seed alone: not on the process, the machine, or the order in which
+the space is written down.
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from jaxexp.base.errors import UserError
+from jaxexp.base.files import digest
+from jaxexp.base.words import count
+from jaxexp.spec.distributions import Choice, Conditional
+from jaxexp.spec.spaces import Space
+from jaxexp.spec.sweep import Axis, Sweep
+from jaxexp.spec.trial import Trial, Value
+
+DIM = "sample"  # the dimension of the results along which the points lie
+IN_VAIN = 10_000  # points drawn one after another that were there before
+MOST_OF_A_GRID = 1_000_000
+
+
+def random(space: Space, trials: int, *, seed: int = 0, seeds: int = 1) -> Sweep:
+    """A sweep of points drawn independently (random search).
+
+    Args:
+        space: what is searched.
+        trials: how many points, no two of them alike.
+        seed: decides them. Each hyperparameter has a stream of its own, so that adding one leaves
+            the values of the others as they are.
+        seeds: with how many seeds each point is trained, from the base trial's on.
+
+    Returns:
+        A `jaxexp.Sweep` with the dimension "sample", and "seed" where there are several.
+
+    Raises:
+        UserError: for a space that has fewer points, or points whose values do not fit together.
+
+    >>> import jaxexp as jx
+    >>> space = jx.search.Space(jx.MLPTrial(), {"learning_rate": jx.search.loguniform(1e-4, 1)})
+    >>> [trial.learning_rate for trial in random(space, 3).trials()]
+    [0.5098574, 0.00018805946, 0.002795665]
+    """
+    _check(space, trials, seed, seeds)
+    streams = {
+        axis[0]: np.random.default_rng([seed, int(digest(*axis), 16)])
+        for axis in space.distributions
+    }
+
+    def drawn() -> Iterator[dict[str, float]]:
+        while True:
+            yield {name: float(stream.random()) for name, stream in streams.items()}
+
+    return _sweep(space, _distinct(space, drawn(), trials), seeds, "random")
+
+
+def sobol(space: Space, trials: int, *, seed: int = 0, seeds: int = 1) -> Sweep:
+    """A sweep of the first points of a scrambled Sobol sequence (quasi-random search).
+
+    They cover a space more evenly than random points. The sequence is balanced (every half, quarter
+    … of every hyperparameter's range has equally many points) where `trials` is a power of two;
+    of other numbers some parts have one more than others, which is still far from random.
+
+    Args:
+        space: what is searched.
+        trials: how many points, no two of them alike.
+        seed: of the scrambling (Owen, 1995), which makes each point uniform by itself.
+        seeds: as for `random`.
+
+    Returns:
+        As for `random`.
+
+    Raises:
+        UserError: as for `random`.
+
+    >>> import jaxexp as jx
+    >>> space = jx.search.Space(jx.MLPTrial(), {"width": jx.search.integers(1, 4)})
+    >>> sorted(trial.width for trial in sobol(space, 4).trials())
+    [1, 2, 3, 4]
+    """
+    _check(space, trials, seed, seeds)
+    from scipy.stats import qmc  # it takes a second to start
+
+    names = [axis[0] for axis in space.distributions]
+    sequence = qmc.Sobol(len(names), scramble=True, rng=np.random.default_rng([seed, len(names)]))
+
+    def drawn() -> Iterator[dict[str, float]]:
+        size = (trials - 1).bit_length()
+        while True:
+            for row in sequence.random_base2(size):
+                yield dict(zip(names, map(float, row), strict=True))
+            size = (int(sequence.num_generated)).bit_length() - 1  # as much as there was: doubled
+
+    return _sweep(space, _distinct(space, drawn(), trials), seeds, "sobol")
+
+
+def grid(space: Space, points: int | Mapping[str, int], *, seeds: int = 1) -> Sweep:
+    """A sweep of a grid over the space: every value of one hyperparameter with all of the others.
+
+    Args:
+        space: what is searched.
+        points: how many values of each hyperparameter that is no choice, or of each by name: at
+            equal distances in probability, both ends among them. Of fewer whole numbers than that,
+            and of choices, all. Where a condition does not hold there is one value, that of the
+            base trial.
+        seeds: as for `random`.
+
+    Returns:
+        As for `random`.
+
+    Raises:
+        UserError: for names that are not searched, and values that do not fit together.
+
+    >>> import jaxexp as jx
+    >>> space = jx.search.Space(
+    ...     jx.MLPTrial(),
+    ...     {"learning_rate": jx.search.loguniform(1e-4, 1), "optimizer": ["adam", "sgd"]},
+    ... )
+    >>> grid(space, 3).shape
+    (6,)
+    """
+    _check(space, 1, 0, seeds)
+    each = _points_of(space, points)
+    values = [own.grid(each[axis]) for axis, own in space.distributions.items()]
+    size = float(np.prod([float(len(own)) for own in values]))
+    if size > MOST_OF_A_GRID:
+        raise UserError(f"points={points!r}: a grid of {size:,.0f} points, expected fewer")
+    found: dict[Trial, dict[str, Value]] = {}
+    for taken in itertools.product(*values):
+        point = space.resolve(dict(zip(space.distributions, taken, strict=True)))
+        found.setdefault(space.trial(point), point)
+    return _sweep(space, list(found.values()), seeds, "grid")
+
+
+def _points_of(space: Space, points: int | Mapping[str, int]) -> dict[Axis, int]:
+    axes = space.distributions
+    if not isinstance(points, Mapping):
+        return dict.fromkeys(axes, _whole("points", points))
+    if unknown := points.keys() - set(space.names):
+        raise UserError(f"points: {min(unknown)!r}: expected some of {', '.join(space.names)}")
+    made: dict[Axis, int] = {}
+    for axis, own in axes.items():
+        given = [points[name] for name in axis if name in points]
+        inner = own.distribution if isinstance(own, Conditional) else own
+        if not given and not isinstance(inner, Choice):
+            raise UserError(f"points: {axis[0]} is missing: expected a number for it")
+        made[axis] = _whole(f"points[{axis[0]!r}]", given[0]) if given else 1
+    return made
+
+
+def _whole(name: str, value: object, least: int = 1) -> int:
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
+        raise UserError(f"{name}={value!r}: expected a whole number, at least {least}")
+    return int(value)
+
+
+def _check(space: Space, trials: int, seed: int, seeds: int) -> None:
+    if not isinstance(space, Space):
+        raise UserError(f"space={space!r}: expected a jaxexp.search.Space")
+    _whole("trials", trials)
+    _whole("seed", seed, least=0)
+    _whole("seeds", seeds)
+    if seeds > 1 and "seed" in space.names:
+        raise UserError(f"seeds={seeds}: `seed` is searched already")
+    if space.count < trials:
+        raise UserError(
+            f"trials={trials}: the space has {count(int(space.count), 'point')} at most"
+        )
+
+
+def _distinct(
+    space: Space, drawn: Iterator[dict[str, float]], trials: int
+) -> list[dict[str, Value]]:
+    """The first points that differ, as trials."""
+    found: dict[Trial, dict[str, Value]] = {}
+    in_vain = 0
+    for quantiles in drawn:
+        point = space.point(quantiles)
+        trial = space.trial(point)
+        in_vain = in_vain + 1 if trial in found else 0
+        found.setdefault(trial, point)
+        if len(found) == trials:
+            break
+        if in_vain > IN_VAIN:
+            raise UserError(
+                f"trials={trials}: the last {IN_VAIN:,} points drawn were among the "
+                f"{count(len(found), 'point')} before them: expected fewer trials, or a larger "
+                "space"
+            )
+    return list(found.values())
+
+
+def _sweep(space: Space, points: list[dict[str, Value]], seeds: int, name: str) -> Sweep:
+    names = space.names
+    axes: dict[str | Axis, list[Value | tuple[Value, ...]]] = {
+        names: [tuple(point[n] for n in names) for point in points]
+    }
+    if seeds > 1:
+        axes["seed"] = list(range(space.base.seed, space.base.seed + seeds))
+    return Sweep(space.base, axes, name=name, dim_names={names: DIM})

@@ -1,0 +1,357 @@
+"""Trials that end early against the same trials left alone, in batches that shrink."""
+
+import contextlib
+import dataclasses
+import io
+import itertools
+from dataclasses import dataclass, field
+
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+from rings import execute, planned
+from test_checkpoints import StopAfter
+
+import jaxexp as jx
+from jaxexp import api
+from jaxexp.base.errors import InterruptedRunError
+from jaxexp.execution import trainer
+from jaxexp.execution.checkpoints import Checkpoints
+from jaxexp.execution.control import Change, Control, Curves
+from jaxexp.execution.driver import stream
+from jaxexp.execution.program import RunningProgram, filled
+from jaxexp.results import seeds, select
+
+BASE = jx.MLPTrial(epochs=6, batch_size=32, depth=1, width=8)
+SWEEP = jx.Sweep(BASE, {"learning_rate": [3e-3, 1e-2, 3e-2, 0.1], "seed": [0, 1]})
+
+
+@dataclass(frozen=True)
+class EndAt:
+    """Ends trials after the epochs that are given for their learning rates."""
+
+    epochs: tuple[tuple[float, int], ...]
+
+    def stop(self, epoch, trials, curves):
+        assert curves("loss", "train").shape == (len(trials), epoch)
+        ends = dict(self.epochs)
+        return np.array([ends.get(trial.learning_rate) == epoch for trial in trials])
+
+
+@dataclass(frozen=True)
+class HalveTogether:
+    """Keeps the better half of all trials at each of its rungs."""
+
+    rungs: tuple[int, ...] = (1, 3)
+    asked: list = field(default_factory=list, compare=False, repr=False)
+
+    def stop(self, epoch, trials, curves):
+        self.asked.append((epoch, list(trials)))
+        order_T = np.argsort(np.argsort(curves.costs("loss")[:, -1]))
+        return order_T >= len(trials) // 2
+
+
+@dataclass(frozen=True)
+class Shift:
+    """After an epoch, every trial goes on as a copy of the one before it."""
+
+    epoch: int
+
+    def stop(self, epoch, trials, curves):
+        return np.zeros(len(trials), bool)
+
+    def change(self, epoch, trials, curves):
+        if epoch != self.epoch:
+            return None
+        source = np.maximum(np.arange(len(trials)) - 1, 0)
+        names = "learning_rate", "seed"
+        return Change(source, {n: np.array([getattr(trials[s], n) for s in source]) for n in names})
+
+
+RULES = {
+    "each": EndAt(((0.1, 1), (3e-2, 3), (3e-3, 5))),
+    "together": HalveTogether(),
+    "best kept": jx.EarlyStopping("accuracy", patience=1),
+    "copies": Shift(2),
+}
+
+
+@pytest.fixture
+def compacts(monkeypatch):
+    """Batches shrink whenever they can, however little that saves."""
+    monkeypatch.setattr(
+        trainer.Training,
+        "_lanes",
+        lambda self, lanes, trials, epoch: filled(
+            dataclasses.replace(self.program, chunk=self.chunk), trials
+        ),
+    )
+
+
+def train(problem, devices, rule=None, sweeps=(SWEEP,), mode="exact", **options):
+    made = planned(list(sweeps), problem, devices, mode)
+    control = Control(rule)
+    batches = stream(made, *problem, devices, control=control, **options)
+    with contextlib.closing(batches):
+        return {record.trial: record for records in batches for record in records}
+
+
+@pytest.fixture(scope="module")
+def alone(problem, devices):
+    """All trials, none of which ends early."""
+    return execute(planned([SWEEP], problem, devices[:2]), *problem, devices[:2])
+
+
+def epochs_of(record) -> int:
+    return len(record.running["loss"])
+
+
+def curves_of(record) -> dict:
+    return {"metrics": record.metrics, "running": record.running, "steps": record.step_loss}
+
+
+def assert_begins_like(record, whole, exact: bool) -> None:
+    """What it has recorded are the first epochs of what the whole trial has."""
+    epochs, steps = epochs_of(record), len(record.step_loss)
+    for own, other in zip(*map(jax.tree.leaves, map(curves_of, (record, whole))), strict=True):
+        first = other[:steps] if len(other) == len(whole.step_loss) else other[:epochs]
+        if exact:
+            np.testing.assert_array_equal(own, first)
+        else:
+            np.testing.assert_allclose(own, first, rtol=1e-4, atol=1e-5)
+
+
+def test_a_stopped_trial_has_the_bits_of_its_twin(problem, devices, alone):
+    """On one program, whose batch stays as it is: too little would be saved."""
+    records = train(problem, devices[:2], RULES["each"])
+    ends = dict(RULES["each"].epochs)
+    for trial, record in records.items():
+        assert epochs_of(record) == ends.get(trial.learning_rate, 6)
+        assert_begins_like(record, alone[trial], exact=True)
+
+
+def test_its_parameters_are_those_of_the_epoch_in_which_it_ended(problem, devices, compacts):
+    records = train(problem, devices[:2], RULES["each"])
+    for rate, epoch in RULES["each"].epochs:
+        shorter = jx.Sweep(BASE.replace(epochs=epoch, learning_rate=rate), {"seed": [0, 1]})
+        for trial, expected in train(problem, devices[:2], sweeps=[shorter]).items():
+            own = records[trial.replace(epochs=6)]
+            assert epochs_of(own) == epoch
+            for a, b in zip(
+                *map(jax.tree.leaves, (own.variables, expected.variables)), strict=True
+            ):
+                np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_smaller_batches_go_on_with_the_same_numbers(name, problem, devices, alone, monkeypatch,
+                                                     compacts):  # fmt: skip
+    lanes, compact = [], RunningProgram.compact
+    monkeypatch.setattr(
+        RunningProgram, "compact", lambda run, *own: lanes.append(own[1]) or compact(run, *own)
+    )
+    records = train(problem, devices[:2], RULES[name])
+    if name == "each":
+        assert lanes == [6, 4, 2] or lanes == [4, 2]
+    if name == "copies":
+        return
+    for trial, record in records.items():
+        assert_begins_like(record, alone[trial], exact=False)
+
+
+def test_rungs_compare_the_trials_of_all_programs(problem, devices):
+    """Two programs, one after another on one device, and both wait."""
+    rule = HalveTogether()
+    sweeps = [jx.Sweep(BASE.replace(depth=depth), {"learning_rate": [1e-5, 1e-2]}, name=str(depth))
+              for depth in (1, 2)]  # fmt: skip
+    records = train(problem, devices[:1], rule, sweeps)
+    assert [(epoch, len(trials)) for epoch, trials in rule.asked] == [(1, 4), (3, 2)]
+    loss = {t: r.metrics["validation"]["loss"] for t, r in records.items()}
+    better = set(sorted(loss, key=lambda trial: loss[trial][0])[:2])
+    best = min(better, key=lambda trial: loss[trial][2])
+    assert {t: epochs_of(r) for t, r in records.items()} == {
+        t: 6 if t == best else 3 if t in better else 1 for t in records
+    }
+
+
+@pytest.mark.parametrize("calls", [3, 11, 23])
+@pytest.mark.parametrize("name", RULES)
+def test_a_run_interrupted_anywhere_decides_the_same(name, calls, problem, devices, tmp_path,
+                                                     monkeypatch, compacts):  # fmt: skip
+    expected = train(problem, devices[:2], RULES[name])
+    monkeypatch.setattr(trainer, "CALL_SECONDS", 0)
+    monkeypatch.setattr(trainer, "FIRST_CALL", 2)
+    for left in (calls, 10**9):
+        watch = StopAfter(left)
+        keeper = Checkpoints(tmp_path, watch.notes.append)
+        with contextlib.closing(keeper), contextlib.suppress(InterruptedRunError):
+            records = train(problem, devices[:2], RULES[name], progress=watch,
+                            checkpointer=keeper, stop=watch.stop)  # fmt: skip
+        assert not watch.notes
+    assert records.keys() == expected.keys()
+    for trial, record in records.items():
+        own, other = (
+            {**curves_of(r), "variables": r.variables, "best": r.best_epoch, "changes": r.changes}
+            for r in (record, expected[trial])
+        )
+        assert jax.tree.structure(own) == jax.tree.structure(other)
+        for a, b in zip(*map(jax.tree.leaves, (own, other)), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_a_copy_goes_on_as_the_trial_whose_state_it_took(problem, devices, alone):
+    records = train(problem, devices[:2], Shift(2))
+    trials = SWEEP.trials()
+    for before, trial in itertools.pairwise(trials):
+        own, source = records[trial], alone[before]
+        assert own.changes[2][0] == before
+        loss = own.metrics["validation"]["loss"]
+        np.testing.assert_array_equal(loss[:2], alone[trial].metrics["validation"]["loss"][:2])
+        np.testing.assert_array_equal(loss[2:], source.metrics["validation"]["loss"][2:])
+
+
+def curves(**values) -> Curves:
+    made = {name: np.array(value, float) for name, value in values.items()}
+    directions = {name: "higher" if name == "accuracy" else "lower" for name in made}
+    return Curves(lambda metric, split: made[metric], directions, ("train", "validation"))
+
+
+def test_early_stopping_counts_epochs_without_improvement():
+    rule = jx.EarlyStopping("accuracy", patience=2, min_delta=0.1)
+    seen = curves(accuracy=[[0.1, 0.5, 0.55, 0.59], [0.1, 0.2, 0.3, 0.41], [np.nan] * 4])
+    assert rule.stop(4, [None] * 3, seen).tolist() == [True, False, True]
+    assert rule.improved(4, [None] * 3, seen).tolist() == [False, True, False]
+    last = dataclasses.replace(rule, restore_best=False)
+    assert last.improved(4, [None] * 3, seen) is None
+
+
+def test_the_best_epochs_parameters(problem, devices):
+    """They, not those of the last epoch, are what the results have, rank and predict with."""
+    task, data = problem.task, problem.data
+    rule = jx.EarlyStopping("loss", patience=2)
+    sweep = jx.Sweep(BASE.replace(epochs=20), {"learning_rate": [0.03, 0.3], "seed": [0, 1]})
+    results = jx.run(sweep, task, data, stopping=rule, progress=False)
+    best, trained = results["best_epoch"].values, results["epochs_trained"].values
+    assert ((trained == best + 2) | (trained == 20)).all()
+    assert (trained < 20).any()
+    for trial in sweep.trials():
+        own = results.trial(learning_rate=trial.learning_rate, seed=trial.seed)
+        loss = own.curves["loss"].sel(split="validation").values
+        assert np.nanmin(loss) == select.final(own.curves).sel(split="validation")
+        examples = data.splits["validation"]
+        accuracy = (results.predict(examples.x, own) == named(data, examples.y)).mean()
+        epoch = int(own.curves["best_epoch"])
+        at_best = own.curves["accuracy"].sel(split="validation", epoch=epoch)
+        np.testing.assert_allclose(accuracy, at_best, atol=1e-6)
+    assert "EarlyStopping(metric='loss'" in results.dataset.attrs["stopping"]
+
+
+def named(data, label_N):
+    return np.array(data.classes)[label_N]
+
+
+def test_means_over_seeds_that_ended_at_different_times(problem):
+    ds = jx.run(
+        jx.Sweep(BASE, {"learning_rate": [0.01], "seed": [0, 1]}), *problem,
+        stopping=StopSeed(1, 2), progress=False,
+    ).dataset  # fmt: skip
+    mean = seeds.average(ds)
+    loss = ds["loss"].sel(split="validation").values[0]
+    expected = [(loss[0, e] + loss[1, min(e, 1)]) / 2 for e in range(6)]
+    np.testing.assert_allclose(mean["loss"].sel(split="validation").values[0], expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        select.final(mean).sel(split="validation"), [(loss[0, 5] + loss[1, 1]) / 2], rtol=1e-6
+    )
+
+
+@dataclass(frozen=True)
+class StopSeed:
+    """Ends the trials of one seed after an epoch."""
+
+    seed: int
+    epoch: int
+
+    def stop(self, epoch, trials, curves):
+        return np.array([trial.seed == self.seed and epoch == self.epoch for trial in trials])
+
+
+def test_diverged_trials_end(problem, devices):
+    sweep = jx.Sweep(BASE.replace(optimizer="sgd"), {"learning_rate": [1e-2, 1e30]})
+    sound, broken = train(problem, devices[:1], jx.StopDiverged(), [sweep]).values()
+    assert (epochs_of(sound), epochs_of(broken)) == (6, 1)
+    assert (sound.diverged_epoch, broken.diverged_epoch) == (0, 1)
+
+
+def test_budgets(problem):
+    """203 examples in batches of 32 are 7 steps an epoch, of 64 4."""
+    sweep = jx.Sweep(BASE, {"batch_size": [32, 64]})
+    steps = jx.run(sweep, *problem, stopping=jx.Budget(steps=14), progress=False)
+    assert steps["epochs_trained"].values.tolist() == [2, 3]
+    no_time = jx.run(sweep, *problem, stopping=[jx.Budget(seconds=1e-9)], progress=False)
+    assert no_time["epochs_trained"].values.tolist() == [1, 1]
+
+
+class Wrong:
+    def __init__(self, answer):
+        self.answer = answer
+
+    def stop(self, epoch, trials, curves):
+        return self.answer(trials)
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        (jx.EarlyStopping("acuracy"), "metric='acuracy': expected one of loss, accuracy, or"),
+        (jx.EarlyStopping(split="dev"), "split='dev': expected one of train, validation, test"),
+        (jx.EarlyStopping("running_loss", split="train"), "taken in training, expected none"),
+        (jx.EarlyStopping, "expected jaxexp.EarlyStopping\\(…\\) or another object"),
+        ("loss", "stopping='loss': expected jaxexp.EarlyStopping"),
+        ([jx.EarlyStopping(), jx.EarlyStopping("accuracy")], "both say which parameters"),
+        (jx.Budget(steps=6), "steps=6: expected at least 7, those of an epoch of batch_size=32"),
+        (Wrong(lambda trials: np.zeros(1)), "Wrong.stop returned float64 of shape \\(1,\\)"),
+        (Wrong(lambda trials: True), "expected bool of shape \\(8,\\), one for each trial"),
+    ],
+)  # fmt: skip
+def test_rules_that_cannot_be(rule, message, problem):
+    with pytest.raises(jx.UserError, match=message):
+        jx.run(SWEEP, *problem, stopping=rule, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: jx.EarlyStopping(patience=0), "patience=0: expected a whole number, at least 1"),
+        (lambda: jx.EarlyStopping(patience=2.5), "patience=2.5"),
+        (lambda: jx.EarlyStopping(min_delta=-1), "min_delta=-1: expected a number at least 0"),
+        (lambda: jx.EarlyStopping(restore_best=1), "restore_best=1: expected True or False"),
+        (lambda: jx.Budget(), "expected steps=, seconds=, or both"),
+        (lambda: jx.Budget(seconds=0), "seconds=0: expected a number above 0"),
+        (lambda: jx.Budget(steps=True), "steps=True: expected a whole number"),
+    ],
+)
+def test_arguments_that_cannot_be(make, message):
+    with pytest.raises(jx.UserError, match=message):
+        make()
+
+
+def test_checkpoints_of_a_run_with_other_rules(problem, tmp_path):
+    sweep = jx.Sweep(BASE.replace(epochs=1))
+    rule = jx.EarlyStopping(patience=3)
+    jx.run(sweep, *problem, stopping=rule, progress=False, checkpoint_dir=tmp_path)
+    for other in (None, jx.EarlyStopping(patience=4)):
+        with pytest.raises(jx.UserError, match="checkpoints of another run: stopping was Early"):
+            jx.run(sweep, *problem, stopping=other, progress=False, checkpoint_dir=tmp_path)
+
+
+def test_the_terminal_counts_what_is_trained(problem):
+    """Epochs that no trial will train are not waited for."""
+    planned_run = api.plan(SWEEP, *problem)
+    console = Console(file=io.StringIO(), width=200)
+    with api.terminal_progress(planned_run, console) as shown:
+        control = api.controlled(planned_run, RULES["each"])
+        for _ in api.train(planned_run, progress=shown, control=control):
+            pass
+    assert shown.epochs == 2 * (1 + 3 + 5 + 6)
+    assert shown.done() == ("30 of 30 epochs", 100)
