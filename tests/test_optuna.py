@@ -8,13 +8,11 @@ import time
 
 import numpy as np
 import pytest
-from jaxexp.spec.distributions import choice, integers, loguniform, uniform
-from jaxexp.spec.spaces import Space
 
 import jaxexp as jx
 from jaxexp.base.errors import UserError
+from jaxexp.search import Space, choice, integers, loguniform, uniform
 from jaxexp.search.reports import Asked, Reports
-from jaxexp.search.studies import optuna as search
 from jaxexp.search.suggestions import suggestions
 
 op = pytest.importorskip("optuna")
@@ -49,7 +47,7 @@ def study(seed=0, direction="maximize", **options):
 
 def run(own, data, space=SPACE, trials=6, **options):
     options = {"batch": 3, "metric": "accuracy", "progress": False} | options
-    return search(own, space, data=data, trials=trials, **options)
+    return jx.search.optuna(own, space, data=data, trials=trials, **options)
 
 
 def states(own):
@@ -60,7 +58,7 @@ def test_a_study_knows_what_the_results_hold(data):
     own = study()
     results = run(own, data)
     assert states(own) == [COMPLETE] * 6
-    assert results["accuracy"].dims == ("learning_rate", "epoch", "split")
+    assert results["accuracy"].dims == ("sample", "epoch", "split")
     curves = results["accuracy"].sel(split="validation")
     for trial, curve in zip(own.trials, curves.values, strict=True):
         assert trial.value == curve[-1]
@@ -81,7 +79,10 @@ def test_a_batch_is_a_sweep_of_its_points(data):
     results = run(study(), data)
     for part in (slice(0, 3), slice(3, 6)):
         rates = results["learning_rate"].values.tolist()[part]
-        once = jx.run(jx.Sweep(BASE, {"learning_rate": rates}), data=data, progress=False)
+        sweep = jx.Sweep(
+            BASE, {("learning_rate",): rates}, dim_names={("learning_rate",): "sample"}
+        )
+        once = jx.run(sweep, data=data, progress=False)
         for name in ("loss", "accuracy", "step_loss", "diverged_epoch", "trial_id"):
             assert once[name].identical(results[name][part]), name
         again, expected = (
@@ -114,7 +115,7 @@ def test_any_sampler(name, data):
     own = study(sampler=SAMPLERS[name]())
     results = run(own, data, space)
     assert states(own) == [COMPLETE] * 6
-    assert results["loss"].dims[0] == "learning_rate_label_smoothing"
+    assert results["label_smoothing"].dims == ("sample",)
     assert len({tuple(trial.params.values()) for trial in own.trials}) > 3
 
 
@@ -260,7 +261,7 @@ def test_the_same_suggestion_is_trained_once_and_told_to_each(data):
     rates = {"learning_rate": CategoricalDistribution([1e-3, 1e-2])}
     own = study()
     results = run(own, data, (BASE, rates), trials=12)
-    assert results["loss"].sizes["learning_rate"] == 2
+    assert results["loss"].sizes["sample"] == 2
     assert states(own) == [COMPLETE] * 12
     for rate in (1e-3, 1e-2):
         alike = [t for t in own.trials if t.params["learning_rate"] == rate]
@@ -284,13 +285,13 @@ def test_a_known_suggestion_is_judged_anew(data):
 def test_each_suggestion_with_several_seeds(data):
     own = study()
     results = run(own, data, trials=4, batch=2, seeds=2)
-    assert results["accuracy"].sizes == {"learning_rate": 4, "seed": 2, "epoch": 3, "split": 2}
+    assert results["accuracy"].sizes == {"sample": 4, "seed": 2, "epoch": 3, "split": 2}
     assert results["seed"].values.tolist() == [0, 1]
     mean = results["accuracy"].sel(split="validation").astype(float).mean("seed")
     for trial, curve in zip(own.trials, mean.values, strict=True):
         np.testing.assert_allclose(list(trial.intermediate_values.values()), curve, rtol=1e-12)
         np.testing.assert_allclose(trial.value, curve[-1], rtol=1e-12)
-    assert jx.seeds.average(results.dataset)["accuracy"].dims == ("learning_rate", "epoch", "split")
+    assert jx.seeds.average(results.dataset)["accuracy"].dims == ("sample", "epoch", "split")
 
 
 def test_several_objectives(data):
@@ -394,7 +395,7 @@ def test_trials_of_a_dead_process_are_trained_again(data):
     results = run(own, data, trials=3)
     run(whole, data, trials=4)
     assert states(own) == [RUNNING, COMPLETE, COMPLETE, COMPLETE]
-    assert results["loss"].sizes["learning_rate"] == 3
+    assert results["loss"].sizes["sample"] == 3
     assert [t.params for t in own.trials] == [t.params for t in whole.trials]
     assert own.trials[1].value == whole.trials[1].value
 

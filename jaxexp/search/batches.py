@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypedDict, cast
 
 import jax
-import numpy as np
 import xarray as xr
 
 from jaxexp.api import PlannedRun, plan, run
@@ -18,7 +17,7 @@ from jaxexp.results.results import Results
 from jaxexp.search.reports import Asked, Replayed, Reports, ending, tell
 from jaxexp.search.resuming import PROCESS, Folder, abandoned, again, this_process
 from jaxexp.search.suggestions import Suggestions
-from jaxexp.spec.trial import Kind, Trial, Value
+from jaxexp.spec.trial import Kind, Trial, Value, float32
 from jaxexp.training.data import Data
 from jaxexp.training.task import Task
 
@@ -176,8 +175,7 @@ class Search:
         base = self.suggestions.base or points[0]
         names = {*self.suggestions.names} | varying([base, *points])
         names -= {"seed"} if self.seeds > 1 else set()
-        axis = [name for name in base.fields() if name in names]
-        sweep = sweep_over(base, axis, points, self._seeds(points[0]), f"{NAME} {at + 1}")
+        sweep = sweep_over(base, names, points, self._seeds(points[0]), f"{NAME} {at + 1}")
         planned = plan(sweep, self.task, self.data, **self.training)
         self._describe(asked, planned, at)
         made = run(
@@ -275,7 +273,7 @@ class _Finite:
 def _as_float32(trial: Trial) -> tuple[Value, ...]:
     """Its values, in which trials differ that are not one and the same inside a program."""
     return tuple(
-        float(np.float32(cast(float, value)))
+        float32(cast(float, value))
         if trial.fields()[name].kind is Kind.TRACED and trial.fields()[name].hint is float
         else value
         for name, value in trial.values().items()

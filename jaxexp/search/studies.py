@@ -79,8 +79,8 @@ def optuna(
         memory: see there.
 
     Returns:
-        Results of a sweep over all points that were trained, one axis for them and one for the
-        seeds, if there are several.
+        Results of a sweep over all points that were trained: they lie along the dimension "sample",
+        as those of `jaxexp.search.random`, and the seeds, if there are several, along "seed".
 
     Raises:
         UserError: an argument that cannot be, a study of another direction or other parameters, a
@@ -96,7 +96,7 @@ def optuna(
     >>> base = jx.MLPTrial(epochs=3, depth=1, batch_size=8)
     >>> options = {"trials": 6, "batch": 3, "metric": "accuracy", "progress": False}
     >>> results = optuna(study, (base, rates), data=data, **options)
-    >>> len(study.trials), results["accuracy"].sizes["learning_rate"]
+    >>> len(study.trials), results["accuracy"].sizes["sample"]
     (6, 6)
     """
     import_optuna()
