@@ -25,7 +25,7 @@ from sklearn.neural_network import MLPClassifier
 import jaxexp as jx
 from jaxexp.execution.devices import cores
 
-RATES, WIDTHS, DEPTH, BATCH_SIZE = (1e-4, 1e-1), (16, 64), 2, 64
+RATES, WIDTHS, DEPTH, BATCH_SIZE = (1e-4, 1e-1), range(16, 65, 16), 2, 64
 Fit = Callable[[float, int], float]  # of a learning rate and a width, the validation accuracy
 
 
@@ -47,8 +47,8 @@ def compare(*, quick: bool = False) -> None:
     data = jx.arrays(digits.data / 16, digits.target, validation=0.2)
     console = Console(width=None if sys.stdout.isatty() else 130)
     console.print(
-        f"TPE over a learning rate and a width, depth {DEPTH}, {epochs} epochs, batches of "
-        f"{BATCH_SIZE} of {data.counts['train']:,} digits; {cores()} cores, JAX {jax.__version__}, "
+        f"TPE over a learning rate and a width (16, 32, 48, 64), depth {DEPTH}, {epochs} epochs, "
+        f"batches of {BATCH_SIZE} of {data.counts['train']:,} digits; {cores()} cores, JAX {jax.__version__}, "
         f"PyTorch {torch.__version__}, Optuna {optuna.__version__}",
         highlight=False,
     )
@@ -76,7 +76,7 @@ def ours(data: jx.Data, epochs: int, batch: int, rounds: int) -> Timing:
     base = jx.MLPTrial(depth=DEPTH, epochs=epochs, batch_size=BATCH_SIZE)
     axes: dict[str | tuple[str, ...], object] = {
         "learning_rate": jx.search.loguniform(*RATES),
-        "width": jx.search.integers(*WIDTHS),
+        "width": jx.search.integers(WIDTHS[0], WIDTHS[-1], step=WIDTHS.step),
     }
     space, own = jx.search.Space(base, axes), study()
     speeds = []
@@ -99,7 +99,7 @@ def theirs(fit: tuple[Fit, list[int]], probes: int, trials: int, rounds: int) ->
         own.optimize(
             lambda trial: train(
                 trial.suggest_float("learning_rate", *RATES, log=True),
-                trial.suggest_int("width", *WIDTHS),
+                trial.suggest_int("width", WIDTHS[0], WIDTHS[-1], step=WIDTHS.step),
             ),
             n_trials=count,
             n_jobs=jobs,

@@ -641,3 +641,24 @@ def test_the_folder_is_readable(data, tmp_path):
     run(study(study_name="one"), data, checkpoint_dir=tmp_path)
     content = json.loads((tmp_path / "search.json").read_text())
     assert content["batches"] == [[0, 1, 2], [3, 4, 5]]
+
+
+@pytest.mark.integration
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
+def test_the_peers_of_the_benchmark_train():
+    pytest.importorskip("torch")
+    from sklearn.datasets import load_digits
+
+    from jaxexp.cli.benchmarks import benchmark
+
+    studies = benchmark("studies")
+    digits = load_digits()
+    data = jx.arrays(digits.data / 16, digits.target, validation=0.2)
+    fits = [studies.pytorch(data, 3)[0], studies.sklearn(data, 3)[0]]
+    assert all(fit(1e-2, 16) > 0.7 > 0.4 > fit(1e-6, 16) for fit in fits)
+    timing = studies.ours(data, 1, 4, 1)
+    assert len(timing.rounds) == 1
+    rows = studies.table(
+        {"ours": timing, "theirs": studies.theirs(studies.sklearn(data, 1), 1, 2, 1)}
+    )
+    assert rows.row_count == 2
