@@ -48,7 +48,8 @@ def compare(*, quick: bool = False) -> None:
     console = Console(width=None if sys.stdout.isatty() else 130)
     console.print(
         f"TPE over a learning rate and a width (16, 32, 48, 64), depth {DEPTH}, {epochs} epochs, "
-        f"batches of {BATCH_SIZE} of {data.counts['train']:,} digits; {cores()} cores, JAX {jax.__version__}, "
+        f"batches of {BATCH_SIZE} of {data.counts['train']:,} digits; {cores()} cores, "
+        f"JAX {jax.__version__}, "
         f"PyTorch {torch.__version__}, Optuna {optuna.__version__}",
         highlight=False,
     )
