@@ -161,7 +161,9 @@ def test_every_public_name_is_there_and_documented():
         _ = jaxexp.nothing
 
 
-TORCH = {"jaxexp.nn.torchvision", "benchmarks.peers", "benchmarks.resnet", "benchmarks.decoding"}
+TORCH = {"jaxexp.nn.torchvision"} | {
+    f"benchmarks.{name}" for name in ("peers", "resnet", "decoding", "studies")
+}
 
 
 def test_torch_is_for_measuring_and_weights_alone():
@@ -182,7 +184,7 @@ def loaded(*modules: str) -> set[str]:
     return set(done.stdout.split())
 
 
-OPTIONAL = {"torch", "torchvision", "xgboost", "sklearn", "PIL"}
+OPTIONAL = {"optuna", "torch", "torchvision", "xgboost", "sklearn", "PIL"}
 SLOW = {"jax", "jaxlib", "flax", "optax", "matplotlib", "xarray", "pandas", "rich", "orbax"}
 
 

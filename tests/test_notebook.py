@@ -8,7 +8,7 @@ from nbclient import NotebookClient
 pytestmark = pytest.mark.integration
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
-FIGURES = {"quickstart": 2, "report": 1, "own_model": 1, "plan": 0}
+FIGURES = {"quickstart": 2, "report": 1, "own_model": 1, "plan": 0, "optuna": 1}
 
 
 def told(name: str) -> str:
@@ -54,6 +54,16 @@ def test_reading_a_plan():
     assert 1 < counts[2][1] <= 3  # many are not
     assert counts[3:] == [(6, 3), (96, 1), (12, 3), (8, 1)]
     assert "(and 4 of fewer)" in text
+
+
+def test_a_study_of_optuna():
+    pytest.importorskip("optuna")
+    text = told("optuna")
+    assert "128 trials in" in text
+    states = {state: int(n) for n, state in re.findall(r"^(\d+) ([A-Z]+)$", text, re.MULTILINE)}
+    assert sum(states.values()) == 128
+    assert states["PRUNED"] > states["COMPLETE"] > 0
+    assert float(re.search(r"([\d.]+) of the test digits are right", text)[1]) > 0.9
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.ipynb")), ids=lambda path: path.stem)

@@ -373,6 +373,17 @@ def bench(
             "made for it, if not given.",
         ),
     ] = None,
+    study: Annotated[
+        bool,
+        typer.Option(
+            "--optuna",
+            help="Time a study of Optuna instead, beside its own loop with PyTorch and "
+            "scikit-learn.",
+        ),
+    ] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="With --optuna: few trials, to see that it runs.")
+    ] = False,
 ) -> None:
     """Time a grid of learning rates and seeds beside PyTorch, compilation apart.
 
@@ -383,6 +394,11 @@ def bench(
     """
     if images is not None and not vision:
         raise UserError(f"--images {images}: expected together with --vision")
+    if quick and not study:
+        raise UserError("--quick: expected together with --optuna")
+    if study:
+        _bench_study(vision, quick)
+        return
     if vision:
         decoding = benchmark("decoding")
         if images is not None:
@@ -393,6 +409,18 @@ def bench(
     benchmark("grid").compare(
         data, trials=trials, seeds=seeds, epochs=epochs, width=width, peers=peers
     )
+
+
+def _bench_study(vision: bool, quick: bool) -> None:
+    if vision:
+        raise UserError("--optuna: expected without --vision")
+    try:
+        studies = benchmark("studies")
+    except ImportError as error:
+        raise UserError(
+            f"--optuna: {error.name} is missing: pip install 'jaxexp[optuna,torch]'"
+        ) from error
+    studies.compare(quick=quick)
 
 
 browse.add_to(app)

@@ -105,7 +105,7 @@ def to_dataset(
             shape = [len(data.coords[dim][1]) for dim in dims]
             variables[name] = variable([r.predictions[name].reshape(shape) for r in own], *dims)
     dataset = xr.Dataset(variables, attrs=_attributes(sweep, own, list(described), data, facts))
-    return dataset.assign_coords(_coordinates(sweep, dataset, data))
+    return dataset.assign_coords(coordinates(sweep, dataset, data))
 
 
 def _lineage(own: Sequence[TrialRecord]) -> dict[str, list[np.ndarray]]:
@@ -138,7 +138,8 @@ def _pad(values: list[np.ndarray]) -> np.ndarray:
     return padded
 
 
-def _coordinates(sweep: Sweep, dataset: xr.Dataset, data: Data) -> dict[str, object]:
+def coordinates(sweep: Sweep, dataset: xr.Dataset, data: Data) -> dict[str, object]:
+    """Of every dimension of the results: values of hyperparameters, epochs, splits and so on."""
     coordinates: dict[str, object] = {"split": list(data.splits)}
     for dim, (names, points) in sweep.dims.items():
         for name, values in zip(names, zip(*points, strict=True), strict=True):

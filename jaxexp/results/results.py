@@ -80,6 +80,10 @@ class Results:
         self._variables = variables
         self._compiled: dict[Trial, Predict] = {}
 
+    def kept(self) -> Mapping[str, Variables]:
+        """The trained parameters and states that were kept, by the trials' ids."""
+        return self._variables
+
     def __getitem__(self, name: str) -> xr.DataArray:
         """A variable of the dataset."""
         if name not in self.dataset:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from jaxexp.search.halving import Halving, Hyperband
     from jaxexp.search.population import PBT
+    from jaxexp.search.studies import optuna
     from jaxexp.spec.distributions import (
         Distribution,
         choice,
@@ -47,6 +48,7 @@ __all__ = [
     "grid",
     "integers",
     "loguniform",
+    "optuna",
     "parse",
     "random",
     "sobol",
@@ -63,6 +65,7 @@ _LAZY = {
     "grid": "jaxexp.spec.samplers",
     "integers": "jaxexp.spec.distributions",
     "loguniform": "jaxexp.spec.distributions",
+    "optuna": "jaxexp.search.studies",
     "parse": "jaxexp.spec.parse",
     "random": "jaxexp.spec.samplers",
     "sobol": "jaxexp.spec.samplers",

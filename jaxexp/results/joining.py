@@ -1,0 +1,101 @@
+"""One `Results` of several runs of trials of one kind, as a search leaves them batch by batch."""
+
+import json
+from collections.abc import Iterable, Sequence
+
+import xarray as xr
+
+from jaxexp.base.errors import UserError
+from jaxexp.base.words import count
+from jaxexp.results.dataset import coordinates
+from jaxexp.results.results import Results
+from jaxexp.spec.samplers import DIM
+from jaxexp.spec.sweep import Axis, Sweep, Values
+from jaxexp.spec.trial import Trial
+
+
+def join(runs: Sequence[Results], name: str, seeds: Sequence[int] = ()) -> Results:
+    """All trials of the runs, as results of one sweep over the points that they trained.
+
+    Each of their sweeps is one of `sweep_over`, with these seeds. Of a
+    point that was trained more than once, the results are those of the longest. Points are in the
+    order of their first training; seconds, and what else adds up, are summed.
+
+    Raises UserError for no runs at all.
+    """
+    if not runs:
+        raise UserError("runs: expected the results of at least one")
+    tables = [_by_point(run) for run in runs]
+    found: dict[Trial, tuple[int, int]] = {}  # where a point's results are: run and place
+    for at, run in enumerate(runs):
+        for place, trial in enumerate(run.sweep.trials()[:: max(1, len(seeds))]):
+            before = found.get(trial)
+            if before is None or _epochs(tables[at], place) > _epochs(tables[before[0]], before[1]):
+                found[trial] = (at, place)
+    sweep = _sweep(runs, list(found), seeds, name)
+    joined = xr.concat(
+        [tables[at].isel({DIM: [place]}) for at, place in found.values()],
+        DIM, data_vars="minimal", coords="minimal", compat="override", join="outer",
+        combine_attrs="override",
+    )  # fmt: skip
+    joined = joined.transpose(*sweep.dims, ...)
+    joined = joined.assign_coords(coordinates(sweep, joined, runs[0].data))
+    joined = joined.assign_attrs(_attributes(runs, sweep))
+    variables = {k: v for run in runs for k, v in run.kept().items()}
+    return Results(joined, sweep, runs[0].task, runs[0].data, variables)
+
+
+def _by_point(run: Results) -> xr.Dataset:
+    """The dataset without what says which points its samples are."""
+    names, _ = run.sweep.dims[DIM]
+    return run.dataset.drop_vars(names)
+
+
+def _epochs(table: xr.Dataset, place: int) -> int:
+    return int(table["epochs_trained"].isel({DIM: place}).min())
+
+
+def _sweep(runs: Sequence[Results], points: list[Trial], seeds: Sequence[int], name: str) -> Sweep:
+    """Over the points, by what is an axis of any of the runs and what they differ in."""
+    names = varying(points).union(*(run.sweep.dims[DIM][0] for run in runs))
+    return sweep_over(runs[0].sweep.base, names, points, seeds, name)
+
+
+def varying(points: Sequence[Trial]) -> set[str]:
+    """The hyperparameters in which some of the points differ."""
+    first = points[0].values()
+    return {name for name in first for own in points if getattr(own, name) != first[name]}
+
+
+def sweep_over(
+    base: Trial, names: Iterable[str], points: Sequence[Trial], seeds: Sequence[int], name: str
+) -> Sweep:
+    """Over points that differ in the named hyperparameters, and over seeds, if there are any.
+
+    The points lie along the dimension "sample", as those of `jaxexp.search.random`.
+    """
+    known = {*names} or {"learning_rate"}  # of one point, any
+    axis = tuple(own for own in base.fields() if own in known)
+    axes: dict[str | Axis, Values] = {
+        axis: [tuple(getattr(point, own) for own in axis) for point in points]
+    }
+    if seeds:
+        axes["seed"] = list(seeds)
+    return Sweep(base, axes, name=name, dim_names={axis: DIM})
+
+
+def _attributes(runs: Sequence[Results], sweep: Sweep) -> dict[str, object]:
+    """What is not as in the first of the runs."""
+    every = [run.dataset.attrs for run in runs]
+    added = ("programs", "plan_trials", "compile_seconds", "train_seconds", "wall_seconds")
+    plans = list(dict.fromkeys(str(attrs["plan"]) for attrs in every))
+    trials = sweep.trials()
+    return {
+        **{name: sum(attrs[name] for attrs in every) for name in added},
+        "sweep": sweep.name,
+        "sweep_id": sweep.id,
+        "axes": json.dumps(list(sweep.dims)),
+        "seeds": json.dumps(sorted({trial.seed for trial in trials})),
+        "trials": len(trials),
+        "plan": "\n\n".join([f"{count(len(runs), 'batch', 'batches')}, one after another", *plans]),
+    }

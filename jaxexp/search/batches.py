@@ -1,0 +1,280 @@
+"""A search over a study, batch by batch: asked, trained as one plan, told."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypedDict, cast
+
+import jax
+import xarray as xr
+
+from jaxexp.api import PlannedRun, plan, run
+from jaxexp.base.errors import UserError
+from jaxexp.execution.trainer import Progress
+from jaxexp.results import select
+from jaxexp.results.joining import join, sweep_over, varying
+from jaxexp.results.results import Results
+from jaxexp.search.reports import Asked, Replayed, Reports, ending, tell
+from jaxexp.search.resuming import PROCESS, Folder, abandoned, again, this_process
+from jaxexp.search.suggestions import Suggestions
+from jaxexp.spec.trial import Kind, Trial, Value, float32
+from jaxexp.training.data import Data
+from jaxexp.training.task import Task
+
+if TYPE_CHECKING:
+    import optuna as op
+    from optuna.trial import FrozenTrial
+
+NAME = "study"  # of the sweep of all that was trained
+
+
+class Training(TypedDict):
+    """Options of `jaxexp.plan` that every batch has."""
+
+    devices: int | Sequence[jax.Device] | None
+    programs: str
+    memory: float | None
+
+
+@dataclass
+class Search:
+    """A search over a study under way; see `jaxexp.search.optuna` for what it is given."""
+
+    study: "op.Study"
+    suggestions: Suggestions
+    task: Task
+    data: Data
+    batch: int
+    metrics: tuple[str, ...]
+    split: str
+    seeds: int
+    prune: bool
+    every: int
+    training: Training
+    progress: bool | Progress | None
+    keep_params: bool
+    folder: Folder | None = None
+    batches: int = 0
+    runs: list[Results] = field(default_factory=list)
+    # Of each configuration, as float32 has it: the trial that stands for it, and its results.
+    known: dict[tuple[Value, ...], Trial] = field(default_factory=dict)
+    curves: dict[Trial, xr.Dataset] = field(default_factory=dict)
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """What decides which trials are trained, and what the study is told."""
+        return {
+            "study": self.study.study_name,
+            "batch": self.batch,
+            "metric": list(self.metrics),
+            "split": self.split,
+            "seeds": self.seeds,
+            "prune": self.prune,
+            "report_every": self.every,
+        }
+
+    def run(self, trials: int) -> Results:
+        """Train so many trials, or until the sampler has no more to suggest."""
+        left, more = trials, True
+        if self.folder:
+            for numbers in list(self.folder.batches):
+                self._train(self._listed(numbers))
+                left -= len(numbers)
+            self.folder.restore_sampler(self.study)
+        dead = abandoned(self.study)
+        while left > 0 and more:
+            asked = self._ask(min(self.batch, left), dead)
+            if not asked:
+                break
+            if self.folder:
+                self.folder.add([each.number for each in asked])
+            left -= len(asked)
+            more = self._train(asked)
+        if not self.runs:
+            raise UserError(
+                f"study={self.study.study_name!r}: nothing is left to train; its sampler has "
+                "suggested all that it has"
+            )
+        return join(self.runs, NAME, self._seeds(self.runs[0].sweep.base))
+
+    def _ask(self, most: int, dead: "list[FrozenTrial]") -> list[Asked]:
+        """Trials that a dead process has left, which leave the list, then new ones."""
+        asked: list[Asked] = []
+        finite = _Finite(self.study)
+        try:
+            while len(asked) < most and (dead or not finite.exhausted()):
+                if dead:
+                    left = dead.pop(0)
+                    own, reported = again(self.study, left), left.last_step or 0
+                else:
+                    own, reported = self.study.ask(), 0
+                asked.append(Asked(own.number, own, (), reported))
+                own.set_user_attr(PROCESS, this_process())
+                asked[-1].trials = self._trials(self.suggestions.suggest(own))
+                finite.add(own)
+                if self.folder:
+                    self.folder.keep_sampler(self.study)
+        except BaseException:
+            self._fail(asked)
+            raise
+        return asked
+
+    def _listed(self, numbers: Sequence[int]) -> list[Asked]:
+        """Trials of a batch that was asked before this process began."""
+        from optuna.trial import FixedTrial
+
+        there = self.study.get_trials(deepcopy=False)
+        if max(numbers) >= len(there):
+            raise UserError(
+                f"study={self.study.study_name!r}: it has no trial {max(numbers)}, expected the "
+                "study and the storage that the search has begun with"
+            )
+        asked = []
+        for trial in (there[number] for number in numbers):
+            ended = trial.state.is_finished()
+            own = None if ended else again(self.study, trial)
+            values = cast("op.Trial", FixedTrial(trial.params)) if own is None else own
+            trials = self._trials(self.suggestions.suggest(values))
+            asked.append(Asked(trial.number, own, trials, trial.last_step or 0, ended))
+        return asked
+
+    def _trials(self, suggested: Trial) -> tuple[Trial, ...]:
+        """What is trained for a suggestion: the first like it that there was, with each seed."""
+        suggested.check()
+        first = self.known.setdefault(_as_float32(suggested), suggested)
+        seeds = self._seeds(first)
+        return tuple(first.replace(seed=seed) for seed in seeds) if seeds else (first,)
+
+    def _seeds(self, trial: Trial) -> list[int]:
+        """Those of the axis of seeds; none where there is none."""
+        return [trial.seed + i for i in range(self.seeds)] if self.seeds > 1 else []
+
+    def _train(self, asked: list[Asked]) -> bool:
+        """Train a batch, those that are not known, and tell all; whether there may be another."""
+        at, self.batches = self.batches, self.batches + 1
+        if self.folder and at in self.folder.failed:
+            return True
+        old = [each for each in asked if each.trial in self.curves]
+        new = [each for each in asked if each.trial not in self.curves]
+        try:
+            self._replay([each for each in old if not each.ended])
+            if new:
+                self._run(at, new)
+        except BaseException as error:
+            if not self.folder or isinstance(error, Exception):  # else it can be resumed
+                self._fail(asked)
+                if self.folder:
+                    self.folder.fail(at)
+            raise
+        more = [self._tell(each) for each in asked if not each.ended]
+        return all(more)
+
+    def _run(self, at: int, asked: list[Asked]) -> None:
+        """Train one batch as one plan."""
+        points = list(dict.fromkeys(each.trial for each in asked))
+        base = self.suggestions.base or points[0]
+        names = {*self.suggestions.names} | varying([base, *points])
+        names -= {"seed"} if self.seeds > 1 else set()
+        sweep = sweep_over(base, names, points, self._seeds(points[0]), f"{NAME} {at + 1}")
+        planned = plan(sweep, self.task, self.data, **self.training)
+        self._describe(asked, planned, at)
+        made = run(
+            planned,
+            progress=self.progress,
+            checkpoint_dir=self.folder.checkpoints(at) if self.folder else None,
+            keep_params=self.keep_params,
+            stopping=self._reports(asked),
+        )
+        self.runs.append(made)
+        for place, trial in enumerate(sweep.trials()):
+            self.curves[trial] = select.point(made.dataset, place)[1]
+
+    def _reports(self, asked: list[Asked]) -> Reports:
+        return Reports(
+            self.study, asked, self.metrics[0], self.split, self.prune, self.every,
+            report=len(self.metrics) == 1,
+        )  # fmt: skip
+
+    def _describe(self, asked: list[Asked], planned: PlannedRun, at: int) -> None:
+        """What the study's pages show of each trial before it has trained."""
+        programs = {
+            trial: number
+            for number, program in enumerate(planned.plan.programs, 1)
+            for trial, _ in program.members
+        }
+        for each in asked:
+            if each.own:
+                each.own.set_user_attr("trial_id", each.trial.id)
+                each.own.set_user_attr("batch", at + 1)
+                each.own.set_user_attr("program", programs[each.trial])
+
+    def _replay(self, asked: list[Asked]) -> None:
+        """Report what was trained before, and let the pruner judge it, epoch by epoch."""
+        if not asked:
+            return
+        reports = self._reports(asked)
+        training = {trial: self.curves[trial] for each in asked for trial in each.trials}
+        epoch = 0
+        while training:
+            epoch += 1
+            stopped = reports.stop(epoch, list(training), Replayed(training, epoch))
+            training = {
+                trial: own
+                for (trial, own), over in zip(training.items(), stopped, strict=True)
+                if not over and epoch < int(own["epochs_trained"])
+            }
+
+    def _tell(self, each: Asked) -> bool:
+        """How a trial has ended, that was not pruned; whether there may be others."""
+        assert each.own is not None
+        curves = [self.curves[trial] for trial in each.trials]
+        values = ending(curves, self.metrics, self.split)
+        each.own.set_user_attr("seconds", round(sum(float(own["seconds"]) for own in curves), 4))
+        if values is None:
+            first = min(epoch for own in curves if (epoch := int(own["diverged_epoch"])))
+            each.own.set_user_attr("diverged_epoch", first)
+        return tell(self.study, each, "FAIL" if values is None else "COMPLETE", values)
+
+    def _fail(self, asked: list[Asked]) -> None:
+        for each in asked:
+            if not each.ended:
+                tell(self.study, each, "FAIL")
+
+
+class _Finite:
+    """Whether a sampler of finitely many points has suggested all of them.
+
+    Asked on, it would suggest again those that are being trained.
+    """
+
+    def __init__(self, study: "op.Study") -> None:
+        from optuna.samplers import BruteForceSampler, GridSampler
+
+        self.study, self.twice = study, False
+        self.grid = isinstance(study.sampler, GridSampler)
+        self.every = isinstance(study.sampler, BruteForceSampler)
+
+    def add(self, own: "op.Trial") -> None:
+        """Another trial was asked."""
+        if self.every:
+            before = self.study.get_trials(deepcopy=False)
+            self.twice |= any(t.params == own.params and t.number != own.number for t in before)
+
+    def exhausted(self) -> bool:
+        """Whether nothing is left to suggest."""
+        if not self.grid:
+            return self.twice
+        attrs = [trial.system_attrs for trial in self.study.get_trials(deepcopy=False)]
+        own = [each for each in attrs if "grid_id" in each]
+        points = math.prod(len(values) for values in own[-1]["search_space"].values()) if own else 1
+        return len({each["grid_id"] for each in own}) >= points
+
+
+def _as_float32(trial: Trial) -> tuple[Value, ...]:
+    """Its values, in which trials differ that are not one and the same inside a program."""
+    return tuple(
+        float32(cast(float, value))
+        if trial.fields()[name].kind is Kind.TRACED and trial.fields()[name].hint is float
+        else value
+        for name, value in trial.values().items()
+    )

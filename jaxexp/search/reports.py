@@ -1,0 +1,180 @@
+"""What an Optuna study is told: every epoch's value while trials train, and how they ended."""
+
+import contextlib
+import threading
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import xarray as xr
+
+from jaxexp.results import select
+from jaxexp.spec.trial import Trial
+
+if TYPE_CHECKING:
+    import optuna
+
+
+class Curves(Protocol):
+    """What has been measured so far of some trials: of each, (T,), by epoch, (T, epochs)."""
+
+    splits: tuple[str, ...]
+
+    def __call__(self, metric: str = "loss", split: str | None = None) -> np.ndarray:
+        """A metric on a split."""
+        ...
+
+
+class Replayed:
+    """Curves of trials that were trained before, until an epoch (from 1)."""
+
+    def __init__(self, curves: Mapping[Trial, xr.Dataset], epoch: int) -> None:
+        """`curves` are the results of each, in the order of the trials."""
+        self._curves, self._epoch = curves, epoch
+        self.splits = tuple(next(iter(curves.values()))["split"].values.tolist())
+
+    def __call__(self, metric: str = "loss", split: str | None = None) -> np.ndarray:
+        """A metric on a split, (T, epoch)."""
+        own = [dataset[metric].sel(split=split).values for dataset in self._curves.values()]
+        return np.stack([values[: self._epoch] for values in own])
+
+
+@dataclass
+class Asked:
+    """A trial of a study and what is trained for it: T trials, one for each seed.
+
+    `own` is None of one that had ended before this process began.
+    """
+
+    number: int
+    own: "optuna.Trial | None"
+    trials: tuple[Trial, ...]
+    reported: int = 0  # epochs, the last one that the study knows
+    ended: bool = False  # whether the study was told
+
+    @property
+    def trial(self) -> Trial:
+        """The first of them."""
+        return self.trials[0]
+
+
+@dataclass(repr=False)
+class Reports:
+    """Reports the epochs of a batch to its study, and ends what the pruner prunes.
+
+    It is a rule for `stopping` of `jaxexp.run`. Several trials of a study may be one configuration,
+    which trains once, until none of them needs it any more.
+
+    Args:
+        study: the study; what is done with it is done under a lock.
+        asked: its trials in the order in which they were asked, in which the pruner judges them.
+        metric: what is reported, and on which `split`; with several seeds, its mean.
+        prune: whether the pruner is asked.
+        every: epochs from one report to the next.
+        report: whether anything is reported; a study of several objectives takes no reports.
+    """
+
+    study: "optuna.Study"
+    asked: Sequence[Asked]
+    metric: str
+    split: str
+    prune: bool = True
+    every: int = 1
+    report: bool = True
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        """Nothing is measured yet."""
+        self._by_trial: dict[Trial, list[Asked]] = {}
+        for asked in self.asked:
+            for trial in asked.trials:
+                self._by_trial.setdefault(trial, []).append(asked)
+        self._values: dict[Trial, dict[int, float]] = {trial: {} for trial in self._by_trial}
+        self._lost: set[Trial] = set()
+
+    def __repr__(self) -> str:
+        """What decides the numbers: checkpoints of a run know it by this."""
+        told = f"metric={self.metric!r}, split={self.split!r}, every={self.every}"
+        return f"Reports({self.study.study_name!r}, {told}, prune={self.prune})"
+
+    def stop(self, epoch: int, trials: Sequence[Trial], curves: Curves) -> np.ndarray:
+        """Those that the study needs no more: pruned, or diverged."""
+        value_T = np.asarray(curves(self.metric, self.split), float)[:, -1]
+        lost_T = ~np.isfinite(np.stack([curves("loss", s)[:, -1] for s in curves.splits])).all(0)
+        with self._lock:
+            for trial, value, lost in zip(trials, value_T, lost_T, strict=True):
+                self._values[trial][epoch] = np.nan if lost else float(value)
+                if lost:
+                    self._lost.add(trial)
+            if self.report and epoch % self.every == 0:
+                self._report(epoch, set(trials))
+            return np.array([self._over(trial, epoch) for trial in trials])
+
+    def _report(self, epoch: int, trials: set[Trial]) -> None:
+        """What is known of all seeds at this epoch: reported first, then judged."""
+        known = [
+            asked
+            for asked in self.asked
+            if not asked.ended
+            and not trials.isdisjoint(asked.trials)
+            and all(epoch in self._values[trial] for trial in asked.trials)
+        ]
+        for asked in known:
+            if asked.own and epoch > asked.reported:
+                values = [self._values[trial][epoch] for trial in asked.trials]
+                asked.own.report(float(np.mean(values)), epoch)
+                asked.reported = epoch
+        for asked in known if self.prune else ():
+            # At its last epoch a trial is complete. What a search that was killed had reported
+            # beyond this epoch, it had judged here already.
+            judged = epoch == asked.reported and epoch < asked.trial.epochs
+            lost = not self._lost.isdisjoint(asked.trials)
+            if asked.own and judged and not lost and asked.own.should_prune():
+                tell(self.study, asked, "PRUNED")
+
+    def _over(self, trial: Trial, epoch: int) -> bool:
+        """Whether no trial of the study needs this one after the epoch."""
+        return all(
+            (asked.ended and epoch >= asked.reported) or not self._lost.isdisjoint(asked.trials)
+            for asked in self._by_trial[trial]
+        )
+
+
+def ending(curves: Sequence[xr.Dataset], metrics: Sequence[str], split: str) -> list[float] | None:
+    """The mean over seeds of each metric at the end; None where one has diverged."""
+    values = [
+        float(np.mean([float(select.final(own, name).sel(split=split)) for own in curves]))
+        for name in metrics
+    ]
+    return values if np.isfinite(values).all() else None
+
+
+def tell(
+    study: "optuna.Study", asked: Asked, state: str, values: Sequence[float] | None = None
+) -> bool:
+    """End a trial of a study; whether its sampler has more to suggest.
+
+    Some samplers of finitely many points ask `Study.optimize` to stop, which is not running here.
+    """
+    from optuna.trial import TrialState
+
+    asked.ended = True
+    try:
+        study.tell(asked.number, values, TrialState[state])
+    except RuntimeError:
+        if not study.get_trials(deepcopy=False)[asked.number].state.is_finished():
+            raise
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def no_experimental_warnings() -> Iterator[None]:
+    """Without Optuna's word on what it calls experimental, which the user has not chosen."""
+    from optuna.exceptions import ExperimentalWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        yield

@@ -1,0 +1,208 @@
+"""Optuna by ask and tell: a batch of suggestions trains as one plan."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jax
+
+from jaxexp.api import plan
+from jaxexp.base.errors import UserError
+from jaxexp.execution import driver
+from jaxexp.execution.trainer import Progress
+from jaxexp.nn.classification import MLPClassification
+from jaxexp.results.results import Results
+from jaxexp.search.batches import Search, Training
+from jaxexp.search.reports import no_experimental_warnings
+from jaxexp.search.resuming import Folder
+from jaxexp.search.suggestions import Suggest, Suggestions, import_optuna, suggestions
+from jaxexp.spec.spaces import Space
+from jaxexp.spec.sweep import Sweep
+from jaxexp.spec.trial import Trial
+from jaxexp.training.data import Data
+from jaxexp.training.task import Task
+
+if TYPE_CHECKING:
+    import optuna as op
+    from optuna.distributions import BaseDistribution
+
+
+def optuna(
+    study: "op.Study",
+    space: "Space | tuple[Trial, Mapping[str, BaseDistribution]] | Suggest",
+    task: Task | None = None,
+    data: Data | None = None,
+    *,
+    trials: int,
+    batch: int = 64,
+    metric: str | Sequence[str] = "loss",
+    split: str | None = None,
+    seeds: int = 1,
+    prune: bool | None = None,
+    report_every: int = 1,
+    checkpoint_dir: str | Path | None = None,
+    progress: bool | Progress | None = None,
+    keep_params: bool = True,
+    devices: int | Sequence[jax.Device] | None = None,
+    programs: str = "auto",
+    memory: float | None = None,
+) -> Results:
+    """Train what an Optuna study suggests, a batch of suggestions at once, and tell it.
+
+    The study stays the user's: any sampler, any pruner, any storage. Each of its trials ends as
+    Optuna has it: COMPLETE with the value after its last epoch, PRUNED, or FAIL where the loss
+    diverged. Every epoch's value is an intermediate value, its step the epoch, from 1. A
+    configuration that is suggested again is trained once, and told to each.
+
+    Args:
+        study: what `optuna.create_study` or `optuna.load_study` returns.
+        space: a `jaxexp.search.Space`; or a base trial and a dict of Optuna's distributions by the
+            names of hyperparameters; or a function of an `optuna.Trial` that returns a trial.
+        task: as for `jaxexp.plan`, and so are `data`, `devices`, `programs` and `memory`.
+        data: see there.
+        trials: how many more to train, as Optuna's `n_trials`; those that a dead process has left
+            running are the first of them. With `checkpoint_dir`, how many in all.
+        batch: how many are asked, and trained, at once.
+        metric: "loss" or a metric of the task, whose direction must be the study's; several for a
+            study with several objectives.
+        split: on which; the validation split where there is one, or else the training split.
+        seeds: how many times each suggestion is trained, with the seed of its trial and those that
+            follow. The study is told the mean.
+        prune: whether the study's pruner is asked; if not given, where there is one objective.
+        report_every: epochs from one report to the study, and question to its pruner, to the next.
+        checkpoint_dir: a folder for checkpoints and the sampler's state. The same call resumes an
+            interrupted search from it, with the suggestions that it would have had.
+        progress: as for `jaxexp.run`, and so is `keep_params`.
+        keep_params: see there.
+        devices: see there.
+        programs: see there.
+        memory: see there.
+
+    Returns:
+        Results of a sweep over all points that were trained: they lie along the dimension "sample",
+        as those of `jaxexp.search.random`, and the seeds, if there are several, along "seed".
+
+    Raises:
+        UserError: an argument that cannot be, a study of another direction or other parameters, a
+            metric or a split that there is not, a folder of another search; all before anything is
+            trained. An error in training is raised when the batch's trials have been told FAIL.
+
+    >>> import optuna as op
+    >>> import jaxexp as jx
+    >>> data = jx.arrays([[0.0], [1.0], [2.0], [3.0]] * 8, [0, 0, 1, 1] * 8)
+    >>> op.logging.set_verbosity(op.logging.WARNING)
+    >>> study = op.create_study(direction="maximize", sampler=op.samplers.RandomSampler(seed=0))
+    >>> rates = {"learning_rate": op.distributions.FloatDistribution(1e-4, 1, log=True)}
+    >>> base = jx.MLPTrial(epochs=3, depth=1, batch_size=8)
+    >>> options = {"trials": 6, "batch": 3, "metric": "accuracy", "progress": False}
+    >>> results = optuna(study, (base, rates), data=data, **options)
+    >>> len(study.trials), results["accuracy"].sizes["sample"]
+    (6, 6)
+    """
+    import_optuna()
+    for name, value in (
+        ("trials", trials), ("batch", batch), ("seeds", seeds), ("report_every", report_every),
+    ):  # fmt: skip
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise UserError(f"{name}={value!r}: expected a whole number, at least 1")
+    if not isinstance(prune, bool | None):
+        raise UserError(f"prune={prune!r}: expected True, False or None")
+    if not isinstance(checkpoint_dir, str | Path | None):
+        raise UserError(f"checkpoint_dir={checkpoint_dir!r}: expected the path of a folder")
+    _check_study(study)
+    made = suggestions(space)
+    _check_seeds(made, seeds)
+    made.check(study)
+    training: Training = {"devices": devices, "programs": programs, "memory": memory}
+    bound = _bound(made, task, data, training)
+    assert data is not None  # or `_bound` has refused it
+    metrics = _metrics(study, bound, metric)
+    split = _split(data, split)
+    if study.metric_names is None:
+        with no_experimental_warnings():
+            study.set_metric_names([f"{split} {name}" for name in metrics])
+    search = Search(
+        study, made, bound, data, batch, metrics, split, seeds, _prunes(study, prune),
+        report_every, training, progress, keep_params,
+    )  # fmt: skip
+    if checkpoint_dir is None:
+        return search.run(trials)
+    with Folder.held(Path(checkpoint_dir), search.identity) as search.folder:
+        return search.run(trials)
+
+
+def _check_study(study: "op.Study") -> None:
+    import optuna as op
+
+    if not isinstance(study, op.Study):
+        raise UserError(f"study={study!r}: expected an optuna.Study, as optuna.create_study makes")
+    try:
+        study.get_trials(deepcopy=False)
+    except Exception as error:  # those of the database that it is in
+        raise UserError(f"study={study.study_name!r}: its storage fails: {error}") from error
+
+
+def _check_seeds(made: Suggestions, seeds: int) -> None:
+    if seeds > 1 and "seed" in made.names:
+        raise UserError(f"seeds={seeds}: the seed is suggested already, by the space")
+
+
+def _bound(made: Suggestions, task: Task | None, data: Data | None, training: Training) -> Task:
+    """The task for the data; raises UserError for a space that cannot be trained on them."""
+    examples = made.examples()
+    if not examples:
+        if not isinstance(data, Data) or not isinstance(task, Task | None):
+            plan(Sweep(Trial()), task, data)  # which says so
+        assert data is not None
+        return (MLPClassification() if task is None else task).bind(data)
+    planned = plan(Sweep(examples[0]), task, data, **training)
+    for trial in examples:
+        trial.check()
+    driver.check(examples, planned.task, planned.data)
+    return planned.task
+
+
+def _metrics(study: "op.Study", task: Task, metric: str | Sequence[str]) -> tuple[str, ...]:
+    """The metric of each objective; raises UserError where they are not those of the study."""
+    metrics = (metric,) if isinstance(metric, str) else tuple(metric)
+    there = {"loss": "lower"} | {name: str(m.direction) for name, m in task.metrics.items()}
+    for name in metrics:
+        if name not in there:
+            raise UserError(f"metric={name!r}: expected one of {', '.join(there)}")
+    if len(metrics) != len(study.directions):
+        raise UserError(
+            f"metric={metric!r}: expected {len(study.directions)}, as many as the study "
+            f"{study.study_name!r} has directions"
+        )
+    for name, direction in zip(metrics, study.directions, strict=True):
+        expected = "minimize" if there[name] == "lower" else "maximize"
+        if direction.name.lower() != expected:
+            raise UserError(
+                f"study={study.study_name!r}: its direction is {direction.name.lower()}, and of "
+                f"{name} {there[name]} is better: expected {expected}"
+            )
+    return metrics
+
+
+def _split(data: Data, split: str | None) -> str:
+    if split is None:
+        return "validation" if "validation" in data.splits else "train"
+    if split not in data.splits:
+        raise UserError(f"split={split!r}: expected one of {', '.join(data.splits)}")
+    return split
+
+
+def _prunes(study: "op.Study", prune: bool | None) -> bool:
+    """Whether the pruner is asked; with several objectives, Optuna has no pruning."""
+    from optuna.pruners import MedianPruner, NopPruner
+
+    several = len(study.directions) > 1
+    # A median pruner is what a study has whose user has said nothing.
+    own = not isinstance(study.pruner, NopPruner) and type(study.pruner) is not MedianPruner
+    if several and (prune or (own and prune is None)):
+        what = "prune=True" if prune else f"study: its pruner is {type(study.pruner).__name__}"
+        raise UserError(
+            f"{what}: Optuna prunes no study of {len(study.directions)} objectives; expected "
+            "prune=False"
+        )
+    return not several if prune is None else prune

@@ -1,0 +1,664 @@
+"""Optuna by ask and tell: what a study knows after a search is what it would know of Optuna's."""
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+
+import jaxexp as jx
+from jaxexp.base.errors import UserError
+from jaxexp.search import Space, choice, integers, loguniform, uniform
+from jaxexp.search.reports import Asked, Reports
+from jaxexp.search.suggestions import suggestions
+
+op = pytest.importorskip("optuna")
+from optuna.distributions import (  # noqa: E402
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.trial import TrialState  # noqa: E402
+
+op.logging.set_verbosity(op.logging.WARNING)
+COMPLETE, PRUNED, FAIL, RUNNING = (
+    TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING,
+)  # fmt: skip
+RATES = FloatDistribution(1e-4, 1.0, log=True)
+BASE = jx.MLPTrial(epochs=3, depth=1, width=4, batch_size=16)
+SPACE = (BASE, {"learning_rate": RATES})
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(0)
+    x_Nx2 = rng.normal(size=(96, 2)).astype(np.float32)
+    return jx.arrays(x_Nx2, (x_Nx2.prod(1) > 0).astype(int))
+
+
+def study(seed=0, direction="maximize", **options):
+    sampler = options.pop("sampler", None) or op.samplers.RandomSampler(seed=seed)
+    pruner = options.pop("pruner", op.pruners.NopPruner())
+    return op.create_study(direction=direction, sampler=sampler, pruner=pruner, **options)
+
+
+def run(own, data, space=SPACE, trials=6, **options):
+    options = {"batch": 3, "metric": "accuracy", "progress": False} | options
+    return jx.search.optuna(own, space, data=data, trials=trials, **options)
+
+
+def states(own):
+    return [trial.state for trial in own.trials]
+
+
+def test_a_study_knows_what_the_results_hold(data):
+    own = study()
+    results = run(own, data)
+    assert states(own) == [COMPLETE] * 6
+    assert results["accuracy"].dims == ("sample", "epoch", "split")
+    curves = results["accuracy"].sel(split="validation")
+    for trial, curve in zip(own.trials, curves.values, strict=True):
+        assert trial.value == curve[-1]
+        assert trial.intermediate_values == dict(enumerate(curve.tolist(), 1))
+    rates = [trial.params["learning_rate"] for trial in own.trials]
+    assert results["learning_rate"].values.tolist() == rates
+    assert [t.user_attrs["trial_id"] for t in own.trials] == results["trial_id"].values.tolist()
+    assert [t.user_attrs["batch"] for t in own.trials] == [1, 1, 1, 2, 2, 2]
+    assert all(t.user_attrs["program"] == 1 and t.user_attrs["seconds"] > 0 for t in own.trials)
+    assert own.metric_names == ["validation accuracy"]
+    assert results.best("accuracy", "validation").curves["accuracy"][-1, 1] == own.best_value
+    assert results.predict(data.train.x[:5]).shape == (5,)
+    assert results.dataset.attrs["trials"] == 6
+
+
+def test_a_batch_is_a_sweep_of_its_points(data):
+    """Bit for bit: a batch is an ordinary run of as many trials."""
+    results = run(study(), data)
+    for part in (slice(0, 3), slice(3, 6)):
+        rates = results["learning_rate"].values.tolist()[part]
+        sweep = jx.Sweep(
+            BASE, {("learning_rate",): rates}, dim_names={("learning_rate",): "sample"}
+        )
+        once = jx.run(sweep, data=data, progress=False)
+        for name in ("loss", "accuracy", "step_loss", "diverged_epoch", "trial_id"):
+            assert once[name].identical(results[name][part]), name
+        again, expected = (
+            results.params(learning_rate=rates[0]),
+            once.params(learning_rate=rates[0]),
+        )
+        np.testing.assert_array_equal(
+            again["first"]["affine"]["kernel"], expected["first"]["affine"]["kernel"]
+        )
+    assert set(once.dataset.attrs) | {"stopping"} == set(results.dataset.attrs)
+    assert once.dataset.attrs["base"] == results.dataset.attrs["base"]
+
+
+SAMPLERS = {
+    "tpe": lambda: op.samplers.TPESampler(seed=0, n_startup_trials=3),
+    "qmc": lambda: op.samplers.QMCSampler(seed=0),
+    "cmaes": lambda: op.samplers.CmaEsSampler(seed=0, n_startup_trials=2),
+    "gp": lambda: op.samplers.GPSampler(seed=0, n_startup_trials=3),
+    "nsga2": lambda: op.samplers.NSGAIISampler(seed=0, population_size=3),
+}
+NEEDS = {"cmaes": "cmaes", "gp": "torch"}
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_any_sampler(name, data):
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name], reason=f"Optuna's sampler {name} needs {NEEDS[name]}")
+    space = (BASE, {"learning_rate": RATES, "label_smoothing": FloatDistribution(0.1, 0.5)})
+    own = study(sampler=SAMPLERS[name]())
+    results = run(own, data, space)
+    assert states(own) == [COMPLETE] * 6
+    assert results["label_smoothing"].dims == ("sample",)
+    assert len({tuple(trial.params.values()) for trial in own.trials}) > 3
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+@pytest.mark.parametrize("every", [False, True])
+def test_a_finite_sampler_ends_when_all_is_suggested(every, data):
+    grid = {"learning_rate": [1e-3, 1e-2, 1e-1, 1.0]}
+    sampler = op.samplers.GridSampler(grid, seed=0)
+    space = SPACE
+    if every:
+        sampler = op.samplers.BruteForceSampler(seed=0)
+        space = (BASE, {"learning_rate": CategoricalDistribution(grid["learning_rate"])})
+    own = study(sampler=sampler)
+    results = run(own, data, space, trials=50)
+    rates = [trial.params["learning_rate"] for trial in own.trials]
+    assert sorted(results["learning_rate"].values.tolist()) == grid["learning_rate"]
+    assert set(states(own)) == {COMPLETE}
+    # The other sampler says only when it repeats itself that it has no more.
+    assert len(rates) <= 5 if every else len(rates) == 4
+    with pytest.raises(UserError, match="nothing is left to train"):
+        run(own, data, space) if not every else _ended(own, data, space)
+
+
+def _ended(own, data, space):
+    """A search with nothing new is one of known points, of which none are known to it."""
+    own.sampler = op.samplers.GridSampler({"learning_rate": [1e-3]}, seed=0)
+    run(own, data, space, trials=1)
+    run(own, data, space, trials=1)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "journal"])
+def test_any_storage(kind, data, tmp_path):
+    if kind == "sqlite":
+        storage = f"sqlite:///{tmp_path}/study.db"
+    else:
+        backend = op.storages.journal.JournalFileBackend(str(tmp_path / "study.log"))
+        storage = op.storages.JournalStorage(backend)
+    own = study(storage=storage, study_name="mine", pruner=op.pruners.PercentilePruner(50.0))
+    run(own, data, trials=3)
+    loaded = op.load_study(study_name="mine", storage=storage)
+    memory = study()
+    run(memory, data, trials=3)
+    assert [(t.state, t.value, t.intermediate_values) for t in loaded.trials] == [
+        (t.state, t.value, t.intermediate_values) for t in memory.trials
+    ]
+    more = op.create_study(
+        study_name="mine", storage=storage, load_if_exists=True, direction="maximize",
+        sampler=op.samplers.RandomSampler(seed=1), pruner=op.pruners.NopPruner(),
+    )  # fmt: skip
+    run(more, data, trials=3)
+    assert states(op.load_study(study_name="mine", storage=storage)) == [COMPLETE] * 6
+
+
+PRUNERS = {
+    "median": lambda: op.pruners.MedianPruner(n_startup_trials=3),
+    "halving": lambda: op.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2),
+    "hyperband": lambda: op.pruners.HyperbandPruner(1, 3, reduction_factor=2),
+    "threshold": lambda: op.pruners.ThresholdPruner(lower=0.5),
+    "patient": lambda: op.pruners.PatientPruner(op.pruners.NopPruner(), patience=1),
+}
+
+
+@pytest.mark.parametrize("name", PRUNERS)
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_a_pruned_trial_is_the_start_of_the_whole_one(name, data):
+    own, whole = study(pruner=PRUNERS[name]()), study()
+    pruned, complete = run(own, data, trials=12, batch=6), run(whole, data, trials=12, batch=6)
+    assert {COMPLETE, PRUNED} >= set(states(own))
+    if name != "patient":
+        assert PRUNED in states(own)
+    trained = pruned["epochs_trained"].values.tolist()
+    for trial, other, epochs in zip(own.trials, whole.trials, trained, strict=True):
+        assert trial.params == other.params
+        assert trial.last_step == epochs
+        assert (trial.state == PRUNED) == (epochs < 3)
+        assert trial.value == trial.intermediate_values[epochs]
+        same = {e: v for e, v in other.intermediate_values.items() if e <= epochs}
+        assert trial.intermediate_values == same
+    ends = pruned["epoch"] <= pruned["epochs_trained"]
+    np.testing.assert_array_equal(
+        pruned["loss"].values, complete["loss"].where(ends).transpose(*pruned["loss"].dims).values
+    )
+
+
+def test_a_threshold_prunes_what_is_below_it(data):
+    own = study(pruner=op.pruners.ThresholdPruner(lower=0.5))
+    run(own, data)
+    for trial in own.trials:
+        low = [epoch for epoch, value in trial.intermediate_values.items() if value < 0.5]
+        first = min(low, default=3)
+        assert trial.state == (PRUNED if first < 3 else COMPLETE)
+        assert trial.last_step == first if first < 3 else trial.last_step == 3
+
+
+def test_no_pruning_when_it_is_not_wanted_and_fewer_reports(data):
+    own = study(pruner=op.pruners.ThresholdPruner(lower=2.0))
+    run(own, data, prune=False, report_every=2)
+    assert states(own) == [COMPLETE] * 6
+    assert all(list(trial.intermediate_values) == [2] for trial in own.trials)
+    own = study(pruner=op.pruners.ThresholdPruner(lower=2.0))
+    run(own, data, report_every=2)
+    assert states(own) == [PRUNED] * 6
+    assert all(trial.last_step == 2 for trial in own.trials)
+
+
+def test_a_diverged_trial_fails(data):
+    own = study()
+    rates = CategoricalDistribution([1e-3, 1e30])
+    own.enqueue_trial({"learning_rate": 1e30})
+    own.enqueue_trial({"learning_rate": 1e-3})
+    results = run(own, data, (BASE.replace(optimizer="sgd"), {"learning_rate": rates}), trials=2)
+    assert states(own) == [FAIL, COMPLETE]
+    failed = own.trials[0]
+    assert failed.value is None
+    epoch = failed.user_attrs["diverged_epoch"]
+    assert epoch == results["diverged_epoch"].values[0] > 0
+    assert np.isnan(failed.intermediate_values[epoch])
+    assert "diverged_epoch" not in own.trials[1].user_attrs
+
+
+def test_an_error_in_training_fails_the_batch_and_is_raised(data, monkeypatch):
+    own = study()
+
+    def broken(*args, **options):
+        raise ZeroDivisionError("a mistake of the user's")
+
+    monkeypatch.setattr("jaxexp.search.batches.run", broken)
+    with pytest.raises(ZeroDivisionError):
+        run(own, data)
+    assert states(own) == [FAIL] * 3
+
+
+def test_an_error_of_the_space_fails_what_was_asked(data):
+    own = study()
+    with pytest.raises(UserError, match="expected a trial"):
+        run(own, data, lambda trial: trial.suggest_float("learning_rate", 0.1, 0.2))
+    with pytest.raises(UserError, match="batch_size=500: larger than"):
+        run(own, data, lambda trial: BASE.replace(batch_size=trial.suggest_int("b", 500, 500)))
+    assert set(states(own)) == {FAIL}
+
+
+def test_the_same_suggestion_is_trained_once_and_told_to_each(data):
+    rates = {"learning_rate": CategoricalDistribution([1e-3, 1e-2])}
+    own = study()
+    results = run(own, data, (BASE, rates), trials=12)
+    assert results["loss"].sizes["sample"] == 2
+    assert states(own) == [COMPLETE] * 12
+    for rate in (1e-3, 1e-2):
+        alike = [t for t in own.trials if t.params["learning_rate"] == rate]
+        assert len({t.value for t in alike}) == 1
+        assert len({tuple(t.intermediate_values.items()) for t in alike}) == 1
+        assert alike[0].value == results.trial(learning_rate=rate).curves["accuracy"][-1, 1]
+
+
+def test_a_known_suggestion_is_judged_anew(data):
+    """Trained whole in the first batch, it is pruned in the second, and its curve kept."""
+    rates = {"learning_rate": CategoricalDistribution([1e-3])}
+    own = study(pruner=op.pruners.NopPruner())
+    results = run(own, data, (BASE, rates), trials=2, batch=1)
+    assert states(own) == [COMPLETE] * 2
+    own.pruner = op.pruners.ThresholdPruner(lower=2.0)
+    results = run(own, data, (BASE, rates), trials=2, batch=1)
+    assert states(own)[2:] == [PRUNED] * 2
+    assert results["epochs_trained"].values.tolist() == [1]
+
+
+def test_each_suggestion_with_several_seeds(data):
+    own = study()
+    results = run(own, data, trials=4, batch=2, seeds=2)
+    assert results["accuracy"].sizes == {"sample": 4, "seed": 2, "epoch": 3, "split": 2}
+    assert results["seed"].values.tolist() == [0, 1]
+    mean = results["accuracy"].sel(split="validation").astype(float).mean("seed")
+    for trial, curve in zip(own.trials, mean.values, strict=True):
+        np.testing.assert_allclose(list(trial.intermediate_values.values()), curve, rtol=1e-12)
+        np.testing.assert_allclose(trial.value, curve[-1], rtol=1e-12)
+    assert jx.seeds.average(results.dataset)["accuracy"].dims == ("sample", "epoch", "split")
+
+
+def test_several_objectives(data):
+    own = op.create_study(directions=["maximize", "minimize"], sampler=op.samplers.RandomSampler(0))
+    results = run(own, data, trials=3, metric=["accuracy", "loss"])
+    assert own.metric_names == ["validation accuracy", "validation loss"]
+    for trial, accuracy, loss in zip(
+        own.trials, results["accuracy"][:, -1, 1], results["loss"][:, -1, 1], strict=True
+    ):
+        assert trial.values == [float(accuracy), float(loss)]
+        assert not trial.intermediate_values
+    assert own.best_trials
+
+
+CONDITIONAL = Space(
+    BASE,
+    {
+        "learning_rate": loguniform(1e-3, 1e-1),
+        "momentum": uniform(0.1, 0.9).when(optimizer="sgd"),
+        "optimizer": choice(["adam", "sgd"]),
+    },
+)
+
+
+def test_a_conditional_parameter_is_suggested_where_it_holds(data):
+    own = study()
+    results = run(own, data, CONDITIONAL)
+    for trial, momentum in zip(own.trials, results["momentum"].values, strict=True):
+        sgd = trial.params["optimizer"] == "sgd"
+        assert ("momentum" in trial.params) == sgd
+        assert momentum == (trial.params["momentum"] if sgd else 0.0)
+    assert {trial.params["optimizer"] for trial in own.trials} == {"adam", "sgd"}
+
+
+def test_spaces_become_the_distributions_of_optuna():
+    space = Space(
+        BASE,
+        {
+            "batch_size": integers(8, 16, step=8),
+            ("depth", "width"): [(1, 8), (2, 4)],
+            "learning_rate": loguniform(1e-3, 1e-1),
+            "dropout": uniform(0, 0.5),
+        },
+    )
+    made = suggestions(space)
+    assert made.distributions == {
+        "batch_size": IntDistribution(8, 16, step=8),
+        "depth_width": CategoricalDistribution(["1-8", "2-4"]),
+        "learning_rate": FloatDistribution(1e-3, 1e-1, log=True),
+        "dropout": FloatDistribution(0, 0.5),
+    }
+    fixed = {"batch_size": 8, "depth_width": "2-4", "learning_rate": 0.01, "dropout": 0.25}
+    trial = made.suggest(op.trial.FixedTrial(fixed))
+    assert (trial.batch_size, trial.depth, trial.width, trial.dropout) == (8, 2, 4, 0.25)
+
+
+def test_a_function_of_the_trial_as_optuna_has_it(data):
+    def suggest(trial):
+        rate = trial.suggest_float("log10_rate", -4, 0)
+        return BASE.replace(learning_rate=10**rate)
+
+    own = study()
+    results = run(own, data, suggest)
+    made = [10 ** trial.params["log10_rate"] for trial in own.trials]
+    assert results["learning_rate"].values.tolist() == made
+
+
+def test_what_was_enqueued_comes_first(data):
+    own = study()
+    own.enqueue_trial({"learning_rate": 0.5})
+    run(own, data, trials=2)
+    assert own.trials[0].params == {"learning_rate": 0.5}
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_the_plots_of_optuna_take_the_study(data):
+    own = study(pruner=op.pruners.MedianPruner(n_startup_trials=3))
+    run(own, data, CONDITIONAL, trials=8, batch=4)
+    plots = op.visualization
+    for plot in (
+        plots.plot_optimization_history, plots.plot_intermediate_values, plots.plot_edf,
+        plots.plot_parallel_coordinate, plots.plot_slice, plots.plot_timeline,
+        plots.plot_contour, plots.plot_rank,
+    ):  # fmt: skip
+        assert plot(own).data, plot.__name__
+    assert len(plots.plot_intermediate_values(own).data) == 8
+    assert own.trials_dataframe()["user_attrs_trial_id"].nunique() == 8
+
+
+# Interruption: what was asked and not told is trained under its own number.
+
+
+def test_trials_of_a_dead_process_are_trained_again(data):
+    own, whole = study(), study()
+    alive = own.ask()
+    alive.suggest_float("learning_rate", 1e-4, 1.0, log=True)
+    dead = own.ask()
+    dead.suggest_float("learning_rate", 1e-4, 1.0, log=True)
+    dead.set_user_attr("process", f"{os.uname().nodename} 1 0.00")
+    dead.report(0.0, 1)
+    results = run(own, data, trials=3)
+    run(whole, data, trials=4)
+    assert states(own) == [RUNNING, COMPLETE, COMPLETE, COMPLETE]
+    assert results["loss"].sizes["sample"] == 3
+    assert [t.params for t in own.trials] == [t.params for t in whole.trials]
+    assert own.trials[1].value == whole.trials[1].value
+
+
+class KillAt:
+    """A progress that ends its process at an epoch of a batch."""
+
+    def __init__(self, epoch, batch):
+        self.epoch, self.batch, self.begun = epoch, batch, 0
+
+    def compiling(self, program):
+        self.begun += 1
+
+    def moved(self, program, epochs):
+        if self.begun == self.batch and epochs >= self.epoch:
+            time.sleep(0.3)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def note(self, text):
+        pass
+
+
+def long_search(folder, data, progress):
+    storage = op.storages.JournalStorage(
+        op.storages.journal.JournalFileBackend(str(folder / "study.log"))
+    )
+    own = op.create_study(
+        study_name="killed", storage=storage, load_if_exists=True, direction="maximize",
+        sampler=op.samplers.TPESampler(seed=0, n_startup_trials=3),
+        pruner=op.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2),
+    )  # fmt: skip
+    # One device: the process that is killed has as many as the machine.
+    options = {"checkpoint_dir": folder / "search", "progress": progress, "devices": 1}
+    results = run(own, data, trials=9, **options)
+    return own, results
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(("batch", "epoch"), [(1, 1), (2, 2), (3, 3)])
+def test_killed_and_resumed_is_as_never_killed(batch, epoch, data, tmp_path):
+    process = multiprocessing.get_context("spawn").Process(
+        target=long_search, args=(tmp_path, data, KillAt(epoch, batch))
+    )
+    process.start()
+    process.join(300)
+    assert process.exitcode == -signal.SIGKILL
+    own, results = long_search(tmp_path, data, False)
+    (tmp_path / "whole").mkdir()
+    whole, expected = long_search(tmp_path / "whole", data, False)
+    told = [(t.number, t.params, t.state, t.value, t.intermediate_values) for t in own.trials]
+    assert told == [
+        (t.number, t.params, t.state, t.value, t.intermediate_values) for t in whole.trials
+    ]
+    for name in ("loss", "accuracy", "step_loss", "trial_id"):
+        assert results[name].identical(expected[name])
+
+
+def test_the_same_call_resumes_a_search_and_more_trials_extend_it(data, tmp_path):
+    own, whole = study(), study()
+    first = run(own, data, trials=3, checkpoint_dir=tmp_path)
+    own.sampler = op.samplers.RandomSampler(seed=0)  # as a new process makes it
+    results = run(own, data, trials=6, checkpoint_dir=tmp_path)
+    expected = run(whole, data, trials=6)
+    assert len(own.trials) == 6
+    assert results["accuracy"].identical(expected["accuracy"])
+    assert first["accuracy"].identical(results["accuracy"][:3])
+    own.sampler = op.samplers.RandomSampler(seed=0)
+    assert run(own, data, trials=6, checkpoint_dir=tmp_path)["loss"].identical(results["loss"])
+    assert len(own.trials) == 6
+
+
+def test_a_folder_of_another_search_is_refused(data, tmp_path):
+    own = study(study_name="one")
+    run(own, data, trials=3, checkpoint_dir=tmp_path)
+    with pytest.raises(UserError, match="of another search: metric was \\['accuracy'\\]"):
+        run(study(study_name="one", direction="minimize"), data, metric="loss",
+            checkpoint_dir=tmp_path)  # fmt: skip
+    with pytest.raises(UserError, match="study='one': it has no trial 2, expected the study"):
+        run(study(study_name="one"), data, checkpoint_dir=tmp_path)
+    (tmp_path / "search.json").write_text("{")
+    with pytest.raises(UserError, match=r"search\.json: cannot be read"):
+        run(own, data, checkpoint_dir=tmp_path)
+    (tmp_path / "search.json").unlink()
+    with pytest.raises(UserError, match="expected an empty folder"):
+        run(own, data, checkpoint_dir=tmp_path)
+
+
+def test_an_interrupted_batch_fails_unless_it_can_be_resumed(data, tmp_path):
+    class Interrupting:
+        def compiling(self, program): ...
+        def note(self, text): ...
+        def moved(self, program, epochs):
+            if epochs == 2:
+                raise KeyboardInterrupt
+
+    own = study()
+    with pytest.raises(KeyboardInterrupt):
+        run(own, data, progress=Interrupting())
+    assert states(own) == [FAIL] * 3
+    own, whole = study(), study()
+    with pytest.raises(KeyboardInterrupt):
+        run(own, data, progress=Interrupting(), checkpoint_dir=tmp_path)
+    assert states(own) == [RUNNING] * 3
+    run(own, data, checkpoint_dir=tmp_path)
+    run(whole, data)
+    assert [(t.params, t.value) for t in own.trials] == [(t.params, t.value) for t in whole.trials]
+
+
+# Reports, without training.
+
+
+class Curves:
+    """Whatever the values are, of three trials."""
+
+    splits = ("validation",)
+
+    def __init__(self, accuracy, loss=(1.0, 1.0, 1.0)):
+        self.own = {"accuracy": accuracy, "loss": loss}
+
+    def __call__(self, metric, split=None):
+        return np.array(self.own[metric], np.float32)[:, None]
+
+
+def test_reports_wait_for_all_seeds_and_end_them_together():
+    own = study(pruner=op.pruners.ThresholdPruner(lower=0.5))
+    trials = [BASE.replace(seed=seed) for seed in range(4)]
+    asked = [Asked(t.number, t, pair) for t, pair in zip(
+        [own.ask(), own.ask()], [(trials[0], trials[1]), (trials[2], trials[3])], strict=True
+    )]  # fmt: skip
+    reports = Reports(own, asked, "accuracy", "validation")
+    # The seeds of the first are in two programs: judged when both are known.
+    assert reports.stop(1, trials[1:], Curves((0.1, 0.9, 0.7))).tolist() == [False] * 3
+    assert own.trials[1].intermediate_values == {1: pytest.approx(0.8)}
+    assert not own.trials[0].intermediate_values
+    assert reports.stop(1, trials[:1], Curves((0.3,), (1.0,))).tolist() == [True]
+    assert own.trials[0].intermediate_values == {1: pytest.approx(0.2)}
+    assert states(own) == [PRUNED, RUNNING]
+    # The other seed hears of it after its next epoch; a loss that is no number ends a trial.
+    stopped = reports.stop(2, trials[1:], Curves((0.1, 0.9, 0.7), (1.0, np.nan, 1.0)))
+    assert stopped.tolist() == [True, True, True]
+    assert states(own) == [PRUNED, RUNNING]
+
+
+def test_one_configuration_of_two_trials_goes_on_until_both_are_pruned():
+    own = study(pruner=op.pruners.HyperbandPruner(1, 9, reduction_factor=3))
+    asked = [Asked(t.number, t, (BASE,)) for t in (own.ask() for _ in range(3))]
+    asked[0].own.set_user_attr("x", 1)
+    reports = Reports(own, asked, "accuracy", "validation")
+    for each in asked[:2]:
+        own.tell(each.number, state=PRUNED)
+        each.ended = True
+    assert reports.stop(1, [BASE], Curves((0.5,), (1.0,))).tolist() == [False]
+    own.tell(asked[2].number, state=PRUNED)
+    asked[2].ended = True
+    assert reports.stop(2, [BASE], Curves((0.5,), (1.0,))).tolist() == [True]
+    assert repr(reports) == repr(Reports(own, [], "accuracy", "validation"))
+
+
+# What is refused, before anything is asked.
+
+REFUSED = [
+    ({"trials": 0}, "trials=0: expected a whole number, at least 1"),
+    ({"batch": 0}, "batch=0"),
+    ({"seeds": True}, "seeds=True"),
+    ({"report_every": 1.5}, r"report_every=1\.5"),
+    ({"prune": "yes"}, "prune='yes'"),
+    ({"checkpoint_dir": 3}, "checkpoint_dir=3"),
+    ({"metric": "f1"}, "metric='f1': expected one of loss, accuracy"),
+    ({"metric": ["accuracy", "loss"]}, "expected 1, as many as the study"),
+    ({"metric": "loss"}, "its direction is maximize, and of loss lower is better: expected mini"),
+    ({"split": "test"}, "split='test': expected one of train, validation"),
+    ({"space": "rates"}, "space='rates': expected a jaxexp.search.Space"),
+    ({"space": (BASE, {})}, "no hyperparameter"),
+    ({"space": (None, {"learning_rate": RATES})}, "the base is None"),
+    ({"space": (BASE, {"lr": RATES})}, "did you mean learning_rate"),
+    ({"space": (BASE, {"learning_rate": [1, 2]})}, r"learning_rate=\[1, 2\], expected one of opt"),
+    ({"space": (BASE, {"learning_rate": FloatDistribution(-1, 1)})}, "above 0"),
+    ({"space": (BASE, {"width": FloatDistribution(1.5, 4)})}, "width=1.5"),
+    ({"space": (BASE, {"momentum": FloatDistribution(0, 0.9)})}, "needs optimizer=sgd"),
+    ({"space": (BASE, {"batch_size": IntDistribution(8, 512)})}, "larger than the 77 training"),
+    ({"space": (BASE, {"seed": IntDistribution(0, 5)}), "seeds": 2}, "seed is suggested already"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), REFUSED, ids=lambda value: str(value)[:40])
+def test_what_cannot_be_is_refused(options, message, data):
+    own = study()
+    with pytest.raises(UserError, match=message):
+        run(own, data, **options)
+    assert not own.trials
+
+
+def test_scipy_has_distributions_that_optuna_has_not(data):
+    scipy = pytest.importorskip("scipy.stats")
+    with pytest.raises(UserError, match=r"dropout: scipy\.stats\.beta\(2, 50\).*expected uniform"):
+        run(study(), data, Space(BASE, {"dropout": scipy.beta(2, 50)}))
+
+
+def test_other_studies_are_refused(data, tmp_path):
+    with pytest.raises(UserError, match=r"study=None: expected an optuna\.Study"):
+        run(None, data)
+    own = study()
+    own.ask({"width": IntDistribution(2, 8)})
+    with pytest.raises(UserError, match="its trial 0 has the parameter 'width', expected those"):
+        run(own, data)
+    own = study()
+    own.ask({"learning_rate": CategoricalDistribution([0.1, 0.2])})
+    with pytest.raises(UserError, match="learning_rate of its trial 0 is from Categorical"):
+        run(own, data)
+    with pytest.raises(UserError, match="expected 2, as many as"):
+        run(op.create_study(directions=["maximize", "minimize"]), data)
+    several = op.create_study(
+        directions=["maximize", "minimize"], pruner=op.pruners.SuccessiveHalvingPruner()
+    )
+    with pytest.raises(UserError, match="its pruner is SuccessiveHalvingPruner: Optuna prunes no"):
+        run(several, data, metric=["accuracy", "loss"])
+    several.pruner = op.pruners.MedianPruner()
+    with pytest.raises(UserError, match="prune=True: Optuna prunes no study of 2 objectives"):
+        run(several, data, metric=["accuracy", "loss"], prune=True)
+    own = study(storage=f"sqlite:///{tmp_path}/study.db")
+    own._storage._backend.engine.dispose()
+    (tmp_path / "study.db").write_bytes(b"no database" * 99)
+    with pytest.raises(UserError, match="its storage fails"):
+        run(own, data)
+
+
+def test_without_optuna_it_is_said_how_to_install_it(data, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "optuna", None)
+    with pytest.raises(UserError, match=r"pip install 'jaxexp\[optuna\]'"):
+        run(None, data)
+
+
+def test_describing_a_search_imports_no_optuna():
+    import subprocess
+    import sys
+
+    code = "import sys, jaxexp.search.studies; print('optuna' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_the_folder_is_readable(data, tmp_path):
+    run(study(study_name="one"), data, checkpoint_dir=tmp_path)
+    content = json.loads((tmp_path / "search.json").read_text())
+    assert content["batches"] == [[0, 1, 2], [3, 4, 5]]
+
+
+@pytest.mark.integration
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
+def test_the_peers_of_the_benchmark_train():
+    pytest.importorskip("torch")
+    from sklearn.datasets import load_digits
+
+    from jaxexp.cli.benchmarks import benchmark
+
+    studies = benchmark("studies")
+    digits = load_digits()
+    data = jx.arrays(digits.data / 16, digits.target, validation=0.2)
+    fits = [studies.pytorch(data, 3)[0], studies.sklearn(data, 3)[0]]
+    assert all(fit(1e-2, 16) > 0.7 > 0.4 > fit(1e-6, 16) for fit in fits)
+    timing = studies.ours(data, 1, 4, 1)
+    assert len(timing.rounds) == 1
+    rows = studies.table(
+        {"ours": timing, "theirs": studies.theirs(studies.sklearn(data, 1), 1, 2, 1)}
+    )
+    assert rows.row_count == 2
