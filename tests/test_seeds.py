@@ -263,7 +263,9 @@ def test_one_seed_of_each_point_is_nothing_to_average():
 
 
 def test_a_zipped_seed_beside_an_axis_of_the_remaining_name():
-    """The dimension keeps its name where that of the others is taken."""
+    """The dimension keeps its name where that of the others is taken, or it has a name."""
+    named = {"learning_rate": [0.1, 0.1, 0.2], "seed": [0, 1, 0]}
+    assert select.axes(seeds.average(dataset({"point": named}))) == ("point",)
     points = {"a": [1, 1, 2], "b": [1, 1, 1], "seed": [0, 1, 0]}
     ds = dataset({"a_b": [5, 6], "a_b_seed": points})
     means = seeds.average(ds)

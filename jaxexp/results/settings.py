@@ -39,7 +39,8 @@ class Settings:
         if "seed" not in ds.coords or ds["seed"].ndim != 1 or ds["seed"].dims[0] not in axes:
             return None
         dim, seed_P = str(ds["seed"].dims[0]), ds["seed"].values
-        others = [n for n in select.hyperparameters(ds) if n != "seed" and ds[n].dims == (dim,)]
+        names = [name for name in select.hyperparameters(ds) if ds[name].dims == (dim,)]
+        others = [name for name in names if name != "seed"]
         if not others:
             return cls(dim, None, np.zeros(len(seed_P), int), seed_P)
         values = pd.DataFrame({name: ds[name].values for name in others})
@@ -47,7 +48,8 @@ class Settings:
         if len(np.unique(group_P)) == len(group_P):
             return None
         name = "_".join(others)
-        return cls(dim, dim if name in axes else name, group_P, seed_P)
+        own = dim != "_".join(names) or name in axes  # a name that somebody chose stays
+        return cls(dim, dim if own else name, group_P, seed_P)
 
     @property
     def counts(self) -> np.ndarray:
