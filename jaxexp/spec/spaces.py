@@ -49,8 +49,8 @@ class Space:
     ...         "momentum": uniform(0, 0.99).when(optimizer="sgd"),
     ...     },
     ... )
-    >>> space.point({"learning_rate": 0.5, "width": 0, "optimizer": 0.9, "momentum": 0.5})
-    {'learning_rate': 0.0031622777, 'momentum': 0.495, 'optimizer': 'sgd', 'width': 8}
+    >>> space.point({"learning_rate": 0, "width": 0, "optimizer": 0.9, "momentum": 0.5})
+    {'learning_rate': 0.0001, 'momentum': 0.495, 'optimizer': 'sgd', 'width': 8}
     """
 
     base: Trial
