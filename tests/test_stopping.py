@@ -345,13 +345,22 @@ def test_checkpoints_of_a_run_with_other_rules(problem, tmp_path):
             jx.run(sweep, *problem, stopping=other, progress=False, checkpoint_dir=tmp_path)
 
 
-def test_the_terminal_counts_what_is_trained(problem):
-    """Epochs that no trial will train are not waited for."""
+def test_the_terminal_counts_what_is_trained(problem, tmp_path):
+    """Epochs that no trial will train are not waited for, nor where the run resumes."""
     planned_run = api.plan(SWEEP, *problem)
     console = Console(file=io.StringIO(), width=200)
     with api.terminal_progress(planned_run, console) as shown:
         control = api.controlled(planned_run, RULES["each"])
-        for _ in api.train(planned_run, progress=shown, control=control):
-            pass
+        with contextlib.closing(Checkpoints(tmp_path, shown.note)) as keeper:
+            options = {"control": control, "checkpointer": keeper}
+            for _ in api.train(planned_run, progress=shown, **options):
+                pass
     assert shown.epochs == 2 * (1 + 3 + 5 + 6)
     assert shown.done() == ("30 of 30 epochs", 100)
+    with (
+        api.terminal_progress(planned_run, console) as again,
+        contextlib.closing(Checkpoints(tmp_path, again.note)) as keeper,
+    ):
+        for _ in api.train(planned_run, progress=again, control=control, checkpointer=keeper):
+            pass
+    assert again.done() == ("30 of 30 epochs", 100)

@@ -156,6 +156,8 @@ class Training:
             self._begun, self.snapshot = True, self._load()
             self._take_up(self.snapshot)
             if self.snapshot:
+                for epoch in np.unique(self.stopped[self.stopped > 0]).tolist():
+                    self._tell_stopped(epoch, int((self.stopped == epoch).sum()))
                 self.progress.moved(self.program, self.snapshot.epoch)
         while True:
             try:
@@ -361,8 +363,11 @@ class Training:
 
     def _stop(self, epoch: int, places: np.ndarray) -> None:
         self.stopped[places] = epoch
-        if len(places) and hasattr(self.progress, "stopped"):
-            self.progress.stopped(self.program, epoch, len(places))
+        self._tell_stopped(epoch, len(places))
+
+    def _tell_stopped(self, epoch: int, trials: int) -> None:
+        if trials and hasattr(self.progress, "stopped"):
+            self.progress.stopped(self.program, epoch, trials)
 
     def _lanes(self, lanes: int, trials: int, epoch: int) -> int:
         """The lanes for so many trials: fewer where that saves more than compiling takes.
