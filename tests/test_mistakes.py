@@ -83,6 +83,10 @@ def cosine(trial, steps):
     return optax.cosine_decay_schedule(trial.learning_rate, steps)
 
 
+def too_long(trial, steps):
+    return optax.sgd(optax.warmup_cosine_decay_schedule(0.0, 1.0, 500, steps))
+
+
 def warmup(trial, steps):
     return optax.adam(optax.warmup_cosine_decay_schedule(0.0, trial.learning_rate, 2, steps))
 
@@ -209,6 +213,10 @@ MISTAKES = {
         r"adam of optax itself, .* lambda trial: optax.adam\(trial.learning_rate\)",
     ),
     "optimizer of nothing": (lambda: task(optimizer=lambda: 0), r"optimizer: a function of \(\)"),
+    "a schedule longer than the run": (
+        lambda: plan(optimizer=too_long),
+        r"optimizer of \d+ steps: ValueError: The cosine_decay_schedule requires positive",
+    ),
     "a schedule returned": (lambda: plan(optimizer=cosine), "the function returned function"),
     # Traced values
     "a branch on a traced value": (

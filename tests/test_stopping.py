@@ -303,7 +303,7 @@ class Wrong:
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
-        (jx.EarlyStopping("acuracy"), "metric='acuracy': expected one of loss, accuracy, or"),
+        (jx.EarlyStopping("acuracy"), "metric='acuracy': did you mean accuracy\\? expected one of"),
         (jx.EarlyStopping(split="dev"), "split='dev': expected one of train, validation, test"),
         (jx.EarlyStopping("running_loss", split="train"), "taken in training, expected none"),
         (jx.EarlyStopping, "expected jaxexp.EarlyStopping\\(…\\) or another object"),

@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 
 from jaxexp.base.errors import UserError
+from jaxexp.base.words import did_you_mean
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial
 from jaxexp.training.step import steps_per_epoch
@@ -58,9 +59,9 @@ class Curves:
         """Raise UserError for a metric or a split that there is not."""
         name = metric.removeprefix(RUNNING) if isinstance(metric, str) else metric
         if name not in self.directions:
-            there = ", ".join(self.directions)
+            there, meant = ", ".join(self.directions), did_you_mean(str(name), self.directions)
             raise UserError(
-                f"metric={metric!r}: expected one of {there}, or {RUNNING} before its name"
+                f"metric={metric!r}: {meant}expected one of {there}, or {RUNNING} before its name"
             )
         if name != metric and split is not None:
             raise UserError(f"split={split!r}: {metric} is taken in training, expected none")

@@ -346,10 +346,11 @@ class RunningProgram:
         """Keep the parameters that these trials have now, until they are better once more."""
         self.best_epoch[places] = self.epoch
         if self.best is None:
-            self.best = jax.tree.map(jnp.copy, self.state.variables)
+            self.best = self._put(jax.tree.map(jnp.copy, self.state.variables), TRIALS)
             return
         better = self._put(np.isin(self._lanes_of(), places), TRIALS)
-        self.best = _replace(better, self.state.variables, self.best)
+        # Left to XLA, they might lie elsewhere than what is compiled expects.
+        self.best = self._put(_replace(better, self.state.variables, self.best), TRIALS)
 
     def compact(self, places: np.ndarray, lanes: int) -> None:
         """Go on with these trials alone, in a batch of so many lanes, between two epochs."""
@@ -370,7 +371,8 @@ class RunningProgram:
         self.values |= {n: v.astype(self.values[n].dtype) for n, v in change.values.items()}
         lane = {place: i for i, place in enumerate(self.places.tolist())}
         source = np.array([lane[place] for place in change.source[self.places].tolist()])
-        self.state = _take(self.state, self._put(self._in_lanes(source), TRIALS))
+        source = self._put(self._in_lanes(source), TRIALS)
+        self.state = self._put(_take(self.state, source), TRIALS)
         own = jax.tree.map(lambda a: a[self.places], self.values)
         self.leaves = self._put(self._in_lanes(own), TRIALS)
 
@@ -414,7 +416,7 @@ def _replace(better: jax.Array, new: PyTree, old: PyTree) -> PyTree:
 @jax.jit
 def _take(tree: PyTree, source: jax.Array) -> PyTree:
     """By lane, the state of another."""
-    return jax.tree.map(lambda a: a.at[source].get(out_sharding=None), tree)
+    return jax.tree.map(lambda a: a[source], tree)
 
 
 def filled(program: Program, trials: int) -> int:

@@ -31,6 +31,7 @@ from jaxexp.training.models import (
     naming,
     parameters,
 )
+from jaxexp.training.step import steps_per_epoch
 from jaxexp.training.task import (
     Arrays,
     Batch,
@@ -191,6 +192,12 @@ class Supervised(Task):
         if key not in self._checked:
             self._check(trial, data)
             self._checked.add(key)
+        if self.optimizer_uses_steps(trial):
+            steps = trial.epochs * steps_per_epoch(data.counts["train"], trial.batch_size)
+            if (key, steps) not in self._checked:
+                with naming(f"optimizer of {steps:,} steps"):
+                    self.optimizer(trial, steps)
+                self._checked.add((key, steps))
 
     def _check(self, trial: Trial, data: Data) -> None:
         traced = {
