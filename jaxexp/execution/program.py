@@ -17,6 +17,7 @@ from jaxexp.planning.programs import Program
 from jaxexp.spec.padding import Choice
 from jaxexp.spec.trial import Trial
 from jaxexp.training import step
+from jaxexp.training.precision import in_float32
 from jaxexp.training.step import EpochRecord, Steps, TrainState
 from jaxexp.training.task import Arrays, Task, Variables
 from jaxexp.training.tracing import fingerprint
@@ -83,7 +84,8 @@ def compile_program(program: Program, task: Task, mesh: Mesh, data: Arrays, lane
     computes = fingerprint(task, program.spec.trial, leaves, lengths, data, predictions=predictions)
     key = (type(task), computes, program.spec, program.record, batch, lengths, devices, str(shapes))
     if key not in _compiled:
-        _compiled[key] = _compile(program, task, mesh, data, lanes, chunk)
+        with in_float32():
+            _compiled[key] = _compile(program, task, mesh, data, lanes, chunk)
         memory.give_back()
     return _compiled[key]
 

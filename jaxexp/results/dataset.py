@@ -21,6 +21,7 @@ from jaxexp.planning.programs import Plan
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial, text
 from jaxexp.training.data import Attributes, Data
+from jaxexp.training.precision import PRECISION
 from jaxexp.training.step import train_sample
 from jaxexp.training.task import Task
 
@@ -191,6 +192,7 @@ def facts(plan: Plan, devices: Sequence[jax.Device]) -> Facts:
     """What decides a result beside the sweep: versions, devices, plan, and when it was made."""
     return _environment() | {
         "device": devices[0].device_kind,
+        "precision": PRECISION,  # of products
         "devices": len(devices),
         "programs": len(plan.programs),
         "plan_trials": plan.trials,

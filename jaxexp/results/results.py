@@ -15,6 +15,7 @@ from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Kind, Trial, text, with_values
 from jaxexp.training.arrays import inputs
 from jaxexp.training.data import Data
+from jaxexp.training.precision import in_float32
 from jaxexp.training.task import PyTree, Task, Variables
 
 # Predictions, and probabilities or None.
@@ -214,7 +215,8 @@ def apply(
     for start in range(0, n, size):
         # The last batch is filled up, so that it compiles nothing new.
         index_B = np.minimum(np.arange(start, start + min(size, n)), n - 1)
-        made = predict(traced, variables, jax.tree.map(lambda a: a[index_B], x))  # noqa: B023
+        with in_float32():
+            made = predict(traced, variables, jax.tree.map(lambda a: a[index_B], x))  # noqa: B023
         parts.append(jax.tree.map(lambda a: np.asarray(a)[: n - start], made))  # noqa: B023
     joined: Predicted = jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
     return joined

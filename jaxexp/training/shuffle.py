@@ -1,5 +1,6 @@
 """Shuffles by arithmetic: any element of a random permutation, without making the others."""
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -18,34 +19,55 @@ def permutation(n: int, *words: Array | int) -> Callable[[Array], Array]:
     and batching gives the same order, and each trial of a batch may have a shuffle of its own at
     hardly any cost.
 
-    A Feistel network with alternating modular rounds on the smallest grid a × b of at least n
-    cells (its halves need not be equal: Black and Rogaway, "Ciphers with Arbitrary Finite
-    Domains", 2002), and cycle walking for the few cells past n. Mitchell et al.,
-    "Bandwidth-Optimal Random Shuffling for GPUs" (2021), show that such bijections shuffle well.
+    A Feistel network with alternating modular rounds on a grid a × b of at least n cells (its
+    halves need not be equal: Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002).
+    Where it leads to one of the few cells past n, it is followed on until it leads below n (cycle
+    walking); that is done for those cells alone and once for all indices, so that every index takes
+    the same operations. Mitchell et al., "Bandwidth-Optimal Random Shuffling for GPUs" (2021), show
+    that such bijections shuffle well.
     """
-    rows = math.isqrt(n - 1) + 1  # a grid of rows × columns: under 2**16 each, as n < 2**31
-    columns = -(-n // rows)
+    rows, columns = _grid(n)
+    past = rows * columns - n
     keys = jnp.arange(1, ROUNDS + 1, dtype=jnp.uint32)
     for word in words:
         keys = mix(keys ^ jnp.asarray(word, jnp.uint32))
 
     def once(cell: Array) -> Array:
-        row, column = cell // columns, cell % columns
-        for i in range(0, ROUNDS, 2):
-            row = _add(row, mix(column ^ keys[i]), rows)
-            column = _add(column, mix(row ^ keys[i + 1]), columns)
-        return row * columns + column
+        def two_rounds(i: Array, halves: tuple[Array, Array]) -> tuple[Array, Array]:
+            row, column = halves
+            row = _add(row, mix(column ^ keys[2 * i]), rows)
+            return row, _add(column, mix(row ^ keys[2 * i + 1]), columns)
+
+        # A loop: rounds that are written out, XLA fuses into the gathering of examples, element by
+        # element, which takes the CPU four times as long.
+        halves = cell // columns, cell % columns
+        row, column = jax.lax.fori_loop(0, ROUNDS // 2, two_rounds, halves)
+        mixed: Array = row * columns + column
+        return mixed
+
+    end_P = jnp.arange(n, n + past, dtype=jnp.uint32)
+    for _ in range(past):  # a way leads through each of them once at most
+        end_P = jnp.where(end_P >= n, once(end_P), end_P)
 
     def permute(index: Array) -> Array:
-        # A bijection of all cells, followed until it lands below n, is one of 0..n-1.
-        cell = jax.lax.while_loop(
-            lambda cell: jnp.any(cell >= n),
-            lambda cell: jnp.where(cell >= n, once(cell), cell),
-            once(index.astype(jnp.uint32)),
-        )
+        cell = once(index.astype(jnp.uint32))
+        for i in range(past):
+            cell = jnp.where(cell == n + i, end_P[i], cell)
         return cell.astype(jnp.int32)
 
     return permute
+
+
+@functools.cache
+def _grid(n: int) -> tuple[int, int]:
+    """Rows and columns of the grid with the fewest cells past n: one on average.
+
+    Both are below 2**16, as n < 2**31. No side is shorter than a quarter of the other, or than
+    eight if a square has eight: shorter halves would need more rounds.
+    """
+    root = math.isqrt(n - 1) + 1
+    shapes = ((rows, -(-n // rows)) for rows in range(root, max(root // 2, min(root, 8)) - 1, -1))
+    return min((s for s in shapes if s[1] < 2**16), key=lambda shape: shape[0] * shape[1])
 
 
 def mix(value: Array) -> Array:
