@@ -25,12 +25,13 @@ from rich.console import Console
 from jaxexp.base.errors import UserError
 from jaxexp.base.files import digest, write_whole
 from jaxexp.base.words import did_you_mean
-from jaxexp.execution import driver
+from jaxexp.execution import driver, targets
 from jaxexp.execution.checkpoints import EVERY_SECONDS, Checkpoints
 from jaxexp.execution.control import Control, Curves, Search, Stopping
 from jaxexp.execution.devices import chosen, device_memory, host_memory
 from jaxexp.execution.progress import Ranking, TerminalProgress
 from jaxexp.execution.records import TrialRecord
+from jaxexp.execution.targets import Compilations, Target
 from jaxexp.execution.trainer import Checkpointer, Progress, Silent
 from jaxexp.nn.classification import MLPClassification
 from jaxexp.planning import plan as planning
@@ -109,6 +110,29 @@ class PlannedRun:
     data: Data
     plan: Plan
     devices: tuple[jax.Device, ...]
+    target: Target | None = None  # hardware that is not here
+
+    def compiled(self) -> Compilations:
+        """Compile every program for the target, and return what its compiler says: `print` it.
+
+        Compiling takes seconds for each program. Nothing runs.
+
+        Raises UserError of a plan for the devices that are here.
+
+        >>> import jaxexp as jx
+        >>> data = jx.arrays([[0.0], [1.0]] * 4, [0, 1] * 4)
+        >>> try:
+        ...     plan(jx.Sweep(jx.MLPTrial(batch_size=2)), data=data).compiled()
+        ... except jx.UserError as error:
+        ...     print(error)
+        this plan has no target: expected one of jaxexp.plan(…, target="tpu-v5e-4")
+        """
+        if self.target is None:
+            raise UserError(
+                'this plan has no target: expected one of jaxexp.plan(…, target="tpu-v5e-4")'
+            )
+        arrays = step.with_evaluation(self.data)
+        return targets.compile_plan(self.plan, self.task, arrays, self.target)
 
     def __str__(self) -> str:
         """Programs, padding, devices, memory and time, as estimated."""
@@ -153,6 +177,7 @@ def plan(
     devices: int | Sequence[jax.Device] | None = None,
     programs: str = "auto",
     memory: float | None = None,
+    target: str | None = None,
 ) -> PlannedRun:
     """How one or several sweeps would run: which trials share a program, where, at what cost.
 
@@ -164,8 +189,11 @@ def plan(
         programs: "auto" pads trials of other sizes into one program where that costs less than
             compiling another, "exact" pads nothing, "one" forces one program.
         memory: how many bytes the run may take on the host; what is free now, if not given.
+        target: hardware that is not here, to plan for (`tpu-v5e-4` and the like): see
+            `PlannedRun.compiled`.
 
     Raises:
+        UnavailableError: the compiler of the target is not installed.
         UserError: trials that cannot be trained on the data, a hyperparameter that varies though
             the task never reads it, or too little memory.
 
@@ -203,7 +231,15 @@ def plan(
     for each in sweeps:
         _check_read(each, inspector)
         _check_records(each, bound, inspector)
-    used = chosen(devices)
+    if target is None:
+        absent, used = None, chosen(devices)
+        limits = device_memory(used)
+    elif devices is not None:
+        raise UserError(f"devices={devices!r}: {target} has its own, expected only one of both")
+    else:
+        absent = targets.find(target)
+        used = targets.devices(absent)
+        limits = (targets.MAY_BE_USED * absent.memory,) * absent.chips
     made = planning.plan(
         sweeps,
         len(used),
@@ -211,9 +247,9 @@ def plan(
         mode=programs,
         backend=used[0].platform,
         host_memory=host_memory() if memory is None else memory,
-        device_memory=device_memory(used),
+        device_memory=limits,
     )
-    return PlannedRun(sweeps, bound, data, made, used)
+    return PlannedRun(sweeps, bound, data, made, used, absent)
 
 
 class RunOptions(TypedDict, total=False):
@@ -294,6 +330,8 @@ def run(
         if any(value is not None for value in (task, data, devices, memory)) or programs != "auto":
             raise UserError("a plan has its task, data, devices, programs and memory already")
         planned = sweep
+        if planned.target is not None:
+            raise UserError(f"this is a plan for {planned.target.name}, which is not here")
     else:
         planned = plan(sweep, task, data, devices=devices, programs=programs, memory=memory)
     seconds = isinstance(checkpoint_every, int | float) and not isinstance(checkpoint_every, bool)

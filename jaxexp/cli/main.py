@@ -38,6 +38,7 @@ from jaxexp.cli.options import (
     Seeds,
     Settings,
     SkipBroken,
+    Target,
     Weights,
 )  # fmt: skip
 from jaxexp.cli.rundir import RunDirectory
@@ -213,13 +214,17 @@ def plan(
     seed: Seed = None,
     seeds: Seeds = None,
     quick: Quick = False,
+    target: Target = None,
 ) -> None:
     """Show how a sweep would run, training nothing.
 
     Which trials share which compiled program and why, the share of arithmetic that is padding,
-    where each program runs, and about how long it all takes.
+    where each program runs, and about how long it all takes. With --target, each program is
+    compiled for hardware that is not here, and its compiler says what it takes there.
 
     jaxexp plan depth_width --set seed=0,1,2,3
+
+    jaxexp plan depth_width --target tpu-v5e-4
     """
     sweeps: tuple[str, ...] = (sweep,)
     several = {Path(sweep).stem: seeds or 1}
@@ -241,7 +246,10 @@ def plan(
     )
     for stage in stages(command.sources()):
         if stage[0].estimate is None:
-            print(plan_stage(stage, command))
+            planned = plan_stage(stage, command, target)
+            print(planned)
+            if target is not None:
+                print(planned.compiled())
 
 
 @app.command()

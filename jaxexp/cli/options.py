@@ -113,3 +113,11 @@ Log = Annotated[
         "into the run directory (needs jaxexp\\[log]). May be given more than once.",
     ),
 ]
+Target = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Compile for tpu-v5e-1, tpu-v5e-4, tpu-v6e-1 or tpu-v6e-4, without having one (needs "
+        "jaxexp\\[tpu]).",
+    ),
+]

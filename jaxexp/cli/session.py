@@ -117,8 +117,8 @@ def stages(sources: Iterable[Source]) -> list[list[Source]]:
     return list(made.values())
 
 
-def plan_stage(stage: list[Source], command: Command) -> "PlannedRun":
-    """The checked plan of the sweeps of a stage."""
+def plan_stage(stage: list[Source], command: Command, target: str | None = None) -> "PlannedRun":
+    """The checked plan of the sweeps of a stage, for the devices here or for a target."""
     from jaxexp import api  # JAX takes a second to start
 
     assert stage[0].problem is not None
@@ -134,6 +134,7 @@ def plan_stage(stage: list[Source], command: Command) -> "PlannedRun":
         programs=command.programs,
         memory=None if command.memory is None else command.memory * 1e9,
         devices=command.devices,
+        target=target,
     )
 
 

@@ -84,8 +84,7 @@ def compile_program(program: Program, task: Task, mesh: Mesh, data: Arrays, lane
     computes = fingerprint(task, program.spec.trial, leaves, lengths, data, predictions=predictions)
     key = (type(task), computes, program.spec, program.record, batch, lengths, devices, str(shapes))
     if key not in _compiled:
-        with in_float32():
-            _compiled[key] = _compile(program, task, mesh, data, lanes, chunk)
+        _compiled[key] = _compile(lowered(program, task, mesh, data, lanes, chunk))
         memory.give_back()
     return _compiled[key]
 
@@ -164,9 +163,31 @@ def state_like(program: Program, task: Task, data: Arrays) -> tuple[PyTree, PyTr
     return state, record, predictions
 
 
-def _compile(
+class Lowered(NamedTuple):
+    """The functions of a program, traced, before a compiler has seen them."""
+
+    init: jax.stages.Lowered
+    steps: jax.stages.Lowered
+    evaluate: jax.stages.Lowered
+    predict: jax.stages.Lowered | None
+
+
+def _compile(program: Lowered) -> Compiled:
+    return Compiled(
+        init=compile_fast(program.init),
+        steps=program.steps.compile(),
+        evaluate=program.evaluate.compile(),
+        predict=None if program.predict is None else program.predict.compile(),
+    )
+
+
+def lowered(
     program: Program, task: Task, mesh: Mesh, data: Arrays, lanes: int, chunk: int
-) -> Compiled:
+) -> Lowered:
+    """Trace a batch of `lanes` trials of a program, `chunk` at a time on each device of the mesh.
+
+    Of `data`, only shapes and types are used.
+    """
     traced = _Traced(program, task, data)
 
     def batched(
@@ -200,15 +221,14 @@ def _compile(
     steps_jit = batched(traced.steps, *(TRIALS,) * 3, *(SHARED,) * 4, donate=(1,))
     evaluate_jit = batched(traced.evaluate, *(TRIALS,) * 3, *(SHARED,) * 3)
     predict_jit = batched(traced.predict, TRIALS, TRIALS, SHARED)
-    examples = data["train"]
-    return Compiled(
-        init=compile_fast(init_jit.lower(leaves, data)),
-        steps=steps_jit.lower(leaves, state, record, number, number, number, examples).compile(),
-        evaluate=evaluate_jit.lower(leaves, state, record, number, number, data).compile(),
-        predict=predict_jit.lower(leaves, state, data).compile()
-        if "predictions" in program.record
-        else None,
-    )
+    predict = "predictions" in program.record
+    with in_float32():
+        return Lowered(
+            init=init_jit.lower(leaves, data),
+            steps=steps_jit.lower(leaves, state, record, number, number, number, data["train"]),
+            evaluate=evaluate_jit.lower(leaves, state, record, number, number, data),
+            predict=predict_jit.lower(leaves, state, data) if predict else None,
+        )
 
 
 def stack(program: Program, task: Task, data: Arrays) -> dict[str, np.ndarray]:

@@ -45,14 +45,14 @@ def permutation(n: int, *words: Array | int) -> Callable[[Array], Array]:
         mixed: Array = row * columns + column
         return mixed
 
-    end_P = jnp.arange(n, n + past, dtype=jnp.uint32)
+    end_P = past_P = jnp.uint32(n) + jnp.arange(past, dtype=jnp.uint32)
     for _ in range(past):  # a way leads through each of them once at most
-        end_P = jnp.where(end_P >= n, once(end_P), end_P)
+        end_P = jnp.where(end_P >= jnp.uint32(n), once(end_P), end_P)
 
     def permute(index: Array) -> Array:
         cell = once(index.astype(jnp.uint32))
         for i in range(past):
-            cell = jnp.where(cell == n + i, end_P[i], cell)
+            cell = jnp.where(cell == past_P[i], end_P[i], cell)
         return cell.astype(jnp.int32)
 
     return permute
