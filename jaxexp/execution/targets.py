@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 from jax.experimental import topologies
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh, NamedSharding
 
 from jaxexp.base.errors import UnavailableError, UserError
@@ -221,8 +222,9 @@ def _compile_as_it_is(
     )
     started = time.perf_counter()
     traced = lowered(program, task, mesh, data, program.filled(), program.chunk)
-    traced.init.compile()
-    steps, evaluate = traced.steps.compile(), traced.evaluate.compile()
+    with _without_cache():
+        traced.init.compile()
+        steps, evaluate = traced.steps.compile(), traced.evaluate.compile()
     seconds = time.perf_counter() - started
     memory = [_memory(compiled) for compiled in (steps, evaluate)]
     costs = steps.cost_analysis() or {}
@@ -237,6 +239,19 @@ def _compile_as_it_is(
         step_bytes=float(costs.get("bytes accessed", 0.0)),
         steps=read_steps(steps.as_text() or ""),
     )
+
+
+@contextlib.contextmanager
+def _without_cache() -> Iterator[None]:
+    """Programs for absent hardware can be written to the compilation cache, but not be read."""
+    before = jax.config.read("jax_enable_compilation_cache")
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
+        compilation_cache.reset_cache()
 
 
 def _memory(compiled: jax.stages.Compiled) -> dict[str, int]:
@@ -277,18 +292,6 @@ def _operation(line: str) -> str:
     return ""
 
 
-def _loops(lines: Sequence[str]) -> list[tuple[str, str]]:
-    """The conditions and bodies of the loops among these instructions."""
-    found = []
-    for line in lines:
-        if _operation(line) == "while":
-            condition = re.search(r"condition=%?([\w.\-]+)", line)
-            body = re.search(r"body=%?([\w.\-]+)", line)
-            if condition and body:
-                found.append((condition[1], body[1]))
-    return found
-
-
 def read_steps(text: str) -> Steps:
     """What a turn of the outermost loop does; of several, of the one that does most.
 
@@ -296,24 +299,39 @@ def read_steps(text: str) -> Steps:
     """
     found = computations(text)
 
-    def inside(name: str) -> Iterator[tuple[str, str]]:
-        for condition, body in _loops(found.get(name, [])):
-            yield condition, body
-            yield from inside(body)
+    def lines_of(name: str) -> Iterator[str]:
+        """Of a computation, and of those that it calls."""
+        for line in found.get(name, []):
+            yield line
+            if _operation(line) == "call" and (called := _named(line, "to_apply")):
+                yield from lines_of(called)
 
-    def work(body: str) -> int:
-        lines = found.get(body, [])
-        return sum(_operation(line) not in NO_WORK for line in lines)
+    def loops(name: str) -> Iterator[tuple[str, str]]:
+        """Conditions and bodies of the loops of a computation, and of the loops in these."""
+        for line in lines_of(name):
+            if _operation(line) == "while":
+                condition, body = _named(line, "condition"), _named(line, "body")
+                yield condition, body
+                yield from loops(body)
 
     def steps(body: str) -> Steps:
-        inner = list(inside(body))
+        inner = list(loops(body))
         waits = sum(not _is_fixed(found, condition) for condition, _ in inner)
-        lines = [line for name in (body, *(b for _, b in inner)) for line in found.get(name, [])]
+        lines = [line for name in (body, *(b for _, b in inner)) for line in lines_of(name)]
         asks = any(_operation(line).startswith(ASKS_HOST) for line in lines)
-        return Steps(work(body), len(inner), waits, asks)
+        work = sum(_operation(line) not in NO_WORK for line in lines_of(body))
+        return Steps(work, len(inner), waits, asks)
 
-    made = [steps(body) for _, body in _loops(found.get("ENTRY", []))]
+    every = {body for name in found for _, body in loops(name)}
+    inner = {body for name in every for _, body in loops(name)}
+    made = [steps(body) for body in sorted(every - inner)]
     return max(made, key=lambda own: own.operations, default=Steps(0, 0, 0, False))
+
+
+def _named(line: str, what: str) -> str:
+    """The computation that an instruction names: `body=%this`."""
+    found = re.search(rf"{what}=%?([\w.\-]+)", line)
+    return found[1] if found else ""
 
 
 def _is_fixed(found: Mapping[str, Sequence[str]], condition: str) -> bool:
