@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 import jaxexp as jx
 from jaxexp.cli.main import app
+from jaxexp.cli.session import Command, plan_stage, stages
 from jaxexp.execution import targets
 from jaxexp.execution.targets import TARGETS, Compilation, Steps, read_steps
 
@@ -99,6 +100,7 @@ def test_without_the_compiler_the_message_names_what_brings_it():
     assert "jaxexp[tpu]" in str(result.exception)
 
 
+@pytest.mark.integration
 @needs_compiler
 @pytest.mark.parametrize("name", ["tpu-v5e-1", "tpu-v5e-4"])
 def test_a_padded_program_compiles_for_a_tpu(name):
@@ -115,6 +117,7 @@ def test_a_padded_program_compiles_for_a_tpu(name):
         jx.run(planned)
 
 
+@pytest.mark.integration
 @needs_compiler
 def test_batch_norm_and_many_layers_compile_for_a_tpu():
     sweeps = [
@@ -155,3 +158,16 @@ def test_trials_at_a_time_are_halved_until_the_compiler_says_that_they_fit(
     made = targets.compile_plan(plan, planned.task, {}, target)
     assert made.programs[0].program.chunk == chunk
     assert ("TOO MUCH" in str(made)) == (memory == 1)
+
+
+@pytest.mark.nightly
+@needs_compiler
+@pytest.mark.parametrize("name", ["tpu-v5e-1", "tpu-v5e-4"])
+@pytest.mark.parametrize(
+    "sweep",
+    ["batch_norm", "batch_size", "depth_width", "epochs", "gradients", "learning_rate", "sines"],
+)
+def test_every_sweep_of_networks_on_places_compiles_for_a_tpu(sweep, name):
+    command = Command(sweeps=(sweep,), title="")
+    for stage in stages(command.sources()):
+        check(plan_stage(stage, command, name).compiled())

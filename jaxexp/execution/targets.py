@@ -173,9 +173,9 @@ class Compilations:
     def _line(self, made: Compilation) -> str:
         program = made.program
         share = made.peak_bytes / self.target.memory
-        loops = "no loop that waits for data"
+        loops = "no loop that only the data end"
         if made.steps.data_dependent:
-            loops = f"{count(made.steps.data_dependent, 'loop')} that waits for data"
+            loops = f"{count(made.steps.data_dependent, 'loop')} that only the data end"
         return (
             f"{count(len(program.trials), 'trial'):>12}, {program.chunk} at a time on each of "
             f"{count(len(program.devices), 'chip')}: compiled in {made.seconds:.1f} s; "
@@ -244,7 +244,7 @@ def _compile_as_it_is(
 @contextlib.contextmanager
 def _without_cache() -> Iterator[None]:
     """Programs for absent hardware can be written to the compilation cache, but not be read."""
-    before = jax.config.read("jax_enable_compilation_cache")
+    before = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
     jax.config.update("jax_enable_compilation_cache", False)
     compilation_cache.reset_cache()
     try:
