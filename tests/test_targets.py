@@ -102,7 +102,9 @@ def test_without_the_compiler_the_message_names_what_brings_it():
 
 @pytest.mark.integration
 @needs_compiler
-@pytest.mark.parametrize("name", ["tpu-v5e-1", "tpu-v5e-4"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("tpu-v5e-1", marks=pytest.mark.nightly), "tpu-v5e-4"]
+)
 def test_a_padded_program_compiles_for_a_tpu(name):
     sweep = jx.Sweep(
         jx.MLPTrial(epochs=2), {"width": [4, 8], "depth": [1, 2], "batch_size": [16, 32]}
@@ -117,7 +119,7 @@ def test_a_padded_program_compiles_for_a_tpu(name):
         jx.run(planned)
 
 
-@pytest.mark.integration
+@pytest.mark.nightly
 @needs_compiler
 def test_batch_norm_and_many_layers_compile_for_a_tpu():
     sweeps = [
