@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from jaxexp.api import Problem
     from jaxexp.cli.inputs import Inputs
+    from jaxexp.execution.control import StoppingRule
     from jaxexp.results.models import Model, Prediction
 
 OPTIONAL = ("problem", "estimate", "check", "predict", "export")  # of a sweep file
@@ -51,6 +52,8 @@ class Source:
     that JAX does not train. It may also define `check(inputs)`, which reads what they will read,
     and raises UserError before anything is trained; `predict(model, files)`, which returns
     predictions of files that are not CSV; and `export(model, path)`.
+
+    `stopping` is the rule of the search that has chosen the trials, where it has one.
     """
 
     sweep: Sweep
@@ -60,6 +63,7 @@ class Source:
     check: "Callable[[Inputs], None] | None" = None
     predict: "Callable[[Model, Sequence[Path]], Sequence[Prediction]] | None" = None
     export: "Callable[[Model, Path], None] | None" = None
+    stopping: "StoppingRule | None" = None
 
 
 def load(name_or_file: str) -> Sweep:

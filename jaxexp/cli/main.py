@@ -30,22 +30,29 @@ from jaxexp.cli.options import (
     ImageSize,
     Log,
     Memory,
+    Metric,
     Out,
     Programs,
     Quick,
+    Sampler,
+    SamplerSeed,
     Sections,
     Seed,
     Seeds,
     Settings,
     SkipBroken,
+    Space,
     Target,
+    Trials,
     Weights,
 )  # fmt: skip
 from jaxexp.cli.rundir import RunDirectory
+from jaxexp.cli.searching import Search
 from jaxexp.cli.session import Command, Json, Session, plan_stage, stages
 from jaxexp.cli.signals import Signals
 from jaxexp.reproduce import vision
 from jaxexp.reproduce.report import SECTIONS, SOURCE
+from jaxexp.spec.sweep import Sweep
 
 if TYPE_CHECKING:
     from jaxexp.report.page import Section
@@ -192,6 +199,63 @@ def run(
 
 
 @app.command()
+def search(
+    sweep: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME_OR_FILE",
+            help="A sweep (see `jaxexp list`) or a file: its base trial, and what it is run on.",
+            autocompletion=library.completed,
+        ),
+    ],
+    space: Space = None,
+    sampler: Sampler = "random",
+    trials: Trials = None,
+    metric: Metric = "loss",
+    seed: SamplerSeed = 0,
+    programs: Programs = "auto",
+    memory: Memory = None,
+    devices: Devices = None,
+    data: Data = None,
+    images: Images = None,
+    weights: Weights = IMAGENET,
+    image_size: ImageSize = None,
+    skip_broken: SkipBroken = False,
+    out: Out = None,
+    quick: Quick = False,
+    checkpoint_every: Every = 30.0,
+    log: Log = None,
+    force: Force = False,
+) -> None:
+    """Search a space of hyperparameters, in place of the axes of a sweep.
+
+    The trials train as those of a grid do, and their run directory is one like any other.
+
+    jaxexp search learning_rate --trials 32 --set learning_rate='loguniform(1e-4,1)' --set depth=4
+    """
+    if sweep == "reproduce":
+        raise UserError("reproduce is a command, not a sweep: expected one of `jaxexp list`")
+    name = Path(sweep).stem
+    settings = {key: [written] for key, written in _pairs(space or []).items()}
+    command = Command(
+        sweeps=(str(Path(sweep).resolve()) if sweep.endswith(".py") else sweep,),
+        title=f"{name.replace('_', ' ').capitalize()}: search",
+        summary=f"Trials by {sampler} (seed {seed}) of a space: "
+        + ", ".join(f"{key}={written}" for key, [written] in settings.items()),
+        settings=settings,
+        programs=programs,
+        memory=memory,
+        devices=devices,
+        search=Search(sampler=sampler, trials=trials, seed=seed, metric=metric),
+        quick=quick,
+        inputs=_inputs(data, images, weights, image_size, skip_broken, quick),
+        checkpoint_every=checkpoint_every,
+        log=tuple(dict.fromkeys(log or ())),
+    )
+    _start(command, f"{name}-search", out, force=force)
+
+
+@app.command()
 def plan(
     sweep: Annotated[
         str,
@@ -268,7 +332,7 @@ def report(
     drawn: list[Section] = []
     for name, dataset in found.items():
         try:
-            drawn += pages.draw(directory, library.load(sweeps[name]), dataset)
+            drawn += pages.draw(directory, _drawn(directory, sweeps[name]), dataset)
         except UserError as error:  # the results are there, whatever has become of the sweep's file
             console.print(f"{error}; its results are drawn as those of any sweep", soft_wrap=True)
             drawn.append(sections.in_general(dataset, directory.keep_figure, name))
@@ -434,6 +498,13 @@ def _bench_study(vision: bool, quick: bool) -> None:
 browse.add_to(app)
 
 
+def _drawn(directory: RunDirectory, name: str) -> Sweep:
+    """The sweep whose questions a page answers; those of a grid are none of a search."""
+    sweep = library.load(name)
+    searched = directory.command().get("search") is not None
+    return dataclasses.replace(sweep, questions=()) if searched else sweep
+
+
 def _sections(asked: str | None) -> tuple[str, ...]:
     """The sections of the report that are meant, and can be done here."""
     if asked not in (None, "all", *SECTIONS):
@@ -475,15 +546,23 @@ def _inputs(
 
 def _parse(settings: Sequence[str]) -> dict[str, list[str]]:
     """`["epochs=5", "learning_rate=0.1,0.01"]` as `{"epochs": ["5"], ...}`."""
-    parsed: dict[str, list[str]] = {}
+    return {
+        name: [value.strip() for value in values.split(",")]
+        for name, values in _pairs(settings).items()
+    }
+
+
+def _pairs(settings: Sequence[str]) -> dict[str, str]:
+    """`["epochs=5", "learning_rate=0.1,0.01"]` as `{"epochs": "5", ...}`."""
+    pairs: dict[str, str] = {}
     for setting in settings:
         name, equals, values = (part.strip() for part in setting.partition("="))
         if not name or not equals or not all(v.strip() for v in values.split(",")):
             raise UserError(f"--set {setting!r}: expected KEY=VALUE or KEY=VALUE,VALUE...")
-        if name in parsed:
+        if name in pairs:
             raise UserError(f"--set {name} is given twice: write {name}=VALUE,VALUE... instead")
-        parsed[name] = [value.strip() for value in values.split(",")]
-    return parsed
+        pairs[name] = values
+    return pairs
 
 
 def _start(command: Command, name: str, out: Path | None, *, force: bool) -> None:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from jaxexp.cli.searching import SAMPLERS
 from jaxexp.cli.session import QUICK_EPOCHS
 
 Data = Annotated[
@@ -53,6 +54,41 @@ Programs = Annotated[
         metavar="auto|exact|one",
         help="Which trials share a compiled program: those of equal shape (exact), all (one), or "
         "those whose padding costs less than compiling another (auto).",
+    ),
+]
+Space = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=DISTRIBUTION|VALUE",
+        help="Search a hyperparameter: uniform(LOW,HIGH), loguniform(LOW,HIGH), "
+        "integers(LOW,HIGH\\[,log]\\[,step=N]), choice(A,B) or A,B; with ' when optimizer=sgd' "
+        "after it, only there. One value fixes it. May be given more than once.",
+    ),
+]
+Sampler = Annotated[
+    str,
+    typer.Option(
+        metavar="|".join(SAMPLERS),
+        help="Points at random or of a Sobol sequence; halving and hyperband end all but the best "
+        "early; of a population (pbt), the worst become copies of the best.",
+    ),
+]
+Trials = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", min=1, help="How many trials; the brackets of hyperband decide it themselves."
+    ),
+]
+SamplerSeed = Annotated[
+    int, typer.Option("--seed", metavar="N", min=0, help="Decides which points are drawn.")
+]
+Metric = Annotated[
+    str,
+    typer.Option(
+        metavar="METRIC",
+        help="By which trials are compared and ranked: loss, or one of the task's, on the "
+        "validation split.",
     ),
 ]
 Memory = Annotated[

@@ -52,7 +52,8 @@ def predict_files(
         raise UserError(f"{what}: no sweep of this run has models for that")
     # The page of a sweep without questions ranks its trials by loss.
     asked = any(sources[name].sweep.questions for name, _ in own)
-    model, why = models.best(directory.models, own, None if asked else "loss")
+    metric = command.search.metric if command.search else None if asked else "loss"
+    model, why = models.best(directory.models, own, metric)
     source = sources[model.about["sweep"]]
     if export and source.export:
         source.export(model, export)

@@ -50,6 +50,7 @@ class RunFile(TypedDict, total=False):
     seed: int | None
     seeds: dict[str, int]
     quick: bool
+    search: dict[str, str | int | None] | None
     inputs: dict[str, str | int | bool | None]
     checkpoint_every: float
     log: list[str]

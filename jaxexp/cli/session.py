@@ -19,6 +19,7 @@ from jaxexp.cli import library, pages
 from jaxexp.cli.inputs import Inputs
 from jaxexp.cli.library import Source
 from jaxexp.cli.rundir import RunDirectory
+from jaxexp.cli.searching import Search
 from jaxexp.cli.signals import Signals
 from jaxexp.spec.sweep import Sweep
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from jaxexp.api import PlannedRun
+    from jaxexp.execution.control import Control
     from jaxexp.execution.records import TrialRecord
     from jaxexp.report.page import Section
 
@@ -48,6 +50,7 @@ class Command:
     seed: int | None = None
     seeds: dict[str, int] = field(default_factory=dict)  # of each sweep, from `seed` on; else 1
     quick: bool = False
+    search: Search | None = None  # of a space that the settings describe, in place of the axes
     inputs: Inputs = field(default_factory=Inputs)
     checkpoint_every: float = 30.0  # seconds; decides no number
     log: tuple[str, ...] = ()  # what else the results are written for; decides no number
@@ -57,6 +60,8 @@ class Command:
         return [self._prepare(library.load_source(name)) for name in self.sweeps]
 
     def _prepare(self, source: Source) -> Source:
+        if self.search is not None:
+            return self._prepare_search(source, self.search)
         sweep = source.sweep.set(self.settings)
         if self.seed is not None:
             sweep = sweep.set({"seed": [self.seed]})
@@ -67,12 +72,30 @@ class Command:
             sweep = sweep.set({"seed": range(first, first + several)})
         if self.quick:
             sweep = sweep.shorten(QUICK_EPOCHS)
-        if "image_size" in sweep.base.fields():  # of the images, which the inputs decide
-            if "image_size" in self.settings:
-                raise UserError("--set image_size: expected it as --image-size")
-            sweep = sweep.set({"image_size": [self.inputs.image_size]})
+        sweep = self._with_image_size(sweep)
         sweep.trials()  # checks every value
         return dataclasses.replace(source, sweep=sweep)
+
+    def _prepare_search(self, source: Source, search: Search) -> Source:
+        given = Sweep(source.sweep.base, name=source.sweep.name, record=source.sweep.record)
+        if source.problem is None:
+            raise UserError(f"{given.name}: another library fits its models; nothing is searched")
+        given = self._with_image_size(given)
+        if self.quick:
+            if "epochs" in self.settings:
+                raise UserError("--set epochs: expected without --quick, which decides them")
+            given = given.shorten(QUICK_EPOCHS)
+        sweep, rule = search.sweep(given, self.settings)
+        sweep.trials()
+        return dataclasses.replace(source, sweep=sweep, stopping=rule)
+
+    def _with_image_size(self, sweep: Sweep) -> Sweep:
+        """That of the images, which the inputs decide."""
+        if "image_size" not in sweep.base.fields():
+            return sweep
+        if "image_size" in self.settings:
+            raise UserError("--set image_size: expected it as --image-size")
+        return sweep.set({"image_size": [self.inputs.image_size]})
 
     def as_json(self) -> dict[str, object]:
         """For `run.json`: `from_json` makes the command of it again."""
@@ -81,7 +104,8 @@ class Command:
             for name, value in vars(self.inputs).items()
         }
         lists = {"sweeps": list(self.sweeps), "log": list(self.log)}
-        return {**vars(self), **lists, "inputs": inputs}
+        search = None if self.search is None else vars(self.search)
+        return {**vars(self), **lists, "inputs": inputs, "search": search}
 
     @classmethod
     def from_json(cls, made: Mapping[str, Json], file: Path) -> Self:
@@ -99,8 +123,10 @@ class Command:
             inputs[name] = None if inputs[name] is None else Path(inputs[name])
         own |= {name: tuple(own.get(name, ())) for name in ("sweeps", "log")}
         own |= {"inputs": Inputs(**inputs)}
+        own |= {"search": Search(**own["search"]) if own.get("search") else None}
         command = cls(**own)
-        for part in (command, command.inputs):
+        parts = (command, command.inputs, *([command.search] if command.search else []))
+        for part in parts:
             for name, hint in typing.get_type_hints(type(part)).items():
                 if not matches(getattr(part, name), hint):
                     raise TypeError(f"{name} is {reprlib.repr(getattr(part, name))}")
@@ -138,8 +164,10 @@ def plan_stage(stage: list[Source], command: Command, target: str | None = None)
     )
 
 
-def ranked_by(sweep: Sweep, metrics: Iterable[str]) -> str:
+def ranked_by(sweep: Sweep, metrics: Iterable[str], search: Search | None = None) -> str:
     """The metric by which the page and the terminal call a trial of a sweep the best."""
+    if search is not None:
+        return search.metric
     return "accuracy" if sweep.questions and "accuracy" in metrics else "loss"
 
 
@@ -171,6 +199,7 @@ class Session:
         if not self.stages[0][0].estimate:
             with contextlib.suppress(*[UnavailableError] * (len(self.stages) > 1)):
                 self.first = plan_stage(self.stages[0], command)
+        self.control = self._controlled()
 
     def run(self, directory: RunDirectory, *, force: bool = False) -> Path:
         """Train what the directory does not hold yet, and write the page; returns its path.
@@ -197,6 +226,15 @@ class Session:
         page = pages.write(directory, self.sections, list(self.results.values()))
         directory.finish()
         return page
+
+    def _controlled(self) -> "Control | None":
+        """What becomes of the trials of a search between epochs; it has one stage."""
+        if self.first is None or self.command.search is None:
+            return None
+        from jaxexp import api
+
+        self.command.search.check_metric(self.first.task.metrics)
+        return api.controlled(self.first, self.stages[0][0].stopping)
 
     @property
     def errors(self) -> list[str]:
@@ -230,7 +268,8 @@ class Session:
         directory.check_same(
             {f"data of {stage[0].sweep.name}": api.data_fingerprint(planned.data)}, force=force
         )
-        ranked = {ranked_by(source.sweep, planned.task.metrics) for source in todo}
+        search = self.command.search
+        ranked = {ranked_by(source.sweep, planned.task.metrics, search) for source in todo}
         metric = ranked.pop() if len(ranked) == 1 else "loss"
         own = [source.sweep for source in todo]
         with api.terminal_progress(planned, self.console, own, metric) as progress:
@@ -248,6 +287,7 @@ class Session:
                         checkpointer=checkpoints,
                         stop=stop,
                         finished=self._model_saver(directory, own, planned),
+                        control=self.control,
                     )
                 ) as finished,
             ):
@@ -286,7 +326,8 @@ class Session:
     def _keep(self, directory: RunDirectory, sweep: Sweep, dataset: "xr.Dataset") -> None:
         from jaxexp.results import select
 
-        dataset = dataset.assign_attrs(ranked_by=ranked_by(sweep, select.metrics(dataset)))
+        ranked = ranked_by(sweep, select.metrics(dataset), self.command.search)
+        dataset = dataset.assign_attrs(ranked_by=ranked)
         if self.command.quick:
             dataset = dataset.assign_attrs(quick=QUICK_EPOCHS)
         directory.save(sweep, dataset)
@@ -323,7 +364,8 @@ class Session:
             for source in stage
             for what, digest in (("sweep", source.sweep.id), ("file of sweep", source.digest))
         }
-        return {**versions(), "code": code_digest(), **sweeps}
+        rule = {"search": self.control.identity} if self.control else {}
+        return {**versions(), "code": code_digest(), **sweeps, **rule}
 
 
 def code_digest() -> str:

@@ -289,6 +289,7 @@ def _settings(
         named: dict[str, object] = dict(command.get("inputs") or {})
         named |= {name: command.get(name) for name in ("programs", "memory", "devices", "seed")}
         named |= {name: command.get(name) for name in ("quick", "settings")}
+        named |= dict(command.get("search") or {})  # whose seed is the one that is given
         for name, value in named.items():
             given = value not in (None, {}, [])
             facts.setdefault(name, {})[run] = _plain(value) if given else "–"

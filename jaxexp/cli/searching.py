@@ -1,0 +1,134 @@
+"""A search that the command line asks for: its space, its sampler, and the sweep they make."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from jaxexp.base.errors import UserError
+from jaxexp.base.words import did_you_mean
+from jaxexp.spec.parse import parse
+from jaxexp.spec.samplers import random, sobol
+from jaxexp.spec.spaces import Space
+from jaxexp.spec.sweep import Axis, Sweep
+from jaxexp.spec.trial import Trial
+
+if TYPE_CHECKING:
+    from jaxexp.execution.control import StoppingRule
+
+Made = tuple[Sweep, "StoppingRule | None"]  # the trials, and what becomes of them as they train
+EXAMPLE = "--set learning_rate='loguniform(1e-4,1)'"
+FEWEST = {"pbt": 4, "halving": 2}  # trials; a quarter of a population copies another quarter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """How the points of a space are chosen; `trials` is None where the sampler decides it.
+
+    >>> import jaxexp as jx
+    >>> search = Search(sampler="random", trials=4)
+    >>> sweep, rule = search.sweep(
+    ...     jx.Sweep(jx.MLPTrial()), {"depth": ["2"], "learning_rate": ["loguniform(1e-4,1)"]}
+    ... )
+    >>> sweep.shape, sweep.base.depth, rule
+    ((4,), 2, None)
+    """
+
+    sampler: str
+    trials: int | None = None
+    seed: int = 0
+    metric: str = "loss"
+
+    def sweep(self, given: Sweep, settings: Mapping[str, list[str]]) -> Made:
+        """The sweep of the points, named and recording as the one given, and its rule.
+
+        Raises UserError for a sampler that is unknown, a number of trials that it cannot have, and
+        settings that are no space.
+        """
+        self._check()
+        space = _space(Sweep(given.base), settings)
+        made, rule = _SAMPLERS[self.sampler](self, space)
+        if self.trials not in (None, found := len(made.trials())):
+            raise UserError(
+                f"--trials {self.trials}: the brackets of {self.sampler} decide how many: expected "
+                f"{found} for epochs={space.base.epochs}, or none given"
+            )
+        return dataclasses.replace(made, name=given.name, record=given.record), rule
+
+    def check_metric(self, metrics: Mapping[str, object]) -> None:
+        """Raise UserError where the task has no such metric."""
+        there = ["loss", *metrics]
+        if self.metric not in there:
+            meant = did_you_mean(self.metric, there)
+            raise UserError(f"--metric {self.metric!r}: {meant}expected one of {', '.join(there)}")
+
+    def _check(self) -> None:
+        if self.sampler not in _SAMPLERS:
+            meant = did_you_mean(self.sampler, _SAMPLERS)
+            raise UserError(
+                f"--sampler {self.sampler!r}: {meant}expected one of {', '.join(_SAMPLERS)}"
+            )
+        least = FEWEST.get(self.sampler, 1)
+        if self.trials is None and self.sampler != "hyperband":
+            raise UserError(f"--trials: {self.sampler} has to be told how many, at least {least}")
+        if self.trials is not None and self.trials < least:
+            raise UserError(
+                f"--trials {self.trials}: expected at least {least} for --sampler {self.sampler}"
+            )
+        if self.seed < 0:
+            raise UserError(f"--seed {self.seed}: expected a whole number, at least 0")
+
+
+def _random(search: Search, space: Space) -> Made:
+    return random(space, search.trials or 0, seed=search.seed), None
+
+
+def _sobol(search: Search, space: Space) -> Made:
+    return sobol(space, search.trials or 0, seed=search.seed), None
+
+
+def _halving(search: Search, space: Space) -> Made:
+    from jaxexp.search.halving import Halving  # JAX takes a second to start
+
+    return random(space, search.trials or 0, seed=search.seed), Halving(search.metric)
+
+
+def _hyperband(search: Search, space: Space) -> Made:
+    from jaxexp.search.halving import Hyperband
+
+    made = Hyperband(space, search.metric, seed=search.seed)
+    return made.sweep, made
+
+
+def _pbt(search: Search, space: Space) -> Made:
+    from jaxexp.search.population import PBT
+
+    made = PBT(space, population=search.trials or 0, metric=search.metric, seed=search.seed)
+    return made.sweep, made
+
+
+_SAMPLERS: dict[str, Callable[[Search, Space], Made]] = {
+    "random": _random, "sobol": _sobol, "halving": _halving, "hyperband": _hyperband, "pbt": _pbt,
+}  # fmt: skip
+SAMPLERS = tuple(_SAMPLERS)
+
+
+def _space(fixed: Sweep, settings: Mapping[str, list[str]]) -> Space:
+    """One value fixes a hyperparameter, anything else is searched."""
+    searched: dict[str | Axis, object] = {}
+    for name, [written] in settings.items():
+        fixed.base.check_name(name)
+        if any(mark in f"{written} " for mark in ("(", ")", ",", " when ")):
+            try:
+                searched[name] = parse(written)
+            except UserError as error:
+                raise UserError(f"--set {name}: {error}") from None
+        else:
+            fixed = fixed.set({name: [written]})
+    if not searched:
+        raise UserError(f"--set: nothing is searched: expected a distribution, such as {EXAMPLE}")
+    base: Trial = fixed.base
+    try:
+        return Space(base, searched)
+    except UserError as error:
+        raise UserError(f"--set {error}") from None
