@@ -77,11 +77,11 @@ Sampler = Annotated[
 Trials = Annotated[
     int | None,
     typer.Option(
-        metavar="N", min=1, help="How many trials; the brackets of hyperband decide it themselves."
+        metavar="N", help="How many trials; the brackets of hyperband decide it themselves."
     ),
 ]
 SamplerSeed = Annotated[
-    int, typer.Option("--seed", metavar="N", min=0, help="Decides which points are drawn.")
+    int, typer.Option("--seed", metavar="N", help="Decides which points are drawn.")
 ]
 Metric = Annotated[
     str,

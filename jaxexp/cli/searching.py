@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Made = tuple[Sweep, "StoppingRule | None"]  # the trials, and what becomes of them as they train
 EXAMPLE = "--set learning_rate='loguniform(1e-4,1)'"
 FEWEST = {"pbt": 4, "halving": 2}  # trials; a quarter of a population copies another quarter
+MOST = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +72,9 @@ class Search:
         least = FEWEST.get(self.sampler, 1)
         if self.trials is None and self.sampler != "hyperband":
             raise UserError(f"--trials: {self.sampler} has to be told how many, at least {least}")
-        if self.trials is not None and self.trials < least:
+        if self.trials is not None and not least <= self.trials <= MOST:
             raise UserError(
-                f"--trials {self.trials}: expected at least {least} for --sampler {self.sampler}"
+                f"--trials {self.trials}: expected {least} to {MOST:,} for --sampler {self.sampler}"
             )
         if self.seed < 0:
             raise UserError(f"--seed {self.seed}: expected a whole number, at least 0")
