@@ -252,7 +252,7 @@ def search(
         checkpoint_every=checkpoint_every,
         log=tuple(dict.fromkeys(log or ())),
     )
-    _start(command, f"{name}-search", out, force=force)
+    _start(command, name, out, force=force)
 
 
 @app.command()
