@@ -62,8 +62,9 @@ Space = Annotated[
         "--set",
         metavar="KEY=DISTRIBUTION|VALUE",
         help="Search a hyperparameter: uniform(LOW,HIGH), loguniform(LOW,HIGH), "
-        "integers(LOW,HIGH), with ,log or ,step=N inside, choice(A,B) or A,B; with ' when optimizer=sgd' "
-        "after it, only there. One value fixes it. May be given more than once.",
+        "integers(LOW,HIGH), with ,log or ,step=N inside, choice(A,B) or A,B; with "
+        "' when optimizer=sgd' after it, only there. One value fixes it. May be given more than "
+        "once.",
     ),
 ]
 Sampler = Annotated[
