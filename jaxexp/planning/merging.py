@@ -82,7 +82,7 @@ class Merger:
         last = max((i for i, total in enumerate(totals) if total <= limit), default=0)
         made: dict[int, Group] = dict(enumerate(groups))
         for _, i, j in steps[:last]:
-            made[i] = self._both(made[i], made.pop(j))
+            made[i] = self.both(made[i], made.pop(j))
         return list(made.values())
 
     def _steps(self, groups: list[Group]) -> list[tuple[float, int, int]]:
@@ -96,7 +96,7 @@ class Merger:
         for _ in range(count - 1):
             i, j = divmod(int(extra.argmin()), count)
             steps.append((float(extra[i, j]), i, j))
-            made[i] = self._both(made[i], made.pop(j))
+            made[i] = self.both(made[i], made.pop(j))
             extra[j, :] = extra[:, j] = np.inf
             for k, other in made.items():
                 if k != i:
@@ -114,7 +114,8 @@ class Merger:
         )
         return seconds - a.seconds - b.seconds
 
-    def _both(self, a: Group, b: Group) -> Group:
+    def both(self, a: Group, b: Group) -> Group:
+        """One group of both, padded."""
         return self._timed(
             a.members + b.members,
             a.trials + b.trials,
