@@ -41,6 +41,7 @@ class Merger:
         self._like, self._workload, self._machine = like, workload, machine
         self._fields = {name: field for name, field in like.fields().items() if _differs(field)}
         self._costs: dict[tuple[Value, ...], Cost] = {}
+        self._pairs: dict[tuple[tuple[Value, ...], tuple[Value, ...]], tuple[Value, ...]] = {}
 
     def group(self, member: int, bound: Trial, trials: int, epochs: int) -> Group:
         """Trials of equal sizes, those of `bound`."""
@@ -153,10 +154,11 @@ class Merger:
 
     def _padded(self, a: tuple[Value, ...], b: tuple[Value, ...]) -> tuple[Value, ...]:
         """The sizes to which both are padded."""
-        if a == b:
-            return a
-        each = zip(self._fields.values(), a, b, strict=True)
-        return tuple(x if x == y else _larger(field, x, y) for field, x, y in each)
+        if (a, b) not in self._pairs:
+            each = zip(self._fields.values(), a, b, strict=True)
+            padded = tuple(x if x == y else _larger(field, x, y) for field, x, y in each)
+            self._pairs[a, b] = padded
+        return self._pairs[a, b]
 
 
 def _differs(field: Hyperparameter) -> bool:
