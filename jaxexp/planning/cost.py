@@ -57,12 +57,15 @@ class Workload:
         return math.ceil(self.examples / batch_size)
 
     def epoch_seconds(self, trial: Trial, smallest_batch: int, machine: Machine) -> float:
-        """Of one trial, with as many steps as the smallest batch of its program takes.
+        """Of one trial, with as many steps as the smallest batch of its program takes."""
+        return self.seconds(self.cost(trial), trial.batch_size, smallest_batch, machine)
+
+    def seconds(self, cost: Cost, batch_size: int, smallest_batch: int, machine: Machine) -> float:
+        """Of an epoch of one trial that costs this: steps of the smallest batch, of this size.
 
         The backward pass costs twice the forward pass.
         """
-        cost = self.cost(trial)
-        step = 6 * cost.multiplications * trial.batch_size / machine.flops
+        step = 6 * cost.multiplications * batch_size / machine.flops
         seconds = self.steps(smallest_batch) * (step + cost.launches * machine.launch_seconds)
         return seconds + 2 * cost.multiplications * self.evaluated / machine.flops
 

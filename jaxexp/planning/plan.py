@@ -1,7 +1,6 @@
 """Planning: which trials share a compiled program, and on which devices each program runs."""
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from functools import cached_property
 from jaxexp.base.errors import UserError
 from jaxexp.base.words import count
 from jaxexp.planning.cost import MACHINES, Machine, Workload
+from jaxexp.planning.merging import Merger
 from jaxexp.planning.programs import Estimate, Plan, Program, size_text
 from jaxexp.spec.padding import bounds
 from jaxexp.spec.sweep import Sweep
@@ -154,32 +154,39 @@ class _Planner:
 
         Options are never merged: computing all of them costs more than it saves.
         """
-        merged: list[Program] = []
+        kinds: dict[object, list[Program]] = {}
         for program in self._by_work(programs):
-            options = []
-            for i, other in enumerate(merged):
-                both = self._both(program, other)
-                if both is not None:
-                    apart = self._work(program) + self._work(other)
-                    options.append((self._work(both) - apart, i, both))
-            extra, i, both = min(options, default=(math.inf, 0, program), key=lambda o: o[:2])
-            if extra < self.machine.compile_seconds:
-                merged[i] = both
-            else:
-                merged.append(program)
-        return merged
+            kinds.setdefault(id(program) if program.alone else self._kind(program), []).append(
+                program
+            )
+        return [merged for alike in kinds.values() for merged in self._merge_alike(alike)]
 
-    def _both(self, a: Program, b: Program) -> Program | None:
-        """One program for the trials of both, if they differ in sizes and epochs alone."""
-        if type(a.trials[0]) is not type(b.trials[0]) or a.record != b.record or a.alone or b.alone:
-            return None
-        if not self.workload.pads_batches and a.smallest_batch != b.smallest_batch:
-            return None
-        both = self._program([trial for trial, _ in itertools.chain(a.members, b.members)])
-        try:
-            return None if both.spec.choices else both
-        except UserError:  # they differ in a static hyperparameter
-            return None
+    def _kind(self, program: Program) -> object:
+        """Equal for programs that may be merged."""
+        trial = program.trials[0]
+        unpadded = [
+            getattr(trial, name)
+            for name, declared in trial.fields().items()
+            if declared.kind in (Kind.STATIC, Kind.CHOICE)
+        ]
+        batch = None if self.workload.pads_batches else trial.batch_size
+        return type(trial), program.record, batch, tuple(unpadded)
+
+    def _merge_alike(self, programs: list[Program]) -> list[Program]:
+        if len(programs) == 1:
+            return programs
+        bounding = [self._bound(program) for program in programs]
+        merger = Merger(bounding[0], self.workload, self.machine)
+        groups = [
+            merger.group(i, bound, len(program.trials), program.epochs)
+            for i, (program, bound) in enumerate(zip(programs, bounding, strict=True))
+        ]
+        return [
+            self._program(
+                [trial for i in sorted(group.members) for trial, _ in programs[i].members]
+            )
+            for group in merger.merged(groups)
+        ]
 
     def _by_work(self, programs: Sequence[Program]) -> list[Program]:
         """The least work first; ties by content, so that the order of the axes decides nothing."""

@@ -113,7 +113,7 @@ class ProgramSpec:
         ]
         sizes, choices = of_kind(Kind.SIZE), of_kind(Kind.CHOICE)
         neutral = {n: fields[n].default for n in (*traced, *sizes, *choices)}
-        every = {n: list(map(_each, values[n])) for n in sizes}
+        every = {n: list(map(each_layer, values[n])) for n in sizes}
         flat = {n: list(itertools.chain.from_iterable(each)) for n, each in every.items()}
         return cls(
             like=with_values(trials[0], **neutral),
@@ -137,7 +137,7 @@ class ProgramSpec:
         names = (*self.traced, *(name for name, *_ in self.sizes), *options)
         values = {name: [getattr(t, name) for t in trials] for name in names}
         for name, length in lengths.items():  # a shorter one is filled up with its last size
-            rows = [_each(value) for value in values[name]]
+            rows = [each_layer(value) for value in values[name]]
             values[name] = [(*row, *row[-1:] * (length - len(row))) for row in rows]
         fields = self.like.fields()
         return {name: _leaf(fields[name], values[name], options.get(name)) for name in names}
@@ -159,7 +159,8 @@ def bounds(spec: ProgramSpec) -> list[Trial]:
     return made
 
 
-def _each(size: int | tuple[int, ...]) -> tuple[int, ...]:
+def each_layer(size: int | tuple[int, ...]) -> tuple[int, ...]:
+    """The sizes of each layer, or the one of all."""
     return size if isinstance(size, tuple) else (size,)
 
 

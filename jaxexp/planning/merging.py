@@ -1,0 +1,173 @@
+"""Merging: the fewest groups of trials that take hardly longer than the best grouping found.
+
+From groups of equal sizes, the two whose merging costs the least are merged, again and again: the
+seconds of padding count against the seconds of a compilation (agglomerative clustering). Of up to
+`MOST` groups every pair is compared. More are halved first, so that those of similar sizes stay
+together, and what is left of both halves is merged further.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+
+from jaxexp.planning.cost import Cost, Machine, Workload
+from jaxexp.spec.padding import each_layer
+from jaxexp.spec.trial import Hyperparameter, Kind, Trial, Value, with_values
+
+MOST = 256  # groups of which every pair is compared
+SLACK = 0.05  # of the seconds of the best grouping: what fewer groups may take beyond it
+
+
+@dataclass(frozen=True)
+class Group:
+    """Trials that may share a program: what of them decides how long they train."""
+
+    members: tuple[int, ...]  # which of the given programs it merges
+    trials: int
+    epochs: int
+    smallest_batch: int
+    largest_batch: int
+    sizes: tuple[Value, ...]  # the largest of every other size, and the rates that are on
+    seconds: float = 0.0  # of training and compiling, on one device
+
+
+class Merger:
+    """Merges groups that agree in all that cannot be padded."""
+
+    def __init__(self, like: Trial, workload: Workload, machine: Machine):
+        """`like` holds what the trials have in common."""
+        self._like, self._workload, self._machine = like, workload, machine
+        self._fields = {name: field for name, field in like.fields().items() if _differs(field)}
+        self._costs: dict[tuple[Value, ...], Cost] = {}
+        self._pairs: dict[tuple[tuple[Value, ...], tuple[Value, ...]], tuple[Value, ...]] = {}
+
+    def group(self, member: int, bound: Trial, trials: int, epochs: int) -> Group:
+        """Trials of equal sizes, those of `bound`."""
+        sizes = tuple(getattr(bound, name) for name in self._fields)
+        batch = bound.batch_size
+        return self._timed((member,), trials, epochs, batch, batch, sizes)
+
+    def merged(self, groups: Sequence[Group]) -> list[Group]:
+        """Fewer groups, which take hardly longer than the best grouping found."""
+        return self._agglomerated(self._reduced(list(groups)), SLACK)
+
+    def _reduced(self, groups: list[Group]) -> list[Group]:
+        """At most `MOST` groups, or those that are left where merging does not pay."""
+        if len(groups) <= MOST:
+            return groups
+        halves = [self._reduced(half) for half in self._halves(groups)]
+        return [group for half in halves for group in self._agglomerated(half, 0.0)]
+
+    def _halves(self, groups: list[Group]) -> tuple[list[Group], list[Group]]:
+        """Cut where they differ the most: by batch size, work of an example, or epochs."""
+        places = np.log(
+            [
+                (group.smallest_batch, 1 + self._cost(group.sizes).multiplications, group.epochs)
+                for group in groups
+            ]
+        )
+        order = np.argsort(places[:, np.ptp(places, axis=0).argmax()], kind="stable")
+        ordered = [groups[i] for i in order]
+        return ordered[: len(groups) // 2], ordered[len(groups) // 2 :]
+
+    def _agglomerated(self, groups: list[Group], slack: float) -> list[Group]:
+        """The fewest groups on the way to one that take at most the share `slack` over the best."""
+        if len(groups) > 2 * MOST:
+            return groups
+        steps = self._steps(groups)
+        first = sum(group.seconds for group in groups)
+        totals = first + np.cumsum([0.0, *(extra for extra, _, _ in steps)])
+        limit = min(first, (1 + slack) * totals.min())
+        last = max((i for i, total in enumerate(totals) if total <= limit), default=0)
+        made: dict[int, Group] = dict(enumerate(groups))
+        for _, i, j in steps[:last]:
+            made[i] = self.both(made[i], made.pop(j))
+        return list(made.values())
+
+    def _steps(self, groups: list[Group]) -> list[tuple[float, int, int]]:
+        """Merge until one is left: the seconds that each step takes more, and which it merges."""
+        made, count = dict(enumerate(groups)), len(groups)
+        extra = np.full((count, count), np.inf)
+        for i in range(count):
+            for j in range(i):
+                extra[j, i] = self._extra(groups[j], groups[i])
+        steps = []
+        for _ in range(count - 1):
+            i, j = divmod(int(extra.argmin()), count)
+            steps.append((float(extra[i, j]), i, j))
+            made[i] = self.both(made[i], made.pop(j))
+            extra[j, :] = extra[:, j] = np.inf
+            for k, other in made.items():
+                if k != i:
+                    extra[min(i, k), max(i, k)] = self._extra(made[i], other)
+        return steps
+
+    def _extra(self, a: Group, b: Group) -> float:
+        """The seconds that both take more in one program; negative where merging pays."""
+        seconds = self._seconds(
+            a.trials + b.trials,
+            max(a.epochs, b.epochs),
+            min(a.smallest_batch, b.smallest_batch),
+            max(a.largest_batch, b.largest_batch),
+            self._padded(a.sizes, b.sizes),
+        )
+        return seconds - a.seconds - b.seconds
+
+    def both(self, a: Group, b: Group) -> Group:
+        """One group of both, padded."""
+        return self._timed(
+            a.members + b.members,
+            a.trials + b.trials,
+            max(a.epochs, b.epochs),
+            min(a.smallest_batch, b.smallest_batch),
+            max(a.largest_batch, b.largest_batch),
+            self._padded(a.sizes, b.sizes),
+        )
+
+    def _timed(
+        self,
+        members: tuple[int, ...],
+        trials: int,
+        epochs: int,
+        smallest: int,
+        largest: int,
+        sizes: tuple[Value, ...],
+    ) -> Group:
+        seconds = self._seconds(trials, epochs, smallest, largest, sizes)
+        return Group(members, trials, epochs, smallest, largest, sizes, seconds)
+
+    def _seconds(
+        self, trials: int, epochs: int, smallest: int, largest: int, sizes: tuple[Value, ...]
+    ) -> float:
+        cost, machine = self._cost(sizes), self._machine
+        epoch = self._workload.seconds(cost, largest, smallest, machine)
+        return trials * epochs * epoch + machine.compile_seconds * cost.compilation
+
+    def _cost(self, sizes: tuple[Value, ...]) -> Cost:
+        """Kept, as that of a task of the user's own is found by a trace."""
+        if sizes not in self._costs:
+            values = dict(zip(self._fields, sizes, strict=True))
+            self._costs[sizes] = self._workload.cost(with_values(self._like, **values))
+        return self._costs[sizes]
+
+    def _padded(self, a: tuple[Value, ...], b: tuple[Value, ...]) -> tuple[Value, ...]:
+        """The sizes to which both are padded."""
+        if (a, b) not in self._pairs:
+            each = zip(self._fields.values(), a, b, strict=True)
+            padded = tuple(x if x == y else _larger(field, x, y) for field, x, y in each)
+            self._pairs[a, b] = padded
+        return self._pairs[a, b]
+
+
+def _differs(field: Hyperparameter) -> bool:
+    """Whether trials that share a program may differ in it at a cost, batch sizes left out."""
+    return field.name != "batch_size" and (field.kind is Kind.SIZE or field.off is not None)
+
+
+def _larger(field: Hyperparameter, a: Value, b: Value) -> Value:
+    """Of a size the larger, of all layers; of a rate that is on in one, whatever is on."""
+    if field.kind is not Kind.SIZE:
+        return field.default
+    return max(*each_layer(cast(int, a)), *each_layer(cast(int, b)))
