@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from jaxexp.training import metrics
     from jaxexp.training.arrays import arrays
     from jaxexp.training.data import Data, Examples
+    from jaxexp.training.folds import folds
     from jaxexp.training.metrics import Metric
     from jaxexp.training.supervised import supervised
     from jaxexp.training.task import Outputs, Task, Variables
@@ -82,6 +83,7 @@ __all__ = [
     "digest",
     "external_results",
     "figures",
+    "folds",
     "metrics",
     "nn",
     "plan",
@@ -120,6 +122,7 @@ _LAZY = {
     "TrialResult": "jaxexp.results.results",
     "Variables": "jaxexp.training.task",
     "arrays": "jaxexp.training.arrays",
+    "folds": "jaxexp.training.folds",
     "plan": "jaxexp.api",
     "run": "jaxexp.api",
     "supervised": "jaxexp.training.supervised",

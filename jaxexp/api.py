@@ -442,7 +442,7 @@ def controlled(planned: PlannedRun, stopping: Stopping) -> Control:
     curves = Curves(
         lambda metric, split: np.zeros((len(trials), 0)),
         {"loss": "lower", **directions},
-        tuple(planned.data.splits),
+        tuple(planned.data.counts),
     )
     control.check(trials, curves, planned.data.counts["train"])
     if control.changes and len(planned.plan.programs) > 1:
@@ -477,15 +477,16 @@ class _Inspector:
         sample = len(step.train_sample(counts["train"]))
         evaluated = sample + sum(n for split, n in counts.items() if split != "train")
         train_bytes = sum(a.nbytes for a in jax.tree.leaves(data.train))
+        # What is evaluated of the training examples is a copy, or rows of each fold.
+        copied = train_bytes * sample / counts["train"]
+        copied = 4 * evaluated * data.n_folds if data.folds is not None else copied
         return Workload(
             examples=counts["train"],
             cost=lambda trial: self(trial).cost,
             evaluated=evaluated,
             splits=len(counts),
             metrics=1 + len(self.task.metrics),
-            data_bytes=data.nbytes
-            + train_bytes * sample / counts["train"]
-            + evaluated * len(counts),
+            data_bytes=data.nbytes + evaluated * len(counts) + copied,
             run_length_matters=self._run_length_matters,
             # Where the batch size is read, that of a program of several would be traced.
             pads_batches=all(
@@ -502,6 +503,7 @@ def _check_read(sweep: Sweep, inspector: _Inspector) -> None:
     """Raise UserError for a hyperparameter that was set, or varies, and that nothing reads."""
     trials = sweep.trials()
     read = ALWAYS_READ.union(*(inspector(trial).reads for trial in trials))
+    read |= {"fold"} if inspector.data.folds is not None else set()
     for name, declared in sweep.base.fields().items():
         values = {getattr(trial, name) for trial in trials}
         if name not in read and values != {declared.default}:
@@ -631,7 +633,7 @@ def terminal_progress(
     planned: PlannedRun, console: Console, sweeps: Sequence[Sweep] = (), metric: str = "loss"
 ) -> TerminalProgress:
     """Progress of what is planned, or of some of its sweeps, with the best trial by `metric`."""
-    split = "validation" if "validation" in planned.data.splits else "train"
+    split = "validation" if "validation" in planned.data.counts else "train"
     if metric == "loss":
         ranking = Ranking(metric, split, unit=planned.task.loss_unit)
     else:

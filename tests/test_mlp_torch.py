@@ -165,7 +165,7 @@ def train_jax(trial: MLPTrial, start: Start, x_NxF: np.ndarray, y_N: np.ndarray)
     steps = steps_per_epoch(len(y_N), trial.batch_size)
     losses, norms = [], []
     for i in range(trial.epochs):
-        state, record = run(state, record, i, 0, steps, Examples(x_NxF, y_N))
+        state, record = run(state, record, i, 0, steps, {"train": Examples(x_NxF, y_N)})
         losses.append(record.step_loss_S)
         norms.append(record.norms_L)
     weights = as_torch(*state.variables)

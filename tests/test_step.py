@@ -57,7 +57,7 @@ def run_epochs(
     cuts = np.linspace(0, step.steps_per_epoch(N, trial.batch_size), calls + 1).astype(int)
     for epoch in range(epochs):
         for first, last in itertools.pairwise(cuts):
-            state, record = run(state, record, epoch, first, last, data["train"])
+            state, record = run(state, record, epoch, first, last, data)
         steps.append(np.asarray(record.step_loss_S))
         means.append(float(step.running_loss(trial, steps[-1][None], None, N)[0]))
     return steps, means, np.asarray(state.variables.state)
@@ -231,7 +231,7 @@ def trained(data: Data, trial: Trial):
     state, record = step.init(task, trial, 1, arrays)
     steps = step.steps_per_epoch(data.counts["train"], trial.batch_size)
     run = jax.jit(functools.partial(step.train_steps, task, trial, 1))
-    state, record = run(state, record, 0, 0, steps, arrays["train"])
+    state, record = run(state, record, 0, 0, steps, arrays)
     record = jax.jit(functools.partial(step.evaluate, task, trial))(state, record, 0, 1, arrays)
     splits = jax.tree.map(lambda a: np.asarray(a)[None, None], record.splits)
     found = {split: step.values(task, sums) for split, sums in splits.items()}

@@ -203,7 +203,7 @@ def test_a_trial_alone_equals_the_same_in_a_batch(inputs):
     @compiled
     def alone(arrays):
         state, record = step.init(task, trial, 2, arrays)
-        state, record = step.train_steps(task, trial, 2, state, record, 0, 0, 2, arrays["train"])
+        state, record = step.train_steps(task, trial, 2, state, record, 0, 0, 2, arrays)
         made = task.predictions(trial, state.variables, arrays)
         return record.step_loss_S, made["probability"]
 

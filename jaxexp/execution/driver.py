@@ -32,7 +32,12 @@ def check(trials: Sequence[Trial], task: Task, data: Data) -> None:
             raise UserError(
                 f"batch_size={trial.batch_size}: larger than the {examples} training examples"
             )
-        if examples % trial.batch_size and not task.uses_mask(trial, data):
+        if data.folds is not None and not trial.fold < data.n_folds:
+            raise UserError(
+                f"fold={trial.fold}: expected a number below {data.n_folds}, of the folds of the data"
+            )
+        holes = data.folds is not None and bool((data.folds["train"] < 0).any())
+        if (examples % trial.batch_size or holes) and not task.uses_mask(trial, data):
             raise UserError(
                 f"batch_size={trial.batch_size}: the last of the batches of {examples} examples "
                 "would be partial, and the model keeps statistics of its batches without a mask; "
@@ -137,7 +142,7 @@ class _Shared:
 
     def __init__(self, task: Task, data: Data, devices: Sequence[jax.Device]) -> None:
         self.task, self.devices = task, devices
-        self.examples, self.splits = data.counts["train"], tuple(data.splits)
+        self.examples, self.splits = data.counts["train"], tuple(data.counts)
         self.arrays = step.with_evaluation(data)
         self.compiling_streams: set[threading.Thread] = set()
         self._placed: dict[jax.Device, Arrays] = {}

@@ -44,7 +44,7 @@ class Compiled:
     """Functions of (leaves, state, ...); what a trial owns has a leading axis of trials."""
 
     init: Callable[[Leaves, Arrays], Trained]
-    steps: Callable[[Leaves, TrainState, EpochRecord, Number, Number, Number, PyTree], Trained]
+    steps: Callable[[Leaves, TrainState, EpochRecord, Number, Number, Number, Arrays], Trained]
     evaluate: Callable[[Leaves, TrainState, EpochRecord, Number, Number, Arrays], EpochRecord]
     predict: Callable[[Leaves, TrainState, Arrays], PyTree] | None
 
@@ -108,7 +108,7 @@ def run_steps(program: Program, task: Task, data: Arrays) -> tuple[int, ...]:
     """How many steps its trials take in all, each number once; (1,) where nobody asks."""
     if not task.optimizer_uses_steps(program.trials[0]):
         return (1,)
-    examples = step.count(data["train"])
+    examples = step.training_examples(data)
     return tuple(sorted({_run_steps(trial, examples) for trial in program.trials}))
 
 
@@ -135,10 +135,10 @@ class _Traced:
 
     def steps(
         self, leaves: Leaves, state: TrainState, record: EpochRecord, epoch: Number,
-        first: Number, last: Number, examples: PyTree,
+        first: Number, last: Number, data: Arrays,
     ) -> Trained:  # fmt: skip
         own = self._own(leaves)
-        return step.train_steps(self.task, *own, state, record, epoch, first, last, examples)
+        return step.train_steps(self.task, *own, state, record, epoch, first, last, data)
 
     def evaluate(
         self, leaves: Leaves, state: TrainState, record: EpochRecord, first: Number, last: Number,
@@ -225,7 +225,7 @@ def lowered(
     with in_float32():
         return Lowered(
             init=init_jit.lower(leaves, data),
-            steps=steps_jit.lower(leaves, state, record, number, number, number, data["train"]),
+            steps=steps_jit.lower(leaves, state, record, number, number, number, data),
             evaluate=evaluate_jit.lower(leaves, state, record, number, number, data),
             predict=predict_jit.lower(leaves, state, data) if predict else None,
         )
@@ -236,7 +236,7 @@ def stack(program: Program, task: Task, data: Arrays) -> dict[str, np.ndarray]:
     leaves = program.spec.leaves(program.trials)
     lengths = run_steps(program, task, data)
     if len(lengths) > 1:
-        examples = step.count(data["train"])
+        examples = step.training_examples(data)
         own = [lengths.index(_run_steps(trial, examples)) for trial in program.trials]
         leaves[RUN_STEPS] = np.array(own, np.int32)
     return leaves
@@ -262,9 +262,9 @@ class RunningProgram:
     def __init__(self, program: Program, task: Task, mesh: Mesh, data: Arrays) -> None:
         """Nothing is compiled yet; `data` is what `place` returns."""
         self.program, self.task, self.mesh, self.data = program, task, mesh, data
-        examples = step.count(data["train"])
+        examples = step.training_examples(data)
         self.steps = step.steps_per_epoch(examples, program.smallest_batch)
-        evaluated = step.count(data["evaluation"]["examples"])
+        evaluated = step.evaluated_examples(data)
         size = step.evaluation_batch_size(task, evaluated)
         self.batches = step.steps_per_epoch(evaluated, size)
         self.epoch = self.step = self.batch = 0  # epochs finished, and how far the next one is
@@ -325,7 +325,7 @@ class RunningProgram:
             done = min(most, self.steps - self.step)
             epoch, first, last = self._numbers(self.epoch, self.step, self.step + done)
             self.state, self.record = self.compiled.steps(
-                self.leaves, self.state, self.record, epoch, first, last, self.data["train"]
+                self.leaves, self.state, self.record, epoch, first, last, self.data
             )
             self.step += done
         else:

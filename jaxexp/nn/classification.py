@@ -97,6 +97,11 @@ class MLPClassification(Task):
                 f"{type(self).__name__} trains MLPTrial, not {type(trial).__name__}: give a task "
                 "that trains your trials"
             )
+        if data.folds is not None and trial.features == "standardised":
+            raise UserError(
+                "features='standardised': mean and standard deviation would be those of all "
+                "folds, the ones to validate on among them; expected 'raw' where there are folds"
+            )
 
     def module(self, trial: Trial, *, train: bool = False) -> MLP:
         """The Flax module of a trial."""
@@ -175,7 +180,7 @@ class MLPClassification(Task):
         assert self.classes is not None, "bind the task to data"
         return Inspection(
             cost(trial, len(self.mean), self.classes),
-            frozenset(trial.fields()) - {"epochs", "batch_size"},
+            frozenset(trial.fields()) - {"epochs", "batch_size", "fold"},
         )
 
 

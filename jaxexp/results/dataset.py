@@ -64,7 +64,7 @@ def to_dataset(
         return (*axes, *dims), stacked.reshape(sweep.shape + stacked.shape[1:]), attrs
 
     epochs = [len(record.running["loss"]) for record in own]
-    splits = list(data.splits)
+    splits = list(data.counts)
     described = {"loss": {"direction": "lower", "units": task.loss_unit}} | {
         name: {"direction": str(metric.direction), "units": metric.unit}
         for name, metric in task.metrics.items()
@@ -141,7 +141,7 @@ def _pad(values: list[np.ndarray]) -> np.ndarray:
 
 def coordinates(sweep: Sweep, dataset: xr.Dataset, data: Data) -> dict[str, object]:
     """Of every dimension of the results: values of hyperparameters, epochs, splits and so on."""
-    coordinates: dict[str, object] = {"split": list(data.splits)}
+    coordinates: dict[str, object] = {"split": list(data.counts)}
     for dim, (names, points) in sweep.dims.items():
         for name, values in zip(names, zip(*points, strict=True), strict=True):
             plain = all(isinstance(value, bool | int | float | str) for value in values)
@@ -232,7 +232,7 @@ def external_results(
     1.0
     """
     task, data = problem
-    for split in data.splits:
+    for split in data.counts:
         for name in ("loss", *task.metrics):
             if name not in metrics.get(split, {}):
                 raise UserError(f"metrics: no {name!r} of {split!r}, expected one number for it")

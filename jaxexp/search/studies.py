@@ -186,9 +186,9 @@ def _metrics(study: "op.Study", task: Task, metric: str | Sequence[str]) -> tupl
 
 def _split(data: Data, split: str | None) -> str:
     if split is None:
-        return "validation" if "validation" in data.splits else "train"
-    if split not in data.splits:
-        raise UserError(f"split={split!r}: expected one of {', '.join(data.splits)}")
+        return "validation" if "validation" in data.counts else "train"
+    if split not in data.counts:
+        raise UserError(f"split={split!r}: expected one of {', '.join(data.counts)}")
     return split
 
 

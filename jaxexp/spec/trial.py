@@ -185,6 +185,7 @@ class Trial:
     momentum: float = traced(0.0, at_least=0, below=1)  # of sgd
     weight_decay: float = traced(0.0, at_least=0)  # of adamw
     seed: int = traced(0, at_least=0, below=2**31)
+    fold: int = traced(0, at_least=0)  # of data with folds: which of them it trains on
 
     if not typing.TYPE_CHECKING:  # for which the signature is that of `__init__`
         __signature__ = _SignatureOfInit()
@@ -211,6 +212,8 @@ class Trial:
     def id(self) -> str:
         """Sixteen hexadecimal digits that name the content: equal trials have equal ids."""
         content = {name: _plain(value) for name, value in self.values().items()}
+        if not self.fold:  # ids of trials from before there were folds
+            del content["fold"]
         return digest(json.dumps([type(self).__name__, content], sort_keys=True))
 
     def replace(self, **values: object) -> Self:
@@ -262,6 +265,7 @@ ENGINE = {
     "epochs": {(int, Kind.LENGTH)},
     "batch_size": {(int, Kind.SIZE), (int, Kind.STATIC)},
     "seed": {(int, Kind.TRACED), (int, Kind.STATIC)},
+    "fold": {(int, Kind.TRACED)},
 }
 OPTIMIZER = ("learning_rate", "momentum", "weight_decay")
 SMALLEST, LARGEST = 2.0**-126, 2.0**128 - 2.0**104  # of float32, subnormal numbers left out

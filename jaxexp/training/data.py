@@ -69,6 +69,9 @@ class Data:
         classes: the names of the classes 0 to C - 1, or None if the targets are no classes.
         features: the names of the columns of `x`, or None.
         extra: named trees of arrays of any shape, placed on devices beside the examples.
+        folds: None; or by split, (F, M) int32, rows of `train` for each of F folds, -1 at the end
+            of shorter ones: "train", those that a trial of `Trial.fold` trains on, and
+            "validation" or "test", those it is evaluated on. `jaxexp.folds` makes them.
         coords: name -> (dimensions, array), coordinates of the dataset of results.
         attrs: attributes of the dataset of results; `attrs["data"]` says in one line where the
             data are from.
@@ -89,6 +92,7 @@ class Data:
     classes: tuple[str, ...] | None = None
     features: tuple[str, ...] | None = None
     extra: Mapping[str, PyTree] = field(default_factory=dict)
+    folds: Mapping[str, np.ndarray] | None = None
     coords: Mapping[str, Coordinate] = field(default_factory=dict)
     attrs: Attributes = field(default_factory=dict)
 
@@ -103,8 +107,8 @@ class Data:
         for name, least in (("classes", 2), ("features", 1)):
             if getattr(self, name) is not None:
                 put(name, checked_names(name, getattr(self, name), least))
-        for name in set(self.extra) & set(SPLITS):
-            raise UserError(f"extra: {name!r} is the name of a split, expected another name")
+        for name in set(self.extra) & {*SPLITS, "folds", "evaluation"}:
+            raise UserError(f"extra: {name!r} stands for something else, expected another name")
         for name, coordinate in self.coords.items():
             check_coordinate(name, coordinate)
 
@@ -118,6 +122,8 @@ class Data:
                     check_alike(name, getattr(self, name), self.train)
                 if isinstance(split, Examples):
                     self._check_examples(name, getattr(self, name))
+        if self.folds is not None:
+            put("folds", self._checked_folds())
         put(
             "extra",
             {
@@ -126,9 +132,50 @@ class Data:
             },
         )
 
+    def _checked_folds(self) -> dict[str, np.ndarray]:
+        """As int32, read-only; no row twice in a fold, and none to train on and evaluate."""
+        given, n = self.folds, row_count(self.train)
+        if not isinstance(given, Mapping) or "train" not in given or not set(given) <= set(SPLITS):
+            raise UserError(
+                'folds: expected a dict of "train", and of "validation" or "test", with the rows '
+                "of each fold"
+            )
+        made: dict[str, np.ndarray] = {}
+        for name in (name for name in SPLITS if name in given):
+            if name != "train" and getattr(self, name) is not None:
+                raise UserError(f"folds: {name!r} is a split of its own already")
+            rows = np.asarray(given[name])
+            if rows.ndim != 2 or rows.dtype.kind not in "iu" or 0 in rows.shape:
+                raise UserError(
+                    f"folds[{name!r}]: {rows.dtype} of the shape {rows.shape}, expected whole "
+                    "numbers (folds, rows)"
+                )
+            if (rows >= n).any() or (rows < -1).any():
+                raise UserError(f"folds[{name!r}]: expected rows of train, 0 to {n - 1}, or -1")
+            made[name] = rows.astype(np.int32)
+            made[name].setflags(write=False)
+        if len({len(rows) for rows in made.values()}) > 1:
+            raise UserError("folds: expected as many folds of each split")
+        for fold, own in enumerate(zip(*made.values(), strict=True)):
+            for name, row in zip(made, own, strict=True):
+                if (np.diff((row < 0).astype(int)) < 0).any() or row[0] < 0:
+                    raise UserError(
+                        f"folds[{name!r}], fold {fold}: expected a row at least, and -1 at the end"
+                    )
+            rows = np.concatenate([row[row >= 0] for row in own])
+            if (twice := np.flatnonzero(np.bincount(rows) > 1)).size:
+                raise UserError(f"folds, fold {fold}: row {twice[0]} twice, expected once at most")
+        return made
+
+    @property
+    def n_folds(self) -> int:
+        """How many folds there are; 0 without."""
+        return 0 if self.folds is None else len(self.folds["train"])
+
     def __repr__(self) -> str:
         """In one line, without the numbers."""
         parts = [f"{name}: {count(n, 'example')}" for name, n in self.counts.items()]
+        parts += [count(self.n_folds, "fold")] if self.folds is not None else []
         parts += [count(len(self.features), "feature")] if self.features else []
         parts += [count(len(self.classes), "class", "classes")] if self.classes else []
         return f"Data({', '.join(parts + list(self.extra))})"
@@ -154,12 +201,15 @@ class Data:
 
     @property
     def counts(self) -> dict[str, int]:
-        """The number of examples N of each split."""
-        return {name: row_count(split) for name, split in self.splits.items()}
+        """The number of examples N of each split; with folds, of the longest."""
+        counts = {name: row_count(split) for name, split in self.splits.items()}
+        counts |= {name: rows.shape[1] for name, rows in (self.folds or {}).items()}
+        return {name: counts[name] for name in SPLITS if name in counts}
 
     def arrays(self) -> dict[str, PyTree]:
-        """The splits that exist and the extras, by name: what devices hold and tasks are given."""
-        return self.splits | dict(self.extra)
+        """The splits that exist, extras and folds, by name: what devices hold, and tasks get."""
+        folds = {} if self.folds is None else {"folds": dict(self.folds)}
+        return self.splits | dict(self.extra) | folds
 
     @property
     def nbytes(self) -> int:

@@ -67,11 +67,11 @@ def init(
     variables = task.init(trial, jax.random.key(trial.seed), data)
     optimizer = _optimizer(task, trial, run_steps)
     started = TrainState(variables, optimizer.init(variables.params))
-    steps = steps_per_epoch(count(data["train"]), smallest(trial.batch_size))
+    steps = steps_per_epoch(training_examples(data), smallest(trial.batch_size))
 
     def sums_and_norms(variables: Variables, examples: Batch) -> tuple[Sums, Array, Array | None]:
         size = largest(trial.batch_size)
-        batch, mask_B = _take(examples, jnp.uint32(0), size, size, lambda index: index)
+        batch, mask_B = _take(examples, size, jnp.uint32(0), size, size, lambda index: index)
         rng = jax.random.key(0)
         outputs = task.apply(trial, variables, batch, rng=rng, mask=mask_B, train=True)
         check_outputs(task, outputs, size, variables.state)
@@ -83,7 +83,7 @@ def init(
     empty = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), sums)
     return started, EpochRecord(
         step_loss_S=jnp.zeros(steps),
-        step_weight_S=None if weight_B is None else jnp.zeros(steps),
+        step_weight_S=None if weight_B is None and "folds" not in data else jnp.zeros(steps),
         running={name: own for name, own in empty.items() if name != "loss"},
         norms_L=jnp.zeros(norms_L.shape) if gradient_norms else None,
         splits=dict.fromkeys(data["evaluation"]["members"], empty),
@@ -125,7 +125,7 @@ def steps_per_epoch(n: int, batch_size: int | Array) -> int | Array:
 
 def train_steps(
     task: Task, trial: Trial, run_steps: Steps, state: TrainState, record: EpochRecord,
-    epoch: int | Array, first: Traced, last: Traced, examples: Batch,
+    epoch: int | Array, first: Traced, last: Traced, data: Arrays,
 ) -> tuple[TrainState, EpochRecord]:  # fmt: skip
     """Steps `first` to `last` (from 0, `last` not included) of an epoch (from 0).
 
@@ -133,14 +133,16 @@ def train_steps(
     it is cut into calls, the results have the same bits. Where the program pads the batch size, a
     trial of few steps stands still once they are over.
     """
-    n, batch_size, size = count(examples), value(trial.batch_size), largest(trial.batch_size)
+    examples, n = data["train"], training_examples(data)
+    batch_size, size = value(trial.batch_size), largest(trial.batch_size)
     steps = steps_per_epoch(n, batch_size)
-    order = permutation(n, trial.seed, epoch)
+    order = _in_fold(trial, data, permutation(n, trial.seed, epoch))
     word = mix(jnp.asarray(epoch, jnp.uint32) ^ mix(jnp.asarray(trial.seed, jnp.uint32)))
 
     def step(i: Array, carry: tuple[TrainState, EpochRecord]) -> tuple[TrainState, EpochRecord]:
         state, record = carry
-        batch, mask_B = _take(examples, first_example(i, n, batch_size), batch_size, size, order)
+        start = first_example(i, n, batch_size)
+        batch, mask_B = _take(examples, n, start, batch_size, size, order, holes="folds" in data)
         rng = step_key(word, i)
         new, outputs, loss, grads = train_step(task, trial, run_steps, state, batch, mask_B, rng)
         norms, active = record.norms_L, i < steps
@@ -189,13 +191,23 @@ def evaluate(
 ) -> EpochRecord:  # fmt: skip
     """Batches `first` to `last` (not included) of the examples to evaluate, in evaluation mode."""
     examples, members = data["evaluation"]["examples"], data["evaluation"]["members"]
-    size = evaluation_batch_size(task, count(examples))
+    n = evaluated_examples(data)
+    size = evaluation_batch_size(task, n)
+    rows_M = data["evaluation"]["rows"][trial.fold] if "folds" in data else None
+    examples = data["train"] if examples is None else examples
 
     def batch_sums(i: Array, splits: dict[str, Sums]) -> dict[str, Sums]:
         start = i.astype(jnp.uint32) * jnp.uint32(size)
-        (batch, member_B), mask_B = _take(
-            (examples, members), start, size, size, lambda index: index
-        )
+        if rows_M is None:
+            (batch, member_B), mask_B = _take(
+                (examples, members), n, start, size, size, lambda index: index
+            )
+        else:
+            own = {split: member_FxM[trial.fold] for split, member_FxM in members.items()}
+            member_B, _ = _take(own, n, start, size, size, lambda index: index)
+            batch, mask_B = _take(
+                examples, n, start, size, size, lambda index: rows_M[index], holes=True
+            )
         rng = jax.random.key(0)
         outputs = task.apply(trial, state.variables, batch, rng=rng, mask=mask_B, train=False)
         check_outputs(task, outputs, size)
@@ -219,8 +231,11 @@ def with_evaluation(data: Data) -> dict[str, PyTree]:
     """The arrays of a run: those of the data, and as one loop wants them, the examples to evaluate.
 
     They are a sample of the training examples, fixed once for all, and every other split;
-    "members" says of each split which of the examples belong to it, (N,).
+    "members" says of each split which of the examples belong to it, (N,). Where a trial trains on
+    one of F folds, they are M "rows" of it, (F, M), and so are the "members".
     """
+    if data.folds is not None:
+        return _with_folds(data)
     index_K = train_sample(data.counts["train"])
     parts = {**data.splits, "train": jax.tree.map(lambda a: np.asarray(a)[index_K], data.train)}
     ends = dict(zip(parts, np.cumsum([count(part) for part in parts.values()]), strict=True))
@@ -236,6 +251,56 @@ def with_evaluation(data: Data) -> dict[str, PyTree]:
             },
         },
     }
+
+
+def _with_folds(data: Data) -> dict[str, PyTree]:
+    """The same, where rows of the training examples are those of folds."""
+    assert data.folds is not None
+    parts = {**data.folds, "train": data.folds["train"][:, train_sample(data.counts["train"])]}
+    examples, n = None, count(data.train)
+    for split, own in data.splits.items():
+        if split != "train":  # a part of their own, the same for all folds
+            rows_N = n + np.arange(count(own))
+            parts[split] = np.tile(rows_N.astype(np.int32), (data.n_folds, 1))
+            examples = jax.tree.map(
+                lambda *a: np.concatenate(a), data.train if examples is None else examples, own
+            )
+            n += count(own)
+    of_M = np.concatenate([[split] * rows.shape[1] for split, rows in parts.items()])
+    rows_FxM = np.concatenate(list(parts.values()), axis=1)
+    return {
+        "train": data.train,
+        "folds": dict(data.folds),
+        **data.extra,
+        "evaluation": {
+            "examples": examples,
+            "rows": rows_FxM,
+            "members": {split: (of_M == split) & (rows_FxM >= 0) for split in parts},
+        },
+    }
+
+
+def training_examples(data: Arrays) -> int:
+    """How many examples an epoch of a trial goes through: all, or those of the longest fold."""
+    n: int = data["folds"]["train"].shape[1] if "folds" in data else count(data["train"])
+    return n
+
+
+def evaluated_examples(data: Arrays) -> int:
+    """How many examples are evaluated of each trial."""
+    evaluation = data["evaluation"]
+    n: int = evaluation["rows"].shape[1] if "folds" in data else count(evaluation["examples"])
+    return n
+
+
+def _in_fold(
+    trial: Trial, data: Arrays, order: Callable[[Array], Array]
+) -> Callable[[Array], Array]:
+    """An order of places in the trial's fold as one of rows; -1 where the fold is shorter."""
+    if "folds" not in data:
+        return order
+    rows_FxN = jnp.asarray(data["folds"]["train"])
+    return lambda index: rows_FxN[trial.fold, order(index)]
 
 
 def train_sample(n: int) -> np.ndarray:
@@ -334,19 +399,25 @@ def _weights(task: Task, batch: Batch, mask_B: Array) -> Array:
 
 
 def _take(
-    examples: Batch, start: Array, length: int | Array, size: int, order: Callable[[Array], Array]
-) -> tuple[Batch, Array]:
-    """`size` examples of an order, and their mask: False past `length` or the last."""
-    n = count(examples)
+    examples: Batch, n: int, start: Array, length: int | Array, size: int,
+    order: Callable[[Array], Array], *, holes: bool = False,
+) -> tuple[Batch, Array]:  # fmt: skip
+    """`size` examples of an order of n, and their mask: False past `length` or the last.
+
+    With `holes`, the order may lead to no row, -1, where it is False, too.
+    """
     offset_B = jnp.arange(size, dtype=jnp.uint32)
     position_B = start + offset_B
-    index_B = order(jnp.minimum(position_B, jnp.uint32(n - 1)))
+    row_B = order(jnp.minimum(position_B, jnp.uint32(n - 1)))
+    index_B = jnp.maximum(row_B, 0) if holes else row_B
 
     def rows(a: ArrayLike) -> Array:
         return jnp.asarray(a).at[index_B].get(mode="promise_in_bounds")
 
     length = jnp.asarray(length).astype(jnp.uint32)
     mask_B = (position_B < jnp.uint32(n)) & (offset_B < length)
+    if holes:
+        mask_B &= row_B >= 0
     return jax.tree.map(rows, examples), mask_B
 
 

@@ -1,0 +1,131 @@
+"""Cross-validation: a trial on a fold of the data is the trial on the rows of that fold alone."""
+
+import numpy as np
+import pytest
+
+import jaxexp as jx
+from jaxexp.training.data import Data, Examples
+
+BASE = jx.MLPTrial(epochs=3, depth=2, width=8, batch_size=16, learning_rate=0.01)
+
+
+def blobs(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    y_N = rng.integers(0, 3, n)
+    return (rng.normal(size=(n, 4)) + y_N[:, None]).astype(np.float32), y_N.astype(np.int32)
+
+
+def splits_of(n: int, folds: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    of_N = np.random.default_rng(1).permutation(n) % folds
+    return [(np.flatnonzero(of_N != i), np.flatnonzero(of_N == i)) for i in range(folds)]
+
+
+def test_a_fold_trains_and_validates_as_its_rows_alone():
+    x, y = blobs(120)
+    splits = splits_of(120, 4)  # 90 and 30 rows each
+    folded = jx.folds(jx.arrays(x, y, validation=None), splits)
+    axes = {"width": [4, 8], "batch_size": [16, 30], "fold": range(4)}
+    found = jx.run(jx.Sweep(BASE, axes), data=folded, progress=False, programs="one")
+    for fold, (train, validation) in enumerate(splits):
+        own = jx.arrays(x[train], y[train], validation=(x[validation], y[validation]))
+        alone_axes = {name: axes[name] for name in ("width", "batch_size")}
+        alone = jx.run(jx.Sweep(BASE, alone_axes), data=own, progress=False, programs="exact")
+        for name in ("loss", "accuracy", "step_loss", "running_loss"):
+            np.testing.assert_allclose(
+                found[name].sel(fold=fold).values, alone[name].values, rtol=2e-5, atol=2e-6
+            )
+
+
+def test_folds_of_unequal_size_use_each_row_once_and_evaluate_what_is_left():
+    x, y = blobs(61)
+    splits = splits_of(61, 4)
+    folded = jx.folds(jx.arrays(x, y, validation=None), splits)
+    assert folded.counts == {"train": 46, "validation": 16}
+    still = jx.Sweep(BASE.replace(optimizer="sgd", learning_rate=1e-30), {"fold": range(4)})
+    found = jx.run(still, data=folded, progress=False)
+    assert (found["steps_per_epoch"] == 3).all() if "steps_per_epoch" in found.dataset else True
+    for fold, (train, validation) in enumerate(splits):
+        trial = found.trial(fold=fold)
+        for name, rows in (("train", train), ("validation", validation)):
+            logits = found.task.predict(trial.trial, trial.variables, x[rows])
+            loss = -np.log(np.exp(logits) / np.exp(logits).sum(1, keepdims=True))
+            wanted = loss[np.arange(len(rows)), y[rows]].mean()
+            last = trial.curves["loss"].sel(split=name).values[-1]
+            np.testing.assert_allclose(last, wanted, rtol=1e-5)
+            if name == "train":  # parameters stand still: the mean over the epoch's steps
+                np.testing.assert_allclose(trial.curves["running_loss"][-1], wanted, rtol=1e-5)
+
+
+def test_a_test_split_is_the_same_for_all_folds():
+    x, y = blobs(100)
+    data = jx.arrays(x[:80], y[:80], validation=None, test=(x[80:], y[80:]))
+    folded = jx.folds(data, 4)
+    assert folded.counts == {"train": 60, "validation": 20, "test": 20}
+    found = jx.run(jx.Sweep(BASE, {"fold": range(4)}), data=folded, progress=False)
+    for fold in range(4):
+        trial = found.trial(fold=fold)
+        right = np.mean(found.predict(x[80:], trial) == y[80:])
+        measured = trial.curves["accuracy"].sel(split="test").values[-1]
+        np.testing.assert_allclose(measured, right, rtol=1e-6)
+
+
+def test_drawn_folds_hold_every_class_evenly():
+    x, y = blobs(103)
+    folded = jx.folds(jx.arrays(x, y, validation=None), 5, seed=3)
+    every = np.concatenate([row[row >= 0] for row in folded.folds["validation"]])
+    np.testing.assert_array_equal(np.sort(every), np.arange(103))
+    for label in range(3):
+        counts = [(y[row[row >= 0]] == label).sum() for row in folded.folds["validation"]]
+        assert max(counts) - min(counts) <= 1
+    for train, validation in zip(*folded.folds.values(), strict=True):
+        assert not set(train) - {-1} & set(validation) - {-1}
+
+
+@pytest.mark.parametrize(
+    ("folds", "said"),
+    [
+        (1, "folds=1: expected at least 2"),
+        (30, "folds=30: there are 2[0-9] examples of label"),
+        ("abc", "folds='abc': expected how many, or pairs"),
+        ([], "at least one pair"),
+        ([(np.arange(3), [])], r"folds\[0\]: expected numbers of rows"),
+        ([(np.arange(3), np.arange(2, 5))], "fold 0: row 2 twice"),
+        ([(np.arange(3), np.array([99]))], "expected rows of train, 0 to 79"),
+        ([np.arange(3)], r"folds\[0\]: expected a pair"),
+    ],
+)
+def test_folds_that_cannot_be_are_refused(folds, said):
+    x, y = blobs(80)
+    with pytest.raises(jx.UserError, match=said):
+        jx.folds(jx.arrays(x, y, validation=None), folds)
+
+
+def test_folds_where_they_do_not_belong_are_refused():
+    x, y = blobs(80)
+    plain = jx.arrays(x, y, validation=None)
+    folded = jx.folds(plain, 4)
+    with pytest.raises(jx.UserError, match="has a validation split already"):
+        jx.folds(jx.arrays(x, y), 4)
+    with pytest.raises(jx.UserError, match="has folds already"):
+        jx.folds(folded, 4)
+    with pytest.raises(jx.UserError, match="fold=4: expected a number below 4"):
+        jx.plan(jx.Sweep(BASE, {"fold": range(5)}), data=folded)
+    with pytest.raises(jx.UserError, match="fold is set to 0 or 1, but .* never reads it"):
+        jx.plan(jx.Sweep(BASE, {"fold": range(2)}), data=plain)
+    with pytest.raises(jx.UserError, match="mean and standard deviation would be those of all"):
+        jx.plan(jx.Sweep(BASE.replace(features="standardised")), data=folded)
+    with pytest.raises(jx.UserError, match="'validation' is a split of its own"):
+        Data(Examples(x, y), validation=Examples(x, y), folds=folded.folds)
+
+
+def test_a_run_on_folds_resumes_with_the_same_bits(tmp_path):
+    x, y = blobs(61)
+    folded = jx.folds(jx.arrays(x, y, validation=None), 4)
+    sweep = jx.Sweep(BASE, {"fold": range(4), "seed": range(2)})
+    rule = jx.EarlyStopping("accuracy", patience=1)
+    whole = jx.run(sweep, data=folded, progress=False, stopping=rule)
+    again = jx.run(sweep, data=folded, progress=False, stopping=rule, checkpoint_dir=tmp_path)
+    np.testing.assert_array_equal(whole["loss"].values, again["loss"].values)
+    with pytest.raises(jx.UserError, match="checkpoints of another run: data was"):
+        other = jx.folds(jx.arrays(x, y, validation=None), 4, seed=1)
+        jx.run(sweep, data=other, progress=False, stopping=rule, checkpoint_dir=tmp_path)
