@@ -43,7 +43,7 @@ def test_folds_of_unequal_size_use_each_row_once_and_evaluate_what_is_left():
     assert folded.counts == {"train": 46, "validation": 16}
     still = jx.Sweep(BASE.replace(optimizer="sgd", learning_rate=1e-30), {"fold": range(4)})
     found = jx.run(still, data=folded, progress=False)
-    assert (found["steps_per_epoch"] == 3).all() if "steps_per_epoch" in found.dataset else True
+    assert (found["steps_per_epoch"] == 3).all()
     for fold, (train, validation) in enumerate(splits):
         trial = found.trial(fold=fold)
         for name, rows in (("train", train), ("validation", validation)):
@@ -110,7 +110,7 @@ def test_folds_where_they_do_not_belong_are_refused():
         jx.folds(folded, 4)
     with pytest.raises(jx.UserError, match="fold=4: expected a number below 4"):
         jx.plan(jx.Sweep(BASE, {"fold": range(5)}), data=folded)
-    with pytest.raises(jx.UserError, match="fold is set to 0 or 1, but .* never reads it"):
+    with pytest.raises(jx.UserError, match="fold is set to 0 or 1, but"):
         jx.plan(jx.Sweep(BASE, {"fold": range(2)}), data=plain)
     with pytest.raises(jx.UserError, match="mean and standard deviation would be those of all"):
         jx.plan(jx.Sweep(BASE.replace(features="standardised")), data=folded)
@@ -118,7 +118,7 @@ def test_folds_where_they_do_not_belong_are_refused():
         Data(Examples(x, y), validation=Examples(x, y), folds=folded.folds)
 
 
-def test_a_run_on_folds_resumes_with_the_same_bits(tmp_path):
+def test_a_run_on_folds_ends_early_and_keeps_checkpoints_of_its_folds(tmp_path):
     x, y = blobs(61)
     folded = jx.folds(jx.arrays(x, y, validation=None), 4)
     sweep = jx.Sweep(BASE, {"fold": range(4), "seed": range(2)})
@@ -126,6 +126,6 @@ def test_a_run_on_folds_resumes_with_the_same_bits(tmp_path):
     whole = jx.run(sweep, data=folded, progress=False, stopping=rule)
     again = jx.run(sweep, data=folded, progress=False, stopping=rule, checkpoint_dir=tmp_path)
     np.testing.assert_array_equal(whole["loss"].values, again["loss"].values)
+    other = jx.folds(jx.arrays(x, y, validation=None), 4, seed=1)
     with pytest.raises(jx.UserError, match="checkpoints of another run: data was"):
-        other = jx.folds(jx.arrays(x, y, validation=None), 4, seed=1)
         jx.run(sweep, data=other, progress=False, stopping=rule, checkpoint_dir=tmp_path)

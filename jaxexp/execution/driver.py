@@ -34,7 +34,7 @@ def check(trials: Sequence[Trial], task: Task, data: Data) -> None:
             )
         if data.folds is not None and not trial.fold < data.n_folds:
             raise UserError(
-                f"fold={trial.fold}: expected a number below {data.n_folds}, of the folds of the data"
+                f"fold={trial.fold}: expected a number below {data.n_folds}, as the data have folds"
             )
         holes = data.folds is not None and bool((data.folds["train"] < 0).any())
         if (examples % trial.batch_size or holes) and not task.uses_mask(trial, data):

@@ -92,7 +92,7 @@ class Data:
     classes: tuple[str, ...] | None = None
     features: tuple[str, ...] | None = None
     extra: Mapping[str, PyTree] = field(default_factory=dict)
-    folds: Mapping[str, np.ndarray] | None = None
+    folds: PyTree = None
     coords: Mapping[str, Coordinate] = field(default_factory=dict)
     attrs: Attributes = field(default_factory=dict)
 
