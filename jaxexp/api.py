@@ -474,7 +474,7 @@ class _Inspector:
 
     def workload(self, trials: Sequence[Trial]) -> Workload:
         data, counts = self.data, self.data.counts
-        sample = len(step.train_sample(counts["train"]))
+        sample = len(step.train_sample(data))
         evaluated = sample + sum(n for split, n in counts.items() if split != "train")
         train_bytes = sum(a.nbytes for a in jax.tree.leaves(data.train))
         # What is evaluated of the training examples is a copy, or rows of each fold.

@@ -28,6 +28,7 @@ FOLDERS = [
     "report",
     "api",
     "search",
+    "sklearn",
     "cli",
 ]
 CLIENTS = [*(PACKAGE / "reproduce").rglob("*.py"), *(ROOT / "sweeps").rglob("*.py")]

@@ -143,16 +143,23 @@ def test_nan_in_one_split_does_not_leak_into_another():
 
 def test_of_many_training_examples_a_fixed_sample_is_evaluated():
     for n, size in ((37, 37), (512, 512), (600, 512), (10_000, 3_000), (1_000_000, 10_000)):
-        sample_K = step.train_sample(n)
+        data = Data(np.arange(n, dtype=np.int32))
+        sample_K = step.train_sample(data)
         assert len(sample_K) == len(set(sample_K.tolist())) == size
-        np.testing.assert_array_equal(sample_K, step.train_sample(n))
+        np.testing.assert_array_equal(sample_K, step.train_sample(data))
         assert (np.diff(sample_K) > 0).all()
         assert sample_K[0] >= 0
         assert sample_K[-1] < n
     numbers_N = np.arange(1000, dtype=np.float32)
-    _, found = evaluated(Loss(), Trial(batch_size=10), Data(numbers_N, validation=numbers_N[:3]))
-    assert found["train"]["loss"] == pytest.approx(numbers_N[step.train_sample(1000)].mean())
-    assert found["validation"]["loss"] == 1
+    for asked, size in ((None, 512), (7, 7), (2000, 1000)):
+        data = Data(numbers_N, validation=numbers_N[:3], train_sample=asked)
+        _, found = evaluated(Loss(), Trial(batch_size=10), data)
+        sample_K = step.train_sample(data)
+        assert len(sample_K) == size
+        assert found["train"]["loss"] == pytest.approx(numbers_N[sample_K].mean())
+        assert found["validation"]["loss"] == 1
+    with pytest.raises(jx.UserError, match="train_sample=0: expected a whole number above 0"):
+        Data(numbers_N, train_sample=0)
 
 
 # Steps and examples are numbers of 32 bits: nothing here trains.

@@ -27,6 +27,7 @@ from jaxexp.training.shuffle import mix
 from jaxexp.training.trees import PyTree
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "identity": lambda x: x,
     "relu": nn.relu,
     "leaky_relu": nn.leaky_relu,
     "elu": nn.elu,
@@ -181,7 +182,7 @@ class MLP(nn.Module):
         trial = self.trial
         h_FxB, inputs = self._features(x_BxF.T)
         depth, count = value(trial.depth), largest(trial.depth)
-        widths_L = _for_each_layer(value(trial.width), count)
+        widths_L = for_each_layer(value(trial.width), count)
         words_L = mix(jnp.arange(count, dtype=jnp.uint32) ^ jnp.asarray(word, jnp.uint32))
         options: _Options = {
             "activation": trial.activation,
@@ -259,7 +260,7 @@ class MLP(nn.Module):
         )
 
 
-def _for_each_layer(widths: int | tuple[int, ...] | Array, count: int) -> Array:
+def for_each_layer(widths: int | tuple[int, ...] | Array, count: int) -> Array:
     """Units of `count` layers, from one number, or from one for each of the first of them."""
     widths_L = jnp.atleast_1d(jnp.asarray(widths))
     return jnp.pad(widths_L, (0, count - len(widths_L)), mode="edge")

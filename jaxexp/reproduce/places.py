@@ -2,7 +2,7 @@
 
 import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,7 +29,7 @@ def of(places: Places) -> jx.Problem:
     """The problem of a set of places, with a grid over their map for decision regions."""
     longitude, latitude = map_grid(places.train.x_Nx2)
     cells = np.stack(np.meshgrid(longitude, latitude), axis=-1)  # (latitude, longitude, 2)
-    splits = {
+    splits: dict[str, Any] = {
         name: jx.Examples(split.x_Nx2, split.y_N)
         for name, split in (
             ("train", places.train), ("validation", places.validation), ("test", places.test)

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -106,7 +107,7 @@ def _on_images(
 
 
 def _problem(
-    task: ImageTask | LinearTask, images: Images, splits: dict[str, jx.Examples],
+    task: ImageTask | LinearTask, images: Images, splits: dict[str, Any],
     attrs: Mapping[str, object], extra: Mapping[str, object] | None = None,
 ) -> jx.Problem:  # fmt: skip
     data = jx.Data(

@@ -160,7 +160,7 @@ def _attributes(
     base = {name: text(v) if _is_other(v) else v for name, v in sweep.base.values().items()}
     classes = {} if data.classes is None else {"classes": json.dumps(data.classes)}
     n = data.counts["train"]
-    sample = len(train_sample(n))
+    sample = len(train_sample(data))
     return {
         "data": "arrays",
         "data_fingerprint": data.attrs.get("data_fingerprint") or data.fingerprint,

@@ -210,11 +210,12 @@ def apply(
     """
     traced = _traced(trial)
     predict = _compiled_for(task, trial, {} if compiled is None else compiled)
-    n, size = len(jax.tree.leaves(x)[0]), task.evaluation_batch_size
+    n = len(jax.tree.leaves(x)[0])
+    size = min(task.evaluation_batch_size, 1 << (n - 1).bit_length())
     parts = []
     for start in range(0, n, size):
-        # The last batch is filled up, so that it compiles nothing new.
-        index_B = np.minimum(np.arange(start, start + min(size, n)), n - 1)
+        # Batches are filled up, and of few sizes, so that other numbers of inputs compile nothing.
+        index_B = np.minimum(np.arange(start, start + size), n - 1)
         with in_float32():
             made = predict(traced, variables, jax.tree.map(lambda a: a[index_B], x))  # noqa: B023
         parts.append(jax.tree.map(lambda a: np.asarray(a)[: n - start], made))  # noqa: B023

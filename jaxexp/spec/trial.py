@@ -278,7 +278,7 @@ ABBREVIATIONS = {
     "n_epochs": "epochs",
     "random_state": "seed",
 }
-ACTIVATIONS = ("relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid")
+ACTIVATIONS = ("relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid", "identity")
 FEATURES = ("raw", "standardised", "sines")  # inputs as they are, at unit scale, as sines
 
 

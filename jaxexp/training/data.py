@@ -24,6 +24,7 @@ from jaxexp.training.checks import (
     check_weight,
     checked_leaf,
     checked_names,
+    is_int,
     map_leaves,
     named_leaves,
     row_count,
@@ -72,6 +73,8 @@ class Data:
         folds: None; or by split, (F, M) int32, rows of `train` for each of F folds, -1 at the end
             of shorter ones: "train", those that a trial of `Trial.fold` trains on, and
             "validation" or "test", those it is evaluated on. `jaxexp.folds` makes them.
+        train_sample: how many of the training examples, always the same, are evaluated after every
+            epoch; if None all of 512, a third of more, and at most 10,000.
         coords: name -> (dimensions, array), coordinates of the dataset of results.
         attrs: attributes of the dataset of results; `attrs["data"]` says in one line where the
             data are from.
@@ -93,6 +96,7 @@ class Data:
     features: tuple[str, ...] | None = None
     extra: Mapping[str, PyTree] = field(default_factory=dict)
     folds: PyTree = None
+    train_sample: int | None = None
     coords: Mapping[str, Coordinate] = field(default_factory=dict)
     attrs: Attributes = field(default_factory=dict)
 
@@ -122,6 +126,9 @@ class Data:
                     check_alike(name, getattr(self, name), self.train)
                 if isinstance(split, Examples):
                     self._check_examples(name, getattr(self, name))
+        sample = self.train_sample
+        if sample is not None and not (is_int(sample) and sample >= 1):
+            raise UserError(f"train_sample={sample!r}: expected a whole number above 0, or None")
         if self.folds is not None:
             put("folds", self._checked_folds())
         put(
@@ -219,7 +226,9 @@ class Data:
     @property
     def fingerprint(self) -> str:
         """16 hex digits that are others where any number, dtype, shape or class name is another."""
-        sha256 = hashlib.sha256(repr((self.classes, structure_of(self.arrays()))).encode())
+        parts: tuple[object, ...] = self.classes, structure_of(self.arrays())
+        parts += () if self.train_sample is None else (self.train_sample,)
+        sha256 = hashlib.sha256(repr(parts).encode())
         for path, leaf in named_leaves(self.arrays()):
             sha256.update(repr((path, leaf.dtype.name, leaf.shape)).encode())
             rows = np.atleast_1d(leaf)

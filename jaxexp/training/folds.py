@@ -1,7 +1,7 @@
 """Cross-validation: folds of the training examples, each of which a trial may train on."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -57,7 +57,7 @@ def folds(data: Data, folds: int | Iterable[tuple[object, object]], *, seed: int
     else:
         of_N = _drawn(data, n, int(folds), seed)
         given = [(np.flatnonzero(of_N != i), np.flatnonzero(of_N == i)) for i in range(int(folds))]
-    train, validation = (_table([own[part] for own in given]) for part in (0, 1))
+    train, validation = (table([own[part] for own in given]) for part in (0, 1))
     return dataclasses.replace(data, folds={"train": train, "validation": validation})
 
 
@@ -95,8 +95,8 @@ def _drawn(data: Data, n: int, folds: int, seed: int) -> np.ndarray:
     return fold_N
 
 
-def _table(rows: list[np.ndarray]) -> np.ndarray:
-    """(F, M), -1 at the end of shorter ones."""
+def table(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """Rows of each fold as (F, M), -1 at the end of shorter ones."""
     made = np.full((len(rows), max(map(len, rows))), -1, np.int64)
     for own, row in zip(made, rows, strict=True):
         own[: len(row)] = row

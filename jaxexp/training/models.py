@@ -31,7 +31,7 @@ State: TypeAlias = "nnx.State[PyTree, PyTree]"
 def model_of(module: object) -> "SupervisedModel":
     """The model of what `supervised` is given as a module; UserError for what is none."""
     if isinstance(module, linen.Module):
-        return LinenModel(lambda trial: module)
+        return LinenModel(_TheSame(module))
     made = "expected a function of the trial that returns a Flax linen module, or of (trial, rngs)"
     made += " that returns an nnx module"
     if isinstance(module, nnx.Module):
@@ -40,6 +40,16 @@ def model_of(module: object) -> "SupervisedModel":
         raise UserError(f"module: the class {module.__name__} itself, {made}")
     make = checked_function("module", module, ("trial",), ("trial", "rngs"))
     return (NnxModel if arity(make) > 1 else LinenModel)(make)
+
+
+class _TheSame:
+    """Makes the same module of every trial; unlike a lambda, it can be pickled."""
+
+    def __init__(self, module: linen.Module) -> None:
+        self.module = module
+
+    def __call__(self, trial: Trial) -> linen.Module:
+        return self.module
 
 
 class SupervisedModel:

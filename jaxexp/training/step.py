@@ -236,7 +236,7 @@ def with_evaluation(data: Data) -> dict[str, PyTree]:
     """
     if data.folds is not None:
         return _with_folds(data)
-    index_K = train_sample(data.counts["train"])
+    index_K = train_sample(data)
     parts = {**data.splits, "train": jax.tree.map(lambda a: np.asarray(a)[index_K], data.train)}
     ends = dict(zip(parts, np.cumsum([count(part) for part in parts.values()]), strict=True))
     index_N = np.arange(ends[list(ends)[-1]])
@@ -256,7 +256,7 @@ def with_evaluation(data: Data) -> dict[str, PyTree]:
 def _with_folds(data: Data) -> dict[str, PyTree]:
     """The same, where rows of the training examples are those of folds."""
     assert data.folds is not None
-    parts = {**data.folds, "train": data.folds["train"][:, train_sample(data.counts["train"])]}
+    parts = {**data.folds, "train": data.folds["train"][:, train_sample(data)]}
     examples, n = None, count(data.train)
     for split, own in data.splits.items():
         if split != "train":  # a part of their own, the same for all folds
@@ -303,14 +303,16 @@ def _in_fold(
     return lambda index: rows_FxN[trial.fold, order(index)]
 
 
-def train_sample(n: int) -> np.ndarray:
+def train_sample(data: Data) -> np.ndarray:
     """The places of the training examples that are evaluated at the end of every epoch, sorted.
 
-    All of a few; a third of more, which takes about a tenth of the time of an epoch; and no more
-    than ten thousand.
+    As many as the data say, or else all of a few; a third of more, which takes about a tenth of the
+    time of an epoch; and no more than ten thousand.
     """
     least, share, most = TRAIN_SAMPLE
+    n = data.counts["train"]
     size = min(n, max(least, min(int(share * n), most)))
+    size = size if data.train_sample is None else min(n, data.train_sample)
     return np.sort(np.random.default_rng(0).permutation(n)[:size])
 
 

@@ -1,0 +1,324 @@
+"""What all estimators have in common: from X and y to a trained trial, and to predictions.
+
+Shapes: N examples, F features, C classes, K outputs.
+"""
+
+import dataclasses
+import functools
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import train_test_split
+from sklearn.utils import Tags, check_random_state
+from sklearn.utils.multiclass import check_classification_targets, unique_labels
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from jaxexp.api import run
+from jaxexp.base.errors import UserError
+from jaxexp.results.results import Predict, apply
+from jaxexp.sklearn.stopping import NoImprovement
+from jaxexp.spec.sweep import Sweep
+from jaxexp.spec.trial import Trial
+from jaxexp.training.arrays import arrays
+from jaxexp.training.data import Data
+from jaxexp.training.task import Task, Variables
+
+NOT_FINITE = (
+    "the loss is not finite any more: expected a lower learning rate, or inputs at unit scale "
+    "(StandardScaler)"
+)
+
+
+LEAST = 1  # of the training examples, whose curves nobody sees, that are evaluated
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """X and y, checked, as numbers to train on."""
+
+    X_NxF: np.ndarray
+    y: np.ndarray  # labels (N,) 0 to C - 1, or targets (N, K)
+    weight_N: np.ndarray | None
+    attributes: Mapping[str, Any]  # of the fitted estimator
+
+
+@dataclass(frozen=True)
+class Curve:
+    """How a trial went: (E,) each."""
+
+    loss_E: np.ndarray  # the mean over the epoch's steps
+    score_E: np.ndarray | None  # of the validation examples, where there are any
+
+
+class Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """An estimator whose `fit` trains one trial; subclasses say which trial and which task.
+
+    What a subclass is constructed from, it keeps in attributes of the same names, as scikit-learn
+    wants it. `tol`, `n_iter_no_change`, `early_stopping`, `validation_fraction`, `random_state` and
+    `verbose` are those of scikit-learn's networks.
+    """
+
+    tol: float | None
+    n_iter_no_change: int
+    early_stopping: bool
+    validation_fraction: float
+    random_state: Any
+    verbose: bool
+    # Parameters that are no hyperparameters of a trial: candidates that differ in them train apart.
+    apart = ("tol", "n_iter_no_change", "early_stopping", "validation_fraction", "verbose")
+    score_metric: str
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Train on X, (N, F), and y, (N,); examples may have weights, (N,).
+
+        Raises ValueError for parameters and data that cannot be, before anything is trained, and
+        for a loss that leaves the finite numbers.
+        """
+        self._check()
+        prepared = self._prepare(X, y, sample_weight)
+        seed = self._seeds(1)[0]
+        task, rule = self._make_task(prepared), self._rule()
+        try:
+            data = self._data(prepared, self._held_out(prepared, np.arange(len(prepared.y))))
+            trial = self._make_trial(data.counts["train"], seed)
+            results = run(Sweep(trial), task, data, stopping=rule, progress=self.verbose or False)
+        except UserError as error:
+            raise ValueError(str(error)) from error
+        found = results.trial()
+        score = found.curves[self.score_metric].values if self.early_stopping else None
+        curve = curve_of(
+            found.curves["running_loss"].values,
+            None if score is None else score[:, 1],
+            int(found.curves["epochs_trained"]),
+        )
+        if found.variables is None or not np.isfinite(curve.loss_E[-1]):
+            raise ValueError(NOT_FINITE)
+        self._adopt(prepared.attributes, results.task, found.trial, found.variables, curve)
+        if rule is not None and self.n_iter_ == trial.epochs and not self._converged(rule):
+            warnings.warn(
+                f"{trial.epochs} epochs are over, and the optimization has not converged yet",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+        return self
+
+    # What a subclass says
+
+    def _check(self) -> None:
+        """Raise ValueError for parameters that cannot be."""
+        if self.tol is not None and not (is_number(self.tol) and self.tol >= 0):
+            raise ValueError(f"tol={self.tol!r}: expected a number at least 0, or None")
+        if not is_whole(self.n_iter_no_change) or self.n_iter_no_change < 1:
+            raise ValueError(
+                f"n_iter_no_change={self.n_iter_no_change!r}: expected a whole number above 0"
+            )
+        for name in ("early_stopping", "verbose"):
+            if not isinstance(getattr(self, name), bool | np.bool_):
+                raise ValueError(f"{name}={getattr(self, name)!r}: expected True or False")
+        if not is_number(self.validation_fraction) or not 0 < self.validation_fraction < 1:
+            raise ValueError(
+                f"validation_fraction={self.validation_fraction!r}: expected a number between 0 "
+                "and 1"
+            )
+
+    def _make_trial(self, n: int, seed: int) -> Trial:
+        """The trial of these parameters, to be trained on n examples."""
+        raise NotImplementedError
+
+    def _make_task(self, prepared: Prepared) -> Task:
+        """What is trained."""
+        raise NotImplementedError
+
+    def _prepare(self, X: Any, y: Any, sample_weight: Any) -> Prepared:
+        """X, y and weights, checked; raises ValueError for what is not finite, dense numbers."""
+        raise NotImplementedError
+
+    # What the search needs, too
+
+    def _seeds(self, n: int) -> list[int]:
+        """Seeds of trials, as `random_state` says."""
+        drawn: list[int] = check_random_state(self.random_state).randint(2**31 - 1, size=n).tolist()
+        return drawn
+
+    def _rule(self) -> NoImprovement | None:
+        """When a trial ends before its last epoch."""
+        if self.early_stopping:
+            return NoImprovement(
+                self.score_metric, float(self.tol or 0), int(self.n_iter_no_change), True
+            )
+        if self.tol is None:
+            return None
+        return NoImprovement("running_loss", float(self.tol), int(self.n_iter_no_change))
+
+    def _held_out(
+        self, prepared: Prepared, rows: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Of these rows, those to train on, and those by which early stopping decides."""
+        if not self.early_stopping:
+            return rows, None
+        labels = prepared.y[rows] if prepared.y.dtype.kind in "iu" else None
+        rng = check_random_state(self.random_state)
+        train, validation = train_test_split(
+            rows, test_size=self.validation_fraction, stratify=labels, random_state=rng
+        )
+        return np.sort(train), np.sort(validation)
+
+    def _data(self, prepared: Prepared, rows: tuple[np.ndarray, np.ndarray | None]) -> Data:
+        """Of a split into examples to train on, and perhaps to validate on."""
+        train, validation = rows
+
+        def part(rows: np.ndarray) -> tuple[Any, ...]:
+            weights = () if prepared.weight_N is None else (prepared.weight_N[rows],)
+            return prepared.X_NxF[rows], prepared.y[rows], *weights
+
+        X, y, *weights = part(train)
+        own = None if validation is None else part(validation)
+        data = arrays(X, y, validation=own, weights=weights[0] if weights else None)
+        return dataclasses.replace(data, train_sample=LEAST)
+
+    def _adopt(
+        self, attributes: Mapping[str, Any], task: Task, trial: Trial, variables: Variables,
+        curve: Curve,
+    ) -> None:  # fmt: skip
+        """Become the estimator of this trial."""
+        for name, value in attributes.items():
+            setattr(self, name, value)
+        self.task_, self.trial_, self.variables_ = task, trial, variables
+        self.n_iter_ = len(curve.loss_E)
+        self.loss_curve_ = curve.loss_E.astype(float).tolist()
+        self.loss_, self.best_loss_ = self.loss_curve_[-1], min(self.loss_curve_)
+        self.validation_scores_ = self.best_validation_score_ = None
+        if curve.score_E is not None:
+            self.validation_scores_ = curve.score_E.astype(float).tolist()
+            self.best_validation_score_, self.best_loss_ = max(self.validation_scores_), None
+
+    def _converged(self, rule: NoImprovement) -> bool:
+        values = self.validation_scores_ if self.early_stopping else self.loss_curve_
+        return rule.converged(np.array(values) * (-1 if self.early_stopping else 1))
+
+    def _outputs(self, X: Any) -> np.ndarray:
+        """The network's outputs, (N, C) or (N, K), float64."""
+        check_is_fitted(self, "variables_")
+        X = validate_data(self, X, reset=False, dtype=np.float32, **self._input_options())
+        prediction, _ = apply(self.task_, self.trial_, self.variables_, X, _predictors(self.task_))
+        return np.asarray(prediction, np.float64)
+
+    def _input_options(self) -> dict[str, Any]:
+        return {"allow_nd": False}
+
+    def _inputs(self, X: Any, y: Any, **options: Any) -> tuple[np.ndarray, np.ndarray]:
+        made = validate_data(
+            self, X, y, dtype=[np.float64, np.float32], **self._input_options(), **options
+        )
+        x, y = made
+        return x, y
+
+    def _weights(self, sample_weight: Any, X: np.ndarray) -> np.ndarray | None:
+        if sample_weight is None:
+            return None
+        weight_N: np.ndarray = _check_sample_weight(sample_weight, X, ensure_non_negative=True)
+        return weight_N
+
+    def _fitted(self, attributes: dict[str, Any]) -> dict[str, Any]:
+        """With what `validate_data` has found out."""
+        names = ("n_features_in_", "feature_names_in_")
+        return attributes | {name: getattr(self, name) for name in names if hasattr(self, name)}
+
+
+class NetworkClassifier(ClassifierMixin, Network):  # type: ignore[misc]
+    """Classes as scikit-learn has them: any labels, `classes_`, `predict_proba`."""
+
+    score_metric = "accuracy"
+
+    def _prepare(self, X: Any, y: Any, sample_weight: Any) -> Prepared:
+        """With labels as numbers."""
+        x_NxF, y = self._inputs(X, y)
+        check_classification_targets(y)
+        classes = unique_labels(y)
+        if len(classes) < 2:
+            raise ValueError(f"y: 1 class ({classes[0]!r}), expected 2 classes at least")
+        label_N = np.searchsorted(classes, y).astype(np.int32)
+        weight_N = self._weights(sample_weight, x_NxF)
+        if weight_N is not None:
+            of_classes = np.bincount(label_N, weight_N, minlength=len(classes))
+            if np.count_nonzero(of_classes) < 2:
+                raise ValueError("sample_weight: 1 class has a weight above 0, expected 2 classes")
+        return Prepared(x_NxF, label_N, weight_N, self._fitted({"classes_": classes}))
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The most probable class of each example, (N,)."""
+        logits_NxC = self._logits(X)
+        predicted: np.ndarray = self.classes_[logits_NxC.argmax(1)]
+        return predicted
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """The probability of each class, (N, C), in the order of `classes_`."""
+        probability_NxC: np.ndarray = np.exp(self.predict_log_proba(X))
+        return probability_NxC
+
+    def predict_log_proba(self, X: Any) -> np.ndarray:
+        """The logarithms of the probabilities, (N, C)."""
+        logits_NxC = self._logits(X)
+        shifted_NxC = logits_NxC - logits_NxC.max(1, keepdims=True)
+        logs: np.ndarray = shifted_NxC - np.log(np.exp(shifted_NxC).sum(1, keepdims=True))
+        return logs
+
+    def _logits(self, X: Any) -> np.ndarray:
+        """(N, C); of a network with one output, that of class 0 is 0."""
+        logits = self._outputs(X)
+        if logits.ndim == 1 or logits.shape[1] == 1:
+            logits_N = logits.reshape(-1)
+            return np.stack([np.zeros_like(logits_N), logits_N], axis=1)
+        return logits
+
+
+class NetworkRegressor(RegressorMixin, Network):  # type: ignore[misc]
+    """One or several numbers for each example."""
+
+    score_metric = "r2"
+
+    def __sklearn_tags__(self) -> Tags:
+        """Several outputs, too."""
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
+    def _prepare(self, X: Any, y: Any, sample_weight: Any) -> Prepared:
+        """With targets (N, K)."""
+        x_NxF, y = self._inputs(X, y, multi_output=True, y_numeric=True)
+        attributes = self._fitted({"n_outputs_": 1 if y.ndim == 1 else y.shape[1]})
+        attributes["_one_output"] = y.ndim == 1
+        target_NxK = np.asarray(y, np.float64).reshape(len(y), -1)
+        return Prepared(x_NxF, target_NxK, self._weights(sample_weight, x_NxF), attributes)
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The prediction for each example: (N,), or (N, K) where y was."""
+        outputs_NxK = self._outputs(X)
+        outputs_NxK = outputs_NxK.reshape(len(outputs_NxK), -1)
+        return outputs_NxK[:, 0] if self._one_output else outputs_NxK
+
+
+def curve_of(loss_E: np.ndarray, score_E: np.ndarray | None, epochs: int) -> Curve:
+    """Of the epochs that a trial was trained."""
+    return Curve(loss_E[:epochs], None if score_E is None else score_E[:epochs])
+
+
+@functools.lru_cache(maxsize=32)
+def _predictors(task: Task) -> dict[Trial, Predict]:
+    """What is compiled to predict with this task, for all estimators that have it."""
+    return {}
+
+
+def is_number(value: object) -> bool:
+    """Whether it is a number, and no bool."""
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+
+
+def is_whole(value: object) -> bool:
+    """Whether it is a whole number, and no bool."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)

@@ -1,0 +1,207 @@
+"""Any Flax module as an estimator of scikit-learn.
+
+Shapes: N examples, C classes, K outputs, B examples of a batch.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen
+from jax import Array
+
+from jaxexp.base.errors import UserError
+from jaxexp.sklearn.base import Network, NetworkClassifier, NetworkRegressor, Prepared
+from jaxexp.spec.trial import Trial
+from jaxexp.training import metrics
+from jaxexp.training.models import Function, model_of
+from jaxexp.training.supervised import Optimizer, supervised
+from jaxexp.training.task import Task
+
+NESTED = "trial__"  # how names of hyperparameters begin, among the estimator's parameters
+
+
+class _Module(Network):
+    """What classifier and regressor have in common."""
+
+    module: Function | linen.Module
+    trial: Trial | None
+    loss: Callable[..., Array] | None
+    optimizer: Optimizer | None
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """All parameters; `deep` adds the trial's hyperparameters, as `trial__width`."""
+        own: dict[str, Any] = super().get_params(deep=deep)
+        if deep and isinstance(self._trial, Trial):
+            own |= {f"{NESTED}{name}": value for name, value in self._trial.values().items()}
+        return own
+
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters, hyperparameters among them; raises ValueError for unknown ones."""
+        nested = {n: params.pop(n) for n in [*params] if n.startswith(NESTED)}
+        super().set_params(**params)
+        if nested:
+            values = {name.removeprefix(NESTED): value for name, value in nested.items()}
+            try:
+                self.trial = self._trial.replace(**values)
+            except UserError as error:
+                raise ValueError(str(error)) from error
+        return self
+
+    def _check(self) -> None:
+        """Raise ValueError for parameters that cannot be."""
+        super()._check()
+        if not isinstance(self._trial, Trial):
+            raise ValueError(f"trial={self.trial!r}: expected a jaxexp.Trial, or None")
+        for name, instead in (("seed", "random_state"), ("fold", "VectorizedSearchCV(cv=…)")):
+            if own := getattr(self._trial, name):
+                raise ValueError(f"trial.{name}={own}: expected 0; there is {instead}")
+
+    def _make_trial(self, n: int, seed: int) -> Trial:
+        """The trial, with batches no larger than the data."""
+        return self._trial.replace(seed=seed, batch_size=min(self._trial.batch_size, n))
+
+    @property
+    def _trial(self) -> Trial:
+        return Trial() if self.trial is None else self.trial
+
+    @property
+    def _own_module(self) -> Any:
+        """A copy, since modules keep what they have been called with."""
+        return self.module.clone() if isinstance(self.module, linen.Module) else self.module
+
+    def _input_options(self) -> dict[str, Any]:
+        return {"allow_nd": True}  # images
+
+
+class Classifier(NetworkClassifier, _Module):
+    """A Flax module that classifies.
+
+    Args:
+        module: as for `jaxexp.supervised`; its outputs are logits (B, C), or (B,) of two classes.
+        trial: its hyperparameters, the optimizer's, the epochs and the batch size; `jaxexp.Trial()`
+            if None. A search varies them by names like `trial__learning_rate`.
+        loss: a function of logits and labels (B,) that returns (B,); the cross entropy, if not
+            given.
+        optimizer: as for `jaxexp.supervised`; the one that the trial names, if not given.
+        tol: an epoch that is not better than the best by this counts as none; None never stops.
+        n_iter_no_change: training ends after more than so many of them in a row.
+        early_stopping: whether the accuracy on held out examples decides, instead of the loss.
+        validation_fraction: of examples to hold out.
+        random_state: decides everything that is random, the trial's seed too.
+        verbose: whether progress is shown.
+
+    `fit` keeps `classes_`, `trial_`, `variables_` (parameters and state), `n_iter_` and
+    `loss_curve_`. Inputs may have any rank from 2.
+
+    >>> from flax import linen as nn
+    >>> import jaxexp as jx
+    >>> from sklearn.datasets import load_iris
+    >>> X, y = load_iris(return_X_y=True)
+    >>> trial = jx.Trial(epochs=30, batch_size=32, learning_rate=0.05)
+    >>> module = nn.Sequential([nn.Dense(8), nn.relu, nn.Dense(3)])
+    >>> model = Classifier(module, trial, random_state=0)
+    >>> model.fit(X, y).score(X, y) > 0.9
+    True
+    """
+
+    def __init__(
+        self, module: Any, trial: Trial | None = None, *, loss: Any = None,
+        optimizer: Any = None, tol: float | None = None,
+        n_iter_no_change: int = 10, early_stopping: bool = False,
+        validation_fraction: float = 0.1, random_state: Any = None, verbose: bool = False,
+    ) -> None:  # fmt: skip
+        """See the class."""
+        self.module, self.trial, self.loss, self.optimizer = module, trial, loss, optimizer
+        self.tol, self.n_iter_no_change = tol, n_iter_no_change
+        self.early_stopping, self.validation_fraction = early_stopping, validation_fraction
+        self.random_state, self.verbose = random_state, verbose
+
+    def _make_task(self, prepared: Prepared) -> Task:
+        """The module with its loss, and the accuracy as a metric."""
+        return supervised(
+            module=self._own_module,
+            loss=self.loss or cross_entropy,
+            metrics={"accuracy": metrics.accuracy},
+            optimizer=self.optimizer,
+        )
+
+
+class Regressor(NetworkRegressor, _Module):
+    """A Flax module that predicts numbers.
+
+    Parameters are those of `Classifier`; the loss is the squared error, if no other is given, and
+    with `early_stopping` R² decides. The module's outputs are (B, K), or (B,) or (B, 1) where `y`
+    is (N,).
+
+    >>> from flax import linen as nn
+    >>> import jaxexp as jx
+    >>> X = np.linspace(-1, 1, 200)[:, None]
+    >>> trial = jx.Trial(epochs=60, batch_size=20, learning_rate=0.03)
+    >>> module = nn.Sequential([nn.Dense(16), nn.tanh, nn.Dense(1)])
+    >>> y = np.sin(3 * X[:, 0])
+    >>> Regressor(module, trial, random_state=0).fit(X, y).score(X, y) > 0.95
+    True
+    """
+
+    def __init__(
+        self, module: Any, trial: Trial | None = None, *, loss: Any = None,
+        optimizer: Any = None, tol: float | None = None,
+        n_iter_no_change: int = 10, early_stopping: bool = False,
+        validation_fraction: float = 0.1, random_state: Any = None, verbose: bool = False,
+    ) -> None:  # fmt: skip
+        """See the class."""
+        self.module, self.trial, self.loss, self.optimizer = module, trial, loss, optimizer
+        self.tol, self.n_iter_no_change = tol, n_iter_no_change
+        self.early_stopping, self.validation_fraction = early_stopping, validation_fraction
+        self.random_state, self.verbose = random_state, verbose
+
+    def _prepare(self, X: Any, y: Any, sample_weight: Any) -> Prepared:
+        """With targets of as many axes as the module's outputs have."""
+        prepared = super()._prepare(X, y, sample_weight)
+        if prepared.y.shape[1] > 1 or self._outputs_of(prepared).ndim > 1:
+            return prepared
+        return dataclasses.replace(prepared, y=prepared.y[:, 0])
+
+    def _outputs_of(self, prepared: Prepared) -> jax.ShapeDtypeStruct:
+        """The module's outputs of two examples."""
+        like = jax.ShapeDtypeStruct((2, *prepared.X_NxF.shape[1:]), np.float32)
+
+        def outputs(rng: Array, x: Array) -> Array:
+            model, mask = model_of(self._own_module), jnp.ones(2, bool)
+            variables = model.init(self._trial, rng, x[:1])
+            made: Array = model.apply(self._trial, variables, x, rng=rng, mask=mask, train=False)[0]
+            return made
+
+        try:
+            made: jax.ShapeDtypeStruct = jax.eval_shape(outputs, jax.random.key(0), like)
+            return made
+        except UserError as error:
+            raise ValueError(str(error)) from error
+
+    def _make_task(self, prepared: Prepared) -> Task:
+        """The module with its loss, and R² as a metric."""
+        return supervised(
+            module=self._own_module,
+            loss=self.loss or squared_error,
+            metrics={"r2": metrics.r2},
+            optimizer=self.optimizer,
+        )
+
+
+def cross_entropy(logits: Array, label_B: Array) -> Array:
+    """Of logits (B, C), or (B,) of two classes: (B,), in nats."""
+    if logits.ndim == 1:
+        loss_B: Array = optax.sigmoid_binary_cross_entropy(logits, label_B)
+    else:
+        loss_B = optax.softmax_cross_entropy_with_integer_labels(logits, label_B)
+    return loss_B
+
+
+def squared_error(prediction: Array, target: Array) -> Array:
+    """Of predictions and targets of one shape, (B,) or (B, K): (B,), the mean over outputs."""
+    return jnp.square(prediction - target).reshape(len(target), -1).mean(1)

@@ -1,0 +1,336 @@
+"""Cross-validated search: folds × candidates × seeds as one plan, the data placed once."""
+
+import dataclasses
+import time
+import traceback
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from sklearn.base import clone, is_classifier
+from sklearn.exceptions import FitFailedWarning
+from sklearn.model_selection import ParameterGrid, ParameterSampler, check_cv
+from sklearn.model_selection._search import BaseSearchCV  # what third parties derive from, too
+from sklearn.utils import indexable
+from sklearn.utils._indexing import _safe_indexing
+from sklearn.utils.validation import _check_method_params
+
+from jaxexp.api import run
+from jaxexp.base.errors import UserError
+from jaxexp.sklearn.base import LEAST, NOT_FINITE, Curve, Network, Prepared, curve_of
+from jaxexp.spec.sweep import Sweep
+from jaxexp.spec.trial import Trial
+from jaxexp.training.arrays import arrays
+from jaxexp.training.folds import table
+from jaxexp.training.task import Task, Variables
+
+ALIKE = 0.01  # folds whose sizes differ by less share a table; others are a plan of their own
+Split = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What training a candidate on a fold with a seed has left."""
+
+    task: Task
+    trial: Trial
+    variables: Variables | None
+    curve: Curve
+    seconds: float
+
+
+class VectorizedSearchCV(BaseSearchCV):  # type: ignore[misc]
+    """Grid or random search with cross-validation, all candidates, folds and seeds at once.
+
+    What `GridSearchCV` and `RandomizedSearchCV` are for other estimators: `cv_results_`,
+    `best_estimator_`, `best_params_`, scorers, `refit`, and everything that the best estimator
+    does. All fits are trials of one plan, so that a few compiled programs train them side by side,
+    with the data on each device once; candidates are then scored with scikit-learn's own scorers.
+
+    Folds whose sizes differ by less than 1 % are filled up to the longest, with rows that count
+    nothing. Candidates that differ in `tol`, `n_iter_no_change`, `early_stopping`,
+    `validation_fraction` or `verbose` train in plans of their own.
+
+    Args:
+        estimator: one of `jaxexp.sklearn`. (A pipeline goes around the search, or its transformer
+            before it: `make_pipeline(StandardScaler(), VectorizedSearchCV(…))`.)
+        params: lists of values by name, or several such dicts; with `n_iter` also distributions of
+            scipy.
+        n_iter: so many random candidates, or every combination if None.
+        n_seeds: each candidate is trained with so many seeds on every fold; its score on a fold is
+            the mean over them.
+        scoring: as for `GridSearchCV`, and so are `refit`, `cv`, `verbose`, `error_score` and
+            `return_train_score`.
+        refit: see there.
+        cv: see there.
+        random_state: of random candidates. Trials' seeds are drawn by the estimator's own.
+        verbose: above 0, progress is shown.
+        error_score: the score of a candidate whose loss leaves the finite numbers, or "raise".
+        return_train_score: see there.
+
+    `mean_fit_time` is each fit's share of the time that all took, an estimate; `refit_time_`,
+    `n_splits_` and `scorer_` are as for `GridSearchCV`.
+
+    Raises, before anything is trained, ValueError or TypeError for parameters that cannot be.
+
+    >>> from sklearn.datasets import load_iris
+    >>> from jaxexp.sklearn import MLPClassifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> model = MLPClassifier((8,), max_iter=30, batch_size=32, random_state=0, tol=None)
+    >>> search = VectorizedSearchCV(model, {"learning_rate_init": [1e-5, 0.03]}, cv=3, n_seeds=2)
+    >>> search.fit(X, y).best_params_
+    {'learning_rate_init': 0.03}
+    """
+
+    def __init__(
+        self, estimator: Any, params: Any, *, n_iter: int | None = None, n_seeds: int = 1,
+        scoring: Any = None, refit: Any = True, cv: Any = None, random_state: Any = None,
+        verbose: int = 0, error_score: Any = np.nan, return_train_score: bool = False,
+    ) -> None:  # fmt: skip
+        """See the class."""
+        super().__init__(
+            estimator, scoring=scoring, refit=refit, cv=cv, verbose=verbose,
+            error_score=error_score, return_train_score=return_train_score,
+        )  # fmt: skip
+        self.params, self.n_iter, self.n_seeds = params, n_iter, n_seeds
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any = None, **params: Any) -> Self:
+        """Train every candidate on every fold, and the best on all of X, (N, F), and y, (N,).
+
+        `params` go to `fit` of the estimator (`sample_weight`), to the splitter (`groups`) and to
+        the scorers, by scikit-learn's rules.
+        """
+        if not isinstance(self.estimator, Network):
+            raise TypeError(
+                f"estimator={self.estimator!r}: expected one of jaxexp.sklearn; for others there "
+                "is GridSearchCV, and a pipeline may hold this search as its last step"
+            )
+        if not isinstance(self.n_seeds, int | np.integer) or self.n_seeds < 1:
+            raise ValueError(f"n_seeds={self.n_seeds!r}: expected a whole number above 0")
+        if self.error_score != "raise" and not isinstance(self.error_score, int | float):
+            raise ValueError(f"error_score={self.error_score!r}: expected 'raise' or a number")
+        scorers, refit_metric = self._get_scorers()
+        X, y = indexable(X, y)
+        routed = self._get_routed_params_for_fit(_check_method_params(X, params=params))
+        fit_params, score_params = routed.estimator.fit, routed.scorer.score
+        if unknown := set(fit_params) - {"sample_weight"}:
+            raise TypeError(f"fit: unknown {', '.join(sorted(unknown))}, expected sample_weight")
+        splitter = check_cv(self.cv, y, classifier=is_classifier(self.estimator))
+        splits: list[Split] = [*splitter.split(X, y, **routed.splitter.split)]
+        self.n_splits_ = len(splits)
+        candidates = self._candidates()
+        estimators = [clone(self.estimator).set_params(**own) for own in candidates]
+
+        rows = self._fit_and_score(
+            X, y, splits, estimators, fit_params.get("sample_weight"), scorers, score_params
+        )
+        self.multimetric_ = isinstance(rows[0]["test_scores"], dict)
+        if callable(self.scoring) and self.multimetric_:
+            self._check_refit_for_multimetric(rows[0]["test_scores"])
+            refit_metric = self.refit
+        results = self._format_results(candidates, self.n_splits_, rows)
+        if self.refit or not self.multimetric_:
+            self.best_index_ = self._select_best_index(self.refit, refit_metric, results)
+            if not callable(self.refit):
+                self.best_score_ = results[f"mean_test_{refit_metric}"][self.best_index_]
+            self.best_params_ = results["params"][self.best_index_]
+        if self.refit:
+            self.best_estimator_ = clone(self.estimator).set_params(**self.best_params_)
+            started = time.perf_counter()
+            self.best_estimator_.fit(X, y, **fit_params)
+            self.refit_time_ = time.perf_counter() - started
+            if hasattr(self.best_estimator_, "feature_names_in_"):
+                self.feature_names_in_ = self.best_estimator_.feature_names_in_
+        self.scorer_ = getattr(scorers, "_scorers", scorers)
+        self.cv_results_ = results
+        return self
+
+    def _candidates(self) -> list[dict[str, Any]]:
+        if self.n_iter is None:
+            made = [*ParameterGrid(self.params)]
+        else:
+            made = [*ParameterSampler(self.params, self.n_iter, random_state=self.random_state)]
+        if not made:
+            raise ValueError(f"params={self.params!r}: no candidates, expected one at least")
+        return made
+
+    def _fit_and_score(
+        self, X: Any, y: Any, splits: Sequence[Split], estimators: Sequence[Network],
+        sample_weight: Any, scorers: Any, score_params: Mapping[str, Any],
+    ) -> list[dict[str, Any]]:  # fmt: skip
+        """Of every candidate and fold, as scikit-learn's own loop has them."""
+        for estimator in estimators:
+            estimator._check()
+        prepared = estimators[0]._prepare(X, y, sample_weight)
+        found = self._train(prepared, splits, estimators)
+        parts = [
+            [
+                (
+                    _safe_indexing(X, rows),
+                    _safe_indexing(y, rows),
+                    _check_method_params(X, params=dict(score_params), indices=rows),
+                )
+                for rows in split
+            ]
+            for split in splits
+        ]
+        made, lost = [], 0
+        for place, estimator in enumerate(estimators):
+            for fold, split in enumerate(parts):
+                several = [found[place, fold, seed] for seed in range(self.n_seeds)]
+                started = time.perf_counter()
+                scores = []
+                for own in several:
+                    scored = self._score(estimator, prepared, own, split, scorers)
+                    lost += scored is None
+                    scores.append(scored)
+                test, train = (_mean_scores(scores, i, self.error_score) for i in (0, 1))
+                made.append({
+                    "test_scores": test,
+                    "n_test_samples": len(splits[fold][1]),
+                    "fit_time": sum(own.seconds for own in several),
+                    "score_time": time.perf_counter() - started,
+                    **({"train_scores": train} if self.return_train_score else {}),
+                })  # fmt: skip
+        if lost:
+            message = f"{lost} of {len(found)} fits failed: {NOT_FINITE}"
+            if lost == len(found):
+                raise ValueError(message)
+            warnings.warn(message, FitFailedWarning, stacklevel=3)
+        # A dict of scores stands where there are several, also where a fit has failed.
+        like = next(own["test_scores"] for own in made if own["test_scores"] is not None)
+        error = self.error_score
+        error = dict.fromkeys(like, error) if isinstance(like, dict) else error
+        for row in made:
+            row |= {
+                n: error for n in ("test_scores", "train_scores") if n in row and row[n] is None
+            }
+        return made
+
+    def _score(
+        self, estimator: Network, prepared: Prepared, own: Fitted, split: Sequence[Any],
+        scorers: Any,
+    ) -> tuple[Any, Any] | None:  # fmt: skip
+        """Of the part to test and of the one to train; None where the loss is not finite."""
+        if own.variables is None or not np.isfinite(own.curve.loss_E[-1]):
+            if self.error_score == "raise":
+                raise ValueError(f"{own.trial}: {NOT_FINITE}")
+            return None
+        estimator._adopt(prepared.attributes, own.task, own.trial, own.variables, own.curve)
+        train, test = split
+
+        def score(part: Any) -> Any:
+            X, y, params = part
+            try:
+                made = scorers(estimator, X, y, **params)
+            except Exception:
+                if self.error_score == "raise":
+                    raise
+                made = traceback.format_exc()
+            several = made if isinstance(made, dict) else {"score": made}
+            failed = {name: said for name, said in several.items() if isinstance(said, str)}
+            for name, said in failed.items():  # what scikit-learn has of an exception
+                warnings.warn(f"{name} failed:\n{said}", UserWarning, stacklevel=5)
+            several = several | dict.fromkeys(failed, self.error_score)
+            return several if isinstance(made, dict) else several["score"]
+
+        return score(test), score(train) if self.return_train_score else None
+
+    def _train(
+        self, prepared: Prepared, splits: Sequence[Split], estimators: Sequence[Network]
+    ) -> dict[tuple[int, int, int], Fitted]:
+        """By candidate, fold and seed."""
+        seeds = self.estimator._seeds(self.n_seeds)
+        found: dict[tuple[int, int, int], Fitted] = {}
+        for places in _alike(estimators):
+            first = estimators[places[0]]
+            held = [first._held_out(prepared, np.asarray(train)) for train, _ in splits]
+            for own in _of_one_size([len(train) for train, _ in held]):
+                asked = [(place, fold, seed) for place in places for fold in own
+                         for seed in range(self.n_seeds)]  # fmt: skip
+                n = max(len(held[fold][0]) for fold in own)
+                trials = [
+                    estimators[place]._make_trial(n, seeds[seed]).replace(fold=own.index(fold))
+                    for place, fold, seed in asked
+                ]
+                made = self._run(first, prepared, [held[fold] for fold in own], trials)
+                found |= {key: made[trial] for key, trial in zip(asked, trials, strict=True)}
+        return found
+
+    def _run(
+        self, first: Network, prepared: Prepared,
+        held: Sequence[tuple[np.ndarray, np.ndarray | None]], trials: Sequence[Trial],
+    ) -> dict[Trial, Fitted]:  # fmt: skip
+        """One plan: these trials on these folds."""
+        started = time.perf_counter()
+        distinct = list(dict.fromkeys(trials))
+        try:
+            data = arrays(prepared.X_NxF, prepared.y, validation=None, weights=prepared.weight_N)
+            held_out = [rows for _, rows in held if rows is not None]
+            tables = {"train": table([rows for rows, _ in held])}
+            tables |= {"validation": table(held_out)} if held_out else {}
+            data = dataclasses.replace(data, folds=tables, train_sample=LEAST)
+            task = first._make_task(prepared)
+            results = run(
+                _sweep(distinct), task, data, stopping=first._rule(),
+                progress=bool(self.verbose),
+            )  # fmt: skip
+        except UserError as error:
+            raise ValueError(str(error)) from error
+        seconds = (time.perf_counter() - started) / len(trials)
+        metric, made = first.score_metric, {}
+        # In the order of the trials: the sweep has one axis.
+        flat = results.dataset
+        running = flat["running_loss"].transpose("candidate", "epoch").values
+        scores = flat[metric].isel(split=-1).transpose("candidate", "epoch").values
+        epochs = flat["epochs_trained"].values
+        kept = results.kept()
+        for i, trial in enumerate(results.sweep.trials()):
+            score_E = scores[i] if first.early_stopping else None
+            curve = curve_of(running[i], score_E, int(epochs[i]))
+            made[trial] = Fitted(results.task, trial, kept.get(trial.id), curve, seconds)
+        return made
+
+
+def _sweep(trials: Sequence[Trial]) -> Sweep:
+    """These trials, along one dimension."""
+    fields = trials[0].fields()
+    differs = (n for n in fields if len({getattr(trial, n) for trial in trials}) > 1)
+    names = tuple(differs) or ("fold",)
+    points = [tuple(getattr(trial, name) for name in names) for trial in trials]
+    return Sweep(trials[0], {names: points}, name="search", dim_names={names: "candidate"})
+
+
+def _alike(estimators: Sequence[Network]) -> Iterator[list[int]]:
+    """The places of candidates that may share a plan."""
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for place, estimator in enumerate(estimators):
+        own = estimator.get_params(deep=False)
+        key = tuple(repr(own[name]) for name in estimator.apart if name in own)
+        groups.setdefault(key, []).append(place)
+    yield from groups.values()
+
+
+def _of_one_size(sizes: Sequence[int]) -> list[list[int]]:
+    """Folds by their size, those together that differ by little."""
+    made: list[list[int]] = []
+    for fold in sorted(range(len(sizes)), key=lambda fold: -sizes[fold]):
+        if made and sizes[made[-1][0]] - sizes[fold] <= max(1, ALIKE * sizes[fold]):
+            made[-1].append(fold)
+        else:
+            made.append([fold])
+    return [sorted(own) for own in made]
+
+
+def _mean_scores(scores: Sequence[tuple[Any, Any] | None], part: int, error_score: Any) -> Any:
+    """The mean over seeds of one part's scores; None where none was scored."""
+    own = [score[part] for score in scores if score is not None]
+    if not own or own[0] is None:
+        return None
+    if not isinstance(own[0], dict):
+        return float(np.mean(own + [error_score] * (len(scores) - len(own))))
+    lost = [error_score] * (len(scores) - len(own))
+    return {name: float(np.mean([each[name] for each in own] + lost)) for name in own[0]}

@@ -1,0 +1,359 @@
+"""The estimators behave as scikit-learn's, and a search trains what its candidates would alone."""
+
+import pickle
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+import sklearn
+from flax import linen as nn
+from scipy import sparse
+from sklearn.base import clone
+from sklearn.datasets import load_diabetes, load_iris
+from sklearn.exceptions import ConvergenceWarning, FitFailedWarning
+from sklearn.model_selection import GroupKFold, KFold, cross_val_score
+from sklearn.neural_network import MLPClassifier as SklearnClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import jaxexp as jx
+from jaxexp.sklearn import (
+    Classifier,
+    MLPClassifier,
+    MLPRegressor,
+    Regressor,
+    VectorizedSearchCV,
+)
+from jaxexp.sklearn.stopping import NoImprovement
+
+X, Y = load_iris(return_X_y=True)
+X = StandardScaler().fit_transform(X)
+NAMES = np.array(["setosa", "versicolor", "virginica"])[Y]
+OPTIONS = {"max_iter": 12, "batch_size": 25, "random_state": 0, "tol": None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetTrial(jx.Trial):
+    width: int = 4
+
+
+class Net(nn.Module):
+    width: int
+    outputs: int | None  # None: one number for each example, (B,)
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Dense(self.outputs or 1)(nn.tanh(nn.Dense(self.width)(x.reshape(len(x), -1))))
+        return x if self.outputs else x[:, 0]
+
+
+def three_classes(trial: NetTrial) -> Net:
+    return Net(trial.width, 3)
+
+
+# scikit-learn's own checks
+
+FAILING = {
+    "check_sample_weight_equivalence_on_dense_data": (
+        "examples are shuffled: an example of weight 2 is one of a batch, two copies of it may be "
+        "in two, and float32 rounds a sum of two otherwise than a product"
+    )
+}
+FAILING_MODULES = {
+    "check_regressor_multioutput": "the module says how many outputs there are: one, here",
+    "check_methods_subset_invariance": "in float32, batches of other sizes round otherwise",
+}
+
+
+@pytest.mark.nightly
+@parametrize_with_checks(
+    [
+        MLPClassifier((16,), max_iter=100, learning_rate_init=0.02),
+        MLPRegressor((16,), max_iter=100, learning_rate_init=0.02),
+        Regressor(Net(8, None), jx.Trial(epochs=100, learning_rate=0.03)),
+    ],
+    expected_failed_checks=lambda estimator: (
+        FAILING | (FAILING_MODULES if isinstance(estimator, Regressor) else {})
+    ),
+)
+def test_scikit_learns_checks(estimator, check):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of convergence; checks look for others themselves
+        check(estimator)
+
+
+# Estimators
+
+
+def test_a_classifier_of_names_in_a_pipeline_with_a_frame():
+    frame = pd.DataFrame(X, columns=list("abcd"))
+    model = make_pipeline(StandardScaler(), MLPClassifier((8,), learning_rate_init=0.1, **OPTIONS))
+    model.set_output(transform="pandas")
+    model.fit(frame, NAMES)
+    assert model.score(frame, NAMES) > 0.9
+    own = model[-1]
+    assert own.classes_.tolist() == sorted(set(NAMES))
+    assert own.feature_names_in_.tolist() == list("abcd")
+    probability = model.predict_proba(frame)
+    np.testing.assert_allclose(probability.sum(1), 1)
+    np.testing.assert_array_equal(own.classes_[probability.argmax(1)], model.predict(frame))
+    again = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(again.predict_proba(frame), probability)
+    assert own.n_iter_ == len(own.loss_curve_) == 12
+    assert [w.shape for w in own.coefs_] == [(4, 8), (8, 3)]
+    assert [b.shape for b in own.intercepts_] == [(8,), (3,)]
+    h = np.maximum(own.coefs_[0].T @ X.T + own.intercepts_[0][:, None], 0)
+    logits = (own.coefs_[1].T @ h).T + own.intercepts_[1]
+    np.testing.assert_allclose(
+        np.exp(logits) / np.exp(logits).sum(1, keepdims=True), probability, atol=1e-5
+    )
+
+
+def test_polars_frames_and_wrong_columns():
+    frame = pl.DataFrame(X, schema=list("abcd"))
+    model = MLPClassifier((8,), **OPTIONS).fit(frame, NAMES)
+    assert model.predict(frame).shape == (150,)
+    with pytest.raises(ValueError, match="feature names"):
+        model.predict(frame.rename({"a": "z"}))
+
+
+@pytest.mark.integration
+def test_initial_weights_and_penalty_are_those_of_scikit_learn():
+    """Of the first epoch at a vanishing rate: the same loss, and weights as widely spread."""
+    still = {"learning_rate_init": 1e-12, "max_iter": 1, "alpha": 5.0, "random_state": 0}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        for activation in ("relu", "logistic"):
+            for sizes in ((300, 300), (300, 200)):
+                options = {"hidden_layer_sizes": sizes, "activation": activation, **still}
+                own = MLPClassifier(**options).fit(X, Y)
+                theirs = SklearnClassifier(**options).fit(X, Y)
+                penalty = 5 / (2 * 150) * sum(np.square(w).sum() for w in own.coefs_)
+                plain = -np.log(own.predict_proba(X)[np.arange(150), Y]).mean()
+                assert own.loss_ == pytest.approx(plain + penalty, rel=1e-5)
+                pairs = zip(own.coefs_, theirs.coefs_, strict=True)
+                for mine, wanted in [
+                    *pairs,
+                    *zip(own.intercepts_, theirs.intercepts_, strict=True),
+                ]:
+                    assert mine.shape == wanted.shape
+                    assert np.abs(mine).max() == pytest.approx(np.abs(wanted).max(), rel=0.5)
+                for mine, wanted in zip(own.coefs_, theirs.coefs_, strict=True):
+                    assert mine.std() == pytest.approx(wanted.std(), rel=0.1)
+
+
+def test_epochs_without_improvement_are_counted_as_scikit_learn_counts_them():
+    rng = np.random.default_rng(0)
+    for tol in (0.0, 0.03):
+        cost_TxE = np.cumsum(rng.normal(-0.02, 0.1, (20, 60)), axis=1)
+        cost_TxE[3, 20:] = np.inf
+        rule = NoImprovement("loss", tol, 5)
+        waited_T, best_T = rule._count(cost_TxE)
+        for cost_E, waited, best_epoch in zip(cost_TxE, waited_T, best_T, strict=True):
+            best, count, epoch_of_best = np.inf, 0, 0
+            for epoch, cost in enumerate(cost_E, 1):  # as in _update_no_improvement_count
+                count = count + 1 if cost > best - tol or not np.isfinite(cost) else 0
+                if cost < best:
+                    best, epoch_of_best = cost, epoch
+            assert (waited, best_epoch) == (count, epoch_of_best)
+
+
+def test_early_stopping_ends_with_the_best_epoch():
+    options = {**OPTIONS, "max_iter": 200, "tol": 1e-3, "early_stopping": True}
+    model = MLPClassifier((8,), learning_rate_init=0.05, n_iter_no_change=3, **options).fit(X, Y)
+    scores = model.validation_scores_
+    assert model.n_iter_ == len(scores) < 200
+    assert model.best_validation_score_ == max(scores)
+    ends = MLPClassifier((8,), learning_rate_init=0.05, **OPTIONS | {"tol": 1e-4, "max_iter": 2})
+    with pytest.warns(ConvergenceWarning, match="2 epochs are over"):
+        ends.fit(X, Y)
+
+
+@pytest.mark.integration
+def test_regressors_of_one_and_of_several_targets():
+    x, y = load_diabetes(return_X_y=True)
+    x, y = 10 * x, (y - 150) / 80
+    model = MLPRegressor((8,), learning_rate_init=0.02, **OPTIONS).fit(x, y)
+    assert model.score(x, y) > 0.3
+    assert model.predict(x).shape == (442,)
+    both = MLPRegressor((8,), learning_rate_init=0.02, **OPTIONS).fit(x, np.stack([y, -y], 1))
+    assert both.predict(x).shape == (442, 2)
+    assert both.score(x, np.stack([y, -y], 1)) > 0.3
+    for outputs in (None, 1):
+        trial = jx.Trial(epochs=12, batch_size=50, learning_rate=0.02)
+        own = Regressor(Net(8, outputs), trial, random_state=0).fit(x, y)
+        assert own.predict(x).shape == (442,)
+        assert own.score(x, y) > 0.3
+
+
+def test_weights_count():
+    weight = np.where(Y == 2, 0.0, 1.0)
+    model = MLPClassifier((8,), learning_rate_init=0.1, **OPTIONS).fit(X, Y, sample_weight=weight)
+    assert 2 not in model.predict(X)
+    with pytest.raises(ValueError, match="1 class has a weight above 0"):
+        model.fit(X, Y, sample_weight=np.where(Y == 2, 1.0, 0.0))
+
+
+@pytest.mark.integration
+def test_a_module_on_images():
+    images = X.reshape(-1, 2, 2, 1)
+    model = Classifier(three_classes, NetTrial(epochs=20, batch_size=25, learning_rate=0.05))
+    model.set_params(random_state=0, trial__width=6)
+    assert model.trial.width == model.get_params()["trial__width"] == 6
+    model.fit(images, NAMES)
+    assert model.score(images, NAMES) > 0.9
+    assert model.variables_.params["Dense_1"]["kernel"].shape == (4, 6)
+    with pytest.raises(ValueError, match="width='wide': expected a whole number"):
+        clone(model).set_params(trial__width="wide")
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        ({"solver": "lbfgs"}, "solver='lbfgs': expected 'adam' or 'sgd'"),
+        ({"activation": "gelu"}, "activation='gelu': expected 'identity' or"),
+        ({"learning_rate": "adaptive"}, "learning_rate='adaptive': expected 'constant'"),
+        ({"hidden_layer_sizes": ()}, "hidden_layer_sizes=.*: expected whole numbers above 0"),
+        ({"hidden_layer_sizes": (3, 0)}, "hidden_layer_sizes=.*: expected whole numbers above 0"),
+        ({"alpha": -1}, "alpha=-1: expected a number at least 0"),
+        ({"learning_rate_init": 0}, "learning_rate_init=0: expected a number above 0"),
+        ({"batch_size": 0}, "batch_size=0: expected 'auto' or a whole number"),
+        ({"max_iter": 0}, "max_iter=0: expected a whole number above 0"),
+        ({"momentum": 1}, "momentum=1: expected a number from 0 to 1"),
+        ({"tol": -1}, "tol=-1: expected a number at least 0, or None"),
+        ({"n_iter_no_change": 0}, "n_iter_no_change=0: expected a whole number above 0"),
+        ({"early_stopping": "yes"}, "early_stopping='yes': expected True or False"),
+        ({"validation_fraction": 1}, "validation_fraction=1: expected a number between"),
+        ({"shuffle": False}, "shuffle=False: expected True"),
+        ({"warm_start": True}, "warm_start=True: expected False"),
+    ],
+)
+def test_parameters_that_cannot_be_are_refused(bad, said):
+    with pytest.raises(ValueError, match=said):
+        MLPClassifier(**bad).fit(X, Y)
+
+
+def test_data_that_cannot_be_are_refused():
+    model = MLPClassifier((8,), **OPTIONS)
+    with pytest.raises(TypeError, match=r"[Ss]parse"):
+        model.fit(sparse.csr_array(X), Y)
+    with pytest.raises(ValueError, match="1 class"):
+        model.fit(X, np.zeros(150))
+    with pytest.raises(ValueError, match="y should be a 1d array"):
+        model.fit(X, np.eye(3, dtype=int)[Y])
+    with pytest.raises(ValueError, match="NaN"):
+        model.fit(np.where(X > 1, np.nan, X), Y)
+    with pytest.raises(ValueError, match="loss is not finite any more"):
+        MLPClassifier((8,), solver="sgd", learning_rate_init=1e30, **OPTIONS).fit(X, Y)
+    with pytest.warns(UserWarning, match="batch_size=200: clipped to the 150 examples"):
+        MLPClassifier((8,), **OPTIONS | {"batch_size": 200, "max_iter": 1}).fit(X, Y)
+
+
+# The search
+
+
+def test_a_search_scores_what_its_candidates_alone_would():
+    """Folds of equal size, in one plan; the candidates' own fits have the same seed."""
+    grid = {"learning_rate_init": [0.1, 0.01], "hidden_layer_sizes": [(8,), (4, 6)]}
+    cv = KFold(2, shuffle=True, random_state=0)
+    search = VectorizedSearchCV(MLPClassifier(**OPTIONS), grid, cv=cv, return_train_score=True)
+    search.fit(X, NAMES)
+    for i, candidate in enumerate(search.cv_results_["params"]):
+        alone = cross_val_score(MLPClassifier(**OPTIONS | candidate), X, NAMES, cv=cv)
+        found = [search.cv_results_[f"split{k}_test_score"][i] for k in range(2)]
+        np.testing.assert_allclose(found, alone, atol=0.014)  # one of 75 examples by rounding
+    results = pd.DataFrame(search.cv_results_)
+    assert {"mean_test_score", "std_test_score", "rank_test_score", "mean_train_score"} <= {
+        *results
+    }
+    assert search.best_score_ == results["mean_test_score"].max()
+    assert search.best_estimator_.get_params()["learning_rate_init"] == 0.1
+    assert search.predict(X).shape == (150,)
+    assert search.classes_.tolist() == sorted(set(NAMES))
+
+
+@pytest.mark.integration
+def test_a_random_search_of_several_metrics_seeds_and_kinds_of_stopping():
+    from scipy.stats import loguniform
+
+    space = {
+        "learning_rate_init": loguniform(1e-3, 1e-1),
+        "early_stopping": [True, False],
+        "activation": ["relu", "tanh"],
+    }
+    search = VectorizedSearchCV(
+        MLPClassifier((8,), **OPTIONS), space, n_iter=5, n_seeds=2, cv=3, random_state=1,
+        scoring=["accuracy", "neg_log_loss"], refit="neg_log_loss",
+    )  # fmt: skip
+    found = search.fit(X, Y).cv_results_
+    assert found["mean_test_accuracy"].shape == found["mean_test_neg_log_loss"].shape == (5,)
+    assert np.isfinite(found["mean_test_neg_log_loss"]).all()
+    assert search.best_index_ == found["mean_test_neg_log_loss"].argmax()
+    again = clone(search).fit(X, Y)
+    np.testing.assert_array_equal(
+        again.cv_results_["mean_test_neg_log_loss"], found["mean_test_neg_log_loss"]
+    )
+
+
+@pytest.mark.integration
+def test_groups_weights_and_a_regressor():
+    x, y = load_diabetes(return_X_y=True)
+    groups = np.arange(442) % 7
+    weight = np.random.default_rng(0).uniform(0.5, 2, 442)
+    model = MLPRegressor((8,), **OPTIONS)
+    search = VectorizedSearchCV(model, {"alpha": [0.1, 1.0]}, cv=GroupKFold(3))
+    search.fit(10 * x, y / 80, groups=groups, sample_weight=weight)
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+    with sklearn.config_context(enable_metadata_routing=True):
+        routed = VectorizedSearchCV(
+            model.set_fit_request(sample_weight=True).set_score_request(sample_weight=True),
+            {"alpha": [0.1, 1.0]}, cv=GroupKFold(3), refit=False,
+        )  # fmt: skip
+        routed.fit(10 * x, y / 80, groups=groups, sample_weight=weight)
+    np.testing.assert_array_equal(
+        routed.cv_results_["mean_test_score"], search.cv_results_["mean_test_score"]
+    )
+
+
+def test_a_search_over_the_hyperparameters_of_a_module():
+    trial = NetTrial(epochs=12, batch_size=25)
+    search = VectorizedSearchCV(
+        Classifier(three_classes, trial, random_state=0),
+        {"trial__learning_rate": [1e-4, 0.1], "trial__width": [3, 6]},
+        cv=3,
+    ).fit(X, NAMES)
+    assert search.best_params_["trial__learning_rate"] == 0.1
+    assert search.best_estimator_.variables_.params["Dense_1"]["kernel"].shape[1] in (3, 6)
+
+
+def test_a_candidate_that_diverges():
+    grid = {"learning_rate_init": [0.01, 1e30]}
+    model = MLPClassifier((8,), solver="sgd", **OPTIONS)
+    with pytest.warns(FitFailedWarning, match="3 of 6 fits failed"):
+        search = VectorizedSearchCV(model, grid, cv=3, error_score=-1).fit(X, Y)
+    assert search.cv_results_["mean_test_score"][1] == -1
+    assert search.best_params_ == {"learning_rate_init": 0.01}
+    with pytest.raises(ValueError, match="loss is not finite any more"):
+        VectorizedSearchCV(model, grid, cv=3, error_score="raise").fit(X, Y)
+
+
+def test_searches_that_cannot_be_are_refused():
+    model = MLPClassifier((8,), **OPTIONS)
+    with pytest.raises(TypeError, match=r"expected one of jaxexp\.sklearn"):
+        VectorizedSearchCV(make_pipeline(StandardScaler(), model), {"alpha": [1]}).fit(X, Y)
+    with pytest.raises(ValueError, match="n_seeds=0"):
+        VectorizedSearchCV(model, {"alpha": [1]}, n_seeds=0).fit(X, Y)
+    with pytest.raises(ValueError, match=r"[Ii]nvalid parameter"):
+        VectorizedSearchCV(model, {"alfa": [1]}).fit(X, Y)
+    with pytest.raises(ValueError, match="alpha=-1: expected"):
+        VectorizedSearchCV(model, {"alpha": [1, -1]}).fit(X, Y)
+    with pytest.raises(
+        ValueError, match="n_splits=60 cannot be greater than the number of members"
+    ):
+        VectorizedSearchCV(model, {"alpha": [1]}, cv=60).fit(X, Y)
+    with pytest.raises(ValueError, match="refit must be set to a scorer key"):
+        VectorizedSearchCV(model, {"alpha": [1]}, scoring=["accuracy", "f1_macro"]).fit(X, Y)
