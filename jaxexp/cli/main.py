@@ -453,8 +453,16 @@ def bench(
             "scikit-learn.",
         ),
     ] = False,
+    search: Annotated[
+        bool,
+        typer.Option(
+            "--sklearn",
+            help="Time a cross-validated search instead, beside scikit-learn's GridSearchCV.",
+        ),
+    ] = False,
     quick: Annotated[
-        bool, typer.Option("--quick", help="With --optuna: few trials, to see that it runs.")
+        bool,
+        typer.Option("--quick", help="With --optuna or --sklearn: little, to see that it runs."),
     ] = False,
 ) -> None:
     """Time a grid of learning rates and seeds beside PyTorch, compilation apart.
@@ -466,8 +474,13 @@ def bench(
     """
     if images is not None and not vision:
         raise UserError(f"--images {images}: expected together with --vision")
-    if quick and not study:
-        raise UserError("--quick: expected together with --optuna")
+    if quick and not (study or search):
+        raise UserError("--quick: expected together with --optuna or --sklearn")
+    if search and (study or vision):
+        raise UserError("--sklearn: expected without --optuna and --vision")
+    if search:
+        benchmark("crossvalidation").compare(data, quick=quick)
+        return
     if study:
         _bench_study(vision, quick)
         return
