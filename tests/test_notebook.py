@@ -8,7 +8,7 @@ from nbclient import NotebookClient
 pytestmark = pytest.mark.integration
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
-FIGURES = {"quickstart": 2, "report": 1, "own_model": 1, "plan": 0, "optuna": 1}
+FIGURES = {"quickstart": 2, "report": 1, "own_model": 1, "plan": 0, "optuna": 1, "scikit_learn": 2}
 
 
 def told(name: str) -> str:
@@ -71,3 +71,9 @@ def test_a_notebook_is_stored_without_outputs(path):
     notebook = nbformat.read(path, as_version=4)
     assert path.stem in FIGURES
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells)
+
+
+def test_a_search_of_scikit_learn():
+    text = told("scikit_learn")
+    assert len(re.findall(r"80 fits in [\d.]+ s", text)) == 2
+    assert float(re.search(r"([\d.]+) of the test digits are right", text)[1]) > 0.94
