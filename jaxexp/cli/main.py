@@ -453,8 +453,19 @@ def bench(
             "scikit-learn.",
         ),
     ] = False,
+    searches: Annotated[
+        bool,
+        typer.Option(
+            "--searches",
+            help="Compare halving, Hyperband and population-based training with random search "
+            "instead: on digits, and with --data on those places.",
+        ),
+    ] = False,
     quick: Annotated[
-        bool, typer.Option("--quick", help="With --optuna: few trials, to see that it runs.")
+        bool,
+        typer.Option(
+            "--quick", help="With --optuna or --searches: few trials, to see that it runs."
+        ),
     ] = False,
 ) -> None:
     """Time a grid of learning rates and seeds beside PyTorch, compilation apart.
@@ -466,10 +477,17 @@ def bench(
     """
     if images is not None and not vision:
         raise UserError(f"--images {images}: expected together with --vision")
-    if quick and not study:
-        raise UserError("--quick: expected together with --optuna")
+    if quick and not (study or searches):
+        raise UserError("--quick: expected together with --optuna or --searches")
+    if study and (vision or searches):
+        raise UserError("--optuna: expected without --vision and --searches")
+    if searches and vision:
+        raise UserError("--searches: expected without --vision")
     if study:
-        _bench_study(vision, quick)
+        _bench_study(quick)
+        return
+    if searches:
+        benchmark("searches").compare(data, quick=quick)
         return
     if vision:
         decoding = benchmark("decoding")
@@ -483,9 +501,7 @@ def bench(
     )
 
 
-def _bench_study(vision: bool, quick: bool) -> None:
-    if vision:
-        raise UserError("--optuna: expected without --vision")
+def _bench_study(quick: bool) -> None:
     try:
         studies = benchmark("studies")
     except ImportError as error:
