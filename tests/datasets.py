@@ -150,3 +150,19 @@ def of_sweep(sweep: Sweep, diverged: Mapping[int, int], layers: int = 101) -> xr
 def _values(values: Sequence[Any]) -> list[Any]:
     tuples = any(isinstance(value, tuple) for value in values)
     return [text(value) for value in values] if tuples else list(values)
+
+
+def population(members: int = 4, epochs: int = 6, **options: Any) -> xr.Dataset:
+    """A population whose last member becomes a copy of the first, after epochs 2 and 4.
+
+    Each time it goes on at half of the learning rate.
+    """
+    rates = np.geomspace(1e-4, 1e-1, members)
+    ds = dataset({"sample": {"learning_rate": rates}}, epochs=epochs, **options)
+    parent = np.full((members, epochs), -1)
+    parent[-1, [1, 3]] = 0
+    own = np.repeat(rates[:, None], epochs, axis=1)
+    own[-1, 2:], own[-1, 4:] = rates[0] / 2, rates[0] / 4
+    ds["parent"] = (("sample", "epoch"), parent)
+    ds["own_learning_rate"] = (("sample", "epoch"), own)
+    return ds

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from datasets import dataset, of_sweep
+from datasets import dataset, of_sweep, population
 
 from jaxexp.cli import library
 from jaxexp.report import figures, page, sections
@@ -42,6 +42,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         figures.splits(seeded, ["loss"]),
         figures.bars(seeded),
         figures.gradient_norms(seeded.isel(depth=0)),
+        figures.lineage(population(4)),
+        figures.lineage(population(48)),
         figures.regions(of_sweep(library.load("sines"), {})),
     ]
     judged = page.Section(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
-from datasets import REGRESSION, dataset, grid
+from datasets import REGRESSION, dataset, grid, population
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
@@ -629,3 +629,65 @@ class TestHeatMap:
         drawn(figures.heat_map(dataset({"a": [1, 2], "b": [1, 2]}, diverged=1), "a", "b"))
         with pytest.raises(UserError, match="depth does not vary"):
             figures.heat_map(ds, "width", "depth")
+
+
+class TestLineage:
+    def test_lines_end_where_a_state_is_given_up_and_lead_from_the_parent(self) -> None:
+        ds = population()
+        fig = figures.lineage(ds, "loss")
+        loss, rate = fig.axes
+        last = next(line for line in rate.lines if line.get_label() == "member 3")
+        assert [x for x, y in zip(xs(last), ys(last), strict=True) if np.isnan(y)] == [2, 4]
+        [copied] = [line for line in loss.lines if line.get_label() == "from a member to its copy"]
+        own = ds["loss"].sel(split="validation").values
+        np.testing.assert_array_equal(xs(copied), [2, 3, np.nan, 4, 5, np.nan])
+        heights = [own[0, 1], own[3, 2], np.nan, own[0, 3], own[3, 4], np.nan]
+        np.testing.assert_allclose(ys(copied), heights)
+        assert (loss.get_yscale(), rate.get_yscale()) == ("linear", "log")
+        drawn(fig)
+
+    def test_the_ancestry_of_the_best_runs_through_its_parents(self) -> None:
+        ds = population(loss=[0.2, 0.4, 0.6, 0.1])  # the copy ends as the best
+        fig = figures.lineage(ds)
+        for ax, name in zip(fig.axes, ("loss", "accuracy"), strict=False):
+            own = ds[name].sel(split="validation").values
+            [wide] = [line for line in ax.lines if line.get_label() == "ancestry of the best"]
+            # It took over the first one's state after epoch 4, whose it had been all along.
+            np.testing.assert_allclose(ys(wide), [*own[0, :4], *own[3, 4:]])
+        assert fig.alt == (
+            "Loss, accuracy and learning rate of 4 members of a population by epoch, with lines "
+            "from members to their copies. 2 copies. The 4 members at the end descend from 3 of "
+            "the first ones; the best by validation loss began as member 0 (learning rate 0.0001) "
+            "and went through 1 copy."
+        )
+        assert fig.interactive is not None
+        assert fig.interactive["layout"]["yaxis3"]["type"] == "log"
+
+    @pytest.mark.parametrize("members", [4, 48])
+    def test_many_members_are_one_line_of_the_legend(self, members: int) -> None:
+        fig = figures.lineage(population(members))
+        assert len(legend(fig)) == (6 if members == 4 else 3)
+        assert min(panel_heights(fig)) > 1.5
+        if members == 48:
+            assert "48 members" in legend(fig)
+            [cloud] = [line for line in fig.axes[0].lines if line in fig.clouds]
+            assert fig.clouds[cloud][47] == "member 47 (learning rate 0.1)"
+
+    def test_a_member_that_diverged_has_no_accuracy(self) -> None:
+        ds = population()
+        ds["loss"][3, 1] = np.nan  # and was copied over
+        fig = figures.lineage(ds, "accuracy")
+        last = next(line for line in fig.axes[0].lines if line.get_label() == "member 3")
+        assert np.isnan(ys(last)[2:4]).all()
+        assert np.isfinite(ys(last)[4])
+        drawn(fig)
+
+    def test_what_is_no_population_is_refused(self) -> None:
+        with pytest.raises(UserError, match="no parent: expected those of a population"):
+            figures.lineage(dataset())
+        ds = population()
+        ds["parent"][0, 1] = 3
+        with pytest.raises(UserError, match="parent: member 3 of 2: expected the results of a who"):
+            figures.lineage(ds.isel(sample=[0, 1]))
+        with pytest.raises(UserError, match=r"metric='f1'"):
+            figures.lineage(population(), "f1")

@@ -8,7 +8,8 @@ from nbclient import NotebookClient
 pytestmark = pytest.mark.integration
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
-FIGURES = {"quickstart": 2, "report": 1, "own_model": 1, "plan": 0, "optuna": 1, "scikit_learn": 2}
+FIGURES = {"quickstart": 2, "report": 1, "own_model": 1, "plan": 0, "optuna": 1}
+FIGURES |= {"scikit_learn": 2, "search": 2}
 
 
 def told(name: str) -> str:
@@ -64,6 +65,17 @@ def test_a_study_of_optuna():
     assert sum(states.values()) == 128
     assert states["PRUNED"] > states["COMPLETE"] > 0
     assert float(re.search(r"([\d.]+) of the test digits are right", text)[1]) > 0.9
+
+
+def test_four_ways_to_search():
+    text = told("search")
+    found = re.findall(r"^(\w+): (\d+) trials, (\d+) epochs, .* accuracy ([\d.]+)$", text, re.M)
+    assert [(name, int(trials), int(epochs)) for name, trials, epochs, _ in found] == [
+        ("random", 81, 2187), ("halving", 81, 243), ("Hyperband", 49, 357), ("population", 9, 243),
+    ]  # fmt: skip
+    assert min(float(accuracy) for *_, accuracy in found) > 0.95
+    assert "16 copies" in text
+    assert len(re.findall(r": ([\d.]+) of the test digits are right", text)) == 4
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.ipynb")), ids=lambda path: path.stem)

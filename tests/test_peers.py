@@ -76,6 +76,40 @@ def test_a_grid_is_timed_with_and_without_evaluation(problem):
     assert grid.TRAINING in grid._table(rows).columns[0]._cells
 
 
+@pytest.mark.integration
+def test_searches_are_compared_at_equal_budgets(problem, monkeypatch):
+    searches = benchmark("searches")
+    monkeypatch.setattr(searches, "places_problem", lambda inputs: problem)
+    digits, rings = searches.places(Path(), quick=True)
+    assert rings.data is problem.data
+    made = {own.name: own for own in searches.searches(digits)}
+    found = {name: searches.measure(own, range(2)) for name, own in made.items()}
+    for own in found.values():
+        assert own.epochs[0] == own.epochs[1]
+        assert min(own.validation) > 0.2
+        assert min(own.first, *own.seconds) > 0
+        if own.search.name != "random, all points" and own.search.against:
+            spent = own.epochs[0] - found[own.search.against].epochs[0]
+            assert abs(spent) <= digits.base.epochs / 2
+    # Halving chooses among the points that are trained to the end.
+    assert max(found["halving"].validation) <= max(found["random, all points"].validation) + 0.01
+    table = searches.table(list(found.values()))
+    assert table.row_count == len(found)
+    regrets = list(table.columns[6].cells)
+    assert any("(0.000–" in regret for regret in regrets)
+
+
+@pytest.mark.integration
+def test_searches_say_that_the_places_are_missing(monkeypatch, capsys):
+    searches = benchmark("searches")
+    monkeypatch.setattr(searches, "searches", lambda place: [])
+    monkeypatch.setattr(searches, "table", lambda found: "a table")
+    searches.compare(None, quick=True)
+    printed = capsys.readouterr().out
+    assert "files are not given (--data)" in printed
+    assert printed.count("a table") == printed.count("to choose by") == 1
+
+
 def test_benchmarks_are_never_those_of_another_folder(tmp_path, monkeypatch):
     (tmp_path / "benchmarks").mkdir()
     (tmp_path / "benchmarks" / "grid.py").write_text("raise SystemExit('another')")

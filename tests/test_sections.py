@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-from datasets import REGRESSION, dataset, grid, of_sweep
+from datasets import REGRESSION, dataset, grid, of_sweep, population
 from matplotlib.figure import Figure
 
 from jaxexp.cli import library
@@ -104,6 +104,11 @@ class TestInGeneral:
         assert all(picture.interactive for picture in made.figures)
         assert all(picture.alt.endswith((".", ")")) for picture in made.figures)
         return made
+
+    def test_a_population_has_a_lineage(self) -> None:
+        captions = [picture.caption for picture in self.section(population()).figures]
+        [lineage] = [caption for caption in captions if "became a copy of" in caption]
+        assert lineage.endswith("began as member 0 (learning rate 0.0001) and is no copy.")
 
     def test_a_regression_without_classes_or_accuracy(self) -> None:
         lost = np.where(np.arange(48) % 7 == 2, 3, 0)

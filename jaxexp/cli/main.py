@@ -453,16 +453,24 @@ def bench(
             "scikit-learn.",
         ),
     ] = False,
-    search: Annotated[
+    cross_validation: Annotated[
         bool,
         typer.Option(
             "--sklearn",
             help="Time a cross-validated search instead, beside scikit-learn's GridSearchCV.",
         ),
     ] = False,
+    searches: Annotated[
+        bool,
+        typer.Option(
+            "--searches",
+            help="Compare halving, Hyperband and population-based training with random search "
+            "instead: on digits, and with --data on those places.",
+        ),
+    ] = False,
     quick: Annotated[
         bool,
-        typer.Option("--quick", help="With --optuna or --sklearn: little, to see that it runs."),
+        typer.Option("--quick", help="With the last three: little, to see that it runs."),
     ] = False,
 ) -> None:
     """Time a grid of learning rates and seeds beside PyTorch, compilation apart.
@@ -474,15 +482,23 @@ def bench(
     """
     if images is not None and not vision:
         raise UserError(f"--images {images}: expected together with --vision")
-    if quick and not (study or search):
-        raise UserError("--quick: expected together with --optuna or --sklearn")
-    if search and (study or vision):
-        raise UserError("--sklearn: expected without --optuna and --vision")
-    if search:
+    kinds = {
+        "--vision": vision, "--optuna": study, "--sklearn": cross_validation,
+        "--searches": searches,
+    }  # fmt: skip
+    asked = [name for name, given in kinds.items() if given]
+    if len(asked) > 1:
+        raise UserError(f"{asked[1]}: expected without {asked[0]}")
+    if quick and (vision or not asked):
+        raise UserError("--quick: expected together with --optuna, --sklearn or --searches")
+    if cross_validation:
         benchmark("crossvalidation").compare(data, quick=quick)
         return
     if study:
-        _bench_study(vision, quick)
+        _bench_study(quick)
+        return
+    if searches:
+        benchmark("searches").compare(data, quick=quick)
         return
     if vision:
         decoding = benchmark("decoding")
@@ -496,9 +512,7 @@ def bench(
     )
 
 
-def _bench_study(vision: bool, quick: bool) -> None:
-    if vision:
-        raise UserError("--optuna: expected without --vision")
+def _bench_study(quick: bool) -> None:
     try:
         studies = benchmark("studies")
     except ImportError as error:

@@ -29,6 +29,10 @@ BEST = 20  # trials in a table of the best
 ROWS = 2_000  # trials in the table of all
 CELLS = 60  # in a row of a map
 FIGURED = 6  # hyperparameters with a figure of their own
+LINEAGE = (
+    "A member's line ends where it gave up its state, and an orange line leads there from the "
+    "member that it became a copy of."
+)
 PACKAGE = Path(__file__).parents[1]
 PartT = TypeVar("PartT")
 
@@ -189,9 +193,9 @@ def _notes(datasets: Mapping[str, xr.Dataset]) -> list[str]:
 def in_general(ds: xr.Dataset, keep: Keep, name: str = "") -> Section:
     """What can be said of any sweep of any task, of 2 trials or 2,000.
 
-    Curves, a figure for each axis, a map of two or parallel coordinates of more, what matters, and
-    all trials. Where the seed is an axis, settings are compared by their means over the seeds.
-    `name` is the sweep's; `keep` is given each figure.
+    Curves, the lineage of a population, a figure for each axis, a map of two or parallel
+    coordinates of more, what matters, and all trials. Where the seed is an axis, settings are
+    compared by their means over the seeds. `name` is the sweep's; `keep` is given each figure.
     """
     name = name or str(ds.attrs.get("sweep", "sweep"))
     several = seeds.several(ds)
@@ -202,6 +206,10 @@ def in_general(ds: xr.Dataset, keep: Keep, name: str = "") -> Section:
         drawn = [_picture(figures.splits(ds, list(select.metrics(ds))))]
     else:
         drawn = [_picture(figures.curves(ds, metric)) for metric in select.metrics(ds)]
+        if "parent" in ds:
+            drawn.append(
+                _picture(figures.lineage(ds))._replace(caption=f"{LINEAGE} {figures.descent(ds)}")
+            )
         if found is not None and found.trusted:
             bars = _picture(figures.importances(found.table, str(found)))
             drawn.append(bars._replace(caption=str(found)))

@@ -7,6 +7,7 @@ from jaxexp.report.figures.baselines import accuracy_by, pictures, ranking
 from jaxexp.report.figures.curves import curves, final_by, splits
 from jaxexp.report.figures.grids import heat_map
 from jaxexp.report.figures.interactive import ReportFigure
+from jaxexp.report.figures.lineage import descent, lineage
 from jaxexp.report.figures.many import importances, parallel
 from jaxexp.report.figures.maps import MAP_COLOURS, class_colours, class_distances, regions
 from jaxexp.report.figures.steps import bars, gradient_norms, noise, running_mean, step_noise
@@ -23,10 +24,12 @@ __all__ = [
     "class_colours",
     "class_distances",
     "curves",
+    "descent",
     "final_by",
     "gradient_norms",
     "heat_map",
     "importances",
+    "lineage",
     "noise",
     "parallel",
     "pictures",

@@ -225,11 +225,14 @@ def scale_y(ax: Axes, ds: xr.Dataset, metric: str, values: xr.DataArray | np.nda
 
     Only where lower is better: an accuracy or an R² is read on a linear axis.
     """
-    values = np.asarray(values, dtype=float)
-    if direction(ds, metric) == "higher" or not wants_log(values):
-        return
+    if direction(ds, metric) == "lower" and wants_log(values):
+        log_y(ax, values)
+
+
+def log_y(ax: Axes, values: ArrayLike) -> None:
+    """Make the height of `ax` logarithmic, with plain numbers, for these positive `values`."""
     ax.set_yscale("log")
-    finite = _finite(values)
+    finite = _finite(np.asarray(values, dtype=float))
     decades = np.log10(finite.max() / finite.min())
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 3 else (1,)))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(float(value))))
