@@ -630,16 +630,17 @@ def _shown(progress: bool | Progress | None, planned: PlannedRun) -> Iterator[Pr
 
 
 def terminal_progress(
-    planned: PlannedRun, console: Console, sweeps: Sequence[Sweep] = (), metric: str = "loss"
-) -> TerminalProgress:
-    """Progress of what is planned, or of some of its sweeps, with the best trial by `metric`."""
+    planned: PlannedRun, console: Console, sweeps: Sequence[Sweep] = (), metric: str = "loss",
+    best: int = 1,
+) -> TerminalProgress:  # fmt: skip
+    """Progress of what is planned, or of some of its sweeps, with the best trials by `metric`."""
     split = "validation" if "validation" in planned.data.counts else "train"
     if metric == "loss":
         ranking = Ranking(metric, split, unit=planned.task.loss_unit)
     else:
         own = planned.task.metrics[metric]
         ranking = Ranking(metric, split, str(own.direction) == "higher", own.unit)
-    return TerminalProgress(planned.plan, console, sweeps or planned.sweeps, ranking)
+    return TerminalProgress(planned.plan, console, sweeps or planned.sweeps, ranking, best=best)
 
 
 @contextlib.contextmanager

@@ -117,3 +117,12 @@ def test_benchmarks_are_never_those_of_another_folder(tmp_path, monkeypatch):
     for name in [name for name in sys.modules if name.partition(".")[0] == "benchmarks"]:
         monkeypatch.delitem(sys.modules, name)
     assert tmp_path not in Path(benchmark("grid").__file__).parents
+
+
+@pytest.mark.integration
+def test_a_search_beside_scikit_learns_trains_both(capsys):
+    benchmark("crossvalidation").compare(quick=True)
+    said = capsys.readouterr().out
+    assert "2 learning rates × 2 folds" in said
+    for name in ("digits, 1,797 × 64", "breast cancer, 569", "places, 2,000"):
+        assert name in said

@@ -47,13 +47,17 @@ class Clock:
 
 
 def shown(
-    *programs: Program, sweeps: tuple[jx.Sweep, ...] = (), devices: int = 1, terminal: bool = False
+    *programs: Program,
+    sweeps: tuple[jx.Sweep, ...] = (),
+    devices: int = 1,
+    terminal: bool = False,
+    best: int = 1,
 ) -> tuple[TerminalProgress, Clock, StringIO]:
     clock, out = Clock(), StringIO()
     console = Console(file=out, force_terminal=terminal, width=200, highlight=False, markup=False)
     ranking = Ranking("accuracy", "validation", higher=True)
     plan = Plan(programs, devices)
-    return TerminalProgress(plan, console, sweeps, ranking, clock), clock, out
+    return TerminalProgress(plan, console, sweeps, ranking, clock, best), clock, out
 
 
 def program(sweep: jx.Sweep, seconds: float = 10.0, compiling: float = 2.0, device: int = 0):
@@ -243,6 +247,23 @@ def test_a_terminal_is_shown_all_of_it_at_once():
     assert "training rates" in told
     assert "8 of 20 epochs (40 %)" in told
     assert "8 s so far · about 12 s to go best so far: validation accuracy 0.5" in told
+
+
+def test_a_search_shows_a_table_of_the_best():
+    shapes = program(SHAPES)
+    progress, _, out = shown(shapes, sweeps=(SHAPES,), terminal=True, best=2)
+    assert progress.table() is None
+    progress.compiling(shapes)
+    progress.moved(shapes, 1)
+    progress.measured(shapes, 1, lambda *_: np.array([0.5, np.nan, 0.75]))
+    progress.console.print(progress)
+    lines = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", out.getvalue()).splitlines()
+    head = next(i for i, line in enumerate(lines) if "best so far" in line)
+    assert lines[head].split() == ["best", "so", "far", "validation", "accuracy", "epoch", "width"]
+    assert [line.split() for line in lines[head + 1 : head + 3]] == [
+        ["1", "0.75", "1", "32"],
+        ["2", "0.5", "1", "8"],
+    ]
 
 
 def test_durations_are_never_none():

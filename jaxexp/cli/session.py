@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from jaxexp.report.page import Section
 
 QUICK_EPOCHS = 2
+SHOWN = 5  # of the best trials, while a search trains
 Json: TypeAlias = Any  # a value of `run.json` that nobody has checked yet
 
 
@@ -272,7 +273,8 @@ class Session:
         ranked = {ranked_by(source.sweep, planned.task.metrics, search) for source in todo}
         metric = ranked.pop() if len(ranked) == 1 else "loss"
         own = [source.sweep for source in todo]
-        with api.terminal_progress(planned, self.console, own, metric) as progress:
+        best = 1 if search is None else SHOWN
+        with api.terminal_progress(planned, self.console, own, metric, best) as progress:
             checkpoints = Checkpoints(
                 directory.checkpoints, progress.note, self.command.checkpoint_every
             )

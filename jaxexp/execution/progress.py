@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import dataclasses
+import heapq
 import math
 import threading
 import time
@@ -14,6 +15,7 @@ from typing import Self
 import numpy as np
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.spinner import Spinner
 from rich.table import Table
@@ -70,10 +72,12 @@ class TerminalProgress:
     def __init__(
         self, plan: Plan, console: Console, sweeps: Sequence[Sweep] = (),
         ranking: Ranking | None = None, clock: Callable[[], float] = time.monotonic,
+        best: int = 1,
     ) -> None:  # fmt: skip
         """Show nothing yet: that starts with the `with` block.
 
-        Of a plan, only the programs that `sweeps` need are counted, if they are given.
+        Of a plan, only the programs that `sweeps` need are counted, if they are given. Of the best
+        trials so far, a terminal shows one in words, or so many as a table.
         """
         self._sweeps: dict[Trial, list[Sweep]] = {}
         for sweep in sweeps:
@@ -85,7 +89,8 @@ class TerminalProgress:
         self.names = list(dict.fromkeys(sweep.name for sweep in sweeps))
         self.epochs = sum(len(p.trials) * p.epochs for p in needed)
         self._watched = {id(p): _Watched(trials=len(p.trials)) for p in needed}
-        self._latest: dict[Trial, float] = {}
+        self._latest: dict[Trial, tuple[float, int]] = {}  # what was measured, after which epoch
+        self._shown = best
         self._lock = threading.RLock()
         self._lines, self._told = 0, -math.inf
         self._started = clock()
@@ -130,8 +135,10 @@ class TerminalProgress:
         first.add_row(self._spinner, Text(self.what()), bar, Text(f"{shown} ({percent} %)"))
         passed = f"{duration(self._now() - self._started)} so far"
         when = passed if percent == 100 else f"{passed} · {self.to_go()}"
-        below = [Text(f"  {line}") for line in (when, self.best()) if line]
-        return Group(first, *below)
+        lines = [when] if self._shown > 1 else [when, self.best()]
+        below = [Text(f"  {line}") for line in lines if line]
+        table = [Padding(own, (0, 0, 0, 2))] if self._shown > 1 and (own := self.table()) else []
+        return Group(first, *below, *table)
 
     def compiling(self, program: Program) -> None:
         """A program is being compiled."""
@@ -186,7 +193,7 @@ class TerminalProgress:
             own.looked = now
             for trial, number in zip(program.trials, values, strict=True):
                 if epoch <= trial.epochs:
-                    self._latest[trial] = float(number)
+                    self._latest[trial] = float(number), epoch
 
     def what(self) -> str:
         """What goes on: "compiling epochs", "training epochs, compiling 2 programs"."""
@@ -224,16 +231,44 @@ class TerminalProgress:
 
     def best(self) -> str:
         """The best trial so far, and its metric as measured last; "" before there is one."""
-        with self._lock:
-            finite = {t: v for t, v in self._latest.items() if math.isfinite(v)}
-        if not finite or self.ranking is None:
+        found = self._best(1)
+        if not found or self.ranking is None:
             return ""
-        sign = -1 if self.ranking.higher else 1
-        trial = min(finite, key=lambda t: sign * finite[t])
+        trial, number, _ = found[0]
+        value = f"{number:.4g} {self.ranking.unit}".rstrip()
+        return f"best so far: {self._measure} {value}{self._label(trial)}"
+
+    def table(self) -> Table | None:
+        """The best trials so far, with their values along the axes; None before there is one."""
+        found = self._best(self._shown)
+        if not found or self.ranking is None:
+            return None
+        names = list(dict.fromkeys(
+            name for trial, *_ in found for sweep in self._sweeps.get(trial, ())
+            for axis in sweep.axes for name in axis
+        ))  # fmt: skip
+        unit = f", {self.ranking.unit}" if self.ranking.unit else ""
+        made = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+        for title in ("best so far", f"{self._measure}{unit}", "epoch", *names):
+            made.add_column(title.replace("_", " "), justify="right", no_wrap=True)
+        for rank, (trial, number, epoch) in enumerate(found, 1):
+            values = (_written(getattr(trial, name)) for name in names)
+            made.add_row(str(rank), f"{number:.4g}", str(epoch), *values)
+        return made
+
+    @property
+    def _measure(self) -> str:
+        """By what trials are ranked, in words."""
+        assert self.ranking is not None
         split = "training" if self.ranking.split == "train" else self.ranking.split
-        metric = self.ranking.metric.replace("_", " ")
-        value = f"{finite[trial]:.4g} {self.ranking.unit}".rstrip()
-        return f"best so far: {split} {metric} {value}{self._label(trial)}"
+        return f"{split} {self.ranking.metric.replace('_', ' ')}"
+
+    def _best(self, most: int) -> list[tuple[Trial, float, int]]:
+        """The best trials, what was measured last, and after which epoch; the best first."""
+        sign = -1 if self.ranking is not None and self.ranking.higher else 1
+        with self._lock:
+            finite = [(t, v, e) for t, (v, e) in self._latest.items() if math.isfinite(v)]
+        return heapq.nsmallest(most, finite, key=lambda own: sign * own[1])
 
     def _label(self, trial: Trial) -> str:
         """Its values along the axes of its sweep, if it has any."""
