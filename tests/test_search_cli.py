@@ -132,10 +132,20 @@ def start(place: Path, *arguments: str) -> subprocess.Popen:
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("sampler", ["sobol", "halving", "pbt"])
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        "sobol",
+        "halving",
+        "pbt",
+        pytest.param("random", marks=pytest.mark.nightly),
+        pytest.param("hyperband", marks=pytest.mark.nightly),
+    ],
+)
 def test_killed_and_resumed_it_ends_with_the_same_bits(sampler, place):
-    line = ["--sampler", sampler, "--trials", "5", "--seed", "7", "--set", "epochs=400"]
-    line = search(*line, "--checkpoint-every", "0.1", "--out")
+    size = ["--set", "epochs=81"] if sampler == "hyperband" else ["--trials", "5"]
+    size += [] if sampler == "hyperband" else ["--set", "epochs=400"]
+    line = search("--sampler", sampler, *size, "--seed", "7", "--checkpoint-every", "0.1", "--out")
     assert here(*line, "whole") == 0
     process = start(place, *line, "killed")
     wait_for(lambda: has_checkpoint(place / "killed"), process)
