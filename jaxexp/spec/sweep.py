@@ -1,11 +1,12 @@
 """A sweep: a base trial, the axes along which it varies, and the questions that it answers."""
 
 import dataclasses
+import functools
 import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, NamedTuple, Self, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeAlias, TypeVar, cast
 
 from jaxexp.base.errors import UserError
 from jaxexp.base.files import digest
@@ -226,17 +227,24 @@ class Sweep:
 
         Raises UserError for a value of the wrong type or out of its range, and for duplicates.
         """
+        return list(self._trials)
+
+    @functools.cached_property
+    def _trials(self) -> tuple[Trial, ...]:
         made: dict[Trial, None] = {}
+        base = self.base.replace(**self.base.values())  # the types of all values checked
         for points in itertools.product(*self._points.values()):
             names = itertools.chain.from_iterable(self._points)
-            values = dict(zip(names, itertools.chain.from_iterable(points), strict=True))
-            trial = self.base.replace(**self.base.values() | values)
+            values: dict[str, Any] = dict(
+                zip(names, itertools.chain.from_iterable(points), strict=True)
+            )
+            trial = dataclasses.replace(base, **values)
             trial.check()
             if trial in made:
                 written = ", ".join(f"{name}={text(value)}" for name, value in values.items())
                 raise UserError(f"sweep {self.name!r} has the trial {written} twice")
             made[trial] = None
-        return list(made)
+        return tuple(made)
 
     def set(self, settings: Mapping[str, Sequence[object]]) -> Self:
         """A copy with other values: `{"epochs": [5], "learning_rate": [0.1, 0.01]}`.
