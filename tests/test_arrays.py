@@ -579,7 +579,7 @@ def examples(n: int = 4, **changed: Any) -> Examples:
             {"validation": (np.zeros((4, 2)), np.zeros(4))},
         ),
         ("test: Examples(x=*, y=*, weight=*), expected", {"test": examples(weight=np.ones(4))}),
-        ("extra: 'test' is the name of a split", {"extra": {"test": np.zeros(3)}}),
+        ("extra: 'test' stands for something else", {"extra": {"test": np.zeros(3)}}),
         ("extra: [1], expected a dict", {"extra": [1]}),
         ("words: a str, expected an array", {"extra": {"words": "text"}}),
         ("attrs: {1: 2}, expected a dict whose keys are strings", {"attrs": {1: 2}}),

@@ -46,7 +46,7 @@ LONG = (
     "widths",
     "adamw, residual",
 )  # of which others hold the parts
-TORCH_ACTIVATIONS = {name: getattr(F, name) for name in mlp.ACTIVATIONS}
+TORCH_ACTIVATIONS = {name: getattr(F, name, torch.nn.Identity()) for name in mlp.ACTIVATIONS}
 
 
 class TorchMLP(torch.nn.Module):

@@ -27,7 +27,6 @@ from jaxexp.training.shuffle import mix
 from jaxexp.training.trees import PyTree
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "identity": lambda x: x,
     "relu": nn.relu,
     "leaky_relu": nn.leaky_relu,
     "elu": nn.elu,
@@ -35,6 +34,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "silu": nn.silu,
     "tanh": nn.tanh,
     "sigmoid": nn.sigmoid,
+    "identity": lambda x: x,
 }
 SINE_FREQUENCIES = np.arange(1, 11, dtype=np.float32) / 10  # 0.1, 0.2 … 1.0, radians per degree
 UNROLLED_LAYERS = 16  # deeper stacks are a loop: 100 layers compile in seconds
