@@ -2,16 +2,11 @@
 
 Imports everything up to `search`.
 
->>> from sklearn.datasets import load_iris
 >>> from jaxexp.sklearn import MLPClassifier, VectorizedSearchCV
->>> X, y = load_iris(return_X_y=True)
->>> search = VectorizedSearchCV(
-...     MLPClassifier(hidden_layer_sizes=(16,), max_iter=20, tol=None, random_state=0),
-...     {"learning_rate_init": [0.03, 0.01], "alpha": [1e-4, 1e-2]},
-...     cv=3,
-... )
->>> search.fit(X, y).cv_results_["mean_test_score"].shape
-(4,)
+>>> model = MLPClassifier(hidden_layer_sizes=(16,), max_iter=20, random_state=0)
+>>> search = VectorizedSearchCV(model, {"learning_rate_init": [0.03, 0.01]}, cv=3, refit=False)
+>>> search.estimator.get_params()["max_iter"]
+20
 """
 
 import importlib
