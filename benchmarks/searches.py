@@ -72,7 +72,7 @@ class Search:
 
 @dataclass(frozen=True)
 class Found:
-    """By seed: seconds, epochs of all trials, and accuracies of the chosen one.
+    """By seed: seconds, those of all cores' work, epochs of all trials, and what was chosen.
 
     `first` are seconds with compilation.
     """
@@ -80,6 +80,7 @@ class Found:
     search: Search
     first: float
     seconds: tuple[float, ...]
+    busy: tuple[float, ...]
     epochs: tuple[int, ...]
     validation: tuple[float, ...]
     test: tuple[float, ...]
@@ -92,7 +93,7 @@ def compare(folder: Path | None, *, quick: bool = False) -> None:
     """
     seeds = range(2 if quick else 5)
     given = list(places(folder, quick=quick))
-    console = Console(width=None if sys.stdout.isatty() else 170)
+    console = Console(width=None if sys.stdout.isatty() else 180)
     console.print(
         f"Learning rate 1e-4 to 1e-1 (log) and dropout 0 to 0.5, {len(seeds)} seeds of each "
         f"search; {cores()} cores, JAX {jax.__version__}\n"
@@ -181,20 +182,20 @@ def measure(search: Search, seeds: range) -> Found:
     """Of each seed; the first is run once before, to compile."""
     rows = []
     with nothing_compiled():
-        first, _ = _timed(search, seeds[0])
+        first, *_ = _timed(search, seeds[0])
         for seed in seeds:
-            seconds, results = _timed(search, seed)
+            seconds, busy, results = _timed(search, seed)
             best = results.best(METRIC).curves
             ends = jx.select.final(best, METRIC)
             validation, test = (float(ends.sel(split=split)) for split in ("validation", "test"))
-            rows.append((seconds, int(results["epochs_trained"].sum()), validation, test))
+            rows.append((seconds, busy, int(results["epochs_trained"].sum()), validation, test))
     return Found(search, first, *zip(*rows, strict=True))
 
 
-def _timed(search: Search, seed: int) -> tuple[float, jx.Results]:
-    started = time.perf_counter()
+def _timed(search: Search, seed: int) -> tuple[float, float, jx.Results]:
+    started, busy = time.perf_counter(), time.process_time()
     results = search.run(seed)
-    return time.perf_counter() - started, results
+    return time.perf_counter() - started, time.process_time() - busy, results
 
 
 @contextlib.contextmanager
@@ -222,10 +223,11 @@ def table(found: list[Found]) -> Table:
     made = Table(
         caption="Accuracies: mean ± standard deviation over the seeds. In brackets: from the least "
         "to the most. Regret: what the best of all these runs has more. Gain: over random points "
-        "with as many epochs, seed by seed."
+        "with as many epochs, seed by seed. Core s: the processor's work, whatever else it "
+        "does beside."
     )
     titles = (
-        "search", "trials × epochs", "epochs", "s", "s, compiling", "validation accuracy",
+        "search", "trials × epochs", "epochs", "s", "core s", "s, compiling", "validation accuracy",
         "regret", "gain", "test accuracy",
     )  # fmt: skip
     for title in titles:
@@ -237,7 +239,8 @@ def table(found: list[Found]) -> Table:
         made.add_row(
             own.search.name, own.search.words, f"{statistics.median(own.epochs):,.0f}",
             f"{statistics.median(own.seconds):.2f} ({min(own.seconds):.2f}–{max(own.seconds):.2f})",
-            f"{own.first:.1f}", _spread(here), _range(known - here),
+            f"{statistics.median(own.busy):.2f}", f"{own.first:.1f}", _spread(here),
+            _range(known - here),
             "" if peer is None else _range(here - peer, "+", " to "), _spread(np.array(own.test)),
         )  # fmt: skip
     return made
