@@ -24,12 +24,12 @@ def test_a_fold_trains_and_validates_as_its_rows_alone():
     x, y = blobs(120)
     splits = splits_of(120, 4)  # 90 and 30 rows each
     folded = jx.folds(jx.arrays(x, y, validation=None), splits)
-    axes = {"width": [4, 8], "batch_size": [16, 30], "fold": range(4)}
+    axes = {"batch_size": [16, 30], "fold": range(4)}
     found = jx.run(jx.Sweep(BASE, axes), data=folded, progress=False, programs="one")
     for fold, (train, validation) in enumerate(splits):
         own = jx.arrays(x[train], y[train], validation=(x[validation], y[validation]))
-        alone_axes = {name: axes[name] for name in ("width", "batch_size")}
-        alone = jx.run(jx.Sweep(BASE, alone_axes), data=own, progress=False, programs="exact")
+        sizes = {"batch_size": axes["batch_size"]}
+        alone = jx.run(jx.Sweep(BASE, sizes), data=own, progress=False, programs="exact")
         for name in ("loss", "accuracy", "step_loss", "running_loss"):
             np.testing.assert_allclose(
                 found[name].sel(fold=fold).values, alone[name].values, rtol=2e-5, atol=2e-6

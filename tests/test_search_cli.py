@@ -94,6 +94,7 @@ def test_a_search_is_the_one_of_python(sampler, place):
     assert ("parent" in own) == (sampler == "pbt")
 
 
+@pytest.mark.integration
 def test_its_run_directory_is_one_like_any_other(place, capsys):
     line = ["--trials", "3", "--set", "width=4,8", "--set", "depth=2", "--metric", "accuracy"]
     assert here(*search(*line, "--out", "runs/a")) == 0
