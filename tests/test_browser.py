@@ -117,7 +117,7 @@ def wide(browser: Any, report: Path) -> Tab:
 
 def check(tab: Tab, width: int) -> None:
     count = tab.draw()
-    assert count == 11
+    assert count == 13
     assert tab.page.evaluate(DRAWN) == count
     sizes = tab.page.evaluate(
         "[...document.querySelectorAll('figure.drawn .plot')].map((plot) => {"
