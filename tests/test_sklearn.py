@@ -5,6 +5,7 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
+import optax
 import pandas as pd
 import polars as pl
 import pytest
@@ -329,6 +330,26 @@ def test_a_search_over_the_hyperparameters_of_a_module():
     ).fit(X, NAMES)
     assert search.best_params_["trial__learning_rate"] == 0.1
     assert search.best_estimator_.variables_.params["Dense_1"]["kernel"].shape[1] in (3, 6)
+
+
+@pytest.mark.integration
+def test_candidates_that_no_trial_tells_apart_train_apart():
+    """Modules, losses, optimizers, random states, and trials of another class."""
+    cv = KFold(2, shuffle=True, random_state=0)
+    model = Classifier(Net(6, 3), jx.Trial(epochs=10, batch_size=25, learning_rate=0.05))
+    model.set_params(random_state=0)
+    grid = [
+        {"module": [Net(6, 3), Net(1, 3)]},
+        {"optimizer": [lambda trial: optax.sgd(1e-6 * trial.learning_rate)]},
+        {"random_state": [1]},
+        {"module": [three_classes], "trial": [NetTrial(epochs=10, batch_size=25, width=5)]},
+    ]
+    search = VectorizedSearchCV(model, grid, cv=cv).fit(X, NAMES)
+    for i, candidate in enumerate(search.cv_results_["params"]):
+        alone = cross_val_score(clone(model).set_params(**candidate), X, NAMES, cv=cv)
+        found = [search.cv_results_[f"split{k}_test_score"][i] for k in range(2)]
+        np.testing.assert_allclose(found, alone, atol=0.014)
+    assert len(set(search.cv_results_["mean_test_score"])) > 2
 
 
 def test_a_candidate_that_diverges():

@@ -70,7 +70,10 @@ class Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     random_state: Any
     verbose: bool
     # Parameters that are no hyperparameters of a trial: candidates that differ in them train apart.
-    apart = ("tol", "n_iter_no_change", "early_stopping", "validation_fraction", "verbose")
+    apart: tuple[str, ...] = (
+        "tol", "n_iter_no_change", "early_stopping", "validation_fraction", "random_state",
+        "verbose",
+    )  # fmt: skip
     score_metric: str
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:

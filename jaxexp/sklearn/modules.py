@@ -28,6 +28,7 @@ NESTED = "trial__"  # how names of hyperparameters begin, among the estimator's 
 class _Module(Network):
     """What classifier and regressor have in common."""
 
+    apart = (*Network.apart, "module", "loss", "optimizer")
     module: Function | linen.Module
     trial: Trial | None
     loss: Callable[..., Array] | None

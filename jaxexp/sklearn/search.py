@@ -50,8 +50,8 @@ class VectorizedSearchCV(BaseSearchCV):  # type: ignore[misc]
     with the data on each device once; candidates are then scored with scikit-learn's own scorers.
 
     Folds whose sizes differ by less than 1 % are filled up to the longest, with rows that count
-    nothing. Candidates that differ in `tol`, `n_iter_no_change`, `early_stopping`,
-    `validation_fraction` or `verbose` train in plans of their own.
+    nothing. Candidates that differ in what is no hyperparameter of a trial (`tol`,
+    `early_stopping`, `random_state`, a module or its loss …) train in plans of their own.
 
     Args:
         estimator: one of `jaxexp.sklearn`. (A pipeline goes around the search, or its transformer
@@ -65,7 +65,7 @@ class VectorizedSearchCV(BaseSearchCV):  # type: ignore[misc]
             `return_train_score`.
         refit: see there.
         cv: see there.
-        random_state: of random candidates. Trials' seeds are drawn by the estimator's own.
+        random_state: of random candidates. Trials' seeds are drawn by the estimators' own.
         verbose: above 0, progress is shown.
         error_score: the score of a candidate whose loss leaves the finite numbers, or "raise".
         return_train_score: see there.
@@ -243,10 +243,10 @@ class VectorizedSearchCV(BaseSearchCV):  # type: ignore[misc]
         self, prepared: Prepared, splits: Sequence[Split], estimators: Sequence[Network]
     ) -> dict[tuple[int, int, int], Fitted]:
         """By candidate, fold and seed."""
-        seeds = self.estimator._seeds(self.n_seeds)
         found: dict[tuple[int, int, int], Fitted] = {}
         for places in _alike(estimators):
             first = estimators[places[0]]
+            seeds = first._seeds(self.n_seeds)
             held = [first._held_out(prepared, np.asarray(train)) for train, _ in splits]
             for own in _of_one_size([len(train) for train, _ in held]):
                 asked = [(place, fold, seed) for place in places for fold in own
@@ -306,10 +306,11 @@ def _sweep(trials: Sequence[Trial]) -> Sweep:
 
 def _alike(estimators: Sequence[Network]) -> Iterator[list[int]]:
     """The places of candidates that may share a plan."""
-    groups: dict[tuple[str, ...], list[int]] = {}
+    groups: dict[tuple[object, ...], list[int]] = {}
     for place, estimator in enumerate(estimators):
         own = estimator.get_params(deep=False)
-        key = tuple(repr(own[name]) for name in estimator.apart if name in own)
+        values = [own[name] for name in estimator.apart]
+        key = *((type(value), repr(value)) for value in values), type(own.get("trial"))
         groups.setdefault(key, []).append(place)
     yield from groups.values()
 
