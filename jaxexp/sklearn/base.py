@@ -27,6 +27,7 @@ from jaxexp.spec.trial import Trial
 from jaxexp.training.arrays import arrays
 from jaxexp.training.data import Data
 from jaxexp.training.task import Task, Variables
+from jaxexp.training.tracing import is_plain_value
 
 NOT_FINITE = (
     "the loss is not finite any more: expected a lower learning rate, or inputs at unit scale "
@@ -101,7 +102,7 @@ class Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         )
         if found.variables is None or not np.isfinite(curve.loss_E[-1]):
             raise ValueError(NOT_FINITE)
-        self._adopt(prepared.attributes, results.task, found.trial, found.variables, curve)
+        self._adopt(prepared.attributes, results.task, found.trial, found.variables, curve, {})
         if rule is not None and self.n_iter_ == trial.epochs and not self._converged(rule):
             warnings.warn(
                 f"{trial.epochs} epochs are over, and the optimization has not converged yet",
@@ -186,12 +187,14 @@ class Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
 
     def _adopt(
         self, attributes: Mapping[str, Any], task: Task, trial: Trial, variables: Variables,
-        curve: Curve,
+        curve: Curve, compiled: dict[Trial, Predict],
     ) -> None:  # fmt: skip
-        """Become the estimator of this trial."""
+        """Become the estimator of this trial; `compiled` keeps what predicts with this task."""
         for name, value in attributes.items():
             setattr(self, name, value)
         self.task_, self.trial_, self.variables_ = task, trial, variables
+        # What functions of the user's own close over may change: nobody else is to use these.
+        self._compiled = _predictors(task) if is_plain_value(task) else compiled
         self.n_iter_ = len(curve.loss_E)
         self.loss_curve_ = curve.loss_E.astype(float).tolist()
         self.loss_, self.best_loss_ = self.loss_curve_[-1], min(self.loss_curve_)
@@ -208,8 +211,13 @@ class Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         """The network's outputs, (N, C) or (N, K), float64."""
         check_is_fitted(self, "variables_")
         X = validate_data(self, X, reset=False, dtype=np.float32, **self._input_options())
-        prediction, _ = apply(self.task_, self.trial_, self.variables_, X, _predictors(self.task_))
+        prediction, _ = apply(self.task_, self.trial_, self.variables_, X, self._compiled)
         return np.asarray(prediction, np.float64)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is compiled, which is no matter for other processes."""
+        state: dict[str, Any] = super().__getstate__()
+        return {name: {} if name == "_compiled" else value for name, value in state.items()}
 
     def _input_options(self) -> dict[str, Any]:
         return {"allow_nd": False}
@@ -313,7 +321,7 @@ def curve_of(loss_E: np.ndarray, score_E: np.ndarray | None, epochs: int) -> Cur
 
 @functools.lru_cache(maxsize=32)
 def _predictors(task: Task) -> dict[Trial, Predict]:
-    """What is compiled to predict with this task, for all estimators that have it."""
+    """What is compiled to predict with a task of plain values, for all that have one like it."""
     return {}
 
 

@@ -19,6 +19,7 @@ from sklearn.utils.validation import _check_method_params
 
 from jaxexp.api import run
 from jaxexp.base.errors import UserError
+from jaxexp.results.results import Predict
 from jaxexp.sklearn.base import LEAST, NOT_FINITE, Curve, Network, Prepared, curve_of
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial
@@ -39,6 +40,7 @@ class Fitted:
     variables: Variables | None
     curve: Curve
     seconds: float
+    compiled: dict[Trial, Predict]  # to predict, for all of a run
 
 
 class VectorizedSearchCV(BaseSearchCV):  # type: ignore[misc]
@@ -219,7 +221,9 @@ class VectorizedSearchCV(BaseSearchCV):  # type: ignore[misc]
             if self.error_score == "raise":
                 raise ValueError(f"{own.trial}: {NOT_FINITE}")
             return None
-        estimator._adopt(prepared.attributes, own.task, own.trial, own.variables, own.curve)
+        estimator._adopt(
+            prepared.attributes, own.task, own.trial, own.variables, own.curve, own.compiled
+        )
         train, test = split
 
         def score(part: Any) -> Any:
@@ -287,11 +291,11 @@ class VectorizedSearchCV(BaseSearchCV):  # type: ignore[misc]
         running = flat["running_loss"].transpose("candidate", "epoch").values
         scores = flat[metric].isel(split=-1).transpose("candidate", "epoch").values
         epochs = flat["epochs_trained"].values
-        kept = results.kept()
+        kept, compiled = results.kept(), dict[Trial, Predict]()
         for i, trial in enumerate(results.sweep.trials()):
             score_E = scores[i] if first.early_stopping else None
             curve = curve_of(running[i], score_E, int(epochs[i]))
-            made[trial] = Fitted(results.task, trial, kept.get(trial.id), curve, seconds)
+            made[trial] = Fitted(results.task, trial, kept.get(trial.id), curve, seconds, compiled)
         return made
 
 
