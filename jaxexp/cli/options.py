@@ -72,8 +72,8 @@ Sampler = Annotated[
     typer.Option(
         metavar="|".join(SAMPLERS),
         help="Points at random or of a Sobol sequence; halving and hyperband end all but the best "
-        "early; of a population (pbt), the worst become copies of the best; optuna learns from each "
-        "batch where to look next (needs jaxexp\\[optuna]).",
+        "early; of a population (pbt), the worst become copies of the best; optuna learns from "
+        "each batch where to look next (needs jaxexp\\[optuna]).",
     ),
 ]
 Trials = Annotated[
