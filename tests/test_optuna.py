@@ -242,7 +242,7 @@ def test_an_error_in_training_fails_the_batch_and_is_raised(data, monkeypatch):
     def broken(*args, **options):
         raise ZeroDivisionError("a mistake of the user's")
 
-    monkeypatch.setattr("jaxexp.search.batches.run", broken)
+    monkeypatch.setattr("jaxexp.search.studies.run", broken)
     with pytest.raises(ZeroDivisionError):
         run(own, data)
     assert states(own) == [FAIL] * 3

@@ -158,6 +158,152 @@ def test_killed_and_resumed_it_ends_with_the_same_bits(sampler, place):
     assert_same_results(place / "killed", place / "whole")
 
 
+STUDY = ["--sampler", "optuna", "--seed", "2", "--metric", "accuracy", "--set", "width=4"]
+
+
+@pytest.mark.integration
+def test_a_study_is_the_one_of_python(place, capsys):
+    op = pytest.importorskip("optuna")
+    record = 'sweep = __import__("dataclasses").replace(sweep, record=("gradient_norms",))'
+    (place / "mine.py").write_text(f"{SWEEP}\n{record}\n")
+    assert here(*search(*STUDY, "--trials", "14", "--batch", "11", "--out", "out")) == 0
+    code: dict = {}
+    exec(SWEEP, code)
+    task, data = code["problem"](None)
+    sampler = op.samplers.TPESampler(seed=2, constant_liar=True)
+    study = op.create_study(direction="maximize", sampler=sampler, pruner=op.pruners.NopPruner())
+    other = jx.search.optuna(
+        study, jx.search.Space(code["sweep"].base.replace(width=4), SPACE), task, data,
+        trials=14, batch=11, metric="accuracy", progress=False,
+    )  # fmt: skip
+    own = results(place / "out")
+    assert own.attrs["ranked_by"] == "accuracy"
+    assert own.attrs["sweep"] == "mine"
+    assert own["gradient_norm"].sizes["sample"] == 14
+    for name in ("learning_rate", "loss", "accuracy", "epochs_trained", "trial_id"):
+        np.testing.assert_array_equal(own[name].values, other[name].values, name)
+    kept = study_of(place / "out")
+    assert [(t.params, t.value) for t in kept.trials] == [(t.params, t.value) for t in study.trials]
+    # The run directory is one like any other.
+    models = {path.stem for path in (place / "out/models/mine").glob("*.npz")}
+    assert models == set(own["trial_id"].values.tolist())
+    assert not (place / "out/checkpoints").exists()
+    (place / "new.csv").write_text("a,b\n0.1,0.2\n-1,1\n")
+    capsys.readouterr()
+    assert here("predict", "out", "new.csv") == 0
+    told = capsys.readouterr()
+    assert "model: mine, learning rate" in told.err
+    classes = [line.split("\t")[1] for line in told.out.splitlines()]
+    best = other.best_setting("accuracy")
+    x = np.array([[0.1, 0.2], [-1, 1]], np.float32)
+    assert classes == [str(label) for label in other.predict(x, best)]
+    page = (place / "out/report.html").read_text()
+    assert here("report", "out") == 0
+    assert (place / "out/report.html").read_text() == page
+    assert here("show", "out") == 0
+    assert "the best 10 of 14 trials by validation accuracy" in capsys.readouterr().out
+    assert here(*search(*STUDY, "--trials", "3", "--out", "out", "--force")) == 0
+    assert len(study_of(place / "out").trials) == 3
+
+
+def study_of(out: Path):
+    """The study that a run directory holds."""
+    import optuna as op
+    from optuna.storages.journal import JournalFileBackend
+
+    storage = op.storages.JournalStorage(JournalFileBackend(str(out / "study.journal")))
+    return op.load_study(study_name="mine", storage=storage)
+
+
+def killed(process: subprocess.Popen, number: signal.Signals) -> str:
+    """What a process tells that ends with this signal."""
+    process.send_signal(number)
+    _, told = process.communicate(timeout=120)
+    codes = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143, signal.SIGINT: 130}
+    assert process.returncode == codes[number], told
+    return told
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    ("number", "batch"), [(signal.SIGKILL, 0), (signal.SIGTERM, 1), (signal.SIGINT, 0)]
+)
+def test_a_study_interrupted_and_resumed_ends_with_the_same_bits(number, batch, place):
+    pytest.importorskip("optuna")
+    # One device: the process that is killed has as many as the machine.
+    size = ["--trials", "14", "--batch", "11", "--set", "epochs=400", "--devices", "1"]
+    line = search(*STUDY, *size, "--checkpoint-every", "0.1", "--out")
+    assert here(*line, "whole") == 0
+    process = start(place, *line, "killed")
+    folder = place / f"killed/checkpoints/batch-{batch:04d}"
+    wait_for(lambda: any(path.name.isdecimal() for path in folder.glob("*/*")), process)
+    told = killed(process, number)
+    if number != signal.SIGKILL:
+        assert "interrupted; resume with: jaxexp resume killed" in told
+        assert "Traceback" not in told
+    assert not json.loads((place / "killed/run.json").read_text())["finished"]
+    with (place / "killed/study.journal").open("a") as journal:
+        journal.write('{"op_code":')  # as one leaves it that is killed while it writes,
+    os.symlink(place / "killed/study.journal", place / "killed/study.journal.lock")  # and locks
+    assert here("resume", "killed") == 0
+    assert_same_results(place / "killed", place / "whole")
+    for name in ("killed", "whole"):
+        assert len(list((place / name / "models/mine").glob("*.npz"))) == 14
+    own, other = study_of(place / "killed"), study_of(place / "whole")
+    assert [(t.number, t.params, t.value) for t in own.trials] == [
+        (t.number, t.params, t.value) for t in other.trials
+    ]
+
+
+@pytest.mark.integration
+def test_a_batch_whose_training_has_failed_is_resumed(place, monkeypatch, capsys):
+    """Models that cannot be written end the run; nothing of it is lost."""
+    pytest.importorskip("optuna")
+    from jaxexp.results import models
+
+    line = search(*STUDY, "--trials", "6", "--batch", "3", "--out")
+    assert here(*line, "whole") == 0
+
+    def full(*arguments):
+        raise jx.UserError("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(models, "save", full)
+        assert here(*line, "failed") == 2
+    assert "the disk is full" in capsys.readouterr().err
+    assert here("resume", "failed") == 0
+    assert_same_results(place / "failed", place / "whole")
+
+
+def test_without_optuna_it_is_said_how_to_install_it(place, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    assert here(*search("--sampler", "optuna", "--trials", "3")) == 2
+    assert "pip install 'jaxexp[optuna]'" in capsys.readouterr().err.replace("\n", " ")
+    assert not (place / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--batch", "0"], "--batch 0: expected a whole number, at least 1"),
+        (["--trials", "0"], "--trials 0: expected 1 to 1,000,000 for --sampler optuna"),
+        (["--metric", "acuracy"], "--metric 'acuracy': did you mean accuracy? expected one of"),
+        (["--seed", "-1"], "--seed -1: expected a whole number"),
+        (["--set", "width=0,8"], "width=0: expected a number at least 1"),
+        (["--set", "batch_size=integers(8,500)"], "batch_size=500: larger than the 72 training"),
+        (["--set", "momentum=uniform(0,0.9)"], "needs optimizer=sgd"),
+    ],
+)
+def test_bad_input_of_a_study_is_told_before_any_work(arguments, message, place, capsys):
+    pytest.importorskip("optuna")
+    trials = [] if "--trials" in arguments else ["--trials", "3"]
+    assert here(*search("--sampler", "optuna", *trials, *arguments)) == 2
+    told = capsys.readouterr().err.replace("\n", " ")
+    assert message in told
+    assert "Traceback" not in told
+    assert not (place / "runs").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -202,6 +348,10 @@ def test_killed_and_resumed_it_ends_with_the_same_bits(sampler, place):
         (
             ["--set", RATES, "--trials", "3", "--metric", "f1"],
             "--metric 'f1': expected one of loss, accuracy",
+        ),
+        (
+            ["--set", RATES, "--trials", "3", "--batch", "2"],
+            "--batch 2: expected with --sampler op",
         ),
         (["--set", "epochs=3,4", "--trials", "2", "--quick"], "--set epochs: expected without"),
     ],

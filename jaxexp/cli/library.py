@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from jaxexp.base.errors import UserError
 from jaxexp.base.files import digest
 from jaxexp.base.words import did_you_mean
+from jaxexp.spec.spaces import Space
 from jaxexp.spec.sweep import Comparison, Sweep
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ class Source:
     and raises UserError before anything is trained; `predict(model, files)`, which returns
     predictions of files that are not CSV; and `export(model, path)`.
 
-    `stopping` is the rule of the search that has chosen the trials, where it has one.
+    `stopping` is the rule of the search that has chosen the trials, where it has one. `space` is
+    that of a study, which suggests trials as it goes: those of `sweep` are examples.
     """
 
     sweep: Sweep
@@ -64,6 +66,7 @@ class Source:
     predict: "Callable[[Model, Sequence[Path]], Sequence[Prediction]] | None" = None
     export: "Callable[[Model, Path], None] | None" = None
     stopping: "StoppingRule | None" = None
+    space: Space | None = None
 
 
 def load(name_or_file: str) -> Sweep:

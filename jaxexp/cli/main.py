@@ -22,6 +22,7 @@ from jaxexp.cli import browse, library, pages
 from jaxexp.cli.benchmarks import benchmark
 from jaxexp.cli.inputs import IMAGENET, Inputs
 from jaxexp.cli.options import (
+    Batch,
     Data,
     Devices,
     Every,
@@ -212,6 +213,7 @@ def search(
     sampler: Sampler = "random",
     trials: Trials = None,
     metric: Metric = "loss",
+    batch: Batch = None,
     seed: SamplerSeed = 0,
     programs: Programs = "auto",
     memory: Memory = None,
@@ -246,7 +248,7 @@ def search(
         programs=programs,
         memory=memory,
         devices=devices,
-        search=Search(sampler=sampler, trials=trials, seed=seed, metric=metric),
+        search=Search(sampler=sampler, trials=trials, seed=seed, metric=metric, batch=batch),
         quick=quick,
         inputs=_inputs(data, images, weights, image_size, skip_broken, quick),
         checkpoint_every=checkpoint_every,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from jaxexp.cli.searching import SAMPLERS
+from jaxexp.cli.searching import BATCH, SAMPLERS
 from jaxexp.cli.session import QUICK_EPOCHS
 
 Data = Annotated[
@@ -72,13 +72,22 @@ Sampler = Annotated[
     typer.Option(
         metavar="|".join(SAMPLERS),
         help="Points at random or of a Sobol sequence; halving and hyperband end all but the best "
-        "early; of a population (pbt), the worst become copies of the best.",
+        "early; of a population (pbt), the worst become copies of the best; optuna learns from "
+        "each batch where to look next (needs jaxexp\\[optuna]).",
     ),
 ]
 Trials = Annotated[
     int | None,
     typer.Option(
         metavar="N", help="How many trials; the brackets of hyperband decide it themselves."
+    ),
+]
+Batch = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help=f"With --sampler optuna: how many trials are suggested, and trained, at once; {BATCH} "
+        "if not given.",
     ),
 ]
 SamplerSeed = Annotated[

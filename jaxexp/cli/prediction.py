@@ -57,13 +57,20 @@ def predict_files(
     source = sources[model.about["sweep"]]
     if export and source.export:
         source.export(model, export)
-    trial = _trial(source.sweep.trials(), model)
+    trial = _trial(_trials(source, model), model)
     predicted: Sequence[Prediction] = []
     if files and source.predict:
         predicted = source.predict(model, files)
     elif files:
         predicted = _of_tables(model, trial, plan_stage([source], command), files)
     return predicted, f"model: {source.sweep.name}, {_described(trial, source.sweep)}, {why}"
+
+
+def _trials(source: Source, model: Model) -> Sequence[Trial]:
+    """Those of the sweep; of a study, whose are only known in the end, that of the model alone."""
+    if source.space is None:
+        return source.sweep.trials()
+    return Sweep(source.sweep.base).set({k: [v] for k, v in model.about["trial"].items()}).trials()
 
 
 def _trial(trials: Sequence[Trial], model: Model) -> Trial:

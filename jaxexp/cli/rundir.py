@@ -5,6 +5,7 @@ results/*.nc    one file per sweep, written as soon as the sweep is complete
 figures/*.png   the figures of the page
 report.html     the page, self-contained
 models/         the trained parameters of every trial
+study.journal   the study of Optuna that has chosen the trials, if one has
 logs/           for TensorBoard, MLflow or Weights & Biases, if asked for
 checkpoints/    what an unfinished run resumes from; gone when it is complete
 """
@@ -168,7 +169,8 @@ class RunDirectory:
         for folder in (self.results, self.figures, self.checkpoints, self.models, self.logs):
             if folder.exists():
                 shutil.rmtree(folder)
-        self.page.unlink(missing_ok=True)
+        for file in (self.page, self.study):
+            file.unlink(missing_ok=True)
 
     @property
     def results(self) -> Path:
@@ -194,6 +196,11 @@ class RunDirectory:
     def logs(self) -> Path:
         """The folder of what is written for other programs."""
         return self.path / "logs"
+
+    @property
+    def study(self) -> Path:
+        """The file of the study of Optuna."""
+        return self.path / "study.journal"
 
     @property
     def page(self) -> Path:

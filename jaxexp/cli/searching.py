@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from jaxexp.base.errors import UserError
 from jaxexp.base.words import did_you_mean
@@ -16,22 +16,36 @@ from jaxexp.spec.trial import Trial
 if TYPE_CHECKING:
     from jaxexp.execution.control import StoppingRule
 
-Made = tuple[Sweep, "StoppingRule | None"]  # the trials, and what becomes of them as they train
 EXAMPLE = "--set learning_rate='loguniform(1e-4,1)'"
+BATCH = 64  # suggestions of a study that train at once, if not given
 FEWEST = {"pbt": 4, "halving": 2}  # trials; a quarter of a population copies another quarter
 MOST = 1_000_000
+
+
+class Made(NamedTuple):
+    """The trials, and what becomes of them as they train.
+
+    Where a study suggests the trials as it goes, they are examples: the ends of what it may
+    suggest from its `space`.
+    """
+
+    sweep: Sweep
+    stopping: "StoppingRule | None" = None
+    space: Space | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
     """How the points of a space are chosen; `trials` is None where the sampler decides it.
 
+    `batch` is how many suggestions of a study train at once.
+
     >>> import jaxexp as jx
     >>> search = Search(sampler="random", trials=4)
-    >>> sweep, rule = search.sweep(
+    >>> made = search.sweep(
     ...     jx.Sweep(jx.MLPTrial()), {"depth": ["2"], "learning_rate": ["loguniform(1e-4,1)"]}
     ... )
-    >>> sweep.shape, sweep.base.depth, rule
+    >>> made.sweep.shape, made.sweep.base.depth, made.stopping
     ((4,), 2, None)
     """
 
@@ -39,22 +53,25 @@ class Search:
     trials: int | None = None
     seed: int = 0
     metric: str = "loss"
+    batch: int | None = None
 
     def sweep(self, given: Sweep, settings: Mapping[str, list[str]]) -> Made:
-        """The sweep of the points, named and recording as the one given, and its rule.
+        """The sweep of the points, named and recording as the one given, and what is to become.
 
         Raises UserError for a sampler that is unknown, a number of trials that it cannot have, and
         settings that are no space.
         """
         self._check()
         space = _space(Sweep(given.base), settings)
-        made, rule = _SAMPLERS[self.sampler](self, space)
-        if self.trials not in (None, found := len(made.trials())):
+        made = _SAMPLERS[self.sampler](self, space)
+        found = len(made.sweep.trials())
+        if made.space is None and self.trials not in (None, found):
             raise UserError(
                 f"--trials {self.trials}: the brackets of {self.sampler} decide how many: expected "
                 f"{found} for epochs={space.base.epochs}, or none given"
             )
-        return dataclasses.replace(made, name=given.name, record=given.record), rule
+        named = dataclasses.replace(made.sweep, name=given.name, record=given.record)
+        return made._replace(sweep=named)
 
     def check_metric(self, metrics: Mapping[str, object]) -> None:
         """Raise UserError where the task has no such metric."""
@@ -76,40 +93,54 @@ class Search:
             raise UserError(
                 f"--trials {self.trials}: expected {least} to {MOST:,} for --sampler {self.sampler}"
             )
+        if self.batch is not None and self.sampler != "optuna":
+            raise UserError(f"--batch {self.batch}: expected with --sampler optuna alone")
+        if self.batch is not None and self.batch < 1:
+            raise UserError(f"--batch {self.batch}: expected a whole number, at least 1")
         if self.seed < 0:
             raise UserError(f"--seed {self.seed}: expected a whole number, at least 0")
 
 
 def _random(search: Search, space: Space) -> Made:
-    return random(space, search.trials or 0, seed=search.seed), None
+    return Made(random(space, search.trials or 0, seed=search.seed))
 
 
 def _sobol(search: Search, space: Space) -> Made:
-    return sobol(space, search.trials or 0, seed=search.seed), None
+    return Made(sobol(space, search.trials or 0, seed=search.seed))
 
 
 def _halving(search: Search, space: Space) -> Made:
     from jaxexp.search.halving import Halving  # JAX takes a second to start
 
-    return random(space, search.trials or 0, seed=search.seed), Halving(search.metric)
+    return Made(random(space, search.trials or 0, seed=search.seed), Halving(search.metric))
 
 
 def _hyperband(search: Search, space: Space) -> Made:
     from jaxexp.search.halving import Hyperband
 
     made = Hyperband(space, search.metric, seed=search.seed)
-    return made.sweep, made
+    return Made(made.sweep, made)
 
 
 def _pbt(search: Search, space: Space) -> Made:
     from jaxexp.search.population import PBT
 
     made = PBT(space, population=search.trials or 0, metric=search.metric, seed=search.seed)
-    return made.sweep, made
+    return Made(made.sweep, made)
+
+
+def _optuna(search: Search, space: Space) -> Made:
+    from jaxexp.results.joining import sweep_over
+    from jaxexp.search.suggestions import import_optuna, suggestions
+
+    import_optuna()
+    made = suggestions(space)
+    return Made(sweep_over(space.base, made.names, made.examples(), [], "ends"), None, space)
 
 
 _SAMPLERS: dict[str, Callable[[Search, Space], Made]] = {
     "random": _random, "sobol": _sobol, "halving": _halving, "hyperband": _hyperband, "pbt": _pbt,
+    "optuna": _optuna,
 }  # fmt: skip
 SAMPLERS = tuple(_SAMPLERS)
 

@@ -7,12 +7,13 @@ import typing
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from rich.console import Console
 
-from jaxexp.base.errors import UnavailableError, UserError
+from jaxexp.base.errors import InterruptedRunError, UnavailableError, UserError
 from jaxexp.base.files import digest, matches
 from jaxexp.base.words import count
 from jaxexp.cli import library, pages
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from jaxexp.api import PlannedRun
-    from jaxexp.execution.control import Control
+    from jaxexp.execution.control import Control, StoppingRule
     from jaxexp.execution.records import TrialRecord
     from jaxexp.report.page import Section
 
@@ -86,9 +87,9 @@ class Command:
             if "epochs" in self.settings:
                 raise UserError("--set epochs: expected without --quick, which decides them")
             given = given.shorten(QUICK_EPOCHS)
-        sweep, rule = search.sweep(given, self.settings)
-        sweep.trials()
-        return dataclasses.replace(source, sweep=sweep, stopping=rule)
+        made = search.sweep(given, self.settings)
+        made.sweep.trials()
+        return dataclasses.replace(source, **made._asdict())
 
     def _with_image_size(self, sweep: Sweep) -> Sweep:
         """That of the images, which the inputs decide."""
@@ -247,6 +248,8 @@ class Session:
         """The sweeps that were complete already."""
         for stage in self.stages:
             for source in stage:
+                if source.space is not None:  # its batches are read from their checkpoints
+                    continue
                 dataset = directory.finished(source.sweep, self._say)
                 if dataset is not None:
                     self.missing.pop(source.sweep.name, None)
@@ -269,6 +272,9 @@ class Session:
         directory.check_same(
             {f"data of {stage[0].sweep.name}": api.data_fingerprint(planned.data)}, force=force
         )
+        if stage[0].space is not None:
+            self._run_study(directory, stage[0], planned)
+            return
         search = self.command.search
         ranked = {ranked_by(source.sweep, planned.task.metrics, search) for source in todo}
         metric = ranked.pop() if len(ranked) == 1 else "loss"
@@ -295,6 +301,47 @@ class Session:
             ):
                 for sweep, dataset in finished:
                     self._keep(directory, sweep, dataset)  # while the others train
+
+    def _run_study(self, directory: RunDirectory, source: Source, planned: "PlannedRun") -> None:
+        """Train what a study suggests, batch by batch, and keep all as one sweep."""
+        from jaxexp import api
+        from jaxexp.cli import studying
+        from jaxexp.execution.checkpoints import Checkpoints
+        from jaxexp.results.results import Results
+
+        search = self.command.search
+        assert search is not None
+
+        with self.signals.deferred() as stop:
+
+            def train(batch: "PlannedRun", folder: Path | None, rule: "StoppingRule") -> Results:
+                if stop.is_set():
+                    raise InterruptedRunError
+                assert folder is not None
+                named = [dataclasses.replace(own, name=source.sweep.name) for own in batch.sweeps]
+                with api.terminal_progress(
+                    batch, self.console, metric=search.metric, best=SHOWN
+                ) as progress:
+                    checkpoints = Checkpoints(folder, progress.note, self.command.checkpoint_every)
+                    with (
+                        closing(checkpoints),
+                        closing(
+                            api.train(
+                                batch,
+                                progress=progress,
+                                checkpointer=checkpoints,
+                                stop=stop,
+                                finished=self._model_saver(directory, named, batch),
+                                control=api.controlled(batch, rule),
+                            )
+                        ) as finished,
+                    ):
+                        [(sweep, dataset)] = finished
+                return Results(dataset, sweep, batch.task, batch.data, {})
+
+            made = studying.run(search, source, planned, directory, train, self.command)
+            sweep = dataclasses.replace(made.sweep, record=source.sweep.record)
+            self._keep(directory, sweep, made.dataset)
 
     def _model_saver(
         self, directory: RunDirectory, sweeps: list[Sweep], planned: "PlannedRun"
@@ -367,6 +414,8 @@ class Session:
             for what, digest in (("sweep", source.sweep.id), ("file of sweep", source.digest))
         }
         rule = {"search": self.control.identity} if self.control else {}
+        if any(source.space is not None for stage in self.stages for source in stage):
+            rule["optuna"] = metadata.version("optuna")  # which decides what is suggested
         return {**versions(), "code": code_digest(), **sweeps, **rule}
 
 

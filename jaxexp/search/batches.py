@@ -1,16 +1,16 @@
 """A search over a study, batch by batch: asked, trained as one plan, told."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypedDict, cast
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias, TypedDict, cast
 
 import jax
 import xarray as xr
 
-from jaxexp.api import PlannedRun, plan, run
+from jaxexp.api import PlannedRun, plan
 from jaxexp.base.errors import UserError
-from jaxexp.execution.trainer import Progress
 from jaxexp.results import select
 from jaxexp.results.joining import join, sweep_over, varying
 from jaxexp.results.results import Results
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 NAME = "study"  # of the sweep of all that was trained
+# Trains a batch, with checkpoints in a folder, if there is one, and the rule that tells the study.
+Train: TypeAlias = Callable[[PlannedRun, Path | None, Reports], Results]
 
 
 class Training(TypedDict):
@@ -51,8 +53,11 @@ class Search:
     prune: bool
     every: int
     training: Training
-    progress: bool | Progress | None
-    keep_params: bool
+    train: Train
+    name: str = NAME
+    record: tuple[str, ...] = ()  # as of a sweep
+    # Whether a batch whose training has raised an error can be resumed, or has failed for good.
+    retried: bool = False
     folder: Folder | None = None
     batches: int = 0
     runs: list[Results] = field(default_factory=list)
@@ -95,7 +100,7 @@ class Search:
                 f"study={self.study.study_name!r}: nothing is left to train; its sampler has "
                 "suggested all that it has"
             )
-        return join(self.runs, NAME, self._seeds(self.runs[0].sweep.base))
+        return join(self.runs, self.name, self._seeds(self.runs[0].sweep.base))
 
     def _ask(self, most: int, dead: "list[FrozenTrial]") -> list[Asked]:
         """Trials that a dead process has left, which leave the list, then new ones."""
@@ -161,7 +166,8 @@ class Search:
             if new:
                 self._run(at, new)
         except BaseException as error:
-            if not self.folder or isinstance(error, Exception):  # else it can be resumed
+            failed = isinstance(error, Exception) and not self.retried
+            if not self.folder or failed:  # else it can be resumed
                 self._fail(asked)
                 if self.folder:
                     self.folder.fail(at)
@@ -175,16 +181,12 @@ class Search:
         base = self.suggestions.base or points[0]
         names = {*self.suggestions.names} | varying([base, *points])
         names -= {"seed"} if self.seeds > 1 else set()
-        sweep = sweep_over(base, names, points, self._seeds(points[0]), f"{NAME} {at + 1}")
+        sweep = sweep_over(base, names, points, self._seeds(points[0]), f"{self.name} {at + 1}")
+        sweep = replace(sweep, record=self.record)
         planned = plan(sweep, self.task, self.data, **self.training)
         self._describe(asked, planned, at)
-        made = run(
-            planned,
-            progress=self.progress,
-            checkpoint_dir=self.folder.checkpoints(at) if self.folder else None,
-            keep_params=self.keep_params,
-            stopping=self._reports(asked),
-        )
+        folder = self.folder.checkpoints(at) if self.folder else None
+        made = self.train(planned, folder, self._reports(asked))
         self.runs.append(made)
         for place, trial in enumerate(sweep.trials()):
             self.curves[trial] = select.point(made.dataset, place)[1]

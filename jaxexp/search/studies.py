@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import jax
 
-from jaxexp.api import plan
+from jaxexp.api import PlannedRun, plan, run
 from jaxexp.base.errors import UserError
 from jaxexp.execution import driver
 from jaxexp.execution.trainer import Progress
 from jaxexp.nn.classification import MLPClassification
 from jaxexp.results.results import Results
-from jaxexp.search.batches import Search, Training
-from jaxexp.search.reports import no_experimental_warnings
+from jaxexp.search.batches import Search, Train, Training
+from jaxexp.search.reports import Reports, no_experimental_warnings
 from jaxexp.search.resuming import Folder
 from jaxexp.search.suggestions import Suggest, Suggestions, import_optuna, suggestions
 from jaxexp.spec.spaces import Space
@@ -100,20 +100,56 @@ def optuna(
     (6, 6)
     """
     import_optuna()
-    for name, value in (
-        ("trials", trials), ("batch", batch), ("seeds", seeds), ("report_every", report_every),
-    ):  # fmt: skip
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise UserError(f"{name}={value!r}: expected a whole number, at least 1")
-    if not isinstance(prune, bool | None):
-        raise UserError(f"prune={prune!r}: expected True, False or None")
+    _check_number("trials", trials)
     if not isinstance(checkpoint_dir, str | Path | None):
         raise UserError(f"checkpoint_dir={checkpoint_dir!r}: expected the path of a folder")
+
+    def train(planned: PlannedRun, folder: Path | None, reports: Reports) -> Results:
+        made: Results = run(
+            planned, progress=progress, checkpoint_dir=folder, keep_params=keep_params,
+            stopping=reports,
+        )  # fmt: skip
+        return made
+
+    training: Training = {"devices": devices, "programs": programs, "memory": memory}
+    search = prepared(
+        study, space, task, data, train, training, batch=batch, metric=metric, split=split,
+        seeds=seeds, prune=prune, report_every=report_every,
+    )  # fmt: skip
+    if checkpoint_dir is None:
+        return search.run(trials)
+    with Folder.held(Path(checkpoint_dir), search.identity) as search.folder:
+        return search.run(trials)
+
+
+def prepared(
+    study: "op.Study",
+    space: "Space | tuple[Trial, Mapping[str, BaseDistribution]] | Suggest",
+    task: Task | None,
+    data: Data | None,
+    train: Train,
+    training: Training,
+    *,
+    batch: int,
+    metric: str | Sequence[str],
+    split: str | None = None,
+    seeds: int = 1,
+    prune: bool | None = None,
+    report_every: int = 1,
+) -> Search:
+    """A search that has asked for nothing yet, and trains its batches with `train`.
+
+    See `optuna` for the other arguments; raises UserError for what cannot be.
+    """
+    import_optuna()
+    for name, value in (("batch", batch), ("seeds", seeds), ("report_every", report_every)):
+        _check_number(name, value)
+    if not isinstance(prune, bool | None):
+        raise UserError(f"prune={prune!r}: expected True, False or None")
     _check_study(study)
     made = suggestions(space)
     _check_seeds(made, seeds)
     made.check(study)
-    training: Training = {"devices": devices, "programs": programs, "memory": memory}
     bound = _bound(made, task, data, training)
     assert data is not None  # or `_bound` has refused it
     metrics = _metrics(study, bound, metric)
@@ -121,14 +157,15 @@ def optuna(
     if study.metric_names is None:
         with no_experimental_warnings():
             study.set_metric_names([f"{split} {name}" for name in metrics])
-    search = Search(
+    return Search(
         study, made, bound, data, batch, metrics, split, seeds, _prunes(study, prune),
-        report_every, training, progress, keep_params,
+        report_every, training, train,
     )  # fmt: skip
-    if checkpoint_dir is None:
-        return search.run(trials)
-    with Folder.held(Path(checkpoint_dir), search.identity) as search.folder:
-        return search.run(trials)
+
+
+def _check_number(name: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise UserError(f"{name}={value!r}: expected a whole number, at least 1")
 
 
 def _check_study(study: "op.Study") -> None:
