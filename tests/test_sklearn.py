@@ -66,6 +66,7 @@ FAILING = {
 }
 FAILING_MODULES = {
     "check_regressor_multioutput": "the module says how many outputs there are: one, here",
+    "check_estimators_overwrite_params": "a Flax module and its copy have other hashes, unused too",
     "check_methods_subset_invariance": "in float32, batches of other sizes round otherwise",
 }
 
