@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from jaxexp.execution.control import Control, StoppingRule
     from jaxexp.execution.records import TrialRecord
     from jaxexp.report.page import Section
+    from jaxexp.search.batches import Training
 
 QUICK_EPOCHS = 2
 SHOWN = 5  # of the best trials, while a search trains
@@ -160,10 +161,14 @@ def plan_stage(stage: list[Source], command: Command, target: str | None = None)
         [source.sweep for source in stage],
         *made,
         programs=command.programs,
-        memory=None if command.memory is None else command.memory * 1e9,
+        memory=_bytes(command.memory),
         devices=command.devices,
         target=target,
     )
+
+
+def _bytes(gigabytes: float | None) -> float | None:
+    return None if gigabytes is None else gigabytes * 1e9
 
 
 def ranked_by(sweep: Sweep, metrics: Iterable[str], search: Search | None = None) -> str:
@@ -339,7 +344,11 @@ class Session:
                         [(sweep, dataset)] = finished
                 return Results(dataset, sweep, batch.task, batch.data, {})
 
-            made = studying.run(search, source, planned, directory, train, self.command)
+            training: Training = {
+                "devices": planned.devices, "programs": self.command.programs,
+                "memory": _bytes(self.command.memory),
+            }  # fmt: skip
+            made = studying.run(search, source, planned, directory, train, training)
             sweep = dataclasses.replace(made.sweep, record=source.sweep.record)
             self._keep(directory, sweep, made.dataset)
 

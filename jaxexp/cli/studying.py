@@ -2,7 +2,6 @@
 
 import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import optuna as op
 
@@ -17,13 +16,10 @@ from jaxexp.search.reports import no_experimental_warnings
 from jaxexp.search.resuming import Folder
 from jaxexp.search.studies import prepared
 
-if TYPE_CHECKING:
-    from jaxexp.cli.session import Command
-
 
 def run(
     search: Search, source: Source, planned: PlannedRun, directory: RunDirectory, train: Train,
-    command: "Command",
+    training: Training,
 ) -> Results:  # fmt: skip
     """Ask, train and tell until all trials are trained, going on where an earlier process ended.
 
@@ -33,11 +29,6 @@ def run(
     assert search.trials is not None
     # The curves are in the results; a journal takes milliseconds for each value.
     longest = max(trial.epochs for trial in source.sweep.trials())
-    training: Training = {
-        "devices": planned.devices,
-        "programs": command.programs,
-        "memory": None if command.memory is None else command.memory * 1e9,
-    }
     made = prepared(
         _study(directory.study, search, planned, source.sweep.name), source.space, planned.task,
         planned.data, train, training, batch=search.batch or BATCH, metric=search.metric,
