@@ -66,7 +66,7 @@ def compare(data: Path | None = None, *, quick: bool = False) -> None:
     rates = np.geomspace(1e-4, 1e-1, candidates).tolist()
     folds = 2 if quick else FOLDS
     cv = StratifiedKFold(folds, shuffle=True, random_state=0)
-    console = Console(width=None if sys.stdout.isatty() else 130)
+    console = Console(width=None if sys.stdout.isatty() else 170)
     console.print(
         f"{candidates} learning rates × {folds} folds, Adam; {cores()} cores, "
         f"JAX {jax.__version__}, scikit-learn {sklearn.__version__} (n_jobs=-1)",
