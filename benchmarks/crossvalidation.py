@@ -28,6 +28,8 @@ from jaxexp.execution.devices import cores
 from jaxexp.reproduce.tables import load_places
 from jaxexp.sklearn import MLPClassifier, VectorizedSearchCV
 
+from .cold import nothing_compiled
+
 CANDIDATES, FOLDS = 16, 5
 
 
@@ -117,13 +119,9 @@ def timed(
 
     few = TheirClassifier(**case.options | {"max_iter": 1})
     GridSearchCV(few, {"alpha": [0.1, 0.2]}, cv=cv, n_jobs=-1).fit(case.X_NxF, case.y_N)
-    before = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
-    jax.config.update("jax_enable_compilation_cache", False)  # compiled anew, as at first
-    try:
+    with nothing_compiled():
         first, _ = once(ours)
-    finally:
-        jax.config.update("jax_enable_compilation_cache", before)
-    found = [(once(ours), once(theirs)) for _ in range(rounds)]
+        found = [(once(ours), once(theirs)) for _ in range(rounds)]
     mine, own = zip(*found, strict=True)
     return (
         Timing(tuple(s for s, _ in mine), first, max(best for _, best in mine)),

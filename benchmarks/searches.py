@@ -6,11 +6,9 @@ the trial with the highest validation accuracy after the last epoch that the tri
 split is told, and decides nothing.
 """
 
-import contextlib
 import itertools
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,15 +16,15 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from jax.experimental.compilation_cache import compilation_cache
 from rich.console import Console
 from rich.table import Table
 from sklearn.datasets import load_digits
 
 import jaxexp as jx
-from jaxexp.execution import program
-from jaxexp.execution.devices import cores, devices
+from jaxexp.execution.devices import cores
 from jaxexp.reproduce.places import problem as places_problem
+
+from .cold import nothing_compiled
 
 AXES: dict[str | tuple[str, ...], object] = {
     "learning_rate": jx.search.loguniform(1e-4, 1e-1),
@@ -196,26 +194,6 @@ def _timed(search: Search, seed: int) -> tuple[float, float, jx.Results]:
     started, busy = time.perf_counter(), time.process_time()
     results = search.run(seed)
     return time.perf_counter() - started, time.process_time() - busy, results
-
-
-@contextlib.contextmanager
-def nothing_compiled() -> Iterator[None]:
-    """Without the programs that this process or the user's cache holds, until it ends."""
-    devices()  # sets up the user's cache
-    before = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
-    with tempfile.TemporaryDirectory() as empty:
-        try:
-            _cache_in(empty)
-            yield
-        finally:
-            _cache_in(before)
-
-
-def _cache_in(folder: str | None) -> None:
-    jax.config.update("jax_compilation_cache_dir", folder)
-    compilation_cache.reset_cache()
-    program._compiled.clear()
-    jax.clear_caches()
 
 
 def table(found: list[Found]) -> Table:

@@ -91,6 +91,7 @@ __all__ = [
     "search",
     "seeds",
     "select",
+    "sklearn",
     "size",
     "static",
     "supervised",
@@ -136,6 +137,7 @@ _MODULES = {
     "seeds": "jaxexp.results.seeds",
     "search": "jaxexp.search",
     "select": "jaxexp.results.select",
+    "sklearn": "jaxexp.sklearn",
 }
 
 

@@ -43,7 +43,7 @@ from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Kind, MLPTrial, Trial, text
 from jaxexp.training import step
 from jaxexp.training.data import Data
-from jaxexp.training.task import Inspection, Task, Variables
+from jaxexp.training.task import Inspection, Task, Variables, directions
 from jaxexp.training.tracing import fingerprint, inspection, is_plain_value
 
 if TYPE_CHECKING:
@@ -437,11 +437,10 @@ def controlled(planned: PlannedRun, stopping: Stopping) -> Control:
     Raises UserError for what is no stopping rule, and where a rule refuses what is planned.
     """
     control = Control(stopping)
-    directions = {name: str(m.direction) for name, m in planned.task.metrics.items()}
     trials = [trial for program in planned.plan.programs for trial in program.trials]
     curves = Curves(
         lambda metric, split: np.zeros((len(trials), 0)),
-        {"loss": "lower", **directions},
+        directions(planned.task),
         tuple(planned.data.counts),
     )
     control.check(trials, curves, planned.data.counts["train"])
@@ -478,8 +477,10 @@ class _Inspector:
         evaluated = sample + sum(n for split, n in counts.items() if split != "train")
         train_bytes = sum(a.nbytes for a in jax.tree.leaves(data.train))
         # What is evaluated of the training examples is a copy, or rows of each fold.
-        copied = train_bytes * sample / counts["train"]
-        copied = 4 * evaluated * data.n_folds if data.folds is not None else copied
+        if data.folds is None:
+            copied = train_bytes * sample / counts["train"]
+        else:
+            copied = 4 * evaluated * data.n_folds
         return Workload(
             examples=counts["train"],
             cost=lambda trial: self(trial).cost,

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import reprlib
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -271,7 +271,6 @@ class Session:
                 self._estimate(directory, source.sweep, estimate)
             return
         from jaxexp import api
-        from jaxexp.execution.checkpoints import Checkpoints
 
         planned = self.first if number == 0 and self.first else plan_stage(stage, self.command)
         directory.check_same(
@@ -285,33 +284,44 @@ class Session:
         metric = ranked.pop() if len(ranked) == 1 else "loss"
         own = [source.sweep for source in todo]
         best = 1 if search is None else SHOWN
-        with api.terminal_progress(planned, self.console, own, metric, best) as progress:
-            checkpoints = Checkpoints(
-                directory.checkpoints, progress.note, self.command.checkpoint_every
-            )
-            with (
-                closing(checkpoints),
-                self.signals.deferred() as stop,
-                closing(
-                    api.train(
-                        planned,
-                        sweeps=own,
-                        progress=progress,
-                        checkpointer=checkpoints,
-                        stop=stop,
-                        finished=self._model_saver(directory, own, planned),
-                        control=self.control,
-                    )
-                ) as finished,
-            ):
-                for sweep, dataset in finished:
-                    self._keep(directory, sweep, dataset)  # while the others train
+        with (
+            self.signals.deferred() as stop,
+            self._training(
+                planned,
+                own,
+                directory.checkpoints,
+                metric,
+                best,
+                stop=stop,
+                finished=self._model_saver(directory, own, planned),
+                control=self.control,
+            ) as finished,
+        ):
+            for sweep, dataset in finished:
+                self._keep(directory, sweep, dataset)  # while the others train
+
+    @contextlib.contextmanager
+    def _training(
+        self, planned: "PlannedRun", sweeps: list[Sweep], folder: Path, metric: str, best: int,
+        **options: Any,
+    ) -> "Iterator[Iterator[tuple[Sweep, xr.Dataset]]]":  # fmt: skip
+        """Train sweeps of a plan, shown, with checkpoints: each with its results once complete."""
+        from jaxexp import api
+        from jaxexp.execution.checkpoints import Checkpoints
+
+        with api.terminal_progress(planned, self.console, sweeps, metric, best) as progress:
+            checkpoints = Checkpoints(folder, progress.note, self.command.checkpoint_every)
+            with closing(checkpoints):
+                training = api.train(
+                    planned, sweeps=sweeps, progress=progress, checkpointer=checkpoints, **options
+                )
+                with closing(training) as finished:
+                    yield finished
 
     def _run_study(self, directory: RunDirectory, source: Source, planned: "PlannedRun") -> None:
         """Train what a study suggests, batch by batch, and keep all as one sweep."""
         from jaxexp import api
         from jaxexp.cli import studying
-        from jaxexp.execution.checkpoints import Checkpoints
         from jaxexp.results.results import Results
 
         search = self.command.search
@@ -324,24 +334,17 @@ class Session:
                     raise InterruptedRunError
                 assert folder is not None
                 named = [dataclasses.replace(own, name=source.sweep.name) for own in batch.sweeps]
-                with api.terminal_progress(
-                    batch, self.console, metric=search.metric, best=SHOWN
-                ) as progress:
-                    checkpoints = Checkpoints(folder, progress.note, self.command.checkpoint_every)
-                    with (
-                        closing(checkpoints),
-                        closing(
-                            api.train(
-                                batch,
-                                progress=progress,
-                                checkpointer=checkpoints,
-                                stop=stop,
-                                finished=self._model_saver(directory, named, batch),
-                                control=api.controlled(batch, rule),
-                            )
-                        ) as finished,
-                    ):
-                        [(sweep, dataset)] = finished
+                with self._training(
+                    batch,
+                    [*batch.sweeps],
+                    folder,
+                    search.metric,
+                    SHOWN,
+                    stop=stop,
+                    finished=self._model_saver(directory, named, batch),
+                    control=api.controlled(batch, rule),
+                ) as finished:
+                    [(sweep, dataset)] = finished
                 return Results(dataset, sweep, batch.task, batch.data, {})
 
             training: Training = {

@@ -15,6 +15,7 @@ from jaxexp.search.batches import Train, Training
 from jaxexp.search.reports import no_experimental_warnings
 from jaxexp.search.resuming import Folder
 from jaxexp.search.studies import prepared
+from jaxexp.training.task import directions
 
 
 def run(
@@ -45,9 +46,7 @@ def _study(file: Path, search: Search, planned: PlannedRun, name: str) -> op.Stu
     from optuna.storages.journal import JournalFileBackend
 
     op.logging.set_verbosity(op.logging.WARNING)
-    higher = search.metric != "loss" and (
-        str(planned.task.metrics[search.metric].direction) == "higher"
-    )
+    higher = directions(planned.task)[search.metric] == "higher"
     try:
         _mend(file)
         with no_experimental_warnings():

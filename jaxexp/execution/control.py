@@ -16,6 +16,7 @@ from jaxexp.base.errors import UserError
 from jaxexp.base.words import did_you_mean
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial
+from jaxexp.training.checks import check_int, is_number
 from jaxexp.training.step import steps_per_epoch
 
 RUNNING = "running_"  # how the names of means taken during the epochs begin
@@ -146,8 +147,8 @@ class EarlyStopping:
 
     def __post_init__(self) -> None:
         """Raise UserError for arguments that cannot be."""
-        _check_whole("patience", self.patience)
-        if not _is_number(self.min_delta) or not 0 <= self.min_delta < math.inf:
+        check_int("patience", self.patience, least=1)
+        if not is_number(self.min_delta) or not 0 <= self.min_delta < math.inf:
             raise UserError(f"min_delta={self.min_delta!r}: expected a number at least 0")
         if not isinstance(self.restore_best, bool):
             raise UserError(f"restore_best={self.restore_best!r}: expected True or False")
@@ -217,8 +218,8 @@ class Budget:
         if self.steps is None and self.seconds is None:
             raise UserError("Budget(): expected steps=, seconds=, or both")
         if self.steps is not None:
-            _check_whole("steps", self.steps)
-        if self.seconds is not None and not (_is_number(self.seconds) and self.seconds > 0):
+            check_int("steps", self.steps, least=1)
+        if self.seconds is not None and not (is_number(self.seconds) and self.seconds > 0):
             raise UserError(f"seconds={self.seconds!r}: expected a number above 0")
 
     def check(self, trials: Sequence[Trial], curves: Curves, steps: np.ndarray) -> None:
@@ -338,12 +339,3 @@ def _answer(rule: StoppingRule, method: str, answer: object, trials: Sequence[Tr
 def _name(rule: StoppingRule) -> str:
     own = type(rule)
     return own.__qualname__ if own.__repr__ is object.__repr__ else repr(rule)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _check_whole(name: str, value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise UserError(f"{name}={value!r}: expected a whole number, at least 1")

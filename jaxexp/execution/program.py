@@ -217,15 +217,15 @@ def lowered(
     own, number = stack(program, task, data), np.int32(0)
     leaves = {n: jax.ShapeDtypeStruct((lanes, *a.shape[1:]), a.dtype) for n, a in own.items()}
     init_jit = batched(traced.init, TRIALS, SHARED)
-    with in_float32():
-        init = init_jit.lower(leaves, data)
-    made = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), init.out_info)
-    state, record = made  # traced once
     steps_jit = batched(traced.steps, *(TRIALS,) * 3, *(SHARED,) * 4, donate=(1,))
     evaluate_jit = batched(traced.evaluate, *(TRIALS,) * 3, *(SHARED,) * 3)
     predict_jit = batched(traced.predict, TRIALS, TRIALS, SHARED)
     predict = "predictions" in program.record
     with in_float32():
+        init = init_jit.lower(leaves, data)
+        state, record = jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), init.out_info
+        )
         return Lowered(
             init=init,
             steps=steps_jit.lower(leaves, state, record, number, number, number, data),

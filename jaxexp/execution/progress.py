@@ -135,10 +135,9 @@ class TerminalProgress:
         first.add_row(self._spinner, Text(self.what()), bar, Text(f"{shown} ({percent} %)"))
         passed = f"{duration(self._now() - self._started)} so far"
         when = passed if percent == 100 else f"{passed} · {self.to_go()}"
-        lines = [when] if self._shown > 1 else [when, self.best()]
-        below = [Text(f"  {line}") for line in lines if line]
-        table = [Padding(own, (0, 0, 0, 2))] if self._shown > 1 and (own := self.table()) else []
-        return Group(first, *below, *table)
+        best = self.table() if self._shown > 1 else Text(self.best())
+        below = [Text(when), best] if best else [Text(when)]
+        return Group(first, *(Padding(each, (0, 0, 0, 2), expand=False) for each in below))
 
     def compiling(self, program: Program) -> None:
         """A program is being compiled."""

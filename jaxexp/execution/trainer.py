@@ -25,7 +25,7 @@ from jaxexp.execution.records import End, Snapshot, TrialRecord, make_records
 from jaxexp.planning.programs import Program
 from jaxexp.training import step
 from jaxexp.training.step import EpochRecord
-from jaxexp.training.task import Arrays, Task
+from jaxexp.training.task import Arrays, Task, directions
 from jaxexp.training.trees import PyTree
 
 CALL_SECONDS = 1.0  # of one call: a run can stop, and save, between two of them
@@ -182,9 +182,7 @@ class Training:
 
     def curves(self, values: Callable[[str, str], np.ndarray]) -> Curves:
         """As rules want them, of these values."""
-        task = self.shared.task
-        directions = {name: str(metric.direction) for name, metric in task.metrics.items()}
-        return Curves(values, {"loss": "lower", **directions}, self.shared.splits)
+        return Curves(values, directions(self.shared.task), self.shared.splits)
 
     def stop(self, epoch: int, places: np.ndarray) -> None:
         """End trials after a rung: where the program waits there, or did before it was resumed."""

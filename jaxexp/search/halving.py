@@ -13,6 +13,7 @@ from jaxexp.spec.samplers import random
 from jaxexp.spec.spaces import Space
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial
+from jaxexp.training.checks import check_int
 
 MOST_EPOCHS = 10**6  # beyond which no rung is thought of
 
@@ -51,8 +52,8 @@ class Halving:
 
     def __post_init__(self) -> None:
         """Raise UserError for numbers that cannot be."""
-        _check_whole("factor", self.factor, least=2)
-        _check_whole("first", self.first, least=1)
+        check_int("factor", self.factor, least=2)
+        check_int("first", self.first, least=1)
 
     @property
     def rungs(self) -> tuple[int, ...]:
@@ -114,8 +115,8 @@ class Hyperband:
 
     def __post_init__(self) -> None:
         """Draw the points, and raise UserError for numbers that cannot be."""
-        _check_whole("factor", self.factor, least=2)
-        _check_whole("first", self.first, least=1)
+        check_int("factor", self.factor, least=2)
+        check_int("first", self.first, least=1)
         if not isinstance(self.space, Space):
             raise UserError(f"space={self.space!r}: expected a jaxexp.search.Space")
         if "epochs" in self.space.names:
@@ -188,8 +189,3 @@ def _best(trials: Sequence[Trial], cost_T: np.ndarray, kept: Callable[[int], int
 
 def _setting(trial: Trial) -> Trial:
     return trial.replace(seed=0)
-
-
-def _check_whole(name: str, value: object, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise UserError(f"{name}={value!r}: expected a whole number, at least {least}")

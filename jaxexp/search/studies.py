@@ -20,7 +20,7 @@ from jaxexp.spec.spaces import Space
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial
 from jaxexp.training.data import Data
-from jaxexp.training.task import Task
+from jaxexp.training.task import Task, directions
 
 if TYPE_CHECKING:
     import optuna as op
@@ -202,7 +202,7 @@ def _bound(made: Suggestions, task: Task | None, data: Data | None, training: Tr
 def _metrics(study: "op.Study", task: Task, metric: str | Sequence[str]) -> tuple[str, ...]:
     """The metric of each objective; raises UserError where they are not those of the study."""
     metrics = (metric,) if isinstance(metric, str) else tuple(metric)
-    there = {"loss": "lower"} | {name: str(m.direction) for name, m in task.metrics.items()}
+    there = directions(task)
     for name in metrics:
         if name not in there:
             raise UserError(f"metric={name!r}: expected one of {', '.join(there)}")

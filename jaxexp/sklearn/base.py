@@ -25,6 +25,7 @@ from jaxexp.sklearn.stopping import NoImprovement
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial
 from jaxexp.training.arrays import arrays
+from jaxexp.training.checks import is_int, is_number
 from jaxexp.training.data import Data
 from jaxexp.training.task import Task, Variables
 from jaxexp.training.tracing import is_plain_value
@@ -33,8 +34,6 @@ NOT_FINITE = (
     "the loss is not finite any more: expected a lower learning rate, or inputs at unit scale "
     "(StandardScaler)"
 )
-
-
 LEAST = 1  # of the training examples, whose curves nobody sees, that are evaluated
 
 
@@ -76,6 +75,7 @@ class Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         "verbose",
     )  # fmt: skip
     score_metric: str
+    allow_nd = False  # whether examples may have more axes than one
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Train on X, (N, F), and y, (N,); examples may have weights, (N,).
@@ -90,7 +90,7 @@ class Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         try:
             data = self._data(prepared, self._held_out(prepared, np.arange(len(prepared.y))))
             trial = self._make_trial(data.counts["train"], seed)
-            results = run(Sweep(trial), task, data, stopping=rule, progress=self.verbose or False)
+            results = run(Sweep(trial), task, data, stopping=rule, progress=bool(self.verbose))
         except UserError as error:
             raise ValueError(str(error)) from error
         found = results.trial()
@@ -117,7 +117,7 @@ class Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         """Raise ValueError for parameters that cannot be."""
         if self.tol is not None and not (is_number(self.tol) and self.tol >= 0):
             raise ValueError(f"tol={self.tol!r}: expected a number at least 0, or None")
-        if not is_whole(self.n_iter_no_change) or self.n_iter_no_change < 1:
+        if not is_int(self.n_iter_no_change) or self.n_iter_no_change < 1:
             raise ValueError(
                 f"n_iter_no_change={self.n_iter_no_change!r}: expected a whole number above 0"
             )
@@ -210,7 +210,7 @@ class Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     def _outputs(self, X: Any) -> np.ndarray:
         """The network's outputs, (N, C) or (N, K), float64."""
         check_is_fitted(self, "variables_")
-        X = validate_data(self, X, reset=False, dtype=np.float32, **self._input_options())
+        X = validate_data(self, X, reset=False, dtype=np.float32, allow_nd=self.allow_nd)
         prediction, _ = apply(self.task_, self.trial_, self.variables_, X, self._compiled)
         return np.asarray(prediction, np.float64)
 
@@ -219,12 +219,9 @@ class Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         state: dict[str, Any] = super().__getstate__()
         return {name: {} if name == "_compiled" else value for name, value in state.items()}
 
-    def _input_options(self) -> dict[str, Any]:
-        return {"allow_nd": False}
-
     def _inputs(self, X: Any, y: Any, **options: Any) -> tuple[np.ndarray, np.ndarray]:
         made = validate_data(
-            self, X, y, dtype=[np.float64, np.float32], **self._input_options(), **options
+            self, X, y, dtype=[np.float64, np.float32], allow_nd=self.allow_nd, **options
         )
         x, y = made
         return x, y
@@ -323,13 +320,3 @@ def curve_of(loss_E: np.ndarray, score_E: np.ndarray | None, epochs: int) -> Cur
 def _predictors(task: Task) -> dict[Trial, Predict]:
     """What is compiled to predict with a task of plain values, for all that have one like it."""
     return {}
-
-
-def is_number(value: object) -> bool:
-    """Whether it is a number, and no bool."""
-    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-
-
-def is_whole(value: object) -> bool:
-    """Whether it is a whole number, and no bool."""
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)

@@ -18,20 +18,15 @@ from sklearn.utils.validation import check_is_fitted
 
 from jaxexp.nn.classification import MLPClassification, cost
 from jaxexp.nn.mlp import for_each_layer, own_part, stacks
-from jaxexp.sklearn.base import (
-    Network,
-    NetworkClassifier,
-    NetworkRegressor,
-    Prepared,
-    is_number,
-    is_whole,
-)
+from jaxexp.sklearn.base import Network, NetworkClassifier, NetworkRegressor, Prepared
 from jaxexp.spec.padding import Choice, choose, largest, value
 from jaxexp.spec.trial import MLPTrial, Trial, static, traced
+from jaxexp.training.checks import is_int, is_number
 from jaxexp.training.data import Data
 from jaxexp.training.labels import check_labels
 from jaxexp.training.metrics import Metric, r2_around
 from jaxexp.training.optimizers import one_of
+from jaxexp.training.step import weights_of
 from jaxexp.training.task import Arrays, Batch, Inspection, Outputs, Task, Variables
 from jaxexp.training.trees import PyTree
 
@@ -111,8 +106,7 @@ class SklearnMLP(MLPClassification):
             outputs = super().apply(trial, variables, batch, rng=rng, mask=mask, train=train)
         if not train:
             return outputs
-        weight_B = self.weights(batch)
-        n = jnp.where(mask, 1.0 if weight_B is None else weight_B, 0.0).sum()
+        n = weights_of(self, batch, mask).sum()
         kernels = [stack["affine"]["kernel"] for stack in stacks(variables.params)]
         squares = sum(jnp.square(w).sum() for w in (*kernels, variables.params["last"]["kernel"]))
         penalty = trial.alpha * squares / (2 * jnp.where(n > 0, n, 1))
@@ -149,21 +143,38 @@ class SklearnMLP(MLPClassification):
 class _MLP(Network):
     """What classifier and regressor have in common."""
 
-    hidden_layer_sizes: Any
-    activation: str
-    solver: str
-    alpha: float
-    batch_size: Any
-    learning_rate: str
-    learning_rate_init: float
-    max_iter: int
-    shuffle: bool
-    warm_start: bool
-    momentum: float
-    nesterovs_momentum: bool
-    beta_1: float
-    beta_2: float
-    epsilon: float
+    def __init__(
+        self, hidden_layer_sizes: Any = (100,), activation: str = "relu", *,
+        solver: str = "adam", alpha: float = 1e-4, batch_size: int | str = "auto",
+        learning_rate: str = "constant", learning_rate_init: float = 1e-3, max_iter: int = 200,
+        shuffle: bool = True, random_state: Any = None, tol: float | None = 1e-4,
+        verbose: bool = False, warm_start: bool = False, momentum: float = 0.9,
+        nesterovs_momentum: bool = True, early_stopping: bool = False,
+        validation_fraction: float = 0.1, beta_1: float = 0.9, beta_2: float = 0.999,
+        epsilon: float = 1e-8, n_iter_no_change: int = 10,
+    ) -> None:  # fmt: skip
+        """See `MLPClassifier`."""
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.solver = solver
+        self.alpha = alpha
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.learning_rate_init = learning_rate_init
+        self.max_iter = max_iter
+        self.shuffle = shuffle
+        self.random_state = random_state
+        self.tol = tol
+        self.verbose = verbose
+        self.warm_start = warm_start
+        self.momentum = momentum
+        self.nesterovs_momentum = nesterovs_momentum
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.epsilon = epsilon
+        self.n_iter_no_change = n_iter_no_change
 
     def _check(self) -> None:
         """Raise ValueError for parameters that cannot be, and those of scikit-learn left out."""
@@ -180,9 +191,9 @@ class _MLP(Network):
             if getattr(self, name) not in known:
                 own = " or ".join(map(repr, known))
                 raise ValueError(f"{name}={getattr(self, name)!r}: expected {own}")
-        if not is_whole(self.max_iter) or self.max_iter < 1:
+        if not is_int(self.max_iter) or self.max_iter < 1:
             raise ValueError(f"max_iter={self.max_iter!r}: expected a whole number above 0")
-        if self.batch_size != "auto" and (not is_whole(self.batch_size) or self.batch_size < 1):
+        if self.batch_size != "auto" and (not is_int(self.batch_size) or self.batch_size < 1):
             raise ValueError(
                 f"batch_size={self.batch_size!r}: expected 'auto' or a whole number above 0"
             )
@@ -201,7 +212,7 @@ class _MLP(Network):
     def _sizes(self) -> tuple[int, ...]:
         given = self.hidden_layer_sizes
         sizes = tuple(given) if isinstance(given, Iterable) else (given,)
-        if not sizes or not all(is_whole(size) and size > 0 for size in sizes):
+        if not sizes or not all(is_int(size) and size > 0 for size in sizes):
             raise ValueError(
                 f"hidden_layer_sizes={given!r}: expected whole numbers above 0, one for each "
                 "hidden layer, such as (64, 32)"
@@ -312,39 +323,6 @@ class MLPClassifier(NetworkClassifier, _MLP):
     (True, (150, 3))
     """
 
-    def __init__(
-        self, hidden_layer_sizes: Any = (100,), activation: str = "relu", *,
-        solver: str = "adam", alpha: float = 1e-4, batch_size: int | str = "auto",
-        learning_rate: str = "constant", learning_rate_init: float = 1e-3, max_iter: int = 200,
-        shuffle: bool = True, random_state: Any = None, tol: float | None = 1e-4,
-        verbose: bool = False, warm_start: bool = False, momentum: float = 0.9,
-        nesterovs_momentum: bool = True, early_stopping: bool = False,
-        validation_fraction: float = 0.1, beta_1: float = 0.9, beta_2: float = 0.999,
-        epsilon: float = 1e-8, n_iter_no_change: int = 10,
-    ) -> None:  # fmt: skip
-        """See the class."""
-        self.hidden_layer_sizes = hidden_layer_sizes
-        self.activation = activation
-        self.solver = solver
-        self.alpha = alpha
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.learning_rate_init = learning_rate_init
-        self.max_iter = max_iter
-        self.shuffle = shuffle
-        self.random_state = random_state
-        self.tol = tol
-        self.verbose = verbose
-        self.warm_start = warm_start
-        self.momentum = momentum
-        self.nesterovs_momentum = nesterovs_momentum
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.beta_1 = beta_1
-        self.beta_2 = beta_2
-        self.epsilon = epsilon
-        self.n_iter_no_change = n_iter_no_change
-
 
 class MLPRegressor(NetworkRegressor, _MLP):
     """A multi-layer perceptron, with the parameters of `sklearn.neural_network.MLPRegressor`.
@@ -358,36 +336,3 @@ class MLPRegressor(NetworkRegressor, _MLP):
     >>> model.fit(10 * X, y / 100).score(10 * X, y / 100) > 0.4
     True
     """
-
-    def __init__(
-        self, hidden_layer_sizes: Any = (100,), activation: str = "relu", *,
-        solver: str = "adam", alpha: float = 1e-4, batch_size: int | str = "auto",
-        learning_rate: str = "constant", learning_rate_init: float = 1e-3, max_iter: int = 200,
-        shuffle: bool = True, random_state: Any = None, tol: float | None = 1e-4,
-        verbose: bool = False, warm_start: bool = False, momentum: float = 0.9,
-        nesterovs_momentum: bool = True, early_stopping: bool = False,
-        validation_fraction: float = 0.1, beta_1: float = 0.9, beta_2: float = 0.999,
-        epsilon: float = 1e-8, n_iter_no_change: int = 10,
-    ) -> None:  # fmt: skip
-        """See the class."""
-        self.hidden_layer_sizes = hidden_layer_sizes
-        self.activation = activation
-        self.solver = solver
-        self.alpha = alpha
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.learning_rate_init = learning_rate_init
-        self.max_iter = max_iter
-        self.shuffle = shuffle
-        self.random_state = random_state
-        self.tol = tol
-        self.verbose = verbose
-        self.warm_start = warm_start
-        self.momentum = momentum
-        self.nesterovs_momentum = nesterovs_momentum
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.beta_1 = beta_1
-        self.beta_2 = beta_2
-        self.epsilon = epsilon
-        self.n_iter_no_change = n_iter_no_change

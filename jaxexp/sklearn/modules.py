@@ -4,7 +4,6 @@ Shapes: N examples, C classes, K outputs, B examples of a batch.
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any, Self
 
 import jax
@@ -18,8 +17,8 @@ from jaxexp.base.errors import UserError
 from jaxexp.sklearn.base import Network, NetworkClassifier, NetworkRegressor, Prepared
 from jaxexp.spec.trial import Trial
 from jaxexp.training import metrics
-from jaxexp.training.models import Function, model_of
-from jaxexp.training.supervised import Optimizer, supervised
+from jaxexp.training.models import model_of
+from jaxexp.training.supervised import supervised
 from jaxexp.training.task import Task
 
 NESTED = "trial__"  # how names of hyperparameters begin, among the estimator's parameters
@@ -29,10 +28,19 @@ class _Module(Network):
     """What classifier and regressor have in common."""
 
     apart = (*Network.apart, "module", "loss", "optimizer")
-    module: Function | linen.Module
-    trial: Trial | None
-    loss: Callable[..., Array] | None
-    optimizer: Optimizer | None
+    allow_nd = True  # images
+
+    def __init__(
+        self, module: Any, trial: Trial | None = None, *, loss: Any = None,
+        optimizer: Any = None, tol: float | None = None,
+        n_iter_no_change: int = 10, early_stopping: bool = False,
+        validation_fraction: float = 0.1, random_state: Any = None, verbose: bool = False,
+    ) -> None:  # fmt: skip
+        """See `Classifier`."""
+        self.module, self.trial, self.loss, self.optimizer = module, trial, loss, optimizer
+        self.tol, self.n_iter_no_change = tol, n_iter_no_change
+        self.early_stopping, self.validation_fraction = early_stopping, validation_fraction
+        self.random_state, self.verbose = random_state, verbose
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """All parameters; `deep` adds the trial's hyperparameters, as `trial__width`."""
@@ -75,9 +83,6 @@ class _Module(Network):
         """A copy, since modules keep what they have been called with."""
         return self.module.clone() if isinstance(self.module, linen.Module) else self.module
 
-    def _input_options(self) -> dict[str, Any]:
-        return {"allow_nd": True}  # images
-
 
 class Classifier(NetworkClassifier, _Module):
     """A Flax module that classifies.
@@ -110,18 +115,6 @@ class Classifier(NetworkClassifier, _Module):
     True
     """
 
-    def __init__(
-        self, module: Any, trial: Trial | None = None, *, loss: Any = None,
-        optimizer: Any = None, tol: float | None = None,
-        n_iter_no_change: int = 10, early_stopping: bool = False,
-        validation_fraction: float = 0.1, random_state: Any = None, verbose: bool = False,
-    ) -> None:  # fmt: skip
-        """See the class."""
-        self.module, self.trial, self.loss, self.optimizer = module, trial, loss, optimizer
-        self.tol, self.n_iter_no_change = tol, n_iter_no_change
-        self.early_stopping, self.validation_fraction = early_stopping, validation_fraction
-        self.random_state, self.verbose = random_state, verbose
-
     def _make_task(self, prepared: Prepared) -> Task:
         """The module with its loss, and the accuracy as a metric."""
         return supervised(
@@ -148,18 +141,6 @@ class Regressor(NetworkRegressor, _Module):
     >>> Regressor(module, trial, random_state=0).fit(X, y).score(X, y) > 0.95
     True
     """
-
-    def __init__(
-        self, module: Any, trial: Trial | None = None, *, loss: Any = None,
-        optimizer: Any = None, tol: float | None = None,
-        n_iter_no_change: int = 10, early_stopping: bool = False,
-        validation_fraction: float = 0.1, random_state: Any = None, verbose: bool = False,
-    ) -> None:  # fmt: skip
-        """See the class."""
-        self.module, self.trial, self.loss, self.optimizer = module, trial, loss, optimizer
-        self.tol, self.n_iter_no_change = tol, n_iter_no_change
-        self.early_stopping, self.validation_fraction = early_stopping, validation_fraction
-        self.random_state, self.verbose = random_state, verbose
 
     def _prepare(self, X: Any, y: Any, sample_weight: Any) -> Prepared:
         """With targets of as many axes as the module's outputs have."""

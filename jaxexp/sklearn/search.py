@@ -175,7 +175,7 @@ class VectorizedSearchCV(BaseSearchCV):  # type: ignore[misc]
                     _safe_indexing(y, rows),
                     _check_method_params(X, params=dict(score_params), indices=rows),
                 )
-                for rows in split
+                for rows in (split if self.return_train_score else split[1:])
             ]
             for split in splits
         ]
@@ -189,13 +189,13 @@ class VectorizedSearchCV(BaseSearchCV):  # type: ignore[misc]
                     scored = self._score(estimator, prepared, own, split, scorers)
                     lost += scored is None
                     scores.append(scored)
-                test, train = (_mean_scores(scores, i, self.error_score) for i in (0, 1))
+                means = [_mean_scores(scores, i, self.error_score) for i in range(len(split))]
                 made.append({
-                    "test_scores": test,
+                    "test_scores": means[-1],
                     "n_test_samples": len(splits[fold][1]),
                     "fit_time": sum(own.seconds for own in several),
                     "score_time": time.perf_counter() - started,
-                    **({"train_scores": train} if self.return_train_score else {}),
+                    **({"train_scores": means[0]} if self.return_train_score else {}),
                 })  # fmt: skip
         if lost:
             message = f"{lost} of {len(found)} fits failed: {NOT_FINITE}"
@@ -215,8 +215,8 @@ class VectorizedSearchCV(BaseSearchCV):  # type: ignore[misc]
     def _score(
         self, estimator: Network, prepared: Prepared, own: Fitted, split: Sequence[Any],
         scorers: Any,
-    ) -> tuple[Any, Any] | None:  # fmt: skip
-        """Of the part to test and of the one to train; None where the loss is not finite."""
+    ) -> list[Any] | None:  # fmt: skip
+        """Of each part of a split; None where the loss is not finite."""
         if own.variables is None or not np.isfinite(own.curve.loss_E[-1]):
             if self.error_score == "raise":
                 raise ValueError(f"{own.trial}: {NOT_FINITE}")
@@ -224,7 +224,6 @@ class VectorizedSearchCV(BaseSearchCV):  # type: ignore[misc]
         estimator._adopt(
             prepared.attributes, own.task, own.trial, own.variables, own.curve, own.compiled
         )
-        train, test = split
 
         def score(part: Any) -> Any:
             X, y, params = part
@@ -241,7 +240,7 @@ class VectorizedSearchCV(BaseSearchCV):  # type: ignore[misc]
             several = several | dict.fromkeys(failed, self.error_score)
             return several if isinstance(made, dict) else several["score"]
 
-        return score(test), score(train) if self.return_train_score else None
+        return [score(part) for part in split]
 
     def _train(
         self, prepared: Prepared, splits: Sequence[Split], estimators: Sequence[Network]
@@ -330,10 +329,10 @@ def _of_one_size(sizes: Sequence[int]) -> list[list[int]]:
     return [sorted(own) for own in made]
 
 
-def _mean_scores(scores: Sequence[tuple[Any, Any] | None], part: int, error_score: Any) -> Any:
+def _mean_scores(scores: Sequence[Sequence[Any] | None], part: int, error_score: Any) -> Any:
     """The mean over seeds of one part's scores; None where none was scored."""
     own = [score[part] for score in scores if score is not None]
-    if not own or own[0] is None:
+    if not own:
         return None
     if not isinstance(own[0], dict):
         return float(np.mean(own + [error_score] * (len(scores) - len(own))))

@@ -53,9 +53,7 @@ class NoImprovement:
         trials = len(cost_TxE)
         best_T, waited_T, epoch_T = np.full(trials, np.inf), np.zeros(trials, int), np.zeros(trials)
         for epoch, cost_T in enumerate(cost_TxE.T, 1):
-            with np.errstate(invalid="ignore"):
-                worse_T = ~(cost_T <= np.where(np.isinf(best_T), np.inf, best_T - self.tol))
-            worse_T |= np.isinf(cost_T)
+            worse_T = ~(cost_T <= best_T - self.tol) | np.isinf(cost_T)
             waited_T = np.where(worse_T, waited_T + 1, 0)
             epoch_T = np.where(cost_T < best_T, epoch, epoch_T)
             best_T = np.minimum(best_T, cost_T)

@@ -265,6 +265,17 @@ def is_int(value: object) -> "TypeGuard[int | np.integer]":
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
+def is_number(value: object) -> "TypeGuard[float | np.number]":
+    """Whether it is a number, which a bool is not."""
+    return is_int(value) or isinstance(value, (float, np.floating))
+
+
+def check_int(name: str, value: object, least: int) -> None:
+    """Raise UserError, which names the argument, for what is no whole number, or too small."""
+    if not is_int(value) or value < least:
+        raise UserError(f"{name}={value!r}: expected a whole number, at least {least}")
+
+
 def refuse(
     where: str,
     index: tuple[int, ...],

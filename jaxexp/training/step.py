@@ -71,13 +71,13 @@ def init(
 
     def sums_and_norms(variables: Variables, examples: Batch) -> tuple[Sums, Array, Array | None]:
         size = largest(trial.batch_size)
-        batch, mask_B = _take(examples, size, jnp.uint32(0), size, size, lambda index: index)
+        batch, mask_B = _take(examples, size, jnp.uint32(0), size, size, _same)
         rng = jax.random.key(0)
         outputs = task.apply(trial, variables, batch, rng=rng, mask=mask_B, train=True)
         check_outputs(task, outputs, size, variables.state)
         weight_B = task.weights(batch)
         norms = task.gradient_norms(variables.params) if gradient_norms else jnp.zeros(0)
-        return _sums(task, outputs, _weights(task, batch, mask_B)), norms, weight_B
+        return _sums(task, outputs, weights_of(task, batch, mask_B)), norms, weight_B
 
     sums, norms_L, weight_B = jax.eval_shape(sums_and_norms, variables, data["train"])
     empty = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), sums)
@@ -98,7 +98,7 @@ def train_step(
 
     The loss is the mean over the batch, weighted where examples have weights.
     """
-    weight_B = _weights(task, batch, mask_B)
+    weight_B = weights_of(task, batch, mask_B)
 
     def loss(params: PyTree) -> tuple[Array, Outputs]:
         variables = Variables(params, state.variables.state)
@@ -151,10 +151,10 @@ def train_steps(
             norms = jnp.where(i == 0, 0, norms) + task.gradient_norms(grads) * share
         if isinstance(trial.batch_size, Size):
             new = jax.tree.map(lambda a, b: jnp.where(active, a, b), new, state)
-        sums = _sums(task, outputs, jnp.where(active, _weights(task, batch, mask_B), 0))
+        sums = _sums(task, outputs, jnp.where(active, weights_of(task, batch, mask_B), 0))
         weights = record.step_weight_S
         if weights is not None:
-            weights = weights.at[i].set(_weights(task, batch, mask_B).sum())
+            weights = weights.at[i].set(weights_of(task, batch, mask_B).sum())
         return new, record._replace(
             step_loss_S=record.step_loss_S.at[i].set(loss),
             step_weight_S=weights,
@@ -193,25 +193,21 @@ def evaluate(
     examples, members = data["evaluation"]["examples"], data["evaluation"]["members"]
     n = evaluated_examples(data)
     size = evaluation_batch_size(task, n)
-    rows_M = data["evaluation"]["rows"][trial.fold] if "folds" in data else None
     examples = data["train"] if examples is None else examples
+    order, folds = _same, "folds" in data
+    if folds:
+        rows_M = data["evaluation"]["rows"][trial.fold]
+        members = {split: member_FxM[trial.fold] for split, member_FxM in members.items()}
+        order = rows_M.__getitem__
 
     def batch_sums(i: Array, splits: dict[str, Sums]) -> dict[str, Sums]:
         start = i.astype(jnp.uint32) * jnp.uint32(size)
-        if rows_M is None:
-            (batch, member_B), mask_B = _take(
-                (examples, members), n, start, size, size, lambda index: index
-            )
-        else:
-            own = {split: member_FxM[trial.fold] for split, member_FxM in members.items()}
-            member_B, _ = _take(own, n, start, size, size, lambda index: index)
-            batch, mask_B = _take(
-                examples, n, start, size, size, lambda index: rows_M[index], holes=True
-            )
+        batch, mask_B = _take(examples, n, start, size, size, order, holes=folds)
+        member_B, _ = _take(members, n, start, size, size, _same)
         rng = jax.random.key(0)
         outputs = task.apply(trial, state.variables, batch, rng=rng, mask=mask_B, train=False)
         check_outputs(task, outputs, size)
-        weight_B = _weights(task, batch, mask_B)
+        weight_B = weights_of(task, batch, mask_B)
         made = {}
         for split, old in splits.items():
             # Selected, not multiplied: NaN elsewhere must not leak.
@@ -395,7 +391,13 @@ def _add(i: Array, old: PyTree, new: PyTree) -> PyTree:
     return jax.tree.map(lambda a, b: jnp.where(i == 0, 0, a) + b, old, new)
 
 
-def _weights(task: Task, batch: Batch, mask_B: Array) -> Array:
+def _same(index: Array) -> Array:
+    """The order in which examples lie."""
+    return index
+
+
+def weights_of(task: Task, batch: Batch, mask_B: Array) -> Array:
+    """What each example of a batch counts, (B,): 0 outside the mask, else 1 or its weight."""
     weight_B = task.weights(batch)
     return jnp.where(mask_B, 1.0 if weight_B is None else weight_B, 0.0)
 

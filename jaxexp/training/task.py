@@ -251,6 +251,11 @@ def _check_state(name: str, state: PyTree, new: PyTree) -> None:
             )
 
 
+def directions(task: Task) -> dict[str, str]:
+    """Of the loss and each metric, whether a "higher" or a "lower" value is better."""
+    return {"loss": "lower", **{name: str(m.direction) for name, m in task.metrics.items()}}
+
+
 def accepts(function: Callable[..., object], name: str) -> bool:
     """Whether a function takes a parameter of this name."""
     try:
