@@ -42,12 +42,15 @@ from jaxexp.results.results import Results
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Kind, MLPTrial, Trial, text
 from jaxexp.training import step
+from jaxexp.training.checks import is_int
 from jaxexp.training.data import Data
 from jaxexp.training.task import Inspection, Task, Variables, directions
 from jaxexp.training.tracing import fingerprint, inspection, is_plain_value
 
 if TYPE_CHECKING:
     import xarray as xr
+
+    from jaxexp.cluster.nodes import Cluster
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., object])
 LIBRARIES = ("jaxexp", "jax", "jaxlib", "flax", "optax", "numpy")  # which decide numbers
@@ -111,6 +114,7 @@ class PlannedRun:
     plan: Plan
     devices: tuple[jax.Device, ...]
     target: Target | None = None  # hardware that is not here
+    cluster: "Cluster | None" = None  # whose nodes train, in place of devices of this machine
 
     def compiled(self) -> Compilations:
         """Compile every program for the target, and return what its compiler says: `print` it.
@@ -178,6 +182,8 @@ def plan(
     programs: str = "auto",
     memory: float | None = None,
     target: str | None = None,
+    cluster: str | None = None,
+    nodes: int | None = None,
 ) -> PlannedRun:
     """How one or several sweeps would run: which trials share a program, where, at what cost.
 
@@ -191,9 +197,12 @@ def plan(
         memory: how many bytes the run may take on the host; what is free now, if not given.
         target: hardware that is not here, to plan for (`tpu-v5e-4` and the like): see
             `PlannedRun.compiled`.
+        cluster: a Ray cluster whose nodes train: "auto" for the one that this machine is part of,
+            HOST:PORT, or ray://HOST:PORT. `devices` are then a number, of each node.
+        nodes: how many machines with these devices to plan for; those of the cluster, if not given.
 
     Raises:
-        UnavailableError: the compiler of the target is not installed.
+        UnavailableError: the compiler of the target, or Ray, is not installed.
         UserError: trials that cannot be trained on the data, a hyperparameter that varies though
             the task never reads it, or too little memory.
 
@@ -231,25 +240,44 @@ def plan(
     for each in sweeps:
         _check_read(each, inspector)
         _check_records(each, bound, inspector)
-    if target is None:
-        absent, used = None, chosen(devices)
-        limits = device_memory(used)
+    joined = absent = None
+    used: tuple[jax.Device, ...] = ()
+    if nodes is not None and (not is_int(nodes) or nodes < 1):
+        raise UserError(f"nodes={nodes!r}: expected a whole number, at least 1")
+    if cluster is not None:
+        if target is not None:
+            raise UserError(f"target={target!r}: expected only one of target and cluster")
+        joined = _joined(cluster)
+        limits = joined.memory_of(devices)
+        backend, each, nodes = joined.platform, len(limits), int(nodes or joined.size)
+    elif target is None:
+        used = chosen(devices)
+        limits, backend, each = device_memory(used), used[0].platform, len(used)
     elif devices is not None:
         raise UserError(f"devices={devices!r}: {target} has its own, expected only one of both")
     else:
         absent = targets.find(target)
         used = targets.devices(absent)
         limits = (targets.MAY_BE_USED * absent.memory,) * absent.chips
+        backend, each = used[0].platform, len(used)
     made = planning.plan(
         sweeps,
-        len(used),
+        each,
         inspector.workload(trials),
         mode=programs,
-        backend=used[0].platform,
+        backend=backend,
         host_memory=host_memory() if memory is None else memory,
         device_memory=limits,
+        nodes=int(nodes or 1),
     )
-    return PlannedRun(sweeps, bound, data, made, used, absent)
+    return PlannedRun(sweeps, bound, data, made, used, absent, joined)
+
+
+@functools.cache
+def _joined(address: str) -> "Cluster":
+    from jaxexp.cluster.nodes import Cluster
+
+    return Cluster(address)
 
 
 class RunOptions(TypedDict, total=False):
@@ -258,6 +286,8 @@ class RunOptions(TypedDict, total=False):
     devices: int | Sequence[jax.Device] | None
     programs: str
     memory: float | None
+    cluster: str | None
+    nodes: int | None
     progress: bool | Progress | None
     checkpoint_dir: str | Path | None
     checkpoint_every: float
@@ -286,6 +316,8 @@ def run(
     devices: int | Sequence[jax.Device] | None = None,
     programs: str = "auto",
     memory: float | None = None,
+    cluster: str | None = None,
+    nodes: int | None = None,
     progress: bool | Progress | None = None,
     checkpoint_dir: str | Path | None = None,
     checkpoint_every: float = EVERY_SECONDS,
@@ -297,11 +329,14 @@ def run(
     Args:
         sweep: a sweep, several (a list), what `jaxexp.plan` returned for them, or a search that
             brings its own sweep: `jaxexp.search.Hyperband` or `jaxexp.search.PBT`.
-        task: as for `jaxexp.plan`, and so are `data`, `devices`, `programs` and `memory`.
+        task: as for `jaxexp.plan`, and so are `data`, `devices`, `programs`, `memory`, `cluster`
+            and `nodes`.
         data: see there.
         devices: see there.
         programs: see there.
         memory: see there.
+        cluster: see there.
+        nodes: see there.
         progress: a bar in terminals and notebooks, if not given; True for lines elsewhere too,
             False for none, or an object with the methods of `jaxexp.execution.trainer.Progress`.
         checkpoint_dir: a folder for checkpoints. The same call resumes an interrupted run from it.
@@ -327,13 +362,19 @@ def run(
     """
     sweep, rules = _searched(sweep, stopping)
     if isinstance(sweep, PlannedRun):
-        if any(value is not None for value in (task, data, devices, memory)) or programs != "auto":
-            raise UserError("a plan has its task, data, devices, programs and memory already")
+        given = (task, data, devices, memory, cluster, nodes)
+        if any(value is not None for value in given) or programs != "auto":
+            raise UserError(
+                "a plan has its task, data, devices, programs, memory, cluster and nodes already"
+            )
         planned = sweep
         if planned.target is not None:
             raise UserError(f"this is a plan for {planned.target.name}, which is not here")
     else:
-        planned = plan(sweep, task, data, devices=devices, programs=programs, memory=memory)
+        planned = plan(
+            sweep, task, data, devices=devices, programs=programs, memory=memory, cluster=cluster,
+            nodes=nodes,
+        )  # fmt: skip
     seconds = isinstance(checkpoint_every, int | float) and not isinstance(checkpoint_every, bool)
     if not seconds or not checkpoint_every > 0:
         raise UserError(f"checkpoint_every={checkpoint_every!r}: expected seconds above 0")
@@ -393,7 +434,7 @@ def train(
     """
     made, task, data = planned.plan, planned.task, planned.data
     left = planned.sweeps if sweeps is None else sweeps
-    environment = facts(made, planned.devices)
+    where, environment = _where(planned)
     if control:
         environment["stopping"] = control.identity
     waiting = {sweep.name: set(sweep.trials()) for sweep in left}
@@ -403,7 +444,7 @@ def train(
     records: dict[Trial, TrialRecord] = {}
     started = time.perf_counter()
     batches = driver.stream(
-        todo, task, data, planned.devices, progress, checkpointer=checkpointer, stop=stop,
+        todo, task, data, where, progress, checkpointer=checkpointer, stop=stop,
         control=control,
     )  # fmt: skip
     with contextlib.closing(batches):  # the streams stop before whoever stops listening continues
@@ -419,6 +460,18 @@ def train(
                     del waiting[sweep.name]
                     seconds = {"wall_seconds": time.perf_counter() - started}
                     yield sweep, to_dataset(sweep, records, task, data, environment | seconds)
+
+
+def _where(planned: PlannedRun) -> tuple[Sequence[jax.Device] | driver.Engine, dict[str, Any]]:
+    """Where the plan runs, and what results say of it."""
+    if planned.cluster is None:
+        devices = planned.devices
+        return devices, facts(planned.plan, devices[0].device_kind, len(devices))
+    from jaxexp.cluster.engine import Engine
+
+    kind = f"{planned.cluster.platform} of a cluster"
+    found = facts(planned.plan, kind, planned.plan.devices)
+    return Engine(planned.cluster, versions()), found | {"nodes": planned.plan.nodes}
 
 
 def _searched(

@@ -24,6 +24,7 @@ FOLDERS = [
     "training",
     "nn",
     "execution",
+    "cluster",
     "results",
     "report",
     "api",

@@ -63,6 +63,7 @@ class Checkpoints:
     ) -> None:
         """`note` is called with a sentence about checkpoints that cannot be read or written."""
         self.folder, self.every = folder.absolute(), every
+        self.location = str(self.folder)  # for other processes
         self._note, self._noted = note, set[str]()
         self._managers: dict[str, ocp.CheckpointManager] = {}
         self._saving: dict[str, Future[None]] = {}

@@ -5,6 +5,8 @@ import queue
 import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
 
 import jax
 import numpy as np
@@ -47,15 +49,33 @@ def check(trials: Sequence[Trial], task: Task, data: Data) -> None:
         task.check(trial, data)
 
 
+class Engine(Protocol):
+    """Trains programs elsewhere than in this process."""
+
+    def prepared(
+        self, task: Task, data: Data, control: Control, progress: Progress,
+        checkpointer: Checkpointer | None,
+    ) -> AbstractContextManager["Machine"]:  # fmt: skip
+        """While programs of this task are trained on these data: what they share here."""
+        ...
+
+    def train(
+        self, trainings: Sequence[Training], until: int, stop: threading.Event | None
+    ) -> Generator[list[TrialRecord]]:
+        """Train every program so far, yielding records as programs end, as `stream` does."""
+        ...
+
+
 def stream(
-    plan: Plan, task: Task, data: Data, devices: Sequence[jax.Device],
+    plan: Plan, task: Task, data: Data, where: Sequence[jax.Device] | Engine,
     progress: Progress | None = None, *, checkpointer: Checkpointer | None = None,
     stop: threading.Event | None = None, control: Control | None = None,
 ) -> Generator[list[TrialRecord]]:  # fmt: skip
     """Train every trial of the plan, yielding each program's records as soon as it has finished.
 
-    The plan's streams run side by side, in a thread each, the programs of a stream one after
-    another; then those that run alone. With a `checkpointer`, programs resume from their snapshots,
+    On devices of this process, the plan's streams run side by side, in a thread each, the programs
+    of a stream one after another; then those that run alone. An engine gives programs to other
+    machines. With a `checkpointer`, programs resume from their snapshots,
     and leave new ones. `control` says which trials end early; at its rungs, all programs wait for
     each other.
 
@@ -64,11 +84,20 @@ def stream(
     stream that is still compiling has nothing to leave and is not waited for.
     """
     check([trial for program in plan.programs for trial, _ in program.members], task, data)
-    control = control or Control()
-    shared = _Shared(task, data, devices)
+    control, progress = control or Control(), progress or Silent()
+    if isinstance(where, Sequence):
+        yield from _train(plan, Machine(task, data, where), progress, checkpointer, stop, control)
+        return
+    with where.prepared(task, data, control, progress, checkpointer) as shared:
+        yield from _train(plan, shared, progress, checkpointer, stop, control, where)
 
+
+def _train(
+    plan: Plan, shared: "Machine", progress: Progress, checkpointer: Checkpointer | None,
+    stop: threading.Event | None, control: Control, engine: Engine | None = None,
+) -> Generator[list[TrialRecord]]:  # fmt: skip
     def training(program: Program) -> Training:
-        return Training(program, shared, progress or Silent(), control, checkpointer)
+        return Training(program, shared, progress, control, checkpointer)
 
     kinds = [[[training(p) for p in own] for own in kind] for kind in (plan.streams, [plan.alone])]
     every = [one for streams in kinds for own in streams for one in own]
@@ -76,7 +105,10 @@ def stream(
     for until in [*(rung for rung in control.rungs if rung < longest), longest]:
         for streams in kinds:
             left = [[one for one in own if not one.finished] for own in streams]
-            yield from _stream([own for own in left if own], until, shared, stop)
+            if engine is not None:
+                yield from engine.train([one for own in left for one in own], until, stop)
+            else:
+                yield from _stream([own for own in left if own], until, shared, stop)
         if until < longest:
             _decide(every, until, control)
 
@@ -100,7 +132,7 @@ def _decide(every: Sequence[Training], rung: int, control: Control) -> None:
 
 
 def _stream(
-    streams: list[list[Training]], until: int, shared: "_Shared", stop: threading.Event | None
+    streams: list[list[Training]], until: int, shared: "Machine", stop: threading.Event | None
 ) -> Generator[list[TrialRecord]]:
     asked, over = stop or threading.Event(), threading.Event()
     finished: queue.SimpleQueue[list[TrialRecord] | BaseException] = queue.SimpleQueue()
@@ -137,10 +169,11 @@ def _stream(
             time.sleep(POLL_SECONDS)
 
 
-class _Shared:
-    """What the streams share: task, data on their devices, and which of them compile."""
+class Machine:
+    """What the programs of a process share: task, data on the devices, and what compiles."""
 
     def __init__(self, task: Task, data: Data, devices: Sequence[jax.Device]) -> None:
+        """Nothing is placed yet."""
         self.task, self.devices = task, devices
         self.examples, self.splits = data.counts["train"], tuple(data.counts)
         self.arrays = step.with_evaluation(data)

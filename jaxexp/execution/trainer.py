@@ -127,6 +127,16 @@ class Shared(Protocol):
         ...
 
 
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """Where a program stands that has been trained in another process."""
+
+    records: list[TrialRecord]  # of all its members, once all trials have ended
+    snapshot: Snapshot | None  # to go on from, before that
+    history: list[EpochRecord]  # where other programs are still compared with it
+    stopped: np.ndarray  # (T,) the epoch after which each trial was, 0 for none
+
+
 class Training:
     """One program: its state on the devices, and all that its trials have left behind so far."""
 
@@ -144,6 +154,8 @@ class Training:
         self._epochs_T = np.array([trial.epochs for trial in program.trials])
         self._lengths = sorted({(trial.epochs, place) for trial, place in program.members})
         self._begun = False
+        self.history: list[EpochRecord] = []  # (T, ...) each
+        self.ends: dict[int, End] = {}
         self._take_up(None)
 
     def run(self, until: int, interrupted: Callable[[], bool]) -> list[TrialRecord]:
@@ -166,6 +178,43 @@ class Training:
                 if "RESOURCE_EXHAUSTED" not in str(error):
                     raise
                 self._halve(error)
+
+    def go_on_from(self, snapshot: Snapshot, *, again: bool) -> None:
+        """Take over what another process has trained; `again`: or what it saved after that."""
+        self._begun = True
+        saved = self._load() if again else None
+        if saved and (saved.epoch, saved.settled) >= (snapshot.epoch + 1, snapshot.settled):
+            snapshot = saved
+        self.snapshot = snapshot
+        self._take_up(snapshot)
+
+    def outcome(self, records: list[TrialRecord]) -> Outcome:
+        """Where the program stands, for another process; `records` are what `run` returned."""
+        return Outcome(records, self.snapshot, self.history if records else [], self.stopped)
+
+    def arrived(self, outcome: Outcome) -> list[TrialRecord]:
+        """Stand where another process has brought the program; returns its records."""
+        self._begun = True
+        if not outcome.records:
+            assert outcome.snapshot
+            self.snapshot = outcome.snapshot
+            self._take_up(outcome.snapshot)
+            return []
+        self.finished, self.snapshot, self.ends = True, None, {}
+        self.history, self.stopped = outcome.history, outcome.stopped
+        # The trials are those of this process, whatever has become of their class on the way.
+        own = {trial.id: trial for trial, _ in self.program.members}
+        return [
+            dataclasses.replace(
+                record,
+                trial=own[record.trial.id],
+                changes={
+                    epoch: (own[source.id], values)
+                    for epoch, (source, values) in record.changes.items()
+                },
+            )
+            for record in outcome.records
+        ]
 
     def trained_at(self, epoch: int) -> np.ndarray:
         """The places of the trials that have trained so far, and wanted to go on."""
@@ -213,8 +262,7 @@ class Training:
     def _take_up(self, snapshot: Snapshot | None) -> None:
         """Be where a snapshot was taken, or at the start."""
         trials = len(self.program.trials)
-        self.history: list[EpochRecord] = []  # (T, ...) each
-        self.ends: dict[int, End] = {}
+        self.history, self.ends = [], {}
         self.changes: dict[int, Change] = {}
         self.stopped = np.zeros(trials, int)  # the epoch after which each was, 0 for none
         self.seconds = self.compile_seconds = 0.0

@@ -18,6 +18,8 @@ from jaxexp.spec.trial import Kind, Trial
 MODES = ("auto", "exact", "one")
 STATE_COPIES = 3 * 2  # of parameters: they and Adam's moments; one more while a call runs
 RECORD_COPIES = 3  # of records at the peak: as they come, stacked, and in the results
+PARTS = 8  # of its work, that each of several nodes should find as programs of their own,
+LEAST_SECONDS = 20.0  # if they take so long on a node: giving one out costs part of a second
 CALL_COPIES = 3  # of what an epoch records, while a call runs: given, under way, and returned
 
 
@@ -30,6 +32,7 @@ def plan(
     backend: str = "cpu",
     host_memory: float = math.inf,
     device_memory: Sequence[float] = (),
+    nodes: int = 1,
 ) -> Plan:
     """Group the trials of all sweeps into programs, and the programs onto devices.
 
@@ -42,6 +45,9 @@ def plan(
     trials, wherever it would end soonest (after Graham's rule). Trials of a timed sweep that differ
     in more than their seed have a program each, which runs alone.
 
+    With several `nodes`, machines of so many `devices` each, a program trains on one of them,
+    whichever is free. Long programs are cut, so that all nodes have work until the end.
+
     `host_memory` is how many bytes may be taken on the host (of which the devices of a CPU are a
     part), `device_memory` how many on each device, if it has memory of its own.
 
@@ -50,8 +56,8 @@ def plan(
     """
     if mode not in MODES:
         raise UserError(f"programs={mode!r}: expected one of {', '.join(MODES)}")
-    planner = _Planner(list(sweeps), devices, workload, mode, MACHINES[backend])
-    made = Plan(tuple(planner.programs()), devices, backend, workload.data_bytes)
+    planner = _Planner(list(sweeps), devices, workload, mode, MACHINES[backend], nodes)
+    made = Plan(tuple(planner.programs()), devices, backend, workload.data_bytes, nodes)
     _check_memory(made, host_memory, device_memory)
     return made
 
@@ -80,6 +86,7 @@ class _Planner:
     workload: Workload
     mode: str
     machine: Machine
+    nodes: int = 1
 
     def programs(self) -> list[Program]:
         names = [sweep.name for sweep in self.sweeps]
@@ -90,6 +97,8 @@ class _Planner:
             programs = self._merge(programs)
         if self.mode != "one":
             programs = [part for program in programs for part in self._parts(program)]
+        if self.nodes > 1:
+            programs = self._for_nodes(programs)
         placed = self._place(self._by_work(programs)[::-1])
         return [self._estimated(self._in_chunks(program)) for program in placed]
 
@@ -219,19 +228,28 @@ class _Planner:
         apart = rest and copies > self.machine.compile_seconds * cost.compilation
         return [
             dataclasses.replace(
-                program,
-                devices=()
-                if apart and start + most > len(program.trials)
-                else tuple(range(devices)),
-                trials=program.trials[start : start + most],
-                prefixes=tuple(
-                    (trial, place - start)
-                    for trial, place in program.prefixes
-                    if start <= place < start + most
-                ),
+                part,
+                devices=() if apart and len(part.trials) < most else tuple(range(devices)),
             )
-            for start in range(0, len(program.trials), most)
+            for part in _cut(program, most)
         ]
+
+    def _for_nodes(self, programs: Sequence[Program]) -> list[Program]:
+        """Long programs cut into parts, of which each node trains several, one after another.
+
+        Parts of one size share the compiled functions of a node.
+        """
+        every = sum(self._work(program) for program in programs if not program.alone)
+        share = max(every / self.devices / self.nodes / PARTS, LEAST_SECONDS)
+        made = []
+        for program in programs:
+            trials, parts = len(program.trials), self._work(program) / self.devices / share
+            if program.alone or parts <= 1 or self.mode == "one" or trials < 2 * self.devices:
+                made.append(program)
+                continue
+            rows = math.ceil(trials / self.devices / math.ceil(parts))
+            made += _cut(program, rows * self.devices)
+        return made
 
     def _place(self, programs: Sequence[Program]) -> list[Program]:
         everywhere = tuple(range(self.devices))
@@ -244,16 +262,17 @@ class _Planner:
             p for p in programs if not p.alone and (len(p.trials) >= self.devices or p.devices)
         ]
         placed = [dataclasses.replace(p, devices=everywhere) for p in spread]
-        busy = [0.0] * self.devices
+        busy = [0.0] * self.devices * self.nodes
         for program in programs:
             if program in spread or program.alone:
                 continue
             work = self._work(program) + self.machine.compile_seconds
-            free = sorted(range(self.devices), key=lambda device: busy[device])
+            free = sorted(range(len(busy)), key=lambda device: busy[device])
             n = min({1, len(program.trials)}, key=lambda n: (busy[free[n - 1]] + work / n, n))
             for device in free[:n]:
                 busy[device] = busy[free[n - 1]] + work / n
-            placed.append(dataclasses.replace(program, devices=tuple(sorted(free[:n]))))
+            on = tuple(sorted(free[:n])) if self.nodes == 1 else tuple(range(n))
+            placed.append(dataclasses.replace(program, devices=on))
         return placed + alone
 
     def _in_chunks(self, program: Program) -> Program:
@@ -287,6 +306,22 @@ class _Planner:
             * (RECORD_COPIES * len(program.trials) * program.epochs * floats + parameters),
         )
         return dataclasses.replace(program, estimate=estimate)
+
+
+def _cut(program: Program, most: int) -> list[Program]:
+    """Programs of so many trials at most, each with the prefixes of its own."""
+    return [
+        dataclasses.replace(
+            program,
+            trials=program.trials[start : start + most],
+            prefixes=tuple(
+                (trial, place - start)
+                for trial, place in program.prefixes
+                if start <= place < start + most
+            ),
+        )
+        for start in range(0, len(program.trials), most)
+    ]
 
 
 def _static(trial: Trial) -> tuple[tuple[str, object], ...]:

@@ -97,6 +97,7 @@ class Plan:
     devices: int
     backend: str = "cpu"
     data_bytes: float = 0.0  # on every device
+    nodes: int = 1  # machines with so many devices each; a program has one of them
 
     @property
     def trials(self) -> int:
@@ -140,8 +141,8 @@ class Plan:
 
         side_by_side = [p for p in self.programs if not p.alone]
         longest = max((work(p) / len(p.devices) for p in side_by_side), default=0.0)
-        shared = max(longest, sum(map(work, side_by_side)) / self.devices)
-        return shared + sum(work(p) / len(p.devices) for p in self.alone)
+        shared = max(longest, sum(map(work, side_by_side)) / self.devices / self.nodes)
+        return shared + sum(work(p) / len(p.devices) for p in self.alone) / self.nodes
 
     def device_bytes(self, device: int) -> float:
         """Estimated bytes on one device: the data, and of each stream its largest program."""
@@ -174,9 +175,10 @@ class Plan:
         work = [program.estimate.seconds for program in self.programs]
         lost = [program.estimate.padding for program in self.programs]
         share = sum(w * p for w, p in zip(work, lost, strict=True)) / (sum(work) or 1)
+        nodes = f"{count(self.nodes, 'node')} of " if self.nodes > 1 else ""
         lines = [
             f"{count(self.trials, 'trial')} in {count(len(self.programs), 'program')} on "
-            f"{count(self.devices, f'{self.backend} device')}, about {self.seconds:.0f} s, "
+            f"{nodes}{count(self.devices, f'{self.backend} device')}, about {self.seconds:.0f} s, "
             f"{size_text(self.memory)} of arrays, {size_text(self.data_bytes)} of it data on each "
             f"device; {share:.0%} of the arithmetic is padding (estimates)",
         ]

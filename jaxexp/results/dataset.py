@@ -9,7 +9,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TypeAlias
 
-import jax
 import numpy as np
 import xarray as xr
 
@@ -188,12 +187,12 @@ def _is_other(value: object) -> bool:
     return not isinstance(value, bool | int | float | str)
 
 
-def facts(plan: Plan, devices: Sequence[jax.Device]) -> Facts:
+def facts(plan: Plan, device: str, devices: int) -> Facts:
     """What decides a result beside the sweep: versions, devices, plan, and when it was made."""
     return _environment() | {
-        "device": devices[0].device_kind,
+        "device": device,
         "precision": PRECISION,  # of products
-        "devices": len(devices),
+        "devices": devices,
         "programs": len(plan.programs),
         "plan_trials": plan.trials,
         "plan": str(plan),

@@ -1,0 +1,247 @@
+"""Programs on the nodes of a cluster: given out, watched, and given out again where a node dies."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from jaxexp.base.errors import InterruptedRunError, UserError
+from jaxexp.base.words import count
+from jaxexp.cluster.nodes import Cluster, Node, by_value, own_modules
+from jaxexp.cluster.worker import Event, Work
+from jaxexp.execution.control import Control
+from jaxexp.execution.driver import Machine
+from jaxexp.execution.records import TrialRecord
+from jaxexp.execution.trainer import Checkpointer, Progress, Training
+from jaxexp.training.data import Data
+from jaxexp.training.task import Task
+
+LOOK_SECONDS = 2.0  # between two looks for nodes that have joined
+WAIT_SECONDS = 0.5  # for something to happen
+STOP_SECONDS = 120.0  # that programs may take to leave a last snapshot
+MOST_DEATHS = 3  # of workers under one program, before it is taken for the reason
+
+
+@dataclass
+class _Station:
+    """A node with its worker, and what it is doing."""
+
+    node: Node
+    actor: Any
+    free: list[int]  # its devices that train nothing
+    question: Any  # the answer that is awaited
+    ready: bool = False
+    running: dict[str, tuple[Training, list[int]]] = field(default_factory=dict)
+
+
+class Engine:
+    """Trains programs on every node of a cluster; see `jaxexp.execution.driver.Engine`."""
+
+    def __init__(self, cluster: Cluster, versions: dict[str, str]) -> None:
+        """`versions` are those that every node must have."""
+        self.cluster, self._versions = cluster, versions
+        self._stations: dict[str, _Station] = {}
+        self._refused: set[str] = set()
+        self._looked = 0.0
+        self.lost: list[str] = []  # names of nodes that were lost on the way
+
+    @contextlib.contextmanager
+    def prepared(
+        self, task: Task, data: Data, control: Control, progress: Progress,
+        checkpointer: Checkpointer | None,
+    ) -> Iterator[Machine]:  # fmt: skip
+        """While programs of this task are trained on these data."""
+        self._progress, self._ray = progress, self.cluster.ray
+        folder, every = getattr(checkpointer, "location", None), getattr(checkpointer, "every", 0.0)
+        with _marker(checkpointer) as self._marker:
+            nodes = self.cluster.nodes()
+            self.cluster.probe(nodes, self._versions, self._marker)
+            with by_value(own_modules()):
+                self._work = self._ray.put(Work(task, data, control, folder, every))
+            self._deaths: dict[str, int] = {}
+            for node in nodes:
+                self._take_on(node)
+            try:
+                yield Machine(task, data, ())
+            finally:
+                self._dismiss()
+
+    def train(
+        self, trainings: Sequence[Training], until: int, stop: threading.Event | None
+    ) -> Generator[list[TrialRecord]]:
+        """Train every program so far, the longest first, yielding records as programs end."""
+        waiting = sorted(trainings, key=_seconds, reverse=True)
+        told = False
+        while waiting or any(own.running for own in self._stations.values()):
+            if stop is not None and stop.is_set():
+                self._interrupt()
+            self._look_for_nodes()
+            waiting = self._give_out(waiting, until)
+            if not self._stations and not told:
+                self._progress.note("no node is left: waiting for one to join the cluster")
+                told = True
+            for station, events in self._answers():
+                told = False
+                if events is None:
+                    waiting = self._lose(station) + waiting
+                for event in events or ():
+                    records = self._hear(station, event)
+                    if records:
+                        yield records
+
+    # Nodes
+
+    def _take_on(self, node: Node) -> None:
+        actor = self.cluster.worker(node)
+        self._stations[node.id] = _Station(node, actor, [], actor.prepare.remote(self._work))
+
+    def _look_for_nodes(self) -> None:
+        """Give a worker to those that have joined."""
+        if time.monotonic() - self._looked < LOOK_SECONDS:
+            return
+        self._looked = time.monotonic()
+        for node in self.cluster.nodes():
+            if node.id in self._stations or node.id in self._refused:
+                continue
+            try:
+                self.cluster.probe([node], self._versions, self._marker)
+            except UserError as error:
+                self._refused.add(node.id)
+                self._progress.note(f"{error}; it is not used")
+                continue
+            self._progress.note(f"node {node.name} has joined")
+            self._take_on(node)
+
+    def _lose(self, station: _Station) -> list[Training]:
+        """What a node was training when it died, to be given out again."""
+        self._stations.pop(station.node.id)
+        self.cluster.lose(station.node)
+        self.lost.append(station.node.name)
+        left = [one for one, _ in station.running.values()]
+        for one in left:
+            own = one.program.id
+            self._deaths[own] = self._deaths.get(own, 0) + 1
+            if self._deaths[own] == MOST_DEATHS:
+                raise UserError(
+                    f"{count(len(one.program.trials), 'trial')} ({one.program.why()}) ended the "
+                    f"workers of {MOST_DEATHS} nodes, the last of them {station.node.name}: "
+                    "expected a program that a node's memory holds"
+                )
+        what = (
+            f"{count(len(left), 'program')} of it will go on elsewhere" if left else "it was idle"
+        )
+        self._progress.note(f"node {station.node.name} is lost: {what}")
+        return left
+
+    def _dismiss(self) -> None:
+        """Whatever still runs is not wanted any more."""
+        for station in self._stations.values():
+            if station.running:
+                self.cluster.lose(station.node)
+        self._stations = {}
+
+    # Work
+
+    def _give_out(self, waiting: Sequence[Training], until: int) -> list[Training]:
+        """Begin what fits on devices that are free; returns what still waits."""
+        left = []
+        for one in waiting:
+            program = one.program
+            for station in self._stations.values():
+                needed = station.node.devices if program.alone else len(program.devices)
+                if station.ready and len(station.free) >= needed:
+                    places = station.free[: len(program.devices)]
+                    used = station.free[:needed]
+                    station.free = station.free[needed:]
+                    station.running[program.id] = one, used
+                    with by_value(own_modules()):
+                        station.actor.begin.remote(
+                            program, places, until, one.snapshot, program.id in self._deaths
+                        )
+                    break
+            else:
+                left.append(one)
+        return left
+
+    def _answers(self) -> Iterator[tuple[_Station, list[Event] | None]]:
+        """What workers have told by now; None of one that is dead."""
+        asked = {own.question: own for own in self._stations.values()}
+        if not asked:
+            time.sleep(WAIT_SECONDS)
+            return
+        answered, _ = self._ray.wait([*asked], num_returns=len(asked), timeout=WAIT_SECONDS / 5)
+        if not answered:
+            answered, _ = self._ray.wait([*asked], num_returns=1, timeout=WAIT_SECONDS)
+        for question in answered:
+            station = asked[question]
+            try:
+                answer = self._ray.get(question)
+            except self._ray.exceptions.RayTaskError as error:
+                raise error.as_instanceof_cause() from error
+            except self._ray.exceptions.RayError:
+                yield station, None
+                continue
+            station.question = station.actor.events.remote()
+            if not station.ready:
+                station.ready, station.free = True, [*range(answer["devices"])]
+                answer = []
+            yield station, answer
+
+    def _hear(self, station: _Station, event: Event) -> list[TrialRecord]:
+        """Tell progress what has become of a program; returns the records of one that has ended."""
+        if event.kind == "note":
+            self._progress.note(f"node {station.node.name}: {event.arguments[0]}")
+            return []
+        if event.program not in station.running:
+            return []
+        one, places = station.running[event.program]
+        if event.kind in ("done", "interrupted", "failed"):
+            del station.running[event.program]
+            station.free = sorted([*station.free, *places])
+        if event.kind == "failed":
+            [error] = event.arguments
+            raise error
+        if event.kind == "done":
+            return one.arrived(event.arguments[0])
+        if event.kind == "measured":
+            epoch, values = event.arguments
+            if hasattr(self._progress, "measured"):
+                self._progress.measured(one.program, epoch, lambda *key: values[key])
+        elif event.kind != "interrupted" and hasattr(self._progress, event.kind):
+            getattr(self._progress, event.kind)(one.program, *event.arguments)
+        return []
+
+    def _interrupt(self) -> None:
+        """Have every program leave a last snapshot, and end the run."""
+        for station in self._stations.values():
+            station.actor.stop.remote()
+        deadline = time.monotonic() + STOP_SECONDS
+        while any(s.running for s in self._stations.values()) and time.monotonic() < deadline:
+            for station, events in self._answers():
+                if events is None:
+                    self._lose(station)
+                for event in events or ():
+                    self._hear(station, event)
+        raise InterruptedRunError
+
+
+def _seconds(one: Training) -> float:
+    return one.program.estimate.seconds / len(one.program.devices)
+
+
+@contextlib.contextmanager
+def _marker(checkpointer: Checkpointer | None) -> Iterator[str]:
+    """A file where checkpoints are kept, by which nodes find out whether they see the folder."""
+    folder = getattr(checkpointer, "folder", None)
+    if folder is None:
+        yield ""
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / ".shared"
+    file.touch()
+    try:
+        yield str(file)
+    finally:
+        file.unlink(missing_ok=True)

@@ -1,0 +1,231 @@
+"""The nodes of a Ray cluster: found, asked what they are, and given one worker each."""
+
+import contextlib
+import logging
+import math
+import platform
+import sys
+import sysconfig
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from jaxexp.base.errors import UnavailableError, UserError
+from jaxexp.cluster import probing
+from jaxexp.cluster.worker import Worker
+from jaxexp.training.checks import is_int
+
+ANSWER_SECONDS = 60.0  # that a node may take to answer for the first time
+ACCELERATORS = ("TPU", "GPU")  # as Ray names them; a node without any has its cores
+
+
+@dataclass(frozen=True)
+class Node:
+    """A machine of the cluster."""
+
+    id: str
+    name: str  # address and host name, for people
+    platform: str  # "cpu", "gpu" or "tpu"
+    devices: int
+    cores: int
+    memory: float  # bytes of the host
+
+    @classmethod
+    def of(cls, found: Mapping[str, Any]) -> "Node | None":
+        """Of what Ray says; None of a node that has nothing to train on."""
+        resources = found["Resources"]
+        cores = int(resources.get("CPU", 0))
+        kind = next((k for k in ACCELERATORS if resources.get(k, 0) >= 1), "CPU")
+        devices = int(resources.get(kind, 0))
+        if devices < 1:
+            return None
+        name = f"{found['NodeManagerAddress']} ({found['NodeManagerHostname']})"
+        return cls(found["NodeID"], name, kind.lower(), devices, cores, resources.get("memory", 0))
+
+    @property
+    def resources(self) -> dict[str, Any]:
+        """What its worker asks of Ray: all that the node has."""
+        own: dict[str, Any] = {"num_cpus": self.cores}
+        if self.platform == "gpu":
+            own["num_gpus"] = self.devices
+        if self.platform == "tpu":
+            own["resources"] = {"TPU": self.devices}
+        return own
+
+
+class Cluster:
+    """A connection to a Ray cluster.
+
+    Raises UnavailableError where Ray is not installed, and UserError where there is no cluster at
+    the address, or none of its nodes can train.
+    """
+
+    def __init__(self, address: str) -> None:
+        """`address` is "auto", HOST:PORT, or ray://HOST:PORT."""
+        self.address = address
+        if not isinstance(address, str) or not address:
+            raise UserError(f"cluster={address!r}: expected 'auto', HOST:PORT or ray://HOST:PORT")
+        self.ray = _ray()
+        if not self.ray.is_initialized():
+            try:
+                self.ray.init(
+                    address=address, namespace="jaxexp", log_to_driver=False,
+                    logging_level=logging.ERROR, configure_logging=False,
+                )  # fmt: skip
+            except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+                reason = str(error).partition("\n")[0]
+                raise UserError(
+                    f"cluster={address!r}: no Ray cluster answers there ({reason}); "
+                    "`ray start --head` begins one on this machine"
+                ) from error
+        self._actors: dict[str, Any] = {}
+        nodes = self.nodes()
+        if not nodes:
+            raise UserError(f"cluster={address!r}: none of its nodes has a core or an accelerator")
+        # Of mixed nodes, the kind that has most to train on.
+        kinds = {node.platform for node in nodes}
+        self.platform = next(kind for kind in ("tpu", "gpu", "cpu") if kind in kinds)
+        fit = self.nodes()
+        self.size = len(fit)
+        self.devices = min(node.devices for node in fit)
+
+    def memory_of(self, devices: object) -> tuple[float, ...]:
+        """Bytes that may be used on each of so many devices of a node; None for all of them.
+
+        Raises UserError for devices that not every node has.
+        """
+        if devices is None:
+            devices = self.devices
+        if not is_int(devices) or not 1 <= devices <= self.devices:
+            raise UserError(
+                f"devices={devices!r}: expected 1 to {self.devices}, the {self.platform} devices "
+                "that every node of the cluster has"
+            )
+        if self.platform != "cpu":
+            return (math.inf,) * int(devices)
+        return (min(node.memory / node.devices for node in self.nodes()),) * int(devices)
+
+    def nodes(self) -> list[Node]:
+        """Those that are alive and of the kind that trains, in an order that stays."""
+        found = [Node.of(own) for own in self.ray.nodes() if own["Alive"]]
+        nodes = sorted((own for own in found if own is not None), key=lambda node: node.id)
+        kind = getattr(self, "platform", None)
+        return [node for node in nodes if kind in (None, node.platform)]
+
+    def probe(self, nodes: Sequence[Node], expected: Mapping[str, str], marker: str) -> None:
+        """Raise UserError, which names the node, where one is not fit to train.
+
+        `expected` are versions of libraries, `marker` is a file that every node must see, or "".
+        """
+        with by_value([probing]):
+            ask = self.ray.remote(probing.describe)
+            asked = {
+                node: ask.options(num_cpus=0, scheduling_strategy=self._on(node)).remote(
+                    [*expected], marker
+                )
+                for node in nodes
+            }
+        wanted = {"python": platform.python_version(), **expected}
+        for node, answer in asked.items():
+            try:
+                said = self.ray.get(answer, timeout=ANSWER_SECONDS)
+            except self.ray.exceptions.RayError as error:
+                reason = str(error).partition("\n")[0]
+                raise UserError(f"node {node.name}: does not answer ({reason})") from error
+            differs = [
+                f"{name} {said['versions'][name]} instead of {version}"
+                for name, version in wanted.items()
+                if said["versions"][name] != version
+            ]
+            if differs:
+                raise UserError(
+                    f"node {node.name}: has {', '.join(differs)}; expected the versions of this "
+                    "machine on every node"
+                )
+            if said["error"]:
+                raise UserError(f"node {node.name}: cannot import jaxexp ({said['error']})")
+            if not said["sees"]:
+                raise UserError(
+                    f"node {node.name}: does not see {Path(marker).parent}, where checkpoints are "
+                    "kept; expected a directory that all nodes share, or a URL"
+                )
+
+    def worker(self, node: Node) -> Any:
+        """The worker of a node, which is started where there is none."""
+        if node.id not in self._actors:
+            made = self.ray.remote(Worker).options(
+                **node.resources,
+                max_concurrency=4,
+                max_restarts=0,
+                scheduling_strategy=self._on(node),
+                runtime_env={"env_vars": {"JAX_NUM_CPU_DEVICES": str(max(1, node.cores))}},
+            )
+            self._actors[node.id] = made.remote()
+        return self._actors[node.id]
+
+    def lose(self, node: Node) -> None:
+        """Forget the worker of a node that is gone, and end it where it is not."""
+        if own := self._actors.pop(node.id, None):
+            with contextlib.suppress(Exception):
+                self.ray.kill(own)
+
+    def close(self) -> None:
+        """End all workers."""
+        leaving = [own.leave.remote() for own in self._actors.values()]
+        deadline = time.monotonic() + 10
+        for own in leaving:
+            with contextlib.suppress(Exception):  # they end without an answer
+                self.ray.get(own, timeout=max(0.1, deadline - time.monotonic()))
+        self._actors = {}
+
+    def _on(self, node: Node) -> Any:
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        return NodeAffinitySchedulingStrategy(node_id=node.id, soft=False)
+
+
+def _ray() -> ModuleType:
+    try:
+        import ray
+    except ImportError as error:
+        raise UnavailableError(
+            "cluster: Ray is not installed; pip install 'jaxexp[cluster]' brings it"
+        ) from error
+    module: ModuleType = ray
+    return module
+
+
+def own_modules() -> list[ModuleType]:
+    """Modules of the user's own files, which nodes cannot import."""
+    paths = sysconfig.get_paths()
+    installed = [Path(paths[name]).resolve() for name in ("stdlib", "platstdlib", "purelib",
+                                                          "platlib")]  # fmt: skip
+    installed.append(Path(__file__).resolve().parents[1])
+    made = []
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if name == "__main__" or not file or not isinstance(module, ModuleType):
+            continue
+        path = Path(file).resolve()
+        if not any(folder in path.parents for folder in installed):
+            made.append(module)
+    return made
+
+
+@contextlib.contextmanager
+def by_value(modules: Sequence[ModuleType]) -> Iterator[None]:
+    """What these modules define is sent along, not looked up by name where it arrives."""
+    from ray import cloudpickle
+
+    before = cloudpickle.list_registry_pickle_by_value()  # type: ignore[no-untyped-call]
+    added = [module for module in modules if module.__name__ not in before]
+    for module in added:
+        cloudpickle.register_pickle_by_value(module)  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        for module in added:
+            cloudpickle.unregister_pickle_by_value(module)  # type: ignore[no-untyped-call]
