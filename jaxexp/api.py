@@ -240,16 +240,16 @@ def plan(
     for each in sweeps:
         _check_read(each, inspector)
         _check_records(each, bound, inspector)
-    joined = absent = None
+    own = absent = None
     used: tuple[jax.Device, ...] = ()
     if nodes is not None and (not is_int(nodes) or nodes < 1):
         raise UserError(f"nodes={nodes!r}: expected a whole number, at least 1")
     if cluster is not None:
         if target is not None:
             raise UserError(f"target={target!r}: expected only one of target and cluster")
-        joined = _joined(cluster)
-        limits = joined.memory_of(devices)
-        backend, each, nodes = joined.platform, len(limits), int(nodes or joined.size)
+        own = joined(cluster)
+        limits = own.memory_of(devices)
+        backend, each, nodes = own.platform, len(limits), int(nodes or own.size)
     elif target is None:
         used = chosen(devices)
         limits, backend, each = device_memory(used), used[0].platform, len(used)
@@ -270,11 +270,15 @@ def plan(
         device_memory=limits,
         nodes=int(nodes or 1),
     )
-    return PlannedRun(sweeps, bound, data, made, used, absent, joined)
+    return PlannedRun(sweeps, bound, data, made, used, absent, own)
 
 
 @functools.cache
-def _joined(address: str) -> "Cluster":
+def joined(address: str) -> "Cluster":
+    """The Ray cluster at an address, connected to once.
+
+    Raises UnavailableError where Ray is not installed, UserError where no cluster answers.
+    """
     from jaxexp.cluster.nodes import Cluster
 
     return Cluster(address)
@@ -515,13 +519,12 @@ class _Inspector:
         self._found: dict[tuple[object, ...], Inspection] = {}
 
     def __call__(self, trial: Trial) -> Inspection:
-        key = tuple(
-            part
-            for part in planning.static_key(trial)
-            if not isinstance(part, tuple) or part[0] != "batch_size"
-        )
+        key = planning.static_key(trial)
         if key not in self._found:
-            self._found[key] = inspection(self.task, trial, self._shapes)
+            rest = tuple(part for part in key if part != ("batch_size", trial.batch_size))
+            if rest not in self._found:
+                self._found[rest] = inspection(self.task, trial, self._shapes)
+            self._found[key] = self._found[rest]
         return self._found[key]
 
     def workload(self, trials: Sequence[Trial]) -> Workload:

@@ -23,6 +23,8 @@ from jaxexp.cli.benchmarks import benchmark
 from jaxexp.cli.inputs import IMAGENET, Inputs
 from jaxexp.cli.options import (
     Batch,
+    Budget,
+    ClusterAddress,
     Data,
     Devices,
     Every,
@@ -117,7 +119,9 @@ def reproduce(
     seeds: Seeds = None,
     quick: Quick = False,
     devices: Devices = None,
+    cluster: ClusterAddress = None,
     checkpoint_every: Every = 30.0,
+    budget: Budget = None,
     log: Log = None,
     force: Force = False,
 ) -> None:
@@ -140,6 +144,7 @@ def reproduce(
         reference="The report",
         settings=_parse(settings or []),
         devices=devices,
+        cluster=cluster,
         seed=seed,
         seeds=_seeds(sections, seeds, quick),
         quick=quick,
@@ -147,7 +152,7 @@ def reproduce(
         checkpoint_every=checkpoint_every,
         log=tuple(dict.fromkeys(log or ())),
     )
-    _start(command, "reproduce", out, force=force)
+    _start(command, "reproduce", out, force=force, budget=budget)
 
 
 @app.command()
@@ -164,6 +169,7 @@ def run(
     programs: Programs = "auto",
     memory: Memory = None,
     devices: Devices = None,
+    cluster: ClusterAddress = None,
     data: Data = None,
     images: Images = None,
     weights: Weights = IMAGENET,
@@ -173,6 +179,7 @@ def run(
     seed: Seed = None,
     quick: Quick = False,
     checkpoint_every: Every = 30.0,
+    budget: Budget = None,
     log: Log = None,
     force: Force = False,
 ) -> None:
@@ -190,13 +197,14 @@ def run(
         programs=programs,
         memory=memory,
         devices=devices,
+        cluster=cluster,
         seed=seed,
         quick=quick,
         inputs=_inputs(data, images, weights, image_size, skip_broken, quick),
         checkpoint_every=checkpoint_every,
         log=tuple(dict.fromkeys(log or ())),
     )
-    _start(command, name, out, force=force)
+    _start(command, name, out, force=force, budget=budget)
 
 
 @app.command()
@@ -218,6 +226,7 @@ def search(
     programs: Programs = "auto",
     memory: Memory = None,
     devices: Devices = None,
+    cluster: ClusterAddress = None,
     data: Data = None,
     images: Images = None,
     weights: Weights = IMAGENET,
@@ -226,6 +235,7 @@ def search(
     out: Out = None,
     quick: Quick = False,
     checkpoint_every: Every = 30.0,
+    budget: Budget = None,
     log: Log = None,
     force: Force = False,
 ) -> None:
@@ -248,13 +258,14 @@ def search(
         programs=programs,
         memory=memory,
         devices=devices,
+        cluster=cluster,
         search=Search(sampler=sampler, trials=trials, seed=seed, metric=metric, batch=batch),
         quick=quick,
         inputs=_inputs(data, images, weights, image_size, skip_broken, quick),
         checkpoint_every=checkpoint_every,
         log=tuple(dict.fromkeys(log or ())),
     )
-    _start(command, name, out, force=force)
+    _start(command, name, out, force=force, budget=budget)
 
 
 @app.command()
@@ -360,6 +371,15 @@ def resume(
         int | None,
         typer.Option(metavar="N", min=1, help="Use N devices; as many as before, if not given."),
     ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Go on on this Ray cluster, or on this machine alone with none; as before, if not "
+            "given.",
+        ),
+    ] = None,
+    budget: Budget = None,
 ) -> None:
     """Resume an interrupted run from its last checkpoints.
 
@@ -372,10 +392,12 @@ def resume(
         raise UserError(f"{run_directory}: this run is complete; `jaxexp report` draws it again")
     command = Command.from_json(found, run_directory / "run.json")
     changed: dict[str, Json] = {"checkpoint_every": checkpoint_every, "devices": devices}
+    changed |= {"cluster": cluster}
     given = {name: value for name, value in changed.items() if value is not None}
+    given |= {"cluster": None} if cluster == "none" else {}
     command = dataclasses.replace(command, **given)
     held = RunDirectory.reopen(run_directory)
-    _run(command, run_directory, held, begun=True, force=force)
+    _run(command, run_directory, held, begun=True, force=force, budget=budget)
 
 
 @app.command()
@@ -594,19 +616,26 @@ def _pairs(settings: Sequence[str]) -> dict[str, str]:
     return pairs
 
 
-def _start(command: Command, name: str, out: Path | None, *, force: bool) -> None:
+def _start(
+    command: Command, name: str, out: Path | None, *, force: bool, budget: float | None
+) -> None:
     path = out or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    command = command.with_nodes()
     command = Command.from_json(command.as_json(), path)  # as a resumed run will have it
-    _run(command, path, RunDirectory.create(path, command.as_json(), force=force))
+    held = RunDirectory.create(path, command.as_json(), force=force)
+    _run(command, path, held, budget=budget)
 
 
 def _run(
     command: Command, path: Path, held: AbstractContextManager[RunDirectory],
-    *, begun: bool = False, force: bool = False,
+    *, begun: bool = False, force: bool = False, budget: float | None = None,
 ) -> None:  # fmt: skip
-    """Run a command in its directory, begun before or not; a signal leaves a run to resume."""
+    """Run a command in its directory, begun before or not.
+
+    A signal, or the end of a budget in seconds, leaves a run to resume.
+    """
     started = time.perf_counter()
-    with Signals(lambda: _say_interrupted(path, len(command.sweeps), begun)) as signals:
+    with Signals(lambda: _say_interrupted(path, len(command.sweeps), begun), budget) as signals:
         try:
             session = Session(command, console, signals)
             with held as directory:

@@ -1,10 +1,12 @@
 """The options that commands share."""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from jaxexp.base.errors import UserError
 from jaxexp.cli.searching import BATCH, SAMPLERS
 from jaxexp.cli.session import QUICK_EPOCHS
 
@@ -140,6 +142,24 @@ Sections = Annotated[
         help="Section of the report; all of it, if the libraries of section 7 are installed.",
     ),
 ]
+
+
+def seconds(written: str) -> float:
+    """A duration in seconds.
+
+    >>> seconds("90s"), seconds("30m"), seconds("1.5h")
+    (90.0, 1800.0, 5400.0)
+    """
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+    try:
+        made = float(written[:-1]) * units[written[-1:]]
+    except (ValueError, KeyError):
+        made = 0.0
+    if not 0 < made < math.inf:
+        raise UserError(f"--budget {written!r}: expected a duration as in 90s, 30m or 2h")
+    return made
+
+
 Every = Annotated[
     float,
     typer.Option(
@@ -148,6 +168,24 @@ Every = Annotated[
 ]
 Devices = Annotated[
     int | None, typer.Option(metavar="N", min=1, help="Use N devices; all, if not given.")
+]
+ClusterAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        metavar="ADDRESS",
+        help="Train on every node of a Ray cluster: auto for the one of this machine, HOST:PORT "
+        "or ray://HOST:PORT (needs jaxexp\\[cluster]).",
+    ),
+]
+Budget = Annotated[
+    float | None,
+    typer.Option(
+        metavar="DURATION",
+        parser=seconds,
+        help="End after 90s, 30m or 2h with everything saved, for `jaxexp resume`; the exit status "
+        "is then 124.",
+    ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace the run that --out holds.")]
 Log = Annotated[

@@ -48,6 +48,8 @@ class RunFile(TypedDict, total=False):
     programs: str
     memory: float | None
     devices: int | None
+    cluster: str | None
+    nodes: int | None
     seed: int | None
     seeds: dict[str, int]
     quick: bool

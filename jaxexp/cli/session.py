@@ -50,6 +50,8 @@ class Command:
     programs: str = "auto"
     memory: float | None = None  # GB
     devices: int | None = None  # to use, of those there are
+    cluster: str | None = None  # the address of a Ray cluster whose nodes train; decides no number
+    nodes: int | None = None  # for which its trials are cut into programs
     seed: int | None = None
     seeds: dict[str, int] = field(default_factory=dict)  # of each sweep, from `seed` on; else 1
     quick: bool = False
@@ -57,6 +59,15 @@ class Command:
     inputs: Inputs = field(default_factory=Inputs)
     checkpoint_every: float = 30.0  # seconds; decides no number
     log: tuple[str, ...] = ()  # what else the results are written for; decides no number
+
+    def with_nodes(self) -> Self:
+        """With the nodes and the devices of its cluster, for which it is planned ever after."""
+        if self.cluster is None or self.nodes is not None:
+            return self
+        from jaxexp import api
+
+        joined = api.joined(self.cluster)
+        return dataclasses.replace(self, nodes=joined.size, devices=self.devices or joined.devices)
 
     def sources(self) -> list[Source]:
         """The sweeps as they will run, every value checked."""
@@ -164,6 +175,8 @@ def plan_stage(stage: list[Source], command: Command, target: str | None = None)
         memory=_bytes(command.memory),
         devices=command.devices,
         target=target,
+        cluster=command.cluster,
+        nodes=command.nodes,
     )
 
 

@@ -16,20 +16,34 @@ from typing import NoReturn, Self
 from jaxexp.base.errors import InterruptedRunError
 
 HANDLED = (signal.SIGINT, signal.SIGTERM)
+BUDGET_STATUS = 124  # as that of `timeout`
+SAVING_SECONDS, SAVING_SHARE = 15.0, 0.05  # of a budget, whichever is less: the last snapshots
 
 
 class Signals:
-    """Within the `with` block, a signal ends the process; while `deferred`, the second one does."""
+    """Within the `with` block, a signal ends the process; while `deferred`, the second one does.
 
-    def __init__(self, say: Callable[[], None]) -> None:
-        """Nothing is handled yet. `say` tells the user how things stand, as the process ends."""
-        self._say = say
+    So does the end of a budget, as a first signal.
+    """
+
+    def __init__(self, say: Callable[[], None], budget: float | None = None) -> None:
+        """Nothing is handled yet. `say` tells the user how things stand, as the process ends.
+
+        Of a `budget` in seconds, the last part is left for saving.
+        """
+        self._say, self._timer = say, None
+        if budget is not None:
+            saving = min(SAVING_SECONDS, SAVING_SHARE * budget)
+            self._timer = threading.Timer(budget - saving, self._over)
+            self._timer.daemon = True
         self._stop = threading.Event()
         self._deferred = False
-        self._received: int = signal.SIGINT
+        self._status = 128 + signal.SIGINT
 
     def __enter__(self) -> Self:
         """Handle the signals, where this is the main thread."""
+        if self._timer:
+            self._timer.start()
         self._before = {number: signal.signal(number, self._handle) for number in HANDLED}
         return self
 
@@ -40,13 +54,22 @@ class Signals:
         trace: TracebackType | None,
     ) -> None:
         """Handle them as before."""
+        if self._timer:
+            self._timer.cancel()
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._stop.is_set():
-            os._exit(128 + self._received)
-        self._received = number
+            os._exit(self._status)
+        self._first(128 + number)
+
+    def _over(self) -> None:
+        if not self._stop.is_set():
+            self._first(BUDGET_STATUS)
+
+    def _first(self, status: int) -> None:
+        self._status = status
         self._stop.set()
         if not self._deferred:
             self.leave()
@@ -66,7 +89,7 @@ class Signals:
             raise InterruptedRunError
 
     def leave(self) -> NoReturn:
-        """End the process as the signal would have: 130 for Ctrl-C, 143 for SIGTERM.
+        """End the process as the signal would have: 130 for Ctrl-C, 143 for SIGTERM, 124 in time.
 
         At once: a compilation under way cannot be stopped, and nobody needs it any more.
         """
@@ -74,4 +97,4 @@ class Signals:
             self._say()
             sys.stdout.flush()
             sys.stderr.flush()
-        os._exit(128 + self._received)
+        os._exit(self._status)

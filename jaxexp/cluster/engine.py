@@ -43,9 +43,10 @@ class Engine:
         """`versions` are those that every node must have."""
         self.cluster, self._versions = cluster, versions
         self._stations: dict[str, _Station] = {}
-        self._refused: set[str] = set()
+        self._asked: dict[str, tuple[Node, Any]] = {}  # nodes that have not answered yet
+        self._refused: set[str] = set()  # ids of nodes that are not fit to train,
+        self._left: set[str] = set()  # and of those whose worker has died
         self._looked = 0.0
-        self.lost: list[str] = []  # names of nodes that were lost on the way
 
     @contextlib.contextmanager
     def prepared(
@@ -57,7 +58,9 @@ class Engine:
         folder, every = getattr(checkpointer, "location", None), getattr(checkpointer, "every", 0.0)
         with _marker(checkpointer) as self._marker:
             nodes = self.cluster.nodes()
-            self.cluster.probe(nodes, self._versions, self._marker)
+            asked = [self.cluster.ask(node, [*self._versions], self._marker) for node in nodes]
+            for node, answer in zip(nodes, asked, strict=True):
+                self.cluster.check(node, answer, self._versions, self._marker)
             with by_value(own_modules()):
                 self._work = self._ray.put(Work(task, data, control, folder, every))
             self._deaths: dict[str, int] = {}
@@ -103,13 +106,21 @@ class Engine:
             return
         self._looked = time.monotonic()
         for node in self.cluster.nodes():
-            if node.id in self._stations or node.id in self._refused:
+            known = self._stations.keys() | self._refused | self._asked.keys()
+            if node.id not in known:
+                answer = self.cluster.ask(node, [*self._versions], self._marker)
+                self._asked[node.id] = node, answer
+        for node, answer in list(self._asked.values()):
+            if not self._ray.wait([answer], timeout=0)[0]:
                 continue
+            del self._asked[node.id]
             try:
-                self.cluster.probe([node], self._versions, self._marker)
+                self.cluster.check(node, answer, self._versions, self._marker)
             except UserError as error:
-                self._refused.add(node.id)
-                self._progress.note(f"{error}; it is not used")
+                # One that has just died is still among the nodes for a while.
+                if node.id not in self._left:
+                    self._refused.add(node.id)
+                    self._progress.note(f"{error}; it is not used")
                 continue
             self._progress.note(f"node {node.name} has joined")
             self._take_on(node)
@@ -118,7 +129,7 @@ class Engine:
         """What a node was training when it died, to be given out again."""
         self._stations.pop(station.node.id)
         self.cluster.lose(station.node)
-        self.lost.append(station.node.name)
+        self._left.add(station.node.id)
         left = [one for one, _ in station.running.values()]
         for one in left:
             own = one.program.id
@@ -132,7 +143,7 @@ class Engine:
         what = (
             f"{count(len(left), 'program')} of it will go on elsewhere" if left else "it was idle"
         )
-        self._progress.note(f"node {station.node.name} is lost: {what}")
+        self._progress.note(f"the worker on node {station.node.name} is lost: {what}")
         return left
 
     def _dismiss(self) -> None:

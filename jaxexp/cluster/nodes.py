@@ -3,7 +3,9 @@
 import contextlib
 import logging
 import math
+import os
 import platform
+import socket
 import sys
 import sysconfig
 import time
@@ -18,7 +20,8 @@ from jaxexp.cluster import probing
 from jaxexp.cluster.worker import Worker
 from jaxexp.training.checks import is_int
 
-ANSWER_SECONDS = 60.0  # that a node may take to answer for the first time
+ANSWERS_SECONDS = 5.0  # that an address may take to answer,
+NODE_SECONDS = 60.0  # and a node, which has to start a process for it
 ACCELERATORS = ("TPU", "GPU")  # as Ray names them; a node without any has its cores
 
 
@@ -66,9 +69,8 @@ class Cluster:
     def __init__(self, address: str) -> None:
         """`address` is "auto", HOST:PORT, or ray://HOST:PORT."""
         self.address = address
-        if not isinstance(address, str) or not address:
-            raise UserError(f"cluster={address!r}: expected 'auto', HOST:PORT or ray://HOST:PORT")
         self.ray = _ray()
+        _check_address(address)
         if not self.ray.is_initialized():
             try:
                 self.ray.init(
@@ -115,43 +117,42 @@ class Cluster:
         kind = getattr(self, "platform", None)
         return [node for node in nodes if kind in (None, node.platform)]
 
-    def probe(self, nodes: Sequence[Node], expected: Mapping[str, str], marker: str) -> None:
-        """Raise UserError, which names the node, where one is not fit to train.
+    def ask(self, node: Node, libraries: Sequence[str], marker: str) -> Any:
+        """Ask a node what it is; `check` reads the answer, which takes a second."""
+        with by_value([probing]):
+            asked = self.ray.remote(probing.describe).options(
+                num_cpus=0, scheduling_strategy=self._on(node)
+            )
+            return asked.remote([*libraries], marker)
+
+    def check(self, node: Node, answer: Any, expected: Mapping[str, str], marker: str) -> None:
+        """Raise UserError, which names the node, where it is not fit to train.
 
         `expected` are versions of libraries, `marker` is a file that every node must see, or "".
         """
-        with by_value([probing]):
-            ask = self.ray.remote(probing.describe)
-            asked = {
-                node: ask.options(num_cpus=0, scheduling_strategy=self._on(node)).remote(
-                    [*expected], marker
-                )
-                for node in nodes
-            }
+        try:
+            said = self.ray.get(answer, timeout=NODE_SECONDS)
+        except self.ray.exceptions.RayError as error:
+            reason = str(error).partition("\n")[0]
+            raise UserError(f"node {node.name}: does not answer ({reason})") from error
         wanted = {"python": platform.python_version(), **expected}
-        for node, answer in asked.items():
-            try:
-                said = self.ray.get(answer, timeout=ANSWER_SECONDS)
-            except self.ray.exceptions.RayError as error:
-                reason = str(error).partition("\n")[0]
-                raise UserError(f"node {node.name}: does not answer ({reason})") from error
-            differs = [
-                f"{name} {said['versions'][name]} instead of {version}"
-                for name, version in wanted.items()
-                if said["versions"][name] != version
-            ]
-            if differs:
-                raise UserError(
-                    f"node {node.name}: has {', '.join(differs)}; expected the versions of this "
-                    "machine on every node"
-                )
-            if said["error"]:
-                raise UserError(f"node {node.name}: cannot import jaxexp ({said['error']})")
-            if not said["sees"]:
-                raise UserError(
-                    f"node {node.name}: does not see {Path(marker).parent}, where checkpoints are "
-                    "kept; expected a directory that all nodes share, or a URL"
-                )
+        differs = [
+            f"{name} {said['versions'][name]} instead of {version}"
+            for name, version in wanted.items()
+            if said["versions"][name] != version
+        ]
+        if differs:
+            raise UserError(
+                f"node {node.name}: has {', '.join(differs)}; expected the versions of this "
+                "machine on every node"
+            )
+        if said["error"]:
+            raise UserError(f"node {node.name}: cannot import jaxexp ({said['error']})")
+        if not said["sees"]:
+            raise UserError(
+                f"node {node.name}: does not see {Path(marker).parent}, where checkpoints are "
+                "kept; expected a directory that all nodes share"
+            )
 
     def worker(self, node: Node) -> Any:
         """The worker of a node, which is started where there is none."""
@@ -185,6 +186,26 @@ class Cluster:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         return NodeAffinitySchedulingStrategy(node_id=node.id, soft=False)
+
+
+def _check_address(address: object) -> None:
+    """Raise UserError unless something listens there: Ray itself would wait for minutes."""
+    wrong = UserError(f"cluster={address!r}: expected 'auto', HOST:PORT or ray://HOST:PORT")
+    if not isinstance(address, str):
+        raise wrong
+    found = os.environ.get("RAY_ADDRESS", "auto") if address == "auto" else address
+    if found == "auto":
+        return
+    host, _, port = found.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        raise wrong
+    try:
+        socket.create_connection((host, int(port)), ANSWERS_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(
+            f"cluster={address!r}: nothing answers at {found} ({error}); `ray start --head` begins "
+            "a cluster"
+        ) from error
 
 
 def _ray() -> ModuleType:

@@ -158,6 +158,8 @@ class TerminalProgress:
             if own.compiling is not None:
                 own.compile_seconds, own.compiling = now - own.compiling, None
                 own.marks.clear()  # a first call is slower than all others: it starts the clock
+            elif epochs < own.done:
+                own.marks.clear()  # it goes on elsewhere, from where it was saved
             elif own.marks:
                 before, done = own.marks[-1]
                 own.seen += epochs - done
@@ -299,6 +301,13 @@ class TerminalProgress:
             def of(programs: Sequence[Program]) -> float:
                 return sum(self._left(p, slower or 1.0, compile_slower) for p in programs)
 
+            if self.plan.nodes > 1:
+                each = [of([p]) for p in self.plan.programs]
+                work = sum(
+                    s * len(p.devices) for s, p in zip(each, self.plan.programs, strict=True)
+                )
+                devices_of_all = self.plan.devices * self.plan.nodes
+                return max(work / devices_of_all, *each), slower is not None
             # Where streams share a device, each is faster once another has ended.
             left = [(stream, of(stream)) for stream in self.plan.streams]
             devices = {d for stream, _ in left for d in stream[0].devices}
@@ -307,7 +316,9 @@ class TerminalProgress:
             return longest + of(self.plan.alone), slower is not None
 
     def _crowd(self, program: Program) -> int:
-        """How many programs train on its busiest device now."""
+        """How many programs train on its busiest device now; a node's devices train one each."""
+        if self.plan.nodes > 1:
+            return 1
         training = [p for p in self.plan.programs if self._trains(p) or p is program]
         return max(
             (sum(device in p.devices for p in training) for device in program.devices), default=1

@@ -1,10 +1,10 @@
 """Planning: which trials share a compiled program, and on which devices each program runs."""
 
 import dataclasses
+import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 from jaxexp.base.errors import UserError
 from jaxexp.base.words import count
@@ -102,7 +102,7 @@ class _Planner:
         placed = self._place(self._by_work(programs)[::-1])
         return [self._estimated(self._in_chunks(program)) for program in placed]
 
-    @cached_property
+    @functools.cached_property
     def _records(self) -> dict[Trial, set[str]]:
         """Every trial once, with all that some sweep wants recorded of it."""
         records: dict[Trial, set[str]] = {}
@@ -111,7 +111,7 @@ class _Planner:
                 records.setdefault(trial, set()).update(sweep.record)
         return records
 
-    @cached_property
+    @functools.cached_property
     def _timed(self) -> set[Trial]:
         return {trial for sweep in self.sweeps if sweep.timed for trial in sweep.trials()}
 
@@ -126,30 +126,30 @@ class _Planner:
         if self.mode == "one" and len({type(trial) for trial in shared}) > 1:
             raise UserError("programs=one: the trials are of different classes")
         longest: dict[Trial, int] = {}
+        rest = _without_epochs(shared)
         for trial in shared:
-            rest = dataclasses.replace(trial, epochs=1)
-            longest[rest] = max(longest.get(rest, 0), trial.epochs)
+            longest[rest(trial)] = max(longest.get(rest(trial), 0), trial.epochs)
         for trial in shared:
             epochs = trial.epochs
             if not self.workload.run_length_matters(trial):
-                epochs = longest[dataclasses.replace(trial, epochs=1)]
+                epochs = longest[rest(trial)]
             key = (type(trial), _static(trial), epochs)
             groups.setdefault(None if self.mode == "one" else key, []).append(trial)
         return list(groups.values())
 
     def _program(self, trials: Sequence[Trial]) -> Program:
         """One program for these trials, prefixes found."""
-        longest: dict[object, Trial] = {}
+        longest: dict[Trial, Trial] = {}
+        rest = _without_epochs(trials)
 
-        def key(trial: Trial) -> object:
-            matters = self.workload.run_length_matters(trial)
-            return trial if matters else dataclasses.replace(trial, epochs=1)
+        def key(trial: Trial) -> Trial:
+            return trial if self.workload.run_length_matters(trial) else rest(trial)
 
         for trial in trials:
-            rest = key(trial)
-            if rest not in longest or trial.epochs > longest[rest].epochs:
-                longest[rest] = trial
-        place = {rest: i for i, rest in enumerate(longest)}
+            own = key(trial)
+            if own not in longest or trial.epochs > longest[own].epochs:
+                longest[own] = trial
+        place = {own: i for i, own in enumerate(longest)}
         trained = set(longest.values())
         return Program(
             trials=tuple(longest.values()),
@@ -199,7 +199,14 @@ class _Planner:
 
     def _by_work(self, programs: Sequence[Program]) -> list[Program]:
         """The least work first; ties by content, so that the order of the axes decides nothing."""
-        return sorted(programs, key=lambda p: (self._work(p), min(trial.id for trial in p.trials)))
+        alike: dict[float, list[Program]] = {}
+        for program in programs:
+            alike.setdefault(self._work(program), []).append(program)
+        return [
+            program
+            for _, own in sorted(alike.items())
+            for program in (sorted(own, key=_first_id) if len(own) > 1 else own)
+        ]
 
     def _bound(self, program: Program) -> Trial:
         """A trial that costs at least as much as any of the program."""
@@ -324,20 +331,40 @@ def _cut(program: Program, most: int) -> list[Program]:
     ]
 
 
+def _first_id(program: Program) -> str:
+    return min(trial.id for trial in program.trials)
+
+
+def _without_epochs(trials: Sequence[Trial]) -> Callable[[Trial], Trial]:
+    """What makes those of these trials equal that differ in their epochs alone."""
+    if len({trial.epochs for trial in trials}) <= 1:
+        return lambda trial: trial
+    return functools.cache(lambda trial: dataclasses.replace(trial, epochs=1))
+
+
+@functools.cache
+def _read_by_xla(kind: type[Trial]) -> tuple[tuple[str, ...], tuple[tuple[str, object], ...]]:
+    """Names of what XLA would have to know, and of what can be off, with the value that says so."""
+    known, can_be_off = list[str](), list[tuple[str, object]]()
+    for name, declared in kind.fields().items():
+        if declared.kind is Kind.TRACED:
+            if declared.off is not None:
+                can_be_off.append((name, declared.off))
+        elif declared.kind is not Kind.LENGTH:
+            known.append(name)
+    return tuple(known), tuple(can_be_off)
+
+
 def _static(trial: Trial) -> tuple[tuple[str, object], ...]:
     """The values that XLA would have to know: trials that agree here share a program as it is.
 
     Of a traced value that can be off, whether it is on.
     """
-    static: list[tuple[str, object]] = []
-    for name, declared in trial.fields().items():
-        value = getattr(trial, name)
-        if declared.kind is Kind.TRACED:
-            if declared.off is not None:
-                static.append((name, value != declared.off))
-        elif declared.kind is not Kind.LENGTH:
-            static.append((name, value))
-    return tuple(static)
+    known, can_be_off = _read_by_xla(type(trial))  # type: ignore[arg-type]  # classes have hashes
+    return (
+        *[(name, getattr(trial, name)) for name in known],
+        *[(name, getattr(trial, name) != off) for name, off in can_be_off],
+    )
 
 
 def static_key(trial: Trial) -> tuple[object, ...]:

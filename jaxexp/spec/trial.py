@@ -485,6 +485,7 @@ def float32(value: float) -> float:
         return value
 
 
+@functools.lru_cache(maxsize=1 << 16, typed=True)  # a grid has few values, in many trials
 def check_range(declared: Hyperparameter, value: Value) -> None:
     """Raise UserError for a value out of the declared range of its hyperparameter."""
     name, choices = declared.name, declared.choices
