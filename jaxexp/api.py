@@ -273,15 +273,14 @@ def plan(
     return PlannedRun(sweeps, bound, data, made, used, absent, own)
 
 
-@functools.cache
 def joined(address: str) -> "Cluster":
-    """The Ray cluster at an address, connected to once.
+    """The Ray cluster at an address.
 
     Raises UnavailableError where Ray is not installed, UserError where no cluster answers.
     """
-    from jaxexp.cluster.nodes import Cluster
+    from jaxexp.cluster import nodes
 
-    return Cluster(address)
+    return nodes.joined(address)
 
 
 class RunOptions(TypedDict, total=False):

@@ -191,7 +191,12 @@ class Engine:
                 answer = self._ray.get(question)
             except self._ray.exceptions.RayTaskError as error:
                 raise error.as_instanceof_cause() from error
-            except self._ray.exceptions.RayError:
+            except self._ray.exceptions.RayError as error:
+                if not station.ready and "creation task" in str(error):
+                    reason = str(error).strip().rpartition("\n")[2]
+                    raise UserError(
+                        f"node {station.node.name}: its worker does not start ({reason})"
+                    ) from error
                 yield station, None
                 continue
             station.question = station.actor.events.remote()

@@ -23,6 +23,7 @@ from jaxexp.training.checks import is_int
 ANSWERS_SECONDS = 5.0  # that an address may take to answer,
 NODE_SECONDS = 60.0  # and a node, which has to start a process for it
 ACCELERATORS = ("TPU", "GPU")  # as Ray names them; a node without any has its cores
+PLATFORMS = ("tpu", "gpu", "cpu")  # the fastest first
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Node:
 
 
 class Cluster:
-    """A connection to a Ray cluster.
+    """A connection to a Ray cluster; `joined` makes it.
 
     Raises UnavailableError where Ray is not installed, and UserError where there is no cluster at
     the address, or none of its nodes can train.
@@ -71,7 +72,13 @@ class Cluster:
         self.address = address
         self.ray = _ray()
         _check_address(address)
-        if not self.ray.is_initialized():
+        if self.ray.is_initialized():
+            there = self.ray.get_runtime_context().gcs_address
+            if address not in ("auto", there):
+                raise UserError(
+                    f"cluster={address!r}: this process is connected to {there} already"
+                )
+        else:
             try:
                 self.ray.init(
                     address=address, namespace="jaxexp", log_to_driver=False,
@@ -84,15 +91,23 @@ class Cluster:
                     "`ray start --head` begins one on this machine"
                 ) from error
         self._actors: dict[str, Any] = {}
-        nodes = self.nodes()
-        if not nodes:
+        if not self.nodes():
             raise UserError(f"cluster={address!r}: none of its nodes has a core or an accelerator")
-        # Of mixed nodes, the kind that has most to train on.
-        kinds = {node.platform for node in nodes}
-        self.platform = next(kind for kind in ("tpu", "gpu", "cpu") if kind in kinds)
-        fit = self.nodes()
-        self.size = len(fit)
-        self.devices = min(node.devices for node in fit)
+
+    @property
+    def size(self) -> int:
+        """How many nodes can train now."""
+        return len(self.nodes())
+
+    @property
+    def platform(self) -> str:
+        """Of the devices that train: of mixed nodes, those that have the fastest ones do."""
+        return self.nodes()[0].platform
+
+    @property
+    def devices(self) -> int:
+        """How many every node has."""
+        return min(node.devices for node in self.nodes())
 
     def memory_of(self, devices: object) -> tuple[float, ...]:
         """Bytes that may be used on each of so many devices of a node; None for all of them.
@@ -113,9 +128,9 @@ class Cluster:
     def nodes(self) -> list[Node]:
         """Those that are alive and of the kind that trains, in an order that stays."""
         found = [Node.of(own) for own in self.ray.nodes() if own["Alive"]]
-        nodes = sorted((own for own in found if own is not None), key=lambda node: node.id)
-        kind = getattr(self, "platform", None)
-        return [node for node in nodes if kind in (None, node.platform)]
+        alive = sorted((own for own in found if own is not None), key=lambda node: node.id)
+        fastest = min((PLATFORMS.index(node.platform) for node in alive), default=0)
+        return [node for node in alive if node.platform == PLATFORMS[fastest]]
 
     def ask(self, node: Node, libraries: Sequence[str], marker: str) -> Any:
         """Ask a node what it is; `check` reads the answer, which takes a second."""
@@ -186,6 +201,20 @@ class Cluster:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         return NodeAffinitySchedulingStrategy(node_id=node.id, soft=False)
+
+
+_joined: dict[str, Cluster] = {}
+
+
+def joined(address: str) -> Cluster:
+    """The cluster at an address, connected to once.
+
+    Raises UnavailableError and UserError as `Cluster` does.
+    """
+    known = _joined.get(address)
+    if known is None or not known.ray.is_initialized():
+        known = _joined[address] = Cluster(address)
+    return known
 
 
 def _check_address(address: object) -> None:

@@ -1,0 +1,269 @@
+"""Plans on the nodes of a Ray cluster, two on this machine: the same bits, whatever dies."""
+
+import os
+import re
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+import optax
+import psutil
+import pytest
+from flax import linen as nn
+
+import jaxexp as jx
+from jaxexp.base.errors import UnavailableError
+from jaxexp.cluster import nodes as cluster_nodes
+from jaxexp.execution.trainer import Silent
+
+ray = pytest.importorskip("ray", reason="needs jaxexp[cluster]")
+from ray.cluster_utils import Cluster  # noqa: E402
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.filterwarnings("ignore"),  # Ray leaves sockets and files to Python
+]
+EPOCHS = 4
+LONG = 600  # epochs, of programs that something is done to while they train
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetTrial(jx.Trial):
+    """Of a user's own file: nodes cannot import it."""
+
+    channels: int = jx.static(4)
+
+
+def module(trial):
+    return nn.Sequential([nn.Dense(trial.channels), nn.relu, nn.Dense(3)])
+
+
+TASK = jx.supervised(
+    module=module,
+    loss=optax.softmax_cross_entropy_with_integer_labels,
+    metrics={"accuracy": jx.metrics.accuracy},
+)
+AXES = {"channels": [3, 4, 5], "learning_rate": [0.1, 0.01], "seed": range(2)}
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    made.add_node(num_cpus=1)
+    made.wait_for_nodes()
+    try:
+        yield made
+    finally:
+        cluster_nodes.joined(made.address).close()
+        ray.shutdown()
+        made.shutdown()
+
+
+@pytest.fixture
+def two(cluster):
+    """With two nodes, whatever the test before has done to them."""
+    while len(cluster.list_all_nodes()) < 2:
+        cluster.add_node(num_cpus=1)
+    cluster.wait_for_nodes()
+    return cluster
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 4)).astype(np.float32)
+    return jx.arrays(x, (x[:, 0] > 0) + (x[:, 1] > 0).astype(int), validation=0.2)
+
+
+def sweep(epochs=EPOCHS, **axes):
+    return jx.Sweep(NetTrial(epochs=epochs, batch_size=32), {**AXES, **axes})
+
+
+class Watch(Silent):
+    """Does something once, when a program has trained so many epochs; remembers what is told."""
+
+    def __init__(self, epochs=0, act=lambda: None):
+        self.epochs, self.act, self.notes, self.first = epochs, act, [], {}
+        self.done = False
+
+    def moved(self, program, epochs):
+        self.first.setdefault(program.id, epochs)
+        if not self.done and 0 < self.epochs <= epochs < program.epochs:
+            self.done = True
+            self.act()
+
+    def note(self, text):
+        self.notes.append(text)
+
+
+def same(results, expected):
+    for name in ("loss", "accuracy", "running_loss", "step_loss", "epochs_trained"):
+        np.testing.assert_array_equal(results[name].values, expected[name].values, err_msg=name)
+    assert results.kept().keys() == expected.kept().keys()
+    for name, variables in expected.kept().items():
+        jax.tree.map(np.testing.assert_array_equal, results.kept()[name], variables)
+
+
+def workers():
+    """The processes of workers, which Ray names after their class."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        if any("ray::Worker" in part for part in process.info["cmdline"] or ()):
+            found.append(process)
+    return found
+
+
+def test_every_number_is_that_of_one_machine(two, data):
+    planned = jx.plan(sweep(), TASK, data, cluster=two.address)
+    assert (planned.plan.nodes, planned.plan.devices) == (2, 1)
+    found = jx.run(planned, progress=False)
+    same(found, jx.run(sweep(), TASK, data, devices=1, progress=False))
+    assert found.dataset.attrs["nodes"] == 2
+
+
+def test_at_rungs_the_programs_of_all_nodes_are_compared(two, data):
+    search = jx.search.Halving(metric="loss", factor=2, first=1)
+    on_nodes = jx.run(sweep(), TASK, data, stopping=search, cluster=two.address, progress=False)
+    here = jx.run(sweep(), TASK, data, stopping=search, devices=1, progress=False)
+    same(on_nodes, here)
+    assert len(set(here["epochs_trained"].values.flat)) > 1
+
+
+def test_long_programs_are_cut_so_that_every_node_has_work(two, data, monkeypatch):
+    monkeypatch.setattr("jaxexp.planning.plan.LEAST_SECONDS", 0.0)
+    own = sweep(channels=[4], seed=range(8))
+    planned = jx.plan(own, TASK, data, cluster=two.address)
+    assert len(planned.plan.programs) >= 8
+    same(jx.run(planned, progress=False), jx.run(planned_here(own, data), progress=False))
+
+
+def planned_here(own, data):
+    """The same programs on this machine."""
+    return jx.plan(own, TASK, data, devices=1, nodes=2)
+
+
+@pytest.mark.parametrize("what", ["node", "worker"])
+def test_what_dies_is_trained_elsewhere_from_its_last_snapshot(two, data, tmp_path, what):
+    def kill_node():
+        two.remove_node(two.list_all_nodes()[-1], allow_graceful=False)
+
+    def kill_worker():
+        workers()[0].kill()
+
+    own = sweep(LONG, channels=[3, 4], learning_rate=[0.1])
+    watch = Watch(LONG // 4, kill_node if what == "node" else kill_worker)
+    found = jx.run(
+        own, TASK, data, cluster=two.address, progress=watch, checkpoint_dir=tmp_path / "kept",
+        checkpoint_every=0.2,
+    )  # fmt: skip
+    assert watch.done
+    assert any("is lost" in note for note in watch.notes)
+    same(found, jx.run(own, TASK, data, devices=1, progress=False))
+
+
+def test_a_node_that_joins_gets_work(two, data):
+    third = []
+    watch = Watch(LONG // 4, lambda: third.append(two.add_node(num_cpus=1)))
+    own = sweep(LONG, channels=range(3, 9), learning_rate=[0.1])
+    try:
+        jx.run(own, TASK, data, cluster=two.address, progress=watch)
+    finally:
+        two.remove_node(*third)
+    assert any("has joined" in note for note in watch.notes)
+
+
+def test_an_interrupted_run_goes_on_from_its_checkpoints(two, data, tmp_path):
+    own = sweep(LONG, channels=[3, 4], learning_rate=[0.1])
+    options = {"checkpoint_dir": tmp_path / "kept", "checkpoint_every": 0.2}
+
+    class StopError(Exception):
+        pass
+
+    def stop():
+        raise StopError
+
+    with pytest.raises(StopError):
+        jx.run(own, TASK, data, cluster=two.address, progress=Watch(LONG // 2, stop), **options)
+    watch = Watch()
+    found = jx.run(own, TASK, data, cluster=two.address, progress=watch, **options)
+    assert max(watch.first.values()) > 0
+    same(found, jx.run(own, TASK, data, devices=1, progress=False))
+
+
+def on_a_node():
+    return any("ray::" in part for part in psutil.Process().cmdline())
+
+
+def refusing(trial):
+    if trial.channels == 5 and on_a_node():
+        raise jx.UserError("channels=5: expected fewer")
+    return module(trial)
+
+
+def deadly(trial):
+    if trial.channels == 5 and on_a_node():
+        os._exit(1)
+    return module(trial)
+
+
+def with_module(function):
+    return jx.supervised(module=function, loss=optax.softmax_cross_entropy_with_integer_labels)
+
+
+def test_an_error_on_a_node_is_raised_here(two, data):
+    with pytest.raises(jx.UserError, match="channels=5: expected fewer"):
+        jx.run(sweep(), with_module(refusing), data, cluster=two.address, progress=False)
+    jx.run(sweep(1), TASK, data, cluster=two.address, progress=False)  # nodes are as before
+
+
+def test_a_program_that_ends_every_worker_is_named(two, data):
+    with pytest.raises(jx.UserError, match=r"channels=5.* ended the workers of 3 nodes"):
+        jx.run(sweep(), with_module(deadly), data, cluster=two.address, progress=False)
+
+
+BROKEN = {
+    "another version": ("jaxexp-0.0.1.dist-info/METADATA", "Name: jaxexp\nVersion: 0.0.1\n",
+                        "jaxexp 0.0.1 instead of"),
+    "no JAX": ("jax/__init__.py", "raise ImportError('no jax here')",
+               "its worker does not start (ImportError: no jax here)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("file", "content", "message"), BROKEN.values(), ids=BROKEN)
+def test_a_node_that_is_not_fit_is_named(two, data, tmp_path, file, content, message):
+    path = tmp_path / file
+    path.parent.mkdir()
+    path.write_text(content)
+    node = two.add_node(num_cpus=1, env_vars={"PYTHONPATH": str(tmp_path)})
+    two.wait_for_nodes()
+    try:
+        with pytest.raises(jx.UserError, match=r"^node \S+ \(.*\): .*" + re.escape(message)):
+            jx.run(sweep(), TASK, data, cluster=two.address, progress=False)
+    finally:
+        two.remove_node(node)
+
+
+WRONG = {
+    "here": "expected 'auto', HOST:PORT or ray://HOST:PORT",
+    "localhost:port": "expected 'auto'",
+    "localhost:1": "nothing answers at localhost:1",
+    7: "expected 'auto'",
+}
+
+
+@pytest.mark.parametrize("address", WRONG)
+def test_an_address_without_a_cluster_is_refused(data, address):
+    with pytest.raises(jx.UserError, match=re.escape(WRONG[address])):
+        jx.plan(sweep(), TASK, data, cluster=address)
+
+
+def test_devices_that_not_every_node_has_are_refused(two, data):
+    with pytest.raises(jx.UserError, match="devices=2: expected 1 to 1, the cpu devices"):
+        jx.plan(sweep(), TASK, data, cluster=two.address, devices=2)
+
+
+def test_without_ray_the_extra_is_named(data, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    monkeypatch.setattr(cluster_nodes, "_joined", {})
+    with pytest.raises(UnavailableError, match=r"jaxexp\[cluster\]"):
+        jx.plan(sweep(), TASK, data, cluster="auto")
