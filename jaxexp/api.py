@@ -31,6 +31,7 @@ from jaxexp.execution.control import Control, Curves, Search, Stopping
 from jaxexp.execution.devices import chosen, device_memory, host_memory
 from jaxexp.execution.progress import Ranking, TerminalProgress
 from jaxexp.execution.records import TrialRecord
+from jaxexp.execution.stores import Store
 from jaxexp.execution.targets import Compilations, Target
 from jaxexp.execution.trainer import Checkpointer, Progress, Silent
 from jaxexp.nn.classification import MLPClassification
@@ -342,7 +343,8 @@ def run(
         nodes: see there.
         progress: a bar in terminals and notebooks, if not given; True for lines elsewhere too,
             False for none, or an object with the methods of `jaxexp.execution.trainer.Progress`.
-        checkpoint_dir: a folder for checkpoints. The same call resumes an interrupted run from it.
+        checkpoint_dir: a folder for checkpoints, or a URL such as s3://bucket/run. The same call
+            resumes an interrupted run from it.
         checkpoint_every: seconds between them.
         keep_params: whether results hold the trained parameters of every trial, on the host.
         stopping: which trials end early: `jaxexp.EarlyStopping`, `StopDiverged`, `Budget`, another
@@ -710,19 +712,18 @@ def _checkpoints(
     if folder is None:
         yield None
         return
-    path = Path(folder)
     rules = {"stopping": control.identity} if control else {}
-    _check_identity(path, planned.identity | rules)
-    with contextlib.closing(Checkpoints(path, progress.note, every)) as made:
+    with contextlib.closing(Checkpoints(folder, progress.note, every)) as made:
+        check_identity(made.store, planned.identity | rules)
         yield made
 
 
-def _check_identity(folder: Path, identity: Mapping[str, str]) -> None:
+def check_identity(store: Store, identity: Mapping[str, str]) -> None:
     """Write down what the checkpoints are of, or compare it with what is written down."""
-    file = folder / "identity.json"
+    folder, file = store.location, "identity.json"
     try:
-        if file.is_file():
-            before = json.loads(file.read_text())
+        if written := store.read(file):
+            before = json.loads(written)
             differs = [
                 f"{name} was {before.get(name, 'missing')}, is {identity.get(name, 'missing')}"
                 for name in {**identity, **before}
@@ -730,15 +731,14 @@ def _check_identity(folder: Path, identity: Mapping[str, str]) -> None:
             ]
             if differs:
                 raise UserError(f"{folder}: checkpoints of another run: {'; '.join(differs)}")
-        elif folder.exists() and any(folder.iterdir()):
+        elif not store.is_empty():
             raise UserError(f"{folder}: expected an empty folder, or one of checkpoints")
         else:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_whole(file, json.dumps(identity, indent=1).encode())
+            store.put(file, json.dumps(identity, indent=1).encode())
     except OSError as error:
         raise UserError(f"{folder}: checkpoints cannot be kept here ({error})") from error
     except (ValueError, AttributeError) as error:
-        raise UserError(f"{file}: not readable ({error})") from error
+        raise UserError(f"{folder}/{file}: not readable ({error})") from error
 
 
 def write_report(results: Results | Mapping[str, Results], path: str | Path) -> Path:

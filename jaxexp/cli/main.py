@@ -24,6 +24,7 @@ from jaxexp.cli.inputs import IMAGENET, Inputs
 from jaxexp.cli.options import (
     Batch,
     Budget,
+    CheckpointsAt,
     ClusterAddress,
     Data,
     Devices,
@@ -121,6 +122,7 @@ def reproduce(
     devices: Devices = None,
     cluster: ClusterAddress = None,
     checkpoint_every: Every = 30.0,
+    checkpoints: CheckpointsAt = None,
     budget: Budget = None,
     log: Log = None,
     force: Force = False,
@@ -150,6 +152,7 @@ def reproduce(
         quick=quick,
         inputs=_inputs(data, images, weights, image_size, skip_broken, quick),
         checkpoint_every=checkpoint_every,
+        checkpoints=_location(checkpoints),
         log=tuple(dict.fromkeys(log or ())),
     )
     _start(command, "reproduce", out, force=force, budget=budget)
@@ -179,6 +182,7 @@ def run(
     seed: Seed = None,
     quick: Quick = False,
     checkpoint_every: Every = 30.0,
+    checkpoints: CheckpointsAt = None,
     budget: Budget = None,
     log: Log = None,
     force: Force = False,
@@ -202,6 +206,7 @@ def run(
         quick=quick,
         inputs=_inputs(data, images, weights, image_size, skip_broken, quick),
         checkpoint_every=checkpoint_every,
+        checkpoints=_location(checkpoints),
         log=tuple(dict.fromkeys(log or ())),
     )
     _start(command, name, out, force=force, budget=budget)
@@ -235,6 +240,7 @@ def search(
     out: Out = None,
     quick: Quick = False,
     checkpoint_every: Every = 30.0,
+    checkpoints: CheckpointsAt = None,
     budget: Budget = None,
     log: Log = None,
     force: Force = False,
@@ -263,6 +269,7 @@ def search(
         quick=quick,
         inputs=_inputs(data, images, weights, image_size, skip_broken, quick),
         checkpoint_every=checkpoint_every,
+        checkpoints=_location(checkpoints),
         log=tuple(dict.fromkeys(log or ())),
     )
     _start(command, name, out, force=force, budget=budget)
@@ -614,6 +621,11 @@ def _pairs(settings: Sequence[str]) -> dict[str, str]:
             raise UserError(f"--set {name} is given twice: write {name}=VALUE,VALUE... instead")
         pairs[name] = values
     return pairs
+
+
+def _location(written: str | None) -> str | None:
+    """A path as it is in any directory; a URL as it is."""
+    return written if written is None or "://" in written else str(Path(written).resolve())
 
 
 def _start(

@@ -166,6 +166,15 @@ Every = Annotated[
         "--checkpoint-every", metavar="SECONDS", min=0, help="How often a checkpoint is written."
     ),
 ]
+CheckpointsAt = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoints",
+        metavar="LOCATION",
+        help="Where checkpoints are kept: a folder, or a URL such as s3://bucket/run; in the run "
+        "directory, if not given.",
+    ),
+]
 Devices = Annotated[
     int | None, typer.Option(metavar="N", min=1, help="Use N devices; all, if not given.")
 ]

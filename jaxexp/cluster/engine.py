@@ -11,9 +11,11 @@ from jaxexp.base.errors import InterruptedRunError, UserError
 from jaxexp.base.words import count
 from jaxexp.cluster.nodes import Cluster, Node, by_value, own_modules
 from jaxexp.cluster.worker import Event, Work
+from jaxexp.execution.checkpoints import Checkpoints
 from jaxexp.execution.control import Control
 from jaxexp.execution.driver import Machine
 from jaxexp.execution.records import TrialRecord
+from jaxexp.execution.stores import Folder
 from jaxexp.execution.trainer import Checkpointer, Progress, Training
 from jaxexp.training.data import Data
 from jaxexp.training.task import Task
@@ -55,14 +57,16 @@ class Engine:
     ) -> Iterator[Machine]:  # fmt: skip
         """While programs of this task are trained on these data."""
         self._progress, self._ray = progress, self.cluster.ray
-        folder, every = getattr(checkpointer, "location", None), getattr(checkpointer, "every", 0.0)
+        if checkpointer is not None and not isinstance(checkpointer, Checkpoints):
+            raise UserError("on a cluster, expected the checkpoints of jaxexp")
+        kept = None if checkpointer is None else (checkpointer.store.location, checkpointer.every)
         with _marker(checkpointer) as self._marker:
             nodes = self.cluster.nodes()
             asked = [self.cluster.ask(node, [*self._versions], self._marker) for node in nodes]
             for node, answer in zip(nodes, asked, strict=True):
                 self.cluster.check(node, answer, self._versions, self._marker)
             with by_value(own_modules()):
-                self._work = self._ray.put(Work(task, data, control, folder, every))
+                self._work = self._ray.put(Work(task, data, control, kept))
             self._deaths: dict[str, int] = {}
             for node in nodes:
                 self._take_on(node)
@@ -248,15 +252,13 @@ def _seconds(one: Training) -> float:
 
 
 @contextlib.contextmanager
-def _marker(checkpointer: Checkpointer | None) -> Iterator[str]:
+def _marker(checkpointer: Checkpoints | None) -> Iterator[str]:
     """A file where checkpoints are kept, by which nodes find out whether they see the folder."""
-    folder = getattr(checkpointer, "folder", None)
-    if folder is None:
+    if checkpointer is None or not isinstance(checkpointer.store, Folder):
         yield ""
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / ".shared"
-    file.touch()
+    file = checkpointer.store.path / ".shared"
+    checkpointer.store.put(file.name, b"")
     try:
         yield str(file)
     finally:
