@@ -37,6 +37,7 @@ from jaxexp.execution.trainer import Checkpointer, Progress, Silent
 from jaxexp.nn.classification import MLPClassification
 from jaxexp.planning import plan as planning
 from jaxexp.planning.cost import Workload
+from jaxexp.planning.nodes import forecast
 from jaxexp.planning.programs import Plan
 from jaxexp.results.dataset import facts, to_dataset
 from jaxexp.results.results import Results
@@ -136,12 +137,16 @@ class PlannedRun:
             raise UserError(
                 'this plan has no target: expected one of jaxexp.plan(…, target="tpu-v5e-4")'
             )
+        if not self.devices:
+            raise UserError(f"a plan for nodes of {self.target.name} is not compiled: plan without")
         arrays = step.with_evaluation(self.data)
         return targets.compile_plan(self.plan, self.task, arrays, self.target)
 
     def __str__(self) -> str:
-        """Programs, padding, devices, memory and time, as estimated."""
-        return str(self.plan)
+        """Programs, padding, devices, memory and time, as estimated; of nodes, a forecast."""
+        if self.plan.nodes == 1:
+            return str(self.plan)
+        return f"{self.plan}\n{forecast(self.plan).text(self.plan.nodes)}"
 
     @property
     def identity(self) -> dict[str, str]:
@@ -201,6 +206,7 @@ def plan(
         cluster: a Ray cluster whose nodes train: "auto" for the one that this machine is part of,
             HOST:PORT, or ray://HOST:PORT. `devices` are then a number, of each node.
         nodes: how many machines with these devices to plan for; those of the cluster, if not given.
+            With a `target`, `devices` are then the chips of each, and nothing can be compiled.
 
     Raises:
         UnavailableError: the compiler of the target, or Ray, is not installed.
@@ -241,8 +247,36 @@ def plan(
     for each in sweeps:
         _check_read(each, inspector)
         _check_records(each, bound, inspector)
-    own = absent = None
+    hardware = _hardware(devices, target, cluster, nodes)
+    made = planning.plan(
+        sweeps,
+        hardware.devices,
+        inspector.workload(trials),
+        mode=programs,
+        backend=hardware.backend,
+        host_memory=host_memory() if memory is None else memory,
+        device_memory=hardware.limits,
+        nodes=hardware.nodes,
+    )
+    return PlannedRun(sweeps, bound, data, made, hardware.used, hardware.target, hardware.cluster)
+
+
+class _Hardware(NamedTuple):
+    """What a plan is made for."""
+
+    backend: str
+    devices: int  # of a node
+    limits: tuple[float, ...]  # bytes that may be used on each of them; () if they share the host's
+    nodes: int = 1
     used: tuple[jax.Device, ...] = ()
+    target: Target | None = None
+    cluster: "Cluster | None" = None
+
+
+def _hardware(
+    devices: int | Sequence[jax.Device] | None, target: str | None, cluster: str | None,
+    nodes: int | None,
+) -> _Hardware:  # fmt: skip
     if nodes is not None and (not is_int(nodes) or nodes < 1):
         raise UserError(f"nodes={nodes!r}: expected a whole number, at least 1")
     if cluster is not None:
@@ -250,28 +284,23 @@ def plan(
             raise UserError(f"target={target!r}: expected only one of target and cluster")
         own = joined(cluster)
         limits = own.memory_of(devices)
-        backend, each, nodes = own.platform, len(limits), int(nodes or own.size)
-    elif target is None:
+        return _Hardware(own.platform, len(limits), limits, int(nodes or own.size), cluster=own)
+    if target is None:
         used = chosen(devices)
-        limits, backend, each = device_memory(used), used[0].platform, len(used)
-    elif devices is not None:
-        raise UserError(f"devices={devices!r}: {target} has its own, expected only one of both")
-    else:
-        absent = targets.find(target)
-        used = targets.devices(absent)
-        limits = (targets.MAY_BE_USED * absent.memory,) * absent.chips
-        backend, each = used[0].platform, len(used)
-    made = planning.plan(
-        sweeps,
-        each,
-        inspector.workload(trials),
-        mode=programs,
-        backend=backend,
-        host_memory=host_memory() if memory is None else memory,
-        device_memory=limits,
-        nodes=int(nodes or 1),
-    )
-    return PlannedRun(sweeps, bound, data, made, used, absent, own)
+        return _Hardware(used[0].platform, len(used), device_memory(used), int(nodes or 1), used)
+    absent = targets.find(target)
+    memory = targets.MAY_BE_USED * absent.memory
+    if nodes is not None:  # nothing is compiled
+        each = absent.chips if devices is None else devices
+        if not is_int(each) or each < 1:
+            raise UserError(f"devices={devices!r}: expected a whole number, at least 1")
+        return _Hardware(absent.backend, int(each), (memory,) * each, int(nodes), target=absent)
+    if devices is not None:
+        raise UserError(
+            f"devices={devices!r}: {target} has its own, expected only one of both, or nodes, too"
+        )
+    used = targets.devices(absent)
+    return _Hardware(absent.backend, len(used), (memory,) * len(used), 1, used, absent)
 
 
 def joined(address: str) -> "Cluster":

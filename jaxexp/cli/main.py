@@ -289,7 +289,25 @@ def plan(
     programs: Programs = "auto",
     memory: Memory = None,
     section: Sections = None,
-    devices: Devices = None,
+    devices: Annotated[
+        int | None,
+        typer.Option(
+            "--devices",
+            "--devices-per-node",
+            metavar="N",
+            min=1,
+            help="Use N devices, of each node; all, if not given.",
+        ),
+    ] = None,
+    nodes: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Plan for N machines; with --target, of that hardware, and nothing is compiled.",
+        ),
+    ] = None,
+    cluster: ClusterAddress = None,
     data: Data = None,
     images: Images = None,
     weights: Weights = IMAGENET,
@@ -309,6 +327,8 @@ def plan(
     jaxexp plan depth_width --set seed=0,1,2,3
 
     jaxexp plan depth_width --target tpu-v5e-4
+
+    jaxexp plan depth_width --nodes 64 --devices-per-node 8 --target h100
     """
     sweeps: tuple[str, ...] = (sweep,)
     several = {Path(sweep).stem: seeds or 1}
@@ -323,6 +343,8 @@ def plan(
         programs=programs,
         memory=memory,
         devices=devices,
+        nodes=nodes,
+        cluster=cluster,
         seed=seed,
         seeds=several,
         quick=quick,
@@ -332,7 +354,7 @@ def plan(
         if stage[0].estimate is None:
             planned = plan_stage(stage, command, target)
             print(planned)
-            if target is not None:
+            if target is not None and nodes is None:
                 print(planned.compiled())
 
 

@@ -211,6 +211,6 @@ Target = Annotated[
     typer.Option(
         metavar="NAME",
         help="Compile for tpu-v5e-1, tpu-v5e-4, tpu-v6e-1 or tpu-v6e-4, without having one (needs "
-        "jaxexp\\[tpu]).",
+        "jaxexp\\[tpu]); with --nodes, also a100 or h100, and nothing is compiled.",
     ),
 ]
