@@ -17,6 +17,7 @@ from jaxexp.execution.driver import Machine
 from jaxexp.execution.records import TrialRecord
 from jaxexp.execution.stores import Folder
 from jaxexp.execution.trainer import Checkpointer, Progress, Training
+from jaxexp.planning.nodes import Queue, needed
 from jaxexp.training.data import Data
 from jaxexp.training.task import Task
 
@@ -79,20 +80,19 @@ class Engine:
         self, trainings: Sequence[Training], until: int, stop: threading.Event | None
     ) -> Generator[list[TrialRecord]]:
         """Train every program so far, the longest first, yielding records as programs end."""
-        waiting = sorted(trainings, key=_seconds, reverse=True)
-        told = False
-        while waiting or any(own.running for own in self._stations.values()):
+        self._trainings = {one.program.id: one for one in trainings}
+        self._queue, told = Queue(one.program for one in trainings), False
+        while self._queue or any(own.running for own in self._stations.values()):
             if stop is not None and stop.is_set():
                 self._interrupt()
             self._look_for_nodes()
-            waiting = self._give_out(waiting, until)
+            self._give_out(until)
             if not self._stations and not told:
                 self._progress.note("no node is left: waiting for one to join the cluster")
-                told = True
+            told = not self._stations
             for station, events in self._answers():
-                told = False
                 if events is None:
-                    waiting = self._lose(station) + waiting
+                    self._lose(station)
                 for event in events or ():
                     records = self._hear(station, event)
                     if records:
@@ -129,13 +129,16 @@ class Engine:
             self._progress.note(f"node {node.name} has joined")
             self._take_on(node)
 
-    def _lose(self, station: _Station) -> list[Training]:
-        """What a node was training when it died, to be given out again."""
+    def _lose(self, station: _Station) -> None:
+        """Take back what a node was training when it died."""
         self._stations.pop(station.node.id)
         self.cluster.lose(station.node)
         self._left.add(station.node.id)
+        self._queue.lose(station.node.id)
         left = [one for one, _ in station.running.values()]
         for one in left:
+            self._queue.end(one.program)
+            self._queue.put(one.program)
             own = one.program.id
             self._deaths[own] = self._deaths.get(own, 0) + 1
             if self._deaths[own] == MOST_DEATHS:
@@ -148,7 +151,6 @@ class Engine:
             f"{count(len(left), 'program')} of it will go on elsewhere" if left else "it was idle"
         )
         self._progress.note(f"the worker on node {station.node.name} is lost: {what}")
-        return left
 
     def _dismiss(self) -> None:
         """Whatever still runs is not wanted any more."""
@@ -159,26 +161,20 @@ class Engine:
 
     # Work
 
-    def _give_out(self, waiting: Sequence[Training], until: int) -> list[Training]:
-        """Begin what fits on devices that are free; returns what still waits."""
-        left = []
-        for one in waiting:
-            program = one.program
-            for station in self._stations.values():
-                needed = station.node.devices if program.alone else len(program.devices)
-                if station.ready and len(station.free) >= needed:
-                    places = station.free[: len(program.devices)]
-                    used = station.free[:needed]
-                    station.free = station.free[needed:]
-                    station.running[program.id] = one, used
-                    with by_value(own_modules()):
-                        station.actor.begin.remote(
-                            program, places, until, one.snapshot, program.id in self._deaths
-                        )
-                    break
-            else:
-                left.append(one)
-        return left
+    def _give_out(self, until: int) -> None:
+        """Begin on each node what its free devices have room for."""
+        for station in self._stations.values():
+            devices = station.node.devices
+            while station.ready and (
+                program := self._queue.take(station.node.id, len(station.free), devices)
+            ):
+                used = station.free[: needed(program, devices)]
+                station.free = station.free[len(used) :]
+                one = self._trainings[program.id]
+                station.running[program.id] = one, used
+                places, again = used[: len(program.devices)], program.id in self._deaths
+                with by_value(own_modules()):
+                    station.actor.begin.remote(program, places, until, one.snapshot, again)
 
     def _answers(self) -> Iterator[tuple[_Station, list[Event] | None]]:
         """What workers have told by now; None of one that is dead."""
@@ -219,6 +215,7 @@ class Engine:
         one, places = station.running[event.program]
         if event.kind in ("done", "interrupted", "failed"):
             del station.running[event.program]
+            self._queue.end(one.program)
             station.free = sorted([*station.free, *places])
         if event.kind == "failed":
             [error] = event.arguments
@@ -245,10 +242,6 @@ class Engine:
                 for event in events or ():
                     self._hear(station, event)
         raise InterruptedRunError
-
-
-def _seconds(one: Training) -> float:
-    return one.program.estimate.seconds / len(one.program.devices)
 
 
 @contextlib.contextmanager

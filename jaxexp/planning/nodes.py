@@ -1,6 +1,7 @@
 """What a plan for several nodes is expected to take: the order of its programs, played through."""
 
 import heapq
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from jaxexp.base.words import duration
@@ -42,58 +43,123 @@ class Forecast:
         return deaths * self.death_seconds / (self.makespan * nodes) if self.makespan else 0.0
 
 
-def forecast(plan: Plan) -> Forecast:
-    """Play a plan through as the driver does: whichever devices are free take the longest program.
+class Queue:
+    """Programs that wait for a node: which of them one takes whose devices are free.
 
-    Every node compiles the programs that it trains, those that share their functions once.
+    A node goes on with what it has compiled, the longest programs first. When nothing of that is
+    left, it takes up what keeps the nodes that train it busy for the longest time, unless these end
+    sooner without it: it has to compile first.
     """
-    order = sorted(plan.programs, key=_seconds)
-    queues: dict[int, list[Program]] = {}  # by the devices that they need, the longest at the end
-    for program in order:
-        needed = plan.devices if program.alone else len(program.devices)
-        queues.setdefault(needed, []).append(program)
+
+    def __init__(self, programs: Iterable[Program] = ()) -> None:
+        """In any order."""
+        self._waiting: dict[object, list[Program]] = {}  # by what is compiled, the longest last
+        self._left: dict[object, float] = {}  # seconds of those
+        self._running: dict[object, float] = {}  # seconds of those that a node has taken
+        self._nodes: dict[object, set[object]] = {}  # that have compiled it
+        for program in sorted(programs, key=seconds_of):
+            self.put(program)
+
+    def __len__(self) -> int:
+        """How many wait."""
+        return sum(map(len, self._waiting.values()))
+
+    def put(self, program: Program) -> None:
+        """Add a program, as the next of its kind."""
+        kind = functions_of(program)
+        self._waiting.setdefault(kind, []).append(program)
+        self._left[kind] = self._left.get(kind, 0.0) + seconds_of(program)
+
+    def take(self, node: object, free: int, devices: int) -> Program | None:
+        """The program that a node begins on the free ones of its devices, if any is worth it."""
+        fits = [k for k, own in self._waiting.items() if needed(own[-1], devices) <= free]
+        compiled = [kind for kind in fits if node in self._nodes.get(kind, ())]
+        kind = max(compiled or fits, key=self._busy, default=None)
+        if kind is None or not (compiled or self._gains(kind)):
+            return None
+        program = self._waiting[kind].pop()
+        if not self._waiting[kind]:
+            del self._waiting[kind]
+        self._left[kind] -= seconds_of(program)
+        self._running[kind] = self._running.get(kind, 0.0) + _whole(program)
+        self._nodes.setdefault(kind, set()).add(node)
+        return program
+
+    def end(self, program: Program) -> None:
+        """A program that was taken has ended, or is to be put back."""
+        self._running[functions_of(program)] -= _whole(program)
+
+    def lose(self, node: object) -> None:
+        """Forget what a node had compiled."""
+        for nodes in self._nodes.values():
+            nodes.discard(node)
+
+    def _busy(self, kind: object) -> float:
+        """Seconds that the nodes of a kind are busy with it, if there is one more of them."""
+        return self._left[kind] / (len(self._nodes.get(kind, ())) + 1)
+
+    def _gains(self, kind: object) -> bool:
+        """Whether one more node of a kind ends it sooner."""
+        nodes = len(self._nodes.get(kind, ()))
+        without = self._left[kind] + self._running.get(kind, 0.0)
+        return not nodes or _whole(self._waiting[kind][-1]) < without / nodes
+
+
+def forecast(plan: Plan) -> Forecast:
+    """Play a plan through as a cluster does: nodes with free devices take from one queue.
+
+    The lower bound is the work on all devices, with what every node has to compile at least.
+    """
+    queue = Queue(plan.programs)
     compiled = [set[object]() for _ in range(plan.nodes)]
     free = [plan.devices] * plan.nodes
-    ends: list[tuple[float, int, int]] = []  # when, on which node, how many devices are free again
+    ends: list[tuple[float, int, int, Program]] = []  # when, what number, on which node, what
     idle = [*range(plan.nodes)]
-    now = compiling = 0.0
-    while True:
+    now, compiling, begun = 0.0, 0.0, 0
+    while idle:
         for node in idle:
-            while (fits := _longest(queues, free[node])) is not None:
-                program = queues[fits].pop()
-                free[node] -= fits
-                seconds = _seconds(program)
-                if (key := _functions(program)) not in compiled[node]:
-                    compiled[node].add(key)
+            while (program := queue.take(node, free[node], plan.devices)) is not None:
+                free[node] -= needed(program, plan.devices)
+                seconds = seconds_of(program)
+                if (kind := functions_of(program)) not in compiled[node]:
+                    compiled[node].add(kind)
                     compiling += program.estimate.compile_seconds
                     seconds += program.estimate.compile_seconds
-                heapq.heappush(ends, (now + seconds, node, fits))
-        if not ends:
-            break
-        now, node, needed = heapq.heappop(ends)
-        free[node] += needed
-        idle = [node]
-    work = sum(_seconds(p) * len(p.devices) for p in order)
-    # Each kind of program is compiled once at least.
-    kinds = {_functions(p): p.estimate.compile_seconds for p in order}
-    every = plan.nodes * plan.devices
-    longest = max((_seconds(p) + p.estimate.compile_seconds for p in order), default=0.0)
-    bound = max(longest, work / every + sum(kinds.values()) / plan.nodes)
-    compile_most = max(kinds.values(), default=0.0)
-    death = SNAPSHOT_SECONDS / 2 + NOTICE_SECONDS + compile_most
-    return Forecast(now, bound, compiling, death)
+                begun += 1
+                heapq.heappush(ends, (now + seconds, begun, node, program))
+        idle = []
+        if ends:
+            now, _, node, program = heapq.heappop(ends)
+            queue.end(program)
+            free[node] += needed(program, plan.devices)
+            idle = [n for n in range(plan.nodes) if free[n]] if len(queue) else [node]
+    kinds = {functions_of(p): p.estimate.compile_seconds for p in plan.programs}
+    longest = max((seconds_of(p) + p.estimate.compile_seconds for p in plan.programs), default=0.0)
+    work = sum(seconds_of(p) * needed(p, plan.devices) for p in plan.programs)
+    least = max(min(kinds.values(), default=0.0), sum(kinds.values()) / plan.nodes)
+    return Forecast(
+        makespan=now,
+        lower_bound=max(longest, work / plan.nodes / plan.devices + least),
+        compile_seconds=compiling,
+        death_seconds=SNAPSHOT_SECONDS / 2 + NOTICE_SECONDS + max(kinds.values(), default=0.0),
+    )
 
 
-def _longest(queues: dict[int, list[Program]], free: int) -> int | None:
-    """Of what fits on so many devices, which queue has the longest program next."""
-    fits = [needed for needed, queue in queues.items() if queue and needed <= free]
-    return max(fits, key=lambda needed: _seconds(queues[needed][-1]), default=None)
+def needed(program: Program, devices: int) -> int:
+    """Of so many devices of a node, those that a program takes: all, if it runs alone."""
+    return devices if program.alone else len(program.devices)
 
 
-def _seconds(program: Program) -> float:
+def seconds_of(program: Program) -> float:
+    """Estimated seconds of training, on its own devices."""
     return program.estimate.seconds / max(1, len(program.devices))
 
 
-def _functions(program: Program) -> object:
+def _whole(program: Program) -> float:
+    """Seconds on a node that has to compile it first."""
+    return program.estimate.compile_seconds + seconds_of(program)
+
+
+def functions_of(program: Program) -> object:
     """Equal for programs that share what is compiled."""
     return program.spec, program.record, program.filled(), len(program.devices)

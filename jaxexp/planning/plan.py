@@ -18,7 +18,7 @@ from jaxexp.spec.trial import Kind, Trial
 MODES = ("auto", "exact", "one")
 STATE_COPIES = 3 * 2  # of parameters: they and Adam's moments; one more while a call runs
 RECORD_COPIES = 3  # of records at the peak: as they come, stacked, and in the results
-PARTS = 8  # of its work, that each of several nodes should find as programs of their own,
+PARTS = 32  # of its work, that each of several nodes should find as programs of their own,
 LEAST_SECONDS = 20.0  # if they take so long on a node: giving one out costs part of a second
 CALL_COPIES = 3  # of what an epoch records, while a call runs: given, under way, and returned
 
@@ -270,8 +270,9 @@ class _Planner:
         ]
         placed = [dataclasses.replace(p, devices=everywhere) for p in spread]
         busy = [0.0] * self.devices * self.nodes
+        of_all = {id(program) for program in spread}  # equal programs take long to compare
         for program in programs:
-            if program in spread or program.alone:
+            if id(program) in of_all or program.alone:
                 continue
             work = self._work(program) + self.machine.compile_seconds
             free = sorted(range(len(busy)), key=lambda device: busy[device])
