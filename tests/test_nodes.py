@@ -48,7 +48,7 @@ def test_long_programs_are_cut_and_every_trial_trains_once():
     assert len(trials) == len(set(trials)) == 200
     assert set(trials) == set(sweep(2000).trials())
     assert all(program.devices == (0, 1, 2, 3) for program in made.programs)
-    assert forecast(planned(20_000).plan).excess < 0.05
+    assert forecast(planned(20_000, nodes=4).plan).excess < 0.05
 
 
 def test_prefixes_stay_with_the_trial_that_they_are_a_prefix_of():
