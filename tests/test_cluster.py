@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,10 +88,13 @@ class Watch(Silent):
 
     def __init__(self, epochs=0, act=lambda: None):
         self.epochs, self.act, self.notes, self.first = epochs, act, [], {}
-        self.done = False
+        self.done, self.last, self.lost = False, {}, []
 
     def moved(self, program, epochs):
         self.first.setdefault(program.id, epochs)
+        if epochs < self.last.get(program.id, 0.0):
+            self.lost.append(self.last[program.id] - epochs)
+        self.last[program.id] = epochs
         if not self.done and 0 < self.epochs <= epochs < program.epochs:
             self.done = True
             self.act()
@@ -132,6 +136,7 @@ def test_at_rungs_the_programs_of_all_nodes_are_compared(two, data):
     assert len(set(here["epochs_trained"].values.flat)) > 1
 
 
+@pytest.mark.nightly
 def test_long_programs_are_cut_so_that_every_node_has_work(two, data, monkeypatch):
     monkeypatch.setattr("jaxexp.planning.plan.LEAST_SECONDS", 0.0)
     own = sweep(channels=[4], seed=range(8))
@@ -199,6 +204,7 @@ def reference(data):
     return own, jx.run(own, TASK, data, devices=1, progress=False)
 
 
+@pytest.mark.nightly
 def test_a_node_that_joins_gets_work(two, data):
     third = []
     watch = Watch(LONG // 4, lambda: third.append(two.add_node(num_cpus=1)))
@@ -208,6 +214,32 @@ def test_a_node_that_joins_gets_work(two, data):
     finally:
         two.remove_node(*third)
     assert any("has joined" in note for note in watch.notes)
+
+
+@pytest.mark.nightly
+def test_a_node_that_is_about_to_be_taken_away_hands_its_programs_back(two, data):
+    """Without checkpoints: nothing is trained again."""
+    node = two.list_all_nodes()[-1]
+
+    def drain():
+        subprocess.run(
+            [
+                shutil.which("ray"), "drain-node", "--address", two.address,
+                "--node-id", node.node_id, "--reason", "DRAIN_NODE_REASON_PREEMPTION",
+                "--reason-message", "a test", "--deadline-remaining-seconds", "60",
+            ],
+            check=True, capture_output=True,
+        )  # fmt: skip
+
+    own = sweep(4 * LONG, channels=[3, 4], learning_rate=[0.1])
+    watch = Watch(10, drain)
+    try:
+        found = jx.run(own, TASK, data, cluster=two.address, progress=watch)
+    finally:
+        two.remove_node(node, allow_graceful=False)
+    assert any("is about to be taken away" in note for note in watch.notes)
+    assert not watch.lost
+    same(found, jx.run(own, TASK, data, devices=1, progress=False))
 
 
 def test_an_interrupted_run_goes_on_from_its_checkpoints(two, data, tmp_path):
@@ -254,6 +286,7 @@ def test_an_error_on_a_node_is_raised_here(two, data):
     jx.run(sweep(1), TASK, data, cluster=two.address, progress=False)  # nodes are as before
 
 
+@pytest.mark.nightly
 def test_a_program_that_ends_every_worker_is_named(two, data):
     with pytest.raises(jx.UserError, match=r"channels=5.* ended the workers of 3 nodes"):
         jx.run(sweep(), with_module(deadly), data, cluster=two.address, progress=False)

@@ -39,6 +39,7 @@ class _Station:
     since: float = field(default_factory=time.monotonic)
     ready: bool = False
     told: bool = False  # that it keeps us waiting
+    leaving: bool = False
     running: dict[str, tuple[Training, list[int]]] = field(default_factory=dict)
 
 
@@ -65,7 +66,8 @@ class Engine:
             raise UserError("on a cluster, expected the checkpoints of jaxexp")
         kept = None if checkpointer is None else (checkpointer.store.location, checkpointer.every)
         with _marker(checkpointer) as marker:
-            nodes = self.cluster.nodes()
+            leaving = self.cluster.leaving()
+            nodes = [node for node in self.cluster.nodes() if node.id not in leaving]
             new = [node for node in nodes if node.id not in self.cluster.fit]
             asked = [self.cluster.ask(node, [*self._versions]) for node in new]
             for node, answer in zip(new, asked, strict=True):
@@ -75,6 +77,12 @@ class Engine:
             self._deaths: dict[str, int] = {}
             for node in nodes:
                 self._take_on(node)
+            kinds = {self.cluster.processors[node.id] for node in nodes}
+            if len(kinds) > 1:
+                progress.note(
+                    f"the nodes have different processors ({', '.join(sorted(kinds))}): which of "
+                    "them trains a program decides its last bits"
+                )
             try:
                 yield Machine(task, data, ())
             finally:
@@ -113,8 +121,11 @@ class Engine:
         if time.monotonic() - self._looked < LOOK_SECONDS:
             return
         self._looked = time.monotonic()
+        leaving = self.cluster.leaving()
+        for station in [own for own in self._stations.values() if own.node.id in leaving]:
+            self._hand_back(station)
         for node in self.cluster.nodes():
-            known = self._stations.keys() | self._refused | self._asked.keys()
+            known = self._stations.keys() | self._refused | self._asked.keys() | leaving
             if node.id not in known:
                 answer = self.cluster.ask(node, [*self._versions])
                 self._asked[node.id] = node, answer
@@ -133,6 +144,18 @@ class Engine:
             again = "is there again" if node.id in self._left else "has joined"
             self._progress.note(f"node {node.name} {again}")
             self._take_on(node)
+
+    def _hand_back(self, station: _Station) -> None:
+        """Have the programs of a node that is about to be taken away go on elsewhere."""
+        if not station.leaving:
+            station.leaving = True
+            what = f": {count(len(station.running), 'program')} of it will go on elsewhere"
+            self._progress.note(f"node {station.node.name} is about to be taken away{what}")
+            self._queue.lose(station.node.id)
+            station.actor.stop.remote()
+        if not station.running:
+            self._stations.pop(station.node.id)
+            self.cluster.lose(station.node)
 
     def _lose(self, station: _Station) -> None:
         """Take back what a node was training when it died."""
@@ -173,8 +196,10 @@ class Engine:
         """Begin on each node what its free devices have room for."""
         for station in self._stations.values():
             devices = station.node.devices
-            while station.ready and (
-                program := self._queue.take(station.node.id, len(station.free), devices)
+            while (
+                station.ready
+                and not station.leaving
+                and (program := self._queue.take(station.node.id, len(station.free), devices))
             ):
                 used = station.free[: needed(program, devices)]
                 station.free = station.free[len(used) :]
@@ -233,13 +258,19 @@ class Engine:
         if event.kind == "failed":
             [error] = event.arguments
             raise error
+        if event.kind == "interrupted":
+            [outcome] = event.arguments
+            if outcome is not None:
+                one.arrived(outcome)
+            self._queue.put(one.program)
+            return []
         if event.kind == "done":
             return one.arrived(event.arguments[0])
         if event.kind == "measured":
             epoch, values = event.arguments
             if hasattr(self._progress, "measured"):
                 self._progress.measured(one.program, epoch, lambda *key: values[key])
-        elif event.kind != "interrupted" and hasattr(self._progress, event.kind):
+        elif hasattr(self._progress, event.kind):
             getattr(self._progress, event.kind)(one.program, *event.arguments)
         return []
 

@@ -92,6 +92,7 @@ class Cluster:
                     "`ray start --head` begins one on this machine"
                 ) from error
         self.fit: set[str] = set()  # ids of the nodes that have been checked
+        self.processors: dict[str, str] = {}  # of those, by id
         self._actors: dict[str, Any] = {}
         self._leaving: threading.Timer | None = None
         if not self.nodes():
@@ -135,6 +136,13 @@ class Cluster:
         fastest = min((PLATFORMS.index(node.platform) for node in alive), default=0)
         return [node for node in alive if node.platform == PLATFORMS[fastest]]
 
+    def leaving(self) -> set[str]:
+        """Ids of nodes that are about to be taken away, as Ray has been told."""
+        try:
+            return {*self.ray._private.state.state.get_draining_nodes()}
+        except AttributeError:  # Ray promises nothing about this
+            return set()
+
     def ask(self, node: Node, libraries: Sequence[str]) -> Any:
         """Ask a node what it is; `check` reads the answer, which takes a second."""
         with by_value([probing]):
@@ -164,6 +172,7 @@ class Cluster:
         if said["error"]:
             raise UserError(f"node {node.name}: cannot import jaxexp ({said['error']})")
         self.fit.add(node.id)
+        self.processors[node.id] = said["processor"]
 
     def worker(self, node: Node) -> Any:
         """The worker of a node, which is started where there is none."""

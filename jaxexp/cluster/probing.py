@@ -20,7 +20,17 @@ def describe(libraries: list[str]) -> dict[str, object]:
         error = f"{type(raised).__name__}: {raised}"
     return {
         "host": socket.gethostname(),
-        "processor": platform.machine(),
+        "processor": _processor(),
         "versions": found,
         "error": error,
     }
+
+
+def _processor() -> str:
+    """The model, where the system tells it."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            found = [line.partition(":")[2] for line in file if line.startswith("model name")]
+    except OSError:
+        found = []
+    return found[0].strip() if found else platform.processor() or platform.machine()

@@ -45,7 +45,7 @@ class Event:
     """Something that has become of a program, or a note of the worker."""
 
     program: str  # its id
-    kind: str  # a method of `Progress`, or "done" (with an Outcome), "interrupted", "failed"
+    kind: str  # a method of `Progress`, or "done" or "interrupted" (with an Outcome), or "failed"
     arguments: tuple[Any, ...] = ()
 
 
@@ -128,7 +128,7 @@ class Worker:
         except InterruptedRunError:
             if self._checkpoints is not None:
                 self._checkpoints.wait()
-            self._tell(program.id, "interrupted")
+            self._tell(program.id, "interrupted", own.interrupted())
         except UserError as error:
             self._tell(program.id, "failed", error)
         except BaseException:  # which may not travel as it is

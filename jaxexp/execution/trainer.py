@@ -188,6 +188,13 @@ class Training:
         self.snapshot = snapshot
         self._take_up(snapshot)
 
+    def interrupted(self) -> Outcome | None:
+        """Where an interrupted program stands, for another process; None if it has not begun."""
+        snapshot = self.snapshot
+        if self.own is not None and len(self.history) == self.own.epoch:
+            snapshot = self._snapshot(self.own)
+        return None if snapshot is None else Outcome([], snapshot, [], self.stopped)
+
     def outcome(self, records: list[TrialRecord]) -> Outcome:
         """Where the program stands, for another process; `records` are what `run` returned."""
         return Outcome(records, self.snapshot, self.history if records else [], self.stopped)
