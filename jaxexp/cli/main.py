@@ -35,6 +35,7 @@ from jaxexp.cli.options import (
     Memory,
     Metric,
     Out,
+    PointSeeds,
     Programs,
     Quick,
     Sampler,
@@ -223,6 +224,7 @@ def search(
     metric: Metric = "loss",
     batch: Batch = None,
     seed: SamplerSeed = 0,
+    seeds: PointSeeds = 1,
     programs: Programs = "auto",
     memory: Memory = None,
     devices: Devices = None,
@@ -253,13 +255,16 @@ def search(
         sweeps=(str(Path(sweep).resolve()) if sweep.endswith(".py") else sweep,),
         title=f"{name.replace('_', ' ').capitalize()}: search",
         summary=f"Trials by {sampler} (seed {seed}) of a space: "
-        + ", ".join(f"{key}={written}" for key, [written] in settings.items()),
+        + ", ".join(f"{key}={written}" for key, [written] in settings.items())
+        + (f"; each point with {seeds} seeds" if seeds > 1 else ""),
         settings=settings,
         programs=programs,
         memory=memory,
         devices=devices,
         cluster=cluster,
-        search=Search(sampler=sampler, trials=trials, seed=seed, metric=metric, batch=batch),
+        search=Search(
+            sampler=sampler, trials=trials, seed=seed, metric=metric, batch=batch, seeds=seeds
+        ),
         quick=quick,
         inputs=_inputs(data, images, weights, image_size, skip_broken, quick),
         checkpoint_every=checkpoint_every,

@@ -92,6 +92,15 @@ Batch = Annotated[
         "if not given.",
     ),
 ]
+PointSeeds = Annotated[
+    int,
+    typer.Option(
+        "--seeds",
+        metavar="N",
+        help="Train every point with N seeds of weights and shuffles, and compare points by their "
+        "means. Not with pbt.",
+    ),
+]
 SamplerSeed = Annotated[
     int, typer.Option("--seed", metavar="N", help="Decides which points are drawn.")
 ]
