@@ -18,7 +18,7 @@ from typer.core import TyperGroup
 from jaxexp import __version__
 from jaxexp.base.errors import InterruptedRunError, UnavailableError, UserError
 from jaxexp.base.words import count
-from jaxexp.cli import browse, library, pages
+from jaxexp.cli import browse, drawing, library, pages
 from jaxexp.cli.benchmarks import benchmark
 from jaxexp.cli.inputs import IMAGENET, Inputs
 from jaxexp.cli.options import (
@@ -27,6 +27,7 @@ from jaxexp.cli.options import (
     ClusterAddress,
     Data,
     Devices,
+    Drawing,
     Every,
     Force,
     Images,
@@ -297,6 +298,7 @@ def plan(
     seeds: Seeds = None,
     quick: Quick = False,
     target: Target = None,
+    figure: Drawing = None,
 ) -> None:
     """Show how a sweep would run, training nothing.
 
@@ -307,6 +309,8 @@ def plan(
     jaxexp plan depth_width --set seed=0,1,2,3
 
     jaxexp plan depth_width --target tpu-v5e-4
+
+    jaxexp plan depth_width --figure programs.png
     """
     sweeps: tuple[str, ...] = (sweep,)
     several = {Path(sweep).stem: seeds or 1}
@@ -326,12 +330,16 @@ def plan(
         quick=quick,
         inputs=_inputs(data, images, weights, image_size, skip_broken, quick),
     )
-    for stage in stages(command.sources()):
-        if stage[0].estimate is None:
-            planned = plan_stage(stage, command, target)
-            print(planned)
-            if target is not None:
-                print(planned.compiled())
+    planned_stages = [s for s in stages(command.sources()) if s[0].estimate is None]
+    if figure is not None:
+        drawing.check(figure, len(planned_stages))
+    for stage in planned_stages:
+        planned = plan_stage(stage, command, target)
+        if figure is not None:
+            drawing.draw(planned, figure)
+        print(planned)
+        if target is not None:
+            print(planned.compiled())
 
 
 @app.command()

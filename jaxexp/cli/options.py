@@ -206,6 +206,15 @@ Log = Annotated[
         "into the run directory (needs jaxexp\\[log]). May be given more than once.",
     ),
 ]
+Drawing = Annotated[
+    Path | None,
+    typer.Option(
+        "--figure",
+        metavar="FILE.png|svg",
+        help="Draw into a file what more or fewer programs would take: training with its padding, "
+        "and compiling.",
+    ),
+]
 Target = Annotated[
     str | None,
     typer.Option(

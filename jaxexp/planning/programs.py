@@ -98,6 +98,7 @@ class Plan:
     backend: str = "cpu"
     data_bytes: float = 0.0  # on every device
     nodes: int = 1  # machines with so many devices each; a program has one of them
+    mode: str = "auto"  # how it was decided which trials share a program
 
     @property
     def trials(self) -> int:
