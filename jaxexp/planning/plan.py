@@ -1,5 +1,6 @@
 """Planning: which trials share a compiled program, and on which devices each program runs."""
 
+import collections
 import dataclasses
 import functools
 import math
@@ -118,7 +119,7 @@ class _Planner:
         if self.nodes > 1:
             programs = self._for_nodes(programs)
         placed = self._place(self._by_work(programs)[::-1])
-        return [self._estimated(self._in_chunks(program)) for program in placed]
+        return self._sharing([self._estimated(self._in_chunks(program)) for program in placed])
 
     def groupings(self) -> tuple[list[Grouping], int]:
         """What merging passes by, and which of it is chosen."""
@@ -326,6 +327,31 @@ class _Planner:
         activations = 4 * self.workload.cost(bound).activations * bound.batch_size
         chunks = math.ceil(own / max(1, self.machine.cache_bytes / max(1, activations)))
         return dataclasses.replace(program, chunk=math.ceil(own / chunks))
+
+    def _sharing(self, programs: list[Program]) -> list[Program]:
+        """With a share each of what several of them compile once, on every node.
+
+        Their smaller batches, of trials that are left when others have ended, are shared as well.
+        """
+        compiled = [self._compiled(program) for program in programs]
+        counts = collections.Counter(compiled)
+        made = []
+        for program, own in zip(programs, compiled, strict=True):
+            share = min(1.0, self.nodes / counts[own])
+            seconds = program.estimate.compile_seconds * share
+            estimate = dataclasses.replace(program.estimate, compile_seconds=seconds)
+            made.append(dataclasses.replace(program, estimate=estimate))
+        return made
+
+    def _compiled(self, program: Program) -> object:
+        """Equal for programs that share their compiled functions."""
+        lengths = {
+            (trial.epochs, self.workload.steps(trial.batch_size))
+            for trial in program.trials
+            if self.workload.run_length_matters(trial)
+        }
+        batch = program.filled(), program.chunk, program.devices
+        return program.spec, program.record, batch, frozenset(lengths)
 
     def _estimated(self, program: Program) -> Program:
         cost, bound = self.workload.cost(self._bound(program)), self._bound(program)

@@ -18,7 +18,7 @@ class Estimate:
     """What one program is expected to cost."""
 
     seconds: float = 0.0  # device-seconds of training, padding included
-    compile_seconds: float = 0.0
+    compile_seconds: float = 0.0  # its share, where others have the same compiled functions
     padding: float = 0.0  # the share of the arithmetic that no trial needs
     shares: tuple[float, ...] = ()  # of each member in the work
     state_bytes: float = 0.0  # parameters and moments, on all its devices, while a call runs
