@@ -418,7 +418,8 @@ class Training:
     def _lanes(self, lanes: int, trials: int, epoch: int) -> int:
         """The lanes for so many trials: fewer where that saves more than compiling takes.
 
-        As estimated, not as measured: it would not be the same in every run.
+        As estimated, not as measured, and whatever this process has compiled before: it would not
+        be the same in every run. Programs that share compiled functions have a share of it each.
         """
         program = dataclasses.replace(self.program, chunk=self.chunk)
         fewer = filled(program, trials)
