@@ -31,11 +31,13 @@ from jaxexp.execution.control import Control, Curves, Search, Stopping
 from jaxexp.execution.devices import chosen, device_memory, host_memory
 from jaxexp.execution.progress import Ranking, TerminalProgress
 from jaxexp.execution.records import TrialRecord
+from jaxexp.execution.stores import Store
 from jaxexp.execution.targets import Compilations, Target
 from jaxexp.execution.trainer import Checkpointer, Progress, Silent
 from jaxexp.nn.classification import MLPClassification
 from jaxexp.planning import plan as planning
 from jaxexp.planning.cost import Workload
+from jaxexp.planning.nodes import forecast
 from jaxexp.planning.programs import Plan
 from jaxexp.results.dataset import facts, to_dataset
 from jaxexp.results.results import Results
@@ -136,6 +138,8 @@ class PlannedRun:
             raise UserError(
                 'this plan has no target: expected one of jaxexp.plan(…, target="tpu-v5e-4")'
             )
+        if not self.devices:
+            raise UserError(f"a plan for nodes of {self.target.name} is not compiled: plan without")
         arrays = step.with_evaluation(self.data)
         return targets.compile_plan(self.plan, self.task, arrays, self.target)
 
@@ -171,8 +175,10 @@ class PlannedRun:
         return made
 
     def __str__(self) -> str:
-        """Programs, padding, devices, memory and time, as estimated."""
-        return str(self.plan)
+        """Programs, padding, devices, memory and time, as estimated; of nodes, a forecast."""
+        if self.plan.nodes == 1:
+            return str(self.plan)
+        return f"{self.plan}\n{forecast(self.plan).text(self.plan.nodes)}"
 
     @property
     def identity(self) -> dict[str, str]:
@@ -232,6 +238,7 @@ def plan(
         cluster: a Ray cluster whose nodes train: "auto" for the one that this machine is part of,
             HOST:PORT, or ray://HOST:PORT. `devices` are then a number, of each node.
         nodes: how many machines with these devices to plan for; those of the cluster, if not given.
+            With a `target`, `devices` are then the chips of each, and nothing can be compiled.
 
     Raises:
         UnavailableError: the compiler of the target, or Ray, is not installed.
@@ -272,8 +279,36 @@ def plan(
     for each in sweeps:
         _check_read(each, inspector)
         _check_records(each, bound, inspector)
-    own = absent = None
+    hardware = _hardware(devices, target, cluster, nodes)
+    made = planning.plan(
+        sweeps,
+        hardware.devices,
+        inspector.workload(trials),
+        mode=programs,
+        backend=hardware.backend,
+        host_memory=host_memory() if memory is None else memory,
+        device_memory=hardware.limits,
+        nodes=hardware.nodes,
+    )
+    return PlannedRun(sweeps, bound, data, made, hardware.used, hardware.target, hardware.cluster)
+
+
+class _Hardware(NamedTuple):
+    """What a plan is made for."""
+
+    backend: str
+    devices: int  # of a node
+    limits: tuple[float, ...]  # bytes that may be used on each of them; () if they share the host's
+    nodes: int = 1
     used: tuple[jax.Device, ...] = ()
+    target: Target | None = None
+    cluster: "Cluster | None" = None
+
+
+def _hardware(
+    devices: int | Sequence[jax.Device] | None, target: str | None, cluster: str | None,
+    nodes: int | None,
+) -> _Hardware:  # fmt: skip
     if nodes is not None and (not is_int(nodes) or nodes < 1):
         raise UserError(f"nodes={nodes!r}: expected a whole number, at least 1")
     if cluster is not None:
@@ -281,28 +316,23 @@ def plan(
             raise UserError(f"target={target!r}: expected only one of target and cluster")
         own = joined(cluster)
         limits = own.memory_of(devices)
-        backend, each, nodes = own.platform, len(limits), int(nodes or own.size)
-    elif target is None:
+        return _Hardware(own.platform, len(limits), limits, int(nodes or own.size), cluster=own)
+    if target is None:
         used = chosen(devices)
-        limits, backend, each = device_memory(used), used[0].platform, len(used)
-    elif devices is not None:
-        raise UserError(f"devices={devices!r}: {target} has its own, expected only one of both")
-    else:
-        absent = targets.find(target)
-        used = targets.devices(absent)
-        limits = (targets.MAY_BE_USED * absent.memory,) * absent.chips
-        backend, each = used[0].platform, len(used)
-    made = planning.plan(
-        sweeps,
-        each,
-        inspector.workload(trials),
-        mode=programs,
-        backend=backend,
-        host_memory=host_memory() if memory is None else memory,
-        device_memory=limits,
-        nodes=int(nodes or 1),
-    )
-    return PlannedRun(sweeps, bound, data, made, used, absent, own)
+        return _Hardware(used[0].platform, len(used), device_memory(used), int(nodes or 1), used)
+    absent = targets.find(target)
+    memory = targets.MAY_BE_USED * absent.memory
+    if nodes is not None:  # nothing is compiled
+        each = absent.chips if devices is None else devices
+        if not is_int(each) or each < 1:
+            raise UserError(f"devices={devices!r}: expected a whole number, at least 1")
+        return _Hardware(absent.backend, int(each), (memory,) * each, int(nodes), target=absent)
+    if devices is not None:
+        raise UserError(
+            f"devices={devices!r}: {target} has its own, expected only one of both, or nodes, too"
+        )
+    used = targets.devices(absent)
+    return _Hardware(absent.backend, len(used), (memory,) * len(used), 1, used, absent)
 
 
 def joined(address: str) -> "Cluster":
@@ -374,7 +404,8 @@ def run(
         nodes: see there.
         progress: a bar in terminals and notebooks, if not given; True for lines elsewhere too,
             False for none, or an object with the methods of `jaxexp.execution.trainer.Progress`.
-        checkpoint_dir: a folder for checkpoints. The same call resumes an interrupted run from it.
+        checkpoint_dir: a folder for checkpoints, or a URL such as s3://bucket/run. The same call
+            resumes an interrupted run from it.
         checkpoint_every: seconds between them.
         keep_params: whether results hold the trained parameters of every trial, on the host.
         stopping: which trials end early: `jaxexp.EarlyStopping`, `StopDiverged`, `Budget`, another
@@ -742,19 +773,18 @@ def _checkpoints(
     if folder is None:
         yield None
         return
-    path = Path(folder)
     rules = {"stopping": control.identity} if control else {}
-    _check_identity(path, planned.identity | rules)
-    with contextlib.closing(Checkpoints(path, progress.note, every)) as made:
+    with contextlib.closing(Checkpoints(folder, progress.note, every)) as made:
+        check_identity(made.store, planned.identity | rules)
         yield made
 
 
-def _check_identity(folder: Path, identity: Mapping[str, str]) -> None:
+def check_identity(store: Store, identity: Mapping[str, str]) -> None:
     """Write down what the checkpoints are of, or compare it with what is written down."""
-    file = folder / "identity.json"
+    folder, file = store.location, "identity.json"
     try:
-        if file.is_file():
-            before = json.loads(file.read_text())
+        if written := store.read(file):
+            before = json.loads(written)
             differs = [
                 f"{name} was {before.get(name, 'missing')}, is {identity.get(name, 'missing')}"
                 for name in {**identity, **before}
@@ -762,15 +792,14 @@ def _check_identity(folder: Path, identity: Mapping[str, str]) -> None:
             ]
             if differs:
                 raise UserError(f"{folder}: checkpoints of another run: {'; '.join(differs)}")
-        elif folder.exists() and any(folder.iterdir()):
+        elif not store.is_empty():
             raise UserError(f"{folder}: expected an empty folder, or one of checkpoints")
         else:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_whole(file, json.dumps(identity, indent=1).encode())
+            store.put(file, json.dumps(identity, indent=1).encode())
     except OSError as error:
         raise UserError(f"{folder}: checkpoints cannot be kept here ({error})") from error
     except (ValueError, AttributeError) as error:
-        raise UserError(f"{file}: not readable ({error})") from error
+        raise UserError(f"{folder}/{file}: not readable ({error})") from error
 
 
 def write_report(results: Results | Mapping[str, Results], path: str | Path) -> Path:

@@ -28,9 +28,10 @@ from small_results import (
 )
 
 import jaxexp as jx
+from jaxexp.base.words import duration
 from jaxexp.cli import library, rundir
 from jaxexp.cli import main as cli
-from jaxexp.execution.progress import Ranking, TerminalProgress, duration, going_on
+from jaxexp.execution.progress import Ranking, TerminalProgress, going_on
 from jaxexp.planning.programs import Estimate, Plan, Program
 from jaxexp.reproduce.report import SECTIONS
 

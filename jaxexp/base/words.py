@@ -1,6 +1,7 @@
-"""Numbers of things in words, and names that were meant."""
+"""Numbers of things and durations in words, and names that were meant."""
 
 import difflib
+import math
 from collections.abc import Iterable
 
 
@@ -21,3 +22,17 @@ def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """
     near = difflib.get_close_matches(name, list(known), n=3, cutoff=cutoff)
     return f"did you mean {' or '.join(near)}? " if near else ""
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them.
+
+    >>> duration(0.3), duration(42), duration(75), duration(3 * 3600 + 60)
+    ('1 s', '42 s', '1 min 15 s', '3 h 1 min')
+    """
+    whole = max(1, math.ceil(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

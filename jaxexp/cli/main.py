@@ -24,6 +24,7 @@ from jaxexp.cli.inputs import IMAGENET, Inputs
 from jaxexp.cli.options import (
     Batch,
     Budget,
+    CheckpointsAt,
     ClusterAddress,
     Data,
     Devices,
@@ -123,6 +124,7 @@ def reproduce(
     devices: Devices = None,
     cluster: ClusterAddress = None,
     checkpoint_every: Every = 30.0,
+    checkpoints: CheckpointsAt = None,
     budget: Budget = None,
     log: Log = None,
     force: Force = False,
@@ -152,6 +154,7 @@ def reproduce(
         quick=quick,
         inputs=_inputs(data, images, weights, image_size, skip_broken, quick),
         checkpoint_every=checkpoint_every,
+        checkpoints=_location(checkpoints),
         log=tuple(dict.fromkeys(log or ())),
     )
     _start(command, "reproduce", out, force=force, budget=budget)
@@ -181,6 +184,7 @@ def run(
     seed: Seed = None,
     quick: Quick = False,
     checkpoint_every: Every = 30.0,
+    checkpoints: CheckpointsAt = None,
     budget: Budget = None,
     log: Log = None,
     force: Force = False,
@@ -204,6 +208,7 @@ def run(
         quick=quick,
         inputs=_inputs(data, images, weights, image_size, skip_broken, quick),
         checkpoint_every=checkpoint_every,
+        checkpoints=_location(checkpoints),
         log=tuple(dict.fromkeys(log or ())),
     )
     _start(command, name, out, force=force, budget=budget)
@@ -238,6 +243,7 @@ def search(
     out: Out = None,
     quick: Quick = False,
     checkpoint_every: Every = 30.0,
+    checkpoints: CheckpointsAt = None,
     budget: Budget = None,
     log: Log = None,
     force: Force = False,
@@ -269,6 +275,7 @@ def search(
         quick=quick,
         inputs=_inputs(data, images, weights, image_size, skip_broken, quick),
         checkpoint_every=checkpoint_every,
+        checkpoints=_location(checkpoints),
         log=tuple(dict.fromkeys(log or ())),
     )
     _start(command, name, out, force=force, budget=budget)
@@ -288,7 +295,25 @@ def plan(
     programs: Programs = "auto",
     memory: Memory = None,
     section: Sections = None,
-    devices: Devices = None,
+    devices: Annotated[
+        int | None,
+        typer.Option(
+            "--devices",
+            "--devices-per-node",
+            metavar="N",
+            min=1,
+            help="Use N devices, of each node; all, if not given.",
+        ),
+    ] = None,
+    nodes: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Plan for N machines; with --target, of that hardware, and nothing is compiled.",
+        ),
+    ] = None,
+    cluster: ClusterAddress = None,
     data: Data = None,
     images: Images = None,
     weights: Weights = IMAGENET,
@@ -310,6 +335,8 @@ def plan(
 
     jaxexp plan depth_width --target tpu-v5e-4
 
+    jaxexp plan depth_width --nodes 64 --devices-per-node 8 --target h100
+
     jaxexp plan depth_width --figure programs.png
     """
     sweeps: tuple[str, ...] = (sweep,)
@@ -325,6 +352,8 @@ def plan(
         programs=programs,
         memory=memory,
         devices=devices,
+        nodes=nodes,
+        cluster=cluster,
         seed=seed,
         seeds=several,
         quick=quick,
@@ -338,7 +367,7 @@ def plan(
         if figure is not None:
             drawing.draw(planned, figure)
         print(planned)
-        if target is not None:
+        if target is not None and nodes is None:
             print(planned.compiled())
 
 
@@ -627,6 +656,11 @@ def _pairs(settings: Sequence[str]) -> dict[str, str]:
             raise UserError(f"--set {name} is given twice: write {name}=VALUE,VALUE... instead")
         pairs[name] = values
     return pairs
+
+
+def _location(written: str | None) -> str | None:
+    """A path as it is in any directory; a URL as it is."""
+    return written if written is None or "://" in written else str(Path(written).resolve())
 
 
 def _start(

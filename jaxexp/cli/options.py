@@ -175,6 +175,15 @@ Every = Annotated[
         "--checkpoint-every", metavar="SECONDS", min=0, help="How often a checkpoint is written."
     ),
 ]
+CheckpointsAt = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoints",
+        metavar="LOCATION",
+        help="Where checkpoints are kept: a folder, or a URL such as s3://bucket/run; in the run "
+        "directory, if not given.",
+    ),
+]
 Devices = Annotated[
     int | None, typer.Option(metavar="N", min=1, help="Use N devices; all, if not given.")
 ]
@@ -220,6 +229,6 @@ Target = Annotated[
     typer.Option(
         metavar="NAME",
         help="Compile for tpu-v5e-1, tpu-v5e-4, tpu-v6e-1 or tpu-v6e-4, without having one (needs "
-        "jaxexp\\[tpu]).",
+        "jaxexp\\[tpu]); with --nodes, also a100 or h100, and nothing is compiled.",
     ),
 ]

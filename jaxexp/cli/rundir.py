@@ -56,6 +56,7 @@ class RunFile(TypedDict, total=False):
     search: dict[str, str | int | None] | None
     inputs: dict[str, str | int | bool | None]
     checkpoint_every: float
+    checkpoints: str | None
     log: list[str]
     finished: bool
     made_with: dict[str, str]

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from jaxexp.api import PlannedRun
     from jaxexp.execution.control import Control, StoppingRule
     from jaxexp.execution.records import TrialRecord
+    from jaxexp.execution.stores import Store
     from jaxexp.report.page import Section
     from jaxexp.search.batches import Training
 
@@ -58,6 +59,7 @@ class Command:
     search: Search | None = None  # of a space that the settings describe, in place of the axes
     inputs: Inputs = field(default_factory=Inputs)
     checkpoint_every: float = 30.0  # seconds; decides no number
+    checkpoints: str | None = None  # a folder or URL; that of the run directory, if not given
     log: tuple[str, ...] = ()  # what else the results are written for; decides no number
 
     def with_nodes(self) -> Self:
@@ -91,6 +93,11 @@ class Command:
         return dataclasses.replace(source, sweep=sweep)
 
     def _prepare_search(self, source: Source, search: Search) -> Source:
+        if self.checkpoints is not None and search.sampler == "optuna":
+            raise UserError(
+                "--checkpoints: expected without --sampler optuna, whose study stays in the run "
+                "directory"
+            )
         given = Sweep(source.sweep.base, name=source.sweep.name, record=source.sweep.record)
         if source.problem is None:
             raise UserError(f"{given.name}: another library fits its models; nothing is searched")
@@ -220,6 +227,11 @@ class Session:
             with contextlib.suppress(*[UnavailableError] * (len(self.stages) > 1)):
                 self.first = plan_stage(self.stages[0], command)
         self.control = self._controlled()
+        self.kept: Store | None = None
+        if command.checkpoints is not None:
+            from jaxexp.execution import stores
+
+            self.kept = stores.store(command.checkpoints)
 
     def run(self, directory: RunDirectory, *, force: bool = False) -> Path:
         """Train what the directory does not hold yet, and write the page; returns its path.
@@ -228,6 +240,10 @@ class Session:
         `InterruptedRunError`.
         """
         directory.check_same(self._identity(), force=force)
+        if self.kept is not None and not force:
+            from jaxexp import api
+
+            api.check_identity(self.kept, self._identity())
         self._take_over(directory)
         for number, stage in enumerate(self.stages):
             known = self.results.keys() | self.missing.keys()
@@ -245,6 +261,8 @@ class Session:
         directory.say_missing(self.missing)
         page = pages.write(directory, self.sections, list(self.results.values()))
         directory.finish()
+        if self.kept is not None:
+            self.kept.remove()
         return page
 
     def _controlled(self) -> "Control | None":
@@ -302,7 +320,7 @@ class Session:
             self._training(
                 planned,
                 own,
-                directory.checkpoints,
+                self.command.checkpoints or directory.checkpoints,
                 metric,
                 best,
                 stop=stop,
@@ -315,15 +333,15 @@ class Session:
 
     @contextlib.contextmanager
     def _training(
-        self, planned: "PlannedRun", sweeps: list[Sweep], folder: Path, metric: str, best: int,
-        **options: Any,
+        self, planned: "PlannedRun", sweeps: list[Sweep], location: Path | str, metric: str,
+        best: int, **options: Any,
     ) -> "Iterator[Iterator[tuple[Sweep, xr.Dataset]]]":  # fmt: skip
         """Train sweeps of a plan, shown, with checkpoints: each with its results once complete."""
         from jaxexp import api
         from jaxexp.execution.checkpoints import Checkpoints
 
         with api.terminal_progress(planned, self.console, sweeps, metric, best) as progress:
-            checkpoints = Checkpoints(folder, progress.note, self.command.checkpoint_every)
+            checkpoints = Checkpoints(location, progress.note, self.command.checkpoint_every)
             with closing(checkpoints):
                 training = api.train(
                     planned, sweeps=sweeps, progress=progress, checkpointer=checkpoints, **options

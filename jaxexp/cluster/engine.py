@@ -11,10 +11,13 @@ from jaxexp.base.errors import InterruptedRunError, UserError
 from jaxexp.base.words import count
 from jaxexp.cluster.nodes import Cluster, Node, by_value, own_modules
 from jaxexp.cluster.worker import Event, Work
+from jaxexp.execution.checkpoints import Checkpoints
 from jaxexp.execution.control import Control
 from jaxexp.execution.driver import Machine
 from jaxexp.execution.records import TrialRecord
+from jaxexp.execution.stores import Folder
 from jaxexp.execution.trainer import Checkpointer, Progress, Training
+from jaxexp.planning.nodes import Queue, needed
 from jaxexp.training.data import Data
 from jaxexp.training.task import Task
 
@@ -55,14 +58,16 @@ class Engine:
     ) -> Iterator[Machine]:  # fmt: skip
         """While programs of this task are trained on these data."""
         self._progress, self._ray = progress, self.cluster.ray
-        folder, every = getattr(checkpointer, "location", None), getattr(checkpointer, "every", 0.0)
+        if checkpointer is not None and not isinstance(checkpointer, Checkpoints):
+            raise UserError("on a cluster, expected the checkpoints of jaxexp")
+        kept = None if checkpointer is None else (checkpointer.store.location, checkpointer.every)
         with _marker(checkpointer) as self._marker:
             nodes = self.cluster.nodes()
             asked = [self.cluster.ask(node, [*self._versions], self._marker) for node in nodes]
             for node, answer in zip(nodes, asked, strict=True):
                 self.cluster.check(node, answer, self._versions, self._marker)
             with by_value(own_modules()):
-                self._work = self._ray.put(Work(task, data, control, folder, every))
+                self._work = self._ray.put(Work(task, data, control, kept))
             self._deaths: dict[str, int] = {}
             for node in nodes:
                 self._take_on(node)
@@ -75,20 +80,19 @@ class Engine:
         self, trainings: Sequence[Training], until: int, stop: threading.Event | None
     ) -> Generator[list[TrialRecord]]:
         """Train every program so far, the longest first, yielding records as programs end."""
-        waiting = sorted(trainings, key=_seconds, reverse=True)
-        told = False
-        while waiting or any(own.running for own in self._stations.values()):
+        self._trainings = {one.program.id: one for one in trainings}
+        self._queue, told = Queue(one.program for one in trainings), False
+        while self._queue or any(own.running for own in self._stations.values()):
             if stop is not None and stop.is_set():
                 self._interrupt()
             self._look_for_nodes()
-            waiting = self._give_out(waiting, until)
+            self._give_out(until)
             if not self._stations and not told:
                 self._progress.note("no node is left: waiting for one to join the cluster")
-                told = True
+            told = not self._stations
             for station, events in self._answers():
-                told = False
                 if events is None:
-                    waiting = self._lose(station) + waiting
+                    self._lose(station)
                 for event in events or ():
                     records = self._hear(station, event)
                     if records:
@@ -125,13 +129,16 @@ class Engine:
             self._progress.note(f"node {node.name} has joined")
             self._take_on(node)
 
-    def _lose(self, station: _Station) -> list[Training]:
-        """What a node was training when it died, to be given out again."""
+    def _lose(self, station: _Station) -> None:
+        """Take back what a node was training when it died."""
         self._stations.pop(station.node.id)
         self.cluster.lose(station.node)
         self._left.add(station.node.id)
+        self._queue.lose(station.node.id)
         left = [one for one, _ in station.running.values()]
         for one in left:
+            self._queue.end(one.program)
+            self._queue.put(one.program)
             own = one.program.id
             self._deaths[own] = self._deaths.get(own, 0) + 1
             if self._deaths[own] == MOST_DEATHS:
@@ -144,7 +151,6 @@ class Engine:
             f"{count(len(left), 'program')} of it will go on elsewhere" if left else "it was idle"
         )
         self._progress.note(f"the worker on node {station.node.name} is lost: {what}")
-        return left
 
     def _dismiss(self) -> None:
         """Whatever still runs is not wanted any more."""
@@ -155,26 +161,20 @@ class Engine:
 
     # Work
 
-    def _give_out(self, waiting: Sequence[Training], until: int) -> list[Training]:
-        """Begin what fits on devices that are free; returns what still waits."""
-        left = []
-        for one in waiting:
-            program = one.program
-            for station in self._stations.values():
-                needed = station.node.devices if program.alone else len(program.devices)
-                if station.ready and len(station.free) >= needed:
-                    places = station.free[: len(program.devices)]
-                    used = station.free[:needed]
-                    station.free = station.free[needed:]
-                    station.running[program.id] = one, used
-                    with by_value(own_modules()):
-                        station.actor.begin.remote(
-                            program, places, until, one.snapshot, program.id in self._deaths
-                        )
-                    break
-            else:
-                left.append(one)
-        return left
+    def _give_out(self, until: int) -> None:
+        """Begin on each node what its free devices have room for."""
+        for station in self._stations.values():
+            devices = station.node.devices
+            while station.ready and (
+                program := self._queue.take(station.node.id, len(station.free), devices)
+            ):
+                used = station.free[: needed(program, devices)]
+                station.free = station.free[len(used) :]
+                one = self._trainings[program.id]
+                station.running[program.id] = one, used
+                places, again = used[: len(program.devices)], program.id in self._deaths
+                with by_value(own_modules()):
+                    station.actor.begin.remote(program, places, until, one.snapshot, again)
 
     def _answers(self) -> Iterator[tuple[_Station, list[Event] | None]]:
         """What workers have told by now; None of one that is dead."""
@@ -215,6 +215,7 @@ class Engine:
         one, places = station.running[event.program]
         if event.kind in ("done", "interrupted", "failed"):
             del station.running[event.program]
+            self._queue.end(one.program)
             station.free = sorted([*station.free, *places])
         if event.kind == "failed":
             [error] = event.arguments
@@ -243,20 +244,14 @@ class Engine:
         raise InterruptedRunError
 
 
-def _seconds(one: Training) -> float:
-    return one.program.estimate.seconds / len(one.program.devices)
-
-
 @contextlib.contextmanager
-def _marker(checkpointer: Checkpointer | None) -> Iterator[str]:
+def _marker(checkpointer: Checkpoints | None) -> Iterator[str]:
     """A file where checkpoints are kept, by which nodes find out whether they see the folder."""
-    folder = getattr(checkpointer, "folder", None)
-    if folder is None:
+    if checkpointer is None or not isinstance(checkpointer.store, Folder):
         yield ""
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / ".shared"
-    file.touch()
+    file = checkpointer.store.path / ".shared"
+    checkpointer.store.put(file.name, b"")
     try:
         yield str(file)
     finally:

@@ -9,7 +9,6 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -37,8 +36,7 @@ class Work:
     task: Task
     data: Data
     control: Control
-    checkpoints: str | None  # where every node can read and write
-    checkpoint_every: float
+    checkpoints: tuple[str, float] | None  # where all nodes can read and write; seconds between
 
 
 @dataclass(frozen=True)
@@ -66,10 +64,11 @@ class Worker:
         self._work = work
         self._machine = Machine(work.task, work.data, devices())
         if work.checkpoints is not None:
+            where, every = work.checkpoints
             self._checkpoints = Checkpoints(
-                Path(work.checkpoints),
+                where,
                 lambda text: self._tell("", "note", text),
-                work.checkpoint_every,
+                every,
             )
         first = devices()[0]
         return {"platform": first.platform, "kind": first.device_kind, "devices": len(devices())}

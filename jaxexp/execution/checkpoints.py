@@ -1,4 +1,4 @@
-"""Snapshots of the programs of a run, kept as Orbax checkpoints: one folder for each program.
+"""Snapshots of the programs of a run, in a folder of Orbax checkpoints or another store.
 
 A checkpoint is written beside the training, appears whole or not at all, and holds a digest of its
 arrays and of its description: where one is damaged, the one before it is used.
@@ -7,10 +7,8 @@ All arrays are one blob of bytes inside an Orbax checkpoint. Orbax's own storage
 no digest of what is read back, and takes many times longer for the many small arrays of a grid.
 """
 
-import contextlib
 import hashlib
 import json
-import logging
 import math
 import time
 from collections.abc import Callable
@@ -20,21 +18,19 @@ from typing import TypeAlias, TypedDict, cast
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
 from jaxexp.base import memory
 from jaxexp.execution.control import Change
 from jaxexp.execution.records import End, Snapshot
+from jaxexp.execution.stores import Json, store
 from jaxexp.planning.programs import Program
 from jaxexp.training.trees import PyTree
 
 EVERY_SECONDS = 30.0
-KEPT = 2  # the last ones of each program
 SHARE = 0.02  # of the time, at most, may be spent waiting for a save to begin
 FIELDS = ("epoch", "step", "batch", "chunk", "seconds", "compile_seconds", "settled", "lanes")
 PLAIN = ("places", "stopped", "best_epoch")  # arrays of whole numbers
 Like: TypeAlias = tuple[PyTree, PyTree, PyTree]  # as `program.state_like` returns
-Json: TypeAlias = dict[str, object]
 Table: TypeAlias = dict[str, tuple[str, list[int]]]  # the type and shape of each array
 
 
@@ -59,17 +55,18 @@ class Checkpoints:
     """
 
     def __init__(
-        self, folder: Path, note: Callable[[str], None], every: float = EVERY_SECONDS
+        self, location: Path | str, note: Callable[[str], None], every: float = EVERY_SECONDS
     ) -> None:
-        """`note` is called with a sentence about checkpoints that cannot be read or written."""
-        self.folder, self.every = folder.absolute(), every
-        self.location = str(self.folder)  # for other processes
+        """`note` is called with a sentence about checkpoints that cannot be read or written.
+
+        `location` is the path of a folder, or a URL; raises UserError if it cannot be opened.
+        """
+        self.store, self.every = store(location), every
         self._note, self._noted = note, set[str]()
-        self._managers: dict[str, ocp.CheckpointManager] = {}
+        self._open: set[str] = set()  # programs
         self._saving: dict[str, Future[None]] = {}
         self._next: dict[str, float] = {}
         self._thread = ThreadPoolExecutor(1, "checkpoints")
-        logging.getLogger("absl").setLevel(logging.CRITICAL)  # `note` says what failed
 
     def due(self, program: Program) -> bool:
         """Whether the last save, or the start, is long enough ago."""
@@ -88,7 +85,11 @@ class Checkpoints:
 
     def load(self, program: Program, like: Callable[[], Like]) -> Snapshot | None:
         """The newest intact snapshot of this program, if there is one."""
-        if not (self.folder / program.id).is_dir():
+        try:
+            if not self.store.has(program.id):
+                return None
+        except OSError as error:
+            self._tell(f"{self.store.location}: not used ({_reason(error)})")
             return None
         return self._thread.submit(self._find, program, like()).result()
 
@@ -100,8 +101,8 @@ class Checkpoints:
     def close(self) -> None:
         """Wait until everything is written, and be done."""
         self._thread.shutdown()
-        for name in list(self._managers):
-            self._drop(name)
+        for name in self._open:
+            self.store.drop(name)
 
     def _try_to_save(self, program: Program, meta: Json, arrays: dict[str, np.ndarray]) -> None:
         # Whatever Orbax and the libraries under it raise: training is worth more than a checkpoint.
@@ -109,75 +110,51 @@ class Checkpoints:
             self._save(program, meta, arrays)
             memory.give_back()
         except Exception as error:
-            self._drop(program.id)  # it cannot be relied on any more
+            self.store.drop(program.id)  # what is open cannot be relied on any more
             self._tell(
-                f"{self.folder}: a checkpoint could not be written ({_reason(error)}); the run "
-                "continues, and what was saved before is kept"
+                f"{self.store.location}: a checkpoint could not be written ({_reason(error)}); "
+                "the run continues, and what was saved before is kept"
             )
 
     def _save(self, program: Program, meta: Json, arrays: dict[str, np.ndarray]) -> None:
         packed, table = _pack(arrays)
         meta |= {"program": program.id, "arrays": table, "packed": _digest(packed.data)}
         meta["digest"] = _digest(json.dumps(meta, sort_keys=True).encode())
-        manager = self._manager(program)
-        manager.save(
-            max(manager.all_steps(), default=0) + 1,
-            args=ocp.args.Composite(
-                arrays=ocp.args.StandardSave({"packed": packed}), meta=ocp.args.JsonSave(meta)
-            ),
-        )
+        self._open.add(program.id)
+        step = max(self.store.steps(program.id), default=0) + 1
+        self.store.save(program.id, step, meta, packed)
 
     def _find(self, program: Program, like: Like) -> Snapshot | None:
-        folder = self.folder / program.id
+        at = f"{self.store.location}/{program.id}"
+        self._open.add(program.id)
         # Whatever a damaged file makes Orbax and the libraries under it raise.
         try:
-            manager = self._manager(program)
-            steps = sorted(manager.all_steps(), reverse=True)
+            steps = sorted(self.store.steps(program.id), reverse=True)
         except Exception as error:
-            self._tell(f"{folder}: not used ({_reason(error)})")
+            self._tell(f"{at}: not used ({_reason(error)})")
             return None
         for step in steps:
             try:
-                return self._load(program, manager, step, like)
+                return self._load(program, step, like)
             except Exception as error:
                 self._tell(
-                    f"{folder / str(step)}: not used, damaged or of another program "
-                    f"({_reason(error)})"
+                    f"{at}/{step}: not used, damaged or of another program ({_reason(error)})"
                 )
         return None
 
-    def _load(
-        self, program: Program, manager: ocp.CheckpointManager, step: int,
-        like: Like,
-    ) -> Snapshot:  # fmt: skip
-        meta = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+    def _load(self, program: Program, step: int, like: Like) -> Snapshot:
+        meta = self.store.meta(program.id, step)
         digest = meta.pop("digest")
         if digest != _digest(json.dumps(meta, sort_keys=True).encode()):
             raise ValueError("its description is not what was saved")
         if meta["program"] != program.id:
             raise ValueError("it is of another program")
-        args = ocp.args.Composite(arrays=ocp.args.StandardRestore())
-        packed = np.asarray(manager.restore(step, args=args)["arrays"]["packed"])
+        packed = self.store.packed(program.id, step)
         if meta["packed"] != _digest(packed.data):
             raise ValueError("its arrays are not what was saved")
         arrays = _unpack(packed, meta["arrays"])
         counts = cast(Counts, {name: meta[name] for name in FIELDS})
         return _unflatten(arrays, counts, like)
-
-    def _manager(self, program: Program) -> ocp.CheckpointManager:
-        if program.id not in self._managers:
-            options = ocp.CheckpointManagerOptions(
-                max_to_keep=KEPT, enable_async_checkpointing=False, cleanup_tmp_directories=True
-            )
-            folder = self.folder / program.id
-            self._managers[program.id] = ocp.CheckpointManager(folder, options=options)
-        return self._managers[program.id]
-
-    def _drop(self, name: str) -> None:
-        manager = self._managers.pop(name, None)
-        if manager:
-            with contextlib.suppress(Exception):
-                manager.close()
 
     def _tell(self, text: str) -> None:
         """Tell it, once."""

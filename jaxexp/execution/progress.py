@@ -21,7 +21,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from jaxexp.base.words import count
+from jaxexp.base.words import count, duration
 from jaxexp.planning.programs import Plan, Program
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial, text
@@ -403,20 +403,6 @@ def going_on(text: str, console: Console, every: float = STILL_EVERY) -> Iterato
         over.set()
         teller.join()
     console.print(f"done {text}: {passed()}", markup=False, soft_wrap=True)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them.
-
-    >>> duration(0.3), duration(42), duration(75), duration(3 * 3600 + 60)
-    ('1 s', '42 s', '1 min 15 s', '3 h 1 min')
-    """
-    whole = max(1, math.ceil(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def _alone(program: Program) -> float:

@@ -43,6 +43,11 @@ class Target:
     flops: float  # floating-point operations per second, factors in bfloat16
 
     @property
+    def backend(self) -> str:
+        """As JAX names it."""
+        return "tpu" if self.topology else "gpu"
+
+    @property
     def host_bounds(self) -> tuple[int, int, int]:
         """The chips of a host, along three axes."""
         across, along = self.topology.partition(":")[2].split("x")
@@ -57,6 +62,9 @@ TARGETS = {
         Target("tpu-v5e-4", 4, "v5e:2x2", "v5litepod-4", 16e9, 819e9, 197e12),
         Target("tpu-v6e-1", 1, "v6e:1x1", "v6e-1", 32e9, 1640e9, 918e12),
         Target("tpu-v6e-4", 4, "v6e:2x2", "v6e-4", 32e9, 1640e9, 918e12),
+        # NVIDIA's data sheets of the SXM forms, without sparsity. For these, nothing is compiled.
+        Target("a100", 1, "", "", 80e9, 2039e9, 312e12),
+        Target("h100", 1, "", "", 80e9, 3350e9, 989e12),
     )
 }
 
@@ -103,6 +111,11 @@ def devices(target: Target) -> tuple[jax.Device, ...]:
 
     Raises UnavailableError where its compiler is not installed or does not start.
     """
+    if not target.topology:
+        raise UnavailableError(
+            f"target={target.name!r}: nothing is compiled for GPUs that are not here; expected "
+            "`nodes`, too, for a plan of which nothing is compiled"
+        )
     try:
         with _told(target):
             found = topologies.get_topology_desc(

@@ -426,7 +426,7 @@ class Training:
         estimate = program.estimate
         lane_epoch = estimate.seconds / len(program.trials) / program.epochs
         saved = (lanes - fewer) * lane_epoch * (program.epochs - epoch) / len(program.devices)
-        return fewer if saved > estimate.compile_seconds else lanes
+        return fewer if saved > estimate.shared_compile_seconds else lanes
 
     def _of_all(self, own: RunningProgram, asked: np.ndarray, change: Change) -> Change:
         """A change of some trials as one of all, (T,)."""

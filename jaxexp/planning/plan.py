@@ -11,6 +11,7 @@ from jaxexp.base.errors import UserError
 from jaxexp.base.words import count
 from jaxexp.planning.cost import MACHINES, Machine, Workload
 from jaxexp.planning.merging import Merger, Way
+from jaxexp.planning.nodes import functions_of
 from jaxexp.planning.programs import Estimate, Plan, Program, size_text
 from jaxexp.planning.tradeoff import Grouping, combined
 from jaxexp.spec.padding import bounds
@@ -20,7 +21,7 @@ from jaxexp.spec.trial import Kind, Trial
 MODES = ("auto", "exact", "one")
 STATE_COPIES = 3 * 2  # of parameters: they and Adam's moments; one more while a call runs
 RECORD_COPIES = 3  # of records at the peak: as they come, stacked, and in the results
-PARTS = 8  # of its work, that each of several nodes should find as programs of their own,
+PARTS = 32  # of its work, that each of several nodes should find as programs of their own,
 LEAST_SECONDS = 20.0  # if they take so long on a node: giving one out costs part of a second
 CALL_COPIES = 3  # of what an epoch records, while a call runs: given, under way, and returned
 
@@ -308,8 +309,9 @@ class _Planner:
         ]
         placed = [dataclasses.replace(p, devices=everywhere) for p in spread]
         busy = [0.0] * self.devices * self.nodes
+        of_all = {id(program) for program in spread}  # equal programs take long to compare
         for program in programs:
-            if program in spread or program.alone:
+            if id(program) in of_all or program.alone:
                 continue
             work = self._work(program) + self.machine.compile_seconds
             free = sorted(range(len(busy)), key=lambda device: busy[device])
@@ -329,19 +331,21 @@ class _Planner:
         return dataclasses.replace(program, chunk=math.ceil(own / chunks))
 
     def _sharing(self, programs: list[Program]) -> list[Program]:
-        """With a share each of what several of them compile once, on every node.
+        """With how many of them a node trains with the same compiled functions.
 
         Their smaller batches, of trials that are left when others have ended, are shared as well.
         """
         compiled = [self._compiled(program) for program in programs]
         counts = collections.Counter(compiled)
-        made = []
-        for program, own in zip(programs, compiled, strict=True):
-            share = min(1.0, self.nodes / counts[own])
-            seconds = program.estimate.compile_seconds * share
-            estimate = dataclasses.replace(program.estimate, compile_seconds=seconds)
-            made.append(dataclasses.replace(program, estimate=estimate))
-        return made
+        return [
+            dataclasses.replace(
+                program,
+                estimate=dataclasses.replace(
+                    program.estimate, sharing=max(1.0, counts[own] / self.nodes)
+                ),
+            )
+            for program, own in zip(programs, compiled, strict=True)
+        ]
 
     def _compiled(self, program: Program) -> object:
         """Equal for programs that share their compiled functions."""
@@ -350,8 +354,7 @@ class _Planner:
             for trial in program.trials
             if self.workload.run_length_matters(trial)
         }
-        batch = program.filled(), program.chunk, program.devices
-        return program.spec, program.record, batch, frozenset(lengths)
+        return functions_of(program), program.devices, frozenset(lengths)
 
     def _estimated(self, program: Program) -> Program:
         cost, bound = self.workload.cost(self._bound(program)), self._bound(program)

@@ -1,0 +1,241 @@
+"""Where snapshots are kept: in a folder as Orbax checkpoints, or as objects of any store.
+
+Nothing that is read is unpickled: a snapshot is JSON and an array of bytes.
+"""
+
+import contextlib
+import json
+import logging
+import posixpath
+import shutil
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+import fsspec
+import numpy as np
+import orbax.checkpoint as ocp
+
+from jaxexp.base.errors import UserError
+from jaxexp.base.files import write_whole
+
+KEPT = 2  # snapshots of each program: the last ones
+LENGTH_BYTES = 8  # of the number at the start of an object: how long its description is
+Json: TypeAlias = dict[str, Any]
+
+
+class Store(Protocol):
+    """Snapshots by the id of their program and a number, each a description and bytes."""
+
+    location: str  # for other processes, and people
+
+    def read(self, name: str) -> bytes | None:
+        """A file of its own, None if there is none; raises OSError."""
+        ...
+
+    def put(self, name: str, content: bytes) -> None:
+        """Write a file of its own; raises OSError."""
+        ...
+
+    def is_empty(self) -> bool:
+        """Whether nothing is there yet."""
+        ...
+
+    def has(self, program: str) -> bool:
+        """Whether there may be snapshots of a program."""
+        ...
+
+    def steps(self, program: str) -> list[int]:
+        """The numbers of a program's snapshots."""
+        ...
+
+    def save(self, program: str, step: int, meta: Json, packed: np.ndarray) -> None:
+        """Keep a snapshot, and no more than the last ones."""
+        ...
+
+    def meta(self, program: str, step: int) -> Json:
+        """The description of a snapshot."""
+        ...
+
+    def packed(self, program: str, step: int) -> np.ndarray:
+        """The bytes of a snapshot."""
+        ...
+
+    def drop(self, program: str) -> None:
+        """Forget what is open of a program; nothing is deleted."""
+        ...
+
+    def remove(self) -> None:
+        """Delete everything."""
+        ...
+
+
+def store(location: str | Path) -> Store:
+    """The store at a path, or at a URL such as s3://bucket/run.
+
+    Raises UserError for a URL that fsspec cannot open.
+
+    >>> store("memory://run").is_empty()
+    True
+    """
+    if isinstance(location, str) and "://" in location:
+        return Objects(location)
+    return Folder(Path(location))
+
+
+class Folder:
+    """A folder, with a folder of Orbax checkpoints for each program."""
+
+    def __init__(self, path: Path) -> None:
+        """Nothing is written yet."""
+        self.path = path.absolute()
+        self.location = str(self.path)
+        self._managers: dict[str, ocp.CheckpointManager] = {}
+        logging.getLogger("absl").setLevel(logging.CRITICAL)  # those who ask say what failed
+
+    def read(self, name: str) -> bytes | None:
+        """See `Store`, as for all methods."""
+        file = self.path / name
+        return file.read_bytes() if file.is_file() else None
+
+    def put(self, name: str, content: bytes) -> None:
+        """See `Store`."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_whole(self.path / name, content)
+
+    def is_empty(self) -> bool:
+        """See `Store`."""
+        return not self.path.exists() or not any(self.path.iterdir())
+
+    def has(self, program: str) -> bool:
+        """See `Store`."""
+        return (self.path / program).is_dir()
+
+    def steps(self, program: str) -> list[int]:
+        """See `Store`."""
+        return [*self._manager(program).all_steps()]
+
+    def save(self, program: str, step: int, meta: Json, packed: np.ndarray) -> None:
+        """See `Store`."""
+        self._manager(program).save(
+            step,
+            args=ocp.args.Composite(
+                arrays=ocp.args.StandardSave({"packed": packed}), meta=ocp.args.JsonSave(meta)
+            ),
+        )
+
+    def meta(self, program: str, step: int) -> Json:
+        """See `Store`."""
+        args = ocp.args.Composite(meta=ocp.args.JsonRestore())
+        made: Json = self._manager(program).restore(step, args=args)["meta"]
+        return made
+
+    def packed(self, program: str, step: int) -> np.ndarray:
+        """See `Store`."""
+        args = ocp.args.Composite(arrays=ocp.args.StandardRestore())
+        return np.asarray(self._manager(program).restore(step, args=args)["arrays"]["packed"])
+
+    def drop(self, program: str) -> None:
+        """See `Store`."""
+        manager = self._managers.pop(program, None)
+        if manager:
+            with contextlib.suppress(Exception):
+                manager.close()
+
+    def remove(self) -> None:
+        """See `Store`."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def _manager(self, program: str) -> ocp.CheckpointManager:
+        if program not in self._managers:
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=KEPT, enable_async_checkpointing=False, cleanup_tmp_directories=True
+            )
+            self._managers[program] = ocp.CheckpointManager(self.path / program, options=options)
+        return self._managers[program]
+
+
+class Objects:
+    """Objects of a store that fsspec knows, one for each snapshot.
+
+    An object is the length of its description (8 bytes, the lowest first), this, as JSON, and the
+    arrays. Where one is written in part, the digest in its description says so.
+    """
+
+    def __init__(self, url: str) -> None:
+        """Nothing is written yet; raises UserError for a URL that fsspec cannot open."""
+        self.location = url
+        try:
+            self._files, self._root = fsspec.core.url_to_fs(url)
+        except (ValueError, ImportError, OSError) as error:
+            raise UserError(f"{url}: cannot be opened ({error})") from error
+
+    def read(self, name: str) -> bytes | None:
+        """See `Store`, as for all methods."""
+        try:
+            content: bytes = self._files.cat_file(self._at(name))
+        except FileNotFoundError:
+            return None
+        return content
+
+    def put(self, name: str, content: bytes) -> None:
+        """See `Store`."""
+        path = self._at(name)
+        self._files.makedirs(posixpath.dirname(path), exist_ok=True)
+        self._files.pipe_file(path, content)
+
+    def is_empty(self) -> bool:
+        """See `Store`."""
+        return not self._listed(self._root)
+
+    def has(self, program: str) -> bool:
+        """See `Store`."""
+        return bool(self.steps(program))
+
+    def steps(self, program: str) -> list[int]:
+        """See `Store`."""
+        names = (posixpath.basename(path) for path in self._listed(self._at(program)))
+        return [int(name) for name in names if name.isdecimal()]
+
+    def save(self, program: str, step: int, meta: Json, packed: np.ndarray) -> None:
+        """See `Store`."""
+        described = json.dumps(meta).encode()
+        length = len(described).to_bytes(LENGTH_BYTES, "little")
+        self.put(f"{program}/{step}", b"".join([length, described, packed.data]))
+        for old in sorted(self.steps(program))[:-KEPT]:
+            self._files.rm_file(self._at(f"{program}/{old}"))
+
+    def meta(self, program: str, step: int) -> Json:
+        """See `Store`."""
+        path, start = self._at(f"{program}/{step}"), self._start(program, step)
+        made: Json = json.loads(self._files.cat_file(path, start=LENGTH_BYTES, end=start))
+        return made
+
+    def packed(self, program: str, step: int) -> np.ndarray:
+        """See `Store`."""
+        path = self._at(f"{program}/{step}")
+        content = self._files.cat_file(path, start=self._start(program, step))
+        return np.frombuffer(content, np.uint8)
+
+    def drop(self, program: str) -> None:
+        """See `Store`."""
+
+    def remove(self) -> None:
+        """See `Store`."""
+        with contextlib.suppress(FileNotFoundError):
+            self._files.rm(self._root, recursive=True)
+
+    def _start(self, program: str, step: int) -> int:
+        """Where the arrays begin."""
+        length = self._files.cat_file(self._at(f"{program}/{step}"), start=0, end=LENGTH_BYTES)
+        return LENGTH_BYTES + int.from_bytes(length, "little")
+
+    def _at(self, name: str) -> str:
+        return posixpath.join(self._root, name)
+
+    def _listed(self, path: str) -> list[str]:
+        self._files.invalidate_cache(path)  # other processes write there, too
+        try:
+            found: list[str] = self._files.ls(path, detail=False)
+        except FileNotFoundError:
+            return []
+        return found

@@ -1,0 +1,85 @@
+"""Snapshots in stores that are no folder: objects behind a URL."""
+
+import fsspec
+import numpy as np
+import pytest
+from test_checkpoints import assert_same_bits, expected, made, one_step, resume, small  # noqa: F401
+
+import jaxexp as jx
+from jaxexp.execution.stores import Folder, Objects, store
+
+NAME = "in several streams"
+KINDS = ["memory", "file"]
+
+
+@pytest.fixture(params=KINDS)
+def url(request, tmp_path):
+    """Of a store of objects that is empty: in memory, as those of a cloud are, and on a disk."""
+    made_url = f"{request.param}://{tmp_path}/run"
+    yield made_url
+    store(made_url).remove()
+
+
+def test_a_run_resumes_from_objects_with_the_same_bits(
+    url, small, devices, expected, one_step  # noqa: F811
+):  # fmt: skip
+    own, stops, notes = made(NAME, devices, small), 0, []
+    while (records := resume(own, small, devices, url, 20, notes)) is None:
+        stops += 1
+    assert stops >= 3
+    assert not notes
+    for trial, record in records.items():
+        assert_same_bits(record, expected[NAME][trial])
+    there = Objects(url)
+    assert all(0 < len(there.steps(program.id)) <= 2 for program in own.programs)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[: len(b) // 2], lambda b: b[:-1] + b"!", lambda b: b""]
+)
+def test_a_damaged_object_is_told_and_the_one_before_it_used(
+    url, damage, small, devices, expected, one_step  # noqa: F811
+):  # fmt: skip
+    own = made("on all devices", devices, small)
+    assert resume(own, small, devices, url, 10) is None
+    assert resume(own, small, devices, url, 10) is None
+    files, root = fsspec.core.url_to_fs(url)
+    last = f"{root}/{own.programs[0].id}/2"
+    files.pipe_file(last, damage(files.cat_file(last)))
+    notes = []
+    records = resume(own, small, devices, url, notes=notes)
+    assert len(notes) == 1
+    assert "2: not used" in notes[0]
+    for trial, record in records.items():
+        assert_same_bits(record, expected["on all devices"][trial])
+
+
+def test_a_store_keeps_the_last_snapshots_and_removes_all(url):
+    there = store(url)
+    assert there.is_empty()
+    for step in (1, 2, 3, 10):
+        there.save("program", step, {"step": step}, np.arange(step, dtype=np.uint8))
+    assert sorted(there.steps("program")) == [3, 10]
+    assert there.meta("program", 10) == {"step": 10}
+    np.testing.assert_array_equal(there.packed("program", 10), np.arange(10))
+    assert there.has("program")
+    assert not there.has("other")
+    there.put("identity.json", b"{}")
+    assert there.read("identity.json") == b"{}"
+    assert there.read("other.json") is None
+    there.remove()
+    assert there.is_empty()
+
+
+def test_checkpoints_of_another_run_are_refused_behind_a_url(url):
+    data = jx.arrays(np.arange(40.0)[:, None], [0, 1] * 20)
+    base = jx.MLPTrial(epochs=2, depth=1, batch_size=8)
+    jx.run(jx.Sweep(base), data=data, checkpoint_dir=url, progress=False)
+    with pytest.raises(jx.UserError, match="checkpoints of another run"):
+        jx.run(jx.Sweep(base.replace(epochs=3)), data=data, checkpoint_dir=url, progress=False)
+
+
+def test_what_cannot_be_opened_is_refused():
+    with pytest.raises(jx.UserError, match="nowhere://run: cannot be opened"):
+        store("nowhere://run")
+    assert isinstance(store("runs/a"), Folder)
