@@ -2,13 +2,16 @@
 
 import os
 import re
+import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 
 import jax
 import numpy as np
 import optax
 import psutil
 import pytest
+import yaml
 from flax import linen as nn
 
 import jaxexp as jx
@@ -161,6 +164,41 @@ def test_what_dies_is_trained_elsewhere_from_its_last_snapshot(two, data, tmp_pa
     same(found, jx.run(own, TASK, data, devices=1, progress=False))
 
 
+@pytest.mark.nightly
+@pytest.mark.parametrize("seed", range(24))
+def test_nodes_killed_at_random_moments(two, data, tmp_path, reference, seed):
+    """Of three nodes, one or two; their raylets and workers with SIGKILL, or a worker alone."""
+    rng = np.random.default_rng(seed)
+    third = two.add_node(num_cpus=1)
+    two.wait_for_nodes()
+    own, expected = reference
+
+    def kill():
+        for _ in range(rng.integers(1, 3)):
+            if rng.random() < 0.7:
+                two.remove_node(two.list_all_nodes()[-1], allow_graceful=False)
+            elif alive := workers():
+                alive[rng.integers(len(alive))].kill()
+
+    watch = Watch(int(rng.integers(1, LONG - 20)), kill)
+    try:
+        found = jx.run(
+            own, TASK, data, cluster=two.address, progress=watch, checkpoint_dir=tmp_path / "kept",
+            checkpoint_every=float(rng.uniform(0.1, 2)),
+        )  # fmt: skip
+    finally:
+        if third in two.list_all_nodes():
+            two.remove_node(third)
+    assert watch.done
+    same(found, expected)
+
+
+@pytest.fixture(scope="module")
+def reference(data):
+    own = sweep(LONG, channels=[3, 4, 5], learning_rate=[0.1])
+    return own, jx.run(own, TASK, data, devices=1, progress=False)
+
+
 def test_a_node_that_joins_gets_work(two, data):
     third = []
     watch = Watch(LONG // 4, lambda: third.append(two.add_node(num_cpus=1)))
@@ -267,3 +305,17 @@ def test_without_ray_the_extra_is_named(data, monkeypatch):
     monkeypatch.setattr(cluster_nodes, "_joined", {})
     with pytest.raises(UnavailableError, match=r"jaxexp\[cluster\]"):
         jx.plan(sweep(), TASK, data, cluster="auto")
+
+
+PAGE = Path(__file__).parents[1] / "docs" / "how-to" / "cluster.md"
+
+
+def test_the_files_of_the_documentation_can_be_read():
+    blocks = re.findall(r"^```\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.M | re.S)
+    scripts = [block for block in blocks if block.startswith("#!/bin/bash")]
+    manifests = [yaml.safe_load(block) for block in blocks if block.startswith("apiVersion")]
+    assert scripts
+    for script in scripts:
+        subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+    [job] = manifests
+    assert job["spec"]["entrypoint"].startswith("jaxexp run learning_rate --cluster auto")

@@ -596,7 +596,7 @@ def test_runs_are_listed_with_their_state(tmp_path, rates):
         (["runs", "{run}"], "holds no runs: it is a run itself, see jaxexp show"),
         (["bench", "--images", "a"], "--images a: expected together with --vision"),
         (["bench", "--vision", "--images", "nowhere"], "nowhere: no such folder"),
-        (["bench", "--quick"], "--quick: expected together with --optuna, --sklearn or"),
+        (["bench", "--quick"], "--quick: expected with --optuna, --sklearn, --searches"),
         (["bench", "--searches", "--vision"], "--searches: expected without --vision"),
         (["bench", "--searches", "--optuna"], "--searches: expected without --optuna"),
         (["bench", "--sklearn", "--vision"], "--sklearn: expected without --vision"),

@@ -534,9 +534,16 @@ def bench(
             "instead: on digits, and with --data on those places.",
         ),
     ] = False,
+    on_cluster: Annotated[
+        bool,
+        typer.Option(
+            "--cluster",
+            help="Time a grid on a cluster of two nodes of this machine instead, beside Ray Tune.",
+        ),
+    ] = False,
     quick: Annotated[
         bool,
-        typer.Option("--quick", help="With the last three: little, to see that it runs."),
+        typer.Option("--quick", help="With the last four: little, to see that it runs."),
     ] = False,
 ) -> None:
     """Time a grid of learning rates and seeds beside PyTorch, compilation apart.
@@ -550,18 +557,21 @@ def bench(
         raise UserError(f"--images {images}: expected together with --vision")
     kinds = {
         "--vision": vision, "--optuna": study, "--sklearn": cross_validation,
-        "--searches": searches,
+        "--searches": searches, "--cluster": on_cluster,
     }  # fmt: skip
     asked = [name for name, given in kinds.items() if given]
     if len(asked) > 1:
         raise UserError(f"{asked[1]}: expected without {asked[0]}")
     if quick and (vision or not asked):
-        raise UserError("--quick: expected together with --optuna, --sklearn or --searches")
+        raise UserError("--quick: expected with --optuna, --sklearn, --searches or --cluster")
     if cross_validation:
         benchmark("crossvalidation").compare(data, quick=quick)
         return
     if study:
-        _bench_study(quick)
+        _bench("studies", "--optuna", "optuna,torch", quick=quick)
+        return
+    if on_cluster:
+        _bench("cluster", "--cluster", "cluster", quick=quick)
         return
     if searches:
         benchmark("searches").compare(data, quick=quick)
@@ -578,14 +588,15 @@ def bench(
     )
 
 
-def _bench_study(quick: bool) -> None:
+def _bench(name: str, option: str, extras: str, *, quick: bool) -> None:
+    """Run a benchmark whose peers are in extras."""
     try:
-        studies = benchmark("studies")
+        found = benchmark(name)
     except ImportError as error:
         raise UserError(
-            f"--optuna: {error.name} is missing: pip install 'jaxexp[optuna,torch]'"
+            f"{option}: {error.name} is missing: pip install 'jaxexp[{extras}]'"
         ) from error
-    studies.compare(quick=quick)
+    found.compare(quick=quick)
 
 
 browse.add_to(app)

@@ -23,6 +23,7 @@ from jaxexp.training.task import Task
 
 LOOK_SECONDS = 2.0  # between two looks for nodes that have joined
 WAIT_SECONDS = 0.5  # for something to happen
+BUSY_SECONDS = 30.0  # after which it is told that a node does not start
 STOP_SECONDS = 120.0  # that programs may take to leave a last snapshot
 MOST_DEATHS = 3  # of workers under one program, before it is taken for the reason
 
@@ -35,7 +36,9 @@ class _Station:
     actor: Any
     free: list[int]  # its devices that train nothing
     question: Any  # the answer that is awaited
+    since: float = field(default_factory=time.monotonic)
     ready: bool = False
+    told: bool = False  # that it keeps us waiting
     running: dict[str, tuple[Training, list[int]]] = field(default_factory=dict)
 
 
@@ -61,13 +64,14 @@ class Engine:
         if checkpointer is not None and not isinstance(checkpointer, Checkpoints):
             raise UserError("on a cluster, expected the checkpoints of jaxexp")
         kept = None if checkpointer is None else (checkpointer.store.location, checkpointer.every)
-        with _marker(checkpointer) as self._marker:
+        with _marker(checkpointer) as marker:
             nodes = self.cluster.nodes()
-            asked = [self.cluster.ask(node, [*self._versions], self._marker) for node in nodes]
-            for node, answer in zip(nodes, asked, strict=True):
-                self.cluster.check(node, answer, self._versions, self._marker)
+            new = [node for node in nodes if node.id not in self.cluster.fit]
+            asked = [self.cluster.ask(node, [*self._versions]) for node in new]
+            for node, answer in zip(new, asked, strict=True):
+                self.cluster.check(node, answer, self._versions)
             with by_value(own_modules()):
-                self._work = self._ray.put(Work(task, data, control, kept))
+                self._work = self._ray.put(Work(task, data, control, kept, marker))
             self._deaths: dict[str, int] = {}
             for node in nodes:
                 self._take_on(node)
@@ -112,21 +116,22 @@ class Engine:
         for node in self.cluster.nodes():
             known = self._stations.keys() | self._refused | self._asked.keys()
             if node.id not in known:
-                answer = self.cluster.ask(node, [*self._versions], self._marker)
+                answer = self.cluster.ask(node, [*self._versions])
                 self._asked[node.id] = node, answer
         for node, answer in list(self._asked.values()):
             if not self._ray.wait([answer], timeout=0)[0]:
                 continue
             del self._asked[node.id]
             try:
-                self.cluster.check(node, answer, self._versions, self._marker)
+                self.cluster.check(node, answer, self._versions)
             except UserError as error:
                 # One that has just died is still among the nodes for a while.
                 if node.id not in self._left:
                     self._refused.add(node.id)
                     self._progress.note(f"{error}; it is not used")
                 continue
-            self._progress.note(f"node {node.name} has joined")
+            again = "is there again" if node.id in self._left else "has joined"
+            self._progress.note(f"node {node.name} {again}")
             self._take_on(node)
 
     def _lose(self, station: _Station) -> None:
@@ -135,6 +140,8 @@ class Engine:
         self.cluster.lose(station.node)
         self._left.add(station.node.id)
         self._queue.lose(station.node.id)
+        if not station.ready:  # one of an earlier run, that was leaving
+            return
         left = [one for one, _ in station.running.values()]
         for one in left:
             self._queue.end(one.program)
@@ -153,11 +160,12 @@ class Engine:
         self._progress.note(f"the worker on node {station.node.name} is lost: {what}")
 
     def _dismiss(self) -> None:
-        """Whatever still runs is not wanted any more."""
+        """Whatever still runs is not wanted any more; the other workers may be wanted again."""
         for station in self._stations.values():
-            if station.running:
+            if station.running or not station.ready:
                 self.cluster.lose(station.node)
         self._stations = {}
+        self.cluster.rest()
 
     # Work
 
@@ -179,18 +187,23 @@ class Engine:
     def _answers(self) -> Iterator[tuple[_Station, list[Event] | None]]:
         """What workers have told by now; None of one that is dead."""
         asked = {own.question: own for own in self._stations.values()}
+        for own in asked.values():
+            if not (own.ready or own.told) and time.monotonic() - own.since > BUSY_SECONDS:
+                own.told = True
+                self._progress.note(f"node {own.node.name} is busy with other work: waiting for it")
         if not asked:
             time.sleep(WAIT_SECONDS)
             return
-        answered, _ = self._ray.wait([*asked], num_returns=len(asked), timeout=WAIT_SECONDS / 5)
-        if not answered:
-            answered, _ = self._ray.wait([*asked], num_returns=1, timeout=WAIT_SECONDS)
+        self._ray.wait([*asked], num_returns=1, timeout=WAIT_SECONDS)
+        answered, _ = self._ray.wait([*asked], num_returns=len(asked), timeout=0)
         for question in answered:
             station = asked[question]
             try:
                 answer = self._ray.get(question)
             except self._ray.exceptions.RayTaskError as error:
-                raise error.as_instanceof_cause() from error
+                if isinstance(error.cause, UserError):
+                    raise UserError(f"node {station.node.name}: {error.cause}") from error
+                raise
             except self._ray.exceptions.RayError as error:
                 if not station.ready and "creation task" in str(error):
                     reason = str(error).strip().rpartition("\n")[2]

@@ -8,7 +8,7 @@ import platform
 import socket
 import sys
 import sysconfig
-import time
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from jaxexp.cluster import probing
 from jaxexp.cluster.worker import Worker
 from jaxexp.training.checks import is_int
 
+IDLE_SECONDS = 30.0  # that workers keep their nodes, and what they have compiled, after a run
 ANSWERS_SECONDS = 5.0  # that an address may take to answer,
 NODE_SECONDS = 60.0  # and a node, which has to start a process for it
 ACCELERATORS = ("TPU", "GPU")  # as Ray names them; a node without any has its cores
@@ -90,7 +91,9 @@ class Cluster:
                     f"cluster={address!r}: no Ray cluster answers there ({reason}); "
                     "`ray start --head` begins one on this machine"
                 ) from error
+        self.fit: set[str] = set()  # ids of the nodes that have been checked
         self._actors: dict[str, Any] = {}
+        self._leaving: threading.Timer | None = None
         if not self.nodes():
             raise UserError(f"cluster={address!r}: none of its nodes has a core or an accelerator")
 
@@ -132,19 +135,16 @@ class Cluster:
         fastest = min((PLATFORMS.index(node.platform) for node in alive), default=0)
         return [node for node in alive if node.platform == PLATFORMS[fastest]]
 
-    def ask(self, node: Node, libraries: Sequence[str], marker: str) -> Any:
+    def ask(self, node: Node, libraries: Sequence[str]) -> Any:
         """Ask a node what it is; `check` reads the answer, which takes a second."""
         with by_value([probing]):
             asked = self.ray.remote(probing.describe).options(
                 num_cpus=0, scheduling_strategy=self._on(node)
             )
-            return asked.remote([*libraries], marker)
+            return asked.remote([*libraries])
 
-    def check(self, node: Node, answer: Any, expected: Mapping[str, str], marker: str) -> None:
-        """Raise UserError, which names the node, where it is not fit to train.
-
-        `expected` are versions of libraries, `marker` is a file that every node must see, or "".
-        """
+    def check(self, node: Node, answer: Any, expected: Mapping[str, str]) -> None:
+        """Raise UserError, which names the node, where it has not the expected versions."""
         try:
             said = self.ray.get(answer, timeout=NODE_SECONDS)
         except self.ray.exceptions.RayError as error:
@@ -163,14 +163,12 @@ class Cluster:
             )
         if said["error"]:
             raise UserError(f"node {node.name}: cannot import jaxexp ({said['error']})")
-        if not said["sees"]:
-            raise UserError(
-                f"node {node.name}: does not see {Path(marker).parent}, where checkpoints are "
-                "kept; expected a directory that all nodes share"
-            )
+        self.fit.add(node.id)
 
     def worker(self, node: Node) -> Any:
         """The worker of a node, which is started where there is none."""
+        if self._leaving:
+            self._leaving.cancel()
         if node.id not in self._actors:
             made = self.ray.remote(Worker).options(
                 **node.resources,
@@ -188,13 +186,19 @@ class Cluster:
             with contextlib.suppress(Exception):
                 self.ray.kill(own)
 
+    def rest(self) -> None:
+        """End all workers soon, unless there is another run: others may want to use the nodes."""
+        self._leaving = threading.Timer(IDLE_SECONDS, self.close)
+        self._leaving.daemon = True
+        self._leaving.start()
+
     def close(self) -> None:
         """End all workers."""
-        leaving = [own.leave.remote() for own in self._actors.values()]
-        deadline = time.monotonic() + 10
-        for own in leaving:
-            with contextlib.suppress(Exception):  # they end without an answer
-                self.ray.get(own, timeout=max(0.1, deadline - time.monotonic()))
+        if self._leaving:
+            self._leaving.cancel()
+        for own in self._actors.values():
+            with contextlib.suppress(Exception):  # whoever is gone already
+                own.__ray_terminate__.remote()
         self._actors = {}
 
     def _on(self, node: Node) -> Any:

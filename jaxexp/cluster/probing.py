@@ -1,13 +1,12 @@
 """What a node says of itself before it is asked to train. Nodes need nothing of ours for it."""
 
 import importlib.metadata
-import os
 import platform
 import socket
 
 
-def describe(libraries: list[str], marker: str) -> dict[str, object]:
-    """Versions of the libraries, whether they can be imported, and whether a file is seen."""
+def describe(libraries: list[str]) -> dict[str, object]:
+    """Versions of the libraries, and why this one cannot be imported."""
     found: dict[str, str] = {"python": platform.python_version()}
     for name in libraries:
         try:
@@ -24,5 +23,4 @@ def describe(libraries: list[str], marker: str) -> dict[str, object]:
         "processor": platform.machine(),
         "versions": found,
         "error": error,
-        "sees": not marker or os.path.exists(marker),
     }

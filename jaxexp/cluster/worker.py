@@ -2,13 +2,13 @@
 
 import contextlib
 import dataclasses
-import os
 import queue
 import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -37,6 +37,7 @@ class Work:
     data: Data
     control: Control
     checkpoints: tuple[str, float] | None  # where all nodes can read and write; seconds between
+    marker: str = ""  # a file that lies there, where this is a folder
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,15 @@ class Worker:
         self._checkpoints: Checkpoints | None = None
 
     def prepare(self, work: Work) -> dict[str, Any]:
-        """Place the data of a run; returns what the devices are."""
+        """Place the data of a run; returns what the devices are.
+
+        Raises UserError where the folder of the checkpoints is not seen here.
+        """
+        if work.marker and not Path(work.marker).exists():
+            raise UserError(
+                f"does not see {Path(work.marker).parent}, where checkpoints are kept; expected a "
+                "folder that all nodes share, or a URL"
+            )
         self._end()
         self._stop = threading.Event()
         self._work = work
@@ -99,12 +108,8 @@ class Worker:
         """Have all programs leave a last snapshot and end."""
         self._stop.set()
 
-    def leave(self) -> None:
-        """Write what is still to be written, and end this process."""
-        self._end()
-        os._exit(0)
-
     def _end(self) -> None:
+        """Write what is still to be written."""
         if self._checkpoints is not None:
             self._checkpoints.close()
             self._checkpoints = None
