@@ -50,6 +50,7 @@ from jaxexp.training.task import Inspection, Task, Variables, directions
 from jaxexp.training.tracing import fingerprint, inspection, is_plain_value
 
 if TYPE_CHECKING:
+    import pandas as pd
     import xarray as xr
 
     from jaxexp.cluster.nodes import Cluster
@@ -141,6 +142,37 @@ class PlannedRun:
             raise UserError(f"a plan for nodes of {self.target.name} is not compiled: plan without")
         arrays = step.with_evaluation(self.data)
         return targets.compile_plan(self.plan, self.task, arrays, self.target)
+
+    def tradeoff(self) -> "pd.DataFrame":
+        """What more or fewer programs would take, as estimated: padding against compilations.
+
+        Programs of different sizes are merged pair by pair, from one for each size on, until no
+        two can be merged; each row is a grouping on the way, of so many `programs`.
+        `train_seconds` (padding included), `compile_seconds` and `seconds`, their sum, are those
+        of one device. `padding` is the share of the arithmetic that no trial needs. `chosen` is
+        True for the grouping of this plan: of programs that may be merged, the fewest that take at
+        most 5 % more than the best. Programs that are cut into parts, for want of memory or for
+        several nodes, count once. `jaxexp.figures.tradeoff` draws it.
+
+        >>> import jaxexp as jx
+        >>> data = jx.arrays([[0.0], [1.0]] * 4, [0, 1] * 4)
+        >>> planned = plan(jx.Sweep(jx.MLPTrial(batch_size=2), {"width": [4, 8]}), data=data)
+        >>> planned.tradeoff()[["programs", "chosen"]].values.tolist()
+        [[2, False], [1, True]]
+        """
+        import pandas as pd
+
+        trials = [trial for sweep in self.sweeps for trial in sweep.trials()]
+        groupings, chosen = planning.tradeoff(
+            self.sweeps,
+            _Inspector(self.task, self.data).workload(trials),
+            mode=self.plan.mode,
+            backend=self.plan.backend,
+        )
+        made = pd.DataFrame([vars(grouping) for grouping in groupings])
+        made.insert(3, "seconds", made["train_seconds"] + made["compile_seconds"])
+        made["chosen"] = [i == chosen for i in range(len(made))]
+        return made
 
     def __str__(self) -> str:
         """Programs, padding, devices, memory and time, as estimated; of nodes, a forecast."""

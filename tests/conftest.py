@@ -2,6 +2,7 @@
 
 import atexit
 import functools
+import gc
 import os
 import shutil
 import tempfile
@@ -28,6 +29,8 @@ from jaxexp.report import figures
 from jaxexp.training.data import Data, Examples
 
 jax.config.update("jax_num_cpu_devices", 4)
+# Tracing makes many objects and few cycles: looking for these takes a tenth of the time.
+gc.set_threshold(200_000, 20, 50)
 # No deadlines: machines are busy.
 hypothesis.settings.register_profile("daily", deadline=None, max_examples=20)
 hypothesis.settings.register_profile("nightly", deadline=None, max_examples=200)
@@ -62,6 +65,12 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if getattr(item.obj, "is_hypothesis_test", False):
                 item.add_marker(pytest.mark.nightly)
+
+
+def pytest_collection_finish():
+    """What has been imported stays: it need not be looked through again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

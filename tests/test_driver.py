@@ -210,8 +210,8 @@ EPOCHS = 50
 @pytest.fixture
 def over(monkeypatch):
     """Set as soon as the driver has told all streams to stop, and begins to wait for them."""
-    event, busy = threading.Event(), driver._Shared.busy
-    monkeypatch.setattr(driver._Shared, "busy", lambda *args: event.set() or busy(*args))
+    event, busy = threading.Event(), driver.Machine.busy
+    monkeypatch.setattr(driver.Machine, "busy", lambda *args: event.set() or busy(*args))
     return event
 
 

@@ -234,6 +234,31 @@ def test_printed_plan():
     assert lines[2] == "    1 × 50 epochs on device 0: width=4, batch_norm=True"
 
 
+def test_programs_that_share_compiled_functions_share_the_seconds(monkeypatch):
+    rates = Sweep(MLPTrial(epochs=3), {"learning_rate": [10.0**-n for n in range(11)]})
+    [whole] = plan([rates], 1).programs
+    state = whole.estimate.state_bytes / len(whole.trials)
+    small = dataclasses.replace(MACHINES["cpu"], state_bytes=3.5 * state)
+    monkeypatch.setitem(MACHINES, "cpu", small)
+
+    def compiling(*sweeps: Sweep, **options) -> list[tuple[int, float]]:
+        programs = plan(sweeps, 1, **options).programs
+        return [(len(p.trials), p.estimate.shared_compile_seconds) for p in programs]
+
+    # Three of three trials are compiled once, the one of the rest by itself.
+    assert sorted(compiling(rates)) == [(2, 3.0), (3, 1.0), (3, 1.0), (3, 1.0)]
+    assert sorted(compiling(rates, nodes=2)) == [(2, 3.0), (3, 2.0), (3, 2.0), (3, 2.0)]
+    assert sum(own for _, own in compiling(rates, nodes=5)) == 4 * 3
+    # One that has a rate on that is off in the others has functions of its own.
+    dropped = dataclasses.replace(rates, base=rates.base.replace(dropout=0.1))
+    assert sum(own for _, own in compiling(rates, dropped, mode="exact")) == 4 * 3
+    # Where an optimizer has to know the number of steps, that of another length is another.
+    longer = dataclasses.replace(rates, base=rates.base.replace(epochs=5, seed=1))
+    assert sum(own for _, own in compiling(rates, longer, mode="exact")) == 2 * 3
+    told = work_of(EXAMPLES, run_length_matters=lambda trial: True)
+    assert sum(own for _, own in compiling(rates, longer, workload=told, mode="exact")) == 4 * 3
+
+
 def test_two_sweeps_of_one_name_are_told():
     sweeps = [Sweep(MLPTrial()), Sweep(MLPTrial(), {"seed": [1, 2]})]
     with pytest.raises(UserError, match="two sweeps are named 'sweep': give each a name of its"):

@@ -94,6 +94,41 @@ def test_a_search_is_the_one_of_python(sampler, place):
     assert ("parent" in own) == (sampler == "pbt")
 
 
+def of_seeds(place: Path, sampler: str) -> jx.Results:
+    """What the same search in Python ends with, of three seeds from 5 on."""
+    code: dict = {}
+    exec(SWEEP, code)
+    task, data = code["problem"](None)
+    space = jx.search.Space(code["sweep"].base.replace(width=4, seed=5), SPACE)
+    made, rule = {
+        "sobol": lambda: (jx.search.sobol(space, 4, seed=2, seeds=3), None),
+        "random": lambda: (jx.search.random(space, 4, seed=2, seeds=3), None),
+        "halving": lambda: (jx.search.random(space, 4, seed=2, seeds=3), Halving("accuracy")),
+        "hyperband": lambda: (Hyperband(space, "accuracy", seed=2, seeds=3), None),
+    }[sampler]()
+    return jx.run(made, task, data, progress=False, stopping=rule)
+
+
+SEEDS = ["--seed", "2", "--seeds", "3", "--metric", "accuracy", "--set", "width=4", "--set=seed=5"]
+
+
+@pytest.mark.parametrize("sampler", ["random", "sobol", "halving", "hyperband"])
+def test_each_point_is_trained_with_several_seeds(sampler, place, capsys):
+    trials = [] if sampler == "hyperband" else ["--trials", "4"]
+    assert here(*search("--sampler", sampler, *SEEDS, *trials, "--out", "out")) == 0
+    assert "3 seeds" in capsys.readouterr().err  # the table is of means
+    own, other = results(place / "out"), of_seeds(place, sampler)
+    assert own["seed"].values.tolist() == [5, 6, 7]
+    for name in ("learning_rate", "loss", "accuracy", "epochs_trained", "trial_id"):
+        np.testing.assert_array_equal(own[name].values, other[name].values, name)
+    assert own["loss"].dims == ("sample", "seed", "epoch", "split")
+    assert jx.seeds.average(own)["accuracy_std"].dims == ("sample", "epoch", "split")
+    ended = own["epochs_trained"]
+    assert (ended < 3).any() == (sampler in ("halving", "hyperband"))
+    assert (ended == ended.isel(seed=0)).all()  # the seeds of a point end together
+    assert "each point with 3 seeds" in (place / "out/report.html").read_text()
+
+
 @pytest.mark.integration
 def test_its_run_directory_is_one_like_any_other(place, capsys):
     line = ["--trials", "3", "--set", "width=4,8", "--set", "depth=2", "--metric", "accuracy"]
@@ -130,6 +165,19 @@ def start(place: Path, *arguments: str) -> subprocess.Popen:
     line = [sys.executable, "-m", "jaxexp", *arguments]
     pipe = subprocess.PIPE
     return subprocess.Popen(line, cwd=place, env=environment, stdout=pipe, stderr=pipe, text=True)
+
+
+@pytest.mark.integration
+def test_points_of_several_seeds_that_are_killed_end_with_the_same_bits(place):
+    size = ["--trials", "3", "--seeds", "2", "--set", "epochs=400"]
+    line = search("--sampler", "halving", *size, "--checkpoint-every", "0.1", "--out")
+    assert here(*line, "whole") == 0
+    process = start(place, *line, "killed")
+    wait_for(lambda: has_checkpoint(place / "killed"), process)
+    killed(process, signal.SIGKILL)
+    assert here("resume", "killed") == 0
+    assert_same_results(place / "killed", place / "whole")
+    assert results(place / "whole")["seed"].size == 2
 
 
 @pytest.mark.integration
@@ -206,6 +254,21 @@ def test_a_study_is_the_one_of_python(place, capsys):
     assert len(study_of(place / "out").trials) == 3
 
 
+def test_a_study_is_told_the_mean_over_the_seeds(place):
+    pytest.importorskip("optuna")
+    size = ["--sampler", "optuna", "--trials", "5", "--batch", "3", *SEEDS]
+    assert here(*search(*size, "--out", "out")) == 0
+    own = results(place / "out")
+    assert own["loss"].dims == ("sample", "seed", "epoch", "split")
+    assert own["seed"].values.tolist() == [5, 6, 7]
+    means = own["accuracy"].sel(split="validation").isel(epoch=-1).mean("seed").values
+    told = [trial.value for trial in study_of(place / "out").trials]
+    np.testing.assert_allclose(told, means, rtol=1e-6)
+    spread = own["accuracy"].sel(split="validation").isel(epoch=-1).std("seed").values
+    assert (spread > 0).any()  # or any of the seeds would do
+    assert len(list((place / "out/models/mine").glob("*.npz"))) == 15
+
+
 def study_of(out: Path):
     """The study that a run directory holds."""
     import optuna as op
@@ -226,12 +289,14 @@ def killed(process: subprocess.Popen, number: signal.Signals) -> str:
 
 @pytest.mark.integration
 @pytest.mark.parametrize(
-    ("number", "batch"), [(signal.SIGKILL, 0), (signal.SIGTERM, 1), (signal.SIGINT, 0)]
+    ("number", "batch", "seeds"),
+    [(signal.SIGKILL, 0, 1), (signal.SIGTERM, 1, 1), (signal.SIGINT, 0, 1), (signal.SIGKILL, 1, 2)],
 )
-def test_a_study_interrupted_and_resumed_ends_with_the_same_bits(number, batch, place):
+def test_a_study_interrupted_and_resumed_ends_with_the_same_bits(number, batch, seeds, place):
     pytest.importorskip("optuna")
     # One device: the process that is killed has as many as the machine.
     size = ["--trials", "14", "--batch", "11", "--set", "epochs=400", "--devices", "1"]
+    size += ["--seeds", str(seeds)]
     line = search(*STUDY, *size, "--checkpoint-every", "0.1", "--out")
     assert here(*line, "whole") == 0
     process = start(place, *line, "killed")
@@ -248,7 +313,7 @@ def test_a_study_interrupted_and_resumed_ends_with_the_same_bits(number, batch, 
     assert here("resume", "killed") == 0
     assert_same_results(place / "killed", place / "whole")
     for name in ("killed", "whole"):
-        assert len(list((place / name / "models/mine").glob("*.npz"))) == 14
+        assert len(list((place / name / "models/mine").glob("*.npz"))) == 14 * seeds
     own, other = study_of(place / "killed"), study_of(place / "whole")
     assert [(t.number, t.params, t.value) for t in own.trials] == [
         (t.number, t.params, t.value) for t in other.trials
@@ -286,6 +351,10 @@ def test_without_optuna_it_is_said_how_to_install_it(place, monkeypatch, capsys)
     ("arguments", "message"),
     [
         (["--batch", "0"], "--batch 0: expected a whole number, at least 1"),
+        (
+            ["--seeds", "2", "--set", "seed=integers(0,9)"],
+            "--seeds 2: expected without --set seed, which is searched",
+        ),
         (["--trials", "0"], "--trials 0: expected 1 to 1,000,000 for --sampler optuna"),
         (["--metric", "acuracy"], "--metric 'acuracy': did you mean accuracy? expected one of"),
         (["--seed", "-1"], "--seed -1: expected a whole number"),
@@ -328,6 +397,25 @@ def test_bad_input_of_a_study_is_told_before_any_work(arguments, message, place,
         (["--set", RATES, "--trials", "0"], "--trials 0: expected 1 to 1,000,000"),
         (["--set", RATES, "--trials", "1000001"], "--trials 1000001: expected 1 to 1,000,000"),
         (["--set", RATES, "--trials", "3", "--seed", "-1"], "--seed -1: expected a whole number"),
+        (["--set", RATES, "--trials", "3", "--seeds", "0"], "--seeds 0: expected 1 to 1,000"),
+        (["--set", RATES, "--trials", "3", "--seeds", "1001"], "--seeds 1001: expected 1 to 1,000"),
+        (
+            ["--set", RATES, "--trials", "1000000", "--seeds", "2"],
+            "--seeds 2: 1,000,000 points with so many seeds are more than 1,000,000 trials",
+        ),
+        (
+            ["--set", "seed=1,2,3", "--trials", "2", "--seeds", "2"],
+            "--seeds 2: expected without --set seed, which is searched",
+        ),
+        (
+            ["--set", RATES, "--trials", "4", "--seeds", "2", "--sampler", "pbt"],
+            "--seeds 2: the members of a population have a seed each, and copy one another: "
+            "expected none with --sampler pbt; run the search again with another --seed",
+        ),
+        (
+            ["--set", RATES, "--trials", "15", "--seeds", "3", "--sampler", "hyperband"],
+            "--trials 15: the brackets of hyperband decide how many: expected 5 for epochs=3",
+        ),
         (
             ["--set", RATES, "--trials", "3", "--sampler", "sobl"],
             "--sampler 'sobl': did you mean sobol? expected one of random, sobol, halving",

@@ -21,6 +21,7 @@ from jaxexp.execution.checkpoints import Checkpoints
 from jaxexp.execution.control import Change, Control, Curves
 from jaxexp.execution.driver import stream
 from jaxexp.execution.program import RunningProgram, filled
+from jaxexp.planning.cost import MACHINES
 from jaxexp.results import seeds, select
 
 BASE = jx.MLPTrial(epochs=6, batch_size=32, depth=1, width=8)
@@ -173,6 +174,68 @@ def test_rungs_compare_the_trials_of_all_programs(problem, devices):
     assert {t: epochs_of(r) for t, r in records.items()} == {
         t: 6 if t == best else 3 if t in better else 1 for t in records
     }
+
+
+@dataclass(frozen=True)
+class KeepOne:
+    """After the first epoch, one trial of each program goes on."""
+
+    def stop(self, epoch, trials, curves):
+        return (np.arange(len(trials)) > 0) & (epoch == 1)
+
+
+@pytest.fixture
+def parts(problem, devices, monkeypatch):
+    """Two programs of four trials, which share compiled functions that take this long."""
+    whole = planned([SWEEP], problem, devices[:1]).programs[0].estimate
+
+    def made(compile_seconds: float):
+        machine = dataclasses.replace(
+            MACHINES["cpu"], state_bytes=whole.state_bytes / 2, compile_seconds=compile_seconds
+        )
+        monkeypatch.setitem(MACHINES, "cpu", machine)
+        made = planned([SWEEP], problem, devices[:1])
+        assert [len(program.trials) for program in made.programs] == [4, 4]
+        return made
+
+    return made
+
+
+@pytest.mark.parametrize("calls", [3, 11])
+def test_a_smaller_batch_that_several_programs_have_is_compiled_once(
+    calls, problem, devices, parts, tmp_path, monkeypatch
+):
+    """What one of them saves is compared with its share, in a run that resumes as well."""
+    lane_epoch = parts(1.0).programs[0].estimate.seconds / 4 / 6
+    saved = (4 - 1) * lane_epoch * (6 - 1)
+    lanes, compact = [], RunningProgram.compact
+    monkeypatch.setattr(
+        RunningProgram, "compact", lambda run, *own: lanes.append(own[1]) or compact(run, *own)
+    )
+    monkeypatch.setattr(trainer, "CALL_SECONDS", 0)
+    monkeypatch.setattr(trainer, "FIRST_CALL", 2)
+
+    def run(**options) -> dict:
+        control = Control(KeepOne())
+        batches = stream(made, *problem, devices[:1], control=control, **options)
+        with contextlib.closing(batches):
+            return {record.trial: record for records in batches for record in records}
+
+    for seconds, expected in ((1.5 * saved, [1, 1]), (2.5 * saved, [])):
+        made = parts(seconds)
+        whole = run()
+        assert lanes == expected
+        assert sorted(map(epochs_of, whole.values())) == [1] * 6 + [6] * 2
+        lanes.clear()
+        for left in (calls, 10**9):
+            watch = StopAfter(left)
+            keeper = Checkpoints(tmp_path / f"{seconds}", watch.notes.append)
+            with contextlib.closing(keeper), contextlib.suppress(InterruptedRunError):
+                records = run(progress=watch, checkpointer=keeper, stop=watch.stop)
+        assert lanes == expected
+        for trial, record in records.items():
+            assert_begins_like(record, whole[trial], exact=True)
+        lanes.clear()
 
 
 @pytest.mark.parametrize("calls", [3, 11, 23])

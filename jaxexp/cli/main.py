@@ -18,7 +18,7 @@ from typer.core import TyperGroup
 from jaxexp import __version__
 from jaxexp.base.errors import InterruptedRunError, UnavailableError, UserError
 from jaxexp.base.words import count
-from jaxexp.cli import browse, library, pages
+from jaxexp.cli import browse, drawing, library, pages
 from jaxexp.cli.benchmarks import benchmark
 from jaxexp.cli.inputs import IMAGENET, Inputs
 from jaxexp.cli.options import (
@@ -28,6 +28,7 @@ from jaxexp.cli.options import (
     ClusterAddress,
     Data,
     Devices,
+    Drawing,
     Every,
     Force,
     Images,
@@ -36,6 +37,7 @@ from jaxexp.cli.options import (
     Memory,
     Metric,
     Out,
+    PointSeeds,
     Programs,
     Quick,
     Sampler,
@@ -228,6 +230,7 @@ def search(
     metric: Metric = "loss",
     batch: Batch = None,
     seed: SamplerSeed = 0,
+    seeds: PointSeeds = 1,
     programs: Programs = "auto",
     memory: Memory = None,
     devices: Devices = None,
@@ -259,13 +262,16 @@ def search(
         sweeps=(str(Path(sweep).resolve()) if sweep.endswith(".py") else sweep,),
         title=f"{name.replace('_', ' ').capitalize()}: search",
         summary=f"Trials by {sampler} (seed {seed}) of a space: "
-        + ", ".join(f"{key}={written}" for key, [written] in settings.items()),
+        + ", ".join(f"{key}={written}" for key, [written] in settings.items())
+        + (f"; each point with {seeds} seeds" if seeds > 1 else ""),
         settings=settings,
         programs=programs,
         memory=memory,
         devices=devices,
         cluster=cluster,
-        search=Search(sampler=sampler, trials=trials, seed=seed, metric=metric, batch=batch),
+        search=Search(
+            sampler=sampler, trials=trials, seed=seed, metric=metric, batch=batch, seeds=seeds
+        ),
         quick=quick,
         inputs=_inputs(data, images, weights, image_size, skip_broken, quick),
         checkpoint_every=checkpoint_every,
@@ -317,6 +323,7 @@ def plan(
     seeds: Seeds = None,
     quick: Quick = False,
     target: Target = None,
+    figure: Drawing = None,
 ) -> None:
     """Show how a sweep would run, training nothing.
 
@@ -329,6 +336,8 @@ def plan(
     jaxexp plan depth_width --target tpu-v5e-4
 
     jaxexp plan depth_width --nodes 64 --devices-per-node 8 --target h100
+
+    jaxexp plan depth_width --figure programs.png
     """
     sweeps: tuple[str, ...] = (sweep,)
     several = {Path(sweep).stem: seeds or 1}
@@ -350,12 +359,16 @@ def plan(
         quick=quick,
         inputs=_inputs(data, images, weights, image_size, skip_broken, quick),
     )
-    for stage in stages(command.sources()):
-        if stage[0].estimate is None:
-            planned = plan_stage(stage, command, target)
-            print(planned)
-            if target is not None and nodes is None:
-                print(planned.compiled())
+    planned_stages = [s for s in stages(command.sources()) if s[0].estimate is None]
+    if figure is not None:
+        drawing.check(figure, len(planned_stages))
+    for stage in planned_stages:
+        planned = plan_stage(stage, command, target)
+        if figure is not None:
+            drawing.draw(planned, figure)
+        print(planned)
+        if target is not None and nodes is None:
+            print(planned.compiled())
 
 
 @app.command()

@@ -92,6 +92,15 @@ Batch = Annotated[
         "if not given.",
     ),
 ]
+PointSeeds = Annotated[
+    int,
+    typer.Option(
+        "--seeds",
+        metavar="N",
+        help="Train every point with N seeds of weights and shuffles, and compare points by their "
+        "means. Not with pbt.",
+    ),
+]
 SamplerSeed = Annotated[
     int, typer.Option("--seed", metavar="N", help="Decides which points are drawn.")
 ]
@@ -204,6 +213,15 @@ Log = Annotated[
         metavar="KIND",
         help="Write each trial's hyperparameters and curves for tensorboard, mlflow or wandb, too, "
         "into the run directory (needs jaxexp\\[log]). May be given more than once.",
+    ),
+]
+Drawing = Annotated[
+    Path | None,
+    typer.Option(
+        "--figure",
+        metavar="FILE.png|svg",
+        help="Draw into a file what more or fewer programs would take: training with its padding, "
+        "and compiling.",
     ),
 ]
 Target = Annotated[

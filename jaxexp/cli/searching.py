@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 EXAMPLE = "--set learning_rate='loguniform(1e-4,1)'"
 BATCH = 64  # suggestions of a study that train at once, if not given
 FEWEST = {"pbt": 4, "halving": 2}  # trials; a quarter of a population copies another quarter
-MOST = 1_000_000
+MOST = 1_000_000  # trials, all seeds counted
+MOST_SEEDS = 1000  # of a point
 
 
 class Made(NamedTuple):
@@ -38,7 +39,8 @@ class Made(NamedTuple):
 class Search:
     """How the points of a space are chosen; `trials` is None where the sampler decides it.
 
-    `batch` is how many suggestions of a study train at once.
+    `batch` is how many suggestions of a study train at once, and `seeds` with how many seeds each
+    point trains: that of the base trial and those that follow. Points are compared by their means.
 
     >>> import jaxexp as jx
     >>> search = Search(sampler="random", trials=4)
@@ -54,6 +56,7 @@ class Search:
     seed: int = 0
     metric: str = "loss"
     batch: int | None = None
+    seeds: int = 1
 
     def sweep(self, given: Sweep, settings: Mapping[str, list[str]]) -> Made:
         """The sweep of the points, named and recording as the one given, and what is to become.
@@ -63,8 +66,10 @@ class Search:
         """
         self._check()
         space = _space(Sweep(given.base), settings)
+        if self.seeds > 1 and "seed" in space.names:
+            raise UserError(f"--seeds {self.seeds}: expected without --set seed, which is searched")
         made = _SAMPLERS[self.sampler](self, space)
-        found = len(made.sweep.trials())
+        found = len(made.sweep.trials()) // self.seeds
         if made.space is None and self.trials not in (None, found):
             raise UserError(
                 f"--trials {self.trials}: the brackets of {self.sampler} decide how many: expected "
@@ -99,26 +104,42 @@ class Search:
             raise UserError(f"--batch {self.batch}: expected a whole number, at least 1")
         if self.seed < 0:
             raise UserError(f"--seed {self.seed}: expected a whole number, at least 0")
+        self._check_seeds()
+
+    def _check_seeds(self) -> None:
+        if not 1 <= self.seeds <= MOST_SEEDS:
+            raise UserError(f"--seeds {self.seeds}: expected 1 to {MOST_SEEDS:,}")
+        if self.seeds > 1 and self.sampler == "pbt":
+            raise UserError(
+                f"--seeds {self.seeds}: the members of a population have a seed each, and copy one "
+                "another: expected none with --sampler pbt; run the search again with another "
+                "--seed, and compare the runs"
+            )
+        if (self.trials or 1) * self.seeds > MOST:
+            raise UserError(
+                f"--seeds {self.seeds}: {self.trials:,} points with so many seeds are more than "
+                f"{MOST:,} trials"
+            )
 
 
 def _random(search: Search, space: Space) -> Made:
-    return Made(random(space, search.trials or 0, seed=search.seed))
+    return Made(random(space, search.trials or 0, seed=search.seed, seeds=search.seeds))
 
 
 def _sobol(search: Search, space: Space) -> Made:
-    return Made(sobol(space, search.trials or 0, seed=search.seed))
+    return Made(sobol(space, search.trials or 0, seed=search.seed, seeds=search.seeds))
 
 
 def _halving(search: Search, space: Space) -> Made:
     from jaxexp.search.halving import Halving  # JAX takes a second to start
 
-    return Made(random(space, search.trials or 0, seed=search.seed), Halving(search.metric))
+    return _random(search, space)._replace(stopping=Halving(search.metric))
 
 
 def _hyperband(search: Search, space: Space) -> Made:
     from jaxexp.search.halving import Hyperband
 
-    made = Hyperband(space, search.metric, seed=search.seed)
+    made = Hyperband(space, search.metric, seed=search.seed, seeds=search.seeds)
     return Made(made.sweep, made)
 
 
@@ -135,7 +156,9 @@ def _optuna(search: Search, space: Space) -> Made:
 
     import_optuna()
     made = suggestions(space)
-    return Made(sweep_over(space.base, made.names, made.examples(), [], "ends"), None, space)
+    first = space.base.seed
+    seeds = range(first, first + search.seeds) if search.seeds > 1 else ()
+    return Made(sweep_over(space.base, made.names, made.examples(), seeds, "ends"), None, space)
 
 
 _SAMPLERS: dict[str, Callable[[Search, Space], Made]] = {

@@ -33,7 +33,7 @@ def run(
     made = prepared(
         _study(directory.study, search, planned, source.sweep.name), source.space, planned.task,
         planned.data, train, training, batch=search.batch or BATCH, metric=search.metric,
-        report_every=longest,
+        seeds=search.seeds, report_every=longest,
     )  # fmt: skip
     made.name, made.record, made.retried = source.sweep.name, source.sweep.record, True
     with Folder.held(directory.checkpoints, made.identity) as made.folder:

@@ -425,14 +425,15 @@ class Training:
     def _lanes(self, lanes: int, trials: int, epoch: int) -> int:
         """The lanes for so many trials: fewer where that saves more than compiling takes.
 
-        As estimated, not as measured: it would not be the same in every run.
+        As estimated, not as measured, and whatever this process has compiled before: it would not
+        be the same in every run. Programs that share compiled functions have a share of it each.
         """
         program = dataclasses.replace(self.program, chunk=self.chunk)
         fewer = filled(program, trials)
         estimate = program.estimate
         lane_epoch = estimate.seconds / len(program.trials) / program.epochs
         saved = (lanes - fewer) * lane_epoch * (program.epochs - epoch) / len(program.devices)
-        return fewer if saved > estimate.compile_seconds else lanes
+        return fewer if saved > estimate.shared_compile_seconds else lanes
 
     def _of_all(self, own: RunningProgram, asked: np.ndarray, change: Change) -> Change:
         """A change of some trials as one of all, (T,)."""

@@ -8,7 +8,7 @@ together, and what is left of both halves is merged further.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 
@@ -31,6 +31,14 @@ class Group:
     largest_batch: int
     sizes: tuple[Value, ...]  # the largest of every other size, and the rates that are on
     seconds: float = 0.0  # of training and compiling, on one device
+    compile_seconds: float = 0.0  # of it
+
+
+class Way(NamedTuple):
+    """Groupings on the way from the given groups to one, each of fewer groups; which is chosen."""
+
+    groupings: list[list[Group]]
+    chosen: int
 
 
 class Merger:
@@ -49,16 +57,24 @@ class Merger:
         batch = bound.batch_size
         return self._timed((member,), trials, epochs, batch, batch, sizes)
 
-    def merged(self, groups: Sequence[Group]) -> list[Group]:
-        """Fewer groups, which take hardly longer than the best grouping found."""
-        return self._agglomerated(self._reduced(list(groups)), SLACK)
+    def way(self, groups: Sequence[Group]) -> Way:
+        """The chosen grouping takes hardly longer than the best one found.
+
+        Where there are too many groups to compare all pairs, the first step is a large one.
+        """
+        reduced = self._reduced(list(groups))
+        way = self._agglomerated(reduced, SLACK)
+        if len(reduced) == len(groups):
+            return way
+        return Way([list(groups), *way.groupings], way.chosen + 1)
 
     def _reduced(self, groups: list[Group]) -> list[Group]:
         """At most `MOST` groups, or those that are left where merging does not pay."""
         if len(groups) <= MOST:
             return groups
         halves = [self._reduced(half) for half in self._halves(groups)]
-        return [group for half in halves for group in self._agglomerated(half, 0.0)]
+        ways = [self._agglomerated(half, 0.0) for half in halves]
+        return [group for way in ways for group in way.groupings[way.chosen]]
 
     def _halves(self, groups: list[Group]) -> tuple[list[Group], list[Group]]:
         """Cut where they differ the most: by batch size, work of an example, or epochs."""
@@ -72,37 +88,35 @@ class Merger:
         ordered = [groups[i] for i in order]
         return ordered[: len(groups) // 2], ordered[len(groups) // 2 :]
 
-    def _agglomerated(self, groups: list[Group], slack: float) -> list[Group]:
-        """The fewest groups on the way to one that take at most the share `slack` over the best."""
+    def _agglomerated(self, groups: list[Group], slack: float) -> Way:
+        """To one group; the fewest are chosen that take at most the share `slack` over the best."""
         if len(groups) > 2 * MOST:
-            return groups
-        steps = self._steps(groups)
+            return Way([groups], 0)
+        groupings, steps = self._steps(groups)
         first = sum(group.seconds for group in groups)
-        totals = first + np.cumsum([0.0, *(extra for extra, _, _ in steps)])
+        totals = first + np.cumsum([0.0, *steps])
         limit = min(first, (1 + slack) * totals.min())
         last = max((i for i, total in enumerate(totals) if total <= limit), default=0)
-        made: dict[int, Group] = dict(enumerate(groups))
-        for _, i, j in steps[:last]:
-            made[i] = self.both(made[i], made.pop(j))
-        return list(made.values())
+        return Way(groupings, last)
 
-    def _steps(self, groups: list[Group]) -> list[tuple[float, int, int]]:
-        """Merge until one is left: the seconds that each step takes more, and which it merges."""
+    def _steps(self, groups: list[Group]) -> tuple[list[list[Group]], list[float]]:
+        """Merge until one is left: all groupings, and the seconds that each step takes more."""
         made, count = dict(enumerate(groups)), len(groups)
         extra = np.full((count, count), np.inf)
         for i in range(count):
             for j in range(i):
                 extra[j, i] = self._extra(groups[j], groups[i])
-        steps = []
+        groupings, steps = [groups], []
         for _ in range(count - 1):
             i, j = divmod(int(extra.argmin()), count)
-            steps.append((float(extra[i, j]), i, j))
+            steps.append(float(extra[i, j]))
             made[i] = self.both(made[i], made.pop(j))
+            groupings.append(list(made.values()))
             extra[j, :] = extra[:, j] = np.inf
             for k, other in made.items():
                 if k != i:
                     extra[min(i, k), max(i, k)] = self._extra(made[i], other)
-        return steps
+        return groupings, steps
 
     def _extra(self, a: Group, b: Group) -> float:
         """The seconds that both take more in one program; negative where merging pays."""
@@ -136,7 +150,8 @@ class Merger:
         sizes: tuple[Value, ...],
     ) -> Group:
         seconds = self._seconds(trials, epochs, smallest, largest, sizes)
-        return Group(members, trials, epochs, smallest, largest, sizes, seconds)
+        compiling = self._machine.compile_seconds * self._cost(sizes).compilation
+        return Group(members, trials, epochs, smallest, largest, sizes, seconds, compiling)
 
     def _seconds(
         self, trials: int, epochs: int, smallest: int, largest: int, sizes: tuple[Value, ...]

@@ -1,5 +1,6 @@
 """Planning: which trials share a compiled program, and on which devices each program runs."""
 
+import collections
 import dataclasses
 import functools
 import math
@@ -9,8 +10,10 @@ from dataclasses import dataclass
 from jaxexp.base.errors import UserError
 from jaxexp.base.words import count
 from jaxexp.planning.cost import MACHINES, Machine, Workload
-from jaxexp.planning.merging import Merger
+from jaxexp.planning.merging import Merger, Way
+from jaxexp.planning.nodes import functions_of
 from jaxexp.planning.programs import Estimate, Plan, Program, size_text
+from jaxexp.planning.tradeoff import Grouping, combined
 from jaxexp.spec.padding import bounds
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Kind, Trial
@@ -57,9 +60,26 @@ def plan(
     if mode not in MODES:
         raise UserError(f"programs={mode!r}: expected one of {', '.join(MODES)}")
     planner = _Planner(list(sweeps), devices, workload, mode, MACHINES[backend], nodes)
-    made = Plan(tuple(planner.programs()), devices, backend, workload.data_bytes, nodes)
+    made = Plan(tuple(planner.programs()), devices, backend, workload.data_bytes, nodes, mode)
     _check_memory(made, host_memory, device_memory)
     return made
+
+
+def tradeoff(
+    sweeps: Iterable[Sweep], workload: Workload, *, mode: str = "auto", backend: str = "cpu"
+) -> tuple[list[Grouping], int | None]:
+    """The groupings from which `plan` chooses, from a program for each size on; and which it does.
+
+    Programs that are cut into parts count as one. None is chosen where `mode` is "one" and the
+    trials differ in what is never merged.
+    """
+    planner = _Planner(list(sweeps), 1, workload, "auto", MACHINES[backend])
+    groupings, chosen = planner.groupings()
+    if mode == "auto":
+        return groupings, chosen
+    if mode == "exact":
+        return groupings, 0
+    return groupings, len(groupings) - 1 if groupings[-1].programs == 1 else None
 
 
 def _check_memory(made: Plan, host_memory: float, device_memory: Sequence[float]) -> None:
@@ -100,7 +120,13 @@ class _Planner:
         if self.nodes > 1:
             programs = self._for_nodes(programs)
         placed = self._place(self._by_work(programs)[::-1])
-        return [self._estimated(self._in_chunks(program)) for program in placed]
+        return self._sharing([self._estimated(self._in_chunks(program)) for program in placed])
+
+    def groupings(self) -> tuple[list[Grouping], int]:
+        """What merging passes by, and which of it is chosen."""
+        programs = [self._program(group) for group in self._groups()]
+        needed = sum(self._needed(trial) for program in programs for trial in program.trials)
+        return combined([self._way(alike) for alike in self._kinds(programs)], needed)
 
     @functools.cached_property
     def _records(self) -> dict[Trial, set[str]]:
@@ -163,12 +189,16 @@ class _Planner:
 
         Options are never merged: computing all of them costs more than it saves.
         """
+        return [merged for alike in self._kinds(programs) for merged in self._merge_alike(alike)]
+
+    def _kinds(self, programs: list[Program]) -> list[list[Program]]:
+        """Programs that may be merged, in one list each."""
         kinds: dict[object, list[Program]] = {}
         for program in self._by_work(programs):
             kinds.setdefault(id(program) if program.alone else self._kind(program), []).append(
                 program
             )
-        return [merged for alike in kinds.values() for merged in self._merge_alike(alike)]
+        return list(kinds.values())
 
     def _kind(self, program: Program) -> object:
         """Equal for programs that may be merged."""
@@ -184,18 +214,23 @@ class _Planner:
     def _merge_alike(self, programs: list[Program]) -> list[Program]:
         if len(programs) == 1:
             return programs
+        way = self._way(programs)
+        return [
+            self._program(
+                [trial for i in sorted(group.members) for trial, _ in programs[i].members]
+            )
+            for group in way.groupings[way.chosen]
+        ]
+
+    def _way(self, programs: list[Program]) -> Way:
+        """From these programs, which may be merged, to one."""
         bounding = [self._bound(program) for program in programs]
         merger = Merger(bounding[0], self.workload, self.machine)
         groups = [
             merger.group(i, bound, len(program.trials), program.epochs)
             for i, (program, bound) in enumerate(zip(programs, bounding, strict=True))
         ]
-        return [
-            self._program(
-                [trial for i in sorted(group.members) for trial, _ in programs[i].members]
-            )
-            for group in merger.merged(groups)
-        ]
+        return merger.way(groups)
 
     def _by_work(self, programs: Sequence[Program]) -> list[Program]:
         """The least work first; ties by content, so that the order of the axes decides nothing."""
@@ -217,6 +252,10 @@ class _Planner:
         bound, smallest = self._bound(program), program.smallest_batch
         epoch = self.workload.epoch_seconds(bound, smallest, self.machine)
         return len(program.trials) * program.epochs * epoch
+
+    def _needed(self, trial: Trial) -> float:
+        """Device-seconds of training a trial, without any padding."""
+        return trial.epochs * self.workload.epoch_seconds(trial, trial.batch_size, self.machine)
 
     def _parts(self, program: Program) -> list[Program]:
         """The program, or several of fewer trials where its state would be too large.
@@ -291,6 +330,32 @@ class _Planner:
         chunks = math.ceil(own / max(1, self.machine.cache_bytes / max(1, activations)))
         return dataclasses.replace(program, chunk=math.ceil(own / chunks))
 
+    def _sharing(self, programs: list[Program]) -> list[Program]:
+        """With how many of them a node trains with the same compiled functions.
+
+        Their smaller batches, of trials that are left when others have ended, are shared as well.
+        """
+        compiled = [self._compiled(program) for program in programs]
+        counts = collections.Counter(compiled)
+        return [
+            dataclasses.replace(
+                program,
+                estimate=dataclasses.replace(
+                    program.estimate, sharing=max(1.0, counts[own] / self.nodes)
+                ),
+            )
+            for program, own in zip(programs, compiled, strict=True)
+        ]
+
+    def _compiled(self, program: Program) -> object:
+        """Equal for programs that share their compiled functions."""
+        lengths = {
+            (trial.epochs, self.workload.steps(trial.batch_size))
+            for trial in program.trials
+            if self.workload.run_length_matters(trial)
+        }
+        return functions_of(program), program.devices, frozenset(lengths)
+
     def _estimated(self, program: Program) -> Program:
         cost, bound = self.workload.cost(self._bound(program)), self._bound(program)
         floats = self.workload.epoch_floats(cost, program.smallest_batch, program.record)
@@ -298,10 +363,7 @@ class _Planner:
         running = 2 * cost.activations * bound.batch_size * len(program.devices) * program.chunk
         parameters = sum(self.workload.cost(trial).parameters for trial, _ in program.members)
         work = self._work(program)
-        own = [
-            t.epochs * self.workload.epoch_seconds(t, t.batch_size, self.machine)
-            for t, _ in program.members
-        ]
+        own = [self._needed(trial) for trial, _ in program.members]
         needed = sum(own[: len(program.trials)])
         estimate = Estimate(
             seconds=work,

@@ -19,11 +19,17 @@ class Estimate:
 
     seconds: float = 0.0  # device-seconds of training, padding included
     compile_seconds: float = 0.0
+    sharing: float = 1.0  # programs of a node that have the same compiled functions
     padding: float = 0.0  # the share of the arithmetic that no trial needs
     shares: tuple[float, ...] = ()  # of each member in the work
     state_bytes: float = 0.0  # parameters and moments, on all its devices, while a call runs
     device_bytes: float = 0.0  # on all its devices, while a call runs, without the data
     record_bytes: float = 0.0  # what its trials leave behind, on the host
+
+    @property
+    def shared_compile_seconds(self) -> float:
+        """Its share of a compilation that is done once for several programs."""
+        return self.compile_seconds / self.sharing
 
 
 @dataclass(frozen=True)
@@ -98,6 +104,7 @@ class Plan:
     backend: str = "cpu"
     data_bytes: float = 0.0  # on every device
     nodes: int = 1  # machines with so many devices each; a program has one of them
+    mode: str = "auto"  # how it was decided which trials share a program
 
     @property
     def trials(self) -> int:
@@ -137,7 +144,7 @@ class Plan:
         """Estimated seconds of training and compilation, the devices equally busy."""
 
         def work(program: Program) -> float:
-            return program.estimate.seconds + program.estimate.compile_seconds
+            return program.estimate.seconds + program.estimate.shared_compile_seconds
 
         side_by_side = [p for p in self.programs if not p.alone]
         longest = max((work(p) / len(p.devices) for p in side_by_side), default=0.0)

@@ -11,7 +11,8 @@ from jaxexp.report.figures.lineage import descent, lineage
 from jaxexp.report.figures.many import importances, parallel
 from jaxexp.report.figures.maps import MAP_COLOURS, class_colours, class_distances, regions
 from jaxexp.report.figures.steps import bars, gradient_norms, noise, running_mean, step_noise
-from jaxexp.report.figures.style import CATEGORIES, SPLITS, axis_label, to_png
+from jaxexp.report.figures.style import CATEGORIES, SPLITS, axis_label, to_png, to_svg
+from jaxexp.report.figures.tradeoff import tradeoff
 
 __all__ = [
     "CATEGORIES",
@@ -39,4 +40,6 @@ __all__ = [
     "splits",
     "step_noise",
     "to_png",
+    "to_svg",
+    "tradeoff",
 ]

@@ -86,6 +86,14 @@ def to_png(fig: Figure, dpi: int = 150) -> bytes:
     return png.getvalue()
 
 
+def to_svg(fig: ReportFigure) -> bytes:
+    """`fig` as an SVG file with its words; the same figure gives the same bytes."""
+    drawn = io.BytesIO()
+    with rc_context({**STYLE, "svg.hashsalt": "jaxexp"}):
+        fig.savefig(drawn, format="svg", metadata={"Date": None, "Description": fig.alt})
+    return drawn.getvalue()
+
+
 def make_panels(
     rows: int, cols: int, width: float, height: float, count: int | None = None,
     **share: Unpack[Shared],
