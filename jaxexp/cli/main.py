@@ -534,6 +534,15 @@ def bench(
             "instead: on digits, and with --data on those places.",
         ),
     ] = False,
+    profiled: Annotated[
+        str | None,
+        typer.Option(
+            "--profile",
+            metavar="NAME_OR_FILE",
+            help="Trace the training step of a sweep instead, and print what it is made of.",
+        ),
+    ] = None,
+    settings: Settings = None,
     on_cluster: Annotated[
         bool,
         typer.Option(
@@ -558,10 +567,18 @@ def bench(
     kinds = {
         "--vision": vision, "--optuna": study, "--sklearn": cross_validation,
         "--searches": searches, "--cluster": on_cluster,
+        "--profile": profiled is not None,
     }  # fmt: skip
     asked = [name for name, given in kinds.items() if given]
     if len(asked) > 1:
         raise UserError(f"{asked[1]}: expected without {asked[0]}")
+    if settings and profiled is None:
+        raise UserError("--set: expected together with --profile")
+    if profiled is not None:
+        if quick:
+            raise UserError("--quick: expected without --profile")
+        _bench_profile(profiled, settings or [], data)
+        return
     if quick and (vision or not asked):
         raise UserError("--quick: expected with --optuna, --sklearn, --searches or --cluster")
     if cross_validation:
@@ -586,6 +603,17 @@ def bench(
     benchmark("grid").compare(
         data, trials=trials, seeds=seeds, epochs=epochs, width=width, peers=peers
     )
+
+
+def _bench_profile(sweep: str, settings: list[str], data: Path | None) -> None:
+    """Profile a step of a sweep."""
+    command = Command(
+        sweeps=(sweep,), title="", settings=_parse(settings), inputs=Inputs(data=data)
+    )
+    [[source]] = stages(command.sources())
+    if source.estimate is not None:
+        raise UserError(f"{source.sweep.name}: another library fits its models; it has no steps")
+    benchmark("profile").profile(plan_stage([source], command))
 
 
 def _bench(name: str, option: str, extras: str, *, quick: bool) -> None:
