@@ -20,6 +20,7 @@ from jaxexp.spec.trial import Kind, Trial
 
 MODES = ("auto", "exact", "one")
 STATE_COPIES = 3 * 2  # of parameters: they and Adam's moments; one more while a call runs
+TOUCHED = 4  # of parameters, by a step: they, Adam's moments, and gradients
 RECORD_COPIES = 3  # of records at the peak: as they come, stacked, and in the results
 PARTS = 32  # of its work, that each of several nodes should find as programs of their own,
 LEAST_SECONDS = 20.0  # if they take so long on a node: giving one out costs part of a second
@@ -323,11 +324,12 @@ class _Planner:
         return placed + alone
 
     def _in_chunks(self, program: Program) -> Program:
-        """Trials at a time such that their activations stay in the cache, in equal chunks."""
+        """Trials at a time such that what a step touches stays in the cache, in equal chunks."""
         bound = self._bound(program)
+        cost = self.workload.cost(bound)
         own = math.ceil(len(program.trials) / len(program.devices))
-        activations = 4 * self.workload.cost(bound).activations * bound.batch_size
-        chunks = math.ceil(own / max(1, self.machine.cache_bytes / max(1, activations)))
+        touched = 4 * (cost.activations * bound.batch_size + TOUCHED * cost.parameters)
+        chunks = math.ceil(own / max(1, self.machine.cache_bytes / max(1, touched)))
         return dataclasses.replace(program, chunk=math.ceil(own / chunks))
 
     def _sharing(self, programs: list[Program]) -> list[Program]:
