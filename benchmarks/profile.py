@@ -195,7 +195,8 @@ def table(found: Sequence[Operation], steps: int, seconds: float, peak_flops: fl
     """A row for each kind of operation, for what no operation took, and for all."""
     made = Table(
         caption=f"GFLOP/s of products alone; a product of {PEAK_SIZE} × {PEAK_SIZE} here: "
-        f"{peak_flops / 1e9:.0f} GFLOP/s a device"
+        f"{peak_flops / 1e9:.0f} GFLOP/s a device. Where operations overlap, less than nothing is "
+        "between them."
     )
     numbers = ("instructions", "calls a step", "µs a step", "share", "GFLOP/s")
     for title in ("operation", "of", *numbers):
