@@ -18,6 +18,7 @@ from flax import linen as nn
 import jaxexp as jx
 from jaxexp.base.errors import UnavailableError
 from jaxexp.cluster import nodes as cluster_nodes
+from jaxexp.cluster.engine import Engine
 from jaxexp.execution.trainer import Silent
 
 ray = pytest.importorskip("ray", reason="needs jaxexp[cluster]")
@@ -312,6 +313,14 @@ def test_a_node_that_is_not_fit_is_named(two, data, tmp_path, file, content, mes
             jx.run(sweep(), TASK, data, cluster=two.address, progress=False)
     finally:
         two.remove_node(node)
+
+
+def test_a_node_on_which_jax_finds_other_devices_is_named(two):
+    engine = Engine(cluster_nodes.joined(two.address), {})
+    node = cluster_nodes.Node("id", "10.0.0.7 (far)", "gpu", 8, 64, 1e9)
+    engine._check_devices(node, {"platform": "gpu", "devices": 8})
+    with pytest.raises(jx.UserError, match=r"10\.0\.0\.7 \(far\): JAX finds 1 device .* 8 gpus"):
+        engine._check_devices(node, {"platform": "cpu", "devices": 1})
 
 
 WRONG = {

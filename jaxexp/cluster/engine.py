@@ -25,7 +25,7 @@ LOOK_SECONDS = 2.0  # between two looks for nodes that have joined
 WAIT_SECONDS = 0.5  # for something to happen
 BUSY_SECONDS = 30.0  # after which it is told that a node does not start
 STOP_SECONDS = 120.0  # that programs may take to leave a last snapshot
-MOST_DEATHS = 3  # of workers under one program, before it is taken for the reason
+MOST_DEATHS = 3  # of workers under a program that comes no further: it is the reason, then
 
 
 @dataclass
@@ -72,9 +72,12 @@ class Engine:
             asked = [self.cluster.ask(node, [*self._versions]) for node in new]
             for node, answer in zip(new, asked, strict=True):
                 self.cluster.check(node, answer, self._versions)
-            with by_value(own_modules()):
+            self._own_modules = own_modules()
+            with by_value(self._own_modules):
                 self._work = self._ray.put(Work(task, data, control, kept, marker))
-            self._deaths: dict[str, int] = {}
+            self._deaths: dict[str, int] = {}  # since a program has last come further
+            self._died: set[str] = set()  # programs whose worker has died
+            self._furthest: dict[str, float] = {}  # epochs
             for node in nodes:
                 self._take_on(node)
             kinds = {self.cluster.processors[node.id] for node in nodes}
@@ -145,6 +148,15 @@ class Engine:
             self._progress.note(f"node {node.name} {again}")
             self._take_on(node)
 
+    def _check_devices(self, node: Node, found: dict[str, Any]) -> None:
+        """Raise UserError where JAX does not find on a node what Ray says of it."""
+        if (found["platform"], found["devices"]) != (node.platform, node.devices):
+            raise UserError(
+                f"node {node.name}: JAX finds {count(found['devices'], 'device')} of the platform "
+                f"{found['platform']}, where Ray has {count(node.devices, node.platform)}; is JAX "
+                "installed for this hardware?"
+            )
+
     def _hand_back(self, station: _Station) -> None:
         """Have the programs of a node that is about to be taken away go on elsewhere."""
         if not station.leaving:
@@ -170,6 +182,7 @@ class Engine:
             self._queue.end(one.program)
             self._queue.put(one.program)
             own = one.program.id
+            self._died.add(own)
             self._deaths[own] = self._deaths.get(own, 0) + 1
             if self._deaths[own] == MOST_DEATHS:
                 raise UserError(
@@ -205,8 +218,8 @@ class Engine:
                 station.free = station.free[len(used) :]
                 one = self._trainings[program.id]
                 station.running[program.id] = one, used
-                places, again = used[: len(program.devices)], program.id in self._deaths
-                with by_value(own_modules()):
+                places, again = used[: len(program.devices)], program.id in self._died
+                with by_value(self._own_modules):
                     station.actor.begin.remote(program, places, until, one.snapshot, again)
 
     def _answers(self) -> Iterator[tuple[_Station, list[Event] | None]]:
@@ -239,6 +252,7 @@ class Engine:
                 continue
             station.question = station.actor.events.remote()
             if not station.ready:
+                self._check_devices(station.node, answer)
                 station.ready, station.free = True, [*range(answer["devices"])]
                 answer = []
             yield station, answer
@@ -270,7 +284,11 @@ class Engine:
             epoch, values = event.arguments
             if hasattr(self._progress, "measured"):
                 self._progress.measured(one.program, epoch, lambda *key: values[key])
-        elif hasattr(self._progress, event.kind):
+            return []
+        if event.kind == "moved" and event.arguments[0] > self._furthest.get(event.program, 0.0):
+            [self._furthest[event.program]] = event.arguments
+            self._deaths.pop(event.program, None)
+        if hasattr(self._progress, event.kind):
             getattr(self._progress, event.kind)(one.program, *event.arguments)
         return []
 
