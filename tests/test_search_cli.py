@@ -361,6 +361,8 @@ def test_without_optuna_it_is_said_how_to_install_it(place, monkeypatch, capsys)
         (["--set", "width=0,8"], "width=0: expected a number at least 1"),
         (["--set", "batch_size=integers(8,500)"], "batch_size=500: larger than the 72 training"),
         (["--set", "momentum=uniform(0,0.9)"], "needs optimizer=sgd"),
+        (["--cluster", "auto"], "--cluster: expected without --sampler optuna"),
+        (["--checkpoints", "memory://x"], "--checkpoints: expected without --sampler optuna"),
     ],
 )
 def test_bad_input_of_a_study_is_told_before_any_work(arguments, message, place, capsys):

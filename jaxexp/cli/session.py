@@ -62,6 +62,17 @@ class Command:
     checkpoints: str | None = None  # a folder or URL; that of the run directory, if not given
     log: tuple[str, ...] = ()  # what else the results are written for; decides no number
 
+    def __post_init__(self) -> None:
+        """Refuse options that do not go together."""
+        if self.search is None or self.search.sampler != "optuna":
+            return
+        for option, given in (("checkpoints", self.checkpoints), ("cluster", self.cluster)):
+            if given is not None:
+                raise UserError(
+                    f"--{option}: expected without --sampler optuna, whose study is told in this "
+                    "process, and kept in the run directory"
+                )
+
     def with_nodes(self) -> Self:
         """With the nodes and the devices of its cluster, for which it is planned ever after."""
         if self.cluster is None or self.nodes is not None:
@@ -93,11 +104,6 @@ class Command:
         return dataclasses.replace(source, sweep=sweep)
 
     def _prepare_search(self, source: Source, search: Search) -> Source:
-        if self.checkpoints is not None and search.sampler == "optuna":
-            raise UserError(
-                "--checkpoints: expected without --sampler optuna, whose study stays in the run "
-                "directory"
-            )
         given = Sweep(source.sweep.base, name=source.sweep.name, record=source.sweep.record)
         if source.problem is None:
             raise UserError(f"{given.name}: another library fits its models; nothing is searched")
