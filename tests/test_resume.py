@@ -1,5 +1,6 @@
 """Runs of the command line that are killed, interrupted, moved and edited, and resumed."""
 
+import contextlib
 import json
 import os
 import random
@@ -204,6 +205,43 @@ def test_a_signal_while_nothing_trains_ends_the_process(number, code, exits):
             signal.raise_signal(number)
     assert exits == [code]
     assert said == ["interrupted"]
+
+
+def test_the_end_of_a_budget_is_a_first_signal_with_a_status_of_its_own(exits):
+    said: list[bool] = []
+    with Signals(lambda: said.append(signals.over), budget=0.2) as signals:
+        with pytest.raises(InterruptedRunError), signals.deferred() as stop:
+            assert stop.wait(60)
+        with pytest.raises(SystemExit):
+            signals.leave()
+    assert exits == [124]
+    assert said == [True]
+
+
+def test_a_budget_that_is_not_used_up_ends_nothing(exits):
+    with Signals(lambda: None, budget=0.2) as signals:
+        pass
+    time.sleep(0.3)
+    assert not signals.over
+    assert not exits
+
+
+def test_a_signal_before_the_end_of_a_budget_counts(exits):
+    with Signals(lambda: None, budget=0.2) as signals:
+        with contextlib.suppress(InterruptedRunError), signals.deferred():
+            signal.raise_signal(signal.SIGTERM)
+            time.sleep(0.3)
+        with pytest.raises(SystemExit):
+            signals.leave()
+    assert exits == [143]
+
+
+@pytest.mark.parametrize("written", ["2x", "h", "", "-1h", "nans", "0s", "1h30m"])
+def test_wrong_budgets_are_refused(written, tmp_path, capsys):
+    out = tmp_path / "run"
+    told = told_by(capsys, "run", "learning_rate", "--budget", written, "--out", str(out))
+    assert "expected a duration as in 90s, 30m or 2h" in told
+    assert not out.exists()
 
 
 @pytest.fixture(scope="module")

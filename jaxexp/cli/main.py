@@ -721,7 +721,11 @@ def _run(
     A signal, or the end of a budget in seconds, leaves a run to resume.
     """
     started = time.perf_counter()
-    with Signals(lambda: _say_interrupted(path, len(command.sweeps), begun), budget) as signals:
+
+    def say() -> None:
+        _say_interrupted(path, len(command.sweeps), begun, over=signals.over)
+
+    with Signals(say, budget) as signals:
         try:
             session = Session(command, console, signals)
             with held as directory:
@@ -764,15 +768,17 @@ def _finish(page: Path, errors: Sequence[str]) -> None:
         raise typer.Exit(4)
 
 
-def _say_interrupted(path: Path, sweeps: int, begun: bool) -> None:
+def _say_interrupted(path: Path, sweeps: int, begun: bool, *, over: bool = False) -> None:
+    """`over`: by the end of a budget."""
+    what = "the budget is over" if over else "interrupted"
     if not begun:
-        console.print("interrupted before anything was trained")
+        console.print(f"{what} before anything was trained")
         return
     complete = len(list((path / "results").glob("*.nc")))
     name = shlex.quote(str(path))
     page = f"; to see them: jaxexp report {name}" if complete else ""
     console.print(
-        f"interrupted; resume with: jaxexp resume {name}\n"
+        f"{what}; resume with: jaxexp resume {name}\n"
         f"{complete} of {count(sweeps, 'sweep')} complete and saved{page}",
         soft_wrap=True,
     )

@@ -59,6 +59,11 @@ class Signals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    @property
+    def over(self) -> bool:
+        """Whether the budget has ended the run, and no signal."""
+        return self._status == BUDGET_STATUS
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._stop.is_set():
             os._exit(self._status)

@@ -95,8 +95,7 @@ class Cluster:
         self.processors: dict[str, str] = {}  # of those, by id
         self._actors: dict[str, Any] = {}
         self._leaving: threading.Timer | None = None
-        if not self.nodes():
-            raise UserError(f"cluster={address!r}: none of its nodes has a core or an accelerator")
+        self._some_nodes()
 
     @property
     def size(self) -> int:
@@ -106,12 +105,12 @@ class Cluster:
     @property
     def platform(self) -> str:
         """Of the devices that train: of mixed nodes, those that have the fastest ones do."""
-        return self.nodes()[0].platform
+        return self._some_nodes()[0].platform
 
     @property
     def devices(self) -> int:
         """How many every node has."""
-        return min(node.devices for node in self.nodes())
+        return min(node.devices for node in self._some_nodes())
 
     def memory_of(self, devices: object) -> tuple[float, ...]:
         """Bytes that may be used on each of so many devices of a node; None for all of them.
@@ -129,6 +128,14 @@ class Cluster:
             return (math.inf,) * int(devices)
         return (min(node.memory / node.devices for node in self.nodes()),) * int(devices)
 
+    def _some_nodes(self) -> list[Node]:
+        nodes = self.nodes()
+        if not nodes:
+            raise UserError(
+                f"cluster={self.address!r}: none of its nodes has a core or an accelerator"
+            )
+        return nodes
+
     def nodes(self) -> list[Node]:
         """Those that are alive and of the kind that trains, in an order that stays."""
         found = [Node.of(own) for own in self.ray.nodes() if own["Alive"]]
@@ -138,10 +145,10 @@ class Cluster:
 
     def leaving(self) -> set[str]:
         """Ids of nodes that are about to be taken away, as Ray has been told."""
-        try:
+        # Ray promises nothing about this, and behind ray:// it is not there.
+        with contextlib.suppress(AttributeError, self.ray.exceptions.RayError, RuntimeError):
             return {*self.ray._private.state.state.get_draining_nodes()}
-        except AttributeError:  # Ray promises nothing about this
-            return set()
+        return set()
 
     def ask(self, node: Node, libraries: Sequence[str]) -> Any:
         """Ask a node what it is; `check` reads the answer, which takes a second."""
