@@ -353,7 +353,8 @@ PAGE = Path(__file__).parents[1] / "docs" / "how-to" / "cluster.md"
 
 
 def test_the_files_of_the_documentation_can_be_read():
-    blocks = re.findall(r"^```\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.M | re.S)
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.M | re.S)
+    blocks = [block for language, block in found if not language]
     scripts = [block for block in blocks if block.startswith("#!/bin/bash")]
     manifests = [yaml.safe_load(block) for block in blocks if block.startswith("apiVersion")]
     assert scripts
