@@ -243,6 +243,7 @@ def test_a_node_that_is_about_to_be_taken_away_hands_its_programs_back(two, data
     same(found, jx.run(own, TASK, data, devices=1, progress=False))
 
 
+@pytest.mark.nightly
 def test_an_interrupted_run_goes_on_from_its_checkpoints(two, data, tmp_path):
     own = sweep(LONG, channels=[3, 4], learning_rate=[0.1])
     options = {"checkpoint_dir": tmp_path / "kept", "checkpoint_every": 0.2}

@@ -76,7 +76,7 @@ def test_a_grid_is_timed_with_and_without_evaluation(problem):
     assert grid.TRAINING in grid._table(rows).columns[0]._cells
 
 
-@pytest.mark.integration
+@pytest.mark.nightly
 def test_searches_are_compared_at_equal_budgets(problem, monkeypatch):
     searches = benchmark("searches")
     monkeypatch.setattr(searches, "places_problem", lambda inputs: problem)

@@ -184,11 +184,11 @@ def test_points_of_several_seeds_that_are_killed_end_with_the_same_bits(place):
 @pytest.mark.parametrize(
     "sampler",
     [
-        "sobol",
         "halving",
-        "pbt",
-        pytest.param("random", marks=pytest.mark.nightly),
-        pytest.param("hyperband", marks=pytest.mark.nightly),
+        *(
+            pytest.param(name, marks=pytest.mark.nightly)
+            for name in ("random", "sobol", "hyperband", "pbt")
+        ),
     ],
 )
 def test_killed_and_resumed_it_ends_with_the_same_bits(sampler, place):
@@ -290,7 +290,13 @@ def killed(process: subprocess.Popen, number: signal.Signals) -> str:
 @pytest.mark.integration
 @pytest.mark.parametrize(
     ("number", "batch", "seeds"),
-    [(signal.SIGKILL, 0, 1), (signal.SIGTERM, 1, 1), (signal.SIGINT, 0, 1), (signal.SIGKILL, 1, 2)],
+    [
+        (signal.SIGKILL, 1, 2),
+        *(
+            pytest.param(*own, marks=pytest.mark.nightly)
+            for own in ((signal.SIGKILL, 0, 1), (signal.SIGTERM, 1, 1), (signal.SIGINT, 0, 1))
+        ),
+    ],
 )
 def test_a_study_interrupted_and_resumed_ends_with_the_same_bits(number, batch, seeds, place):
     pytest.importorskip("optuna")
