@@ -20,7 +20,6 @@ from jax.sharding import Mesh
 from rich.console import Console
 from rich.table import Table
 
-import jaxexp as jx
 from jaxexp.api import PlannedRun
 from jaxexp.base.errors import UserError
 from jaxexp.execution.devices import cores
@@ -46,20 +45,14 @@ class Operation:
 
 
 def profile(planned: PlannedRun) -> None:
-    """Trace steps of the largest program of a plan on one device, and print what they are made of.
+    """Trace steps of the largest program of a plan for one device: print what they are made of.
 
     Raises UserError for a plan without a program of more than one step.
     """
     program = max(planned.plan.programs, key=lambda p: p.estimate.seconds)
-    device = planned.devices[0]
-    one = jx.plan(
-        jx.Sweep(program.trials[0].replace(), _axes(program.trials)), planned.task, planned.data,
-        devices=[device], programs="one",
-    )  # fmt: skip
-    [program] = one.plan.programs
+    [device] = planned.devices
     mesh = Mesh([device], "trials")
-    data = place(with_evaluation(one.data), mesh)
-    run = RunningProgram(program, one.task, mesh, data)
+    run = RunningProgram(program, planned.task, mesh, place(with_evaluation(planned.data), mesh))
     started = time.perf_counter()
     run.start()
     compiling = time.perf_counter() - started
@@ -78,14 +71,6 @@ def profile(planned: PlannedRun) -> None:
     console.print(table(found, steps, seconds, peak(device)))
 
 
-def _axes(trials: Sequence[jx.Trial]) -> dict[Any, Any]:
-    """The trials of a program as one zipped axis."""
-    names = tuple(
-        name for name in trials[0].fields() if len({getattr(t, name) for t in trials}) > 1
-    ) or ("seed",)
-    return {names: [tuple(getattr(trial, name) for name in names) for trial in trials]}
-
-
 def _traced(run: RunningProgram) -> tuple[int, float, list[dict[str, Any]]]:
     """Steps, their seconds, and the events of their trace; a first call warms up."""
     if run.steps < 2:
@@ -93,7 +78,8 @@ def _traced(run: RunningProgram) -> tuple[int, float, list[dict[str, Any]]]:
     few = max(1, min(4, run.steps // 2))
     jax.block_until_ready(run.call(few).record)
     started = time.perf_counter()
-    jax.block_until_ready(run.call(few).record) if run.step + few < run.steps else None
+    if run.step + few < run.steps:
+        jax.block_until_ready(run.call(few).record)
     each = max(1e-6, (time.perf_counter() - started) / few)
     steps = max(1, min(run.steps - run.step, int(SECONDS / each)))
     with tempfile.TemporaryDirectory() as folder:

@@ -44,7 +44,7 @@ from jaxexp.results.results import Results
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Kind, MLPTrial, Trial, text
 from jaxexp.training import step
-from jaxexp.training.checks import is_int
+from jaxexp.training.checks import check_int
 from jaxexp.training.data import Data
 from jaxexp.training.task import Inspection, Task, Variables, directions
 from jaxexp.training.tracing import fingerprint, inspection, is_plain_value
@@ -309,12 +309,14 @@ def _hardware(
     devices: int | Sequence[jax.Device] | None, target: str | None, cluster: str | None,
     nodes: int | None,
 ) -> _Hardware:  # fmt: skip
-    if nodes is not None and (not is_int(nodes) or nodes < 1):
-        raise UserError(f"nodes={nodes!r}: expected a whole number, at least 1")
+    if nodes is not None:
+        check_int("nodes", nodes, least=1)
     if cluster is not None:
         if target is not None:
             raise UserError(f"target={target!r}: expected only one of target and cluster")
-        own = joined(cluster)
+        from jaxexp.cluster import nodes as cluster_nodes
+
+        own = cluster_nodes.joined(cluster)
         limits = own.memory_of(devices)
         return _Hardware(own.platform, len(limits), limits, int(nodes or own.size), cluster=own)
     if target is None:
@@ -324,25 +326,15 @@ def _hardware(
     memory = targets.MAY_BE_USED * absent.memory
     if nodes is not None:  # nothing is compiled
         each = absent.chips if devices is None else devices
-        if not is_int(each) or each < 1:
-            raise UserError(f"devices={devices!r}: expected a whole number, at least 1")
-        return _Hardware(absent.backend, int(each), (memory,) * each, int(nodes), target=absent)
+        check_int("devices", each, least=1)
+        number = cast(int, each)
+        return _Hardware(absent.backend, number, (memory,) * number, int(nodes), target=absent)
     if devices is not None:
         raise UserError(
             f"devices={devices!r}: {target} has its own, expected only one of both, or nodes, too"
         )
     used = targets.devices(absent)
     return _Hardware(absent.backend, len(used), (memory,) * len(used), 1, used, absent)
-
-
-def joined(address: str) -> "Cluster":
-    """The Ray cluster at an address.
-
-    Raises UnavailableError where Ray is not installed, UserError where no cluster answers.
-    """
-    from jaxexp.cluster import nodes
-
-    return nodes.joined(address)
 
 
 class RunOptions(TypedDict, total=False):
@@ -681,9 +673,7 @@ def _check_mask(task: Task, trials: Sequence[Trial], data: Data) -> None:
 
 def _check_task(task: Task) -> None:
     """Raise UserError for attributes of a task that are not what they should be."""
-    size = task.evaluation_batch_size
-    if not isinstance(size, int | np.integer) or isinstance(size, bool) or size < 1:
-        raise UserError(f"evaluation_batch_size={size!r}: expected a whole number, at least 1")
+    check_int("evaluation_batch_size", task.evaluation_batch_size, least=1)
     for name in ("metrics", "prediction_dims"):
         value = getattr(task, name)
         if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):

@@ -434,7 +434,7 @@ def resume(
         raise UserError(f"{run_directory}: this run is complete; `jaxexp report` draws it again")
     command = Command.from_json(found, run_directory / "run.json")
     changed: dict[str, Json] = {"checkpoint_every": checkpoint_every, "devices": devices}
-    changed |= {"cluster": cluster}
+    changed["cluster"] = cluster
     given = {name: value for name, value in changed.items() if value is not None}
     given |= {"cluster": None} if cluster == "none" else {}
     command = dataclasses.replace(command, **given)
@@ -552,7 +552,7 @@ def bench(
     ] = False,
     quick: Annotated[
         bool,
-        typer.Option("--quick", help="With the last four: little, to see that it runs."),
+        typer.Option("--quick", help="Little of a comparison, to see that it runs."),
     ] = False,
 ) -> None:
     """Time a grid of learning rates and seeds beside PyTorch, compilation apart.
@@ -608,7 +608,7 @@ def bench(
 def _bench_profile(sweep: str, settings: list[str], data: Path | None) -> None:
     """Profile a step of a sweep."""
     command = Command(
-        sweeps=(sweep,), title="", settings=_parse(settings), inputs=Inputs(data=data)
+        sweeps=(sweep,), title="", settings=_parse(settings), devices=1, inputs=Inputs(data=data)
     )
     [[source]] = stages(command.sources())
     if source.estimate is not None:

@@ -77,9 +77,9 @@ class Command:
         """With the nodes and the devices of its cluster, for which it is planned ever after."""
         if self.cluster is None or self.nodes is not None:
             return self
-        from jaxexp import api
+        from jaxexp.cluster import nodes
 
-        joined = api.joined(self.cluster)
+        joined = nodes.joined(self.cluster)
         return dataclasses.replace(self, nodes=joined.size, devices=self.devices or joined.devices)
 
     def sources(self) -> list[Source]:

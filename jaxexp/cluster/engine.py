@@ -75,8 +75,8 @@ class Engine:
             self._own_modules = own_modules()
             with by_value(self._own_modules):
                 self._work = self._ray.put(Work(task, data, control, kept, marker))
-            self._deaths: dict[str, int] = {}  # since a program has last come further
-            self._died: set[str] = set()  # programs whose worker has died
+            # Of programs whose worker has died: how often, since they last came further.
+            self._deaths: dict[str, int] = {}
             self._furthest: dict[str, float] = {}  # epochs
             for node in nodes:
                 self._take_on(node)
@@ -92,11 +92,11 @@ class Engine:
                 self._dismiss()
 
     def train(
-        self, trainings: Sequence[Training], until: int, stop: threading.Event | None
+        self, streams: Sequence[Sequence[Training]], until: int, stop: threading.Event | None
     ) -> Generator[list[TrialRecord]]:
-        """Train every program so far, the longest first, yielding records as programs end."""
-        self._trainings = {one.program.id: one for one in trainings}
-        self._queue, told = Queue(one.program for one in trainings), False
+        """Train every program so far, whatever its stream, yielding records as programs end."""
+        self._trainings = {one.program.id: one for own in streams for one in own}
+        self._queue, told = Queue(one.program for own in streams for one in own), False
         while self._queue or any(own.running for own in self._stations.values()):
             if stop is not None and stop.is_set():
                 self._interrupt()
@@ -182,7 +182,6 @@ class Engine:
             self._queue.end(one.program)
             self._queue.put(one.program)
             own = one.program.id
-            self._died.add(own)
             self._deaths[own] = self._deaths.get(own, 0) + 1
             if self._deaths[own] == MOST_DEATHS:
                 raise UserError(
@@ -218,7 +217,7 @@ class Engine:
                 station.free = station.free[len(used) :]
                 one = self._trainings[program.id]
                 station.running[program.id] = one, used
-                places, again = used[: len(program.devices)], program.id in self._died
+                places, again = used[: len(program.devices)], program.id in self._deaths
                 with by_value(self._own_modules):
                     station.actor.begin.remote(program, places, until, one.snapshot, again)
 
@@ -287,7 +286,8 @@ class Engine:
             return []
         if event.kind == "moved" and event.arguments[0] > self._furthest.get(event.program, 0.0):
             [self._furthest[event.program]] = event.arguments
-            self._deaths.pop(event.program, None)
+            if event.program in self._deaths:
+                self._deaths[event.program] = 0
         if hasattr(self._progress, event.kind):
             getattr(self._progress, event.kind)(one.program, *event.arguments)
         return []

@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import platform
-import socket
 
 
 def describe(libraries: list[str]) -> dict[str, object]:
@@ -19,7 +18,6 @@ def describe(libraries: list[str]) -> dict[str, object]:
     except Exception as raised:  # whatever a broken installation raises
         error = f"{type(raised).__name__}: {raised}"
     return {
-        "host": socket.gethostname(),
         "processor": _processor(),
         "versions": found,
         "error": error,

@@ -79,8 +79,7 @@ class Worker:
                 lambda text: self._tell("", "note", text),
                 every,
             )
-        first = devices()[0]
-        return {"platform": first.platform, "kind": first.device_kind, "devices": len(devices())}
+        return {"platform": devices()[0].platform, "devices": len(devices())}
 
     def begin(
         self, program: Program, places: Sequence[int], until: int, snapshot: Snapshot | None,

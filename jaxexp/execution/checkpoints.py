@@ -63,7 +63,6 @@ class Checkpoints:
         """
         self.store, self.every = store(location), every
         self._note, self._noted = note, set[str]()
-        self._open: set[str] = set()  # programs
         self._saving: dict[str, Future[None]] = {}
         self._next: dict[str, float] = {}
         self._thread = ThreadPoolExecutor(1, "checkpoints")
@@ -101,8 +100,7 @@ class Checkpoints:
     def close(self) -> None:
         """Wait until everything is written, and be done."""
         self._thread.shutdown()
-        for name in self._open:
-            self.store.drop(name)
+        self.store.close()
 
     def _try_to_save(self, program: Program, meta: Json, arrays: dict[str, np.ndarray]) -> None:
         # Whatever Orbax and the libraries under it raise: training is worth more than a checkpoint.
@@ -120,13 +118,11 @@ class Checkpoints:
         packed, table = _pack(arrays)
         meta |= {"program": program.id, "arrays": table, "packed": _digest(packed.data)}
         meta["digest"] = _digest(json.dumps(meta, sort_keys=True).encode())
-        self._open.add(program.id)
         step = max(self.store.steps(program.id), default=0) + 1
         self.store.save(program.id, step, meta, packed)
 
     def _find(self, program: Program, like: Like) -> Snapshot | None:
         at = f"{self.store.location}/{program.id}"
-        self._open.add(program.id)
         # Whatever a damaged file makes Orbax and the libraries under it raise.
         try:
             steps = sorted(self.store.steps(program.id), reverse=True)

@@ -50,7 +50,7 @@ def check(trials: Sequence[Trial], task: Task, data: Data) -> None:
 
 
 class Engine(Protocol):
-    """Trains programs elsewhere than in this process."""
+    """Trains programs: in threads of this process, or elsewhere."""
 
     def prepared(
         self, task: Task, data: Data, control: Control, progress: Progress,
@@ -60,7 +60,7 @@ class Engine(Protocol):
         ...
 
     def train(
-        self, trainings: Sequence[Training], until: int, stop: threading.Event | None
+        self, streams: Sequence[Sequence[Training]], until: int, stop: threading.Event | None
     ) -> Generator[list[TrialRecord]]:
         """Train every program so far, yielding records as programs end, as `stream` does."""
         ...
@@ -75,9 +75,8 @@ def stream(
 
     On devices of this process, the plan's streams run side by side, in a thread each, the programs
     of a stream one after another; then those that run alone. An engine gives programs to other
-    machines. With a `checkpointer`, programs resume from their snapshots,
-    and leave new ones. `control` says which trials end early; at its rungs, all programs wait for
-    each other.
+    machines. With a `checkpointer`, programs resume from their snapshots, and leave new ones.
+    `control` says which trials end early; at its rungs, all programs wait for each other.
 
     An exception in one of them, or in the caller, stops the others at their next call and is
     raised. So does `stop`, as InterruptedRunError, when every stream has left a last snapshot; a
@@ -85,32 +84,23 @@ def stream(
     """
     check([trial for program in plan.programs for trial, _ in program.members], task, data)
     control, progress = control or Control(), progress or Silent()
-    if isinstance(where, Sequence):
-        yield from _train(plan, Machine(task, data, where), progress, checkpointer, stop, control)
-        return
-    with where.prepared(task, data, control, progress, checkpointer) as shared:
-        yield from _train(plan, shared, progress, checkpointer, stop, control, where)
+    engine = Threads(where) if isinstance(where, Sequence) else where
+    with engine.prepared(task, data, control, progress, checkpointer) as shared:
 
+        def training(program: Program) -> Training:
+            return Training(program, shared, progress, control, checkpointer)
 
-def _train(
-    plan: Plan, shared: "Machine", progress: Progress, checkpointer: Checkpointer | None,
-    stop: threading.Event | None, control: Control, engine: Engine | None = None,
-) -> Generator[list[TrialRecord]]:  # fmt: skip
-    def training(program: Program) -> Training:
-        return Training(program, shared, progress, control, checkpointer)
-
-    kinds = [[[training(p) for p in own] for own in kind] for kind in (plan.streams, [plan.alone])]
-    every = [one for streams in kinds for own in streams for one in own]
-    longest = max((program.epochs for program in plan.programs), default=0)
-    for until in [*(rung for rung in control.rungs if rung < longest), longest]:
-        for streams in kinds:
-            left = [[one for one in own if not one.finished] for own in streams]
-            if engine is not None:
-                yield from engine.train([one for own in left for one in own], until, stop)
-            else:
-                yield from _stream([own for own in left if own], until, shared, stop)
-        if until < longest:
-            _decide(every, until, control)
+        kinds = [
+            [[training(p) for p in own] for own in kind] for kind in (plan.streams, [plan.alone])
+        ]
+        every = [one for streams in kinds for own in streams for one in own]
+        longest = max((program.epochs for program in plan.programs), default=0)
+        for until in [*(rung for rung in control.rungs if rung < longest), longest]:
+            for streams in kinds:
+                left = [[one for one in own if not one.finished] for own in streams]
+                yield from engine.train([own for own in left if own], until, stop)
+            if until < longest:
+                _decide(every, until, control)
 
 
 def _decide(every: Sequence[Training], rung: int, control: Control) -> None:
@@ -131,9 +121,33 @@ def _decide(every: Sequence[Training], rung: int, control: Control) -> None:
         stopped = stopped[len(own) :]
 
 
+class Threads:
+    """The devices of this process: a thread for each stream."""
+
+    def __init__(self, devices: Sequence[jax.Device]) -> None:
+        """Nothing is placed yet."""
+        self._devices = devices
+
+    @contextlib.contextmanager
+    def prepared(
+        self, task: Task, data: Data, control: Control, progress: Progress,
+        checkpointer: Checkpointer | None,
+    ) -> Iterator["Machine"]:  # fmt: skip
+        """See `Engine`."""
+        self._machine = Machine(task, data, self._devices)
+        yield self._machine
+
+    def train(
+        self, streams: Sequence[Sequence[Training]], until: int, stop: threading.Event | None
+    ) -> Generator[list[TrialRecord]]:
+        """See `Engine`."""
+        yield from _stream(streams, until, self._machine, stop)
+
+
 def _stream(
-    streams: list[list[Training]], until: int, shared: "Machine", stop: threading.Event | None
-) -> Generator[list[TrialRecord]]:
+    streams: Sequence[Sequence[Training]], until: int, shared: "Machine",
+    stop: threading.Event | None,
+) -> Generator[list[TrialRecord]]:  # fmt: skip
     asked, over = stop or threading.Event(), threading.Event()
     finished: queue.SimpleQueue[list[TrialRecord] | BaseException] = queue.SimpleQueue()
 

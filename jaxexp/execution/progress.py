@@ -22,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxexp.base.words import count, duration
+from jaxexp.planning.nodes import seconds_of
 from jaxexp.planning.programs import Plan, Program
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial, text
@@ -333,7 +334,7 @@ class TerminalProgress:
         own = self._watched[id(program)]
         if own.done >= program.epochs:
             return 0.0
-        seconds = _alone(program) * (program.epochs - own.done) / program.epochs * slower
+        seconds = seconds_of(program) * (program.epochs - own.done) / program.epochs * slower
         if own.marks:
             (since, start), (until, done) = own.marks[0], own.marks[-1]
             if until - since >= ENOUGH and done > start:
@@ -351,7 +352,7 @@ class TerminalProgress:
         for program in self.plan.programs:
             own = self._watched[id(program)]
             taken += own.taken
-            expected += _alone(program) * own.seen / program.epochs
+            expected += seconds_of(program) * own.seen / program.epochs
         return taken / expected if taken >= ENOUGH and expected > 0 else None
 
     def _compile_slower(self) -> float:
@@ -403,11 +404,6 @@ def going_on(text: str, console: Console, every: float = STILL_EVERY) -> Iterato
         over.set()
         teller.join()
     console.print(f"done {text}: {passed()}", markup=False, soft_wrap=True)
-
-
-def _alone(program: Program) -> float:
-    """Estimated seconds of training, on its own devices."""
-    return program.estimate.seconds / max(1, len(program.devices))
 
 
 def _of(program: Program) -> list[Trial]:

@@ -64,6 +64,10 @@ class Store(Protocol):
         """Forget what is open of a program; nothing is deleted."""
         ...
 
+    def close(self) -> None:
+        """Forget all that is open."""
+        ...
+
     def remove(self) -> None:
         """Delete everything."""
         ...
@@ -141,6 +145,11 @@ class Folder:
             with contextlib.suppress(Exception):
                 manager.close()
 
+    def close(self) -> None:
+        """See `Store`."""
+        for program in list(self._managers):
+            self.drop(program)
+
     def remove(self) -> None:
         """See `Store`."""
         shutil.rmtree(self.path, ignore_errors=True)
@@ -217,6 +226,9 @@ class Objects:
         return np.frombuffer(content, np.uint8)
 
     def drop(self, program: str) -> None:
+        """See `Store`."""
+
+    def close(self) -> None:
         """See `Store`."""
 
     def remove(self) -> None:
