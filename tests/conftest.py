@@ -67,12 +67,6 @@ def pytest_collection_modifyitems(config, items):
                 item.add_marker(pytest.mark.nightly)
 
 
-def pytest_collection_finish():
-    """What has been imported stays: it need not be looked through again."""
-    gc.collect()
-    gc.freeze()
-
-
 @pytest.fixture(scope="session", autouse=True)
 def small_pictures():
     """Pages of tests have small pictures, which are drawn faster."""
