@@ -327,7 +327,7 @@ def _hardware(
     if nodes is not None:  # nothing is compiled
         each = absent.chips if devices is None else devices
         check_int("devices", each, least=1)
-        number = cast(int, each)
+        number = int(cast(int, each))
         return _Hardware(absent.backend, number, (memory,) * number, int(nodes), target=absent)
     if devices is not None:
         raise UserError(

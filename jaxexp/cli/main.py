@@ -433,8 +433,11 @@ def resume(
     if found.get("finished", True) and not found.get("missing"):
         raise UserError(f"{run_directory}: this run is complete; `jaxexp report` draws it again")
     command = Command.from_json(found, run_directory / "run.json")
-    changed: dict[str, Json] = {"checkpoint_every": checkpoint_every, "devices": devices}
-    changed["cluster"] = cluster
+    changed: dict[str, Json] = {
+        "checkpoint_every": checkpoint_every,
+        "devices": devices,
+        "cluster": cluster,
+    }
     given = {name: value for name, value in changed.items() if value is not None}
     given |= {"cluster": None} if cluster == "none" else {}
     command = dataclasses.replace(command, **given)
