@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 FunctionT = TypeVar("FunctionT", bound=Callable[..., object])
 LIBRARIES = ("jaxexp", "jax", "jaxlib", "flax", "optax", "numpy")  # which decide numbers
 MOST_TRACED = 8  # trials, to tell a task from another
-ALWAYS_READ = {"epochs", "batch_size", "seed"}  # by the engine
+ALWAYS_READ = {"epochs", "batch_size", "seed", "matmul_precision"}  # by the engine
 # Variables and dimensions of every dataset of results; see `to_dataset`.
 RESERVED = {"loss", "step_loss", "steps_per_epoch", "epochs_trained", "diverged_epoch"}
 RESERVED |= {"diverged_step", "trial_id", "seconds", "gradient_norm", "best_epoch", "parent"}

@@ -301,18 +301,3 @@ def test_inputs_of_sines_are_cropped_to_their_own_number():
         cropped, _ = task.crop(trial, jax.tree.map(lambda a: np.ones(a.shape), wide), None)
         assert jax.tree.map(np.shape, cropped) == jax.tree.map(lambda a: a.shape, own)
         assert cropped.params["first"]["affine"]["kernel"].shape == (4, 10 * inputs)
-
-
-def test_products_are_asked_for_in_full_float32(problem, devices):
-    """TPUs and recent GPUs would round their factors otherwise; CPUs do as they are told."""
-    asked = []
-
-    class Watched(type(problem.task)):
-        def apply(self, *arguments, **options):
-            asked.append(jax.config.jax_default_matmul_precision)
-            return super().apply(*arguments, **options)
-
-    sweep = jx.Sweep(jx.MLPTrial(epochs=1, depth=1, width=4, batch_size=64))
-    results = jx.run(sweep, Watched(), problem.data, progress=False)
-    assert asked[-1] == "float32"
-    assert results.dataset.attrs["precision"] == "float32"

@@ -40,7 +40,7 @@ class NetTrial(Trial):
 
 def test_kinds():
     kinds = {name: field.kind for name, field in NetTrial.fields().items()}
-    own = ("channels", "clip", "schedule", "pool", "kernels", "pair", "mode")
+    own = ("channels", "clip", "schedule", "pool", "kernels", "pair", "mode", "matmul_precision")
     assert {name for name, kind in kinds.items() if kind is Kind.STATIC} == set(own)
     assert kinds["batch_size"] is Kind.SIZE
     assert kinds["scale"] is kinds["learning_rate"] is kinds["seed"] is Kind.TRACED

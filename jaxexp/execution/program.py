@@ -16,8 +16,7 @@ from jaxexp.execution.records import End, Snapshot
 from jaxexp.planning.programs import Program
 from jaxexp.spec.padding import Choice
 from jaxexp.spec.trial import Trial
-from jaxexp.training import step
-from jaxexp.training.precision import in_float32
+from jaxexp.training import precision, step
 from jaxexp.training.step import EpochRecord, Steps, TrainState
 from jaxexp.training.task import Arrays, Task, Variables
 from jaxexp.training.tracing import fingerprint
@@ -216,16 +215,20 @@ def lowered(
 
     own, number = stack(program, task, data), np.int32(0)
     leaves = {n: jax.ShapeDtypeStruct((lanes, *a.shape[1:]), a.dtype) for n, a in own.items()}
-    init_jit = batched(traced.init, TRIALS, SHARED)
-    steps_jit = batched(traced.steps, *(TRIALS,) * 3, *(SHARED,) * 4, donate=(1,))
-    evaluate_jit = batched(traced.evaluate, *(TRIALS,) * 3, *(SHARED,) * 3)
-    predict_jit = batched(traced.predict, TRIALS, TRIALS, SHARED)
+    products = program.trials[0].matmul_precision  # of them all
+
+    def of_products(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
+        return precision.rounded(function, products)
+
+    init_jit = batched(traced.init, TRIALS, SHARED)  # the same start for every precision
+    steps_jit = batched(of_products(traced.steps), *(TRIALS,) * 3, *(SHARED,) * 4, donate=(1,))
+    evaluate_jit = batched(of_products(traced.evaluate), *(TRIALS,) * 3, *(SHARED,) * 3)
+    predict_jit = batched(of_products(traced.predict), TRIALS, TRIALS, SHARED)
     predict = "predictions" in program.record
-    with in_float32():
+    with precision.asked():
         init = init_jit.lower(leaves, data)
-        state, record = jax.tree.map(
-            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), init.out_info
-        )
+    state, record = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), init.out_info)
+    with precision.asked(products):
         return Lowered(
             init=init,
             steps=steps_jit.lower(leaves, state, record, number, number, number, data),

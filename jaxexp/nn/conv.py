@@ -24,6 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from jaxexp.training.precision import rounds
+
 ROUTES = ("lax", "matmul")
 CHUNK_BYTES = 1 << 22  # of a chunk's transformed tiles: they stay in a core's or the shared cache
 
@@ -47,7 +49,8 @@ def conv(x_NxHxWxC: Array, kernel_KxKxCxO: Array, stride: int, route: str) -> Ar
         return stem_conv(x_NxHxWxC, kernel_KxKxCxO)
     if route == "lax" or size > 3:
         return lax_conv(x_NxHxWxC, kernel_KxKxCxO, stride)
-    if size == 3 and stride == 1 and min(x_NxHxWxC.shape[1:3]) >= 4:
+    tiles = size == 3 and stride == 1 and min(x_NxHxWxC.shape[1:3]) >= 4
+    if tiles and not rounds():  # the factors that are rounded are to be the convolution's own
         return winograd(x_NxHxWxC, kernel_KxKxCxO)
     return columns_conv(x_NxHxWxC, kernel_KxKxCxO, stride)
 

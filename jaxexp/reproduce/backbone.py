@@ -63,7 +63,8 @@ def features(backbone: Backbone, x_by_split: Splits, route: str) -> tuple[Splits
     params, stats = jax.device_put(backbone.tree, whole)
     shape = (BATCH * mesh.size, *next(iter(x_by_split.values())).shape[1:])
     images = jax.ShapeDtypeStruct(shape, np.uint8, sharding=split)
-    run = jax.jit(_network(mesh, route)).lower(params, stats, images).compile()
+    with jax.default_matmul_precision("float32"):
+        run = jax.jit(_network(mesh, route)).lower(params, stats, images).compile()
     started, done, made = time.perf_counter(), 0, {}
     with jx.counting("features of images") as progress:
         for name, x_NxHxWx3 in x_by_split.items():

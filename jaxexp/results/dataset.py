@@ -20,7 +20,6 @@ from jaxexp.planning.programs import Plan
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial, text
 from jaxexp.training.data import Attributes, Data
-from jaxexp.training.precision import PRECISION
 from jaxexp.training.step import train_sample
 from jaxexp.training.task import Task
 
@@ -189,9 +188,10 @@ def _is_other(value: object) -> bool:
 
 def facts(plan: Plan, device: str, devices: int) -> Facts:
     """What decides a result beside the sweep: versions, devices, plan, and when it was made."""
+    precisions = {t.matmul_precision for program in plan.programs for t in program.trials}
     return _environment() | {
         "device": device,
-        "precision": PRECISION,  # of products
+        "precision": ", ".join(sorted(precisions)),  # of products
         "devices": devices,
         "programs": len(plan.programs),
         "plan_trials": plan.trials,

@@ -13,9 +13,9 @@ from jaxexp.base.errors import UserError
 from jaxexp.results import seeds, select
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Kind, Trial, text, with_values
+from jaxexp.training import precision
 from jaxexp.training.arrays import inputs
 from jaxexp.training.data import Data
-from jaxexp.training.precision import in_float32
 from jaxexp.training.task import PyTree, Task, Variables
 
 # Predictions, and probabilities or None.
@@ -216,7 +216,7 @@ def apply(
     for start in range(0, n, size):
         # Batches are filled up, and of few sizes, so that other numbers of inputs compile nothing.
         index_B = np.minimum(np.arange(start, start + size), n - 1)
-        with in_float32():
+        with precision.asked(trial.matmul_precision):
             made = predict(traced, variables, jax.tree.map(lambda a: a[index_B], x))  # noqa: B023
         parts.append(jax.tree.map(lambda a: np.asarray(a)[: n - start], made))  # noqa: B023
     joined: Predicted = jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
@@ -240,7 +240,7 @@ def _compiled_for(task: Task, trial: Trial, compiled: dict[Trial, Predict]) -> P
         prediction = task.predict(with_values(alike, **traced), variables, x)
         return prediction, task.probabilities(prediction)
 
-    return compiled.setdefault(alike, jax.jit(predict))
+    return compiled.setdefault(alike, jax.jit(precision.rounded(predict, trial.matmul_precision)))
 
 
 def like_training(data: Data, X: PyTree) -> PyTree:

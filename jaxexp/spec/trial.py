@@ -30,6 +30,7 @@ Hint: TypeAlias = object
 T = TypeVar("T")
 TrialT = TypeVar("TrialT", bound="Trial")
 Number = TypeVar("Number", bound=float)
+PRECISIONS = ("float32", "tf32", "bfloat16")  # of products: see jaxexp.training.precision
 
 
 class Kind(enum.Enum):
@@ -186,6 +187,7 @@ class Trial:
     weight_decay: float = traced(0.0, at_least=0)  # of adamw
     seed: int = traced(0, at_least=0, below=2**31)
     fold: int = traced(0, at_least=0)  # of data with folds: which of them it trains on
+    matmul_precision: str = static("float32", choices=PRECISIONS)  # of the factors of products
 
     if not typing.TYPE_CHECKING:  # for which the signature is that of `__init__`
         __signature__ = _SignatureOfInit()
@@ -212,8 +214,9 @@ class Trial:
     def id(self) -> str:
         """Sixteen hexadecimal digits that name the content: equal trials have equal ids."""
         content = {name: _plain(value) for name, value in self.values().items()}
-        if not self.fold:  # ids of trials from before there were folds
-            del content["fold"]
+        for name, value in ADDED.items():
+            if content[name] == value:
+                del content[name]
         return digest(json.dumps([type(self).__name__, content], sort_keys=True))
 
     def replace(self, **values: object) -> Self:
@@ -261,12 +264,15 @@ RESERVED = {"epoch", "split", "step", "layer", "loss", "seconds", "trial", "tria
 RESERVED |= {"status", "step_loss", "running_loss", "steps_per_epoch", "epochs_trained"}
 RESERVED |= {"diverged_epoch", "diverged_step", "gradient_norm"}
 # What the engine itself reads: the types and kinds that it knows.
-ENGINE = {
+ENGINE: dict[str, set[tuple[type, Kind]]] = {
     "epochs": {(int, Kind.LENGTH)},
     "batch_size": {(int, Kind.SIZE), (int, Kind.STATIC)},
     "seed": {(int, Kind.TRACED), (int, Kind.STATIC)},
     "fold": {(int, Kind.TRACED)},
+    "matmul_precision": {(str, Kind.STATIC)},
 }
+# Hyperparameters that came later: at these values, ids of trials are those from before.
+ADDED = {"fold": 0, "matmul_precision": "float32"}
 OPTIMIZER = ("learning_rate", "momentum", "weight_decay")
 SMALLEST, LARGEST = 2.0**-126, 2.0**128 - 2.0**104  # of float32, subnormal numbers left out
 ABBREVIATIONS = {
@@ -408,10 +414,16 @@ def _field(cls: type[Trial], field: dataclasses.Field[Value], hint: Hint) -> Hyp
             "a field that is not compared, or not set, would make trials one"
         )
     if field.name in ENGINE and (hint, kind) not in ENGINE[field.name]:
+        expected = _name(next(iter(ENGINE[field.name]))[0])
         raise UserError(
-            f"{where}: {_name(hint)}, declared as {kind.value}; expected int, declared as in "
-            "jaxexp.Trial"
+            f"{where}: {_name(hint)}, declared as {kind.value}; expected {expected}, declared as "
+            "in jaxexp.Trial"
         )
+    if field.name == "matmul_precision":
+        choices = cast("tuple[str, ...]", declared.get("choices") or ("any text",))
+        for each in choices:
+            if each not in PRECISIONS:
+                raise UserError(f"{where}: {each!r}, expected one of {', '.join(PRECISIONS)}")
     if field.name in OPTIMIZER and kind in (Kind.SIZE, Kind.CHOICE):
         raise UserError(f"{where}: declared as {kind.value}, expected jaxexp.traced or static")
     _check_unlike(where, hint)

@@ -1,17 +1,131 @@
-"""How exactly products are computed."""
+"""How exactly products are computed: `Trial.matmul_precision`.
 
+Products are those of matrices and convolutions, whatever asks for them: the network, its gradients,
+an optimizer, a metric. Sums are in float32 always.
+"""
+
+from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import NamedTuple, ParamSpec, TypeVar
 
 import jax
+import numpy as np
+from jax.extend import core as jax_core
 
-PRECISION = "float32"
+from jaxexp.training import jaxprs
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Rounded = TypeVar("Rounded", jax_core.ClosedJaxpr, jax_core.Jaxpr)
 
 
-def in_float32() -> AbstractContextManager[None]:
-    """While functions are traced: their products and convolutions are computed in full float32.
+class _Rounding(NamedTuple):
+    """Of a product's factors, and what JAX calls the least that hardware must then compute."""
+
+    exponent_bits: int
+    mantissa_bits: int
+    asked: str
+
+
+FLOAT32 = "float32"
+PRODUCTS = ("dot_general", "conv_general_dilated")
+ROUNDINGS = {
+    "tf32": _Rounding(8, 10, "tensorfloat32"),
+    "bfloat16": _Rounding(8, 7, "bfloat16"),
+}
+
+
+def asked(precision: str = FLOAT32) -> AbstractContextManager[None]:
+    """While functions are traced: what JAX is to ask of the hardware for their products.
 
     TPUs and recent GPUs otherwise round the factors to bfloat16 or TensorFloat-32, and a trial
-    would be another one than on the CPU, or than the same in PyTorch. CPUs always compute so.
+    would be another one than on the CPU, or than the same in PyTorch. CPUs always compute in
+    float32, whatever they are asked for: hence `rounded`.
     """
-    context: AbstractContextManager[None] = jax.default_matmul_precision(PRECISION)
+    name = FLOAT32 if precision == FLOAT32 else ROUNDINGS[precision].asked
+    context: AbstractContextManager[None] = jax.default_matmul_precision(name)
     return context
+
+
+def rounds() -> bool:
+    """Whether the factors of products are rounded in the function being traced."""
+    asked_for: str | None = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    return asked_for in {each.asked for each in ROUNDINGS.values()}
+
+
+def rounded(function: Callable[P, T], precision: str) -> Callable[P, T]:
+    """The function with both factors of all its products rounded, those of gradients in it too.
+
+    The rounding is part of the program, so that a precision means the same on every device: what
+    hardware rounds by itself is rounded already. Gradients of what this returns are not rounded:
+    round what computes them.
+
+    >>> import jax.numpy as jnp
+    >>> x = jnp.array([1 + 2**-9])
+    >>> print(f"{jnp.dot(x, x):.5f} {rounded(jnp.dot, 'bfloat16')(x, x):.5f}")
+    1.00391 1.00000
+    """
+    if precision == FLOAT32:
+        return function
+
+    def with_rounded(*arguments: P.args, **named: P.kwargs) -> T:
+        traced, shape = jax.make_jaxpr(function, return_shape=True)(*arguments, **named)
+        program = jax_core.jaxpr_as_fun(_with_rounding(traced, ROUNDINGS[precision]))
+        result: T = jax.tree.unflatten(
+            jax.tree.structure(shape), program(*jax.tree.leaves((arguments, named)))
+        )
+        return result
+
+    return with_rounded
+
+
+def _with_rounding(program: Rounded, rounding: _Rounding) -> Rounded:
+    """The program, its inner ones too, with an operation before each product for each factor."""
+    if isinstance(program, jax_core.ClosedJaxpr):
+        closed: Rounded = program.replace(jaxpr=_with_rounding(program.jaxpr, rounding))
+        return closed
+    eqns = []
+    for eqn in program.eqns:
+        if eqn.primitive.name in PRODUCTS:
+            factors: list[jax_core.Var | jax_core.Literal] = []
+            for factor in eqn.invars:
+                if (
+                    getattr(factor.aval, "dtype", None) == np.float32
+                ):  # what counts is exact, and a half no finer
+                    eqns.append(_round(eqn, factor, rounding))
+                    factors.append(eqns[-1].outvars[0])
+                else:
+                    factors.append(factor)
+            eqns.append(eqn.replace(invars=factors))
+        elif jaxprs.inner(eqn.params):
+            params = {name: _in_parameter(value, rounding) for name, value in eqn.params.items()}
+            eqns.append(eqn.replace(params=params))
+        else:
+            eqns.append(eqn)
+    made: Rounded = program.replace(eqns=eqns)
+    return made
+
+
+def _round(
+    product: jax_core.JaxprEqn, factor: jax_core.Var | jax_core.Literal, rounding: _Rounding
+) -> jax_core.JaxprEqn:
+    """The operation that rounds a factor of a product."""
+    made: jax_core.JaxprEqn = product.replace(
+        primitive=jax_core.primitives.reduce_precision_p,
+        invars=[factor],
+        outvars=[jax_core.Var(factor.aval)],
+        params={"exponent_bits": rounding.exponent_bits, "mantissa_bits": rounding.mantissa_bits},
+        effects=jax_core.no_effects,
+    )
+    return made
+
+
+def _in_parameter(value: object, rounding: _Rounding) -> object:
+    """A parameter of an operation; the programs in it, such as the body of a loop, rounded."""
+    if isinstance(value, tuple | list) and jaxprs.inner({"": value}):
+        return type(value)(_in_parameter(each, rounding) for each in value)
+    if isinstance(value, jax_core.ClosedJaxpr):
+        return _with_rounding(value, rounding)
+    if isinstance(value, jax_core.Jaxpr):
+        return _with_rounding(value, rounding)
+    return value
