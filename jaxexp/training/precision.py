@@ -115,7 +115,6 @@ def _round(
         invars=[factor],
         outvars=[jax_core.Var(factor.aval)],
         params={"exponent_bits": rounding.exponent_bits, "mantissa_bits": rounding.mantissa_bits},
-        effects=jax_core.no_effects,
     )
     return made
 
