@@ -290,8 +290,8 @@ def test_trials_trained_in_chunks_equal_those_trained_at_once(problem, devices):
 
 def test_an_option_that_xla_does_not_know_is_left_out(monkeypatch):
     monkeypatch.setitem(program.FAST_TO_COMPILE, "xla_no_such_option", True)
-    double = program.compile_fast(jax.jit(lambda x: 2 * x).lower(1.0))
+    double = program.compile_with(program.FAST_TO_COMPILE, jax.jit(lambda x: 2 * x).lower(1.0))
     assert double(3.0) == 6
     monkeypatch.setitem(program.FAST_TO_COMPILE, "xla_backend_optimization_level", "none")
     with pytest.raises(jax.errors.JaxRuntimeError, match="xla_backend_optimization_level"):
-        program.compile_fast(jax.jit(lambda x: 2 * x).lower(1.0))
+        program.compile_with(program.FAST_TO_COMPILE, jax.jit(lambda x: 2 * x).lower(1.0))

@@ -1,5 +1,6 @@
 """A program on its devices: training compiled as a batch of trials, and its state between calls."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias, cast
@@ -32,6 +33,11 @@ FAST_TO_COMPILE: dict[str, str | bool | int] = {
     "xla_cpu_parallel_codegen_split_count": 1,
     "xla_cpu_use_fusion_emitters": False,  # not of jaxlib 0.12
 }
+# Of steps whose arithmetic is mostly the update of parameters and moments. LLVM's highest level
+# unrolls its innermost loop, over the 16 inputs of a unit, and vectorizes the one around it, with a
+# load of its own for each number; that takes a third of a step of one example.
+FOR_UPDATES: dict[str, str | bool | int] = {"xla_backend_optimization_level": 2}
+FEW_EXAMPLES = 32  # of a batch, up to which this was found to be faster; of 64 and more, slower
 Leaves: TypeAlias = Mapping[str, jax.Array]  # what differs between trials
 Number: TypeAlias = jax.Array  # of an epoch, a step or a batch
 Trained: TypeAlias = tuple[TrainState, EpochRecord]
@@ -88,9 +94,11 @@ def compile_program(program: Program, task: Task, mesh: Mesh, data: Arrays, lane
     return _compiled[key]
 
 
-def compile_fast(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
-    """Compile with `FAST_TO_COMPILE`, without what this version of XLA does not know of it."""
-    options = cast("dict[str, str | bool]", dict(FAST_TO_COMPILE))  # JAX takes numbers, too
+def compile_with(
+    options: Mapping[str, str | bool | int], lowered: jax.stages.Lowered
+) -> jax.stages.Compiled:
+    """Compile with the options, without those that this version of XLA does not know."""
+    options = cast("dict[str, str | bool]", dict(options))  # JAX takes numbers, too
     while True:
         try:
             return lowered.compile(options)
@@ -169,12 +177,13 @@ class Lowered(NamedTuple):
     steps: jax.stages.Lowered
     evaluate: jax.stages.Lowered
     predict: jax.stages.Lowered | None
+    mostly_updates: bool  # whether a CPU computes little else in a step
 
 
 def _compile(program: Lowered) -> Compiled:
     return Compiled(
-        init=compile_fast(program.init),
-        steps=program.steps.compile(),
+        init=compile_with(FAST_TO_COMPILE, program.init),
+        steps=compile_with(FOR_UPDATES if program.mostly_updates else {}, program.steps),
         evaluate=program.evaluate.compile(),
         predict=None if program.predict is None else program.predict.compile(),
     )
@@ -234,7 +243,18 @@ def lowered(
             steps=steps_jit.lower(leaves, state, record, number, number, number, data),
             evaluate=evaluate_jit.lower(leaves, state, record, number, number, data),
             predict=predict_jit.lower(leaves, state, data) if predict else None,
+            mostly_updates=mesh.devices.flat[0].platform == "cpu" and _updates(program, state),
         )
+
+
+def _updates(program: Program, state: TrainState) -> bool:
+    """Whether batches are small, and the optimizer keeps moments of every parameter."""
+    parameters, moments = (
+        sum(math.prod(a.shape) for a in jax.tree.leaves(tree) if jnp.issubdtype(a.dtype, float))
+        for tree in (state.variables.params, state.optimizer)
+    )
+    few = max(trial.batch_size for trial in program.trials) <= FEW_EXAMPLES
+    return few and moments >= parameters
 
 
 def stack(program: Program, task: Task, data: Arrays) -> dict[str, np.ndarray]:
