@@ -295,3 +295,62 @@ def test_an_option_that_xla_does_not_know_is_left_out(monkeypatch):
     monkeypatch.setitem(program.FAST_TO_COMPILE, "xla_backend_optimization_level", "none")
     with pytest.raises(jax.errors.JaxRuntimeError, match="xla_backend_optimization_level"):
         program.compile_with(program.FAST_TO_COMPILE, jax.jit(lambda x: 2 * x).lower(1.0))
+
+
+class Compilers:
+    """Stands in for `compile_program`: says when a program of a batch size has been compiled."""
+
+    def __init__(self, monkeypatch, broken: int | None = None):
+        self.original, self.broken = program.compile_program, broken
+        self.compiled = {size: threading.Event() for size in (2, 3)}
+        self.sizes, self.lock = [], threading.Lock()
+        monkeypatch.setattr(program, "compile_program", self)
+
+    def __call__(self, which, *arguments):
+        size = which.trials[0].batch_size
+        try:
+            if size == self.broken:
+                raise ZeroDivisionError
+            return self.original(which, *arguments)
+        finally:
+            with self.lock:
+                self.sizes.append(size)
+            self.compiled[size].set()
+
+
+class UntilCompiled(Watch):
+    """Holds the first program that trains until both have been compiled."""
+
+    def __init__(self, compilers):
+        super().__init__()
+        self.compilers, self.before = compilers, None
+
+    def moved(self, program, epochs):
+        super().moved(program, epochs)
+        assert all(event.wait(60) for event in self.compilers.compiled.values())
+        self.before = self.before or list(self.compilers.sizes)
+
+
+@pytest.mark.parametrize("timed", [False, True])
+def test_programs_are_compiled_before_their_turn(devices, monkeypatch, timed):
+    """While another trains; of those that run alone, all before the first."""
+    compilers = Compilers(monkeypatch)
+    watch = UntilCompiled(compilers)
+    sweep = Sweep(Trial(epochs=2), {"batch_size": [2, 3]}, timed=timed)
+    records = train([sweep], growth(6), devices[:1], progress=watch)
+    assert list(records) == sweep.trials()
+    assert {epoch for _, epoch in watch.epochs} == {1, 2}
+    if timed:
+        assert sorted(watch.before[:2]) == [2, 3]
+    assert all(record.compile_seconds > 0 for record in records.values())
+
+
+def test_what_cannot_be_compiled_is_said_when_its_turn_has_come(devices, monkeypatch):
+    made = planned([Sweep(Trial(epochs=2), {"batch_size": [2, 3]})], growth(6), devices[:1])
+    [own] = made.streams
+    first, second = (each.trials[0].batch_size for each in own)
+    Compilers(monkeypatch, broken=second)
+    batches = driver.stream(made, *growth(6), devices[:1])
+    assert [record.trial.batch_size for record in next(batches)] == [first]
+    with pytest.raises(ZeroDivisionError):
+        next(batches)

@@ -92,9 +92,13 @@ class Engine:
                 self._dismiss()
 
     def train(
-        self, streams: Sequence[Sequence[Training]], until: int, stop: threading.Event | None
-    ) -> Generator[list[TrialRecord]]:
-        """Train every program so far, whatever its stream, yielding records as programs end."""
+        self, streams: Sequence[Sequence[Training]], ahead: Sequence[Training], until: int,
+        stop: threading.Event | None,
+    ) -> Generator[list[TrialRecord]]:  # fmt: skip
+        """Train every program so far, whatever its stream, yielding records as programs end.
+
+        Nothing is compiled ahead: nodes compile side by side.
+        """
         self._trainings = {one.program.id: one for own in streams for one in own}
         self._queue, told = Queue(one.program for own in streams for one in own), False
         while self._queue or any(own.running for own in self._stations.values()):

@@ -1,6 +1,8 @@
 """The driver: trains the programs of a plan side by side, and collects what they leave behind."""
 
+import collections
 import contextlib
+import itertools
 import queue
 import threading
 import time
@@ -60,9 +62,13 @@ class Engine(Protocol):
         ...
 
     def train(
-        self, streams: Sequence[Sequence[Training]], until: int, stop: threading.Event | None
-    ) -> Generator[list[TrialRecord]]:
-        """Train every program so far, yielding records as programs end, as `stream` does."""
+        self, streams: Sequence[Sequence[Training]], ahead: Sequence[Training], until: int,
+        stop: threading.Event | None,
+    ) -> Generator[list[TrialRecord]]:  # fmt: skip
+        """Train every program so far, yielding records as programs end, as `stream` does.
+
+        Those `ahead` have their turn later, here or in another call, and may be compiled before.
+        """
         ...
 
 
@@ -74,7 +80,8 @@ def stream(
     """Train every trial of the plan, yielding each program's records as soon as it has finished.
 
     On devices of this process, the plan's streams run side by side, in a thread each, the programs
-    of a stream one after another; then those that run alone. An engine gives programs to other
+    of a stream one after another; then those that run alone. Meanwhile the programs whose turn has
+    not come are compiled, though nothing while one runs alone. An engine gives programs to other
     machines. With a `checkpointer`, programs resume from their snapshots, and leave new ones.
     `control` says which trials end early; at its rungs, all programs wait for each other.
 
@@ -96,9 +103,16 @@ def stream(
         every = [one for streams in kinds for own in streams for one in own]
         longest = max((program.epochs for program in plan.programs), default=0)
         for until in [*(rung for rung in control.rungs if rung < longest), longest]:
-            for streams in kinds:
-                left = [[one for one in own if not one.finished] for own in streams]
-                yield from engine.train([own for own in left if own], until, stop)
+            together, alone = (
+                [own for own in ([one for one in own if not one.finished] for own in kind) if own]
+                for kind in kinds
+            )
+            turns = itertools.zip_longest(*(own[1:] for own in together))
+            ahead = [one for turn in turns for one in turn if one] + [
+                one for own in alone for one in own
+            ]
+            yield from engine.train(together, ahead, until, stop)
+            yield from engine.train(alone, [], until, stop)
             if until < longest:
                 _decide(every, until, control)
 
@@ -138,15 +152,16 @@ class Threads:
         yield self._machine
 
     def train(
-        self, streams: Sequence[Sequence[Training]], until: int, stop: threading.Event | None
-    ) -> Generator[list[TrialRecord]]:
+        self, streams: Sequence[Sequence[Training]], ahead: Sequence[Training], until: int,
+        stop: threading.Event | None,
+    ) -> Generator[list[TrialRecord]]:  # fmt: skip
         """See `Engine`."""
-        yield from _stream(streams, until, self._machine, stop)
+        yield from _stream(streams, ahead, until, self._machine, stop)
 
 
 def _stream(
-    streams: Sequence[Sequence[Training]], until: int, shared: "Machine",
-    stop: threading.Event | None,
+    streams: Sequence[Sequence[Training]], ahead: Sequence[Training], until: int,
+    shared: "Machine", stop: threading.Event | None,
 ) -> Generator[list[TrialRecord]]:  # fmt: skip
     asked, over = stop or threading.Event(), threading.Event()
     finished: queue.SimpleQueue[list[TrialRecord] | BaseException] = queue.SimpleQueue()
@@ -160,10 +175,29 @@ def _stream(
                 finished.put(one.run(until, stopped))
         except BaseException as error:
             finished.put(error)
+        compile_ahead()  # its devices have nothing else to do
+
+    def compile_ahead() -> None:
+        while left and not stopped():
+            with contextlib.suppress(IndexError):  # another thread has taken the last one
+                left.popleft().compile_ahead()
+
+    def compile_beside() -> None:
+        def first() -> bool:
+            """Whether a stream has yet to compile what it begins with."""
+            pairs = zip(threads, streams, strict=False)
+            return any(thread.is_alive() and not own[0].compiled for thread, own in pairs)
+
+        while first() and not stopped():
+            time.sleep(POLL_SECONDS)
+        compile_ahead()
 
     # All at once: while one compiles or waits for its slowest device, the others use the cores.
     # No daemons: Python cannot end while one of them compiles, but would try, and crash.
+    left = collections.deque(ahead)
     threads = [threading.Thread(target=run_stream, args=(own,)) for own in streams]
+    beside = max(1, len(shared.devices) - len(streams)) if ahead else 0
+    threads += [threading.Thread(target=compile_beside) for _ in range(beside)]
     for thread in threads:
         thread.start()
     try:
@@ -177,6 +211,8 @@ def _stream(
                 raise result
             if result:
                 yield result
+        while any(thread.is_alive() for thread in threads) and not asked.is_set():
+            time.sleep(POLL_SECONDS)
     finally:
         over.set()
         while shared.busy(threads):

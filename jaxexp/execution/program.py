@@ -307,7 +307,7 @@ class RunningProgram:
             self.lanes = filled(self.program, max(len(self.places), snapshot.lanes))
             self.values |= snapshot.values
             self.best_epoch = snapshot.best_epoch.copy()
-        self._compile()
+        self.compile()
         if snapshot is None:
             self.state, self.record = self.compiled.init(self.leaves, self.data)
             return
@@ -317,7 +317,8 @@ class RunningProgram:
         self.epoch, self.step = snapshot.epoch, snapshot.step
         self.batch = min(snapshot.batch, self.batches - 1)  # the data may be others, by force
 
-    def _compile(self) -> None:
+    def compile(self) -> None:
+        """Compile for the trials in the lanes, and place what differs between them."""
         own = jax.tree.map(lambda a: a[self.places], self.values)
         self.leaves = self._put(self._in_lanes(own), TRIALS)
         try:
@@ -406,7 +407,7 @@ class RunningProgram:
         kept = self.to_host((self.state, self.record, self.best))
         self.places, self.lanes = places, lanes
         del self.state, self.record, self.best  # their memory first
-        self._compile()
+        self.compile()
         self.state, self.record, self.best = self._put(
             self._in_lanes(jax.tree.map(lambda a: a[own], kept)), TRIALS
         )

@@ -8,6 +8,7 @@ trials, and can stop.
 import collections
 import contextlib
 import dataclasses
+import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -154,6 +155,9 @@ class Training:
         self._epochs_T = np.array([trial.epochs for trial in program.trials])
         self._lengths = sorted({(trial.epochs, place) for trial, place in program.members})
         self._begun = False
+        self.compiled = False  # whether it has trained, or is about to
+        self._compiling = threading.Lock()
+        self._ahead_seconds = 0.0  # of compiling, before it was this program's turn
         self.history: list[EpochRecord] = []  # (T, ...) each
         self.ends: dict[int, End] = {}
         self._take_up(None)
@@ -178,6 +182,19 @@ class Training:
                 if "RESOURCE_EXHAUSTED" not in str(error):
                     raise
                 self._halve(error)
+
+    def compile_ahead(self) -> None:
+        """Compile what `run` will begin with; what cannot be compiled, `run` says.
+
+        May be called by another thread than `run`, which waits for it.
+        """
+        with self._compiling:
+            if self._begun or self._ahead_seconds:
+                return
+            started = time.perf_counter()
+            with contextlib.suppress(Exception), self.shared.compiling():
+                self._running().compile()
+            self._ahead_seconds = time.perf_counter() - started
 
     def go_on_from(self, snapshot: Snapshot, *, again: bool) -> None:
         """Take over what another process has trained; `again`: or what it saved after that."""
@@ -289,9 +306,7 @@ class Training:
         at = self.snapshot
         waits = at is not None and (at.epoch, at.settled) >= (until, until)
         if self._alive.any() and not waits:
-            program = dataclasses.replace(self.program, chunk=self.chunk)
-            mesh = self.shared.mesh(program)
-            self.own = RunningProgram(program, self.shared.task, mesh, self.shared.on(mesh))
+            self.own = self._running()
             self._compile(self.own)
             if not self.control.rungs:
                 self.snapshot = None
@@ -312,6 +327,11 @@ class Training:
             self.history = []
         return made
 
+    def _running(self) -> RunningProgram:
+        program = dataclasses.replace(self.program, chunk=self.chunk)
+        mesh = self.shared.mesh(program)
+        return RunningProgram(program, self.shared.task, mesh, self.shared.on(mesh))
+
     def _halve(self, error: Exception) -> None:
         """From now on, half as many trials at once."""
         if self.chunk == 1:
@@ -331,10 +351,11 @@ class Training:
 
     def _compile(self, own: RunningProgram) -> None:
         self.progress.compiling(self.program)
-        started = time.perf_counter()
-        with self.shared.compiling():
+        with self.shared.compiling(), self._compiling:
+            started = time.perf_counter()
             own.start(self.snapshot)
-        self.compile_seconds += time.perf_counter() - started
+            self.compile_seconds += time.perf_counter() - started + self._ahead_seconds
+            self._ahead_seconds, self.compiled = 0.0, True
 
     def _train(self, own: RunningProgram, until: int, interrupted: Callable[[], bool]) -> None:
         length, under_way = _CallLength(), collections.deque[Call]()
