@@ -1,10 +1,11 @@
 """Plans for hardware that is not here: what is read off a compiler's text, and real compilations.
 
-These skip where the compiler is not installed: pip install 'jaxexp[tpu]'.
+These skip where the compiler is not installed: pip install 'jaxexp[tpu]' or 'jaxexp[gpu]'.
 """
 
 import dataclasses
 import importlib.util
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +16,27 @@ from typer.testing import CliRunner
 import jaxexp as jx
 from jaxexp.cli.main import app
 from jaxexp.cli.session import Command, plan_stage, stages
-from jaxexp.execution import targets
+from jaxexp.execution import program, targets
 from jaxexp.execution.targets import TARGETS, Compilation, Steps, read_steps
+from jaxexp.reproduce.tasks import ImageTask, ImageTrial
+from jaxexp.training import step
 
 HAVE_COMPILER = importlib.util.find_spec("libtpu") is not None
+HAVE_GPU_COMPILER = bool(
+    importlib.util.find_spec("jax_plugins") and importlib.util.find_spec("jax_plugins.xla_cuda12")
+)
 needs_compiler = pytest.mark.skipif(not HAVE_COMPILER, reason="libtpu is not installed")
+needs_gpu_compiler = pytest.mark.skipif(
+    not HAVE_GPU_COMPILER, reason="jax-cuda12-plugin is not installed"
+)
+
+
+def targets_of(*names):
+    """Each where its compiler is, otherwise skipped with the reason."""
+    return [
+        pytest.param(name, marks=needs_compiler if name.startswith("tpu") else needs_gpu_compiler)
+        for name in names
+    ]
 
 
 def text_of(function, *arguments):
@@ -73,7 +90,7 @@ ENTRY %main (x: f32[2]) -> f32[2] {
   ROOT %loop = (s32[], f32[2]{0}) while(%x), condition=%condition, body=%body
 }
 """
-    assert read_steps(text) == Steps(1, 0, 0, True)
+    assert read_steps(text) == Steps(1, 0, 0, True, 16.0)
 
 
 def test_text_without_a_loop_has_no_steps():
@@ -93,19 +110,109 @@ def test_unknown_targets_and_devices_beside_one_are_refused():
         jx.plan(sweep, data=data_of(), target="tpu-v5e-4", devices=1)
 
 
-@pytest.mark.skipif(HAVE_COMPILER, reason="libtpu is installed")
-def test_without_the_compiler_the_message_names_what_brings_it():
-    result = CliRunner().invoke(app, ["plan", "learning_rate", "--target", "tpu-v5e-1"])
+@pytest.mark.parametrize(
+    ("name", "extra", "have"),
+    [("tpu-v5e-1", "tpu", HAVE_COMPILER), ("h100", "gpu", HAVE_GPU_COMPILER)],
+)
+def test_without_the_compiler_the_message_names_what_brings_it(name, extra, have):
+    if have:
+        pytest.skip(f"the compiler of {name} is installed")
+    result = CliRunner().invoke(app, ["plan", "learning_rate", "--target", name])
     assert result.exit_code
-    assert "jaxexp[tpu]" in str(result.exception)
+    assert f"jaxexp[{extra}]" in str(result.exception)
+
+
+BLOCKS = """
+%fused (param_0: f32[1000,2], param_1: s32[8,1]) -> f32[8,2] {
+  %param_0 = f32[1000,2]{1,0} parameter(0)
+  %param_1 = s32[8,1]{1,0} parameter(1)
+  ROOT %taken = f32[8,2]{1,0} gather(%param_0, %param_1), offset_dims={1}
+}
+
+%round (p: (s32[], u32[8])) -> (s32[], u32[8]) {
+  %p = (s32[], u32[8]{0}) parameter(0)
+  %u = u32[8]{0} get-tuple-element(%p), index=1
+  %mixed = u32[8]{0} add(%u, %u)
+}
+
+%step (p: (s32[], f32[1000,2])) -> (s32[], f32[1000,2]) {
+  %p = (s32[], f32[1000,2]{1,0}) parameter(0)
+  %x = f32[1000,2]{1,0} get-tuple-element(%p), index=1
+  %i = s32[8,1]{1,0} get-tuple-element(%p), index=2
+  %rounds = (s32[], u32[8]{0}) while(%p), condition=%c, body=%round, ROUNDS
+  %batch = f32[8,2]{1,0} fusion(%x, %i), kind=kLoop, calls=%fused
+  ROOT %next = (s32[], f32[1000,2]{1,0}) tuple(%i, %batch)
+}
+
+%block (p: (s32[], f32[1000,2])) -> (s32[], f32[1000,2]) {
+  %p = (s32[], f32[1000,2]{1,0}) parameter(0)
+  ROOT %steps = (s32[], f32[1000,2]{1,0}) while(%p), condition=%c, body=%step, KNOWN
+}
+
+%rest (p: (s32[], f32[1000,2])) -> (s32[], f32[1000,2]) {
+  %p = (s32[], f32[1000,2]{1,0}) parameter(0)
+  %one = f32[8,2]{1,0} copy(%p)
+  %two = f32[8,2]{1,0} copy(%p)
+  %three = f32[8,2]{1,0} copy(%p)
+  ROOT %next = (s32[], f32[1000,2]{1,0}) tuple(%one)
+}
+
+ENTRY %main (p: (s32[], f32[1000,2])) -> (s32[], f32[1000,2]) {
+  %p = (s32[], f32[1000,2]{1,0}) parameter(0)
+  %blocks = (s32[], f32[1000,2]{1,0}) while(%p), condition=%c, body=%block
+  ROOT %all = (s32[], f32[1000,2]{1,0}) while(%blocks), condition=%c, body=%rest
+}
+"""
+
+
+def test_a_step_of_a_gpu_is_one_of_a_block():
+    """Of a known number of steps, after which alone the host is asked."""
+
+    def known(turns):
+        return f'backend_config={{"known_trip_count":{{"n":"{turns}"}}}}'
+
+    text = BLOCKS.replace("ROUNDS", known(4))
+    made = read_steps(text.replace("KNOWN", known(program.BLOCK)), "gpu")
+    assert (made.operations, made.inner_loops, made.asks_host) == (2, 1, False)
+    # The rounds read and write 8 numbers each; the gather reads 8 rows and indices, and writes.
+    assert made.bytes == 4 * (4 * (8 + 8)) + 4 * (16 + 8 + 16)
+    other = read_steps(text.replace(", KNOWN", ""), "gpu")
+    assert other.asks_host
+
+
+def test_steps_in_blocks_are_the_same_steps(problem):
+    trial = jx.MLPTrial(epochs=1, depth=1, width=4, batch_size=16)
+    data = step.with_evaluation(problem.data)
+    start = step.init(problem.task, trial, 1, data)
+
+    def run(block, *cuts):
+        state, record = start
+        for first, last in itertools.pairwise(cuts):
+            state, record = jax.jit(
+                lambda s, r, f, l: step.train_steps(  # noqa: E741
+                    problem.task, trial, 1, s, r, 0, f, l, data, block=block
+                )
+            )(state, record, first, last)
+        return jax.tree.leaves((state, record))
+
+    one = run(1, 0, 13)
+    for other in (run(4, 0, 13), run(4, 0, 3, 13), run(16, 0, 13)):
+        for a, b in zip(one, other, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_the_arithmetic_of_a_step_is_counted():
+    """As by hand: 3 products of a 3 x 8 kernel and an 8 x 3 one, less the inputs' gradient."""
+    sweep = jx.Sweep(jx.MLPTrial(epochs=1, depth=1, width=8, batch_size=16))
+    planned = jx.plan(sweep, data=data_of(), devices=1)
+    arrays = step.with_evaluation(planned.data)
+    made = program.step_flops(planned.plan.programs[0], planned.task, arrays)
+    assert made == 2 * 16 * (2 * 3 * 8 + 3 * 8 * 3)
 
 
 @pytest.mark.integration
-@needs_compiler
-@pytest.mark.parametrize(
-    "name", [pytest.param("tpu-v5e-1", marks=pytest.mark.nightly), "tpu-v5e-4"]
-)
-def test_a_padded_program_compiles_for_a_tpu(name):
+@pytest.mark.parametrize("name", targets_of("tpu-v5e-4", "h100", "h100-8"))
+def test_a_padded_program_compiles(name):
     sweep = jx.Sweep(
         jx.MLPTrial(epochs=2), {"width": [4, 8], "depth": [1, 2], "batch_size": [16, 32]}
     )
@@ -114,27 +221,41 @@ def test_a_padded_program_compiles_for_a_tpu(name):
     assert len(made.programs) == 1
     check(made)
     assert name in str(made)
-    assert f"on each of {TARGETS[name].chips} chip" in str(made)
+    assert f"on each of {TARGETS[name].chips} {TARGETS[name].unit}" in str(made)
     with pytest.raises(jx.UserError, match=f"a plan for {name}, which is not here"):
         jx.run(planned)
 
 
 @pytest.mark.nightly
-@needs_compiler
-def test_batch_norm_and_many_layers_compile_for_a_tpu():
+@pytest.mark.parametrize("name", targets_of("tpu-v5e-1", "a100", "h100"))
+def test_batch_norm_many_layers_and_precisions_compile(name):
     sweeps = [
         jx.Sweep(jx.MLPTrial(epochs=2, batch_norm=True), name="norm"),
-        jx.Sweep(jx.MLPTrial(epochs=2, depth=20), {"seed": range(2)}, name="deep"),
+        jx.Sweep(jx.MLPTrial(epochs=2, depth=100, width=4), {"seed": range(2)}, name="deep"),
+        jx.Sweep(jx.MLPTrial(epochs=2, matmul_precision="bfloat16"), name="coarse"),
     ]
-    made = jx.plan(sweeps, data=data_of(), target="tpu-v5e-1").compiled()
-    assert len(made.programs) == 2
+    made = jx.plan(sweeps, data=data_of(), target=name).compiled()
+    assert len(made.programs) == 3
     check(made)
 
 
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", targets_of("tpu-v5e-1", "h100"))
+def test_a_resnet_of_224_pixels_compiles(name):
+    """The compiler of TPUs takes minutes for it."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (64, 224, 224, 3), dtype=np.uint8)
+    data = jx.Data(jx.Examples(images, (np.arange(64) % 2).astype(np.int32)))
+    sweep = jx.Sweep(ImageTrial(epochs=1, batch_size=32, image_size=224))
+    check(jx.plan(sweep, ImageTask(), data, target=name).compiled())
+
+
 def check(made):
-    """No step asks the host or waits for data, and all of it fits."""
+    """No step asks the host or waits for data, and all of it fits, into what was planned too."""
     for own in made.programs:
         assert own.fits(made.target)
+        planned = own.program.estimate.device_bytes / len(own.program.devices)
+        assert own.temporary_bytes <= 1.25 * planned + 1e6  # constants, of the smallest programs
         assert own.steps.operations > 10
         assert not own.steps.asks_host
         assert own.steps.data_dependent == 0
@@ -147,8 +268,8 @@ def test_trials_at_a_time_are_halved_until_the_compiler_says_that_they_fit(
 ):
     sweep = jx.Sweep(jx.MLPTrial(epochs=1), {"seed": range(16)})
     planned = jx.plan(sweep, data=data_of(), devices=1)
-    program = dataclasses.replace(planned.plan.programs[0], chunk=16)
-    plan = dataclasses.replace(planned.plan, programs=(program,))
+    whole = dataclasses.replace(planned.plan.programs[0], chunk=16)
+    plan = dataclasses.replace(planned.plan, programs=(whole,))
     target = dataclasses.replace(TARGETS["tpu-v5e-1"], memory=memory)
 
     def compiled(program, *others):
@@ -163,13 +284,12 @@ def test_trials_at_a_time_are_halved_until_the_compiler_says_that_they_fit(
 
 
 @pytest.mark.nightly
-@needs_compiler
-@pytest.mark.parametrize("name", ["tpu-v5e-1", "tpu-v5e-4"])
+@pytest.mark.parametrize("name", targets_of("tpu-v5e-1", "tpu-v5e-4", "h100"))
 @pytest.mark.parametrize(
     "sweep",
     ["batch_norm", "batch_size", "depth_width", "epochs", "gradients", "learning_rate", "sines"],
 )
-def test_every_sweep_of_networks_on_places_compiles_for_a_tpu(sweep, name):
+def test_every_sweep_of_networks_on_places_compiles(sweep, name):
     command = Command(sweeps=(sweep,), title="")
     for stage in stages(command.sources()):
         check(plan_stage(stage, command, name).compiled())

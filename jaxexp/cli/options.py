@@ -228,7 +228,8 @@ Target = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Compile for tpu-v5e-1, tpu-v5e-4, tpu-v6e-1 or tpu-v6e-4, without having one (needs "
-        "jaxexp\\[tpu]); with --nodes, also a100 or h100, and nothing is compiled.",
+        help="Compile for tpu-v5e-1, tpu-v5e-4, tpu-v6e-1 or tpu-v6e-4 (needs jaxexp\\[tpu]), for "
+        "a100, a100-8, h100 or h100-8 (needs jaxexp\\[gpu]), without having one; with --nodes, "
+        "nothing is compiled.",
     ),
 ]

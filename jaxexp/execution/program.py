@@ -14,13 +14,14 @@ from jaxexp.base import memory
 from jaxexp.base.errors import UserError
 from jaxexp.execution.control import Change
 from jaxexp.execution.records import End, Snapshot
+from jaxexp.nn.conv import traced_for
 from jaxexp.planning.programs import Program
 from jaxexp.spec.padding import Choice
 from jaxexp.spec.trial import Trial
 from jaxexp.training import precision, step
 from jaxexp.training.step import EpochRecord, Steps, TrainState
 from jaxexp.training.task import Arrays, Task, Variables
-from jaxexp.training.tracing import fingerprint
+from jaxexp.training.tracing import fingerprint, multiplications
 from jaxexp.training.trees import PyTree
 
 TRIALS = PartitionSpec("trials")  # the leading axis of everything that a trial owns
@@ -37,6 +38,7 @@ FAST_TO_COMPILE: dict[str, str | bool | int] = {
 # unrolls its innermost loop, over the 16 inputs of a unit, and vectorizes the one around it, with a
 # load of its own for each number; that takes a third of a step of one example.
 FOR_UPDATES: dict[str, str | bool | int] = {"xla_backend_optimization_level": 2}
+BLOCK = 16  # steps after which a GPU asks its host whether to go on
 FEW_EXAMPLES = 32  # of a batch, up to which this was found to be faster; of 64 and more, slower
 Leaves: TypeAlias = Mapping[str, jax.Array]  # what differs between trials
 Number: TypeAlias = jax.Array  # of an epoch, a step or a batch
@@ -126,8 +128,8 @@ def _run_steps(trial: Trial, examples: int) -> int:
 class _Traced:
     """The functions of one trial of a program, of its leaves."""
 
-    def __init__(self, program: Program, task: Task, data: Arrays) -> None:
-        self.program, self.task = program, task
+    def __init__(self, program: Program, task: Task, data: Arrays, block: int = 1) -> None:
+        self.program, self.task, self.block = program, task, block
         self.lengths = run_steps(program, task, data)
 
     def _own(self, leaves: Leaves) -> tuple[Trial, Steps]:
@@ -145,7 +147,8 @@ class _Traced:
         first: Number, last: Number, data: Arrays,
     ) -> Trained:  # fmt: skip
         own = self._own(leaves)
-        return step.train_steps(self.task, *own, state, record, epoch, first, last, data)
+        numbers = epoch, first, last
+        return step.train_steps(self.task, *own, state, record, *numbers, data, block=self.block)
 
     def evaluate(
         self, leaves: Leaves, state: TrainState, record: EpochRecord, first: Number, last: Number,
@@ -168,6 +171,17 @@ def state_like(program: Program, task: Task, data: Arrays) -> tuple[PyTree, PyTr
         predict = jax.vmap(traced.predict, (0, 0, None))
         predictions = jax.eval_shape(predict, leaves, state, data)
     return state, record, predictions
+
+
+def step_flops(program: Program, task: Task, data: Arrays) -> float:
+    """Floating-point operations of one trial in the products of a step, padding included."""
+    own, traced = stack(program, task, data), _Traced(program, task, data)
+    leaves = {name: jax.ShapeDtypeStruct(a.shape[1:], a.dtype) for name, a in own.items()}
+    state, record = jax.eval_shape(traced.init, leaves, data)
+    numbers = (jax.ShapeDtypeStruct((), np.int32),) * 3
+    # A step is counted once, as nobody knows how many there will be.
+    steps = jax.make_jaxpr(traced.steps)(leaves, state, record, *numbers, data)
+    return 2 * multiplications(steps.jaxpr)
 
 
 class Lowered(NamedTuple):
@@ -196,7 +210,8 @@ def lowered(
 
     Of `data`, only shapes and types are used.
     """
-    traced = _Traced(program, task, data)
+    platform = mesh.devices.flat[0].platform
+    traced = _Traced(program, task, data, BLOCK if platform == "gpu" else 1)
 
     def batched(
         function: Callable[..., PyTree], *specs: PartitionSpec, donate: tuple[int, ...] = ()
@@ -234,16 +249,16 @@ def lowered(
     evaluate_jit = batched(of_products(traced.evaluate), *(TRIALS,) * 3, *(SHARED,) * 3)
     predict_jit = batched(of_products(traced.predict), TRIALS, TRIALS, SHARED)
     predict = "predictions" in program.record
-    with precision.asked():
+    with precision.asked(), traced_for(platform):
         init = init_jit.lower(leaves, data)
     state, record = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), init.out_info)
-    with precision.asked(products):
+    with precision.asked(products), traced_for(platform):
         return Lowered(
             init=init,
             steps=steps_jit.lower(leaves, state, record, number, number, number, data),
             evaluate=evaluate_jit.lower(leaves, state, record, number, number, data),
             predict=predict_jit.lower(leaves, state, data) if predict else None,
-            mostly_updates=mesh.devices.flat[0].platform == "cpu" and _updates(program, state),
+            mostly_updates=platform == "cpu" and _updates(program, state),
         )
 
 

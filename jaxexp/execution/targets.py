@@ -1,12 +1,14 @@
 """Accelerators that are not here: their compilers, and what these say of the programs of a plan.
 
-A TPU's compiler needs no TPU. It says how much memory a program takes there and what its steps are
-made of; nothing here is measured on a device.
+The compilers of TPUs and of NVIDIA's GPUs need neither. They say how much memory a program takes
+there and what its steps are made of; nothing here is measured on a device. For a GPU that is not
+here, kernels are not chosen by timing them, as they are on one.
 """
 
 import contextlib
 import dataclasses
 import functools
+import math
 import os
 import re
 import time
@@ -21,13 +23,57 @@ from jax.sharding import Mesh, NamedSharding
 
 from jaxexp.base.errors import UnavailableError, UserError
 from jaxexp.base.words import count, did_you_mean
-from jaxexp.execution.program import SHARED, lowered
+from jaxexp.execution.program import BLOCK, SHARED, lowered, step_flops
 from jaxexp.planning.programs import Plan, Program, size_text
+from jaxexp.spec.trial import PRECISIONS
 from jaxexp.training.task import Arrays, Task
 
 MAY_BE_USED = 0.9  # of a chip's memory: the rest is for what the runtime keeps
 NO_WORK = {"parameter", "tuple", "get-tuple-element", "constant", "bitcast", "after-all", "iota"}
+BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s64": 8, "u64": 8}
 ASKS_HOST = ("infeed", "outfeed", "send", "recv", "send-to-host", "recv-from-host")
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """What the compiler of NVIDIA's GPUs wants to know of one: the maker's figures."""
+
+    description: str
+    compute_capability: int
+    multiprocessors: int
+    lanes: int  # float32 units of each
+    clock: float  # GHz
+    shared: int  # bytes of shared memory of each
+    cache: int  # bytes of the second level, of all
+
+    def config(self, memory: float, bandwidth: float) -> str:
+        """As XLA's `GpuTargetConfigProto` has it, in text, for CUDA 12.8 and cuDNN 9.7."""
+        return f"""
+            gpu_device_info {{
+              threads_per_block_limit: 1024
+              threads_per_warp: 32
+              shared_memory_per_block: 49152
+              shared_memory_per_core: {self.shared}
+              shared_memory_per_block_optin: {self.shared - 1024}
+              threads_per_core_limit: 2048
+              core_count: {self.multiprocessors}
+              fpus_per_core: {self.lanes}
+              block_dim_limit_x: {2**31 - 1}
+              block_dim_limit_y: 65535
+              block_dim_limit_z: 65535
+              memory_bandwidth: {int(bandwidth)}
+              l2_cache_size: {self.cache}
+              clock_rate_ghz: {self.clock}
+              device_memory_size: {int(memory)}
+              cuda_compute_capability {{ major: {self.compute_capability} }}
+              registers_per_core_limit: 65536
+              registers_per_block_limit: 65536
+            }}
+            platform_name: "CUDA"
+            dnn_version_info {{ major: 9 minor: 7 }}
+            runtime_version {{ major: 12 minor: 8 }}
+            device_description_str: "{self.description}"
+        """
 
 
 @dataclass(frozen=True)
@@ -37,15 +83,24 @@ class Target:
     name: str
     chips: int
     topology: str
-    accelerator: str  # as its compiler wants to be told
+    accelerator: str | Gpu  # what its compiler wants to be told
     memory: float  # bytes
     bandwidth: float  # bytes per second, to and from this memory
-    flops: float  # floating-point operations per second, factors in bfloat16
+    flops: tuple[float, float, float]  # a second; products in float32, tf32 and bfloat16
 
     @property
     def backend(self) -> str:
         """As JAX names it."""
-        return "tpu" if self.topology else "gpu"
+        return "gpu" if isinstance(self.accelerator, Gpu) else "tpu"
+
+    @property
+    def unit(self) -> str:
+        """One of its devices, in words."""
+        return "GPU" if self.backend == "gpu" else "chip"
+
+    def flops_of(self, precision: str) -> float:
+        """Floating-point operations a second in products of a precision."""
+        return self.flops[PRECISIONS.index(precision)]
 
     @property
     def host_bounds(self) -> tuple[int, int, int]:
@@ -54,17 +109,26 @@ class Target:
         return int(across), int(along), 1
 
 
-# Google's pages of TPU v5e and v6e: 16 and 32 GB of HBM, 819 and 1,640 GB/s, 197 and 918 TFLOP/s.
+# Google's pages of TPU v5e and v6e: 16 and 32 GB of HBM, 819 and 1,640 GB/s, 197 and 918 TFLOP/s in
+# bfloat16, of which three products make one of finer factors, and six one of float32.
+_V5E = 16e9, 819e9, (197e12 / 6, 197e12 / 3, 197e12)
+_V6E = 32e9, 1640e9, (918e12 / 6, 918e12 / 3, 918e12)
+# NVIDIA's data sheets of the SXM forms with 80 GB, without sparsity.
+_A100 = Gpu("NVIDIA A100-SXM4-80GB", 8, 108, 64, 1.41, 167_936, 40 << 20)
+_H100 = Gpu("NVIDIA H100 80GB HBM3", 9, 132, 128, 1.98, 233_472, 50 << 20)
+_OF_A100 = 80e9, 2039e9, (19.5e12, 156e12, 312e12)
+_OF_H100 = 80e9, 3350e9, (67e12, 494e12, 989e12)
 TARGETS = {
     target.name: target
     for target in (
-        Target("tpu-v5e-1", 1, "v5e:1x1", "v5litepod-1", 16e9, 819e9, 197e12),
-        Target("tpu-v5e-4", 4, "v5e:2x2", "v5litepod-4", 16e9, 819e9, 197e12),
-        Target("tpu-v6e-1", 1, "v6e:1x1", "v6e-1", 32e9, 1640e9, 918e12),
-        Target("tpu-v6e-4", 4, "v6e:2x2", "v6e-4", 32e9, 1640e9, 918e12),
-        # NVIDIA's data sheets of the SXM forms, without sparsity. For these, nothing is compiled.
-        Target("a100", 1, "", "", 80e9, 2039e9, 312e12),
-        Target("h100", 1, "", "", 80e9, 3350e9, 989e12),
+        Target("tpu-v5e-1", 1, "v5e:1x1", "v5litepod-1", *_V5E),
+        Target("tpu-v5e-4", 4, "v5e:2x2", "v5litepod-4", *_V5E),
+        Target("tpu-v6e-1", 1, "v6e:1x1", "v6e-1", *_V6E),
+        Target("tpu-v6e-4", 4, "v6e:2x2", "v6e-4", *_V6E),
+        Target("a100", 1, "1x1x1", _A100, *_OF_A100),
+        Target("a100-8", 8, "1x1x8", _A100, *_OF_A100),
+        Target("h100", 1, "1x1x1", _H100, *_OF_H100),
+        Target("h100-8", 8, "1x1x8", _H100, *_OF_H100),
     )
 }
 
@@ -88,11 +152,13 @@ def find(name: str) -> Target:
 @contextlib.contextmanager
 def _told(target: Target) -> Iterator[None]:
     """While the compiler starts, it is told by the environment which machine it compiles for."""
-    told = {
-        "TPU_SKIP_MDS_QUERY": "1",  # there is no machine to ask
-        "TPU_ACCELERATOR_TYPE": target.accelerator,
-        "TPU_WORKER_HOSTNAMES": "localhost",
-    }
+    told = {"JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1"}  # libraries of CUDA need not be here
+    if isinstance(target.accelerator, str):
+        told = {
+            "TPU_SKIP_MDS_QUERY": "1",  # there is no machine to ask
+            "TPU_ACCELERATOR_TYPE": target.accelerator,
+            "TPU_WORKER_HOSTNAMES": "localhost",
+        }
     before = {name: os.environ.get(name) for name in told}
     os.environ.update(told)
     try:
@@ -111,23 +177,24 @@ def devices(target: Target) -> tuple[jax.Device, ...]:
 
     Raises UnavailableError where its compiler is not installed or does not start.
     """
-    if not target.topology:
-        raise UnavailableError(
-            f"target={target.name!r}: nothing is compiled for GPUs that are not here; expected "
-            "`nodes`, too, for a plan of which nothing is compiled"
-        )
     try:
         with _told(target):
-            found = topologies.get_topology_desc(
-                platform="tpu",
-                topology_name=target.topology,
-                chips_per_host_bounds=target.host_bounds,
-            )
+            if isinstance(target.accelerator, Gpu):
+                config = target.accelerator.config(target.memory, target.bandwidth)
+                found = topologies.get_topology_desc(
+                    platform="cuda", topology=target.topology, target_config=config
+                )
+            else:
+                found = topologies.get_topology_desc(
+                    platform="tpu",
+                    topology_name=target.topology,
+                    chips_per_host_bounds=target.host_bounds,
+                )
     except (RuntimeError, ValueError, NotImplementedError, ImportError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UnavailableError(
             f"target={target.name!r}: its compiler cannot be used here ({reason}); it comes with "
-            "pip install 'jaxexp[tpu]'"
+            f"pip install 'jaxexp[{target.backend}]'"
         ) from error
     return tuple(found.devices)
 
@@ -140,6 +207,7 @@ class Steps:
     inner_loops: int
     data_dependent: int  # loops within a turn whose end only the data decide
     asks_host: bool
+    bytes: float = 0.0  # that a turn reads and writes, as far as the text says
 
 
 @dataclass(frozen=True)
@@ -161,9 +229,11 @@ class Compilation:
 
     def bound(self, target: Target) -> str:
         """What limits a step at best, by the maker's figures: an estimate."""
-        seconds = self.step_bytes / target.bandwidth, self.step_flops / target.flops
+        flops = target.flops_of(self.program.trials[0].matmul_precision)
+        seconds = self.step_bytes / target.bandwidth, self.step_flops / flops
         limit = "memory" if seconds[0] >= seconds[1] else "arithmetic"
-        return f"{max(seconds) * 1e6:.0f} µs by {limit}"
+        micros = float(f"{max(seconds) * 1e6:.2g}")  # two digits, without an exponent
+        return f"{micros:,g} µs by {limit}"
 
 
 @dataclass(frozen=True)
@@ -177,7 +247,7 @@ class Compilations:
         """One line per program."""
         target = self.target
         lines = [
-            f"Compiled for {target.name} ({count(target.chips, 'chip')} of "
+            f"Compiled for {target.name} ({count(target.chips, target.unit)} of "
             f"{size_text(target.memory)}), which is not here: memory and operations are the "
             "compiler's word, the bound is an estimate from the maker's figures"
         ]
@@ -191,8 +261,8 @@ class Compilations:
             loops = f"{count(made.steps.data_dependent, 'loop')} that only the data end"
         return (
             f"{count(len(program.trials), 'trial'):>12}, {program.chunk} at a time on each of "
-            f"{count(len(program.devices), 'chip')}: compiled in {made.seconds:.1f} s; "
-            f"{size_text(made.peak_bytes)} of a chip ({share:.0%}"
+            f"{count(len(program.devices), self.target.unit)}: compiled in {made.seconds:.1f} s; "
+            f"{size_text(made.peak_bytes)} of a {self.target.unit} ({share:.0%}"
             f"{'' if made.fits(self.target) else ', TOO MUCH'}), "
             f"{size_text(made.argument_bytes)} of it arguments and "
             f"{size_text(made.temporary_bytes)} temporary; a step is {made.steps.operations} "
@@ -240,7 +310,11 @@ def _compile_as_it_is(
         steps, evaluate = traced.steps.compile(), traced.evaluate.compile()
     seconds = time.perf_counter() - started
     memory = [_memory(compiled) for compiled in (steps, evaluate)]
-    costs = steps.cost_analysis() or {}
+    found = read_steps(steps.as_text() or "", platform=chips[0].platform)
+    costs = steps.cost_analysis()  # that for GPUs has none
+    if not costs:
+        flops = step_flops(program, task, data) * program.chunk
+        costs = {"flops": flops, "bytes accessed": found.bytes}
     largest = max(memory, key=lambda m: m["peak"])
     return Compilation(
         program=program,
@@ -250,7 +324,7 @@ def _compile_as_it_is(
         peak_bytes=largest["peak"],
         step_flops=float(costs.get("flops", 0.0)),
         step_bytes=float(costs.get("bytes accessed", 0.0)),
-        steps=read_steps(steps.as_text() or ""),
+        steps=found,
     )
 
 
@@ -305,12 +379,21 @@ def _operation(line: str) -> str:
     return ""
 
 
-def read_steps(text: str) -> Steps:
+def read_steps(text: str, platform: str = "tpu") -> Steps:
     """What a turn of the outermost loop does; of several, of the one that does most.
 
-    A loop inside a turn has a fixed end where its condition compares a number with a constant.
+    A loop inside a turn has a fixed end where its condition compares a number with a constant. A
+    GPU asks its host after each turn of a loop of which its compiler does not know how many it has.
+    There, steps are blocks of a known number, and what is left of them.
     """
     found = computations(text)
+    turns = {
+        body: int(known[1]) if (known := re.search(r"known_trip_count\W+n\W+(\d+)", line)) else 0
+        for lines in found.values()
+        for line in lines
+        if (body := _operation(line) == "while" and _named(line, "body"))
+    }
+    blocks = platform == "gpu" and BLOCK in turns.values()
 
     def lines_of(name: str) -> Iterator[str]:
         """Of a computation, and of those that it calls."""
@@ -332,13 +415,69 @@ def read_steps(text: str) -> Steps:
         waits = sum(not _is_fixed(found, condition) for condition, _ in inner)
         lines = [line for name in (body, *(b for _, b in inner)) for line in lines_of(name)]
         asks = any(_operation(line).startswith(ASKS_HOST) for line in lines)
-        work = sum(_operation(line) not in NO_WORK for line in lines_of(body))
-        return Steps(work, len(inner), waits, asks)
+        if platform == "gpu":
+            asks = asks or not all(turns[name] for name in (body, *(b for _, b in inner)))
+        own = list(lines_of(body))
+        work = sum(_operation(line) not in NO_WORK for line in own)
+        moved = sum(turns[b] * _bytes(found, found[b]) for _, b in inner) + _bytes(found, own)
+        return Steps(work, len(inner), waits, asks, moved)
 
     every = {body for name in found for _, body in loops(name)}
+    if blocks:  # what is left of a block does the same
+        every = {body for body in every if turns[body] == BLOCK}
     inner = {body for name in every for _, body in loops(name)}
     made = [steps(body) for body in sorted(every - inner)]
     return max(made, key=lambda own: own.operations, default=Steps(0, 0, 0, False))
+
+
+def _bytes(found: Mapping[str, Sequence[str]], lines: Sequence[str]) -> float:
+    """What the operations of a computation read and write: arguments, and results.
+
+    Of an argument of which an operation takes no more than a part, that part.
+    """
+    defined = {line.partition(" = ")[0].removeprefix("ROOT ").strip("% "): line for line in lines}
+    total = 0.0
+    for line in lines:
+        if _operation(line) in {*NO_WORK, "while"}:
+            continue
+        total += _size(line)
+        called = found.get(_named(line, "calls"), ())
+        given = _arguments(line)
+        for i, name in enumerate(given):
+            if name in given[:i]:
+                continue
+            whole = _size(defined.get(name, ""))
+            parts = _parts(called, i)
+            total += whole if parts is None else min(whole, parts)
+    return total
+
+
+def _parts(called: Sequence[str], place: int) -> float | None:
+    """Bytes that a fused computation takes of an argument by slicing or gathering, if only so."""
+    named = next((line for line in called if f" parameter({place})" in line), "")
+    name = named.partition(" = ")[0].strip("% ")
+    uses = [line for line in called if line is not named and name and name in _arguments(line)]
+    taken = {"gather", "slice", "dynamic-slice"}
+    if not uses or any(
+        _operation(line) not in taken or _arguments(line)[0] != name for line in uses
+    ):
+        return None
+    return sum(map(_size, uses))
+
+
+def _arguments(line: str) -> list[str]:
+    """The names of what an instruction is given."""
+    given = line.partition(f" {_operation(line)}(")[2].partition(")")[0]
+    return [name.strip("% ") for name in re.findall(r"%[\w.\-]+", given)]
+
+
+def _size(line: str) -> float:
+    """Bytes of an instruction's result; of all of them, where it is a tuple."""
+    result = line.partition(" = ")[2].partition(f" {_operation(line)}(")[0]
+    return sum(
+        BYTES.get(kind, 4) * math.prod(int(n) for n in shape.split(",") if n)
+        for kind, shape in re.findall(r"([a-z]+\d*)\[([\d,]*)\]", result)
+    )
 
 
 def _named(line: str, what: str) -> str:

@@ -55,7 +55,7 @@ def _prepare(model: jx.Model) -> tuple[ImageTask, Transform, list[str]]:
         ) from error
     resize = geometry["resize"]
     transform = Transform(tuple(resize) if isinstance(resize, list) else resize, geometry["crop"])
-    return ImageTask(route=jx.nn.default_route()), transform, classes
+    return ImageTask(), transform, classes
 
 
 def _read(file: Path, transform: Transform) -> np.ndarray:

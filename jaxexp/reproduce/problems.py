@@ -20,7 +20,7 @@ from jaxexp.reproduce.tasks import ImageTask, LinearTask
 def scratch(inputs: jx.Inputs) -> jx.Problem:
     """Images resized to a square, scaled to [0, 1], for a ResNet 18."""
     transform = stretched(inputs.image_size)
-    return _on_images(inputs, transform, ImageTask(route=_route()))
+    return _on_images(inputs, transform, ImageTask())
 
 
 def fine_tuning(inputs: jx.Inputs) -> jx.Problem:
@@ -29,7 +29,7 @@ def fine_tuning(inputs: jx.Inputs) -> jx.Problem:
     Raises UnavailableError if the weights cannot be had.
     """
     weights = backbone.load(inputs.weights)
-    task = ImageTask(mean=MEAN, std=STD, route=_route())
+    task = ImageTask(mean=MEAN, std=STD)
     return _on_images(inputs, cropped(inputs.image_size), task, weights)
 
 

@@ -85,12 +85,12 @@ class ImageTask(BinaryTask):
 
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    route: str = "lax"  # how to convolve: see `jx.nn.default_route`
+    route: str | None = None  # how to convolve; if not given, as suits the devices
 
     @property
     def model(self) -> "jx.nn.ResNet":
         """The Flax module."""
-        return jx.nn.resnet(18, outputs=1, route=self.route)
+        return jx.nn.resnet(18, outputs=1, route=self.route or jx.nn.default_route())
 
     def init(self, trial: jx.Trial, rng: Array, data: Arrays) -> jx.Variables:
         """Parameters and batch statistics."""

@@ -125,13 +125,16 @@ def steps_per_epoch(n: int, batch_size: int | Array) -> int | Array:
 
 def train_steps(
     task: Task, trial: Trial, run_steps: Steps, state: TrainState, record: EpochRecord,
-    epoch: int | Array, first: Traced, last: Traced, data: Arrays,
+    epoch: int | Array, first: Traced, last: Traced, data: Arrays, *, block: int = 1,
 ) -> tuple[TrainState, EpochRecord]:  # fmt: skip
     """Steps `first` to `last` (from 0, `last` not included) of an epoch (from 0).
 
     An epoch is one pass over the reshuffled examples, the last partial batch trained too. However
     it is cut into calls, the results have the same bits. Where the program pads the batch size, a
     trial of few steps stands still once they are over.
+
+    With a `block`, so many steps at a time are a loop with a fixed end: for devices that ask their
+    host after each turn of any other.
     """
     examples, n = data["train"], training_examples(data)
     batch_size, size = value(trial.batch_size), largest(trial.batch_size)
@@ -162,9 +165,23 @@ def train_steps(
             norms_L=norms,
         )
 
-    trained: tuple[TrainState, EpochRecord]
-    trained = jax.lax.fori_loop(first, last, step, (state, record))
-    return trained
+    trained = state, record
+    if block > 1:
+        begin = jnp.asarray(first)
+        blocks = (last - begin) // block
+
+        def steps_of(
+            i: Array, carry: tuple[TrainState, EpochRecord]
+        ) -> tuple[TrainState, EpochRecord]:
+            at = begin + i * block
+            own: tuple[TrainState, EpochRecord]
+            own = jax.lax.fori_loop(0, block, lambda j, own: step(at + j, own), carry)
+            return own
+
+        trained = jax.lax.fori_loop(0, blocks, steps_of, trained)
+        first = begin + blocks * block
+    rest: tuple[TrainState, EpochRecord] = jax.lax.fori_loop(first, last, step, trained)
+    return rest
 
 
 def first_example(i: Array, n: int, batch_size: int | Array) -> Array:

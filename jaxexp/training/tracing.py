@@ -251,6 +251,11 @@ def _watch(trial: Trial, read: set[str]) -> Trial:
     return made
 
 
+def multiplications(jaxpr: jax_core.Jaxpr) -> float:
+    """Of the products of a traced function, loops of a fixed number of turns counted in full."""
+    return _count(jaxpr).multiplications
+
+
 @dataclass
 class _Counted:
     multiplications: float = 0.0
@@ -258,9 +263,12 @@ class _Counted:
 
 
 def _count(jaxpr: jax_core.Jaxpr) -> _Counted:
-    """Multiplications and products of a traced function, loops counted in full."""
-    made = _Counted()
-    for eqn in jaxpr.eqns:
+    """Multiplications and products that results of a traced function need, loops in full."""
+    made, needed = _Counted(), {v for v in jaxpr.outvars if isinstance(v, jax_core.Var)}
+    for eqn in reversed(jaxpr.eqns):
+        if needed.isdisjoint(eqn.outvars):  # compilers drop it, too
+            continue
+        needed |= {v for v in eqn.invars if isinstance(v, jax_core.Var)}
         shapes = [_shape(v) for v in eqn.outvars]
         if eqn.primitive.name == "dot_general":
             (contract, _), _ = eqn.params["dimension_numbers"]
