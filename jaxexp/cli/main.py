@@ -1,6 +1,7 @@
 """The command line."""
 
 import dataclasses
+import gc
 import os
 import shlex
 import sys
@@ -793,6 +794,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     0: done; 2: bad input; 3: a part of the run is not available here; 4: a question of a sweep file
     could not be answered; 130, 143: interrupted.
     """
+    # Imports and tracing make many objects and few cycles: looking for these would take a tenth of
+    # the time until the first step.
+    gc.set_threshold(200_000, 20, 50)
     _guard(lambda: app(arguments, standalone_mode=True))
 
 

@@ -9,14 +9,17 @@ import logging
 import posixpath
 import shutil
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import fsspec
 import numpy as np
-import orbax.checkpoint as ocp
 
 from jaxexp.base.errors import UserError
 from jaxexp.base.files import write_whole
+
+if TYPE_CHECKING:
+    import orbax.checkpoint as ocp
 
 KEPT = 2  # snapshots of each program: the last ones
 LENGTH_BYTES = 8  # of the number at the start of an object: how long its description is
@@ -86,6 +89,15 @@ def store(location: str | Path) -> Store:
     return Folder(Path(location))
 
 
+def _orbax() -> ModuleType:
+    """Imported when it is needed: that takes longer than all else until a program is traced."""
+    import orbax.checkpoint
+
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # those who ask say what failed
+    made: ModuleType = orbax.checkpoint
+    return made
+
+
 class Folder:
     """A folder, with a folder of Orbax checkpoints for each program."""
 
@@ -94,7 +106,6 @@ class Folder:
         self.path = path.absolute()
         self.location = str(self.path)
         self._managers: dict[str, ocp.CheckpointManager] = {}
-        logging.getLogger("absl").setLevel(logging.CRITICAL)  # those who ask say what failed
 
     def read(self, name: str) -> bytes | None:
         """See `Store`, as for all methods."""
@@ -120,6 +131,7 @@ class Folder:
 
     def save(self, program: str, step: int, meta: Json, packed: np.ndarray) -> None:
         """See `Store`."""
+        ocp = _orbax()
         self._manager(program).save(
             step,
             args=ocp.args.Composite(
@@ -129,12 +141,14 @@ class Folder:
 
     def meta(self, program: str, step: int) -> Json:
         """See `Store`."""
+        ocp = _orbax()
         args = ocp.args.Composite(meta=ocp.args.JsonRestore())
         made: Json = self._manager(program).restore(step, args=args)["meta"]
         return made
 
     def packed(self, program: str, step: int) -> np.ndarray:
         """See `Store`."""
+        ocp = _orbax()
         args = ocp.args.Composite(arrays=ocp.args.StandardRestore())
         return np.asarray(self._manager(program).restore(step, args=args)["arrays"]["packed"])
 
@@ -154,8 +168,9 @@ class Folder:
         """See `Store`."""
         shutil.rmtree(self.path, ignore_errors=True)
 
-    def _manager(self, program: str) -> ocp.CheckpointManager:
+    def _manager(self, program: str) -> "ocp.CheckpointManager":
         if program not in self._managers:
+            ocp = _orbax()
             options = ocp.CheckpointManagerOptions(
                 max_to_keep=KEPT, enable_async_checkpointing=False, cleanup_tmp_directories=True
             )
