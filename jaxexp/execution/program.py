@@ -263,13 +263,17 @@ def lowered(
 
 
 def _updates(program: Program, state: TrainState) -> bool:
-    """Whether batches are small, and the optimizer keeps moments of every parameter."""
+    """Whether batches are small, and the optimizer keeps two moments of every parameter."""
     parameters, moments = (
-        sum(math.prod(a.shape) for a in jax.tree.leaves(tree) if jnp.issubdtype(a.dtype, float))
+        sum(
+            math.prod(a.shape)
+            for a in jax.tree.leaves(tree)
+            if jnp.issubdtype(a.dtype, jnp.floating)
+        )
         for tree in (state.variables.params, state.optimizer)
     )
     few = max(trial.batch_size for trial in program.trials) <= FEW_EXAMPLES
-    return few and moments >= parameters
+    return few and moments >= 2 * parameters
 
 
 def stack(program: Program, task: Task, data: Arrays) -> dict[str, np.ndarray]:

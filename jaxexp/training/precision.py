@@ -89,9 +89,8 @@ def _with_rounding(program: Rounded, rounding: _Rounding) -> Rounded:
         if eqn.primitive.name in PRODUCTS:
             factors: list[jax_core.Var | jax_core.Literal] = []
             for factor in eqn.invars:
-                if (
-                    getattr(factor.aval, "dtype", None) == np.float32
-                ):  # what counts is exact, and a half no finer
+                # Numbers that count are exact, and half precision is no finer.
+                if getattr(factor.aval, "dtype", None) == np.float32:
                     eqns.append(_round(eqn, factor, rounding))
                     factors.append(eqns[-1].outvars[0])
                 else:
