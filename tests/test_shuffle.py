@@ -10,6 +10,7 @@ import scipy.stats
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from jaxexp.training.platform import traced_for
 from jaxexp.training.shuffle import permutation
 
 WORDS = st.integers(0, 2**31 - 1)
@@ -96,3 +97,13 @@ def test_successive_seeds_and_epochs_are_not_related(varying):
     for i in (0, 5):
         a_K, b_K = order_KxN[0::2, i], order_KxN[1::2, i]
         assert 1e-4 < p_value(a_K * n + b_K, n * n) < 1 - 1e-4
+
+
+def test_accelerators_shuffle_alike():
+    """With rounds that are written out."""
+    index = jnp.arange(1000)
+    expected = permutation(1000, 3, 5)(index)
+    with traced_for("gpu"):
+        lowered = jax.jit(lambda index: permutation(1000, 3, 5)(index)).lower(index)
+    assert "while" not in lowered.as_text()
+    np.testing.assert_array_equal(lowered.compile()(index), expected)

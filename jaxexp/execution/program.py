@@ -14,11 +14,11 @@ from jaxexp.base import memory
 from jaxexp.base.errors import UserError
 from jaxexp.execution.control import Change
 from jaxexp.execution.records import End, Snapshot
-from jaxexp.nn.conv import traced_for
 from jaxexp.planning.programs import Program
 from jaxexp.spec.padding import Choice
 from jaxexp.spec.trial import Trial
 from jaxexp.training import precision, step
+from jaxexp.training.platform import traced_for
 from jaxexp.training.step import EpochRecord, Steps, TrainState
 from jaxexp.training.task import Arrays, Task, Variables
 from jaxexp.training.tracing import fingerprint, multiplications

@@ -15,10 +15,8 @@ Shapes: N images, H x W pixels, C channels in, O channels out, K x K kernels, T 
 out. Images are NHWC, kernels KxKxCxO. Padding is K // 2 zeros on each side, as ResNets have it.
 """
 
-import contextlib
-import contextvars
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import TypeAlias
 
 import jax
@@ -26,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from jaxexp.training.platform import platform
 from jaxexp.training.precision import rounds
 
 ROUTES = ("lax", "matmul")
@@ -39,23 +38,9 @@ A_2x4 = np.array([[1, 1, 1, 0], [0, 1, -1, -1]])
 Grid: TypeAlias = list[list[Array]]  # arrays of one shape in rows and columns
 
 
-_traced_for: contextvars.ContextVar[str | None] = contextvars.ContextVar("platform", default=None)
-
-
-@contextlib.contextmanager
-def traced_for(platform: str) -> Iterator[None]:
-    """While functions are traced for devices of a platform, which may be absent."""
-    before = _traced_for.set(platform)
-    try:
-        yield
-    finally:
-        _traced_for.reset(before)
-
-
 def default_route() -> str:
     """The route for what is being traced for; otherwise for JAX's default backend."""
-    platform = _traced_for.get() or jax.default_backend()
-    return "matmul" if platform == "cpu" else "lax"
+    return "matmul" if platform() == "cpu" else "lax"
 
 
 def conv(x_NxHxWxC: Array, kernel_KxKxCxO: Array, stride: int, route: str) -> Array:
