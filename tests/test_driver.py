@@ -362,7 +362,6 @@ def test_what_cannot_be_compiled_is_said_when_its_turn_has_come(devices, monkeyp
         ({"batch_size": 32}, True),
         ({"batch_size": 33}, False),
         ({"batch_size": 1, "optimizer": "sgd"}, False),
-        ({"batch_size": 1, "optimizer": "adamw"}, True),
     ],
 )
 def test_where_a_cpu_mostly_updates_parameters(problem, devices, values, most):

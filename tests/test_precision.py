@@ -58,7 +58,7 @@ def test_factors_are_rounded_to_the_nearest(precision):
     np.testing.assert_array_equal(made, round_by_hand(ties, precision)[0])
 
 
-@pytest.mark.parametrize("precision", ROUNDED)
+@pytest.mark.parametrize("precision", [pytest.param("tf32", marks=pytest.mark.nightly), "bfloat16"])
 def test_products_are_found_wherever_they_are(precision):
     """In loops, branches, functions with gradients of their own, and their gradients."""
 
@@ -153,20 +153,17 @@ def test_a_step_rounds_the_factors_of_its_gradient_too(precision):
 
 
 def test_a_precision_is_a_program_and_each_trial_as_alone(problem):
-    base = jx.MLPTrial(epochs=2, depth=2, width=8, batch_size=64)
+    base = jx.MLPTrial(epochs=2, depth=1, width=8, batch_size=64)
     axes = {"matmul_precision": ["float32", *ROUNDED], "learning_rate": [0.01, 0.003]}
     sweep = jx.Sweep(base, axes)
     assert len(jx.plan(sweep, *problem, devices=1).plan.programs) == 3
     results = jx.run(sweep, *problem, progress=False)
     assert results.dataset.attrs["precision"] == "bfloat16, float32, tf32"
-    for precision in axes["matmul_precision"]:
-        alone = jx.run(
-            jx.Sweep(base.replace(matmul_precision=precision, learning_rate=0.003)),
-            *problem, progress=False,
-        )  # fmt: skip
-        assert alone.dataset.attrs["precision"] == precision
-        own = results.dataset.sel(matmul_precision=precision, learning_rate=0.003)
-        np.testing.assert_allclose(own["loss"], alone.dataset["loss"], rtol=1e-5, atol=1e-6)
+    coarse = base.replace(matmul_precision="bfloat16", learning_rate=0.003)
+    alone = jx.run(jx.Sweep(coarse), *problem, progress=False)
+    assert alone.dataset.attrs["precision"] == "bfloat16"
+    own = results.dataset.sel(matmul_precision="bfloat16", learning_rate=0.003)
+    np.testing.assert_allclose(own["loss"], alone.dataset["loss"], rtol=1e-5, atol=1e-6)
     first = results.dataset["step_loss"].isel(step=0).transpose("matmul_precision", ...)
     full, tf32, bfloat16 = np.abs(first.values - first.values[0]).max(axis=-1)
     assert full < tf32 < bfloat16 < 0.01  # they begin alike, and the coarser the further apart
