@@ -356,17 +356,10 @@ def test_what_cannot_be_compiled_is_said_when_its_turn_has_come(devices, monkeyp
         next(batches)
 
 
-@pytest.mark.parametrize(
-    ("values", "most"),
-    [
-        ({"batch_size": 32}, True),
-        ({"batch_size": 33}, False),
-        ({"batch_size": 1, "optimizer": "sgd"}, False),
-    ],
-)
-def test_where_a_cpu_mostly_updates_parameters(problem, devices, values, most):
-    made = planned([Sweep(BASE.replace(**values))], problem, devices[:1])
+@pytest.mark.parametrize(("optimizer", "two"), [("adam", True), ("sgd", False)])
+def test_optimizers_of_two_moments_are_told_apart(problem, devices, optimizer, two):
+    made = planned([Sweep(BASE.replace(optimizer=optimizer))], problem, devices[:1])
     mesh = jax.sharding.Mesh(devices[:1], "trials")
     arrays = step.with_evaluation(problem.data)
     found = program.lowered(made.programs[0], problem.task, mesh, arrays, 1, 1)
-    assert found.mostly_updates == most
+    assert found.two_moments == two

@@ -34,12 +34,11 @@ FAST_TO_COMPILE: dict[str, str | bool | int] = {
     "xla_cpu_parallel_codegen_split_count": 1,
     "xla_cpu_use_fusion_emitters": False,  # not of jaxlib 0.12
 }
-# Of steps whose arithmetic is mostly the update of parameters and moments. LLVM's highest level
-# unrolls its innermost loop, over the 16 inputs of a unit, and vectorizes the one around it, with a
-# load of its own for each number; that takes a third of a step of one example.
+# Of steps that update two moments, as Adam's do. LLVM's highest level unrolls the innermost loop of
+# an update, over the 16 inputs of a unit, and vectorizes the one around it, with a load of its own
+# for each number; that takes a third of a step of one example.
 FOR_UPDATES: dict[str, str | bool | int] = {"xla_backend_optimization_level": 2}
 BLOCK = 16  # steps after which a GPU asks its host whether to go on
-FEW_EXAMPLES = 32  # of a batch, up to which this was found to be faster; of 64 and more, slower
 Leaves: TypeAlias = Mapping[str, jax.Array]  # what differs between trials
 Number: TypeAlias = jax.Array  # of an epoch, a step or a batch
 Trained: TypeAlias = tuple[TrainState, EpochRecord]
@@ -191,13 +190,13 @@ class Lowered(NamedTuple):
     steps: jax.stages.Lowered
     evaluate: jax.stages.Lowered
     predict: jax.stages.Lowered | None
-    mostly_updates: bool  # whether a CPU computes little else in a step
+    two_moments: bool  # whether a CPU updates so many of every parameter
 
 
 def _compile(program: Lowered) -> Compiled:
     return Compiled(
         init=compile_with(FAST_TO_COMPILE, program.init),
-        steps=compile_with(FOR_UPDATES if program.mostly_updates else {}, program.steps),
+        steps=compile_with(FOR_UPDATES if program.two_moments else {}, program.steps),
         evaluate=program.evaluate.compile(),
         predict=None if program.predict is None else program.predict.compile(),
     )
@@ -258,12 +257,12 @@ def lowered(
             steps=steps_jit.lower(leaves, state, record, number, number, number, data),
             evaluate=evaluate_jit.lower(leaves, state, record, number, number, data),
             predict=predict_jit.lower(leaves, state, data) if predict else None,
-            mostly_updates=platform == "cpu" and _updates(program, state),
+            two_moments=platform == "cpu" and _two_moments(state),
         )
 
 
-def _updates(program: Program, state: TrainState) -> bool:
-    """Whether batches are small, and the optimizer keeps two moments of every parameter."""
+def _two_moments(state: TrainState) -> bool:
+    """Whether the optimizer keeps two moments of every parameter."""
     parameters, moments = (
         sum(
             math.prod(a.shape)
@@ -272,8 +271,7 @@ def _updates(program: Program, state: TrainState) -> bool:
         )
         for tree in (state.variables.params, state.optimizer)
     )
-    few = max(trial.batch_size for trial in program.trials) <= FEW_EXAMPLES
-    return few and moments >= 2 * parameters
+    return bool(moments >= 2 * parameters)
 
 
 def stack(program: Program, task: Task, data: Arrays) -> dict[str, np.ndarray]:

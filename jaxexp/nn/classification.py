@@ -214,9 +214,11 @@ def cross_entropy(logits_CxB: Array, y_B: Array, smoothing: Traced = 0.0) -> tup
     classes_Cx1 = jnp.arange(logits_CxB.shape[0])[:, None]
     shifted_CxB = logits_CxB - jax.lax.stop_gradient(logits_CxB.max(0))
     # Picking the label's logit by comparison keeps scatters out of the gradient, and argmax as a
-    # minimum over indices is a plain reduction, which XLA vectorizes on every backend.
+    # minimum over indices is a plain reduction, which XLA vectorizes on every backend: of floats,
+    # as for integers on a CPU it makes a detour of more than 32 classes.
     picked_B = jnp.where(classes_Cx1 == y_B, shifted_CxB, 0).sum(0)
-    predicted_B = jnp.where(shifted_CxB == 0, classes_Cx1, len(classes_Cx1)).min(0)
+    places_Cx1 = classes_Cx1.astype(jnp.float32)
+    predicted_B = jnp.where(shifted_CxB == 0, places_Cx1, float(len(places_Cx1))).min(0)
     if not is_zero(smoothing):
         picked_B = (1 - smoothing) * picked_B + smoothing * shifted_CxB.mean(0)
     loss_B = jnp.log(jnp.exp(shifted_CxB).sum(0)) - picked_B
