@@ -29,6 +29,7 @@ from jaxexp.execution import driver, targets
 from jaxexp.execution.checkpoints import EVERY_SECONDS, Checkpoints
 from jaxexp.execution.control import Control, Curves, Search, Stopping
 from jaxexp.execution.devices import chosen, device_memory, host_memory
+from jaxexp.execution.devices import devices as all_devices
 from jaxexp.execution.progress import Ranking, TerminalProgress
 from jaxexp.execution.records import TrialRecord
 from jaxexp.execution.stores import Store
@@ -266,6 +267,7 @@ def plan(
     if memory is not None and not (number and memory >= 0):
         raise UserError(f"memory={memory!r}: expected a number of bytes")
     trials = [trial for each in sweeps for trial in each.trials()]
+    all_devices()  # sets JAX up, before anything that is traced asks it for its backend
     task = _task(task, trials)
     _check_task(task)
     _check_metric_names(task, trials)

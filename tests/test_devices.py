@@ -21,12 +21,27 @@ try:
 except UserError as error:
     print(f"error: {error}")
 """
+ASKED = """
+from jaxexp.execution import devices
+devices.cores = lambda: 3
+import jax, jax.numpy as jnp, jaxexp as jx
+
+def init(trial, rng, x):
+    return {"w": jnp.zeros(2, jax.default_backend() and jnp.float32)}
+
+def apply(trial, params, x):
+    return x @ params["w"]
+
+data = jx.arrays([[0.0, 1.0], [1.0, 0.0]] * 4, [0.0, 1.0] * 4)
+task = jx.supervised(init=init, apply=apply, loss=lambda made_B, y_B: (made_B - y_B) ** 2)
+print(len(jx.plan(jx.Sweep(jx.Trial(batch_size=2)), task, data).devices))
+"""
 
 
-def told(**environment: str) -> str:
+def told(code: str = TELL, **environment: str) -> str:
     """By a process of its own that inherits nothing of what decides JAX's devices."""
     own = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_", "PJRT_"))}
-    line = [sys.executable, "-c", TELL]
+    line = [sys.executable, "-c", code]
     done = subprocess.run(line, capture_output=True, text=True, env=own | environment, timeout=600)
     assert not done.returncode, done.stderr
     return done.stdout.strip()
@@ -39,6 +54,11 @@ def test_a_cpu_has_a_device_for_each_core():
 
 def test_a_number_that_was_chosen_stays():
     assert told(JAX_PLATFORMS="cpu", JAX_NUM_CPU_DEVICES="7").startswith("7 cpu")
+
+
+def test_a_task_that_asks_for_the_backend_when_it_is_traced_leaves_all_devices():
+    """Of one that is asked before the devices are set up, JAX would have made one."""
+    assert told(ASKED, JAX_PLATFORMS="cpu") == "3"
 
 
 @pytest.mark.parametrize("platform", ["abacus", "cuda"])
