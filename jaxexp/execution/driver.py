@@ -103,18 +103,20 @@ def stream(
         every = [one for streams in kinds for own in streams for one in own]
         longest = max((program.epochs for program in plan.programs), default=0)
         for until in [*(rung for rung in control.rungs if rung < longest), longest]:
-            together, alone = (
-                [own for own in ([one for one in own if not one.finished] for own in kind) if own]
-                for kind in kinds
-            )
+            together, alone = map(_unfinished, kinds)
             turns = itertools.zip_longest(*(own[1:] for own in together))
-            ahead = [one for turn in turns for one in turn if one] + [
-                one for own in alone for one in own
-            ]
+            ahead = [one for turn in turns for one in turn if one]
+            ahead += [one for own in alone for one in own]
             yield from engine.train(together, ahead, until, stop)
             yield from engine.train(alone, [], until, stop)
             if until < longest:
                 _decide(every, until, control)
+
+
+def _unfinished(streams: Sequence[Sequence[Training]]) -> list[list[Training]]:
+    """What is left of each stream; of some, nothing is."""
+    left = [[one for one in own if not one.finished] for own in streams]
+    return [own for own in left if own]
 
 
 def _decide(every: Sequence[Training], rung: int, control: Control) -> None:

@@ -90,7 +90,8 @@ def compile_program(program: Program, task: Task, mesh: Mesh, data: Arrays, lane
     computes = fingerprint(task, program.spec.trial, leaves, lengths, data, predictions=predictions)
     key = (type(task), computes, program.spec, program.record, batch, lengths, devices, str(shapes))
     if key not in _compiled:
-        _compiled[key] = _compile(lowered(program, task, mesh, data, lanes, chunk))
+        made = lowered(program, task, mesh, data, lanes, chunk)
+        _compiled[key] = _compile(made, devices[0].platform)
         memory.give_back()
     return _compiled[key]
 
@@ -190,13 +191,14 @@ class Lowered(NamedTuple):
     steps: jax.stages.Lowered
     evaluate: jax.stages.Lowered
     predict: jax.stages.Lowered | None
-    two_moments: bool  # whether a CPU updates so many of every parameter
 
 
-def _compile(program: Lowered) -> Compiled:
+def _compile(program: Lowered, platform: str) -> Compiled:
+    state, _ = program.init.out_info
+    updates = platform == "cpu" and keeps_two_moments(state)
     return Compiled(
         init=compile_with(FAST_TO_COMPILE, program.init),
-        steps=compile_with(FOR_UPDATES if program.two_moments else {}, program.steps),
+        steps=compile_with(FOR_UPDATES if updates else {}, program.steps),
         evaluate=program.evaluate.compile(),
         predict=None if program.predict is None else program.predict.compile(),
     )
@@ -257,12 +259,11 @@ def lowered(
             steps=steps_jit.lower(leaves, state, record, number, number, number, data),
             evaluate=evaluate_jit.lower(leaves, state, record, number, number, data),
             predict=predict_jit.lower(leaves, state, data) if predict else None,
-            two_moments=platform == "cpu" and _two_moments(state),
         )
 
 
-def _two_moments(state: TrainState) -> bool:
-    """Whether the optimizer keeps two moments of every parameter."""
+def keeps_two_moments(state: TrainState) -> bool:
+    """Whether the optimizer keeps two moments of every parameter; of shapes and types alone."""
     parameters, moments = (
         sum(
             math.prod(a.shape)

@@ -26,6 +26,7 @@ from jaxexp.base.words import count, did_you_mean
 from jaxexp.execution.program import BLOCK, SHARED, lowered, step_flops
 from jaxexp.planning.programs import Plan, Program, size_text
 from jaxexp.spec.trial import PRECISIONS
+from jaxexp.training.platform import traced_for
 from jaxexp.training.task import Arrays, Task
 
 MAY_BE_USED = 0.9  # of a chip's memory: the rest is for what the runtime keeps
@@ -152,8 +153,9 @@ def find(name: str) -> Target:
 @contextlib.contextmanager
 def _told(target: Target) -> Iterator[None]:
     """While the compiler starts, it is told by the environment which machine it compiles for."""
-    told = {"JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1"}  # libraries of CUDA need not be here
-    if isinstance(target.accelerator, str):
+    if isinstance(target.accelerator, Gpu):
+        told = {"JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1"}  # libraries of CUDA need not be here
+    else:
         told = {
             "TPU_SKIP_MDS_QUERY": "1",  # there is no machine to ask
             "TPU_ACCELERATOR_TYPE": target.accelerator,
@@ -313,7 +315,8 @@ def _compile_as_it_is(
     found = read_steps(steps.as_text() or "", platform=chips[0].platform)
     costs = steps.cost_analysis()  # that for GPUs has none
     if not costs:
-        flops = step_flops(program, task, data) * program.chunk
+        with traced_for(chips[0].platform):
+            flops = step_flops(program, task, data) * program.chunk
         costs = {"flops": flops, "bytes accessed": found.bytes}
     largest = max(memory, key=lambda m: m["peak"])
     return Compilation(
@@ -391,9 +394,8 @@ def read_steps(text: str, platform: str = "tpu") -> Steps:
         body: int(known[1]) if (known := re.search(r"known_trip_count\W+n\W+(\d+)", line)) else 0
         for lines in found.values()
         for line in lines
-        if (body := _operation(line) == "while" and _named(line, "body"))
+        if _operation(line) == "while" and (body := _named(line, "body"))
     }
-    blocks = platform == "gpu" and BLOCK in turns.values()
 
     def lines_of(name: str) -> Iterator[str]:
         """Of a computation, and of those that it calls."""
@@ -411,19 +413,18 @@ def read_steps(text: str, platform: str = "tpu") -> Steps:
                 yield from loops(body)
 
     def steps(body: str) -> Steps:
-        inner = list(loops(body))
+        inner, own = list(loops(body)), list(lines_of(body))
         waits = sum(not _is_fixed(found, condition) for condition, _ in inner)
-        lines = [line for name in (body, *(b for _, b in inner)) for line in lines_of(name)]
+        every = [body, *(b for _, b in inner)]
+        lines = [line for name in every for line in lines_of(name)]
         asks = any(_operation(line).startswith(ASKS_HOST) for line in lines)
-        if platform == "gpu":
-            asks = asks or not all(turns[name] for name in (body, *(b for _, b in inner)))
-        own = list(lines_of(body))
+        asks = asks or (platform == "gpu" and not all(turns[name] for name in every))
         work = sum(_operation(line) not in NO_WORK for line in own)
         moved = sum(turns[b] * _bytes(found, found[b]) for _, b in inner) + _bytes(found, own)
         return Steps(work, len(inner), waits, asks, moved)
 
     every = {body for name in found for _, body in loops(name)}
-    if blocks:  # what is left of a block does the same
+    if platform == "gpu" and BLOCK in turns.values():  # what is left of a block does the same
         every = {body for body in every if turns[body] == BLOCK}
     inner = {body for name in every for _, body in loops(name)}
     made = [steps(body) for body in sorted(every - inner)]

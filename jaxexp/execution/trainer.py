@@ -189,7 +189,7 @@ class Training:
         May be called by another thread than `run`, which waits for it.
         """
         with self._compiling:
-            if self._begun or self._ahead_seconds:
+            if self._begun:
                 return
             started = time.perf_counter()
             with contextlib.suppress(Exception), self.shared.compiling():
