@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ import psutil
 import pytest
 import yaml
 from flax import linen as nn
+from test_resume import assert_same_results, wait_for
+from test_search_cli import STUDY, SWEEP, here, killed, search, start, study_of
 
 import jaxexp as jx
 from jaxexp.base.errors import UnavailableError
@@ -135,6 +138,57 @@ def test_at_rungs_the_programs_of_all_nodes_are_compared(two, data):
     here = jx.run(sweep(), TASK, data, stopping=search, devices=1, progress=False)
     same(on_nodes, here)
     assert len(set(here["epochs_trained"].values.flat)) > 1
+
+
+@pytest.mark.parametrize("pruner", ["none", "threshold"])
+def test_a_study_is_told_what_it_is_told_of_one_machine(two, data, pruner):
+    op = pytest.importorskip("optuna")
+    op.logging.set_verbosity(op.logging.WARNING)
+    space = (NetTrial(epochs=EPOCHS, batch_size=32), {
+        "learning_rate": op.distributions.FloatDistribution(1e-4, 1.0, log=True),
+        "channels": op.distributions.IntDistribution(3, 4),
+    })  # fmt: skip
+
+    def searched(**options):
+        study = op.create_study(
+            sampler=op.samplers.TPESampler(seed=0),
+            # Of each trial alone: in which order they are judged decides nothing.
+            pruner=op.pruners.NopPruner() if pruner == "none"
+            else op.pruners.ThresholdPruner(upper=1.1),
+        )  # fmt: skip
+        found = jx.search.optuna(
+            study, space, TASK, data, trials=9, batch=6, progress=False, **options
+        )
+        return study, found
+
+    (on_nodes, found), (here, expected) = searched(cluster=two.address), searched(devices=1)
+    same(found, expected)
+    told = [
+        [(t.number, t.state.name, t.params, t.values, t.intermediate_values) for t in own.trials]
+        for own in (on_nodes, here)
+    ]
+    assert told[0] == told[1]
+    assert all(values for *_, values in told[0])
+    states = {state for _, state, *_ in told[0]}
+    assert states == ({"COMPLETE"} if pruner == "none" else {"COMPLETE", "PRUNED"})
+
+
+@pytest.mark.nightly
+def test_a_study_whose_driver_is_killed_ends_with_the_same_bits(two, tmp_path, monkeypatch):
+    pytest.importorskip("optuna")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(SWEEP)
+    line = [*search(*STUDY), "--trials", "14", "--batch", "11", "--set", "epochs=400"]
+    line += ["--checkpoint-every", "0.1", "--cluster", two.address, "--out"]
+    assert here(*line, "whole") == 0
+    cluster_nodes.joined(two.address).close()
+    process = start(tmp_path, *line, "killed", "--checkpoints", f"file://{tmp_path}/kept")
+    wait_for(lambda: any((tmp_path / "kept/batch-0001").glob("*/*")), process)
+    killed(process, signal.SIGKILL)
+    assert here("resume", "killed") == 0
+    assert_same_results(tmp_path / "killed", tmp_path / "whole")
+    own, other = study_of(tmp_path / "killed"), study_of(tmp_path / "whole")
+    assert [(t.params, t.value) for t in own.trials] == [(t.params, t.value) for t in other.trials]
 
 
 @pytest.mark.nightly

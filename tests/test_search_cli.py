@@ -289,24 +289,25 @@ def killed(process: subprocess.Popen, number: signal.Signals) -> str:
 
 @pytest.mark.integration
 @pytest.mark.parametrize(
-    ("number", "batch", "seeds"),
+    ("number", "batch", "seeds", "url"),
     [
-        (signal.SIGKILL, 1, 2),
+        (signal.SIGKILL, 1, 2, "file://{}/kept"),
         *(
-            pytest.param(*own, marks=pytest.mark.nightly)
+            pytest.param(*own, None, marks=pytest.mark.nightly)
             for own in ((signal.SIGKILL, 0, 1), (signal.SIGTERM, 1, 1), (signal.SIGINT, 0, 1))
         ),
     ],
 )
-def test_a_study_interrupted_and_resumed_ends_with_the_same_bits(number, batch, seeds, place):
+def test_a_study_interrupted_and_resumed_ends_with_the_same_bits(number, batch, seeds, url, place):
     pytest.importorskip("optuna")
     # One device: the process that is killed has as many as the machine.
     size = ["--trials", "14", "--batch", "11", "--set", "epochs=400", "--devices", "1"]
     size += ["--seeds", str(seeds)]
     line = search(*STUDY, *size, "--checkpoint-every", "0.1", "--out")
     assert here(*line, "whole") == 0
-    process = start(place, *line, "killed")
-    folder = place / f"killed/checkpoints/batch-{batch:04d}"
+    at = ["--checkpoints", url.format(place)] if url else []
+    process = start(place, *line, "killed", *at)
+    folder = place / ("kept" if url else "killed/checkpoints") / f"batch-{batch:04d}"
     wait_for(lambda: any(path.name.isdecimal() for path in folder.glob("*/*")), process)
     told = killed(process, number)
     if number != signal.SIGKILL:
@@ -318,6 +319,7 @@ def test_a_study_interrupted_and_resumed_ends_with_the_same_bits(number, batch, 
     os.symlink(place / "killed/study.journal", place / "killed/study.journal.lock")  # and locks
     assert here("resume", "killed") == 0
     assert_same_results(place / "killed", place / "whole")
+    assert not (place / "kept").exists()
     for name in ("killed", "whole"):
         assert len(list((place / name / "models/mine").glob("*.npz"))) == 14 * seeds
     own, other = study_of(place / "killed"), study_of(place / "whole")
@@ -367,8 +369,7 @@ def test_without_optuna_it_is_said_how_to_install_it(place, monkeypatch, capsys)
         (["--set", "width=0,8"], "width=0: expected a number at least 1"),
         (["--set", "batch_size=integers(8,500)"], "batch_size=500: larger than the 72 training"),
         (["--set", "momentum=uniform(0,0.9)"], "needs optimizer=sgd"),
-        (["--cluster", "auto"], "--cluster: expected without --sampler optuna"),
-        (["--checkpoints", "memory://x"], "--checkpoints: expected without --sampler optuna"),
+        (["--checkpoints", "nowhere://x"], "nowhere://x: cannot be opened"),
     ],
 )
 def test_bad_input_of_a_study_is_told_before_any_work(arguments, message, place, capsys):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from jaxexp.api import PlannedRun
-    from jaxexp.execution.control import Control, StoppingRule
+    from jaxexp.execution.control import Control, Stopping
     from jaxexp.execution.records import TrialRecord
     from jaxexp.execution.stores import Store
     from jaxexp.report.page import Section
@@ -61,17 +61,6 @@ class Command:
     checkpoint_every: float = 30.0  # seconds; decides no number
     checkpoints: str | None = None  # a folder or URL; that of the run directory, if not given
     log: tuple[str, ...] = ()  # what else the results are written for; decides no number
-
-    def __post_init__(self) -> None:
-        """Refuse options that do not go together."""
-        if self.search is None or self.search.sampler != "optuna":
-            return
-        for option, given in (("checkpoints", self.checkpoints), ("cluster", self.cluster)):
-            if given is not None:
-                raise UserError(
-                    f"--{option}: expected without --sampler optuna, whose study is told in this "
-                    "process, and kept in the run directory"
-                )
 
     def with_nodes(self) -> Self:
         """With the nodes and the devices of its cluster, for which it is planned ever after."""
@@ -359,6 +348,7 @@ class Session:
         """Train what a study suggests, batch by batch, and keep all as one sweep."""
         from jaxexp import api
         from jaxexp.cli import studying
+        from jaxexp.execution.stores import within
         from jaxexp.results.results import Results
 
         search = self.command.search
@@ -366,27 +356,28 @@ class Session:
 
         with self.signals.deferred() as stop:
 
-            def train(batch: "PlannedRun", folder: Path | None, rule: "StoppingRule") -> Results:
+            def train(batch: "PlannedRun", kept: str | None, stopping: "Stopping") -> Results:
                 if stop.is_set():
                     raise InterruptedRunError
-                assert folder is not None
+                assert kept is not None
                 named = [dataclasses.replace(own, name=source.sweep.name) for own in batch.sweeps]
                 with self._training(
                     batch,
                     [*batch.sweeps],
-                    folder,
+                    within(self.command.checkpoints or directory.checkpoints, kept),
                     search.metric,
                     SHOWN,
                     stop=stop,
                     finished=self._model_saver(directory, named, batch),
-                    control=api.controlled(batch, rule),
+                    control=api.controlled(batch, stopping),
                 ) as finished:
                     [(sweep, dataset)] = finished
                 return Results(dataset, sweep, batch.task, batch.data, {})
 
             training: Training = {
-                "devices": planned.devices, "programs": self.command.programs,
-                "memory": _bytes(self.command.memory),
+                "devices": self.command.devices, "programs": self.command.programs,
+                "memory": _bytes(self.command.memory), "cluster": self.command.cluster,
+                "nodes": self.command.nodes,
             }  # fmt: skip
             made = studying.run(search, source, planned, directory, train, training)
             sweep = dataclasses.replace(made.sweep, record=source.sweep.record)

@@ -89,6 +89,15 @@ def store(location: str | Path) -> Store:
     return Folder(Path(location))
 
 
+def within(location: str | Path, name: str) -> str:
+    """The path or the URL of what has this name in a folder or at a URL.
+
+    >>> within("s3://bucket/run", "batch-0001")
+    's3://bucket/run/batch-0001'
+    """
+    return posixpath.join(str(location), name)
+
+
 def _orbax() -> ModuleType:
     """Imported when it is first needed: a command starts a tenth of a second sooner without."""
     import orbax.checkpoint

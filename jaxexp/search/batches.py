@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypedDict, cast
 
 import jax
@@ -11,10 +10,11 @@ import xarray as xr
 
 from jaxexp.api import PlannedRun, plan
 from jaxexp.base.errors import UserError
+from jaxexp.execution.control import StopDiverged, Stopping
 from jaxexp.results import select
 from jaxexp.results.joining import join, sweep_over, varying
 from jaxexp.results.results import Results
-from jaxexp.search.reports import Asked, Replayed, Reports, ending, tell
+from jaxexp.search.reports import Asked, Replayed, Reports, Together, ending, tell
 from jaxexp.search.resuming import PROCESS, Folder, abandoned, again, this_process
 from jaxexp.search.suggestions import Suggestions
 from jaxexp.spec.trial import Kind, Trial, Value, float32
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 NAME = "study"  # of the sweep of all that was trained
-# Trains a batch, with checkpoints in a folder, if there is one, and the rule that tells the study.
-Train: TypeAlias = Callable[[PlannedRun, Path | None, Reports], Results]
+# Trains a batch, with the checkpoints of the batch of this name, if it is to be resumed, and rules.
+Train: TypeAlias = Callable[[PlannedRun, str | None, Stopping], Results]
 
 
 class Training(TypedDict):
@@ -36,6 +36,8 @@ class Training(TypedDict):
     devices: int | Sequence[jax.Device] | None
     programs: str
     memory: float | None
+    cluster: str | None
+    nodes: int | None
 
 
 @dataclass
@@ -162,7 +164,7 @@ class Search:
         old = [each for each in asked if each.trial in self.curves]
         new = [each for each in asked if each.trial not in self.curves]
         try:
-            self._replay([each for each in old if not each.ended])
+            self._replay([each for each in old if not each.ended], self.prune)
             if new:
                 self._run(at, new)
         except BaseException as error:
@@ -185,15 +187,30 @@ class Search:
         sweep = replace(sweep, record=self.record)
         planned = plan(sweep, self.task, self.data, **self.training)
         self._describe(asked, planned, at)
-        folder = self.folder.checkpoints(at) if self.folder else None
-        made = self.train(planned, folder, self._reports(asked))
+        kept = self.folder.name(at) if self.folder else None
+        rules = self._rules(asked, planned)
+        made = self.train(planned, kept, rules)
         self.runs.append(made)
         for place, trial in enumerate(sweep.trials()):
             self.curves[trial] = select.point(made.dataset, place)[1]
+        if not isinstance(rules, Reports):  # which has told everything
+            self._replay([each for each in asked if not each.ended], prune=False)
 
-    def _reports(self, asked: list[Asked]) -> Reports:
+    def _rules(self, asked: list[Asked], planned: PlannedRun) -> Stopping:
+        """What tells the study while a batch trains, as far as it has to be told by then."""
+        from optuna.pruners import NopPruner
+
+        longest = max(trial.epochs for each in asked for trial in each.trials)
+        reports = self._reports(asked, self.prune)
+        if planned.cluster is None:
+            return reports if self.every < longest else StopDiverged()
+        judged = self.prune and not isinstance(self.study.pruner, NopPruner)
+        rungs = range(self.every, longest, self.every) if judged else ()
+        return [StopDiverged(), *([Together(reports, rungs)] if rungs else [])]
+
+    def _reports(self, asked: list[Asked], prune: bool) -> Reports:
         return Reports(
-            self.study, asked, self.metrics[0], self.split, self.prune, self.every,
+            self.study, asked, self.metrics[0], self.split, prune, self.every,
             report=len(self.metrics) == 1,
         )  # fmt: skip
 
@@ -210,21 +227,22 @@ class Search:
                 each.own.set_user_attr("batch", at + 1)
                 each.own.set_user_attr("program", programs[each.trial])
 
-    def _replay(self, asked: list[Asked]) -> None:
-        """Report what was trained before, and let the pruner judge it, epoch by epoch."""
+    def _replay(self, asked: list[Asked], prune: bool) -> None:
+        """Report what was trained before, epoch by epoch, and let the pruner judge it."""
         if not asked:
             return
-        reports = self._reports(asked)
-        training = {trial: self.curves[trial] for each in asked for trial in each.trials}
-        epoch = 0
-        while training:
-            epoch += 1
-            stopped = reports.stop(epoch, list(training), Replayed(training, epoch))
-            training = {
-                trial: own
-                for (trial, own), over in zip(training.items(), stopped, strict=True)
-                if not over and epoch < int(own["epochs_trained"])
-            }
+        reports = self._reports(asked, prune)
+        own = {trial: self.curves[trial] for each in asked for trial in each.trials}
+        trained = {trial: int(curves["epochs_trained"]) for trial, curves in own.items()}
+        replayed = Replayed(own)
+        for epoch in range(self.every, max(trained.values()) + 1, self.every):
+            left = [trial for trial, epochs in trained.items() if epochs >= epoch]
+            stopped = reports.stop(epoch, left, replayed.until(epoch, left))
+            for trial, over in zip(left, stopped, strict=True):
+                if over:
+                    del trained[trial]
+            if not trained:
+                break
 
     def _tell(self, each: Asked) -> bool:
         """How a trial has ended, that was not pruned; whether there may be others."""

@@ -5,7 +5,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
 import xarray as xr
@@ -30,15 +30,26 @@ class Curves(Protocol):
 class Replayed:
     """Curves of trials that were trained before, until an epoch (from 1)."""
 
-    def __init__(self, curves: Mapping[Trial, xr.Dataset], epoch: int) -> None:
-        """`curves` are the results of each, in the order of the trials."""
-        self._curves, self._epoch = curves, epoch
+    def __init__(self, curves: Mapping[Trial, xr.Dataset]) -> None:
+        """`curves` are the results of each."""
+        self._curves = curves
+        self._read: dict[tuple[Trial, str, str | None], np.ndarray] = {}
         self.splits = tuple(next(iter(curves.values()))["split"].values.tolist())
+
+    def until(self, epoch: int, trials: Sequence[Trial]) -> Self:
+        """Of some of the trials."""
+        self._epoch, self._trials = epoch, trials
+        return self
 
     def __call__(self, metric: str = "loss", split: str | None = None) -> np.ndarray:
         """A metric on a split, (T, epoch)."""
-        own = [dataset[metric].sel(split=split).values for dataset in self._curves.values()]
-        return np.stack([values[: self._epoch] for values in own])
+        return np.stack([self._of(own, metric, split)[: self._epoch] for own in self._trials])
+
+    def _of(self, trial: Trial, metric: str, split: str | None) -> np.ndarray:
+        key = trial, metric, split
+        if key not in self._read:
+            self._read[key] = self._curves[trial][metric].sel(split=split).values
+        return self._read[key]
 
 
 @dataclass
@@ -140,6 +151,30 @@ class Reports:
             (asked.ended and epoch >= asked.reported) or not self._lost.isdisjoint(asked.trials)
             for asked in self._by_trial[trial]
         )
+
+
+class Together:
+    """The same rule where others train: at each of its rungs, all programs wait for the study.
+
+    It is asked in this process alone; what goes to the nodes of a cluster is the rungs.
+    """
+
+    def __init__(self, reports: Reports | None, rungs: Sequence[int]) -> None:
+        """`rungs` are the epochs at which it is asked."""
+        self._reports, self.rungs = reports, tuple(rungs)
+
+    def __repr__(self) -> str:
+        """See `Reports`."""
+        return f"Together({self._reports!r})"
+
+    def __reduce__(self) -> tuple[type["Together"], tuple[None, tuple[int, ...]]]:
+        """Without the study, which stays here."""
+        return Together, (None, self.rungs)
+
+    def stop(self, epoch: int, trials: Sequence[Trial], curves: Curves) -> np.ndarray:
+        """See `Reports`."""
+        assert self._reports is not None
+        return self._reports.stop(epoch, trials, curves)
 
 
 def ending(curves: Sequence[xr.Dataset], metrics: Sequence[str], split: str) -> list[float] | None:

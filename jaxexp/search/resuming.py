@@ -112,9 +112,10 @@ class Folder:
         if file.exists():
             study.sampler = pickle.loads(file.read_bytes())
 
-    def checkpoints(self, batch: int) -> Path:
-        """The folder of the checkpoints of a batch, from 0."""
-        return self.path / f"batch-{batch:04d}"
+    @staticmethod
+    def name(batch: int) -> str:
+        """That of the checkpoints of a batch, from 0."""
+        return f"batch-{batch:04d}"
 
 
 def this_process() -> str:

@@ -9,11 +9,12 @@ import jax
 from jaxexp.api import PlannedRun, plan, run
 from jaxexp.base.errors import UserError
 from jaxexp.execution import driver
+from jaxexp.execution.control import Stopping
 from jaxexp.execution.trainer import Progress
 from jaxexp.nn.classification import MLPClassification
 from jaxexp.results.results import Results
 from jaxexp.search.batches import Search, Train, Training
-from jaxexp.search.reports import Reports, no_experimental_warnings
+from jaxexp.search.reports import no_experimental_warnings
 from jaxexp.search.resuming import Folder
 from jaxexp.search.suggestions import Suggest, Suggestions, import_optuna, suggestions
 from jaxexp.spec.spaces import Space
@@ -46,6 +47,8 @@ def optuna(
     devices: int | Sequence[jax.Device] | None = None,
     programs: str = "auto",
     memory: float | None = None,
+    cluster: str | None = None,
+    nodes: int | None = None,
 ) -> Results:
     """Train what an Optuna study suggests, a batch of suggestions at once, and tell it.
 
@@ -58,7 +61,8 @@ def optuna(
         study: what `optuna.create_study` or `optuna.load_study` returns.
         space: a `jaxexp.search.Space`; or a base trial and a dict of Optuna's distributions by the
             names of hyperparameters; or a function of an `optuna.Trial` that returns a trial.
-        task: as for `jaxexp.plan`, and so are `data`, `devices`, `programs` and `memory`.
+        task: as for `jaxexp.plan`, and so are `data`, `devices`, `programs`, `memory`, `cluster`
+            and `nodes`.
         data: see there.
         trials: how many more to train, as Optuna's `n_trials`; those that a dead process has left
             running are the first of them. With `checkpoint_dir`, how many in all.
@@ -77,6 +81,9 @@ def optuna(
         devices: see there.
         programs: see there.
         memory: see there.
+        cluster: see there. The study stays in this process: where its pruner is asked, all programs
+            of a batch wait for it every `report_every` epochs.
+        nodes: see there.
 
     Returns:
         Results of a sweep over all points that were trained: they lie along the dimension "sample",
@@ -104,14 +111,18 @@ def optuna(
     if not isinstance(checkpoint_dir, str | Path | None):
         raise UserError(f"checkpoint_dir={checkpoint_dir!r}: expected the path of a folder")
 
-    def train(planned: PlannedRun, folder: Path | None, reports: Reports) -> Results:
+    def train(planned: PlannedRun, kept: str | None, stopping: Stopping) -> Results:
         made: Results = run(
-            planned, progress=progress, checkpoint_dir=folder, keep_params=keep_params,
-            stopping=reports,
+            planned, progress=progress, keep_params=keep_params, stopping=stopping,
+            checkpoint_dir=None if kept is None or checkpoint_dir is None
+            else Path(checkpoint_dir) / kept,
         )  # fmt: skip
         return made
 
-    training: Training = {"devices": devices, "programs": programs, "memory": memory}
+    training: Training = {
+        "devices": devices, "programs": programs, "memory": memory, "cluster": cluster,
+        "nodes": nodes,
+    }  # fmt: skip
     search = prepared(
         study, space, task, data, train, training, batch=batch, metric=metric, split=split,
         seeds=seeds, prune=prune, report_every=report_every,
