@@ -4,16 +4,19 @@ import contextlib
 import types
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxexp.api import Problem, _Inspector
 from jaxexp.execution.driver import stream
 from jaxexp.execution.records import TrialRecord
 from jaxexp.execution.trainer import Progress
 from jaxexp.nn.classification import MLPClassification
+from jaxexp.planning import loads
 from jaxexp.planning.cost import Workload
 from jaxexp.planning.plan import plan
 from jaxexp.planning.programs import Plan
@@ -46,6 +49,30 @@ class RegionTask(MLPClassification):
 def workload(task: Task, data: Data) -> Workload:
     """As `jaxexp.plan` makes it, whatever the trials."""
     return _Inspector(task, data).workload([])
+
+
+# How trials of one program may train: one after another or not, and in which microbatches.
+WAYS = {
+    "side by side": (False, None),
+    "one by one": (True, None),
+    "in microbatches": (False, 24),
+    "one by one in microbatches": (True, 24),
+}
+
+
+def force(patch: pytest.MonkeyPatch, way: str) -> None:
+    """Have planners choose a way wherever it is possible, whatever it costs."""
+    one_by_one, microbatch = WAYS[way]
+
+    def chosen(load: loads.Load, *arguments: Any, **options: Any) -> loads.Best:
+        found = loads.best(load, *arguments, **options)
+        parts = bool(load.apart) and load.smallest < load.largest
+        return found._replace(
+            way=np.asarray(loads.WAYS.index(microbatch if parts else None)),
+            one_by_one=np.asarray(one_by_one and bool(load.differs)),
+        )
+
+    patch.setattr("jaxexp.planning.plan.best", chosen)
 
 
 def planned(sweeps: list[Sweep], problem: Problem, devices, mode: str = "exact") -> Plan:

@@ -12,7 +12,7 @@ import orbax.checkpoint as ocp
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from rings import assert_close, assert_same_bits, execute, planned
+from rings import WAYS, assert_close, assert_same_bits, execute, force, planned
 from test_driver import ALL, BASE
 
 from jaxexp.base.errors import InterruptedRunError, UserError
@@ -30,6 +30,14 @@ SWEEPS = {
         "one",
         Sweep(
             base=BASE.replace(batch_norm=True, depth=1),
+            axes={"width": [4, 8], "epochs": [1, 3], "batch_size": [32, 64]},
+            record=ALL,
+        ),
+    ),
+    "one by one in microbatches": (
+        "one",
+        Sweep(
+            base=BASE.replace(depth=1),
             axes={"width": [4, 8], "epochs": [1, 3], "batch_size": [32, 64]},
             record=ALL,
         ),
@@ -72,7 +80,10 @@ class StopAfter(Silent):
 
 def made(name, devices, problem):
     mode, sweep = SWEEPS[name]
-    return planned([sweep], problem, devices, mode)
+    with pytest.MonkeyPatch.context() as patch:
+        if name in WAYS:
+            force(patch, name)
+        return planned([sweep], problem, devices, mode)
 
 
 def resume(made, problem, devices, folder, calls=10**9, notes=None):

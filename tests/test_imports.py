@@ -39,9 +39,10 @@ def imports(path: Path) -> set[str]:
     """The modules that a file imports, wherever in it, but not those for type checking alone."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     names = set()
-    for node in ast.walk(tree):
+    for node in [*ast.walk(tree)]:
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             node.body = []
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         if isinstance(node, ast.ImportFrom):

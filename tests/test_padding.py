@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rings import planned
+from rings import WAYS, force, planned
 from rings import train as train_sweeps
 
 from jaxexp.api import Problem
@@ -88,24 +88,38 @@ def assert_grid_equals_its_trials_alone(problem, devices, trials):
         assert_equal(together[trial], train([trial], problem, devices[:1], "exact")[trial])
 
 
-def test_a_grid_in_one_program_equals_its_trials_alone(problem, devices):
-    """Trials that differ in everything at once."""
+@pytest.fixture(params=WAYS)
+def way(request, monkeypatch):
+    force(monkeypatch, request.param)
+    return request.param
+
+
+def test_a_grid_in_one_program_equals_its_trials_alone(problem, devices, way):
+    """Trials that differ in everything at once; in microbatches, in what they can be."""
+    parts = "microbatches" in way
     trials = [
         BASE,
-        BASE.replace(width=3, depth=1, batch_size=16, epochs=3, features="sines", dropout=0.4),
+        BASE.replace(width=3, depth=1, batch_size=16, epochs=3, features="sines",
+                     dropout=0.0 if parts else 0.4),
         BASE.replace(width=(8, 2), activation="gelu", features="standardised", seed=1)
         .replace(optimizer="adamw", weight_decay=0.1, label_smoothing=0.1),
         BASE.replace(width=8, depth=4, batch_size=203, activation="sigmoid", residual=True)
-        .replace(optimizer="sgd", momentum=0.9, batch_norm=True),
+        .replace(optimizer="sgd", momentum=0.9, batch_norm=not parts),
     ]  # fmt: skip
+    [program] = planned(sweeps(trials), problem, devices, "one").programs
+    assert (program.one_by_one, program.microbatch) == WAYS[way]
     assert_grid_equals_its_trials_alone(problem, devices, trials)
 
 
 @pytest.mark.nightly
 @settings(max_examples=settings.default.max_examples // 10, derandomize=True)
-@given(grids())
-def test_any_grid_in_one_program_equals_its_trials_alone(problem, devices, trials):
-    assert_grid_equals_its_trials_alone(problem, devices, trials)
+@given(grids(), st.sampled_from([*WAYS]), st.booleans())
+def test_any_grid_in_one_program_equals_its_trials_alone(problem, devices, trials, way, parts):
+    if parts:
+        trials = list({trial.replace(batch_norm=False, dropout=0.0): None for trial in trials})
+    with pytest.MonkeyPatch.context() as patch:
+        force(patch, way)
+        assert_grid_equals_its_trials_alone(problem, devices, trials)
 
 
 SIZES = {
@@ -121,7 +135,7 @@ SIZES = {
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("sizes", SIZES)
-def test_padded_sizes(problem, devices, sizes):
+def test_padded_sizes(problem, devices, sizes, way):
     """One size at a time, so that a failure says which; sigmoid, as it does not map 0 to 0."""
     trials = [BASE.replace(activation="sigmoid", **size) for size in SIZES[sizes]]
     together, alone = (train(trials, problem, devices, mode) for mode in ("one", "exact"))
@@ -157,8 +171,8 @@ def test_widths_of_one_number_and_of_each_layer_start_from_the_same_weights(devi
     assert 1 / np.sqrt(5) < np.abs(ragged["last"]["kernel"]).max() <= bound
 
 
-def padded_run(problem: Problem, devices, **options) -> tuple[RunningProgram, MLPTrial]:
-    """A program of widths up to 8 and depths 2 and 4, and the narrow, shallow trial of the two."""
+def padded_run(problem: Problem, devices, **options) -> tuple[RunningProgram, MLPTrial, int]:
+    """A program of widths up to 8 and depths 2 and 4; the smaller trial, and its lane."""
     small = BASE.replace(**{"width": 3, "depth": 2} | options)
     large = small.replace(width=8, depth=4)
     [program] = planned([Sweep(small), Sweep(large)], problem, devices[:1], mode="one").programs
@@ -166,7 +180,7 @@ def padded_run(problem: Problem, devices, **options) -> tuple[RunningProgram, ML
     arrays = place(with_evaluation(problem.data), mesh)
     run = RunningProgram(program, problem.task, mesh, arrays)
     run.start()
-    return run, small
+    return run, small, program.trials.index(small)
 
 
 def padding(trial: MLPTrial, tree):
@@ -204,10 +218,11 @@ CASES = [pytest.param(OPTIONS[k], id=k, marks=[LONG] * (k == "adamw")) for k in 
 
 
 @pytest.mark.parametrize("options", CASES)
-def test_padding_stays_exactly_zero(problem, devices, options):
+@pytest.mark.parametrize("way", ["side by side", "one by one"], indirect=True)
+def test_padding_stays_exactly_zero(problem, devices, options, way):
     """Weights and moments of units past the width, after two epochs of every kind of update."""
-    run, small = padded_run(problem, devices, **options)
-    assert small == run.program.trials[0]
+    run, small, lane = padded_run(problem, devices, **options)
+    assert run.program.one_by_one == ("one" in way)
     for _ in range(2):
         run.rest()
     checked = 0
@@ -216,7 +231,7 @@ def test_padding_stays_exactly_zero(problem, devices, options):
         paths = jax.tree.leaves_with_path(tree)
         for (path, array_T), pad in zip(paths, pads, strict=True):
             name = jax.tree_util.keystr(path)
-            values = np.asarray(array_T[0])[pad]
+            values = np.asarray(array_T[lane])[pad]
             expected = 1.0 if "scale" in name and tree is run.state.variables.params else 0.0
             np.testing.assert_array_equal(values, expected, err_msg=name)
             checked += values.size
@@ -224,13 +239,14 @@ def test_padding_stays_exactly_zero(problem, devices, options):
 
 
 @pytest.mark.parametrize("options", CASES)
-def test_nan_planted_in_the_padding_never_leaks(problem, devices, options):
-    run, small = padded_run(problem, devices, **options)
-    clean, _ = padded_run(problem, devices, **options)
+@pytest.mark.parametrize("way", ["side by side", "one by one"], indirect=True)
+def test_nan_planted_in_the_padding_never_leaks(problem, devices, options, way):
+    run, small, lane = padded_run(problem, devices, **options)
+    clean, *_ = padded_run(problem, devices, **options)
 
     def plant(array_T, pad):
         planted = np.array(array_T)
-        planted[0][pad] = np.nan
+        planted[lane][pad] = np.nan
         return planted
 
     pads = padding(small, run.state.variables.params)
@@ -243,7 +259,7 @@ def test_nan_planted_in_the_padding_never_leaks(problem, devices, options):
         jax.tree.map(np.testing.assert_array_equal, run.rest(), clean.rest())
     own = [
         problem.task.crop(
-            small, jax.tree.map(lambda a: np.asarray(a[0]), each.state.variables), None
+            small, jax.tree.map(lambda a: np.asarray(a[lane]), each.state.variables), None
         )
         for each in (run, clean)
     ]

@@ -1,7 +1,9 @@
 """Properties of every plan."""
 
 import dataclasses
+import functools
 import itertools
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -22,7 +24,8 @@ EXAMPLES = 1000
 
 def work_of(examples: int, **options) -> Workload:
     """MLPs of 2 inputs and 33 classes."""
-    return Workload(examples, lambda trial: cost(trial, 2, 33), **options)
+    own = functools.partial(cost, inputs=2, outputs=33)
+    return Workload(examples, lambda t: replace(own(t), microbatches=not t.batch_norm), **options)
 
 
 def plan(sweeps, devices: int, workload: int | Workload = EXAMPLES, **options) -> Plan:
@@ -174,6 +177,43 @@ def test_widths_of_each_layer_share_a_program_where_it_pays():
     assert len(made.programs) == 3
     assert "depth=2, width=256-2" in str(made)
     assert plan([far], 4, 100_000, mode="one").programs[0].estimate.padding > 0.5
+
+
+def test_batches_are_computed_in_parts_where_the_task_says_so_and_it_pays():
+    sizes = Sweep(MLPTrial(epochs=50, width=64), {"batch_size": [32, 96, 1024], "seed": range(4)})
+    made = plan([sizes], 2, 50_000, mode="one")
+    [program] = made.programs
+    assert program.one_by_one
+    assert program.microbatch in {16, 32, 48, 64, 96}
+    assert f"one after another, {program.microbatch} examples at a time" in str(made)
+    norm = replace(sizes, base=sizes.base.replace(batch_norm=True))
+    assert {own.microbatch for own in plan([norm], 2, 50_000, mode="one").programs} == {None}
+    same = Sweep(MLPTrial(epochs=50, width=64), {"learning_rate": [1.0, 0.1], "seed": range(4)})
+    [program] = plan([same], 2, 50_000).programs
+    assert (program.one_by_one, program.microbatch) == (False, None)
+
+
+def test_trials_one_after_another_are_dealt_to_any_number_of_devices():
+    """The order decides the program's name, and the checkpoints are read on any devices."""
+    sizes = {"width": [8, 16, 32, 64], "batch_size": [32, 64, 128, 256], "seed": range(2)}
+    sweep = Sweep(MLPTrial(epochs=50), sizes)
+    made = [plan([sweep], devices, mode="one").programs[0] for devices in (1, 2, 4)]
+    assert made[0].one_by_one
+    assert len({program.id for program in made}) == 1
+    for program, devices in zip(made, (1, 2, 4), strict=True):
+        own = [sum(part) for part in batched(program.estimate.shares, 32 // devices)]
+        assert max(own) < 1.35 / devices
+
+
+def batched(values, n):
+    return [values[i : i + n] for i in range(0, len(values), n)]
+
+
+@pytest.mark.parametrize("backend", ["gpu", "tpu"])
+def test_accelerators_train_side_by_side(backend):
+    sizes = Sweep(MLPTrial(epochs=50), {"width": [8, 64], "batch_size": [32, 1024]})
+    made = plan([sizes], 2, 50_000, backend=backend, mode="one")
+    assert not any(program.one_by_one for program in made.programs)
 
 
 def test_a_program_knows_how_many_widths_its_trials_have():

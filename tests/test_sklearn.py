@@ -261,6 +261,7 @@ def test_data_that_cannot_be_are_refused():
 def test_a_search_scores_what_its_candidates_alone_would():
     """Folds of equal size, in one plan; the candidates' own fits have the same seed."""
     grid = {"learning_rate_init": [0.1, 0.01], "hidden_layer_sizes": [(4, 6)]}
+    grid |= {"batch_size": [25, 10], "alpha": [0.5]}  # the penalty is of whole batches
     cv = KFold(2, shuffle=True, random_state=0)
     search = VectorizedSearchCV(MLPClassifier(**OPTIONS), grid, cv=cv, return_train_score=True)
     search.fit(X, NAMES)

@@ -8,8 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import jaxexp as jx
+from jaxexp.base.batches import steps_per_epoch, turns_per_epoch
 from jaxexp.nn.classification import MLPClassification, cross_entropy
 from jaxexp.spec.trial import MLPTrial, Trial
 from jaxexp.training import step
@@ -54,7 +57,7 @@ def run_epochs(
     task, data = Diary(), step.with_evaluation(Data(np.arange(N, dtype=np.int32)))
     run = jax.jit(functools.partial(step.train_steps, task, trial, 1))
     (state, record), steps, means = step.init(task, trial, 1, data), [], []
-    cuts = np.linspace(0, step.steps_per_epoch(N, trial.batch_size), calls + 1).astype(int)
+    cuts = np.linspace(0, steps_per_epoch(N, trial.batch_size), calls + 1).astype(int)
     for epoch in range(epochs):
         for first, last in itertools.pairwise(cuts):
             state, record = run(state, record, epoch, first, last, data)
@@ -95,13 +98,47 @@ def test_an_epoch_in_several_calls_is_the_same_epoch():
     jax.tree.map(np.testing.assert_array_equal, whole, cut)
 
 
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 40))
+def test_microbatches_follow_one_another_to_the_end_of_each_batch(n, batch_size, microbatch):
+    batch_size = min(batch_size, n)
+    turns = turns_per_epoch(n, batch_size, microbatch)
+    found = jax.vmap(lambda i: step.turn_of(i, n, jnp.int32(batch_size), microbatch))(
+        jnp.arange(turns + 3)
+    )
+    assert found.active.tolist() == [True] * turns + [False] * 3
+    place = 0
+    for i in range(turns):
+        first = int(found.step[i]) * batch_size
+        assert (int(found.start[i]), bool(found.begins[i])) == (place, place == first)
+        place += min(microbatch, int(found.length[i]))
+        whole = min(first + batch_size, n)
+        assert place <= whole
+        assert bool(found.ends[i]) == (place == whole)
+    assert place == n
+
+
+@pytest.mark.parametrize("n", [2**31 - 1, 2**30 + 1])
+def test_microbatches_of_up_to_two_to_the_31_examples(n):
+    at = jax.jit(functools.partial(step.turn_of, n=n), static_argnames="microbatch")
+    for batch_size, microbatch in ((1, 8), (1000, 24), (2**30, 1024), (n, 1024)):
+        turns, each = turns_per_epoch(n, batch_size, microbatch), -(-batch_size // microbatch)
+        for i in (0, 1, turns // 2, turns - 1):
+            found = at(jnp.int32(i), batch_size=jnp.int32(batch_size), microbatch=microbatch)
+            number, part = divmod(i, each)
+            start = number * batch_size + part * microbatch
+            assert (int(found.step), int(found.start)) == (number, start)
+            assert int(found.length) == min(n, (number + 1) * batch_size) - start
+            assert bool(found.ends) == (int(found.length) <= microbatch)
+            assert bool(found.active)
+
+
 def evaluated(task: Task, trial: Trial, data: Data, calls: int = 1):
     """The model at its start, and its metrics by split."""
     arrays = step.with_evaluation(data)
     state, record = jax.jit(lambda: step.init(task, trial, 1, arrays))()
     run = jax.jit(functools.partial(step.evaluate, task, trial))
     n = step.count(arrays["evaluation"]["examples"])
-    batches = step.steps_per_epoch(n, step.evaluation_batch_size(task, n))
+    batches = steps_per_epoch(n, step.evaluation_batch_size(task, n))
     for first, last in itertools.pairwise(np.linspace(0, batches, calls + 1).astype(int)):
         record = run(state, record, first, last, arrays)
     splits = jax.tree.map(lambda a: np.asarray(a)[None, None], record.splits)
@@ -178,7 +215,7 @@ def test_a_finished_trial_stays_at_its_end_beside_one_that_trains():
     for batch_size in (1, 7, n // 2 + 1, n):
         expected_S = [naive(int(i), n, batch_size) for i in i_S]
         np.testing.assert_array_equal(first(i_S, np.int32(batch_size)), expected_S)
-        steps = step.steps_per_epoch(jnp.int32(n), jnp.int32(batch_size))
+        steps = steps_per_epoch(jnp.int32(n), jnp.int32(batch_size))
         assert int(steps) == -(-n // batch_size)
 
 
@@ -191,7 +228,7 @@ def test_steps_of_any_batch_size_up_to_two_to_the_31_examples(n):
     def places(i, batch_size, offset_K):
         position_K = step.first_example(i, n, batch_size) + offset_K
         inside_K = (position_K < jnp.uint32(n)) & (offset_K < batch_size.astype(jnp.uint32))
-        return step.steps_per_epoch(n, batch_size), position_K, inside_K
+        return steps_per_epoch(n, batch_size), position_K, inside_K
 
     for size in (1, 2, 3, 1000, 2**16, 2**30, n // 2, n - 1, n, *rng.integers(1, n, 20)):
         batch_size, steps = int(size), -(-n // int(size))
@@ -232,13 +269,14 @@ class Line(Task):
         return Outputs(jnp.square(off_B), metrics={"error": jnp.abs(off_B) + 100 * train})
 
 
-def trained(data: Data, trial: Trial):
+def trained(data: Data, trial: Trial, microbatch: int | None = None):
     """After one epoch: the slope, its record, and metrics by split."""
     task, arrays = Line(), step.with_evaluation(data)
-    state, record = step.init(task, trial, 1, arrays)
-    steps = step.steps_per_epoch(data.counts["train"], trial.batch_size)
-    run = jax.jit(functools.partial(step.train_steps, task, trial, 1))
-    state, record = run(state, record, 0, 0, steps, arrays)
+    state, record = step.init(task, trial, 1, arrays, microbatch=microbatch)
+    turns = turns_per_epoch(data.counts["train"], trial.batch_size, microbatch)
+    run = jax.jit(functools.partial(step.train_steps, task, trial, 1, microbatch=microbatch))
+    beyond = 0 if microbatch is None else 2  # as beside trials that take more turns
+    state, record = run(state, record, 0, 0, turns + beyond, arrays)
     record = jax.jit(functools.partial(step.evaluate, task, trial))(state, record, 0, 1, arrays)
     splits = jax.tree.map(lambda a: np.asarray(a)[None, None], record.splits)
     found = {split: step.values(task, sums) for split, sums in splits.items()}
@@ -262,6 +300,25 @@ def test_weights_of_examples_equal_so_many_copies_of_them():
         assert record.step_weight_S.tolist() == [8]
         for split, metrics in found.items():
             assert metrics == pytest.approx(found_2[split], rel=1e-6)
+
+
+@pytest.mark.parametrize("microbatch", [1, 2, 3, 16])
+def test_microbatches_of_weighted_examples_are_one_batch(microbatch):
+    rng = np.random.default_rng(0)
+    x_Nx1, y_N = rng.normal(size=(23, 1)).astype(np.float32), rng.normal(size=23)
+    weighted = Examples(x_Nx1, y_N.astype(np.float32), rng.integers(0, 3, 23).astype(np.float32))
+    for optimizer in ("sgd", "adam"):
+        trial = Trial(optimizer=optimizer, learning_rate=0.1, batch_size=5)
+        slope, record, found = trained(Data(weighted, weighted), trial, microbatch)
+        expected, whole, found_2 = trained(Data(weighted, weighted), trial)
+        assert slope == pytest.approx(expected, rel=1e-5)
+        for name in ("step_loss_S", "step_weight_S", "running"):
+            jax.tree.map(
+                lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5),
+                getattr(record, name), getattr(whole, name),
+            )  # fmt: skip
+        for split, metrics in found.items():
+            assert metrics == pytest.approx(found_2[split], rel=1e-5)
 
 
 def test_running_metrics_are_of_training_and_the_others_of_the_epochs_end():

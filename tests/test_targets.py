@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rings import force
 from typer.testing import CliRunner
 
 import jaxexp as jx
@@ -212,7 +213,9 @@ def test_the_arithmetic_of_a_step_is_counted():
 
 @pytest.mark.integration
 @pytest.mark.parametrize("name", targets_of("tpu-v5e-4", "h100", "h100-8"))
-def test_a_padded_program_compiles(name):
+@pytest.mark.parametrize("way", ["side by side", "in microbatches"])
+def test_a_padded_program_compiles(name, way, monkeypatch):
+    force(monkeypatch, way)
     sweep = jx.Sweep(
         jx.MLPTrial(epochs=2), {"width": [4, 8], "depth": [1, 2], "batch_size": [16, 32]}
     )

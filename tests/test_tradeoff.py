@@ -46,11 +46,9 @@ def test_groupings_run_from_one_program_for_each_size_to_one_for_all(epochs):
     for place, mode in ((0, "exact"), (chosen, "auto"), (-1, "one")):
         assert_as_planned(groupings[place], planned(trials, mode=mode))
     assert seconds(planned(trials)) <= 1.05 * min(map(total, groupings))
-    # Larger sizes and more steps are never less work.
-    work = np.array([own.train_seconds for own in groupings])
-    padding = np.array([own.padding for own in groupings])
-    assert (np.diff(work) >= -1e-9).all()
-    assert (np.diff(padding) >= -1e-9).all()
+    # Where trials train one after another, merging may save work, too; not in the end.
+    assert groupings[-1].train_seconds > groupings[0].train_seconds
+    assert groupings[-1].padding > groupings[0].padding == pytest.approx(0)
 
 
 def test_the_mode_decides_what_is_chosen():

@@ -12,12 +12,12 @@ from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
+from jaxexp.base.batches import steps_per_epoch
 from jaxexp.base.errors import UserError
 from jaxexp.base.words import did_you_mean
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial
 from jaxexp.training.checks import check_int, is_number
-from jaxexp.training.step import steps_per_epoch
 
 RUNNING = "running_"  # how the names of means taken during the epochs begin
 

@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxexp.base import memory
+from jaxexp.base.batches import steps_per_epoch, turns_per_epoch
 from jaxexp.base.errors import UserError
 from jaxexp.execution.control import Change
 from jaxexp.execution.records import End, Snapshot
@@ -88,7 +89,9 @@ def compile_program(program: Program, task: Task, mesh: Mesh, data: Arrays, lane
     leaves = {name: own[0] for name, own in stack(program, task, data).items()}
     predictions = "predictions" in program.record
     computes = fingerprint(task, program.spec.trial, leaves, lengths, data, predictions=predictions)
-    key = (type(task), computes, program.spec, program.record, batch, lengths, devices, str(shapes))
+    ways = program.microbatch, program.one_by_one
+    decided = program.spec, program.record, ways, batch, lengths, devices
+    key = (type(task), computes, *decided, str(shapes))
     if key not in _compiled:
         made = lowered(program, task, mesh, data, lanes, chunk)
         _compiled[key] = _compile(made, devices[0].platform)
@@ -122,7 +125,7 @@ def run_steps(program: Program, task: Task, data: Arrays) -> tuple[int, ...]:
 
 
 def _run_steps(trial: Trial, examples: int) -> int:
-    return trial.epochs * step.steps_per_epoch(examples, trial.batch_size)
+    return trial.epochs * steps_per_epoch(examples, trial.batch_size)
 
 
 class _Traced:
@@ -133,22 +136,26 @@ class _Traced:
         self.lengths = run_steps(program, task, data)
 
     def _own(self, leaves: Leaves) -> tuple[Trial, Steps]:
-        trial = self.program.spec.trial(leaves)
+        trial = self.program.spec.trial(leaves, branches=self.program.one_by_one)
         if len(self.lengths) == 1:
             return trial, self.lengths[0]
         return trial, Choice(leaves[RUN_STEPS], self.lengths)
 
     def init(self, leaves: Leaves, data: Arrays) -> Trained:
-        norms = "gradient_norms" in self.program.record
-        return step.init(self.task, *self._own(leaves), data, gradient_norms=norms)
+        norms, microbatch = "gradient_norms" in self.program.record, self.program.microbatch
+        return step.init(
+            self.task, *self._own(leaves), data, gradient_norms=norms, microbatch=microbatch
+        )
 
     def steps(
         self, leaves: Leaves, state: TrainState, record: EpochRecord, epoch: Number,
         first: Number, last: Number, data: Arrays,
     ) -> Trained:  # fmt: skip
-        own = self._own(leaves)
-        numbers = epoch, first, last
-        return step.train_steps(self.task, *own, state, record, *numbers, data, block=self.block)
+        return step.train_steps(
+            self.task, *self._own(leaves), state, record, epoch, first, last, data,
+            block=self.block, microbatch=self.program.microbatch,
+            one_by_one=self.program.one_by_one,
+        )  # fmt: skip
 
     def evaluate(
         self, leaves: Leaves, state: TrainState, record: EpochRecord, first: Number, last: Number,
@@ -224,6 +231,8 @@ def lowered(
             def one(own: dict[int, PyTree]) -> PyTree:
                 return function(*(own.get(i, a) for i, a in enumerate(arguments)))
 
+            if program.one_by_one:
+                return jax.lax.map(one, own)
             if lanes == chunk * len(program.devices):
                 return jax.vmap(one)(own)  # quicker to trace than a loop of one chunk
             return jax.lax.map(one, own, batch_size=chunk)
@@ -307,10 +316,13 @@ class RunningProgram:
         """Nothing is compiled yet; `data` is what `place` returns."""
         self.program, self.task, self.mesh, self.data = program, task, mesh, data
         examples = step.training_examples(data)
-        self.steps = step.steps_per_epoch(examples, program.smallest_batch)
+        self.steps = max(
+            turns_per_epoch(examples, size, program.microbatch)
+            for size in {trial.batch_size for trial in program.trials}
+        )
         evaluated = step.evaluated_examples(data)
         size = step.evaluation_batch_size(task, evaluated)
-        self.batches = step.steps_per_epoch(evaluated, size)
+        self.batches = steps_per_epoch(evaluated, size)
         self.epoch = self.step = self.batch = 0  # epochs finished, and how far the next one is
         self.places = np.arange(len(program.trials))  # in the program, of the trials in the lanes
         self.lanes = program.filled()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import jax
 import numpy as np
 
+from jaxexp.base.batches import steps_per_epoch
 from jaxexp.execution.control import Change
 from jaxexp.planning.programs import Program
 from jaxexp.spec.trial import Trial
@@ -147,7 +148,7 @@ def _record(
 ) -> TrialRecord:
     """Of one trial, padding left out."""
     history, running, metrics = own
-    steps = step.steps_per_epoch(examples, trial.batch_size)
+    steps = steps_per_epoch(examples, trial.batch_size)
     norms = history.norms_L
     if program.spec.pads_model:
         variables, norms = task.crop(trial, variables, norms)

@@ -11,8 +11,9 @@ padded in the same way where its program holds other shapes too; in a program of
 Shapes: B examples, C classes, F features, L hidden layers, W units of a layer.
 """
 
+import functools
 from collections.abc import Callable
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple, TypeAlias, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +38,11 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "identity": lambda x: x,
 }
 SINE_FREQUENCIES = np.arange(1, 11, dtype=np.float32) / 10  # 0.1, 0.2 … 1.0, radians per degree
+PART = 16  # units by which the parts of a product differ of which one is computed
 UNROLLED_LAYERS = 16  # deeper stacks are a loop: 100 layers compile in seconds
+
+
+Parts: TypeAlias = tuple[tuple[int, int], ...]  # units and inputs of each
 
 
 class Layer(NamedTuple):
@@ -90,11 +95,68 @@ def _product_backward(saved: tuple[Array, Array], dy_OxB: Array) -> tuple[Array,
 product.defvjp(_product_forward, _product_backward)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def product_in_part(parts: Parts, place: Array, kernel_OxF: Array, x_FxB: Array) -> Array:
+    """The same of the first units and inputs of a part, zeros elsewhere; of which, `place` says.
+
+    Of place 0, nothing is computed. For trials that train one after another: only the part that is
+    taken takes time. (Differentiated, `jax.lax.switch` would keep what all of its branches need.)
+    """
+
+    def part(units: int, inputs: int) -> Callable[[Array, Array], Array]:
+        def own(kernel_OxF: Array, x_FxB: Array) -> Array:
+            return _pad(kernel_OxF[:units, :inputs] @ x_FxB[:inputs], whole)
+
+        return own
+
+    whole = kernel_OxF.shape[0], x_FxB.shape[1]
+    branches = [lambda *_: jnp.zeros(whole, x_FxB.dtype), *(part(*own) for own in parts)]
+    made: Array = jax.lax.switch(place, branches, kernel_OxF, x_FxB)
+    return made
+
+
+def _in_part_forward(
+    parts: Parts, place: Array, kernel_OxF: Array, x_FxB: Array
+) -> tuple[Array, tuple[Array, Array, Array]]:
+    return product_in_part(parts, place, kernel_OxF, x_FxB), (place, kernel_OxF, x_FxB)
+
+
+def _in_part_backward(
+    parts: Parts, saved: tuple[Array, Array, Array], dy_OxB: Array
+) -> tuple[None, Array, Array]:
+    def part(units: int, inputs: int) -> Callable[..., tuple[Array, Array]]:
+        def own(kernel_OxF: Array, x_FxB: Array, dy_OxB: Array) -> tuple[Array, Array]:
+            factors = kernel_OxF[:units, :inputs], x_FxB[:inputs]
+            grads = _product_backward(factors, dy_OxB[:units])
+            return _pad(grads[0], kernel_OxF.shape), _pad(grads[1], x_FxB.shape)
+
+        return own
+
+    def nothing(kernel_OxF: Array, x_FxB: Array, _: Array) -> tuple[Array, Array]:
+        return jnp.zeros_like(kernel_OxF), jnp.zeros_like(x_FxB)
+
+    place, kernel_OxF, x_FxB = saved
+    branches = [nothing, *(part(*own) for own in parts)]
+    grads: tuple[Array, Array] = jax.lax.switch(place, branches, kernel_OxF, x_FxB, dy_OxB)
+    return None, *grads
+
+
+product_in_part.defvjp(_in_part_forward, _in_part_backward)
+
+
+def _pad(matrix: Array, shape: tuple[int, ...]) -> Array:
+    """With zeros past its rows and columns."""
+    return jnp.pad(matrix, [(0, n - own) for n, own in zip(shape, matrix.shape, strict=True)])
+
+
 class Affine(nn.Module):
     """kernel @ x + bias, with PyTorch's default initialisation."""
 
     units: int
     padded: bool = False  # whether some units or inputs are not the trial's
+    # Of parts of the units, and of the inputs, of which a branch computes the trial's own alone.
+    sizes: tuple[int, ...] = ()
+    input_sizes: tuple[int, ...] = ()
 
     @nn.compact
     def __call__(self, x_FxB: Array, units: Traced, inputs: Traced) -> Array:
@@ -105,7 +167,17 @@ class Affine(nn.Module):
         if self.padded:  # zero already, but what stands in the padding must never be read
             kernel = jnp.where(_inside(shape, units, inputs), kernel, 0)
             bias = jnp.where(_inside(shape[:1], units, inputs), bias, 0)
-        return product(kernel, x_FxB) + bias[:, None]
+        if not (self.sizes or self.input_sizes):
+            return product(kernel, x_FxB) + bias[:, None]
+        of_parts = self.sizes or self.input_sizes
+        whole = [(size,) * len(of_parts) for size in shape]
+        parts = tuple(zip(self.sizes or whole[0], self.input_sizes or whole[1], strict=True))
+        most = units if not self.input_sizes else inputs
+        if self.sizes and self.input_sizes:
+            most = jnp.maximum(units, inputs)
+        place = 1 + (most > jnp.array(of_parts)).sum()
+        place = jnp.where(jnp.asarray(units) > 0, place, 0)
+        return product_in_part(parts, place, kernel, x_FxB) + bias[:, None]
 
 
 def dropout(h_WxB: Array, rate: Traced, word: Array) -> Array:
@@ -128,13 +200,15 @@ class Hidden(nn.Module):
     residual: bool | Choice[bool]
     dropout: Traced
     padded: bool  # whether units or inputs past the trial's are to be kept at zero
-    skipped: bool  # whether the layer may lie past the trial's depth
+    skipped: bool  # whether the layer may lie past the trial's depth,
+    sizes: tuple[int, ...]  # as of `Affine`,
+    input_sizes: tuple[int, ...]
     train: bool
 
     @nn.compact
     def __call__(self, x_FxB: Array, mask_B: Array, layer: Layer) -> tuple[Array, None]:
         """(F, B) to (W, B); the None is what `nn.scan` wants."""
-        affine = Affine(self.width, self.padded, name="affine")
+        affine = Affine(self.width, self.padded, self.sizes, self.input_sizes, name="affine")
         h_WxB = affine(x_FxB, layer.units, layer.inputs)
         if isinstance(self.batch_norm, Choice) or self.batch_norm:
             norm = BatchNorm(channel_axis=0, padded=self.padded, name="norm")
@@ -192,16 +266,26 @@ class MLP(nn.Module):
         }
         padded = isinstance(trial.width, Size)
         units = trial.width[0] if isinstance(trial.width, tuple) else largest(trial.width)
+        sizes = self._sizes(units)
         first = Hidden(
-            **options, width=units, residual=False, skipped=False, name="first",
+            **options, width=units, residual=False, skipped=False, sizes=sizes, input_sizes=(),
+            name="first",
             padded=padded or isinstance(trial.features, Choice),
         )  # fmt: skip
         h_WxB, _ = first(h_FxB, mask_B, Layer(widths_L[0], inputs, True, words_L[0]))
         if isinstance(trial.width, tuple):
             h_WxB = self._ragged(h_WxB, mask_B, words_L, options)
         elif count > 1:
-            h_WxB = self._stacked(h_WxB, mask_B, widths_L, words_L, options)
-        return Affine(self.classes, padded, name="last")(h_WxB, self.classes, widths_L[depth - 1])
+            h_WxB = self._stacked(h_WxB, mask_B, widths_L, words_L, options, sizes)
+        last = Affine(self.classes, padded, (), sizes, name="last")
+        return last(h_WxB, self.classes, widths_L[depth - 1])
+
+    def _sizes(self, units: int) -> tuple[int, ...]:
+        """Of parts of so many units, of which a branch computes the trial's own alone."""
+        width, depth = self.trial.width, self.trial.depth
+        if isinstance(width, Size) and width.branches:
+            return (*range(-(-width.smallest // PART) * PART, units, PART), units)
+        return (units,) if isinstance(depth, Size) and depth.branches else ()
 
     def _ragged(self, h_WxB: Array, mask_B: Array, words_L: Array, options: _Options) -> Array:
         """Hidden layers past the first one, each of its own size."""
@@ -209,14 +293,15 @@ class MLP(nn.Module):
         for i in range(1, len(widths)):
             hidden = Hidden(
                 **options, width=widths[i], residual=False, padded=False, skipped=False,
-                name=f"hidden_{i}",
+                sizes=(), input_sizes=(), name=f"hidden_{i}",
             )  # fmt: skip
             h_WxB, _ = hidden(h_WxB, mask_B, Layer(widths[i], widths[i - 1], True, words_L[i]))
         return h_WxB
 
     def _stacked(
-        self, h_WxB: Array, mask_B: Array, widths_L: Array, words_L: Array, options: _Options
-    ) -> Array:
+        self, h_WxB: Array, mask_B: Array, widths_L: Array, words_L: Array, options: _Options,
+        sizes: tuple[int, ...],
+    ) -> Array:  # fmt: skip
         """Hidden layers past the first one, all of one size."""
         trial, count = self.trial, len(widths_L)
         unrolled = count - 1 <= UNROLLED_LAYERS and not self.is_initializing()
@@ -234,6 +319,7 @@ class MLP(nn.Module):
         hidden = stack(
             **options, width=len(h_WxB), residual=trial.residual, skipped=skipped, name="hidden",
             padded=skipped or isinstance(trial.width, Size),
+            sizes=sizes, input_sizes=sizes,
         )  # fmt: skip
         layer = Layer(units_L, widths_L[:-1], active_L, words_L[1:])
         h_WxB, _ = hidden(h_WxB, mask_B, layer)

@@ -1,9 +1,9 @@
 """What trials cost: the figures that a plan is made from. All of them are estimates."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from jaxexp.base.batches import steps_per_epoch
 from jaxexp.spec.trial import Trial
 
 
@@ -17,6 +17,15 @@ class Cost:
     activations: int  # floats per example that the forward pass keeps for the backward pass
     layers: int = 1  # whose gradients have a norm of their own
     compilation: float = 1.0  # how long it compiles, in MLPs of a few layers
+    microbatches: bool = False  # whether the loss of an example depends on no other of its batch
+
+
+@dataclass(frozen=True)
+class OneByOne:
+    """What is different where a device trains one trial after another."""
+
+    launch_seconds: float  # overhead of one operation of a step
+    compilation: float  # how much longer it compiles
 
 
 @dataclass(frozen=True)
@@ -25,16 +34,20 @@ class Machine:
 
     flops: float  # floating-point operations per second and device, in small matrix products
     launch_seconds: float  # overhead of one operation of a step, for a batch of trials
+    activation_seconds: float  # of each activation of a step: what is done to it beside products
+    update_seconds: float  # of each parameter and step
+    gather_seconds: float  # of each parameter and microbatch: its gradient is summed
     compile_seconds: float  # to compile a program
     cache_bytes: float  # of activations that a device should hold at a time
     state_bytes: float  # of what a program trains: trials beyond it wait for another program
+    one_by_one: OneByOne | None = None  # None where trials are not to train one after another
 
 
 # Of the CPU: measured on one core of an AMD EPYC. Of the others: given, not measured.
 MACHINES = {
-    "cpu": Machine(45e9, 2e-6, 3.0, 5e6, 1e9),
-    "gpu": Machine(5e12, 5e-6, 10.0, 4e9, 8e9),
-    "tpu": Machine(5e12, 5e-6, 10.0, 4e9, 8e9),
+    "cpu": Machine(90e9, 0.7e-6, 4e-10, 1.4e-9, 3e-10, 3.0, 5e6, 1e9, OneByOne(2e-6, 1.3)),
+    "gpu": Machine(5e12, 5e-6, 0.0, 0.0, 1e-11, 10.0, 4e9, 8e9),
+    "tpu": Machine(5e12, 5e-6, 0.0, 0.0, 1e-11, 10.0, 4e9, 8e9),
 }
 
 
@@ -54,20 +67,7 @@ class Workload:
 
     def steps(self, batch_size: int) -> int:
         """The steps of an epoch, the last batch partial."""
-        return math.ceil(self.examples / batch_size)
-
-    def epoch_seconds(self, trial: Trial, smallest_batch: int, machine: Machine) -> float:
-        """Of one trial, with as many steps as the smallest batch of its program takes."""
-        return self.seconds(self.cost(trial), trial.batch_size, smallest_batch, machine)
-
-    def seconds(self, cost: Cost, batch_size: int, smallest_batch: int, machine: Machine) -> float:
-        """Of an epoch of one trial that costs this: steps of the smallest batch, of this size.
-
-        The backward pass costs twice the forward pass.
-        """
-        step = 6 * cost.multiplications * batch_size / machine.flops
-        seconds = self.steps(smallest_batch) * (step + cost.launches * machine.launch_seconds)
-        return seconds + 2 * cost.multiplications * self.evaluated / machine.flops
+        return steps_per_epoch(self.examples, batch_size)
 
     def epoch_floats(self, cost: Cost, smallest_batch: int, record: Sequence[str]) -> int:
         """Numbers that a trial records in an epoch: step losses, metrics, and norms if asked."""

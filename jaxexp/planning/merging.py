@@ -12,7 +12,8 @@ from typing import NamedTuple, cast
 
 import numpy as np
 
-from jaxexp.planning.cost import Cost, Machine, Workload
+from jaxexp.planning.cost import Machine, Workload
+from jaxexp.planning.loads import Best, Costs, Load, best, leaves_out, stacked
 from jaxexp.spec.padding import each_layer
 from jaxexp.spec.trial import Hyperparameter, Kind, Trial, Value, with_values
 
@@ -25,11 +26,8 @@ class Group:
     """Trials that may share a program: what of them decides how long they train."""
 
     members: tuple[int, ...]  # which of the given programs it merges
-    trials: int
-    epochs: int
-    smallest_batch: int
-    largest_batch: int
-    sizes: tuple[Value, ...]  # the largest of every other size, and the rates that are on
+    load: Load
+    sizes: tuple[Value, ...]  # the largest of every size, and the rates that are on
     seconds: float = 0.0  # of training and compiling, on one device
     compile_seconds: float = 0.0  # of it
 
@@ -48,14 +46,15 @@ class Merger:
         """`like` holds what the trials have in common."""
         self._like, self._workload, self._machine = like, workload, machine
         self._fields = {name: field for name, field in like.fields().items() if _differs(field)}
-        self._costs: dict[tuple[Value, ...], Cost] = {}
+        self._skipped = leaves_out(like)
+        self._costs: dict[tuple[Value, ...], Costs] = {}
         self._pairs: dict[tuple[tuple[Value, ...], tuple[Value, ...]], tuple[Value, ...]] = {}
 
     def group(self, member: int, bound: Trial, trials: int, epochs: int) -> Group:
         """Trials of equal sizes, those of `bound`."""
         sizes = tuple(getattr(bound, name) for name in self._fields)
-        batch = bound.batch_size
-        return self._timed((member,), trials, epochs, batch, batch, sizes)
+        load = Load.of(self._workload, trials, epochs, bound)
+        return self._timed((member,), load, sizes)
 
     def way(self, groups: Sequence[Group]) -> Way:
         """The chosen grouping takes hardly longer than the best one found.
@@ -80,7 +79,11 @@ class Merger:
         """Cut where they differ the most: by batch size, work of an example, or epochs."""
         places = np.log(
             [
-                (group.smallest_batch, 1 + self._cost(group.sizes).multiplications, group.epochs)
+                (
+                    int(group.load.smallest),
+                    1 + float(self._cost(group.sizes).multiplications),
+                    int(group.load.epochs),
+                )
                 for group in groups
             ]
         )
@@ -103,9 +106,8 @@ class Merger:
         """Merge until one is left: all groupings, and the seconds that each step takes more."""
         made, count = dict(enumerate(groups)), len(groups)
         extra = np.full((count, count), np.inf)
-        for i in range(count):
-            for j in range(i):
-                extra[j, i] = self._extra(groups[j], groups[i])
+        for i in range(1, count):
+            extra[:i, i] = self._extra(groups[i], groups[:i])
         groupings, steps = [groups], []
         for _ in range(count - 1):
             i, j = divmod(int(extra.argmin()), count)
@@ -113,58 +115,43 @@ class Merger:
             made[i] = self.both(made[i], made.pop(j))
             groupings.append(list(made.values()))
             extra[j, :] = extra[:, j] = np.inf
-            for k, other in made.items():
-                if k != i:
-                    extra[min(i, k), max(i, k)] = self._extra(made[i], other)
+            others = np.array([k for k in made if k != i], int)
+            if len(others):
+                more = self._extra(made[i], [made[k] for k in others])
+                extra[np.minimum(others, i), np.maximum(others, i)] = more
         return groupings, steps
 
-    def _extra(self, a: Group, b: Group) -> float:
-        """The seconds that both take more in one program; negative where merging pays."""
-        seconds = self._seconds(
-            a.trials + b.trials,
-            max(a.epochs, b.epochs),
-            min(a.smallest_batch, b.smallest_batch),
-            max(a.largest_batch, b.largest_batch),
-            self._padded(a.sizes, b.sizes),
-        )
-        return seconds - a.seconds - b.seconds
+    def _extra(self, a: Group, others: Sequence[Group]) -> np.ndarray:
+        """The seconds that `a` and each of the others take more in one program, (G,).
+
+        Negative where merging pays.
+        """
+        load = a.load.joined(stacked([other.load for other in others]))
+        costs = [self._cost(self._padded(a.sizes, other.sizes)) for other in others]
+        found = self._best(load, Costs(*map(np.array, zip(*costs, strict=True))))
+        both, apart = found.seconds + found.compile_seconds, [other.seconds for other in others]
+        more: np.ndarray = both - a.seconds - np.array(apart)
+        return more
 
     def both(self, a: Group, b: Group) -> Group:
         """One group of both, padded."""
-        return self._timed(
-            a.members + b.members,
-            a.trials + b.trials,
-            max(a.epochs, b.epochs),
-            min(a.smallest_batch, b.smallest_batch),
-            max(a.largest_batch, b.largest_batch),
-            self._padded(a.sizes, b.sizes),
-        )
+        load = a.load.joined(b.load)
+        return self._timed(a.members + b.members, load, self._padded(a.sizes, b.sizes))
 
-    def _timed(
-        self,
-        members: tuple[int, ...],
-        trials: int,
-        epochs: int,
-        smallest: int,
-        largest: int,
-        sizes: tuple[Value, ...],
-    ) -> Group:
-        seconds = self._seconds(trials, epochs, smallest, largest, sizes)
-        compiling = self._machine.compile_seconds * self._cost(sizes).compilation
-        return Group(members, trials, epochs, smallest, largest, sizes, seconds, compiling)
+    def _timed(self, members: tuple[int, ...], load: Load, sizes: tuple[Value, ...]) -> Group:
+        found = self._best(load, self._cost(sizes))
+        whole = found.seconds + found.compile_seconds
+        return Group(members, load, sizes, float(whole), float(found.compile_seconds))
 
-    def _seconds(
-        self, trials: int, epochs: int, smallest: int, largest: int, sizes: tuple[Value, ...]
-    ) -> float:
-        cost, machine = self._cost(sizes), self._machine
-        epoch = self._workload.seconds(cost, largest, smallest, machine)
-        return trials * epochs * epoch + machine.compile_seconds * cost.compilation
+    def _best(self, load: Load, costs: Costs) -> Best:
+        evaluated = self._workload.evaluated
+        return best(load, costs, evaluated, self._machine, skipped=self._skipped)
 
-    def _cost(self, sizes: tuple[Value, ...]) -> Cost:
+    def _cost(self, sizes: tuple[Value, ...]) -> Costs:
         """Kept, as that of a task of the user's own is found by a trace."""
         if sizes not in self._costs:
             values = dict(zip(self._fields, sizes, strict=True))
-            self._costs[sizes] = self._workload.cost(with_values(self._like, **values))
+            self._costs[sizes] = Costs.of(self._workload.cost(with_values(self._like, **values)))
         return self._costs[sizes]
 
     def _padded(self, a: tuple[Value, ...], b: tuple[Value, ...]) -> tuple[Value, ...]:

@@ -162,4 +162,7 @@ def _whole(program: Program) -> float:
 
 def functions_of(program: Program) -> object:
     """Equal for programs that share what is compiled."""
-    return program.spec, program.record, program.filled(), len(program.devices)
+    return (
+        program.spec, program.record, program.microbatch, program.one_by_one, program.filled(),
+        len(program.devices),
+    )  # fmt: skip

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from jaxexp.base.errors import UserError
 from jaxexp.base.words import count
 from jaxexp.planning.cost import MACHINES, Machine, Workload
+from jaxexp.planning.loads import WAYS, Best, Costs, Load, alone, best, leaves_out
 from jaxexp.planning.merging import Merger, Way
 from jaxexp.planning.nodes import functions_of
 from jaxexp.planning.programs import Estimate, Plan, Program, size_text
@@ -108,6 +109,7 @@ class _Planner:
     mode: str
     machine: Machine
     nodes: int = 1
+    _found: dict[int, tuple[Program, Best]] = dataclasses.field(default_factory=dict)
 
     def programs(self) -> list[Program]:
         names = [sweep.name for sweep in self.sweeps]
@@ -178,12 +180,35 @@ class _Planner:
                 longest[own] = trial
         place = {own: i for i, own in enumerate(longest)}
         trained = set(longest.values())
-        return Program(
+        program = Program(
             trials=tuple(longest.values()),
             prefixes=tuple((t, place[key(t)]) for t in trials if t not in trained),
             record=tuple(sorted(set().union(*(self._records[trial] for trial in trials)))),
             alone=trials[0] in self._timed,
         )
+        found = self._best(program)
+        way, one_by_one = WAYS[int(found.way)], bool(found.one_by_one)
+        if one_by_one:
+            program = _in_turns(program, sorted(program.trials, key=self._needed, reverse=True))
+        return dataclasses.replace(program, microbatch=way, one_by_one=one_by_one)
+
+    def _best(self, program: Program) -> Best:
+        """The fastest way to train these trials in one program; equal programs compare slowly."""
+        if id(program) not in self._found:
+            self._found[id(program)] = program, self._search(program)
+        return self._found[id(program)][1]
+
+    def _search(self, program: Program) -> Best:
+        workload, epochs, counts = self.workload, program.epochs, collections.Counter[Trial]()
+        alike: dict[object, Trial] = {}
+        for trial in program.trials:
+            counts[alike.setdefault(static_key(trial), trial)] += 1
+        loads = (Load.of(workload, n, epochs, trial) for trial, n in counts.items())
+        bound = self._bound(program)
+        return best(
+            functools.reduce(Load.joined, loads), Costs.of(workload.cost(bound)),
+            workload.evaluated, self.machine, skipped=leaves_out(bound),
+        )  # fmt: skip
 
     def _merge(self, programs: list[Program]) -> list[Program]:
         """Merge programs while their common padding costs less than compiling one more.
@@ -250,13 +275,13 @@ class _Planner:
 
     def _work(self, program: Program) -> float:
         """Device-seconds of training, padding included."""
-        bound, smallest = self._bound(program), program.smallest_batch
-        epoch = self.workload.epoch_seconds(bound, smallest, self.machine)
-        return len(program.trials) * program.epochs * epoch
+        return float(self._best(program).seconds)
 
     def _needed(self, trial: Trial) -> float:
         """Device-seconds of training a trial, without any padding."""
-        return trial.epochs * self.workload.epoch_seconds(trial, trial.batch_size, self.machine)
+        cost, steps = self.workload.cost(trial), self.workload.steps(trial.batch_size)
+        evaluated = self.workload.evaluated
+        return trial.epochs * alone(cost, steps, trial.batch_size, evaluated, self.machine)
 
     def _parts(self, program: Program) -> list[Program]:
         """The program, or several of fewer trials where its state would be too large.
@@ -325,10 +350,11 @@ class _Planner:
 
     def _in_chunks(self, program: Program) -> Program:
         """Trials at a time such that what a step touches stays in the cache, in equal chunks."""
-        bound = self._bound(program)
-        cost = self.workload.cost(bound)
+        if program.one_by_one:
+            return dataclasses.replace(program, chunk=1)
+        cost = self.workload.cost(self._bound(program))
         own = math.ceil(len(program.trials) / len(program.devices))
-        touched = 4 * (cost.activations * bound.batch_size + TOUCHED * cost.parameters)
+        touched = 4 * (cost.activations * program.rows + TOUCHED * cost.parameters)
         chunks = math.ceil(own / max(1, self.machine.cache_bytes / max(1, touched)))
         return dataclasses.replace(program, chunk=math.ceil(own / chunks))
 
@@ -359,17 +385,18 @@ class _Planner:
         return functions_of(program), program.devices, frozenset(lengths)
 
     def _estimated(self, program: Program) -> Program:
-        cost, bound = self.workload.cost(self._bound(program)), self._bound(program)
-        floats = self.workload.epoch_floats(cost, program.smallest_batch, program.record)
-        state = 4 * STATE_COPIES * cost.parameters * program.filled()
-        running = 2 * cost.activations * bound.batch_size * len(program.devices) * program.chunk
+        cost = self.workload.cost(self._bound(program))
+        floats = self.workload.epoch_floats(cost, program.batch_sizes[0], program.record)
+        copies = STATE_COPIES + (2 if program.microbatch else 0)  # gradients gathered, and given
+        state = 4 * copies * cost.parameters * program.filled()
+        running = 2 * cost.activations * program.rows * len(program.devices) * program.chunk
         parameters = sum(self.workload.cost(trial).parameters for trial, _ in program.members)
         work = self._work(program)
         own = [self._needed(trial) for trial, _ in program.members]
         needed = sum(own[: len(program.trials)])
         estimate = Estimate(
             seconds=work,
-            compile_seconds=self.machine.compile_seconds * cost.compilation,
+            compile_seconds=float(self._best(program).compile_seconds),
             padding=max(0.0, 1 - needed / work) if work else 0.0,
             shares=tuple(seconds / (sum(own) or 1) for seconds in own),
             state_bytes=state,
@@ -394,6 +421,19 @@ def _cut(program: Program, most: int) -> list[Program]:
         )
         for start in range(0, len(program.trials), most)
     ]
+
+
+def _in_turns(program: Program, ordered: Sequence[Trial]) -> Program:
+    """The program with its trials so that every part of them has as many of the first of the order.
+
+    For any number of devices, which take equal parts: the places are bits of a number, reversed.
+    """
+    bits = (len(ordered) - 1).bit_length()
+    places = sorted(range(len(ordered)), key=lambda i: f"{i:0{bits}b}"[::-1])
+    trials = tuple(ordered[i] for i in places)
+    place = {trial: i for i, trial in enumerate(trials)}
+    prefixes = tuple((short, place[program.trials[own]]) for short, own in program.prefixes)
+    return dataclasses.replace(program, trials=trials, prefixes=prefixes)
 
 
 def _first_id(program: Program) -> str:

@@ -45,6 +45,9 @@ class Program:
     record: tuple[str, ...] = ()  # what is kept beyond losses and metrics
     devices: tuple[int, ...] = ()  # the batch is spread over these
     chunk: int = 1  # trials that a device trains side by side, one chunk after another
+    # Examples computed at once, where batches of several sizes are computed in parts.
+    microbatch: int | None = None
+    one_by_one: bool = False  # whether the trials of a device train one after another, each whole
     alone: bool = False  # whether nothing else may run beside it
     estimate: Estimate = Estimate()
 
@@ -65,9 +68,14 @@ class Program:
         return max(trial.epochs for trial in self.trials)
 
     @cached_property
-    def smallest_batch(self) -> int:
-        """The smallest batch size, which takes the most steps."""
-        return min(trial.batch_size for trial in self.trials)
+    def batch_sizes(self) -> tuple[int, ...]:
+        """Those of its trials, each once, the smallest first: it takes the most steps."""
+        return tuple(sorted({trial.batch_size for trial in self.trials}))
+
+    @property
+    def rows(self) -> int:
+        """The examples that are computed at once, padding included."""
+        return self.microbatch or self.batch_sizes[-1]
 
     @property
     def members(self) -> list[tuple[Trial, int]]:
@@ -200,8 +208,13 @@ class Plan:
             )
         prefixes = f" (and {len(program.prefixes)} of fewer)" if program.prefixes else ""
         chunks = f", {program.chunk} at a time on each"
-        where += chunks if program.filled() > len(program.devices) * program.chunk else ""
+        if program.one_by_one:
+            where += ", one after another"
+        elif program.filled() > len(program.devices) * program.chunk:
+            where += chunks
         where += ", nothing beside it" if program.alone else ""
+        if program.microbatch:
+            where += f", {count(program.microbatch, 'example')} at a time"
         padding = program.estimate.padding
         return (
             f"{len(program.trials):5d} × {count(program.epochs, 'epoch')}{prefixes} on {where}: "

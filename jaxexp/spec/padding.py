@@ -31,6 +31,9 @@ class Size:
     value: "Array"  # of this trial: a traced int32, or (layers,) where some trial has a tuple
     smallest: int
     largest: int
+    # Whether trials train one after another, so that a branch (`jax.lax.cond`) which a trial does
+    # not take costs nothing; side by side, all of them are computed.
+    branches: bool = False
 
 
 @dataclass(frozen=True)
@@ -142,10 +145,13 @@ class ProgramSpec:
         fields = self.like.fields()
         return {name: _leaf(fields[name], values[name], options.get(name)) for name in names}
 
-    def trial(self, leaves: "Mapping[str, Array]") -> Trial:
-        """The trial of one row of the leaves, to be used inside a compiled function."""
+    def trial(self, leaves: "Mapping[str, Array]", *, branches: bool = False) -> Trial:
+        """The trial of one row of the leaves, to be used inside a compiled function.
+
+        `branches` as of `Size`.
+        """
         own: dict[str, object] = {name: leaves[name] for name in self.traced}
-        own |= {name: Size(leaves[name], low, high) for name, low, high in self.sizes}
+        own |= {name: Size(leaves[name], low, high, branches) for name, low, high in self.sizes}
         own |= {name: Choice(leaves[name], options) for name, options in self.choices}
         return with_values(self.like, **own)
 

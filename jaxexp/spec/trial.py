@@ -92,10 +92,12 @@ def static(
     return _declare(default, Kind.STATIC, choices, **bounds)
 
 
-def size(default: T, *, at_least: int = 1, at_most: int | None = None) -> T:
+def size(default: T, *, at_least: int = 1, at_most: int | None = None, skipped: bool = False) -> T:
     """A whole number that a model can pad: smaller trials may share a program with larger ones.
 
     Inside a shared program it is a `jaxexp.spec.padding.Size`; the model must know what to do.
+    `skipped` says that its products leave out what is past a trial's size where trials train one
+    after another (`Size.branches`).
 
     >>> @dataclass(frozen=True, kw_only=True)
     ... class NetTrial(Trial):
@@ -105,7 +107,7 @@ def size(default: T, *, at_least: int = 1, at_most: int | None = None) -> T:
         ...
     jaxexp.base.errors.UserError: units=0: expected a number at least 1
     """
-    return _declare(default, Kind.SIZE, at_least=at_least, at_most=at_most)
+    return _declare(default, Kind.SIZE, at_least=at_least, at_most=at_most, skipped=skipped)
 
 
 def choice(default: T, choices: Sequence[T] | None = None) -> T:
@@ -145,6 +147,7 @@ class Hyperparameter:
     at_least: float | None = None
     below: float | None = None
     at_most: float | None = None
+    skipped: bool = False  # of a size: whether a model leaves out what is past a trial's
 
 
 class _SignatureOfInit:
@@ -300,8 +303,8 @@ class MLPTrial(Trial):
     8
     """
 
-    depth: int = size(6, at_most=10_000)  # hidden layers
-    width: int | tuple[int, ...] = size(16, at_most=100_000)
+    depth: int = size(6, at_most=10_000, skipped=True)  # hidden layers
+    width: int | tuple[int, ...] = size(16, at_most=100_000, skipped=True)
     activation: str = choice("relu", ACTIVATIONS)
     batch_norm: bool = choice(False)
     residual: bool = choice(False)

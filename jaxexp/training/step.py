@@ -7,7 +7,7 @@ Shapes: N examples of a split, B examples of a batch, S = ceil(N / B) steps of a
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias, overload
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
+from jaxexp.base.batches import steps_per_epoch, turns_per_epoch
 from jaxexp.base.errors import UserError
 from jaxexp.spec.padding import Choice, Size, Traced, choose, largest, smallest, value
 from jaxexp.spec.trial import Trial
@@ -40,11 +41,20 @@ LOSS = Metric("lower")
 TRAIN_SAMPLE = (512, 0.3, 10_000)  # examples evaluated: at least; a share of all; at most
 
 
+class Gathered(NamedTuple):
+    """Sums over the examples of a batch, as far as its microbatches are computed."""
+
+    grads: PyTree
+    loss: Array
+    weight: Array
+
+
 class TrainState(NamedTuple):
     """All that changes while a trial trains."""
 
     variables: Variables
     optimizer: PyTree
+    gathered: Gathered | tuple[()] = ()  # where batches are computed in microbatches
 
 
 class EpochRecord(NamedTuple):
@@ -58,15 +68,19 @@ class EpochRecord(NamedTuple):
 
 
 def init(
-    task: Task, trial: Trial, run_steps: Steps, data: Arrays, *, gradient_norms: bool = False
-) -> tuple[TrainState, EpochRecord]:
+    task: Task, trial: Trial, run_steps: Steps, data: Arrays, *, gradient_norms: bool = False,
+    microbatch: int | None = None,
+) -> tuple[TrainState, EpochRecord]:  # fmt: skip
     """The state before the first step, decided by the trial's seed, and an empty record.
 
-    `data` is what `with_evaluation` returns.
+    `data` is what `with_evaluation` returns; `microbatch` as for `train_steps`.
     """
     variables = task.init(trial, jax.random.key(trial.seed), data)
     optimizer = _optimizer(task, trial, run_steps)
     started = TrainState(variables, optimizer.init(variables.params))
+    if microbatch is not None:
+        zeros = jax.tree.map(jnp.zeros_like, variables.params)
+        started = started._replace(gathered=Gathered(zeros, jnp.zeros(()), jnp.zeros(())))
     steps = steps_per_epoch(training_examples(data), smallest(trial.batch_size))
 
     def sums_and_norms(variables: Variables, examples: Batch) -> tuple[Sums, Array, Array | None]:
@@ -114,18 +128,74 @@ def train_step(
     return TrainState(Variables(params, outputs.state), opt_state), outputs, mean, grads
 
 
-@overload
-def steps_per_epoch(n: int, batch_size: int) -> int: ...
-@overload
-def steps_per_epoch(n: int, batch_size: Array) -> Array: ...
-def steps_per_epoch(n: int, batch_size: int | Array) -> int | Array:
-    """The number of batches of n examples, the last one partial: ceil(n / batch_size)."""
-    return (n - 1) // batch_size + 1  # n + batch_size might not be an int32
+def train_microbatch(
+    task: Task, trial: Trial, run_steps: Steps, state: TrainState, batch: Batch, mask_B: Array,
+    rng: Array, begins: Array, ends: Array,
+) -> tuple[TrainState, Outputs, Array, PyTree, Array]:  # fmt: skip
+    """Some examples of a batch: new state, outputs; loss, gradients and weight of it so far.
+
+    Gradients are summed from the microbatch that `begins` the batch to the one that `ends` it with
+    a step. That is `train_step` of the whole batch, but for the order of its sums, where the loss
+    of each example depends on no other: where `Cost.microbatches` says so.
+    """
+    assert isinstance(state.gathered, Gathered)
+    weight_B = weights_of(task, batch, mask_B)
+
+    def loss(params: PyTree) -> tuple[Array, Outputs]:
+        variables = Variables(params, state.variables.state)
+        outputs = task.apply(trial, variables, batch, rng=rng, mask=mask_B, train=True)
+        return jnp.where(weight_B > 0, outputs.loss * weight_B, 0).sum(), outputs
+
+    (total, outputs), grads = jax.value_and_grad(loss, has_aux=True)(state.variables.params)
+    gathered: Gathered = jax.tree.map(
+        lambda old, new: jnp.where(begins, 0, old) + new,
+        state.gathered,
+        Gathered(grads, total, weight_B.sum()),
+    )
+    weight = jnp.where(gathered.weight > 0, gathered.weight, 1)
+    mean, grads = gathered.loss / weight, jax.tree.map(lambda a: a / weight, gathered.grads)
+    params, optimizer = state.variables.params, _optimizer(task, trial, run_steps)
+
+    def stepped(params: PyTree, old: PyTree) -> tuple[PyTree, PyTree]:
+        updates, new = update(optimizer, grads, old, params, mean)
+        return optax.apply_updates(params, updates), new
+
+    params, new = jax.lax.cond(ends, stepped, lambda *same: same, params, state.optimizer)
+    variables = Variables(params, state.variables.state)
+    return TrainState(variables, new, gathered), outputs, mean, grads, gathered.weight
+
+
+class Turn(NamedTuple):
+    """Which examples a turn of the loop over an epoch is about."""
+
+    step: Array  # that they belong to
+    start: Array  # the place of the first of them in the shuffled order, uint32
+    length: int | Array  # of them; more than the array holds, where the rest is another turn's
+    begins: Array  # whether they are the first of their batch,
+    ends: Array  # or the last
+    active: Array  # False once the trial's epoch is over
+
+
+def turn_of(i: Array, n: int, batch_size: int | Array, microbatch: int | None) -> Turn:
+    """Turn `i` (from 0) of an epoch of n examples."""
+    active = i < turns_per_epoch(n, batch_size, microbatch)
+    if microbatch is None:
+        start = first_example(i, n, batch_size)
+        whole = jnp.bool_(True)
+        return Turn(i, start, batch_size, whole, whole, active)
+    each = steps_per_epoch(jnp.asarray(batch_size), microbatch)
+    step, part = i // each, i % each
+    done = part * microbatch  # of the examples of the batch
+    first = first_example(step, n, batch_size)
+    left = jnp.minimum(batch_size, n - first.astype(jnp.int32)) - done
+    start = first + done.astype(jnp.uint32)
+    return Turn(step, start, jnp.maximum(left, 0), part == 0, left <= microbatch, active)
 
 
 def train_steps(
     task: Task, trial: Trial, run_steps: Steps, state: TrainState, record: EpochRecord,
     epoch: int | Array, first: Traced, last: Traced, data: Arrays, *, block: int = 1,
+    microbatch: int | None = None, one_by_one: bool = False,
 ) -> tuple[TrainState, EpochRecord]:  # fmt: skip
     """Steps `first` to `last` (from 0, `last` not included) of an epoch (from 0).
 
@@ -135,37 +205,50 @@ def train_steps(
 
     With a `block`, so many steps at a time are a loop with a fixed end: for devices that ask their
     host after each turn of any other.
+
+    With a `microbatch`, so many examples are computed at once, and `first` and `last` count these
+    microbatches: trials of other batch sizes then do an equal amount of work in each turn. Where
+    trials train `one_by_one`, each does no more than its own.
     """
     examples, n = data["train"], training_examples(data)
-    batch_size, size = value(trial.batch_size), largest(trial.batch_size)
+    batch_size, size = value(trial.batch_size), microbatch or largest(trial.batch_size)
     steps = steps_per_epoch(n, batch_size)
     order = _in_fold(trial, data, permutation(n, trial.seed, epoch))
     word = mix(jnp.asarray(epoch, jnp.uint32) ^ mix(jnp.asarray(trial.seed, jnp.uint32)))
 
     def step(i: Array, carry: tuple[TrainState, EpochRecord]) -> tuple[TrainState, EpochRecord]:
         state, record = carry
-        start = first_example(i, n, batch_size)
-        batch, mask_B = _take(examples, n, start, batch_size, size, order, holes="folds" in data)
-        rng = step_key(word, i)
-        new, outputs, loss, grads = train_step(task, trial, run_steps, state, batch, mask_B, rng)
-        norms, active = record.norms_L, i < steps
+        at = turn_of(i, n, batch_size, microbatch)
+        active, place, ends = at.active, at.step, at.active & at.ends
+        batch, mask_B = _take(examples, n, at.start, at.length, size, order, holes="folds" in data)
+        rng, weight_B = step_key(word, at.step), weights_of(task, batch, mask_B)
+        given = task, trial, run_steps, state, batch, mask_B, rng
+        if microbatch is None:
+            new, outputs, loss, grads = train_step(*given)
+            weight = weight_B.sum()
+            if isinstance(trial.batch_size, Size):
+                new = jax.tree.map(lambda a, b: jnp.where(active, a, b), new, state)
+        else:
+            new, outputs, loss, grads, weight = train_microbatch(*given, at.begins, ends)
+            place = jnp.where(active, place, len(record.step_loss_S))  # past the end: not written
+        norms = record.norms_L
         if norms is not None:
-            share = jnp.where(active, 1 / steps, 0)
+            share = jnp.where(ends, 1 / steps, 0)
             norms = jnp.where(i == 0, 0, norms) + task.gradient_norms(grads) * share
-        if isinstance(trial.batch_size, Size):
-            new = jax.tree.map(lambda a, b: jnp.where(active, a, b), new, state)
-        sums = _sums(task, outputs, jnp.where(active, weights_of(task, batch, mask_B), 0))
+        sums = _sums(task, outputs, jnp.where(active, weight_B, 0))
         weights = record.step_weight_S
         if weights is not None:
-            weights = weights.at[i].set(weights_of(task, batch, mask_B).sum())
+            weights = weights.at[place].set(weight)
         return new, record._replace(
-            step_loss_S=record.step_loss_S.at[i].set(loss),
+            step_loss_S=record.step_loss_S.at[place].set(loss),
             step_weight_S=weights,
             running={name: _add(i, own, sums[name]) for name, own in record.running.items()},
             norms_L=norms,
         )
 
     trained = state, record
+    if one_by_one:
+        last = jnp.minimum(last, turns_per_epoch(n, batch_size, microbatch))
     if block > 1:
         begin = jnp.asarray(first)
         blocks = (last - begin) // block

@@ -11,6 +11,7 @@ import optax
 from flax import linen
 from jax import Array
 
+from jaxexp.base.batches import steps_per_epoch
 from jaxexp.base.errors import UserError
 from jaxexp.planning.plan import static_key
 from jaxexp.spec.padding import Choice, Size, value
@@ -31,7 +32,6 @@ from jaxexp.training.models import (
     naming,
     parameters,
 )
-from jaxexp.training.step import steps_per_epoch
 from jaxexp.training.task import (
     Arrays,
     Batch,

@@ -1,0 +1,39 @@
+"""How many steps an epoch has: of plain numbers, or of arrays inside a program."""
+
+from typing import TYPE_CHECKING, overload
+
+if TYPE_CHECKING:
+    from jax import Array
+
+
+@overload
+def steps_per_epoch(n: int, batch_size: int) -> int: ...
+@overload
+def steps_per_epoch(n: "Array", batch_size: "int | Array") -> "Array": ...
+@overload
+def steps_per_epoch(n: int, batch_size: "Array") -> "Array": ...
+def steps_per_epoch(n: "int | Array", batch_size: "int | Array") -> "int | Array":
+    """The number of batches of n examples, the last one partial: ceil(n / batch_size).
+
+    >>> steps_per_epoch(100, 32)
+    4
+    """
+    return (n - 1) // batch_size + 1  # n + batch_size might not be an int32
+
+
+@overload
+def turns_per_epoch(n: int, batch_size: int, microbatch: int | None) -> int: ...
+@overload
+def turns_per_epoch(n: int, batch_size: "Array", microbatch: int | None) -> "Array": ...
+def turns_per_epoch(n: int, batch_size: "int | Array", microbatch: int | None) -> "int | Array":
+    """The microbatches of an epoch of n examples, or its steps where there are none.
+
+    >>> turns_per_epoch(100, 32, 10)  # three batches of 4 microbatches, and one of 1
+    13
+    """
+    steps = steps_per_epoch(n, batch_size)
+    if microbatch is None:
+        return steps
+    rest = n - (steps - 1) * batch_size
+    each = steps_per_epoch(batch_size, microbatch)
+    return (steps - 1) * each + steps_per_epoch(rest, microbatch)

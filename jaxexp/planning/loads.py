@@ -1,0 +1,207 @@
+"""What trials that share a program have to do in an epoch, and the fastest way to do it.
+
+A batch of trials is trained side by side, or one after another. Side by side, all do what the
+largest of them does: as many steps, of batches as large, with products as large. One after another,
+each ends with its own last step, and its products are its own where the model leaves out the rest;
+but every operation is called for each trial. In both ways, batches of several sizes may be computed
+in microbatches, whose gradients are summed.
+
+Arrays have the W ways to compute a batch as their last axis: with each of `MICROBATCHES`, and at
+last whole.
+"""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, cast
+
+import numpy as np
+
+from jaxexp.base.batches import turns_per_epoch
+from jaxexp.planning.cost import Cost, Machine, OneByOne, Workload
+from jaxexp.spec.padding import each_layer
+from jaxexp.spec.trial import Kind, Trial, with_values
+
+MICROBATCHES = (2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
+WAYS: tuple[int | None, ...] = (*MICROBATCHES, None)
+W = len(WAYS)
+MAXIMA, MINIMA = slice(3 + 3 * W, 6 + 4 * W), slice(6 + 4 * W, None)  # of `Load.numbers`
+
+
+@dataclass(frozen=True)
+class Load:
+    """Of some trials, or (..., of many groups of them); `joined` is that of both together.
+
+    All numbers are one array, (..., fields): first what is summed where trials join, then that of
+    which the largest counts, then the smallest.
+    """
+
+    numbers: np.ndarray
+
+    @classmethod
+    def of(cls, workload: Workload, trials: int, epochs: int, trial: Trial) -> "Load":
+        """Of so many trials of these sizes."""
+        batch, cost = trial.batch_size, workload.cost(_widest(trial))
+        turns_W, each = _turns(workload.examples, batch), cost.multiplications
+        all_W = trials * turns_W
+        scalars = ((trials, trials * each, all_W[-1]), (epochs, batch, each),
+                   (batch, each, cost.microbatches))  # fmt: skip
+        return cls(
+            np.concatenate(
+                [scalars[0], all_W, all_W * each, all_W * cost.launches, scalars[1], turns_W,
+                 scalars[2]]
+            )
+        )  # fmt: skip
+
+    def joined(self, other: "Load") -> "Load":
+        """Of the trials of both."""
+        made = self.numbers + other.numbers
+        np.maximum(self.numbers[..., MAXIMA], other.numbers[..., MAXIMA], out=made[..., MAXIMA])
+        np.minimum(self.numbers[..., MINIMA], other.numbers[..., MINIMA], out=made[..., MINIMA])
+        return Load(made)
+
+    trials = property(lambda self: self.numbers[..., 0])
+    products = property(lambda self: self.numbers[..., 1])  # multiplications per example, of all
+    steps = property(lambda self: self.numbers[..., 2])  # of an epoch, of all
+    turns_W = property(lambda self: self.numbers[..., 3 : 3 + W])  # of an epoch, of all;
+    products_W = property(lambda self: self.numbers[..., 3 + W : 3 + 2 * W])  # and per example,
+    launches_W = property(lambda self: self.numbers[..., 3 + 2 * W : 3 + 3 * W])  # and operations
+
+    epochs = property(lambda self: self.numbers[..., 3 + 3 * W])  # of the longest
+    largest = property(lambda self: self.numbers[..., 4 + 3 * W])  # batch size
+    greatest = property(lambda self: self.numbers[..., 5 + 3 * W])  # multiplications per example
+    most_W = property(lambda self: self.numbers[..., 6 + 3 * W : 6 + 4 * W])  # turns of any trial
+
+    smallest = property(lambda self: self.numbers[..., -3])  # batch size
+    least = property(lambda self: self.numbers[..., -2])  # multiplications per example
+    # Whether batches may be computed in parts.
+    apart = property(lambda self: self.numbers[..., -1] > 0)
+
+    @property
+    def differs(self) -> np.ndarray:
+        """Whether its trials differ in what costs less where they train one after another."""
+        different: np.ndarray = (self.smallest < self.largest) | (self.least < self.greatest)
+        return different
+
+
+@functools.lru_cache(maxsize=4096)
+def _turns(examples: int, batch_size: int) -> np.ndarray:
+    """Of an epoch of one trial, (W,)."""
+    return np.array([turns_per_epoch(examples, batch_size, way) for way in WAYS], float)
+
+
+def _widest(trial: Trial) -> Trial:
+    """With the largest of sizes that differ between its layers: a part of a product is of one."""
+    widest = {
+        name: max(each_layer(cast("tuple[int, ...]", own)))
+        for name, own in trial.values().items()
+        if isinstance(own, tuple) and trial.fields()[name].kind is Kind.SIZE
+    }
+    return with_values(trial, **widest) if widest else trial
+
+
+class Costs(NamedTuple):
+    """What trials of the largest sizes of a program cost, (...), as `Cost`."""
+
+    multiplications: np.ndarray
+    launches: np.ndarray
+    activations: np.ndarray
+    parameters: np.ndarray
+    compilation: np.ndarray
+
+    @classmethod
+    def of(cls, cost: Cost) -> "Costs":
+        """Of one."""
+        return cls(*(np.asarray(getattr(cost, name), float) for name in cls._fields))
+
+
+class Best(NamedTuple):
+    """How trials train, and the seconds of all of them in all epochs, on one device."""
+
+    seconds: np.ndarray
+    compile_seconds: np.ndarray
+    way: np.ndarray  # which of `WAYS`
+    one_by_one: np.ndarray  # whether one after another
+
+
+def leaves_out(trial: Trial) -> bool:
+    """Whether the model of such trials leaves out what is past a size, whichever it is."""
+    sizes = [f for f in trial.fields().values() if f.kind is Kind.SIZE and f.name != "batch_size"]
+    return all(field.skipped for field in sizes)
+
+
+def best(load: Load, costs: Costs, evaluated: int, machine: Machine, *, skipped: bool) -> Best:
+    """The fastest way of each group; `skipped`: whether `leaves_out` is true of its trials."""
+    rows_W = np.array([way or 0 for way in WAYS]) + 0 * load.most_W
+    rows_W[..., -1] = load.largest
+    allowed_W = (load.apart & (load.smallest < load.largest))[..., None] & (
+        rows_W < load.largest[..., None]
+    )
+    allowed_W[..., -1] = True
+    compiling = machine.compile_seconds * costs.compilation
+    forward = 2 * evaluated / machine.flops  # seconds of a multiplication
+    side_by_side_W = np.where(allowed_W, _side_by_side(load, costs, rows_W, machine), np.inf)
+    side_by_side_W += (load.trials * costs.multiplications * forward)[..., None]
+    one_by_one_W, more = np.full_like(side_by_side_W, np.inf), np.asarray(0.0)
+    if machine.one_by_one is not None:
+        own_W = _one_by_one(load, costs, rows_W, machine, machine.one_by_one, skipped=skipped)
+        products = load.products if skipped else load.trials * costs.multiplications
+        own_W += (products * forward)[..., None]
+        more = compiling * (machine.one_by_one.compilation - 1)  # seconds of compiling
+        own_W += (more / load.epochs)[..., None]
+        one_by_one_W = np.where(allowed_W & load.differs[..., None], own_W, np.inf)
+    seconds_W = np.minimum(side_by_side_W, one_by_one_W)
+    way = seconds_W.argmin(-1)
+
+    def taken(values_W: np.ndarray) -> np.ndarray:
+        made: np.ndarray = np.take_along_axis(values_W, way[..., None], -1)[..., 0]
+        return made
+
+    one_by_one = taken(one_by_one_W) < taken(side_by_side_W)
+    more = np.where(one_by_one, more, 0.0)
+    return Best(load.epochs * taken(seconds_W) - more, compiling + more, way, one_by_one)
+
+
+def _side_by_side(load: Load, costs: Costs, rows_W: np.ndarray, machine: Machine) -> np.ndarray:
+    """Seconds of an epoch of training, (..., W); every turn has an update, of some trial."""
+    turn_W = _turn(costs, rows_W, machine)
+    turn_W += 6 * costs.multiplications[..., None] * rows_W / machine.flops
+    turn_W += (costs.launches * machine.launch_seconds)[..., None]
+    turn_W += (costs.parameters * machine.update_seconds)[..., None]
+    made: np.ndarray = load.trials[..., None] * load.most_W * turn_W
+    return made
+
+
+def _one_by_one(
+    load: Load, costs: Costs, rows_W: np.ndarray, machine: Machine, own: OneByOne, *, skipped: bool
+) -> np.ndarray:
+    """Seconds of an epoch of training, (..., W); an update for each step."""
+    products_W = load.products_W
+    if not skipped:
+        products_W = load.turns_W * costs.multiplications[..., None]
+    seconds_W = load.turns_W * _turn(costs, rows_W, machine)
+    seconds_W += 6 * products_W * rows_W / machine.flops
+    seconds_W += load.launches_W * own.launch_seconds
+    updates = load.steps * costs.parameters * machine.update_seconds
+    made: np.ndarray = seconds_W + updates[..., None]
+    return made
+
+
+def _turn(costs: Costs, rows_W: np.ndarray, machine: Machine) -> np.ndarray:
+    """Seconds of a turn of one trial beside products, launches and updates."""
+    made: np.ndarray = costs.activations[..., None] * rows_W * machine.activation_seconds
+    made[..., :-1] += (costs.parameters * machine.gather_seconds)[..., None]
+    return made
+
+
+def stacked(loads: Sequence[Load]) -> Load:
+    """Those of many groups as one."""
+    return Load(np.stack([load.numbers for load in loads]))
+
+
+def alone(cost: Cost, steps: int, batch_size: int, evaluated: int, machine: Machine) -> float:
+    """Seconds of an epoch of one trial that nothing is padded for, as `best` has it."""
+    products, activations = 6 * cost.multiplications / machine.flops, cost.activations
+    step = batch_size * (products + activations * machine.activation_seconds)
+    step += cost.launches * machine.launch_seconds + cost.parameters * machine.update_seconds
+    return steps * step + 2 * cost.multiplications * evaluated / machine.flops
