@@ -1,7 +1,8 @@
 """A program on its devices: training compiled as a batch of trials, and its state between calls."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias, cast
 
@@ -93,8 +94,8 @@ def compile_program(program: Program, task: Task, mesh: Mesh, data: Arrays, lane
     decided = program.spec, program.record, ways, batch, lengths, devices
     key = (type(task), computes, *decided, str(shapes))
     if key not in _compiled:
-        made = lowered(program, task, mesh, data, lanes, chunk)
-        _compiled[key] = _compile(made, devices[0].platform)
+        parts = lowered_in_turn(program, task, mesh, data, lanes, chunk)
+        _compiled[key] = _compile(parts, devices[0].platform)
         memory.give_back()
     return _compiled[key]
 
@@ -200,23 +201,33 @@ class Lowered(NamedTuple):
     predict: jax.stages.Lowered | None
 
 
-def _compile(program: Lowered, platform: str) -> Compiled:
-    state, _ = program.init.out_info
-    updates = platform == "cpu" and keeps_two_moments(state)
-    return Compiled(
-        init=compile_with(FAST_TO_COMPILE, program.init),
-        steps=compile_with(FOR_UPDATES if updates else {}, program.steps),
-        evaluate=program.evaluate.compile(),
-        predict=None if program.predict is None else program.predict.compile(),
-    )
+def _compile(parts: Iterator[tuple[str, jax.stages.Lowered]], platform: str) -> Compiled:
+    """Each function while the next is being traced: JAX traces in Python, and XLA needs none."""
+    options: dict[str, Mapping[str, str | bool | int]] = {"init": FAST_TO_COMPILE}
+    compiling: dict[str, Future[jax.stages.Compiled]] = {}
+    with ThreadPoolExecutor(len(Lowered._fields), "compile") as pool:
+        for name, own in parts:
+            if name == "init" and platform == "cpu" and keeps_two_moments(own.out_info[0]):
+                options["steps"] = FOR_UPDATES
+            compiling[name] = pool.submit(compile_with, options.get(name, {}), own)
+        made = {name: one.result() for name, one in compiling.items()}
+    return Compiled(made["init"], made["steps"], made["evaluate"], made.get("predict"))
 
 
 def lowered(
     program: Program, task: Task, mesh: Mesh, data: Arrays, lanes: int, chunk: int
 ) -> Lowered:
+    """All functions of a program; see `lowered_in_turn`."""
+    made = dict(lowered_in_turn(program, task, mesh, data, lanes, chunk))
+    return Lowered(made["init"], made["steps"], made["evaluate"], made.get("predict"))
+
+
+def lowered_in_turn(
+    program: Program, task: Task, mesh: Mesh, data: Arrays, lanes: int, chunk: int
+) -> Iterator[tuple[str, jax.stages.Lowered]]:
     """Trace a batch of `lanes` trials of a program, `chunk` at a time on each device of the mesh.
 
-    Of `data`, only shapes and types are used.
+    One function after another, by name, as of `Lowered`. Of `data`, only shapes and types are used.
     """
     platform = mesh.devices.flat[0].platform
     traced = _Traced(program, task, data, BLOCK if platform == "gpu" else 1)
@@ -258,17 +269,20 @@ def lowered(
     steps_jit = batched(of_products(traced.steps), *(TRIALS,) * 3, *(SHARED,) * 4, donate=(1,))
     evaluate_jit = batched(of_products(traced.evaluate), *(TRIALS,) * 3, *(SHARED,) * 3)
     predict_jit = batched(of_products(traced.predict), TRIALS, TRIALS, SHARED)
-    predict = "predictions" in program.record
     with precision.asked(), traced_for(platform):
         init = init_jit.lower(leaves, data)
+    yield "init", init
     state, record = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), init.out_info)
-    with precision.asked(products), traced_for(platform):
-        return Lowered(
-            init=init,
-            steps=steps_jit.lower(leaves, state, record, number, number, number, data),
-            evaluate=evaluate_jit.lower(leaves, state, record, number, number, data),
-            predict=predict_jit.lower(leaves, state, data) if predict else None,
-        )
+    left = {
+        "steps": (steps_jit, (leaves, state, record, number, number, number, data)),
+        "evaluate": (evaluate_jit, (leaves, state, record, number, number, data)),
+    }
+    if "predictions" in program.record:
+        left["predict"] = predict_jit, (leaves, state, data)
+    for name, (function, arguments) in left.items():
+        with precision.asked(products), traced_for(platform):
+            traced_function = function.lower(*arguments)
+        yield name, traced_function
 
 
 def keeps_two_moments(state: TrainState) -> bool:
@@ -317,8 +331,7 @@ class RunningProgram:
         self.program, self.task, self.mesh, self.data = program, task, mesh, data
         examples = step.training_examples(data)
         self.steps = max(
-            turns_per_epoch(examples, size, program.microbatch)
-            for size in {trial.batch_size for trial in program.trials}
+            turns_per_epoch(examples, size, program.microbatch) for size in program.batch_sizes
         )
         evaluated = step.evaluated_examples(data)
         size = step.evaluation_batch_size(task, evaluated)

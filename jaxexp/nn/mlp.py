@@ -38,11 +38,9 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "identity": lambda x: x,
 }
 SINE_FREQUENCIES = np.arange(1, 11, dtype=np.float32) / 10  # 0.1, 0.2 … 1.0, radians per degree
-PART = 16  # units by which the parts of a product differ of which one is computed
+PART, PARTS = 16, 6  # parts of a product, where one is computed: units of each, and how many
 UNROLLED_LAYERS = 16  # deeper stacks are a loop: 100 layers compile in seconds
-
-
-Parts: TypeAlias = tuple[tuple[int, int], ...]  # units and inputs of each
+Parts: TypeAlias = tuple[tuple[int, int], ...]  # of a product: units and inputs of each
 
 
 class Layer(NamedTuple):
@@ -97,10 +95,11 @@ product.defvjp(_product_forward, _product_backward)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def product_in_part(parts: Parts, place: Array, kernel_OxF: Array, x_FxB: Array) -> Array:
-    """The same of the first units and inputs of a part, zeros elsewhere; of which, `place` says.
+    """`product` of the first units and inputs alone, as many as a part says; zeros elsewhere.
 
-    Of place 0, nothing is computed. For trials that train one after another: only the part that is
-    taken takes time. (Differentiated, `jax.lax.switch` would keep what all of its branches need.)
+    `place`, (), is that of the part, from 1; at 0, nothing is computed. Where trials train one
+    after another, only the part that is taken takes time. (`jax.lax.switch` differentiated by JAX
+    would keep what any of its branches needs.)
     """
 
     def part(units: int, inputs: int) -> Callable[[Array, Array], Array]:
@@ -284,7 +283,7 @@ class MLP(nn.Module):
         """Of parts of so many units, of which a branch computes the trial's own alone."""
         width, depth = self.trial.width, self.trial.depth
         if isinstance(width, Size) and width.branches:
-            return (*range(-(-width.smallest // PART) * PART, units, PART), units)
+            return parts_of(width.smallest, units)
         return (units,) if isinstance(depth, Size) and depth.branches else ()
 
     def _ragged(self, h_WxB: Array, mask_B: Array, words_L: Array, options: _Options) -> Array:
@@ -344,6 +343,19 @@ class MLP(nn.Module):
         return choose(features, lambda n: padded[n]), choose(
             features, lambda n: options[n].shape[0]
         )
+
+
+def parts_of(smallest: int, units: int) -> tuple[int, ...]:
+    """Sizes of parts of so many units, each about three quarters of the next.
+
+    >>> parts_of(8, 64), parts_of(60, 64), parts_of(8, 1024)
+    ((16, 32, 48, 64), (64,), (256, 336, 432, 576, 768, 1024))
+    """
+    made = [units]
+    while made[0] - PART >= smallest and len(made) < PARTS:
+        next_size = -(-3 * made[0] // 4 // PART) * PART
+        made.insert(0, min(next_size, -(-made[0] // PART) * PART - PART))
+    return tuple(made)
 
 
 def for_each_layer(widths: int | tuple[int, ...] | Array, count: int) -> Array:

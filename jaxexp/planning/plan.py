@@ -109,7 +109,8 @@ class _Planner:
     mode: str
     machine: Machine
     nodes: int = 1
-    _found: dict[int, tuple[Program, Best]] = dataclasses.field(default_factory=dict)
+    # By the identity of a program's trials, which take long to compare.
+    _found: dict[int, tuple[object, Best]] = dataclasses.field(default_factory=dict)
 
     def programs(self) -> list[Program]:
         names = [sweep.name for sweep in self.sweeps]
@@ -193,10 +194,11 @@ class _Planner:
         return dataclasses.replace(program, microbatch=way, one_by_one=one_by_one)
 
     def _best(self, program: Program) -> Best:
-        """The fastest way to train these trials in one program; equal programs compare slowly."""
-        if id(program) not in self._found:
-            self._found[id(program)] = program, self._search(program)
-        return self._found[id(program)][1]
+        """The fastest way to train these trials in one program."""
+        key = id(program.trials)
+        if key not in self._found:
+            self._found[key] = program.trials, self._search(program)  # kept, so that it is no other
+        return self._found[key][1]
 
     def _search(self, program: Program) -> Best:
         workload, epochs, counts = self.workload, program.epochs, collections.Counter[Trial]()
