@@ -3,6 +3,7 @@
 import atexit
 import functools
 import gc
+import importlib.util
 import os
 import shutil
 import tempfile
@@ -43,7 +44,8 @@ COMPILED_FAST = (
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
     "--xla_cpu_parallel_codegen_split_count=1"
 )
-if jax.__version_info__ < (0, 11, 1):  # later ones do not know it, and end the process
+# Later versions, and the compiler of TPUs, do not know it, and end the process.
+if jax.__version_info__ < (0, 11, 1) and importlib.util.find_spec("libtpu") is None:
     COMPILED_FAST += " --xla_cpu_use_fusion_emitters=false"
 
 
