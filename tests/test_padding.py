@@ -88,7 +88,12 @@ def assert_grid_equals_its_trials_alone(problem, devices, trials):
         assert_equal(together[trial], train([trial], problem, devices[:1], "exact")[trial])
 
 
-@pytest.fixture(params=WAYS)
+DAILY = ("side by side", "one by one in microbatches")
+
+
+@pytest.fixture(
+    params=[pytest.param(n, marks=[pytest.mark.nightly] * (n not in DAILY)) for n in WAYS]
+)
 def way(request, monkeypatch):
     force(monkeypatch, request.param)
     return request.param
@@ -217,8 +222,13 @@ LONG = pytest.mark.nightly
 CASES = [pytest.param(OPTIONS[k], id=k, marks=[LONG] * (k == "adamw")) for k in OPTIONS]
 
 
+# The first of them on every day.
+BOTH = ["side by side", pytest.param("one by one", marks=LONG)]
+OTHER = ["one by one", pytest.param("side by side", marks=LONG)]
+
+
 @pytest.mark.parametrize("options", CASES)
-@pytest.mark.parametrize("way", ["side by side", "one by one"], indirect=True)
+@pytest.mark.parametrize("way", BOTH, indirect=True)
 def test_padding_stays_exactly_zero(problem, devices, options, way):
     """Weights and moments of units past the width, after two epochs of every kind of update."""
     run, small, lane = padded_run(problem, devices, **options)
@@ -239,7 +249,7 @@ def test_padding_stays_exactly_zero(problem, devices, options, way):
 
 
 @pytest.mark.parametrize("options", CASES)
-@pytest.mark.parametrize("way", ["side by side", "one by one"], indirect=True)
+@pytest.mark.parametrize("way", OTHER, indirect=True)
 def test_nan_planted_in_the_padding_never_leaks(problem, devices, options, way):
     run, small, lane = padded_run(problem, devices, **options)
     clean, *_ = padded_run(problem, devices, **options)

@@ -47,6 +47,7 @@ def test_the_time_of_an_operation_is_without_those_inside_it():
     assert (found["fusion"].calls, found["fusion"].flops) == (2, 2 * 384)
 
 
+@pytest.mark.nightly
 def test_the_profile_of_a_sweep_adds_up(capsys):
     with pytest.raises(SystemExit) as status:
         main(["bench", "--profile", "learning_rate", "--set", "depth=1", "--set", "epochs=1"])
