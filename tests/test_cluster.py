@@ -140,7 +140,7 @@ def test_at_rungs_the_programs_of_all_nodes_are_compared(two, data):
     assert len(set(here["epochs_trained"].values.flat)) > 1
 
 
-@pytest.mark.parametrize("pruner", ["none", "threshold"])
+@pytest.mark.parametrize("pruner", [pytest.param("none", marks=pytest.mark.nightly), "threshold"])
 def test_a_study_is_told_what_it_is_told_of_one_machine(two, data, pruner):
     op = pytest.importorskip("optuna")
     op.logging.set_verbosity(op.logging.WARNING)
@@ -205,7 +205,7 @@ def planned_here(own, data):
     return jx.plan(own, TASK, data, devices=1, nodes=2)
 
 
-@pytest.mark.parametrize("what", ["node", "worker"])
+@pytest.mark.parametrize("what", ["node", pytest.param("worker", marks=pytest.mark.nightly)])
 def test_what_dies_is_trained_elsewhere_from_its_last_snapshot(two, data, tmp_path, what):
     def kill_node():
         two.remove_node(two.list_all_nodes()[-1], allow_graceful=False)

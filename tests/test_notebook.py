@@ -85,6 +85,7 @@ def test_a_notebook_is_stored_without_outputs(path):
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells)
 
 
+@pytest.mark.nightly
 def test_a_search_of_scikit_learn():
     text = told("scikit_learn")
     assert len(re.findall(r"80 fits in [\d.]+ s", text)) == 2

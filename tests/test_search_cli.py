@@ -167,7 +167,7 @@ def start(place: Path, *arguments: str) -> subprocess.Popen:
     return subprocess.Popen(line, cwd=place, env=environment, stdout=pipe, stderr=pipe, text=True)
 
 
-@pytest.mark.integration
+@pytest.mark.nightly
 def test_points_of_several_seeds_that_are_killed_end_with_the_same_bits(place):
     size = ["--trials", "3", "--seeds", "2", "--set", "epochs=400"]
     line = search("--sampler", "halving", *size, "--checkpoint-every", "0.1", "--out")
