@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from jaxexp.nn.classification import cost
 from jaxexp.planning import merging
 from jaxexp.planning.cost import MACHINES, Cost, Workload
+from jaxexp.planning.loads import Load
 from jaxexp.planning.merging import Merger
 from jaxexp.planning.plan import plan
 from jaxexp.planning.programs import Plan
@@ -147,7 +148,9 @@ def test_the_estimate_is_that_of_the_plan():
     merger = Merger(trials[0], workload, MACHINES["cpu"])
     for some in (trials[:2], trials[::2], trials[2:], trials):
         first, *others = (
-            merger.group(i, t.replace(noise=0.5 if t.noise else 0.0), 1, t.epochs)
+            merger.group(
+                i, t.replace(noise=0.5 if t.noise else 0.0), Load.of(workload, 1, t.epochs, t)
+            )
             for i, t in enumerate(some)
         )
         for other in others:

@@ -51,6 +51,15 @@ def test_groupings_run_from_one_program_for_each_size_to_one_for_all(epochs):
     assert groupings[-1].padding > groupings[0].padding == pytest.approx(0)
 
 
+def test_batches_that_are_computed_whole_are_estimated_whole():
+    """Dropout is a number inside the program, and decides all the same."""
+    trials = points(6, epochs=50, dropout=0.2)
+    groupings, _ = of(trials)
+    made = planned(trials, mode="one")
+    assert made.programs[0].microbatch is None
+    assert_as_planned(groupings[-1], made)
+
+
 def test_the_mode_decides_what_is_chosen():
     trials = points(5, epochs=50)
     assert of(trials, mode="exact")[1] == 0

@@ -173,17 +173,18 @@ def plan_stage(stage: list[Source], command: Command, target: str | None = None)
     return api.plan(
         [source.sweep for source in stage],
         *made,
-        programs=command.programs,
-        memory=_bytes(command.memory),
-        devices=command.devices,
         target=target,
-        cluster=command.cluster,
-        nodes=command.nodes,
+        **_options(command),
     )
 
 
-def _bytes(gigabytes: float | None) -> float | None:
-    return None if gigabytes is None else gigabytes * 1e9
+def _options(command: Command) -> "Training":
+    """Of `jaxexp.plan`, for whatever the command trains."""
+    memory = None if command.memory is None else command.memory * 1e9
+    return {
+        "devices": command.devices, "programs": command.programs, "memory": memory,
+        "cluster": command.cluster, "nodes": command.nodes,
+    }  # fmt: skip
 
 
 def ranked_by(sweep: Sweep, metrics: Iterable[str], search: Search | None = None) -> str:
@@ -374,12 +375,8 @@ class Session:
                     [(sweep, dataset)] = finished
                 return Results(dataset, sweep, batch.task, batch.data, {})
 
-            training: Training = {
-                "devices": self.command.devices, "programs": self.command.programs,
-                "memory": _bytes(self.command.memory), "cluster": self.command.cluster,
-                "nodes": self.command.nodes,
-            }  # fmt: skip
-            made = studying.run(search, source, planned, directory, train, training)
+            options = _options(self.command)
+            made = studying.run(search, source, planned, directory, train, options)
             sweep = dataclasses.replace(made.sweep, record=source.sweep.record)
             self._keep(directory, sweep, made.dataset)
 

@@ -38,7 +38,10 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "identity": lambda x: x,
 }
 SINE_FREQUENCIES = np.arange(1, 11, dtype=np.float32) / 10  # 0.1, 0.2 … 1.0, radians per degree
-PART, PARTS = 16, 6  # parts of a product, where one is computed: units of each, and how many
+PART_UNITS, MOST_PARTS = (
+    16,
+    6,
+)  # of parts of a product of which one is computed: a multiple; how many
 UNROLLED_LAYERS = 16  # deeper stacks are a loop: 100 layers compile in seconds
 Parts: TypeAlias = tuple[tuple[int, int], ...]  # of a product: units and inputs of each
 
@@ -171,9 +174,7 @@ class Affine(nn.Module):
         of_parts = self.sizes or self.input_sizes
         whole = [(size,) * len(of_parts) for size in shape]
         parts = tuple(zip(self.sizes or whole[0], self.input_sizes or whole[1], strict=True))
-        most = units if not self.input_sizes else inputs
-        if self.sizes and self.input_sizes:
-            most = jnp.maximum(units, inputs)
+        most = jnp.maximum(units if self.sizes else 0, inputs if self.input_sizes else 0)
         place = 1 + (most > jnp.array(of_parts)).sum()
         place = jnp.where(jnp.asarray(units) > 0, place, 0)
         return product_in_part(parts, place, kernel, x_FxB) + bias[:, None]
@@ -268,8 +269,7 @@ class MLP(nn.Module):
         sizes = self._sizes(units)
         first = Hidden(
             **options, width=units, residual=False, skipped=False, sizes=sizes, input_sizes=(),
-            name="first",
-            padded=padded or isinstance(trial.features, Choice),
+            padded=padded or isinstance(trial.features, Choice), name="first",
         )  # fmt: skip
         h_WxB, _ = first(h_FxB, mask_B, Layer(widths_L[0], inputs, True, words_L[0]))
         if isinstance(trial.width, tuple):
@@ -352,9 +352,9 @@ def parts_of(smallest: int, units: int) -> tuple[int, ...]:
     ((16, 32, 48, 64), (64,), (256, 336, 432, 576, 768, 1024))
     """
     made = [units]
-    while made[0] - PART >= smallest and len(made) < PARTS:
-        next_size = -(-3 * made[0] // 4 // PART) * PART
-        made.insert(0, min(next_size, -(-made[0] // PART) * PART - PART))
+    while made[0] - PART_UNITS >= smallest and len(made) < MOST_PARTS:
+        next_size = -(-3 * made[0] // 4 // PART_UNITS) * PART_UNITS
+        made.insert(0, min(next_size, (-(-made[0] // PART_UNITS) - 1) * PART_UNITS))
     return tuple(made)
 
 

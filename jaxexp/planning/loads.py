@@ -13,7 +13,7 @@ last whole.
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -139,14 +139,15 @@ def best(load: Load, costs: Costs, evaluated: int, machine: Machine, *, skipped:
     )
     allowed_W[..., -1] = True
     compiling = machine.compile_seconds * costs.compilation
+    costs = Costs(*(own[..., None] for own in costs))  # beside the ways
     forward = 2 * evaluated / machine.flops  # seconds of a multiplication
     side_by_side_W = np.where(allowed_W, _side_by_side(load, costs, rows_W, machine), np.inf)
-    side_by_side_W += (load.trials * costs.multiplications * forward)[..., None]
+    padded = load.trials[..., None] * costs.multiplications
+    side_by_side_W += padded * forward
     one_by_one_W, more = np.full_like(side_by_side_W, np.inf), np.asarray(0.0)
     if machine.one_by_one is not None:
         own_W = _one_by_one(load, costs, rows_W, machine, machine.one_by_one, skipped=skipped)
-        products = load.products if skipped else load.trials * costs.multiplications
-        own_W += (products * forward)[..., None]
+        own_W += (load.products[..., None] if skipped else padded) * forward
         more = compiling * (machine.one_by_one.compilation - 1)  # seconds of compiling
         own_W += (more / load.epochs)[..., None]
         one_by_one_W = np.where(allowed_W & load.differs[..., None], own_W, np.inf)
@@ -164,10 +165,8 @@ def best(load: Load, costs: Costs, evaluated: int, machine: Machine, *, skipped:
 
 def _side_by_side(load: Load, costs: Costs, rows_W: np.ndarray, machine: Machine) -> np.ndarray:
     """Seconds of an epoch of training, (..., W); every turn has an update, of some trial."""
-    turn_W = _turn(costs, rows_W, machine)
-    turn_W += 6 * costs.multiplications[..., None] * rows_W / machine.flops
-    turn_W += (costs.launches * machine.launch_seconds)[..., None]
-    turn_W += (costs.parameters * machine.update_seconds)[..., None]
+    turn_W = _step(costs, rows_W, machine)
+    turn_W[..., :-1] += costs.parameters * machine.gather_seconds
     made: np.ndarray = load.trials[..., None] * load.most_W * turn_W
     return made
 
@@ -176,22 +175,25 @@ def _one_by_one(
     load: Load, costs: Costs, rows_W: np.ndarray, machine: Machine, own: OneByOne, *, skipped: bool
 ) -> np.ndarray:
     """Seconds of an epoch of training, (..., W); an update for each step."""
-    products_W = load.products_W
-    if not skipped:
-        products_W = load.turns_W * costs.multiplications[..., None]
-    seconds_W = load.turns_W * _turn(costs, rows_W, machine)
+    products_W = load.products_W if skipped else load.turns_W * costs.multiplications
+    seconds_W = load.turns_W * rows_W * costs.activations * machine.activation_seconds
     seconds_W += 6 * products_W * rows_W / machine.flops
     seconds_W += load.launches_W * own.launch_seconds
-    updates = load.steps * costs.parameters * machine.update_seconds
-    made: np.ndarray = seconds_W + updates[..., None]
+    gathers_W = load.turns_W[..., :-1] * machine.gather_seconds
+    seconds_W[..., :-1] += costs.parameters * gathers_W
+    made: np.ndarray = seconds_W + load.steps[..., None] * costs.parameters * machine.update_seconds
     return made
 
 
-def _turn(costs: Costs, rows_W: np.ndarray, machine: Machine) -> np.ndarray:
-    """Seconds of a turn of one trial beside products, launches and updates."""
-    made: np.ndarray = costs.activations[..., None] * rows_W * machine.activation_seconds
-    made[..., :-1] += (costs.parameters * machine.gather_seconds)[..., None]
-    return made
+def _step(cost: Cost | Costs, rows: Any, machine: Machine) -> Any:
+    """Seconds of one trial for so many examples: of numbers, or of arrays that broadcast.
+
+    A forward pass has two operations for each multiplication, the backward pass twice as many.
+    """
+    example = 6 * cost.multiplications / machine.flops
+    example += cost.activations * machine.activation_seconds
+    update = cost.parameters * machine.update_seconds
+    return rows * example + cost.launches * machine.launch_seconds + update
 
 
 def stacked(loads: Sequence[Load]) -> Load:
@@ -201,7 +203,5 @@ def stacked(loads: Sequence[Load]) -> Load:
 
 def alone(cost: Cost, steps: int, batch_size: int, evaluated: int, machine: Machine) -> float:
     """Seconds of an epoch of one trial that nothing is padded for, as `best` has it."""
-    products, activations = 6 * cost.multiplications / machine.flops, cost.activations
-    step = batch_size * (products + activations * machine.activation_seconds)
-    step += cost.launches * machine.launch_seconds + cost.parameters * machine.update_seconds
+    step: float = _step(cost, batch_size, machine)
     return steps * step + 2 * cost.multiplications * evaluated / machine.flops

@@ -50,11 +50,9 @@ class Merger:
         self._costs: dict[tuple[Value, ...], Costs] = {}
         self._pairs: dict[tuple[tuple[Value, ...], tuple[Value, ...]], tuple[Value, ...]] = {}
 
-    def group(self, member: int, bound: Trial, trials: int, epochs: int) -> Group:
+    def group(self, member: int, bound: Trial, load: Load) -> Group:
         """Trials of equal sizes, those of `bound`."""
-        sizes = tuple(getattr(bound, name) for name in self._fields)
-        load = Load.of(self._workload, trials, epochs, bound)
-        return self._timed((member,), load, sizes)
+        return self._timed((member,), load, tuple(getattr(bound, name) for name in self._fields))
 
     def way(self, groups: Sequence[Group]) -> Way:
         """The chosen grouping takes hardly longer than the best one found.

@@ -201,16 +201,18 @@ class _Planner:
         return self._found[key][1]
 
     def _search(self, program: Program) -> Best:
-        workload, epochs, counts = self.workload, program.epochs, collections.Counter[Trial]()
-        alike: dict[object, Trial] = {}
+        bound, load = self._bound(program), self._load(program)
+        costs, evaluated = Costs.of(self.workload.cost(bound)), self.workload.evaluated
+        return best(load, costs, evaluated, self.machine, skipped=leaves_out(bound))
+
+    def _load(self, program: Program) -> Load:
+        """What its trials have to do, those that cost the same counted together."""
+        counts, alike = collections.Counter[Trial](), dict[object, Trial]()
         for trial in program.trials:
             counts[alike.setdefault(static_key(trial), trial)] += 1
-        loads = (Load.of(workload, n, epochs, trial) for trial, n in counts.items())
-        bound = self._bound(program)
-        return best(
-            functools.reduce(Load.joined, loads), Costs.of(workload.cost(bound)),
-            workload.evaluated, self.machine, skipped=leaves_out(bound),
-        )  # fmt: skip
+        epochs = program.epochs
+        loads = (Load.of(self.workload, n, epochs, trial) for trial, n in counts.items())
+        return functools.reduce(Load.joined, loads)
 
     def _merge(self, programs: list[Program]) -> list[Program]:
         """Merge programs while their common padding costs less than compiling one more.
@@ -255,7 +257,7 @@ class _Planner:
         bounding = [self._bound(program) for program in programs]
         merger = Merger(bounding[0], self.workload, self.machine)
         groups = [
-            merger.group(i, bound, len(program.trials), program.epochs)
+            merger.group(i, bound, self._load(program))
             for i, (program, bound) in enumerate(zip(programs, bounding, strict=True))
         ]
         return merger.way(groups)
