@@ -62,7 +62,7 @@ def run_epochs(
         for first, last in itertools.pairwise(cuts):
             state, record = run(state, record, epoch, first, last, data)
         steps.append(np.asarray(record.step_loss_S))
-        means.append(float(step.running_loss(trial, steps[-1][None], None, N)[0]))
+        means.append(float(step.running_loss(trial.batch_size, steps[-1][None], None, N)[0]))
     return steps, means, np.asarray(state.variables.state)
 
 
@@ -335,7 +335,7 @@ def test_running_metrics_are_of_training_and_the_others_of_the_epochs_end():
     running = float(step.values(Line(), own)["error"][0, 0])
     assert running > 100  # in training mode
     assert running - 100 > 1.5 * found["train"]["error"]  # while the slope was worse
-    loss = step.running_loss(trial, np.asarray(record.step_loss_S)[None], None, 8)
+    loss = step.running_loss(trial.batch_size, np.asarray(record.step_loss_S)[None], None, 8)
     assert loss[0] == pytest.approx(float(record.step_loss_S.mean()), rel=1e-6)
     assert loss[0] > 2 * found["train"]["loss"]
 
@@ -343,7 +343,7 @@ def test_running_metrics_are_of_training_and_the_others_of_the_epochs_end():
 def test_weighted_running_loss_is_that_of_all_examples():
     weight_ExS = np.array([[3.0, 1.0, 0.0]])
     loss_ExS = np.array([[1.0, 5.0, 7.0]], np.float32)
-    assert step.running_loss(Trial(batch_size=2), loss_ExS, weight_ExS, 6)[0] == 2
+    assert step.running_loss(2, loss_ExS, weight_ExS, 6)[0] == 2
 
 
 def test_inputs_of_sines_are_cropped_to_their_own_number():

@@ -16,6 +16,7 @@ from test_checkpoints import StopAfter
 import jaxexp as jx
 from jaxexp import api
 from jaxexp.base.errors import InterruptedRunError
+from jaxexp.execution import program as compiling
 from jaxexp.execution import trainer
 from jaxexp.execution.checkpoints import Checkpoints
 from jaxexp.execution.control import Change, Control, Curves
@@ -104,6 +105,13 @@ def alone(problem, devices):
     return execute(planned([SWEEP], problem, devices[:2]), *problem, devices[:2])
 
 
+def count_calls(monkeypatch, where, name: str) -> list:
+    """What a function that is called as before is called with."""
+    calls, function = [], getattr(where, name)
+    monkeypatch.setattr(where, name, lambda *own: calls.append(own) or function(*own))
+    return calls
+
+
 def epochs_of(record) -> int:
     return len(record.running["loss"])
 
@@ -159,6 +167,43 @@ def test_smaller_batches_go_on_with_the_same_numbers(name, problem, devices, alo
         return
     for trial, record in records.items():
         assert_begins_like(record, alone[trial], exact=False)
+
+
+@pytest.mark.parametrize("one_by_one", [False, True])
+@pytest.mark.parametrize("name", RULES)
+def test_chunks_that_no_trial_needs_stand_still(name, one_by_one, problem, devices, monkeypatch):
+    """Without another compilation, and the numbers of the others keep their bits."""
+    whole = planned([SWEEP], problem, devices[:2])
+    program = dataclasses.replace(
+        whole.programs[0], chunk=1 if one_by_one else 2, one_by_one=one_by_one
+    )
+    made = dataclasses.replace(whole, programs=(program,))
+    compiled = count_calls(monkeypatch, compiling, "_compile")
+
+    def run(rule=None) -> dict:
+        batches = stream(made, *problem, devices[:2], control=Control(rule))
+        with contextlib.closing(batches):
+            return {record.trial: record for records in batches for record in records}
+
+    expected, chunks = run(), []
+    steps = compiling.RunningProgram.call
+
+    def call(own, most):
+        chunks.append(int(own.chunks))
+        return steps(own, most)
+
+    monkeypatch.setattr(RunningProgram, "call", call)
+    records = run(RULES[name])
+    assert len(compiled) <= 1  # none, if another test has compiled the same
+    full = 4 if one_by_one else 2
+    assert chunks[0] == full
+    assert sorted(chunks, reverse=True) == chunks
+    if name != "best kept":  # with that, it depends on the numbers
+        assert (chunks[-1] < full) == (name != "copies")
+    if name == "copies":
+        return
+    for trial, record in records.items():
+        assert_begins_like(record, expected[trial], exact=True)
 
 
 def test_rungs_compare_the_trials_of_all_programs(problem, devices):

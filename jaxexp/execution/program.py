@@ -19,7 +19,7 @@ from jaxexp.execution.records import End, Snapshot
 from jaxexp.planning.programs import Program
 from jaxexp.spec.padding import Choice
 from jaxexp.spec.trial import Trial
-from jaxexp.training import precision, step
+from jaxexp.training import draws, precision, step
 from jaxexp.training.platform import traced_for
 from jaxexp.training.step import EpochRecord, Steps, TrainState
 from jaxexp.training.task import Arrays, Task, Variables
@@ -49,11 +49,19 @@ RUN_STEPS = "run_steps"  # the leaf that says which of the lengths is a trial's 
 
 @dataclass(frozen=True)
 class Compiled:
-    """Functions of (leaves, state, ...); what a trial owns has a leading axis of trials."""
+    """Functions of (leaves, state, ...); what a trial owns has a leading axis of trials.
+
+    The last argument of `steps` and `evaluate` is how many chunks of each device they are of, the
+    first of them: lanes of the others keep what they have.
+    """
 
     init: Callable[[Leaves, Arrays], Trained]
-    steps: Callable[[Leaves, TrainState, EpochRecord, Number, Number, Number, Arrays], Trained]
-    evaluate: Callable[[Leaves, TrainState, EpochRecord, Number, Number, Arrays], EpochRecord]
+    steps: Callable[
+        [Leaves, TrainState, EpochRecord, Number, Number, Number, Arrays, Number], Trained
+    ]
+    evaluate: Callable[
+        [Leaves, TrainState, EpochRecord, Number, Number, Arrays, Number], EpochRecord
+    ]
     predict: Callable[[Leaves, TrainState, Arrays], PyTree] | None
 
 
@@ -81,7 +89,7 @@ def compile_program(program: Program, task: Task, mesh: Mesh, data: Arrays, lane
 
     `data` is placed on the program's devices.
     """
-    chunk = min(program.chunk, lanes // len(program.devices))
+    chunk = chunk_of(program, lanes)
     batch = lanes, chunk
     shapes = jax.tree.map(lambda a: (a.shape, str(a.dtype)), data)
     lengths = run_steps(program, task, data)
@@ -233,27 +241,37 @@ def lowered_in_turn(
     traced = _Traced(program, task, data, BLOCK if platform == "gpu" else 1)
 
     def batched(
-        function: Callable[..., PyTree], *specs: PartitionSpec, donate: tuple[int, ...] = ()
-    ) -> jax.stages.Wrapped:
+        function: Callable[..., PyTree], *specs: PartitionSpec, changes: tuple[int, ...] = (),
+        donate: tuple[int, ...] = (),
+    ) -> jax.stages.Wrapped:  # fmt: skip
+        """`changes`: the arguments that the function returns anew, as a tuple or the only one.
+
+        Such a function has one more argument: how many chunks of each device it is of.
+        """
+
         def chunks(*arguments: PyTree) -> PyTree:
             """Apply the function to the trials of one device, a chunk at a time."""
-            own = {i: a for i, a in enumerate(arguments) if specs[i] == TRIALS}
+            given = arguments[: len(specs)]
+            own = {i: a for i, a in enumerate(given) if specs[i] == TRIALS}
 
             def one(own: dict[int, PyTree]) -> PyTree:
-                return function(*(own.get(i, a) for i, a in enumerate(arguments)))
+                return function(*(own.get(i, a) for i, a in enumerate(given)))
 
-            if program.one_by_one:
-                return jax.lax.map(one, own)
-            if lanes == chunk * len(program.devices):
+            if lanes == chunk * len(program.devices) and not program.one_by_one:
                 return jax.vmap(one)(own)  # quicker to trace than a loop of one chunk
-            return jax.lax.map(one, own, batch_size=chunk)
+            if changes:
+                return _changed(one, own, changes, arguments[-1], chunk, program.one_by_one)
+            return jax.lax.map(one, own, batch_size=None if program.one_by_one else chunk)
 
+        specs_of_all = (*specs, SHARED) if changes else specs
         # Trials never communicate, so there is nothing for shard_map to check.
-        spread = jax.shard_map(chunks, mesh=mesh, in_specs=specs, out_specs=TRIALS, check_vma=False)
+        spread = jax.shard_map(
+            chunks, mesh=mesh, in_specs=specs_of_all, out_specs=TRIALS, check_vma=False
+        )
         # Shardings are fixed, so that no later call finds its arguments elsewhere and recompiles.
         return jax.jit(
             spread,
-            in_shardings=[NamedSharding(mesh, spec) for spec in specs],
+            in_shardings=[NamedSharding(mesh, spec) for spec in specs_of_all],
             out_shardings=NamedSharding(mesh, TRIALS),
             donate_argnums=donate,
         )
@@ -265,17 +283,22 @@ def lowered_in_turn(
     def of_products(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
         return precision.rounded(function, products)
 
-    init_jit = batched(traced.init, TRIALS, SHARED)  # the same start for every precision
-    steps_jit = batched(of_products(traced.steps), *(TRIALS,) * 3, *(SHARED,) * 4, donate=(1,))
-    evaluate_jit = batched(of_products(traced.evaluate), *(TRIALS,) * 3, *(SHARED,) * 3)
+    init_jit = batched(
+        draws.together(traced.init), TRIALS, SHARED
+    )  # the same start for every precision
+    owned = (TRIALS,) * 3
+    steps_jit = batched(
+        of_products(traced.steps), *owned, *(SHARED,) * 4, changes=(1, 2), donate=(1,)
+    )
+    evaluate_jit = batched(of_products(traced.evaluate), *owned, *(SHARED,) * 3, changes=(2,))
     predict_jit = batched(of_products(traced.predict), TRIALS, TRIALS, SHARED)
     with precision.asked(), traced_for(platform):
         init = init_jit.lower(leaves, data)
     yield "init", init
     state, record = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), init.out_info)
     left = {
-        "steps": (steps_jit, (leaves, state, record, number, number, number, data)),
-        "evaluate": (evaluate_jit, (leaves, state, record, number, number, data)),
+        "steps": (steps_jit, (leaves, state, record, number, number, number, data, number)),
+        "evaluate": (evaluate_jit, (leaves, state, record, number, number, data, number)),
     }
     if "predictions" in program.record:
         left["predict"] = predict_jit, (leaves, state, data)
@@ -283,6 +306,37 @@ def lowered_in_turn(
         with precision.asked(products), traced_for(platform):
             traced_function = function.lower(*arguments)
         yield name, traced_function
+
+
+def _changed(
+    function: Callable[[dict[int, PyTree]], PyTree], own: dict[int, PyTree],
+    changes: tuple[int, ...], chunks: Number, chunk: int, one_by_one: bool,
+) -> PyTree:  # fmt: skip
+    """The arguments that the function of one trial changes, for the first so many chunks of trials.
+
+    `own` are its arguments, by their places, with a leading axis of trials. How many chunks there
+    are is known when it is called, so that nothing is compiled again when trials have ended.
+    """
+
+    def turn(i: Number, changed: dict[int, PyTree]) -> dict[int, PyTree]:
+        first = i * chunk
+        part = jax.tree.map(
+            lambda a: jax.lax.dynamic_slice_in_dim(a, first, chunk), {**own, **changed}
+        )
+        if one_by_one:
+            made = function(jax.tree.map(lambda a: a[0], part))
+            made = jax.tree.map(lambda a: a[None], made)
+        else:
+            made = jax.vmap(function)(part)
+        made = dict(zip(changes, made if len(changes) > 1 else (made,), strict=True))
+        written: dict[int, PyTree] = jax.tree.map(
+            lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new, first, 0), changed, made
+        )
+        return written
+
+    changed = jax.lax.fori_loop(0, chunks, turn, {i: own[i] for i in changes})
+    made = tuple(changed[i] for i in changes)
+    return made if len(changes) > 1 else made[0]
 
 
 def keeps_two_moments(state: TrainState) -> bool:
@@ -322,8 +376,9 @@ class Call(NamedTuple):
 class RunningProgram:
     """Trials of one program on its devices: their state, and how far they are.
 
-    They lie in the lanes of a batch, which is filled up with copies of the last one, whose results
-    are dropped.
+    They lie in the lanes of a batch, an equal part of them at the beginning of each device's. The
+    rest is filled up with copies of the last one, whose results are dropped, and which are not
+    trained where they fill whole chunks.
     """
 
     def __init__(self, program: Program, task: Task, mesh: Mesh, data: Arrays) -> None:
@@ -362,6 +417,7 @@ class RunningProgram:
 
     def compile(self) -> None:
         """Compile for the trials in the lanes, and place what differs between them."""
+        self._fill()
         own = jax.tree.map(lambda a: a[self.places], self.values)
         self.leaves = self._put(self._in_lanes(own), TRIALS)
         try:
@@ -395,14 +451,14 @@ class RunningProgram:
             done = min(most, self.steps - self.step)
             epoch, first, last = self._numbers(self.epoch, self.step, self.step + done)
             self.state, self.record = self.compiled.steps(
-                self.leaves, self.state, self.record, epoch, first, last, self.data
+                self.leaves, self.state, self.record, epoch, first, last, self.data, self.chunks
             )
             self.step += done
         else:
             done = min(most, self.batches - self.batch)
             first, last = self._numbers(self.batch, self.batch + done)
             self.record = self.compiled.evaluate(
-                self.leaves, self.state, self.record, first, last, self.data
+                self.leaves, self.state, self.record, first, last, self.data, self.chunks
             )
             self.batch += done
         if ends := self.batch == self.batches:
@@ -445,7 +501,10 @@ class RunningProgram:
         self.best = self._put(_replace(better, self.state.variables, self.best), TRIALS)
 
     def compact(self, places: np.ndarray, lanes: int) -> None:
-        """Go on with these trials alone, in a batch of so many lanes, between two epochs."""
+        """Go on with these trials alone, in a batch of so many lanes, between two epochs.
+
+        Nothing is compiled where there are as many lanes as before.
+        """
         own = np.searchsorted(self.places, places)
         kept = self.to_host((self.state, self.record, self.best))
         self.places, self.lanes = places, lanes
@@ -461,8 +520,7 @@ class RunningProgram:
         States are copied on the devices.
         """
         self.values |= {n: v.astype(self.values[n].dtype) for n, v in change.values.items()}
-        lane = {place: i for i, place in enumerate(self.places.tolist())}
-        source = np.array([lane[place] for place in change.source[self.places].tolist()])
+        source = self._lane_of[np.searchsorted(self.places, change.source[self.places])]
         source = self._put(self._in_lanes(source), TRIALS)
         self.state = self._put(_take(self.state, source), TRIALS)
         own = jax.tree.map(lambda a: a[self.places], self.values)
@@ -474,9 +532,21 @@ class RunningProgram:
         def copy(array: jax.Array) -> np.ndarray:
             # Shard by shard: of the whole array, JAX would keep a copy of its own.
             shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
-            return np.concatenate([np.asarray(shard.data) for shard in shards])[: len(self.places)]
+            counts = zip(shards, self._trials_of, strict=True)
+            return np.concatenate([np.asarray(shard.data)[:trials] for shard, trials in counts])
 
         return jax.tree.map(copy, tree)
+
+    def _fill(self) -> None:
+        """Say which trial is in which lane."""
+        trials, devices = len(self.places), len(self.program.devices)
+        of_device, own = math.ceil(trials / devices), self.lanes // devices
+        row = np.arange(trials)
+        self._trials_of = np.bincount(row // of_device, minlength=devices)  # each device
+        self._lane_of = row // of_device * own + row % of_device  # of each trial
+        self._row_of = np.full(self.lanes, trials - 1)  # of the trials, in each lane
+        self._row_of[self._lane_of] = row
+        (self.chunks,) = self._numbers(chunks_of(self.program, self.lanes, trials))
 
     def _lanes_of(self) -> np.ndarray:
         """The place of the trial in each lane, (lanes,)."""
@@ -484,9 +554,8 @@ class RunningProgram:
         return own
 
     def _in_lanes(self, tree: PyTree) -> PyTree:
-        """Arrays of the trials, filled up with the last one's."""
-        copies = self.lanes - len(self.places)
-        return jax.tree.map(lambda a: np.concatenate([a, *[a[-1:]] * copies]), tree)
+        """Arrays of the trials as they lie in the lanes."""
+        return jax.tree.map(lambda a: a[self._row_of], tree)
 
     def _numbers(self, *numbers: int) -> list[jax.Array]:
         return [self._put(np.int32(number), SHARED) for number in numbers]
@@ -524,3 +593,19 @@ def filled(program: Program, trials: int) -> int:
         if half < trials or half >= lanes:
             return lanes
         lanes = half
+
+
+def chunk_of(program: Program, lanes: int) -> int:
+    """How many of so many lanes a device trains side by side."""
+    return min(program.chunk, lanes // len(program.devices))
+
+
+def chunks_of(program: Program, lanes: int, trials: int) -> int:
+    """How many chunks of a device's lanes, of so many in all, so many trials fill."""
+    return math.ceil(math.ceil(trials / len(program.devices)) / chunk_of(program, lanes))
+
+
+def trained(program: Program, lanes: int, trials: int) -> int:
+    """In how many of so many lanes something is computed, of so many trials."""
+    chunks = chunks_of(program, lanes, trials)
+    return chunks * chunk_of(program, lanes) * len(program.devices)

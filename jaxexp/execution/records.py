@@ -152,7 +152,7 @@ def _record(
     norms = history.norms_L
     if program.spec.pads_model:
         variables, norms = task.crop(trial, variables, norms)
-    loss = step.running_loss(trial, history.step_loss_S, history.step_weight_S, examples)
+    loss = step.running_loss(trial.batch_size, history.step_loss_S, history.step_weight_S, examples)
     return TrialRecord(
         trial=trial,
         metrics={split: metrics[split] for split in metrics},

@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from jaxexp.base.errors import InterruptedRunError, UserError
 from jaxexp.base.words import count
 from jaxexp.execution.control import RUNNING, Change, Control, Curves
-from jaxexp.execution.program import Call, RunningProgram, filled, state_like
+from jaxexp.execution.program import Call, RunningProgram, filled, state_like, trained
 from jaxexp.execution.records import End, Snapshot, TrialRecord, make_records
 from jaxexp.planning.programs import Program
 from jaxexp.training import step
@@ -418,14 +418,7 @@ class Training:
         left = np.flatnonzero(self._alive)
         if not len(left) or at_a_rung:
             return
-        lanes = self._lanes(own.lanes, len(left), epoch)
-        if lanes < own.lanes:
-            started = time.perf_counter()
-            self.progress.compiling(self.program)
-            with self.shared.compiling():
-                own.compact(left, lanes)
-            self.compile_seconds += time.perf_counter() - started
-            self.progress.moved(self.program, epoch)
+        self._compact(own, left, epoch)
         still = np.isin(asked, left)
         change = None
         if self.control.changes and still.all():
@@ -434,6 +427,19 @@ class Training:
         if change is not None:
             self.changes[epoch] = self._of_all(own, asked, change)
             own.change(self.changes[epoch])
+
+    def _compact(self, own: RunningProgram, left: np.ndarray, epoch: int) -> None:
+        """Go on with these trials alone, where that saves something."""
+        lanes = self._lanes(own.lanes, len(left), epoch)
+        if lanes < own.lanes:
+            started = time.perf_counter()
+            self.progress.compiling(self.program)
+            with self.shared.compiling():
+                own.compact(left, lanes)
+            self.compile_seconds += time.perf_counter() - started
+            self.progress.moved(self.program, epoch)
+        elif trained(own.program, lanes, len(left)) < trained(own.program, lanes, len(own.places)):
+            own.compact(left, lanes)
 
     def _stop(self, epoch: int, places: np.ndarray) -> None:
         self.stopped[places] = epoch
@@ -446,6 +452,8 @@ class Training:
     def _lanes(self, lanes: int, trials: int, epoch: int) -> int:
         """The lanes for so many trials: fewer where that saves more than compiling takes.
 
+        Whole chunks that no trial needs cost nothing as it is.
+
         As estimated, not as measured, and whatever this process has compiled before: it would not
         be the same in every run. Programs that share compiled functions have a share of it each.
         """
@@ -453,7 +461,8 @@ class Training:
         fewer = filled(program, trials)
         estimate = program.estimate
         lane_epoch = estimate.seconds / len(program.trials) / program.epochs
-        saved = (lanes - fewer) * lane_epoch * (program.epochs - epoch) / len(program.devices)
+        less = trained(program, lanes, trials) - trained(program, fewer, trials)
+        saved = less * lane_epoch * (program.epochs - epoch) / len(program.devices)
         return fewer if saved > estimate.shared_compile_seconds else lanes
 
     def _of_all(self, own: RunningProgram, asked: np.ndarray, change: Change) -> Change:
@@ -486,15 +495,16 @@ class Training:
         """What was measured at the end of, or during, an epoch, (T,)."""
         task, name = self.shared.task, metric.removeprefix(RUNNING)
         if metric == f"{RUNNING}loss":
-            weight = record.step_weight_S
-            return np.array([
-                step.running_loss(
-                    trial, np.asarray(record.step_loss_S)[place, None],
-                    None if weight is None else np.asarray(weight)[place, None],
-                    self.shared.examples,
-                )[0]
-                for place, trial in enumerate(self.program.trials)
-            ])  # fmt: skip
+            loss, weight = record.step_loss_S, record.step_weight_S
+            size_T = np.array([trial.batch_size for trial in self.program.trials])
+            loss_T = np.zeros(len(size_T), np.float32)
+            for size in self.program.batch_sizes:
+                own = size_T == size
+                weight_S = None if weight is None else np.asarray(weight)[own]
+                loss_T[own] = step.running_loss(
+                    size, np.asarray(loss)[own], weight_S, self.shared.examples
+                )
+            return loss_T
         sums = record.running if name != metric else record.splits[split]
         own = jax.tree.map(lambda a: a[:, None], {name: sums[name]})
         return step.values(task, own)[name][:, 0]

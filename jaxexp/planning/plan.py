@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from jaxexp.base.errors import UserError
 from jaxexp.base.words import count
 from jaxexp.planning.cost import MACHINES, Machine, Workload
-from jaxexp.planning.loads import WAYS, Best, Costs, Load, alone, best, leaves_out
+from jaxexp.planning.loads import WAYS, Best, Costs, Load, alone, best, enough_at_once, leaves_out
 from jaxexp.planning.merging import Merger, Way
 from jaxexp.planning.nodes import functions_of
 from jaxexp.planning.programs import Estimate, Plan, Program, size_text
@@ -353,14 +353,20 @@ class _Planner:
         return placed + alone
 
     def _in_chunks(self, program: Program) -> Program:
-        """Trials at a time such that what a step touches stays in the cache, in equal chunks."""
+        """As few trials at a time as are fast, in equal chunks; what a step touches is cached."""
         if program.one_by_one:
             return dataclasses.replace(program, chunk=1)
         cost = self.workload.cost(self._bound(program))
         own = math.ceil(len(program.trials) / len(program.devices))
         touched = 4 * (cost.activations * program.rows + TOUCHED * cost.parameters)
-        chunks = math.ceil(own / max(1, self.machine.cache_bytes / max(1, touched)))
-        return dataclasses.replace(program, chunk=math.ceil(own / chunks))
+        most = max(1, self.machine.cache_bytes / max(1, touched))
+        enough = enough_at_once(cost, program.rows, self.machine)
+        fewest, several = (math.ceil(own / min(most, n * enough)) for n in (2, 1))
+        chunks = [math.ceil(own / n) for n in range(fewest, several + 1)]
+        # Few places that no trial fills; of as few, the smallest chunks.
+        return dataclasses.replace(
+            program, chunk=min(chunks, key=lambda chunk: (math.ceil(own / chunk) * chunk, chunk))
+        )
 
     def _sharing(self, programs: list[Program]) -> list[Program]:
         """With how many of them a node trains with the same compiled functions.

@@ -427,18 +427,22 @@ def values(task: Task, sums: Sums) -> dict[str, np.ndarray]:
 
 
 def running_loss(
-    trial: Trial, step_loss_ExS: np.ndarray, step_weight_ExS: np.ndarray | None, n: int
+    batch_size: int, step_loss_ExS: np.ndarray, step_weight_ExS: np.ndarray | None, n: int
 ) -> np.ndarray:
-    """On the host, the mean of the step losses of each epoch, (E,), as examples are weighted."""
-    steps = steps_per_epoch(n, trial.batch_size)
+    """On the host, the mean of the step losses of each epoch, (E,), as examples are weighted.
+
+    The epochs may be those of several trials: each is summed by itself, so that its bits are the
+    same beside any others.
+    """
+    steps = steps_per_epoch(n, batch_size)
     if step_weight_ExS is not None:
         weight_ExS = step_weight_ExS[:, :steps].astype(np.float64)
         total_E = (step_loss_ExS[:, :steps] * weight_ExS).sum(1)
         mean_E: np.ndarray = total_E / weight_ExS.sum(1)
     else:
-        starts_S = np.arange(steps) * trial.batch_size
-        share_S = np.minimum(n - starts_S, trial.batch_size) / n  # float64: a sum of many steps
-        mean_E = step_loss_ExS[:, :steps] @ share_S
+        starts_S = np.arange(steps) * batch_size
+        share_S = np.minimum(n - starts_S, batch_size) / n  # float64: a sum of many steps
+        mean_E = (step_loss_ExS[:, :steps] * share_S).sum(1)
     return mean_E.astype(np.float32)
 
 

@@ -1,0 +1,283 @@
+"""Random numbers that a function draws one array after another, drawn together.
+
+Initialising a model draws each of its arrays from a key of its own. The generator is a long piece
+of integer arithmetic, which XLA would compile for every array, and compiling is most of what a
+start costs. Drawn together, the numbers are the same: with `jax_threefry_partitionable`, which is
+JAX's default, each depends on its key and its place alone.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ParamSpec, TypeAlias, TypeVar, cast
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.extend import core as jax_core
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Atom: TypeAlias = jax_core.Var | jax_core.Literal
+Values: TypeAlias = dict[jax_core.Var, Any]
+
+FOLD, BITS = "random_fold_in", "random_bits"
+# Of a group of draws, how many numbers more than these may be drawn in vain: this many, or as many.
+SPARE = 4096
+
+
+def together(function: Callable[P, T]) -> Callable[P, T]:
+    """The function with what it draws from keys of `jax.random` drawn in as few pieces as possible.
+
+    >>> def two(key):
+    ...     one, other = jax.random.split(key)
+    ...     return jax.random.uniform(one, (2,)), jax.random.uniform(other, (3,))
+    >>> key = jax.random.key(0)
+    >>> [bool((a == b).all()) for a, b in zip(two(key), together(two)(key), strict=True)]
+    [True, True]
+    """
+
+    def drawn_together(*arguments: P.args, **named: P.kwargs) -> T:
+        traced, shape = jax.make_jaxpr(function, return_shape=True)(*arguments, **named)
+        made: T = jax.tree.unflatten(
+            jax.tree.structure(shape), _evaluate(traced, jax.tree.leaves((arguments, named)))
+        )
+        return made
+
+    return drawn_together
+
+
+def _evaluate(program: jax_core.ClosedJaxpr, arguments: Sequence[Any]) -> list[Any]:
+    """The results of a program, its draws together."""
+    inner = program.jaxpr
+    renamed: dict[jax_core.Var, Atom] = {}
+    eqns = _needed(list(_flat(inner, renamed)), [_renamed(renamed, a) for a in inner.outvars])
+    values = dict(
+        zip([*inner.constvars, *inner.invars], [*program.consts, *arguments], strict=True)
+    )
+    while eqns:
+        ready, draws, eqns = _ready(eqns, values)
+        _compute(inner, ready, values)
+        folds = [eqn for eqn in draws if eqn.primitive.name == FOLD]
+        for group in _groups(folds or draws):  # keys first: more can be drawn from them together
+            _draw(group, values)
+        if folds:
+            eqns = [eqn for eqn in draws if eqn.primitive.name != FOLD] + eqns
+    return [_value(values, _renamed(renamed, a)) for a in inner.outvars]
+
+
+def _flat(
+    program: jax_core.Jaxpr, renamed: dict[jax_core.Var, Atom]
+) -> Iterator[jax_core.JaxprEqn]:
+    """The operations of a program, and in their place those of the functions that it calls.
+
+    What a function calls its arguments and results, `renamed` gives other names.
+    """
+    for eqn in program.eqns:
+        given = [_renamed(renamed, atom) for atom in eqn.invars]
+        if eqn.primitive.name not in ("jit", "pjit"):  # the name of before 0.7
+            yield eqn.replace(invars=given, outvars=[_new(renamed, var) for var in eqn.outvars])
+            continue
+        called: jax_core.ClosedJaxpr = eqn.params["jaxpr"]
+        own: dict[jax_core.Var, Atom] = dict(zip(called.jaxpr.invars, given, strict=True))
+        own |= _constants(called)
+        yield from _flat(called.jaxpr, own)
+        for var, result in zip(eqn.outvars, called.jaxpr.outvars, strict=True):
+            renamed[var] = _renamed(own, result)
+
+
+def _constants(program: jax_core.ClosedJaxpr) -> dict[jax_core.Var, Atom]:
+    """What a program closes over."""
+    given = zip(program.jaxpr.constvars, program.consts, strict=True)
+    return {var: jax_core.Literal(value, var.aval) for var, value in given}
+
+
+def _renamed(renamed: Mapping[jax_core.Var, Atom], atom: Atom) -> Atom:
+    return atom if isinstance(atom, jax_core.Literal) else renamed.get(atom, atom)
+
+
+def _new(renamed: dict[jax_core.Var, Atom], var: jax_core.Var) -> jax_core.Var:
+    """A name of its own: a function that is called twice has the same names both times."""
+    made = jax_core.Var(var.aval)
+    renamed[var] = made
+    return made
+
+
+def _needed(eqns: list[jax_core.JaxprEqn], results: Sequence[Atom]) -> list[jax_core.JaxprEqn]:
+    """Those that the results depend on: initialising a model also computes what it returns."""
+    wanted = _variables(results)
+    found, left = [], list(eqns)
+    while left:
+        eqn = left.pop()
+        if not eqn.effects and wanted.isdisjoint(eqn.outvars):
+            continue
+        if eqn.primitive.name == "scan" and (turns := _turns_at_once(eqn, wanted)):
+            left += turns
+            continue
+        wanted |= _variables(eqn.invars)
+        found.append(eqn)
+    return found[::-1]
+
+
+def _turns_at_once(
+    scan: jax_core.JaxprEqn, wanted: set[jax_core.Var]
+) -> list[jax_core.JaxprEqn] | None:
+    """The operations of all turns of a loop, where none needs what another computes; else None.
+
+    So are parameters of stacked layers made, once the activations that pass through them are not
+    needed.
+    """
+    if not {"jaxpr", "num_consts", "num_carry"} <= scan.params.keys():  # JAX may change them
+        return None
+    program, constants, carried = (scan.params[n] for n in ("jaxpr", "num_consts", "num_carry"))
+    if not wanted.isdisjoint(scan.outvars[:carried]):
+        return None
+    inner = program.jaxpr
+    several = [i for i, var in enumerate(scan.outvars) if i >= carried and var in wanted]
+    renamed: dict[jax_core.Var, Atom] = {}
+    eqns = list(_flat(inner, renamed))
+    results = [_renamed(renamed, inner.outvars[i]) for i in several]
+    eqns = _needed(eqns, results)
+    used = _variables([*results, *(atom for eqn in eqns for atom in eqn.invars)])
+    if not used.isdisjoint(inner.invars[constants : constants + carried]):
+        return None
+    own = [*inner.invars[:constants], *inner.invars[constants + carried :]]
+    turn = jax_core.jaxpr_as_fun(
+        jax_core.ClosedJaxpr(inner.replace(invars=own, outvars=results, eqns=eqns), program.consts)
+    )
+    axes = [None] * constants + [0] * (len(own) - constants)
+    given = [*scan.invars[:constants], *scan.invars[constants + carried :]]
+    made = jax.make_jaxpr(jax.vmap(turn, axes))(
+        *(jax.ShapeDtypeStruct(_aval(a).shape, _aval(a).dtype) for a in given)
+    )
+    names = _constants(made) | dict(zip(made.jaxpr.invars, given, strict=True))
+    turns = list(_flat(made.jaxpr, names))
+    own_results = [_renamed(names, atom) for atom in made.jaxpr.outvars]
+    computed = {var for eqn in turns for var in eqn.outvars}
+    if len(_variables(own_results) & computed) < len(several):  # some are given, or are the same
+        return None
+    to_results: dict[Atom, jax_core.Var] = dict(
+        zip(own_results, (scan.outvars[i] for i in several), strict=True)
+    )
+    return [
+        eqn.replace(
+            invars=[
+                a if isinstance(a, jax_core.Literal) else to_results.get(a, a) for a in eqn.invars
+            ],
+            outvars=[to_results.get(var, var) for var in eqn.outvars],
+        )
+        for eqn in turns
+    ]
+
+
+def _variables(atoms: Sequence[Atom]) -> set[jax_core.Var]:
+    """Without the constants among them."""
+    return {atom for atom in atoms if isinstance(atom, jax_core.Var)}
+
+
+def _ready(
+    eqns: Sequence[jax_core.JaxprEqn], values: Values
+) -> tuple[list[jax_core.JaxprEqn], ...]:
+    """What needs no more than the values, the draws that come next, and what is left after both."""
+    known = set(values)
+    ready, draws, left = list[jax_core.JaxprEqn](), [], []
+    for eqn in eqns:
+        if not all(isinstance(atom, jax_core.Literal) or atom in known for atom in eqn.invars):
+            left.append(eqn)
+        elif _draws(eqn):
+            draws.append(eqn)
+        else:
+            if eqn.primitive.name == "scan":
+                eqn = eqn.replace(params={**eqn.params, "jaxpr": _program(eqn.params["jaxpr"])})
+            ready.append(eqn)
+            known.update(eqn.outvars)
+    return ready, draws, left
+
+
+def _compute(program: jax_core.Jaxpr, eqns: Sequence[jax_core.JaxprEqn], values: Values) -> None:
+    """Compute some operations of a program."""
+    made = [var for eqn in eqns for var in eqn.outvars]
+    used = _variables([atom for eqn in eqns for atom in eqn.invars])
+    given = [var for var in values if var in used]
+    part = program.replace(constvars=[], invars=given, outvars=made, eqns=list(eqns))
+    results = jax_core.jaxpr_as_fun(jax_core.ClosedJaxpr(part, ()))(*(values[v] for v in given))
+    values.update(zip(made, results, strict=True))
+
+
+def _program(program: jax_core.ClosedJaxpr) -> jax_core.ClosedJaxpr:
+    """The same program, with its draws together."""
+    made: jax_core.ClosedJaxpr = jax.make_jaxpr(lambda *own: _evaluate(program, own))(
+        *(jax.ShapeDtypeStruct(a.shape, a.dtype, weak_type=a.weak_type) for a in program.in_avals)
+    )
+    return made
+
+
+def _value(values: Values, atom: Atom) -> Any:
+    return atom.val if isinstance(atom, jax_core.Literal) else values[atom]
+
+
+def _draws(eqn: jax_core.JaxprEqn) -> bool:
+    """Whether an operation is one of those that are done together."""
+    if eqn.primitive.name not in (FOLD, BITS):
+        return False
+    threefry = str(_aval(eqn.invars[0]).dtype) == "key<fry>"
+    partitionable: bool = jax.config.jax_threefry_partitionable  # type: ignore[attr-defined]
+    return threefry and partitionable and eqn.params.get("bit_width", 32) == 32
+
+
+def _groups(draws: Sequence[jax_core.JaxprEqn]) -> Iterator[list[jax_core.JaxprEqn]]:
+    """Draws of one kind and of similar sizes, so that not too much is drawn in vain."""
+    group: list[jax_core.JaxprEqn] = []
+    needed = 0
+    for eqn in sorted(draws, key=lambda eqn: -_length(eqn)):
+        keys = math.prod(_keys(eqn))
+        if group:
+            every = sum(math.prod(_keys(own)) for own in group) + keys
+            spare = every * _length(group[0]) - needed - keys * _length(eqn)
+            if spare > max(SPARE, needed):
+                yield group
+                group, needed = [], 0
+        group.append(eqn)
+        needed += keys * _length(eqn)
+    if group:
+        yield group
+
+
+def _length(eqn: jax_core.JaxprEqn) -> int:
+    """The numbers that are drawn from each key."""
+    return math.prod(eqn.params.get("shape", ()))
+
+
+def _draw(group: Sequence[jax_core.JaxprEqn], values: Values) -> None:
+    """Do draws of one kind, the longest of them first, as one."""
+
+    def joined(place: int) -> Array:
+        """What they are given, one after another."""
+        given = [_value(values, eqn.invars[place]) for eqn in group]
+        shapes = map(_keys, group)
+        return jnp.concatenate(
+            [jnp.broadcast_to(a, shape).reshape(-1) for a, shape in zip(given, shapes, strict=True)]
+        )
+
+    folds = group[0].primitive.name == FOLD
+    if folds:
+        drawn: Array = jax.vmap(jax.random.fold_in)(joined(0), joined(1))
+    else:
+        length = _length(group[0])
+        drawn = jax.vmap(lambda key: jax.random.bits(key, (length,)))(joined(0))
+    start = 0
+    for eqn in group:
+        keys = math.prod(_keys(eqn))
+        own = drawn[start : start + keys]
+        start += keys
+        own = own if folds else own[:, : _length(eqn)]
+        values[eqn.outvars[0]] = own.reshape(_aval(eqn.outvars[0]).shape)
+
+
+def _keys(eqn: jax_core.JaxprEqn) -> tuple[int, ...]:
+    """The shape of the keys of a draw."""
+    shape: tuple[int, ...] = _aval(eqn.outvars[0]).shape
+    return shape[: len(shape) - len(eqn.params.get("shape", ()))]
+
+
+def _aval(atom: Atom) -> jax.core.ShapedArray:
+    return cast(jax.core.ShapedArray, atom.aval)
