@@ -100,7 +100,8 @@ def test_the_numbers_are_the_same(name, partitionable):
 
 
 @pytest.mark.parametrize("name", ["a Flax module", "layers stacked", "deep, with batch norm"])
-def test_the_bits_are_the_same_as_users_compile_it(name):
+def test_the_bits_are_the_same_as_users_compile_it(name, monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
     results = [
         compile_with(FAST_TO_COMPILE, jax.jit(jax.vmap(each)).lower(SEEDS))(SEEDS)
         for each in (FUNCTIONS[name], draws.together(FUNCTIONS[name]))

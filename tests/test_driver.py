@@ -289,12 +289,20 @@ def test_trials_trained_in_chunks_equal_those_trained_at_once(problem, devices):
 
 
 def test_an_option_that_xla_does_not_know_is_left_out(monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
     monkeypatch.setitem(program.FAST_TO_COMPILE, "xla_no_such_option", True)
     double = program.compile_with(program.FAST_TO_COMPILE, jax.jit(lambda x: 2 * x).lower(1.0))
     assert double(3.0) == 6
     monkeypatch.setitem(program.FAST_TO_COMPILE, "xla_backend_optimization_level", "none")
     with pytest.raises(jax.errors.JaxRuntimeError, match="xla_backend_optimization_level"):
         program.compile_with(program.FAST_TO_COMPILE, jax.jit(lambda x: 2 * x).lower(1.0))
+
+
+def test_what_a_user_asks_of_xla_is_left_as_it_is(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=3")
+    options = {"xla_backend_optimization_level": "none", "xla_llvm_disable_expensive_passes": True}
+    double = program.compile_with(options, jax.jit(lambda x: 2 * x).lower(1.0))
+    assert double(3.0) == 6
 
 
 class Compilers:

@@ -1,6 +1,7 @@
 """A program on its devices: training compiled as a batch of trials, and its state between calls."""
 
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -111,8 +112,10 @@ def compile_program(program: Program, task: Task, mesh: Mesh, data: Arrays, lane
 def compile_with(
     options: Mapping[str, str | bool | int], lowered: jax.stages.Lowered
 ) -> jax.stages.Compiled:
-    """Compile with the options, without those that this version of XLA does not know."""
-    options = cast("dict[str, str | bool]", dict(options))  # JAX takes numbers, too
+    """Compile with the options: those that `XLA_FLAGS` does not set, and that this XLA knows."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    own = {name: value for name, value in options.items() if f"--{name}=" not in flags}
+    options = cast("dict[str, str | bool]", own)  # JAX takes numbers, too
     while True:
         try:
             return lowered.compile(options)
