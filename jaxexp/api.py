@@ -40,8 +40,7 @@ from jaxexp.planning import plan as planning
 from jaxexp.planning.cost import Workload
 from jaxexp.planning.nodes import forecast
 from jaxexp.planning.programs import Plan
-from jaxexp.results.dataset import facts, to_dataset
-from jaxexp.results.results import Results
+from jaxexp.results.facts import facts
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Kind, MLPTrial, Trial, text
 from jaxexp.training import step
@@ -55,6 +54,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from jaxexp.cluster.nodes import Cluster
+    from jaxexp.results.results import Results
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., object])
 LIBRARIES = ("jaxexp", "jax", "jaxlib", "flax", "optax", "numpy")  # which decide numbers
@@ -358,12 +358,12 @@ class RunOptions(TypedDict, total=False):
 def run(
     sweep: Sweep | Search, task: Task | None = None, data: Data | None = None,
     **options: Unpack[RunOptions],
-) -> Results: ...  # fmt: skip
+) -> "Results": ...  # fmt: skip
 @overload
 def run(
     sweep: Sequence[Sweep], task: Task | None = None, data: Data | None = None,
     **options: Unpack[RunOptions],
-) -> dict[str, Results]: ...  # fmt: skip
+) -> "dict[str, Results]": ...  # fmt: skip
 @overload
 def run(sweep: PlannedRun, **options: Unpack[RunOptions]) -> Any: ...
 @_named
@@ -382,7 +382,7 @@ def run(
     checkpoint_every: float = EVERY_SECONDS,
     keep_params: bool = True,
     stopping: Stopping = None,
-) -> Results | dict[str, Results]:
+) -> "Results | dict[str, Results]":
     """Train every trial of a sweep, vectorized over all devices, and return the results.
 
     Args:
@@ -465,7 +465,7 @@ def run(
         )
         with contextlib.closing(finished):
             for own, dataset in finished:
-                made[own.name] = Results(dataset, own, planned.task, planned.data, kept)
+                made[own.name] = _results(dataset, own, planned, kept)
     several = not isinstance(sweep, Sweep) and not (
         isinstance(sweep, PlannedRun) and len(sweep.sweeps) == 1
     )
@@ -474,6 +474,15 @@ def run(
         if several
         else next(iter(made.values()))
     )
+
+
+def _results(
+    dataset: "xr.Dataset", sweep: Sweep, planned: PlannedRun, kept: dict[str, Variables]
+) -> "Results":
+    # Imported where training has ended: xarray and pandas take a third of a second.
+    from jaxexp.results.results import Results
+
+    return Results(dataset, sweep, planned.task, planned.data, kept)
 
 
 def train(
@@ -518,6 +527,8 @@ def train(
             for sweep in left:
                 if sweep.name in waiting and records.keys() >= waiting[sweep.name]:
                     del waiting[sweep.name]
+                    from jaxexp.results.dataset import to_dataset
+
                     seconds = {"wall_seconds": time.perf_counter() - started}
                     yield sweep, to_dataset(sweep, records, task, data, environment | seconds)
 
@@ -794,7 +805,7 @@ def check_identity(store: Store, identity: Mapping[str, str]) -> None:
         raise UserError(f"{folder}/{file}: not readable ({error})") from error
 
 
-def write_report(results: Results | Mapping[str, Results], path: str | Path) -> Path:
+def write_report(results: "Results | Mapping[str, Results]", path: str | Path) -> Path:
     """Write a page of the results of any sweep: curves, best trials, a figure for each axis.
 
     Args:
@@ -813,6 +824,7 @@ def write_report(results: Results | Mapping[str, Results], path: str | Path) -> 
     'report.html'
     """
     from jaxexp.report import page, sections
+    from jaxexp.results.results import Results
 
     made = {results.sweep.name: results} if isinstance(results, Results) else results
     if not isinstance(made, dict) or not all(isinstance(own, Results) for own in made.values()):

@@ -15,7 +15,8 @@ from jaxexp.cli import main as cli
 from jaxexp.cli.rundir import RunDirectory
 from jaxexp.cli.session import Command
 from jaxexp.execution.records import TrialRecord
-from jaxexp.results.dataset import host_facts, to_dataset
+from jaxexp.results.dataset import to_dataset
+from jaxexp.results.facts import host_facts
 
 SWEEP = jx.Sweep(
     jx.MLPTrial(epochs=3, depth=1, batch_size=4),

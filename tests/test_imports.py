@@ -209,6 +209,11 @@ def test_the_command_line_starts_at_once():
     assert not loaded("jaxexp.cli.main") & (OPTIONAL | SLOW - {"rich"})
 
 
+def test_training_does_not_wait_for_what_only_results_need():
+    modules = [f"jaxexp.{name}" for name in ("api", "cli.session", "cli.rundir", "cli.inputs")]
+    assert not loaded(*modules) & {"pandas", "xarray"}
+
+
 DOCUMENTED = [m for m, path in MODULES.items() if ">>> " in path.read_text(encoding="utf-8")]
 
 

@@ -307,11 +307,11 @@ class RunDirectory:
 
     def finished(self, sweep: Sweep, note: Callable[[str], None]) -> "xr.Dataset | None":
         """The results of a sweep that is complete already; `note` says what cannot be used."""
-        from jaxexp.results import dataset as results
-
         file = self.results / f"{sweep.name}.nc"
         if not file.is_file():
             return None
+        from jaxexp.results import dataset as results
+
         try:
             dataset = results.load(file)
         except UserError as error:

@@ -384,13 +384,13 @@ class Session:
         self, directory: RunDirectory, sweeps: list[Sweep], planned: "PlannedRun"
     ) -> "Callable[[TrialRecord], None]":
         """Saves the models of the sweeps, as their trials finish."""
-        from jaxexp.results import models
-
         trials = {sweep.name: set(sweep.trials()) for sweep in sweeps}
         names = {} if planned.data.classes is None else {"classes": list(planned.data.classes)}
         attrs = {**planned.data.attrs, **names}
 
         def save(record: "TrialRecord") -> None:
+            from jaxexp.results import models  # with xarray and pandas, which take their time
+
             for name, own in trials.items():
                 if record.trial in own:
                     models.save(directory.models, name, record, attrs)

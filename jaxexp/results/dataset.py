@@ -2,10 +2,7 @@
 
 import io
 import json
-import platform
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import TypeAlias
 
@@ -16,7 +13,7 @@ from jaxexp.base.errors import UserError
 from jaxexp.base.files import read_sealed, write_whole
 from jaxexp.base.words import count
 from jaxexp.execution.records import TrialRecord
-from jaxexp.planning.programs import Plan
+from jaxexp.results.facts import host_facts
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial, text
 from jaxexp.training.data import Attributes, Data
@@ -26,7 +23,6 @@ from jaxexp.training.task import Task
 SPLITS = ("train", "validation", "test")
 # Dimensions, array and attributes, as xarray takes them.
 Variable: TypeAlias = tuple[tuple[str, ...], np.ndarray, Mapping[str, str]]
-Facts: TypeAlias = dict[str, str | int]
 
 
 def to_dataset(
@@ -186,19 +182,6 @@ def _is_other(value: object) -> bool:
     return not isinstance(value, bool | int | float | str)
 
 
-def facts(plan: Plan, device: str, devices: int) -> Facts:
-    """What decides a result beside the sweep: versions, devices, plan, and when it was made."""
-    precisions = {t.matmul_precision for program in plan.programs for t in program.trials}
-    return _environment() | {
-        "device": device,
-        "precision": ", ".join(sorted(precisions)),  # of products
-        "devices": devices,
-        "programs": len(plan.programs),
-        "plan_trials": plan.trials,
-        "plan": str(plan),
-    }
-
-
 def external_results(
     sweep: Sweep, problem: tuple[Task, Data], *, model: str,
     metrics: Mapping[str, Mapping[str, float]], seconds: float,
@@ -264,26 +247,6 @@ def external_results(
     return dataset.assign_attrs(
         train_evaluation=f"all {count(data.counts['train'], 'training example')}"
     )
-
-
-def host_facts(plan: str, trials: int) -> Facts:
-    """The same of trials that another library has fitted on the host, as `plan` says."""
-    return _environment() | {
-        "device": platform.machine(),
-        "devices": 1,
-        "programs": 0,
-        "plan_trials": trials,
-        "plan": plan,
-    }
-
-
-def _environment() -> Facts:
-    return {
-        **{name: version(name) for name in ("jaxexp", "jax", "jaxlib", "flax", "optax", "numpy")},
-        "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}",
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
 
 
 def save(dataset: xr.Dataset, path: Path) -> None:
