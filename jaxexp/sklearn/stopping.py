@@ -50,11 +50,10 @@ class NoImprovement:
 
     def _count(self, cost_TxE: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Epochs without an improvement, and the epoch of the best, (T,) each."""
-        trials = len(cost_TxE)
-        best_T, waited_T, epoch_T = np.full(trials, np.inf), np.zeros(trials, int), np.zeros(trials)
-        for epoch, cost_T in enumerate(cost_TxE.T, 1):
-            worse_T = ~(cost_T <= best_T - self.tol) | np.isinf(cost_T)
-            waited_T = np.where(worse_T, waited_T + 1, 0)
-            epoch_T = np.where(cost_T < best_T, epoch, epoch_T)
-            best_T = np.minimum(best_T, cost_T)
-        return waited_T, epoch_T
+        epoch_E = np.arange(1, cost_TxE.shape[1] + 1)
+        best_TxE = np.minimum.accumulate(cost_TxE, axis=1)
+        before_TxE = np.pad(best_TxE[:, :-1], ((0, 0), (1, 0)), constant_values=np.inf)
+        better_TxE = (cost_TxE <= before_TxE - self.tol) & ~np.isinf(cost_TxE)
+        improved_T = np.where(better_TxE, epoch_E, 0).max(1, initial=0)
+        epoch_T = np.where(cost_TxE < before_TxE, epoch_E, 0).max(1, initial=0)
+        return len(epoch_E) - improved_T, epoch_T
