@@ -201,13 +201,13 @@ def enough_at_once(cost: Cost, rows: int, machine: Machine) -> float:
     """How many trials side by side a device needs to be as fast as with more of them.
 
     Fewer keep less in the cache, and where trials end early, what is left fills fewer chunks.
-    Measured on a CPU: 4 where a step is nearly all arithmetic, 32 where it is nearly all overhead
+    Measured on a CPU: 8 where a step is nearly all arithmetic, 32 where it is nearly all overhead
     of its operations. Accelerators want all there are.
     """
     if machine.one_by_one is None:
         return math.inf
     overhead, step = cost.launches * machine.launch_seconds, _step(cost, rows, machine)
-    return max(4.0, 32 * overhead / step if step else 0.0)
+    return max(8.0, 32 * overhead / step if step else 0.0)
 
 
 def stacked(loads: Sequence[Load]) -> Load:
