@@ -264,11 +264,13 @@ def lowered_in_turn(
             def one(own: dict[int, PyTree]) -> PyTree:
                 return function(*(own.get(i, a) for i, a in enumerate(given)))
 
-            if lanes == chunk * len(program.devices) and not program.one_by_one:
-                return jax.vmap(one)(own)  # quicker to trace than a loop of one chunk
+            # A batch of one takes a CPU up to three times as long as the trial itself.
+            several = jax.vmap(one) if chunk > 1 else _without_axis(one)
+            if lanes == chunk * len(program.devices):
+                return several(own)  # quicker to trace than a loop of one chunk
             if changes:
-                return _changed(one, own, changes, arguments[-1], chunk, program.one_by_one)
-            return jax.lax.map(one, own, batch_size=None if program.one_by_one else chunk)
+                return _changed(several, own, changes, arguments[-1], chunk)
+            return jax.lax.map(one, own, batch_size=chunk if chunk > 1 else None)
 
         specs_of_all = (*specs, SHARED) if changes else specs
         # Trials never communicate, so there is nothing for shard_map to check.
@@ -315,11 +317,23 @@ def lowered_in_turn(
         yield name, traced_function
 
 
+def _without_axis(
+    function: Callable[[dict[int, PyTree]], PyTree],
+) -> Callable[[dict[int, PyTree]], PyTree]:
+    """The function of one trial, for a leading axis of one."""
+
+    def only(own: dict[int, PyTree]) -> PyTree:
+        made = function(jax.tree.map(lambda a: a[0], own))
+        return jax.tree.map(lambda a: a[None], made)
+
+    return only
+
+
 def _changed(
     function: Callable[[dict[int, PyTree]], PyTree], own: dict[int, PyTree],
-    changes: tuple[int, ...], chunks: Number, chunk: int, one_by_one: bool,
+    changes: tuple[int, ...], chunks: Number, chunk: int,
 ) -> PyTree:  # fmt: skip
-    """The arguments that the function of one trial changes, for the first so many chunks of trials.
+    """The arguments that the function of a chunk changes, for the first so many chunks of trials.
 
     `own` are its arguments, by their places, with a leading axis of trials. How many chunks there
     are is known when it is called, so that nothing is compiled again when trials have ended.
@@ -330,11 +344,7 @@ def _changed(
         part = jax.tree.map(
             lambda a: jax.lax.dynamic_slice_in_dim(a, first, chunk), {**own, **changed}
         )
-        if one_by_one:
-            made = function(jax.tree.map(lambda a: a[0], part))
-            made = jax.tree.map(lambda a: a[None], made)
-        else:
-            made = jax.vmap(function)(part)
+        made = function(part)
         made = dict(zip(changes, made if len(changes) > 1 else (made,), strict=True))
         written: dict[int, PyTree] = jax.tree.map(
             lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new, first, 0), changed, made
