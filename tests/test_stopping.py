@@ -179,6 +179,7 @@ def test_chunks_that_no_trial_needs_stand_still(name, one_by_one, problem, devic
     )
     made = dataclasses.replace(whole, programs=(program,))
     compiled = count_calls(monkeypatch, compiling, "_compile")
+    asked = count_calls(monkeypatch, compiling, "compile_program")
 
     def run(rule=None) -> dict:
         batches = stream(made, *problem, devices[:2], control=Control(rule))
@@ -195,6 +196,8 @@ def test_chunks_that_no_trial_needs_stand_still(name, one_by_one, problem, devic
     monkeypatch.setattr(RunningProgram, "call", call)
     records = run(RULES[name])
     assert len(compiled) <= 1  # none, if another test has compiled the same
+    if name != "together":  # which begins anew after its rungs
+        assert len(asked) == 2  # once in each run: nothing is traced again, either
     full = 4 if one_by_one else 2
     assert chunks[0] == full
     assert sorted(chunks, reverse=True) == chunks

@@ -115,8 +115,8 @@ def compile_with(
     options: Mapping[str, str | bool | int], lowered: jax.stages.Lowered
 ) -> jax.stages.Compiled:
     """Compile with the options: those that `XLA_FLAGS` does not set, and that this XLA knows."""
-    flags = os.environ.get("XLA_FLAGS", "")
-    own = {name: value for name, value in options.items() if f"--{name}=" not in flags}
+    flags = {flag.partition("=")[0] for flag in os.environ.get("XLA_FLAGS", "").split()}
+    own = {name: value for name, value in options.items() if f"--{name}" not in flags}
     options = cast("dict[str, str | bool]", own)  # JAX takes numbers, too
     while True:
         try:
@@ -292,9 +292,8 @@ def lowered_in_turn(
     def of_products(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
         return precision.rounded(function, products)
 
-    init_jit = batched(
-        draws.together(traced.init), TRIALS, SHARED
-    )  # the same start for every precision
+    # The same start for every precision.
+    init_jit = batched(draws.together(traced.init), TRIALS, SHARED)
     owned = (TRIALS,) * 3
     steps_jit = batched(
         of_products(traced.steps), *owned, *(SHARED,) * 4, changes=(1, 2), donate=(1,)
@@ -435,8 +434,6 @@ class RunningProgram:
     def compile(self) -> None:
         """Compile for the trials in the lanes, and place what differs between them."""
         self._fill()
-        own = jax.tree.map(lambda a: a[self.places], self.values)
-        self.leaves = self._put(self._in_lanes(own), TRIALS)
         try:
             self.compiled = compile_program(
                 self.program, self.task, self.mesh, self.data, self.lanes
@@ -524,9 +521,13 @@ class RunningProgram:
         """
         own = np.searchsorted(self.places, places)
         kept = self.to_host((self.state, self.record, self.best))
+        compiled = lanes == self.lanes
         self.places, self.lanes = places, lanes
         del self.state, self.record, self.best  # their memory first
-        self.compile()
+        if compiled:
+            self._fill()
+        else:
+            self.compile()
         self.state, self.record, self.best = self._put(
             self._in_lanes(jax.tree.map(lambda a: a[own], kept)), TRIALS
         )
@@ -540,8 +541,7 @@ class RunningProgram:
         source = self._lane_of[np.searchsorted(self.places, change.source[self.places])]
         source = self._put(self._in_lanes(source), TRIALS)
         self.state = self._put(_take(self.state, source), TRIALS)
-        own = jax.tree.map(lambda a: a[self.places], self.values)
-        self.leaves = self._put(self._in_lanes(own), TRIALS)
+        self._place_values()
 
     def to_host(self, tree: PyTree) -> PyTree:
         """Copies on the host, without the lanes that fill up: later calls reuse the memory."""
@@ -555,15 +555,20 @@ class RunningProgram:
         return jax.tree.map(copy, tree)
 
     def _fill(self) -> None:
-        """Say which trial is in which lane."""
+        """Say which trial is in which lane, and place what differs between them."""
         trials, devices = len(self.places), len(self.program.devices)
         of_device, own = math.ceil(trials / devices), self.lanes // devices
         row = np.arange(trials)
-        self._trials_of = np.bincount(row // of_device, minlength=devices)  # each device
+        self._trials_of = np.bincount(row // of_device, minlength=devices)  # of each device
         self._lane_of = row // of_device * own + row % of_device  # of each trial
         self._row_of = np.full(self.lanes, trials - 1)  # of the trials, in each lane
         self._row_of[self._lane_of] = row
         (self.chunks,) = self._numbers(chunks_of(self.program, self.lanes, trials))
+        self._place_values()
+
+    def _place_values(self) -> None:
+        own = jax.tree.map(lambda a: a[self.places], self.values)
+        self.leaves = self._put(self._in_lanes(own), TRIALS)
 
     def _lanes_of(self) -> np.ndarray:
         """The place of the trial in each lane, (lanes,)."""
@@ -622,7 +627,7 @@ def chunks_of(program: Program, lanes: int, trials: int) -> int:
     return math.ceil(math.ceil(trials / len(program.devices)) / chunk_of(program, lanes))
 
 
-def trained(program: Program, lanes: int, trials: int) -> int:
-    """In how many of so many lanes something is computed, of so many trials."""
+def lanes_computed(program: Program, lanes: int, trials: int) -> int:
+    """In how many of so many lanes something is computed, where they hold so many trials."""
     chunks = chunks_of(program, lanes, trials)
     return chunks * chunk_of(program, lanes) * len(program.devices)

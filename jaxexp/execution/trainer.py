@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from jaxexp.base.errors import InterruptedRunError, UserError
 from jaxexp.base.words import count
 from jaxexp.execution.control import RUNNING, Change, Control, Curves
-from jaxexp.execution.program import Call, RunningProgram, filled, state_like, trained
+from jaxexp.execution.program import Call, RunningProgram, filled, lanes_computed, state_like
 from jaxexp.execution.records import End, Snapshot, TrialRecord, make_records
 from jaxexp.planning.programs import Program
 from jaxexp.training import step
@@ -30,6 +30,7 @@ from jaxexp.training.task import Arrays, Task, directions
 from jaxexp.training.trees import PyTree
 
 CALL_SECONDS = 1.0  # of one call: a run can stop, and save, between two of them
+ENOUGH_LESS = 7 / 8  # of what is computed: states are not moved for trials that save less
 FIRST_CALL = 4  # steps, or batches, when nobody knows yet how long they take
 
 
@@ -438,7 +439,11 @@ class Training:
                 own.compact(left, lanes)
             self.compile_seconds += time.perf_counter() - started
             self.progress.moved(self.program, epoch)
-        elif trained(own.program, lanes, len(left)) < trained(own.program, lanes, len(own.places)):
+            return
+        now, then = (
+            lanes_computed(own.program, lanes, len(places)) for places in (own.places, left)
+        )
+        if then <= ENOUGH_LESS * now:
             own.compact(left, lanes)
 
     def _stop(self, epoch: int, places: np.ndarray) -> None:
@@ -461,8 +466,8 @@ class Training:
         fewer = filled(program, trials)
         estimate = program.estimate
         lane_epoch = estimate.seconds / len(program.trials) / program.epochs
-        less = trained(program, lanes, trials) - trained(program, fewer, trials)
-        saved = less * lane_epoch * (program.epochs - epoch) / len(program.devices)
+        now, then = (lanes_computed(program, each, trials) for each in (lanes, fewer))
+        saved = (now - then) * lane_epoch * (program.epochs - epoch) / len(program.devices)
         return fewer if saved > estimate.shared_compile_seconds else lanes
 
     def _of_all(self, own: RunningProgram, asked: np.ndarray, change: Change) -> Change:
