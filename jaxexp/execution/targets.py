@@ -160,6 +160,7 @@ def _told(target: Target) -> Iterator[None]:
             "TPU_SKIP_MDS_QUERY": "1",  # there is no machine to ask
             "TPU_ACCELERATOR_TYPE": target.accelerator,
             "TPU_WORKER_HOSTNAMES": "localhost",
+            "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # one process at a time may use chips, but compile
         }
     before = {name: os.environ.get(name) for name in told}
     os.environ.update(told)
