@@ -156,12 +156,10 @@ def test_its_parameters_are_those_of_the_epoch_in_which_it_ended(problem, device
 @pytest.mark.parametrize("name", RULES)
 def test_smaller_batches_go_on_with_the_same_numbers(name, problem, devices, alone, monkeypatch,
                                                      compacts):  # fmt: skip
-    lanes, compact = [], RunningProgram.compact
-    monkeypatch.setattr(
-        RunningProgram, "compact", lambda run, *own: lanes.append(own[1]) or compact(run, *own)
-    )
+    compacted = count_calls(monkeypatch, RunningProgram, "compact")
     records = train(problem, devices[:2], RULES[name])
     if name == "each":
+        lanes = [lanes for _, _, lanes in compacted]
         assert lanes == [6, 4, 2] or lanes == [4, 2]
     if name == "copies":
         return
@@ -256,10 +254,7 @@ def test_a_smaller_batch_that_several_programs_have_is_compiled_once(
     """What one of them saves is compared with its share, in a run that resumes as well."""
     lane_epoch = parts(1.0).programs[0].estimate.seconds / 4 / 6
     saved = (4 - 1) * lane_epoch * (6 - 1)
-    lanes, compact = [], RunningProgram.compact
-    monkeypatch.setattr(
-        RunningProgram, "compact", lambda run, *own: lanes.append(own[1]) or compact(run, *own)
-    )
+    compacted = count_calls(monkeypatch, RunningProgram, "compact")
     monkeypatch.setattr(trainer, "CALL_SECONDS", 0)
     monkeypatch.setattr(trainer, "FIRST_CALL", 2)
 
@@ -272,18 +267,18 @@ def test_a_smaller_batch_that_several_programs_have_is_compiled_once(
     for seconds, expected in ((1.5 * saved, [1, 1]), (2.5 * saved, [])):
         made = parts(seconds)
         whole = run()
-        assert lanes == expected
+        assert [lanes for _, _, lanes in compacted] == expected
         assert sorted(map(epochs_of, whole.values())) == [1] * 6 + [6] * 2
-        lanes.clear()
+        compacted.clear()
         for left in (calls, 10**9):
             watch = StopAfter(left)
             keeper = Checkpoints(tmp_path / f"{seconds}", watch.notes.append)
             with contextlib.closing(keeper), contextlib.suppress(InterruptedRunError):
                 records = run(progress=watch, checkpointer=keeper, stop=watch.stop)
-        assert lanes == expected
+        assert [lanes for _, _, lanes in compacted] == expected
         for trial, record in records.items():
             assert_begins_like(record, whole[trial], exact=True)
-        lanes.clear()
+        compacted.clear()
 
 
 @pytest.mark.parametrize("calls", [3, 11, 23])

@@ -154,6 +154,7 @@ class Training:
         self.own: RunningProgram | None = None  # on the devices, while it trains
         self.snapshot: Snapshot | None = None  # to go on from; kept no longer than it is needed
         self._epochs_T = np.array([trial.epochs for trial in program.trials])
+        self._batch_size_T = np.array([trial.batch_size for trial in program.trials])
         self._lengths = sorted({(trial.epochs, place) for trial, place in program.members})
         self._begun = False
         self.compiled = False  # whether it has trained, or is about to
@@ -501,10 +502,9 @@ class Training:
         task, name = self.shared.task, metric.removeprefix(RUNNING)
         if metric == f"{RUNNING}loss":
             loss, weight = record.step_loss_S, record.step_weight_S
-            size_T = np.array([trial.batch_size for trial in self.program.trials])
-            loss_T = np.zeros(len(size_T), np.float32)
+            loss_T = np.zeros(len(self.program.trials), np.float32)
             for size in self.program.batch_sizes:
-                own = size_T == size
+                own = self._batch_size_T == size
                 weight_S = None if weight is None else np.asarray(weight)[own]
                 loss_T[own] = step.running_loss(
                     size, np.asarray(loss)[own], weight_S, self.shared.examples

@@ -38,10 +38,8 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "identity": lambda x: x,
 }
 SINE_FREQUENCIES = np.arange(1, 11, dtype=np.float32) / 10  # 0.1, 0.2 … 1.0, radians per degree
-PART_UNITS, MOST_PARTS = (
-    16,
-    6,
-)  # of parts of a product of which one is computed: a multiple; how many
+PART_UNITS = 16  # those of a part of a product, of which one is computed, are a multiple of it
+MOST_PARTS = 6
 UNROLLED_LAYERS = 16  # deeper stacks are a loop: 100 layers compile in seconds
 Parts: TypeAlias = tuple[tuple[int, int], ...]  # of a product: units and inputs of each
 

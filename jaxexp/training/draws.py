@@ -227,17 +227,17 @@ def _draws(eqn: jax_core.JaxprEqn) -> bool:
 def _groups(draws: Sequence[jax_core.JaxprEqn]) -> Iterator[list[jax_core.JaxprEqn]]:
     """Draws of one kind and of similar sizes, so that not too much is drawn in vain."""
     group: list[jax_core.JaxprEqn] = []
-    needed = 0
-    for eqn in sorted(draws, key=lambda eqn: -_length(eqn)):
-        keys = math.prod(_keys(eqn))
+    keys = needed = 0  # of the group
+    for eqn in sorted(draws, key=_length, reverse=True):
+        own_keys = math.prod(_keys(eqn))
+        own = own_keys * _length(eqn)
         if group:
-            every = sum(math.prod(_keys(own)) for own in group) + keys
-            spare = every * _length(group[0]) - needed - keys * _length(eqn)
+            spare = (keys + own_keys) * _length(group[0]) - needed - own
             if spare > max(SPARE, needed):
                 yield group
-                group, needed = [], 0
+                group, keys, needed = [], 0, 0
         group.append(eqn)
-        needed += keys * _length(eqn)
+        keys, needed = keys + own_keys, needed + own
     if group:
         yield group
 
