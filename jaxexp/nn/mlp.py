@@ -11,9 +11,8 @@ padded in the same way where its program holds other shapes too; in a program of
 Shapes: B examples, C classes, F features, L hidden layers, W units of a layer.
 """
 
-import functools
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias, TypedDict
+from typing import NamedTuple, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +20,7 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
+from jaxexp.nn.loops import Layers, first_layers
 from jaxexp.nn.norm import BatchNorm
 from jaxexp.spec.padding import Choice, Size, Traced, choose, largest, value
 from jaxexp.spec.trial import MLPTrial
@@ -38,10 +38,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "identity": lambda x: x,
 }
 SINE_FREQUENCIES = np.arange(1, 11, dtype=np.float32) / 10  # 0.1, 0.2 … 1.0, radians per degree
-PART_UNITS = 16  # those of a part of a product, of which one is computed, are a multiple of it
-MOST_PARTS = 6
 UNROLLED_LAYERS = 16  # deeper stacks are a loop: 100 layers compile in seconds
-Parts: TypeAlias = tuple[tuple[int, int], ...]  # of a product: units and inputs of each
 
 
 class Layer(NamedTuple):
@@ -94,69 +91,11 @@ def _product_backward(saved: tuple[Array, Array], dy_OxB: Array) -> tuple[Array,
 product.defvjp(_product_forward, _product_backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def product_in_part(parts: Parts, place: Array, kernel_OxF: Array, x_FxB: Array) -> Array:
-    """`product` of the first units and inputs alone, as many as a part says; zeros elsewhere.
-
-    `place`, (), is that of the part, from 1; at 0, nothing is computed. Where trials train one
-    after another, only the part that is taken takes time. (`jax.lax.switch` differentiated by JAX
-    would keep what any of its branches needs.)
-    """
-
-    def part(units: int, inputs: int) -> Callable[[Array, Array], Array]:
-        def own(kernel_OxF: Array, x_FxB: Array) -> Array:
-            return _pad(kernel_OxF[:units, :inputs] @ x_FxB[:inputs], whole)
-
-        return own
-
-    whole = kernel_OxF.shape[0], x_FxB.shape[1]
-    branches = [lambda *_: jnp.zeros(whole, x_FxB.dtype), *(part(*own) for own in parts)]
-    made: Array = jax.lax.switch(place, branches, kernel_OxF, x_FxB)
-    return made
-
-
-def _in_part_forward(
-    parts: Parts, place: Array, kernel_OxF: Array, x_FxB: Array
-) -> tuple[Array, tuple[Array, Array, Array]]:
-    return product_in_part(parts, place, kernel_OxF, x_FxB), (place, kernel_OxF, x_FxB)
-
-
-def _in_part_backward(
-    parts: Parts, saved: tuple[Array, Array, Array], dy_OxB: Array
-) -> tuple[None, Array, Array]:
-    def part(units: int, inputs: int) -> Callable[..., tuple[Array, Array]]:
-        def own(kernel_OxF: Array, x_FxB: Array, dy_OxB: Array) -> tuple[Array, Array]:
-            factors = kernel_OxF[:units, :inputs], x_FxB[:inputs]
-            grads = _product_backward(factors, dy_OxB[:units])
-            return _pad(grads[0], kernel_OxF.shape), _pad(grads[1], x_FxB.shape)
-
-        return own
-
-    def nothing(kernel_OxF: Array, x_FxB: Array, _: Array) -> tuple[Array, Array]:
-        return jnp.zeros_like(kernel_OxF), jnp.zeros_like(x_FxB)
-
-    place, kernel_OxF, x_FxB = saved
-    branches = [nothing, *(part(*own) for own in parts)]
-    grads: tuple[Array, Array] = jax.lax.switch(place, branches, kernel_OxF, x_FxB, dy_OxB)
-    return None, *grads
-
-
-product_in_part.defvjp(_in_part_forward, _in_part_backward)
-
-
-def _pad(matrix: Array, shape: tuple[int, ...]) -> Array:
-    """With zeros past its rows and columns."""
-    return jnp.pad(matrix, [(0, n - own) for n, own in zip(shape, matrix.shape, strict=True)])
-
-
 class Affine(nn.Module):
     """kernel @ x + bias, with PyTorch's default initialisation."""
 
     units: int
     padded: bool = False  # whether some units or inputs are not the trial's
-    # Of parts of the units, and of the inputs, of which a branch computes the trial's own alone.
-    sizes: tuple[int, ...] = ()
-    input_sizes: tuple[int, ...] = ()
 
     @nn.compact
     def __call__(self, x_FxB: Array, units: Traced, inputs: Traced) -> Array:
@@ -167,15 +106,7 @@ class Affine(nn.Module):
         if self.padded:  # zero already, but what stands in the padding must never be read
             kernel = jnp.where(_inside(shape, units, inputs), kernel, 0)
             bias = jnp.where(_inside(shape[:1], units, inputs), bias, 0)
-        if not (self.sizes or self.input_sizes):
-            return product(kernel, x_FxB) + bias[:, None]
-        of_parts = self.sizes or self.input_sizes
-        whole = [(size,) * len(of_parts) for size in shape]
-        parts = tuple(zip(self.sizes or whole[0], self.input_sizes or whole[1], strict=True))
-        most = jnp.maximum(units if self.sizes else 0, inputs if self.input_sizes else 0)
-        place = 1 + (most > jnp.array(of_parts)).sum()
-        place = jnp.where(jnp.asarray(units) > 0, place, 0)
-        return product_in_part(parts, place, kernel, x_FxB) + bias[:, None]
+        return product(kernel, x_FxB) + bias[:, None]
 
 
 def dropout(h_WxB: Array, rate: Traced, word: Array) -> Array:
@@ -198,16 +129,13 @@ class Hidden(nn.Module):
     residual: bool | Choice[bool]
     dropout: Traced
     padded: bool  # whether units or inputs past the trial's are to be kept at zero
-    skipped: bool  # whether the layer may lie past the trial's depth,
-    sizes: tuple[int, ...]  # as of `Affine`,
-    input_sizes: tuple[int, ...]
+    skipped: bool  # whether the layer may lie past the trial's depth
     train: bool
 
     @nn.compact
     def __call__(self, x_FxB: Array, mask_B: Array, layer: Layer) -> tuple[Array, None]:
         """(F, B) to (W, B); the None is what `nn.scan` wants."""
-        affine = Affine(self.width, self.padded, self.sizes, self.input_sizes, name="affine")
-        h_WxB = affine(x_FxB, layer.units, layer.inputs)
+        h_WxB = Affine(self.width, self.padded, name="affine")(x_FxB, layer.units, layer.inputs)
         if isinstance(self.batch_norm, Choice) or self.batch_norm:
             norm = BatchNorm(channel_axis=0, padded=self.padded, name="norm")
             normed_WxB = norm(h_WxB, mask_B, layer.units, train=self.train)
@@ -264,25 +192,17 @@ class MLP(nn.Module):
         }
         padded = isinstance(trial.width, Size)
         units = trial.width[0] if isinstance(trial.width, tuple) else largest(trial.width)
-        sizes = self._sizes(units)
         first = Hidden(
-            **options, width=units, residual=False, skipped=False, sizes=sizes, input_sizes=(),
+            **options, width=units, residual=False, skipped=False,
             padded=padded or isinstance(trial.features, Choice), name="first",
         )  # fmt: skip
         h_WxB, _ = first(h_FxB, mask_B, Layer(widths_L[0], inputs, True, words_L[0]))
         if isinstance(trial.width, tuple):
             h_WxB = self._ragged(h_WxB, mask_B, words_L, options)
         elif count > 1:
-            h_WxB = self._stacked(h_WxB, mask_B, widths_L, words_L, options, sizes)
-        last = Affine(self.classes, padded, (), sizes, name="last")
+            h_WxB = self._stacked(h_WxB, mask_B, widths_L, words_L, options)
+        last = Affine(self.classes, padded, name="last")
         return last(h_WxB, self.classes, widths_L[depth - 1])
-
-    def _sizes(self, units: int) -> tuple[int, ...]:
-        """Of parts of so many units, of which a branch computes the trial's own alone."""
-        width, depth = self.trial.width, self.trial.depth
-        if isinstance(width, Size) and width.branches:
-            return parts_of(width.smallest, units)
-        return (units,) if isinstance(depth, Size) and depth.branches else ()
 
     def _ragged(self, h_WxB: Array, mask_B: Array, words_L: Array, options: _Options) -> Array:
         """Hidden layers past the first one, each of its own size."""
@@ -290,17 +210,26 @@ class MLP(nn.Module):
         for i in range(1, len(widths)):
             hidden = Hidden(
                 **options, width=widths[i], residual=False, padded=False, skipped=False,
-                sizes=(), input_sizes=(), name=f"hidden_{i}",
+                name=f"hidden_{i}",
             )  # fmt: skip
             h_WxB, _ = hidden(h_WxB, mask_B, Layer(widths[i], widths[i - 1], True, words_L[i]))
         return h_WxB
 
     def _stacked(
-        self, h_WxB: Array, mask_B: Array, widths_L: Array, words_L: Array, options: _Options,
-        sizes: tuple[int, ...],
-    ) -> Array:  # fmt: skip
+        self, h_WxB: Array, mask_B: Array, widths_L: Array, words_L: Array, options: _Options
+    ) -> Array:
         """Hidden layers past the first one, all of one size."""
         trial, count = self.trial, len(widths_L)
+        depth, width = trial.depth, len(h_WxB)
+        padded = isinstance(trial.width, Size)
+        if isinstance(depth, Size) and depth.branches and not self.is_initializing():
+            every_L = jnp.ones(count - 1, bool)  # none that is reached lies past the depth
+            layer_L = Layer(widths_L[1:], widths_L[:-1], every_L, words_L[1:])
+            hidden = Hidden(
+                **options, width=width, residual=trial.residual, skipped=False, padded=padded,
+                parent=None,
+            )  # fmt: skip
+            return self._as_deep(hidden, h_WxB, mask_B, layer_L, depth.value - 1)
         unrolled = count - 1 <= UNROLLED_LAYERS and not self.is_initializing()
         stack = nn.scan(
             Hidden,
@@ -310,16 +239,36 @@ class MLP(nn.Module):
             length=count - 1,
             unroll=count - 1 if unrolled else 1,
         )
-        active_L = jnp.arange(1, count) < value(trial.depth)
-        skipped = isinstance(trial.depth, Size)
+        active_L = jnp.arange(1, count) < value(depth)
+        skipped = isinstance(depth, Size)
         units_L = jnp.where(active_L, widths_L[1:], 0) if skipped else widths_L[1:]
-        hidden = stack(
-            **options, width=len(h_WxB), residual=trial.residual, skipped=skipped, name="hidden",
-            padded=skipped or isinstance(trial.width, Size),
-            sizes=sizes, input_sizes=sizes,
+        layers = stack(
+            **options, width=width, residual=trial.residual, skipped=skipped,
+            padded=skipped or padded, name="hidden",
         )  # fmt: skip
-        layer = Layer(units_L, widths_L[:-1], active_L, words_L[1:])
-        h_WxB, _ = hidden(h_WxB, mask_B, layer)
+        h_WxB, _ = layers(h_WxB, mask_B, Layer(units_L, widths_L[:-1], active_L, words_L[1:]))
+        return h_WxB
+
+    def _as_deep(
+        self, hidden: Hidden, h_WxB: Array, mask_B: Array, layer_L: Layer, count: Array
+    ) -> Array:
+        """The first `count` of the stacked layers alone, which saves time where nothing is batched.
+
+        Where trials train one after another, that is.
+        """
+
+        def apply(mask_B: Array, h_WxB: Array, params: PyTree, own: PyTree) -> tuple[Array, PyTree]:
+            layer, stats = own
+            variables = {"params": params, "batch_stats": stats}
+            (h_WxB, _), new = hidden.apply(variables, h_WxB, mask_B, layer, mutable=["batch_stats"])
+            return h_WxB, new.get("batch_stats", {})
+
+        params_L: PyTree = self.get_variable("params", "hidden")
+        stats_L: PyTree = self.get_variable("batch_stats", "hidden", {})
+        layers = Layers(mask_B, params_L, (layer_L, stats_L), stats_L)
+        h_WxB, stats_L = first_layers(apply, count, h_WxB, layers)
+        if self.train and stats_L:
+            self.put_variable("batch_stats", "hidden", stats_L)
         return h_WxB
 
     def _features(self, x_FxB: Array) -> tuple[Array, int | Array]:
@@ -341,19 +290,6 @@ class MLP(nn.Module):
         return choose(features, lambda n: padded[n]), choose(
             features, lambda n: options[n].shape[0]
         )
-
-
-def parts_of(smallest: int, units: int) -> tuple[int, ...]:
-    """Sizes of parts of so many units, each about three quarters of the next.
-
-    >>> parts_of(8, 64), parts_of(60, 64), parts_of(8, 1024)
-    ((16, 32, 48, 64), (64,), (256, 336, 432, 576, 768, 1024))
-    """
-    made = [units]
-    while made[0] - PART_UNITS >= smallest and len(made) < MOST_PARTS:
-        next_size = -(-3 * made[0] // 4 // PART_UNITS) * PART_UNITS
-        made.insert(0, min(next_size, (-(-made[0] // PART_UNITS) - 1) * PART_UNITS))
-    return tuple(made)
 
 
 def for_each_layer(widths: int | tuple[int, ...] | Array, count: int) -> Array:

@@ -24,7 +24,10 @@ class Cost:
 class OneByOne:
     """What is different where a device trains one trial after another."""
 
+    turn_seconds: float  # overhead of each batch or microbatch
     launch_seconds: float  # overhead of one operation of a step
+    activation_seconds: float  # as of `Machine`, and so is
+    gather_seconds: float
     compilation: float  # how much longer it compiles
 
 
@@ -37,15 +40,18 @@ class Machine:
     activation_seconds: float  # of each activation of a step: what is done to it beside products
     update_seconds: float  # of each parameter and step
     gather_seconds: float  # of each parameter and microbatch: its gradient is summed
-    compile_seconds: float  # to compile a program
+    compile_seconds: float  # of a core, to trace and compile a program
     cache_bytes: float  # of activations that a device should hold at a time
     state_bytes: float  # of what a program trains: trials beyond it wait for another program
     one_by_one: OneByOne | None = None  # None where trials are not to train one after another
 
 
-# Of the CPU: measured on one core of an AMD EPYC. Of the others: given, not measured.
+# Of the CPU: measured on one core of an AMD EPYC, and of what is different one by one, on one of an
+# Intel Xeon, where steps of trials side by side took 1.3 times as long. Of the others: given, not
+# measured.
+ONE_BY_ONE = OneByOne(12e-6, 2.4e-6, 7e-10, 6e-10, 1.1)
 MACHINES = {
-    "cpu": Machine(90e9, 0.7e-6, 4e-10, 1.4e-9, 3e-10, 3.0, 5e6, 1e9, OneByOne(2e-6, 1.3)),
+    "cpu": Machine(90e9, 0.7e-6, 4e-10, 1.4e-9, 3e-10, 5.0, 5e6, 1e9, ONE_BY_ONE),
     "gpu": Machine(5e12, 5e-6, 0.0, 0.0, 1e-11, 10.0, 4e9, 8e9),
     "tpu": Machine(5e12, 5e-6, 0.0, 0.0, 1e-11, 10.0, 4e9, 8e9),
 }

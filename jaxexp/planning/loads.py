@@ -2,31 +2,31 @@
 
 A batch of trials is trained side by side, or one after another. Side by side, all do what the
 largest of them does: as many steps, of batches as large, with products as large. One after another,
-each ends with its own last step, and its products are its own where the model leaves out the rest;
-but every operation is called for each trial. In both ways, batches of several sizes may be computed
-in microbatches, whose gradients are summed.
+each ends with its own last step, and a model leaves out what is past those of its sizes that are
+declared as `skipped`; but every operation is called for each trial. In both ways, batches of
+several sizes may be computed in microbatches, whose gradients are summed.
 
 Arrays have the W ways to compute a batch as their last axis: with each of `MICROBATCHES`, and at
 last whole.
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxexp.base.batches import turns_per_epoch
 from jaxexp.planning.cost import Cost, Machine, OneByOne, Workload
-from jaxexp.spec.padding import each_layer
-from jaxexp.spec.trial import Kind, Trial, with_values
+from jaxexp.spec.trial import Hyperparameter, Kind, Trial, with_values
 
 MICROBATCHES = (2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 WAYS: tuple[int | None, ...] = (*MICROBATCHES, None)
 W = len(WAYS)
-MAXIMA, MINIMA = slice(3 + 3 * W, 6 + 4 * W), slice(6 + 4 * W, None)  # of `Load.numbers`
+MAXIMA, MINIMA = slice(3 + 4 * W, 6 + 5 * W), slice(6 + 5 * W, None)  # of `Load.numbers`
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class Load:
     """Of some trials, or (..., of many groups of them); `joined` is that of both together.
 
     All numbers are one array, (..., fields): first what is summed where trials join, then that of
-    which the largest counts, then the smallest.
+    which the largest counts, then the smallest. Multiplications, activations and operations are
+    those of `counted` trials.
     """
 
     numbers: np.ndarray
@@ -42,15 +43,15 @@ class Load:
     @classmethod
     def of(cls, workload: Workload, trials: int, epochs: int, trial: Trial) -> "Load":
         """Of so many trials of these sizes."""
-        batch, cost = trial.batch_size, workload.cost(_widest(trial))
+        batch, cost = trial.batch_size, workload.cost(counted(trial))
         turns_W, each = _turns(workload.examples, batch), cost.multiplications
         all_W = trials * turns_W
         scalars = ((trials, trials * each, all_W[-1]), (epochs, batch, each),
                    (batch, each, cost.microbatches))  # fmt: skip
         return cls(
             np.concatenate(
-                [scalars[0], all_W, all_W * each, all_W * cost.launches, scalars[1], turns_W,
-                 scalars[2]]
+                [scalars[0], all_W, all_W * each, all_W * cost.launches, all_W * cost.activations,
+                 scalars[1], turns_W, scalars[2]]
             )
         )  # fmt: skip
 
@@ -66,12 +67,14 @@ class Load:
     steps = property(lambda self: self.numbers[..., 2])  # of an epoch, of all
     turns_W = property(lambda self: self.numbers[..., 3 : 3 + W])  # of an epoch, of all;
     products_W = property(lambda self: self.numbers[..., 3 + W : 3 + 2 * W])  # and per example,
-    launches_W = property(lambda self: self.numbers[..., 3 + 2 * W : 3 + 3 * W])  # and operations
+    launches_W = property(lambda self: self.numbers[..., 3 + 2 * W : 3 + 3 * W])  # operations,
+    # and per example
+    activations_W = property(lambda self: self.numbers[..., 3 + 3 * W : 3 + 4 * W])
 
-    epochs = property(lambda self: self.numbers[..., 3 + 3 * W])  # of the longest
-    largest = property(lambda self: self.numbers[..., 4 + 3 * W])  # batch size
-    greatest = property(lambda self: self.numbers[..., 5 + 3 * W])  # multiplications per example
-    most_W = property(lambda self: self.numbers[..., 6 + 3 * W : 6 + 4 * W])  # turns of any trial
+    epochs = property(lambda self: self.numbers[..., 3 + 4 * W])  # of the longest
+    largest = property(lambda self: self.numbers[..., 4 + 4 * W])  # batch size
+    greatest = property(lambda self: self.numbers[..., 5 + 4 * W])  # multiplications per example
+    most_W = property(lambda self: self.numbers[..., 6 + 4 * W : 6 + 5 * W])  # turns of any trial
 
     smallest = property(lambda self: self.numbers[..., -3])  # batch size
     least = property(lambda self: self.numbers[..., -2])  # multiplications per example
@@ -91,14 +94,19 @@ def _turns(examples: int, batch_size: int) -> np.ndarray:
     return np.array([turns_per_epoch(examples, batch_size, way) for way in WAYS], float)
 
 
-def _widest(trial: Trial) -> Trial:
-    """With the largest of sizes that differ between its layers: a part of a product is of one."""
-    widest = {
-        name: max(each_layer(cast("tuple[int, ...]", own)))
-        for name, own in trial.values().items()
-        if isinstance(own, tuple) and trial.fields()[name].kind is Kind.SIZE
-    }
-    return with_values(trial, **widest) if widest else trial
+def _sizes(trial: Trial, *, skipped: bool) -> list[Hyperparameter]:
+    """Those of the model, of which it leaves out what is past a trial's own, or computes it."""
+    sizes = [f for f in trial.fields().values() if f.kind is Kind.SIZE and f.name != "batch_size"]
+    return [size for size in sizes if size.skipped is skipped]
+
+
+def counted(trial: Trial) -> Trial:
+    """The trial with the default of each size that a model computes up to that of the program.
+
+    So the loads of trials can be added up before it is known which of them share a program.
+    """
+    sizes = _sizes(trial, skipped=False)
+    return with_values(trial, **{size.name: size.default for size in sizes})
 
 
 class Costs(NamedTuple):
@@ -109,11 +117,37 @@ class Costs(NamedTuple):
     activations: np.ndarray
     parameters: np.ndarray
     compilation: np.ndarray
+    # What a trial takes that leaves out what it can: of those that its `Load` counts, a share of
+    # each, and a number beside.
+    multiplications_share: np.ndarray
+    multiplications_beside: np.ndarray
+    activations_share: np.ndarray
+    activations_beside: np.ndarray
 
     @classmethod
-    def of(cls, cost: Cost) -> "Costs":
-        """Of one."""
-        return cls(*(np.asarray(getattr(cost, name), float) for name in cls._fields))
+    def of(cls, workload: Workload, trial: Trial) -> "Costs":
+        """Of programs of the trial's sizes.
+
+        What a trial takes that leaves out some of it is assumed to lie on a line between the least
+        and all: exactly so for layers of equal sizes.
+        """
+        least = {size.name: int(size.at_least or 1) for size in _sizes(trial, skipped=True)}
+        ends = [with_values(trial, **least), trial]
+        padded = [workload.cost(end) for end in ends]
+        counts = [workload.cost(counted(end)) for end in ends]
+        lines = (
+            _line(*([float(getattr(cost, name)) for cost in costs] for costs in (counts, padded)))
+            for name in ("multiplications", "activations")
+        )
+        own = (padded[1].multiplications, padded[1].launches, padded[1].activations,
+               padded[1].parameters, padded[1].compilation)  # fmt: skip
+        return cls(*(np.asarray(v, float) for v in (*own, *itertools.chain(*lines))))
+
+
+def _line(x: list[float], y: list[float]) -> tuple[float, float]:
+    """Slope and intercept of the line through two points; the slope is 0 where they are one."""
+    slope = (y[1] - y[0]) / (x[1] - x[0]) if x[1] != x[0] else 0.0
+    return slope, y[0] - slope * x[0]
 
 
 class Best(NamedTuple):
@@ -125,14 +159,8 @@ class Best(NamedTuple):
     one_by_one: np.ndarray  # whether one after another
 
 
-def leaves_out(trial: Trial) -> bool:
-    """Whether the model of such trials leaves out what is past a size, whichever it is."""
-    sizes = [f for f in trial.fields().values() if f.kind is Kind.SIZE and f.name != "batch_size"]
-    return all(field.skipped for field in sizes)
-
-
-def best(load: Load, costs: Costs, evaluated: int, machine: Machine, *, skipped: bool) -> Best:
-    """The fastest way of each group; `skipped`: whether `leaves_out` is true of its trials."""
+def best(load: Load, costs: Costs, evaluated: int, machine: Machine) -> Best:
+    """The fastest way of each group."""
     rows_W = np.array([way or 0 for way in WAYS]) + 0 * load.most_W
     rows_W[..., -1] = load.largest
     allowed_W = (load.apart & (load.smallest < load.largest))[..., None] & (
@@ -147,8 +175,9 @@ def best(load: Load, costs: Costs, evaluated: int, machine: Machine, *, skipped:
     side_by_side_W += padded * forward
     one_by_one_W, more = np.full_like(side_by_side_W, np.inf), np.asarray(0.0)
     if machine.one_by_one is not None:
-        own_W = _one_by_one(load, costs, rows_W, machine, machine.one_by_one, skipped=skipped)
-        own_W += (load.products[..., None] if skipped else padded) * forward
+        own_W = _one_by_one(load, costs, rows_W, machine, machine.one_by_one)
+        own = costs.multiplications_share * load.products[..., None]
+        own_W += (own + costs.multiplications_beside * load.trials[..., None]) * forward
         more = compiling * (machine.one_by_one.compilation - 1)  # seconds of compiling
         own_W += (more / load.epochs)[..., None]
         one_by_one_W = np.where(allowed_W & load.differs[..., None], own_W, np.inf)
@@ -173,14 +202,17 @@ def _side_by_side(load: Load, costs: Costs, rows_W: np.ndarray, machine: Machine
 
 
 def _one_by_one(
-    load: Load, costs: Costs, rows_W: np.ndarray, machine: Machine, own: OneByOne, *, skipped: bool
+    load: Load, costs: Costs, rows_W: np.ndarray, machine: Machine, own: OneByOne
 ) -> np.ndarray:
     """Seconds of an epoch of training, (..., W); an update for each step."""
-    products_W = load.products_W if skipped else load.turns_W * costs.multiplications
-    seconds_W = load.turns_W * rows_W * costs.activations * machine.activation_seconds
-    seconds_W += 6 * products_W * rows_W / machine.flops
-    seconds_W += load.launches_W * own.launch_seconds
-    gathers_W = load.turns_W[..., :-1] * machine.gather_seconds
+    products_W = costs.multiplications_share * load.products_W
+    products_W += costs.multiplications_beside * load.turns_W
+    activations_W = costs.activations_share * load.activations_W
+    activations_W += costs.activations_beside * load.turns_W
+    example_W = 6 * products_W / machine.flops + activations_W * own.activation_seconds
+    seconds_W = rows_W * example_W
+    seconds_W += load.turns_W * own.turn_seconds + load.launches_W * own.launch_seconds
+    gathers_W = load.turns_W[..., :-1] * own.gather_seconds
     seconds_W[..., :-1] += costs.parameters * gathers_W
     made: np.ndarray = seconds_W + load.steps[..., None] * costs.parameters * machine.update_seconds
     return made

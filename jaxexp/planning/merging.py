@@ -13,12 +13,12 @@ from typing import NamedTuple, cast
 import numpy as np
 
 from jaxexp.planning.cost import Machine, Workload
-from jaxexp.planning.loads import Best, Costs, Load, best, leaves_out, stacked
+from jaxexp.planning.loads import Best, Costs, Load, best, stacked
 from jaxexp.spec.padding import each_layer
 from jaxexp.spec.trial import Hyperparameter, Kind, Trial, Value, with_values
 
 MOST = 256  # groups of which every pair is compared
-SLACK = 0.05  # of the seconds of the best grouping: what fewer groups may take beyond it
+SLACK = 0.15  # of the seconds of the best grouping: what fewer groups may take beyond it
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,6 @@ class Merger:
         """`like` holds what the trials have in common."""
         self._like, self._workload, self._machine = like, workload, machine
         self._fields = {name: field for name, field in like.fields().items() if _differs(field)}
-        self._skipped = leaves_out(like)
         self._costs: dict[tuple[Value, ...], Costs] = {}
         self._pairs: dict[tuple[tuple[Value, ...], tuple[Value, ...]], tuple[Value, ...]] = {}
 
@@ -142,14 +141,14 @@ class Merger:
         return Group(members, load, sizes, float(whole), float(found.compile_seconds))
 
     def _best(self, load: Load, costs: Costs) -> Best:
-        evaluated = self._workload.evaluated
-        return best(load, costs, evaluated, self._machine, skipped=self._skipped)
+        return best(load, costs, self._workload.evaluated, self._machine)
 
     def _cost(self, sizes: tuple[Value, ...]) -> Costs:
         """Kept, as that of a task of the user's own is found by a trace."""
         if sizes not in self._costs:
             values = dict(zip(self._fields, sizes, strict=True))
-            self._costs[sizes] = Costs.of(self._workload.cost(with_values(self._like, **values)))
+            trial = with_values(self._like, **values)
+            self._costs[sizes] = Costs.of(self._workload, trial)
         return self._costs[sizes]
 
     def _padded(self, a: tuple[Value, ...], b: tuple[Value, ...]) -> tuple[Value, ...]:

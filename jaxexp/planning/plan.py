@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from jaxexp.base.errors import UserError
 from jaxexp.base.words import count
 from jaxexp.planning.cost import MACHINES, Machine, Workload
-from jaxexp.planning.loads import WAYS, Best, Costs, Load, alone, best, enough_at_once, leaves_out
+from jaxexp.planning.loads import WAYS, Best, Costs, Load, alone, best, enough_at_once
 from jaxexp.planning.merging import Merger, Way
 from jaxexp.planning.nodes import functions_of
 from jaxexp.planning.programs import Estimate, Plan, Program, size_text
@@ -201,9 +201,8 @@ class _Planner:
         return self._found[key][1]
 
     def _search(self, program: Program) -> Best:
-        bound, load = self._bound(program), self._load(program)
-        costs, evaluated = Costs.of(self.workload.cost(bound)), self.workload.evaluated
-        return best(load, costs, evaluated, self.machine, skipped=leaves_out(bound))
+        costs = Costs.of(self.workload, self._bound(program))
+        return best(self._load(program), costs, self.workload.evaluated, self.machine)
 
     def _load(self, program: Program) -> Load:
         """What its trials have to do, those that cost the same counted together."""

@@ -96,7 +96,7 @@ def size(default: T, *, at_least: int = 1, at_most: int | None = None, skipped: 
     """A whole number that a model can pad: smaller trials may share a program with larger ones.
 
     Inside a shared program it is a `jaxexp.spec.padding.Size`; the model must know what to do.
-    `skipped` says that its products leave out what is past a trial's size where trials train one
+    `skipped` says that the model leaves out what is past a trial's size where trials train one
     after another (`Size.branches`).
 
     >>> @dataclass(frozen=True, kw_only=True)
@@ -304,7 +304,7 @@ class MLPTrial(Trial):
     """
 
     depth: int = size(6, at_most=10_000, skipped=True)  # hidden layers
-    width: int | tuple[int, ...] = size(16, at_most=100_000, skipped=True)
+    width: int | tuple[int, ...] = size(16, at_most=100_000)
     activation: str = choice("relu", ACTIVATIONS)
     batch_norm: bool = choice(False)
     residual: bool = choice(False)
