@@ -2,6 +2,7 @@
 
 import dataclasses
 import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -170,6 +171,31 @@ def test_each_program_is_traced_and_compiled_once(problem, devices, compilations
     assert len(compilations) == 2 * 4
     for trial, record in again.items():
         assert_same_bits(record, first[trial])
+
+
+class Slow(Growth):
+    """Whose functions take a while to trace, and know how many are being traced at a time."""
+
+    def __init__(self):
+        self.now, self.most = 0, 0
+
+    def apply(self, trial, variables, batch, *, rng, mask, train):
+        self.now += 1
+        self.most = max(self.most, self.now)
+        time.sleep(0.02)
+        self.now -= 1
+        return super().apply(trial, variables, batch, rng=rng, mask=mask, train=train)
+
+
+def test_one_thread_at_a_time_traces(devices):
+    """Flax changes classes while a function is traced, and fails where another thread reads them.
+
+    (`nn.scan` makes a class, for which it takes fields out of those that it is made of.)
+    """
+    slow, (_, data) = Slow(), growth(12)
+    sweep = Sweep(Trial(epochs=1, optimizer="sgd"), {"batch_size": [2, 3, 4, 6]})
+    assert len(train([sweep], Problem(slow, data), devices)) == 4
+    assert slow.most == 1
 
 
 class Watch(Silent):

@@ -24,7 +24,7 @@ from jaxexp.training import draws, precision, step
 from jaxexp.training.platform import traced_for
 from jaxexp.training.step import EpochRecord, Steps, TrainState
 from jaxexp.training.task import Arrays, Task, Variables
-from jaxexp.training.tracing import fingerprint, multiplications
+from jaxexp.training.tracing import TRACING, fingerprint, multiplications
 from jaxexp.training.trees import PyTree
 
 TRIALS = PartitionSpec("trials")  # the leading axis of everything that a trial owns
@@ -100,7 +100,10 @@ def compile_program(program: Program, task: Task, mesh: Mesh, data: Arrays, lane
     # The task's text, not its identity: what its functions close over may have changed since.
     leaves = {name: own[0] for name, own in stack(program, task, data).items()}
     predictions = "predictions" in program.record
-    computes = fingerprint(task, program.spec.trial, leaves, lengths, data, predictions=predictions)
+    with TRACING:
+        computes = fingerprint(
+            task, program.spec.trial, leaves, lengths, data, predictions=predictions
+        )
     ways = program.microbatch, program.one_by_one
     decided = program.spec, program.record, ways, batch, lengths, devices
     key = (type(task), computes, *decided, str(shapes))
@@ -300,7 +303,7 @@ def lowered_in_turn(
     )
     evaluate_jit = batched(of_products(traced.evaluate), *owned, *(SHARED,) * 3, changes=(2,))
     predict_jit = batched(of_products(traced.predict), TRIALS, TRIALS, SHARED)
-    with precision.asked(), traced_for(platform):
+    with TRACING, precision.asked(), traced_for(platform):
         init = init_jit.lower(leaves, data)
     yield "init", init
     state, record = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), init.out_info)
@@ -311,7 +314,7 @@ def lowered_in_turn(
     if "predictions" in program.record:
         left["predict"] = predict_jit, (leaves, state, data)
     for name, (function, arguments) in left.items():
-        with precision.asked(products), traced_for(platform):
+        with TRACING, precision.asked(products), traced_for(platform):
             traced_function = function.lower(*arguments)
         yield name, traced_function
 

@@ -11,7 +11,6 @@ last whole.
 """
 
 import functools
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -117,37 +116,43 @@ class Costs(NamedTuple):
     activations: np.ndarray
     parameters: np.ndarray
     compilation: np.ndarray
-    # What a trial takes that leaves out what it can: of those that its `Load` counts, a share of
-    # each, and a number beside.
-    multiplications_share: np.ndarray
-    multiplications_beside: np.ndarray
-    activations_share: np.ndarray
-    activations_beside: np.ndarray
+    # What a trial takes that leaves out what it can: a line over what its `Load` counts.
+    multiplications_slope: np.ndarray
+    multiplications_intercept: np.ndarray
+    activations_slope: np.ndarray
+    activations_intercept: np.ndarray
 
     @classmethod
     def of(cls, workload: Workload, trial: Trial) -> "Costs":
         """Of programs of the trial's sizes.
 
-        What a trial takes that leaves out some of it is assumed to lie on a line between the least
-        and all: exactly so for layers of equal sizes.
+        The lines lead from the least of all sizes that can be left out to those of the trial: they
+        are exact for layers that cost the same each.
         """
-        least = {size.name: int(size.at_least or 1) for size in _sizes(trial, skipped=True)}
-        ends = [with_values(trial, **least), trial]
-        padded = [workload.cost(end) for end in ends]
-        counts = [workload.cost(counted(end)) for end in ends]
-        lines = (
-            _line(*([float(getattr(cost, name)) for cost in costs] for costs in (counts, padded)))
-            for name in ("multiplications", "activations")
+        least = with_values(trial, **{s.name: s.at_least or 1 for s in _sizes(trial, skipped=True)})
+        low, cost = workload.cost(least), workload.cost(trial)
+        low_counted, counts = workload.cost(counted(least)), workload.cost(counted(trial))
+        numbers = (
+            cost.multiplications,
+            cost.launches,
+            cost.activations,
+            cost.parameters,
+            cost.compilation,
+            *_line(
+                (low_counted.multiplications, low.multiplications),
+                (counts.multiplications, cost.multiplications),
+            ),
+            *_line(
+                (low_counted.activations, low.activations), (counts.activations, cost.activations)
+            ),
         )
-        own = (padded[1].multiplications, padded[1].launches, padded[1].activations,
-               padded[1].parameters, padded[1].compilation)  # fmt: skip
-        return cls(*(np.asarray(v, float) for v in (*own, *itertools.chain(*lines))))
+        return cls(*map(np.asarray, numbers))
 
 
-def _line(x: list[float], y: list[float]) -> tuple[float, float]:
-    """Slope and intercept of the line through two points; the slope is 0 where they are one."""
-    slope = (y[1] - y[0]) / (x[1] - x[0]) if x[1] != x[0] else 0.0
-    return slope, y[0] - slope * x[0]
+def _line(low: tuple[float, float], high: tuple[float, float]) -> tuple[float, float]:
+    """Slope and intercept of the line through two points; flat where they are one and the same."""
+    slope = (high[1] - low[1]) / (high[0] - low[0]) if high[0] != low[0] else 0.0
+    return slope, low[1] - slope * low[0]
 
 
 class Best(NamedTuple):
@@ -176,8 +181,8 @@ def best(load: Load, costs: Costs, evaluated: int, machine: Machine) -> Best:
     one_by_one_W, more = np.full_like(side_by_side_W, np.inf), np.asarray(0.0)
     if machine.one_by_one is not None:
         own_W = _one_by_one(load, costs, rows_W, machine, machine.one_by_one)
-        own = costs.multiplications_share * load.products[..., None]
-        own_W += (own + costs.multiplications_beside * load.trials[..., None]) * forward
+        own = costs.multiplications_slope * load.products[..., None]
+        own_W += (own + costs.multiplications_intercept * load.trials[..., None]) * forward
         more = compiling * (machine.one_by_one.compilation - 1)  # seconds of compiling
         own_W += (more / load.epochs)[..., None]
         one_by_one_W = np.where(allowed_W & load.differs[..., None], own_W, np.inf)
@@ -205,10 +210,10 @@ def _one_by_one(
     load: Load, costs: Costs, rows_W: np.ndarray, machine: Machine, own: OneByOne
 ) -> np.ndarray:
     """Seconds of an epoch of training, (..., W); an update for each step."""
-    products_W = costs.multiplications_share * load.products_W
-    products_W += costs.multiplications_beside * load.turns_W
-    activations_W = costs.activations_share * load.activations_W
-    activations_W += costs.activations_beside * load.turns_W
+    products_W = costs.multiplications_slope * load.products_W
+    products_W += costs.multiplications_intercept * load.turns_W
+    activations_W = costs.activations_slope * load.activations_W
+    activations_W += costs.activations_intercept * load.turns_W
     example_W = 6 * products_W / machine.flops + activations_W * own.activation_seconds
     seconds_W = rows_W * example_W
     seconds_W += load.turns_W * own.turn_seconds + load.launches_W * own.launch_seconds

@@ -125,7 +125,7 @@ class Merger:
         """
         load = a.load.joined(stacked([other.load for other in others]))
         costs = [self._cost(self._padded(a.sizes, other.sizes)) for other in others]
-        found = self._best(load, Costs(*map(np.array, zip(*costs, strict=True))))
+        found = self._best(load, Costs(*np.array(costs).T))
         both, apart = found.seconds + found.compile_seconds, [other.seconds for other in others]
         more: np.ndarray = both - a.seconds - np.array(apart)
         return more

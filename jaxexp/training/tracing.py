@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import math
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -28,6 +29,11 @@ from jaxexp.training.task import (
     update,
 )
 from jaxexp.training.trees import PyTree
+
+# Held by whoever traces a function of the user or of Flax, which changes classes meanwhile (a scan
+# is a class, for which it takes fields out of those that it is made of): no other thread may read
+# them. Compiling needs no lock.
+TRACING = threading.RLock()
 
 
 def inspection(task: Task, trial: Trial, arrays: Arrays) -> Inspection:
