@@ -438,7 +438,7 @@ class TestRegions:
         drawn(figures.regions(ds.isel(latitude=slice(None, None, -1)), figures.class_colours(ds)))
 
 
-LARGE = [4, 18, 48]
+LARGE = [4, pytest.param(18, marks=pytest.mark.nightly), 48]
 
 
 def lost(trials: int) -> np.ndarray:
