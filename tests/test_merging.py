@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from jaxexp.nn.classification import cost
 from jaxexp.planning import merging
 from jaxexp.planning.cost import MACHINES, Cost, Workload
-from jaxexp.planning.loads import Load
+from jaxexp.planning.loads import Load, least_of
 from jaxexp.planning.merging import Merger
 from jaxexp.planning.plan import plan
 from jaxexp.planning.programs import Plan
@@ -145,14 +145,16 @@ def test_the_estimate_is_that_of_the_plan():
         ]
     ]  # fmt: skip
     workload = dataclasses.replace(DIGITS, cost=of)
-    merger = Merger(trials[0], workload, MACHINES["cpu"])
     for some in (trials[:2], trials[::2], trials[2:], trials):
+        least = least_of(trials)  # of more trials than one program may have
+        merger = Merger(least, workload, MACHINES["cpu"])
         first, *others = (
             merger.group(
-                i, t.replace(noise=0.5 if t.noise else 0.0), Load.of(workload, 1, t.epochs, t)
+                i, t.replace(noise=0.5 if t.noise else 0.0),
+                Load.of(workload, 1, t.epochs, t, least),
             )
             for i, t in enumerate(some)
-        )
+        )  # fmt: skip
         for other in others:
             first = merger.both(first, other)
         assert first.seconds == pytest.approx(seconds(planned(some, workload, mode="one")))

@@ -13,7 +13,7 @@ from rings import assert_close, execute
 import jaxexp as jx
 from jaxexp.execution import trainer
 from jaxexp.execution.trainer import Silent
-from jaxexp.spec.padding import Choice
+from jaxexp.spec.padding import Choice, largest
 
 RNG = np.random.default_rng(0)
 X_Nx3 = RNG.normal(size=(50, 3)).astype(np.float32)
@@ -276,3 +276,31 @@ def test_a_timed_sweep_runs_alone(devices):
     assert all(len(trials) == 1 for trials in own)
     assert "one trial after another" in results["time"]["seconds"].attrs["long_name"]
     assert (results["time"]["seconds"] > 0).all()
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadsTrial(jx.Trial):
+    """Of a model whose width is a multiple of its heads, which the default is not."""
+
+    heads: int = 3
+    width: int = jx.size(16)
+    depth: int = jx.size(2, skipped=True)
+
+
+class Heads(jx.Task):
+    def init(self, trial, rng, data):
+        assert largest(trial.width) % trial.heads == 0, trial
+        return jx.Variables(jnp.ones((largest(trial.depth), largest(trial.width))))
+
+    def apply(self, trial, variables, batch, *, rng, mask, train):
+        return jx.Outputs(jnp.square(variables.params).sum() * batch.y)
+
+    def crop(self, trial, variables, norms_ExL):
+        return jx.Variables(variables.params[: trial.depth, : trial.width]), norms_ExL
+
+
+@pytest.mark.parametrize("mode", ["auto", "one", "exact"])
+def test_a_plan_traces_no_size_that_no_trial_has(mode):
+    sweep = jx.Sweep(HeadsTrial(batch_size=4), {"width": [12, 24], "depth": [3, 5]})
+    planned = jx.plan(sweep, Heads(), DATA, programs=mode)
+    assert sum(len(program.trials) for program in planned.plan.programs) == 4

@@ -20,6 +20,7 @@ import numpy as np
 
 from jaxexp.base.batches import turns_per_epoch
 from jaxexp.planning.cost import Cost, Machine, OneByOne, Workload
+from jaxexp.spec.padding import each_layer
 from jaxexp.spec.trial import Hyperparameter, Kind, Trial, with_values
 
 MICROBATCHES = (2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
@@ -40,9 +41,9 @@ class Load:
     numbers: np.ndarray
 
     @classmethod
-    def of(cls, workload: Workload, trials: int, epochs: int, trial: Trial) -> "Load":
-        """Of so many trials of these sizes."""
-        batch, cost = trial.batch_size, workload.cost(counted(trial))
+    def of(cls, workload: Workload, trials: int, epochs: int, trial: Trial, least: Trial) -> "Load":
+        """Of so many trials of these sizes; of `least_of` those that may share a program."""
+        batch, cost = trial.batch_size, workload.cost(counted(trial, least))
         turns_W, each = _turns(workload.examples, batch), cost.multiplications
         all_W = trials * turns_W
         scalars = ((trials, trials * each, all_W[-1]), (epochs, batch, each),
@@ -99,13 +100,21 @@ def _sizes(trial: Trial, *, skipped: bool) -> list[Hyperparameter]:
     return [size for size in sizes if size.skipped is skipped]
 
 
-def counted(trial: Trial) -> Trial:
-    """The trial with the default of each size that a model computes up to that of the program.
+def least_of(trials: Sequence[Trial]) -> Trial:
+    """A trial with the smallest of each size of the model among these."""
+    first = trials[0]
+    names = [size.name for skipped in (True, False) for size in _sizes(first, skipped=skipped)]
+    smallest = {n: min(min(each_layer(getattr(t, n))) for t in trials) for n in names}
+    return with_values(first, **smallest)
+
+
+def counted(trial: Trial, least: Trial) -> Trial:
+    """The trial, but with the least of each size that a model computes up to the program's.
 
     So the loads of trials can be added up before it is known which of them share a program.
     """
     sizes = _sizes(trial, skipped=False)
-    return with_values(trial, **{size.name: size.default for size in sizes})
+    return with_values(trial, **{size.name: getattr(least, size.name) for size in sizes})
 
 
 class Costs(NamedTuple):
@@ -123,15 +132,16 @@ class Costs(NamedTuple):
     activations_intercept: np.ndarray
 
     @classmethod
-    def of(cls, workload: Workload, trial: Trial) -> "Costs":
-        """Of programs of the trial's sizes.
+    def of(cls, workload: Workload, trial: Trial, least: Trial) -> "Costs":
+        """Of programs of the trial's sizes; `least` as for their loads.
 
         The lines lead from the least of all sizes that can be left out to those of the trial: they
         are exact for layers that cost the same each.
         """
-        least = with_values(trial, **{s.name: s.at_least or 1 for s in _sizes(trial, skipped=True)})
-        low, cost = workload.cost(least), workload.cost(trial)
-        low_counted, counts = workload.cost(counted(least)), workload.cost(counted(trial))
+        sizes = _sizes(trial, skipped=True)
+        end = with_values(trial, **{size.name: getattr(least, size.name) for size in sizes})
+        low, cost = workload.cost(end), workload.cost(trial)
+        low_counted, counts = (workload.cost(counted(t, least)) for t in (end, trial))
         numbers = (
             cost.multiplications,
             cost.launches,

@@ -43,7 +43,7 @@ class Merger:
     """Merges groups that agree in all that cannot be padded."""
 
     def __init__(self, like: Trial, workload: Workload, machine: Machine):
-        """`like` holds what the trials have in common."""
+        """`like` holds what the trials have in common, and is `least_of` them."""
         self._like, self._workload, self._machine = like, workload, machine
         self._fields = {name: field for name, field in like.fields().items() if _differs(field)}
         self._costs: dict[tuple[Value, ...], Costs] = {}
@@ -148,7 +148,7 @@ class Merger:
         if sizes not in self._costs:
             values = dict(zip(self._fields, sizes, strict=True))
             trial = with_values(self._like, **values)
-            self._costs[sizes] = Costs.of(self._workload, trial)
+            self._costs[sizes] = Costs.of(self._workload, trial, self._like)
         return self._costs[sizes]
 
     def _padded(self, a: tuple[Value, ...], b: tuple[Value, ...]) -> tuple[Value, ...]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from jaxexp.base.errors import UserError
 from jaxexp.base.words import count
 from jaxexp.planning.cost import MACHINES, Machine, Workload
-from jaxexp.planning.loads import WAYS, Best, Costs, Load, alone, best, enough_at_once
+from jaxexp.planning.loads import WAYS, Best, Costs, Load, alone, best, enough_at_once, least_of
 from jaxexp.planning.merging import Merger, Way
 from jaxexp.planning.nodes import functions_of
 from jaxexp.planning.programs import Estimate, Plan, Program, size_text
@@ -201,16 +201,17 @@ class _Planner:
         return self._found[key][1]
 
     def _search(self, program: Program) -> Best:
-        costs = Costs.of(self.workload, self._bound(program))
-        return best(self._load(program), costs, self.workload.evaluated, self.machine)
+        least = least_of(program.trials)
+        costs = Costs.of(self.workload, self._bound(program), least)
+        return best(self._load(program, least), costs, self.workload.evaluated, self.machine)
 
-    def _load(self, program: Program) -> Load:
+    def _load(self, program: Program, least: Trial) -> Load:
         """What its trials have to do, those that cost the same counted together."""
         counts, alike = collections.Counter[Trial](), dict[object, Trial]()
         for trial in program.trials:
             counts[alike.setdefault(static_key(trial), trial)] += 1
         epochs = program.epochs
-        loads = (Load.of(self.workload, n, epochs, trial) for trial, n in counts.items())
+        loads = (Load.of(self.workload, n, epochs, trial, least) for trial, n in counts.items())
         return functools.reduce(Load.joined, loads)
 
     def _merge(self, programs: list[Program]) -> list[Program]:
@@ -254,9 +255,10 @@ class _Planner:
     def _way(self, programs: list[Program]) -> Way:
         """From these programs, which may be merged, to one."""
         bounding = [self._bound(program) for program in programs]
-        merger = Merger(bounding[0], self.workload, self.machine)
+        least = least_of([trial for program in programs for trial in program.trials])
+        merger = Merger(least, self.workload, self.machine)
         groups = [
-            merger.group(i, bound, self._load(program))
+            merger.group(i, bound, self._load(program, least))
             for i, (program, bound) in enumerate(zip(programs, bounding, strict=True))
         ]
         return merger.way(groups)
