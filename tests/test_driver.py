@@ -3,6 +3,7 @@
 import dataclasses
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -195,6 +196,17 @@ def test_one_thread_at_a_time_traces(devices):
     slow, (_, data) = Slow(), growth(12)
     sweep = Sweep(Trial(epochs=1, optimizer="sgd"), {"batch_size": [2, 3, 4, 6]})
     assert len(train([sweep], Problem(slow, data), devices)) == 4
+    assert slow.most == 1
+
+
+def test_one_thread_at_a_time_traces_what_a_checkpoint_holds(devices):
+    """When a run is resumed, its streams ask at the same time."""
+    slow, (_, data) = Slow(), growth(12)
+    sweep = Sweep(Trial(epochs=1, optimizer="sgd"), {"batch_size": [2, 3, 4, 6]})
+    programs = planned([sweep], Problem(slow, data), devices).programs
+    arrays, slow.most = step.with_evaluation(data), 0
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda own: program.state_like(own, slow, arrays), programs))
     assert slow.most == 1
 
 

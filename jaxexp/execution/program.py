@@ -24,7 +24,7 @@ from jaxexp.training import draws, precision, step
 from jaxexp.training.platform import traced_for
 from jaxexp.training.step import EpochRecord, Steps, TrainState
 from jaxexp.training.task import Arrays, Task, Variables
-from jaxexp.training.tracing import TRACING, fingerprint, multiplications
+from jaxexp.training.tracing import fingerprint, multiplications, one_at_a_time
 from jaxexp.training.trees import PyTree
 
 TRIALS = PartitionSpec("trials")  # the leading axis of everything that a trial owns
@@ -100,10 +100,7 @@ def compile_program(program: Program, task: Task, mesh: Mesh, data: Arrays, lane
     # The task's text, not its identity: what its functions close over may have changed since.
     leaves = {name: own[0] for name, own in stack(program, task, data).items()}
     predictions = "predictions" in program.record
-    with TRACING:
-        computes = fingerprint(
-            task, program.spec.trial, leaves, lengths, data, predictions=predictions
-        )
+    computes = fingerprint(task, program.spec.trial, leaves, lengths, data, predictions=predictions)
     ways = program.microbatch, program.one_by_one
     decided = program.spec, program.record, ways, batch, lengths, devices
     key = (type(task), computes, *decided, str(shapes))
@@ -186,6 +183,7 @@ class _Traced:
         return self.task.predictions(trial, state.variables, data)
 
 
+@one_at_a_time
 def state_like(program: Program, task: Task, data: Arrays) -> tuple[PyTree, PyTree, PyTree]:
     """Shapes and types, (T, ...), of the state, of an epoch's record, and of predictions."""
     leaves, traced = stack(program, task, data), _Traced(program, task, data)
@@ -197,6 +195,7 @@ def state_like(program: Program, task: Task, data: Arrays) -> tuple[PyTree, PyTr
     return state, record, predictions
 
 
+@one_at_a_time
 def step_flops(program: Program, task: Task, data: Arrays) -> float:
     """Floating-point operations of one trial in the products of a step, padding included."""
     own, traced = stack(program, task, data), _Traced(program, task, data)
@@ -303,8 +302,15 @@ def lowered_in_turn(
     )
     evaluate_jit = batched(of_products(traced.evaluate), *owned, *(SHARED,) * 3, changes=(2,))
     predict_jit = batched(of_products(traced.predict), TRIALS, TRIALS, SHARED)
-    with TRACING, precision.asked(), traced_for(platform):
-        init = init_jit.lower(leaves, data)
+
+    @one_at_a_time
+    def lower(
+        function: jax.stages.Wrapped, *arguments: PyTree, products: str = precision.FLOAT32
+    ) -> jax.stages.Lowered:
+        with precision.asked(products), traced_for(platform):
+            return function.lower(*arguments)
+
+    init = lower(init_jit, leaves, data)
     yield "init", init
     state, record = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), init.out_info)
     left = {
@@ -314,9 +320,7 @@ def lowered_in_turn(
     if "predictions" in program.record:
         left["predict"] = predict_jit, (leaves, state, data)
     for name, (function, arguments) in left.items():
-        with TRACING, precision.asked(products), traced_for(platform):
-            traced_function = function.lower(*arguments)
-        yield name, traced_function
+        yield name, lower(function, *arguments, products=products)
 
 
 def _without_axis(

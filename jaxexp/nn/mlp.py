@@ -220,11 +220,12 @@ class MLP(nn.Module):
     ) -> Array:
         """Hidden layers past the first one, all of one size."""
         trial, count = self.trial, len(widths_L)
-        depth, width = trial.depth, len(h_WxB)
-        padded = isinstance(trial.width, Size)
+        depth, width, padded = trial.depth, len(h_WxB), isinstance(trial.width, Size)
+        skipped = isinstance(depth, Size)
+        active_L = jnp.arange(1, count) < value(depth)
+        units_L = jnp.where(active_L, widths_L[1:], 0) if skipped else widths_L[1:]
+        layer_L = Layer(units_L, widths_L[:-1], active_L, words_L[1:])
         if isinstance(depth, Size) and depth.branches and not self.is_initializing():
-            every_L = jnp.ones(count - 1, bool)  # none that is reached lies past the depth
-            layer_L = Layer(widths_L[1:], widths_L[:-1], every_L, words_L[1:])
             hidden = Hidden(
                 **options, width=width, residual=trial.residual, skipped=False, padded=padded,
                 parent=None,
@@ -239,14 +240,11 @@ class MLP(nn.Module):
             length=count - 1,
             unroll=count - 1 if unrolled else 1,
         )
-        active_L = jnp.arange(1, count) < value(depth)
-        skipped = isinstance(depth, Size)
-        units_L = jnp.where(active_L, widths_L[1:], 0) if skipped else widths_L[1:]
         layers = stack(
             **options, width=width, residual=trial.residual, skipped=skipped,
             padded=skipped or padded, name="hidden",
         )  # fmt: skip
-        h_WxB, _ = layers(h_WxB, mask_B, Layer(units_L, widths_L[:-1], active_L, words_L[1:]))
+        h_WxB, _ = layers(h_WxB, mask_B, layer_L)
         return h_WxB
 
     def _as_deep(

@@ -35,7 +35,7 @@ class Load:
 
     All numbers are one array, (..., fields): first what is summed where trials join, then that of
     which the largest counts, then the smallest. Multiplications, activations and operations are
-    those of `counted` trials.
+    those of trials with the least of the sizes up to which a model computes padding, too.
     """
 
     numbers: np.ndarray
@@ -43,7 +43,7 @@ class Load:
     @classmethod
     def of(cls, workload: Workload, trials: int, epochs: int, trial: Trial, least: Trial) -> "Load":
         """Of so many trials of these sizes; of `least_of` those that may share a program."""
-        batch, cost = trial.batch_size, workload.cost(counted(trial, least))
+        batch, cost = trial.batch_size, workload.cost(_with_least(trial, least, skipped=False))
         turns_W, each = _turns(workload.examples, batch), cost.multiplications
         all_W = trials * turns_W
         scalars = ((trials, trials * each, all_W[-1]), (epochs, batch, each),
@@ -94,27 +94,26 @@ def _turns(examples: int, batch_size: int) -> np.ndarray:
     return np.array([turns_per_epoch(examples, batch_size, way) for way in WAYS], float)
 
 
-def _sizes(trial: Trial, *, skipped: bool) -> list[Hyperparameter]:
-    """Those of the model, of which it leaves out what is past a trial's own, or computes it."""
-    sizes = [f for f in trial.fields().values() if f.kind is Kind.SIZE and f.name != "batch_size"]
-    return [size for size in sizes if size.skipped is skipped]
+def _sizes(trial: Trial) -> list[Hyperparameter]:
+    """Those of the model."""
+    return [f for f in trial.fields().values() if f.kind is Kind.SIZE and f.name != "batch_size"]
 
 
 def least_of(trials: Sequence[Trial]) -> Trial:
     """A trial with the smallest of each size of the model among these."""
-    first = trials[0]
-    names = [size.name for skipped in (True, False) for size in _sizes(first, skipped=skipped)]
+    names = [size.name for size in _sizes(trials[0])]
     smallest = {n: min(min(each_layer(getattr(t, n))) for t in trials) for n in names}
-    return with_values(first, **smallest)
+    return with_values(trials[0], **smallest)
 
 
-def counted(trial: Trial, least: Trial) -> Trial:
-    """The trial, but with the least of each size that a model computes up to the program's.
+def _with_least(trial: Trial, least: Trial, *, skipped: bool) -> Trial:
+    """The trial with the least of those sizes past which a model leaves out, or computes, the rest.
 
-    So the loads of trials can be added up before it is known which of them share a program.
+    With the least of what is computed all the same, the loads of trials can be added up before it
+    is known which of them share a program.
     """
-    sizes = _sizes(trial, skipped=False)
-    return with_values(trial, **{size.name: getattr(least, size.name) for size in sizes})
+    names = [size.name for size in _sizes(trial) if size.skipped is skipped]
+    return with_values(trial, **{name: getattr(least, name) for name in names})
 
 
 class Costs(NamedTuple):
@@ -138,10 +137,11 @@ class Costs(NamedTuple):
         The lines lead from the least of all sizes that can be left out to those of the trial: they
         are exact for layers that cost the same each.
         """
-        sizes = _sizes(trial, skipped=True)
-        end = with_values(trial, **{size.name: getattr(least, size.name) for size in sizes})
-        low, cost = workload.cost(end), workload.cost(trial)
-        low_counted, counts = (workload.cost(counted(t, least)) for t in (end, trial))
+        ends = _with_least(trial, least, skipped=True), trial
+        low, cost = (workload.cost(end) for end in ends)
+        low_counted, counted = (
+            workload.cost(_with_least(end, least, skipped=False)) for end in ends
+        )
         numbers = (
             cost.multiplications,
             cost.launches,
@@ -150,10 +150,10 @@ class Costs(NamedTuple):
             cost.compilation,
             *_line(
                 (low_counted.multiplications, low.multiplications),
-                (counts.multiplications, cost.multiplications),
+                (counted.multiplications, cost.multiplications),
             ),
             *_line(
-                (low_counted.activations, low.activations), (counts.activations, cost.activations)
+                (low_counted.activations, low.activations), (counted.activations, cost.activations)
             ),
         )
         return cls(*map(np.asarray, numbers))

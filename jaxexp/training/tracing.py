@@ -2,10 +2,12 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -30,10 +32,24 @@ from jaxexp.training.task import (
 )
 from jaxexp.training.trees import PyTree
 
-# Held by whoever traces a function of the user or of Flax, which changes classes meanwhile (a scan
-# is a class, for which it takes fields out of those that it is made of): no other thread may read
-# them. Compiling needs no lock.
-TRACING = threading.RLock()
+P = ParamSpec("P")
+T = TypeVar("T")
+_TRACING = threading.RLock()
+
+
+def one_at_a_time(function: Callable[P, T]) -> Callable[P, T]:
+    """For what traces functions of the user or of Flax: only one thread does so at a time.
+
+    Flax changes classes meanwhile (a scan is a class, for which it takes fields out of those that
+    it is made of), and no other thread may read them. Compiling needs no lock.
+    """
+
+    @functools.wraps(function)
+    def held(*arguments: P.args, **named: P.kwargs) -> T:
+        with _TRACING:
+            return function(*arguments, **named)
+
+    return held
 
 
 def inspection(task: Task, trial: Trial, arrays: Arrays) -> Inspection:
@@ -41,6 +57,7 @@ def inspection(task: Task, trial: Trial, arrays: Arrays) -> Inspection:
     return task.inspect(trial, arrays) or trace(task, trial, arrays)
 
 
+@one_at_a_time
 def trace(task: Task, trial: Trial, arrays: Arrays) -> Inspection:
     """Trace one step of a trial, computing nothing.
 
@@ -201,6 +218,7 @@ def _check_sums(task: Task, outputs: Outputs) -> None:
             )
 
 
+@one_at_a_time
 def fingerprint(
     task: Task, trial: Callable[[PyTree], Trial], leaves: PyTree, steps: tuple[int, ...],
     arrays: Arrays, *, predictions: bool = False, processes: bool = False,
