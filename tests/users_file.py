@@ -1,4 +1,7 @@
-"""What a user writes, checked by `mypy --strict` against the installed package."""
+"""What a user writes, and two mistakes, as `mypy` is to find them.
+
+`mypy` reads this file as it reads the package, and `test_types` as `mypy --strict` alone does.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
-import optax  # type: ignore[import-untyped]
+import optax  # type: ignore[import-untyped,unused-ignore]
 import pandas as pd
 import xarray as xr
 from flax import linen as nn
@@ -130,3 +133,9 @@ def main(folder: Path) -> pd.DataFrame:
         print(error)
     table: pd.DataFrame = jx.select.rank(dataset, "accuracy")
     return table
+
+
+def mistakes() -> None:
+    """What types do not allow; an ignored line without a mistake is an error, too."""
+    jx.run(jx.Sweep(jx.Trial()), data=jx.arrays([[0.0]], [0])).best(3)  # type: ignore[arg-type]
+    jx.Trial(epoch="5")  # type: ignore[call-arg]

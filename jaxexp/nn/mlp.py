@@ -22,6 +22,7 @@ from jax import Array
 
 from jaxexp.nn.loops import Layers, first_layers
 from jaxexp.nn.norm import BatchNorm
+from jaxexp.nn.parameters import parameter
 from jaxexp.spec.padding import Choice, Size, Traced, choose, largest, value
 from jaxexp.spec.trial import MLPTrial
 from jaxexp.training.shuffle import mix
@@ -101,8 +102,8 @@ class Affine(nn.Module):
     def __call__(self, x_FxB: Array, units: Traced, inputs: Traced) -> Array:
         """(F, B) to (units, B), of which the first `units` and `inputs` are the trial's."""
         shape = (self.units, x_FxB.shape[0])
-        kernel = self.param("kernel", uniform_rows, shape, inputs, units)
-        bias = self.param("bias", uniform_rows, shape[:1], inputs, units)
+        kernel = parameter(self, "kernel", uniform_rows, shape, inputs, units)
+        bias = parameter(self, "bias", uniform_rows, shape[:1], inputs, units)
         if self.padded:  # zero already, but what stands in the padding must never be read
             kernel = jnp.where(_inside(shape, units, inputs), kernel, 0)
             bias = jnp.where(_inside(shape[:1], units, inputs), bias, 0)

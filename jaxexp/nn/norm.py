@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from jaxexp.nn.parameters import parameter
 from jaxexp.spec.padding import Traced
 
 
@@ -35,8 +36,8 @@ class BatchNorm(nn.Module):
         channel = self.channel_axis % x.ndim
         others = tuple(axis for axis in range(x.ndim) if axis != channel)
         channels = x.shape[channel]
-        scale_C = self.param("scale", nn.initializers.ones, (channels,))
-        bias_C = self.param("bias", nn.initializers.zeros, (channels,))
+        scale_C = parameter(self, "scale", nn.initializers.ones, (channels,))
+        bias_C = parameter(self, "bias", nn.initializers.zeros, (channels,))
         if self.padded:
             scale_C = jnp.where(jnp.arange(channels) < width, scale_C, 1)
             bias_C = jnp.where(jnp.arange(channels) < width, bias_C, 0)

@@ -13,6 +13,7 @@ from jaxexp.base.errors import UserError
 from jaxexp.nn.conv import ROUTES, conv, default_route, max_pool
 from jaxexp.nn.mlp import uniform_rows
 from jaxexp.nn.norm import BatchNorm
+from jaxexp.nn.parameters import parameter
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}  # of each stage
 CHANNELS = (64, 128, 256, 512)
@@ -45,7 +46,7 @@ class Conv(nn.Module):
         """(B, H, W, C) to (B, ceil(H / stride), ceil(W / stride), channels)."""
         draw = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
         shape = (self.size, self.size, x_BxHxWxC.shape[-1], self.channels)
-        return conv(x_BxHxWxC, self.param("kernel", draw, shape), self.stride, self.route)
+        return conv(x_BxHxWxC, parameter(self, "kernel", draw, shape), self.stride, self.route)
 
 
 class Block(nn.Module):
@@ -80,8 +81,8 @@ class Head(nn.Module):
         """(B, F) to (B, outputs)."""
         features = x_BxF.shape[-1]
         shape = (self.outputs, features)
-        kernel = self.param("kernel", uniform_rows, shape, features, self.outputs)
-        bias = self.param("bias", uniform_rows, shape[:1], features, self.outputs)
+        kernel = parameter(self, "kernel", uniform_rows, shape, features, self.outputs)
+        bias = parameter(self, "bias", uniform_rows, shape[:1], features, self.outputs)
         return x_BxF @ kernel.T + bias
 
 
