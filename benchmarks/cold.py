@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
-from jaxexp.execution import program
+from jaxexp.execution import compiling
 from jaxexp.execution.devices import devices
 
 
@@ -27,5 +27,5 @@ def nothing_compiled() -> Iterator[None]:
 def _cache_in(folder: str | None) -> None:
     jax.config.update("jax_compilation_cache_dir", folder)
     compilation_cache.reset_cache()
-    program._compiled.clear()
+    compiling._compiled.clear()
     jax.clear_caches()

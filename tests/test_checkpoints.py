@@ -18,7 +18,8 @@ from test_driver import ALL, BASE
 from jaxexp.base.errors import InterruptedRunError, UserError
 from jaxexp.execution import checkpoints, driver, trainer
 from jaxexp.execution.checkpoints import Checkpoints
-from jaxexp.execution.program import RunningProgram, state_like
+from jaxexp.execution.compiling import state_like
+from jaxexp.execution.program import RunningProgram
 from jaxexp.execution.trainer import Silent
 from jaxexp.spec.sweep import Sweep
 from jaxexp.training.step import with_evaluation

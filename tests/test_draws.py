@@ -8,7 +8,7 @@ from flax import linen as nn
 from jax.extend import core as jax_core
 
 import jaxexp as jx
-from jaxexp.execution.program import FAST_TO_COMPILE, compile_with
+from jaxexp.execution.compiling import FAST_TO_COMPILE, compile_with
 from jaxexp.nn.mlp import MLP
 from jaxexp.training import draws, jaxprs
 

@@ -13,7 +13,7 @@ from rings import assert_close, assert_same_bits, execute, planned, train
 
 from jaxexp.api import Problem
 from jaxexp.base.errors import InterruptedRunError, UserError
-from jaxexp.execution import driver, program
+from jaxexp.execution import compiling, driver, program
 from jaxexp.execution.records import TrialRecord
 from jaxexp.execution.trainer import Silent
 from jaxexp.spec.sweep import Sweep
@@ -206,7 +206,7 @@ def test_one_thread_at_a_time_traces_what_a_checkpoint_holds(devices):
     programs = planned([sweep], Problem(slow, data), devices).programs
     arrays, slow.most = step.with_evaluation(data), 0
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda own: program.state_like(own, slow, arrays), programs))
+        list(pool.map(lambda own: compiling.state_like(own, slow, arrays), programs))
     assert slow.most == 1
 
 
@@ -328,18 +328,18 @@ def test_trials_trained_in_chunks_equal_those_trained_at_once(problem, devices):
 
 def test_an_option_that_xla_does_not_know_is_left_out(monkeypatch):
     monkeypatch.delenv("XLA_FLAGS", raising=False)
-    monkeypatch.setitem(program.FAST_TO_COMPILE, "xla_no_such_option", True)
-    double = program.compile_with(program.FAST_TO_COMPILE, jax.jit(lambda x: 2 * x).lower(1.0))
+    monkeypatch.setitem(compiling.FAST_TO_COMPILE, "xla_no_such_option", True)
+    double = compiling.compile_with(compiling.FAST_TO_COMPILE, jax.jit(lambda x: 2 * x).lower(1.0))
     assert double(3.0) == 6
-    monkeypatch.setitem(program.FAST_TO_COMPILE, "xla_backend_optimization_level", "none")
+    monkeypatch.setitem(compiling.FAST_TO_COMPILE, "xla_backend_optimization_level", "none")
     with pytest.raises(jax.errors.JaxRuntimeError, match="xla_backend_optimization_level"):
-        program.compile_with(program.FAST_TO_COMPILE, jax.jit(lambda x: 2 * x).lower(1.0))
+        compiling.compile_with(compiling.FAST_TO_COMPILE, jax.jit(lambda x: 2 * x).lower(1.0))
 
 
 def test_what_a_user_asks_of_xla_is_left_as_it_is(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=3")
     options = {"xla_backend_optimization_level": "none", "xla_llvm_disable_expensive_passes": True}
-    double = program.compile_with(options, jax.jit(lambda x: 2 * x).lower(1.0))
+    double = compiling.compile_with(options, jax.jit(lambda x: 2 * x).lower(1.0))
     assert double(3.0) == 6
 
 
@@ -407,5 +407,5 @@ def test_optimizers_of_two_moments_are_told_apart(problem, devices, optimizer, t
     made = planned([Sweep(BASE.replace(optimizer=optimizer))], problem, devices[:1])
     mesh = jax.sharding.Mesh(devices[:1], "trials")
     arrays = step.with_evaluation(problem.data)
-    found = program.lowered(made.programs[0], problem.task, mesh, arrays, 1, 1)
-    assert program.keeps_two_moments(found.init.out_info[0]) == two
+    found = compiling.lowered(made.programs[0], problem.task, mesh, arrays, 1, 1)
+    assert compiling.keeps_two_moments(found.init.out_info[0]) == two

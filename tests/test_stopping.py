@@ -16,8 +16,8 @@ from test_checkpoints import StopAfter
 import jaxexp as jx
 from jaxexp import api
 from jaxexp.base.errors import InterruptedRunError
-from jaxexp.execution import program as compiling
-from jaxexp.execution import trainer
+from jaxexp.execution import compiling, trainer
+from jaxexp.execution import program as running
 from jaxexp.execution.checkpoints import Checkpoints
 from jaxexp.execution.control import Change, Control, Curves
 from jaxexp.execution.driver import stream
@@ -177,7 +177,7 @@ def test_chunks_that_no_trial_needs_stand_still(name, one_by_one, problem, devic
     )
     made = dataclasses.replace(whole, programs=(program,))
     compiled = count_calls(monkeypatch, compiling, "_compile")
-    asked = count_calls(monkeypatch, compiling, "compile_program")
+    asked = count_calls(monkeypatch, running, "compile_program")
 
     def run(rule=None) -> dict:
         batches = stream(made, *problem, devices[:2], control=Control(rule))
@@ -185,7 +185,7 @@ def test_chunks_that_no_trial_needs_stand_still(name, one_by_one, problem, devic
             return {record.trial: record for records in batches for record in records}
 
     expected, chunks = run(), []
-    steps = compiling.RunningProgram.call
+    steps = RunningProgram.call
 
     def call(own, most):
         chunks.append(int(own.chunks))

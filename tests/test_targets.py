@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import jaxexp as jx
 from jaxexp.cli.main import app
 from jaxexp.cli.session import Command, plan_stage, stages
-from jaxexp.execution import program, targets
+from jaxexp.execution import compiling, targets
 from jaxexp.execution.targets import TARGETS, Compilation, Steps, read_steps
 from jaxexp.reproduce.tasks import ImageTask, ImageTrial
 from jaxexp.training import step
@@ -173,7 +173,7 @@ def test_a_step_of_a_gpu_is_one_of_a_block():
         return f'backend_config={{"known_trip_count":{{"n":"{turns}"}}}}'
 
     text = BLOCKS.replace("ROUNDS", known(4))
-    made = read_steps(text.replace("KNOWN", known(program.BLOCK)), "gpu")
+    made = read_steps(text.replace("KNOWN", known(compiling.BLOCK)), "gpu")
     assert (made.operations, made.inner_loops, made.asks_host) == (2, 1, False)
     # The rounds read and write 8 numbers each; the gather reads 8 rows and indices, and writes.
     assert made.bytes == 4 * (4 * (8 + 8)) + 4 * (16 + 8 + 16)
@@ -207,7 +207,7 @@ def test_the_arithmetic_of_a_step_is_counted():
     sweep = jx.Sweep(jx.MLPTrial(epochs=1, depth=1, width=8, batch_size=16))
     planned = jx.plan(sweep, data=data_of(), devices=1)
     arrays = step.with_evaluation(planned.data)
-    made = program.step_flops(planned.plan.programs[0], planned.task, arrays)
+    made = compiling.step_flops(planned.plan.programs[0], planned.task, arrays)
     assert made == 2 * 16 * (2 * 3 * 8 + 3 * 8 * 3)
 
 

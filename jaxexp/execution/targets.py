@@ -23,7 +23,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from jaxexp.base.errors import UnavailableError, UserError
 from jaxexp.base.words import count, did_you_mean
-from jaxexp.execution.program import BLOCK, SHARED, lowered, step_flops
+from jaxexp.execution.compiling import BLOCK, SHARED, lowered, step_flops
 from jaxexp.planning.programs import Plan, Program, size_text
 from jaxexp.spec.trial import PRECISIONS
 from jaxexp.training.platform import traced_for

@@ -20,8 +20,9 @@ from jax.sharding import Mesh
 
 from jaxexp.base.errors import InterruptedRunError, UserError
 from jaxexp.base.words import count
+from jaxexp.execution.compiling import state_like
 from jaxexp.execution.control import RUNNING, Change, Control, Curves
-from jaxexp.execution.program import Call, RunningProgram, filled, lanes_computed, state_like
+from jaxexp.execution.program import Call, RunningProgram, filled, lanes_computed
 from jaxexp.execution.records import End, Snapshot, TrialRecord, make_records
 from jaxexp.planning.programs import Program
 from jaxexp.training import step
