@@ -23,8 +23,8 @@ from rich.table import Table
 from jaxexp.api import PlannedRun
 from jaxexp.base.errors import UserError
 from jaxexp.execution.devices import cores
+from jaxexp.execution.hlo import computations
 from jaxexp.execution.program import RunningProgram, place
-from jaxexp.execution.targets import computations
 from jaxexp.training.step import with_evaluation
 
 SHOWN = 24  # rows; the others are one

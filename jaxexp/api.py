@@ -42,7 +42,8 @@ from jaxexp.planning.nodes import forecast
 from jaxexp.planning.programs import Plan
 from jaxexp.results.facts import facts
 from jaxexp.spec.sweep import Sweep
-from jaxexp.spec.trial import Kind, MLPTrial, Trial, text
+from jaxexp.spec.trial import Kind, MLPTrial, Trial
+from jaxexp.spec.values import text
 from jaxexp.training import step
 from jaxexp.training.checks import check_int
 from jaxexp.training.data import Data

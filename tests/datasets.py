@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from jaxexp.spec.sweep import Sweep
-from jaxexp.spec.trial import text
+from jaxexp.spec.values import text
 
 SPLITS = ("train", "validation", "test")
 METRICS: dict[str, tuple[str, str]] = {"loss": ("lower", "nats"), "accuracy": ("higher", "")}

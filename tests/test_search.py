@@ -25,7 +25,7 @@ from jaxexp.search import (
     sobol,
     uniform,
 )
-from jaxexp.spec.trial import float32
+from jaxexp.spec.values import float32
 
 SAMPLERS = [random, sobol]
 MLP = jx.MLPTrial(epochs=3)

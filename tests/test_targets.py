@@ -18,7 +18,8 @@ import jaxexp as jx
 from jaxexp.cli.main import app
 from jaxexp.cli.session import Command, plan_stage, stages
 from jaxexp.execution import compiling, targets
-from jaxexp.execution.targets import TARGETS, Compilation, Steps, read_steps
+from jaxexp.execution.hlo import Steps, read_steps
+from jaxexp.execution.targets import TARGETS, Compilation
 from jaxexp.reproduce.tasks import ImageTask, ImageTrial
 from jaxexp.training import step
 

@@ -16,7 +16,8 @@ from jaxexp.results import models
 from jaxexp.results.models import Model, Prediction
 from jaxexp.results.results import apply, like_training
 from jaxexp.spec.sweep import Sweep
-from jaxexp.spec.trial import Trial, text
+from jaxexp.spec.trial import Trial
+from jaxexp.spec.values import text
 from jaxexp.training.trees import PyTree
 
 if TYPE_CHECKING:

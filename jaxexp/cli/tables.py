@@ -18,7 +18,7 @@ from rich.table import Table
 from jaxexp.base.errors import UserError
 from jaxexp.base.words import count
 from jaxexp.results import seeds, select
-from jaxexp.spec.trial import text
+from jaxexp.spec.values import text
 
 if TYPE_CHECKING:
     from jaxexp.cli.rundir import RunDirectory, RunFile

@@ -25,7 +25,8 @@ from jaxexp.base.words import count, duration
 from jaxexp.planning.nodes import seconds_of
 from jaxexp.planning.programs import Plan, Program
 from jaxexp.spec.sweep import Sweep
-from jaxexp.spec.trial import Trial, text
+from jaxexp.spec.trial import Trial
+from jaxexp.spec.values import text
 
 LINES = 10  # where there is no terminal, progress is this many lines: fewer of a short run,
 SHORTEST_SILENCE, LONGEST_SILENCE = 1.0, 60.0  # seconds between them; more of a long one

@@ -15,7 +15,8 @@ import numpy as np
 from jaxexp.planning.cost import Machine, Workload
 from jaxexp.planning.loads import Best, Costs, Load, best, stacked
 from jaxexp.spec.padding import each_layer
-from jaxexp.spec.trial import Hyperparameter, Kind, Trial, Value, with_values
+from jaxexp.spec.trial import Hyperparameter, Kind, Trial, with_values
+from jaxexp.spec.values import Value
 
 MOST = 256  # groups of which every pair is compared
 SLACK = 0.15  # of the seconds of the best grouping: what fewer groups may take beyond it

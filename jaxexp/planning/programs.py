@@ -10,7 +10,8 @@ from jaxexp.base.files import digest
 from jaxexp.base.words import count
 from jaxexp.planning.cost import MACHINES
 from jaxexp.spec.padding import ProgramSpec
-from jaxexp.spec.trial import Kind, Trial, text
+from jaxexp.spec.trial import Kind, Trial
+from jaxexp.spec.values import text
 
 
 @dataclass(frozen=True)

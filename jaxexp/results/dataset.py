@@ -15,7 +15,8 @@ from jaxexp.base.words import count
 from jaxexp.execution.records import TrialRecord
 from jaxexp.results.facts import host_facts
 from jaxexp.spec.sweep import Sweep
-from jaxexp.spec.trial import Trial, text
+from jaxexp.spec.trial import Trial
+from jaxexp.spec.values import text
 from jaxexp.training.data import Attributes, Data
 from jaxexp.training.step import train_sample
 from jaxexp.training.task import Task

@@ -19,7 +19,7 @@ from jaxexp.base.errors import UserError
 from jaxexp.base.files import read_sealed, write_whole
 from jaxexp.execution.records import TrialRecord
 from jaxexp.results import seeds, select
-from jaxexp.spec.trial import text
+from jaxexp.spec.values import text
 from jaxexp.training.data import Attributes
 from jaxexp.training.task import PyTree, Variables
 

@@ -14,7 +14,7 @@ import pandas as pd
 import xarray as xr
 
 from jaxexp.base.errors import UserError
-from jaxexp.spec.trial import text
+from jaxexp.spec.values import text
 
 # A hyperparameter's value in a dataset: numbers that can be compared, or text.
 Plain: TypeAlias = Any

@@ -17,7 +17,8 @@ from jaxexp.results.results import Results
 from jaxexp.search.reports import Asked, Replayed, Reports, Together, ending, tell
 from jaxexp.search.resuming import PROCESS, Folder, abandoned, again, this_process
 from jaxexp.search.suggestions import Suggestions
-from jaxexp.spec.trial import Kind, Trial, Value, float32
+from jaxexp.spec.trial import Kind, Trial
+from jaxexp.spec.values import Value, float32
 from jaxexp.training.data import Data
 from jaxexp.training.task import Task
 

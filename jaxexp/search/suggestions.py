@@ -15,7 +15,8 @@ from jaxexp.spec.distributions import (
 )
 from jaxexp.spec.spaces import Space
 from jaxexp.spec.sweep import Axis
-from jaxexp.spec.trial import Trial, Value, text
+from jaxexp.spec.trial import Trial
+from jaxexp.spec.values import Value, text
 
 if TYPE_CHECKING:
     import optuna

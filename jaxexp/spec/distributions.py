@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeAlias, runtime_checkable
 
 from jaxexp.base.errors import UserError
-from jaxexp.spec.trial import Value, float32, text
+from jaxexp.spec.values import Value, float32, text
 
 Conditions: TypeAlias = tuple[tuple[str, tuple[object, ...]], ...]  # a name, and its values
 EDGE = 2.0**-32  # quantiles of SciPy's distributions lie within this distance of 0 and 1

@@ -16,7 +16,8 @@ from jaxexp.base.words import count
 from jaxexp.spec.distributions import Choice, Conditional
 from jaxexp.spec.spaces import Space
 from jaxexp.spec.sweep import Axis, Sweep
-from jaxexp.spec.trial import Trial, Value
+from jaxexp.spec.trial import Trial
+from jaxexp.spec.values import Value
 
 DIM = "sample"  # the dimension of the results along which the points lie
 IN_VAIN = 10_000  # points drawn one after another that were there before

@@ -12,14 +12,8 @@ from jaxexp.spec.distributions import (
     distribution,
 )
 from jaxexp.spec.sweep import Axis
-from jaxexp.spec.trial import (
-    Trial,
-    Value,
-    check_range,
-    float32,
-    hyperparameters,
-    text,
-)
+from jaxexp.spec.trial import Trial, check_range, hyperparameters
+from jaxexp.spec.values import Value, float32, text
 
 Axes: TypeAlias = Mapping[str | Axis, object]
 

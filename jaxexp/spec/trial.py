@@ -11,22 +11,17 @@ import enum
 import functools
 import inspect
 import json
-import math
 import operator
-import struct
-import types
 import typing
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Self, SupportsFloat, SupportsInt, TypeAlias, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 from jaxexp.base.errors import UserError
 from jaxexp.base.files import digest
 from jaxexp.base.words import did_you_mean
+from jaxexp.spec.values import Hint, Value, check_hint, convert, expected, name_of, plain, text
 
-# What a hyperparameter can be, and its annotation, of which not every one is a class.
-Value: TypeAlias = bool | int | float | str | enum.Enum | tuple["Value", ...] | None
-Hint: TypeAlias = object
 T = TypeVar("T")
 TrialT = TypeVar("TrialT", bound="Trial")
 Number = TypeVar("Number", bound=float)
@@ -216,7 +211,7 @@ class Trial:
     @functools.cached_property
     def id(self) -> str:
         """Sixteen hexadecimal digits that name the content: equal trials have equal ids."""
-        content = {name: _plain(value) for name, value in self.values().items()}
+        content = {name: plain(value) for name, value in self.values().items()}
         for name, value in ADDED.items():
             if content[name] == value:
                 del content[name]
@@ -236,9 +231,9 @@ class Trial:
         cls.check_name(name)
         hint = cls.fields()[name].hint
         try:
-            return _convert(hint, value)
+            return convert(hint, value)
         except (ValueError, TypeError, OverflowError, KeyError):
-            raise UserError(f"{name}={value!r}: expected {_expected(hint)}") from None
+            raise UserError(f"{name}={value!r}: expected {expected(hint)}") from None
 
     @classmethod
     def check_name(cls, name: str) -> None:
@@ -335,13 +330,6 @@ class MLPTrial(Trial):
             raise UserError("batch_size=1: batch norm needs at least 2 examples in a batch")
 
 
-def text(value: object) -> str:
-    """The value of a hyperparameter as it is written: a tuple of widths as "64-32-16"."""
-    if isinstance(value, enum.Enum):
-        return value.name
-    return "-".join(map(text, value)) if isinstance(value, tuple) else str(value)
-
-
 def with_values(trial: TrialT, **values: object) -> TrialT:
     """A copy of a trial with other values, unchecked: they may be what a program traces."""
     made = object.__new__(type(trial))
@@ -417,9 +405,9 @@ def _field(cls: type[Trial], field: dataclasses.Field[Value], hint: Hint) -> Hyp
             "a field that is not compared, or not set, would make trials one"
         )
     if field.name in ENGINE and (hint, kind) not in ENGINE[field.name]:
-        expected = _name(next(iter(ENGINE[field.name]))[0])
+        expected = name_of(next(iter(ENGINE[field.name]))[0])
         raise UserError(
-            f"{where}: {_name(hint)}, declared as {kind.value}; expected {expected}, declared as "
+            f"{where}: {name_of(hint)}, declared as {kind.value}; expected {expected}, declared as "
             "in jaxexp.Trial"
         )
     if field.name == "matmul_precision":
@@ -429,17 +417,11 @@ def _field(cls: type[Trial], field: dataclasses.Field[Value], hint: Hint) -> Hyp
                 raise UserError(f"{where}: {each!r}, expected one of {', '.join(PRECISIONS)}")
     if field.name in OPTIMIZER and kind in (Kind.SIZE, Kind.CHOICE):
         raise UserError(f"{where}: declared as {kind.value}, expected jaxexp.traced or static")
-    _check_unlike(where, hint)
-    unknown = [t for t in _leaf_types(hint) if not _supported(t)]
-    if unknown:
-        raise UserError(
-            f"{where}: a hyperparameter of type {_name(unknown[0])} is not supported; expected int,"
-            " float, bool, str, None, an Enum, a Literal, or a tuple or union of them"
-        )
+    check_hint(where, hint)
     if kind is Kind.TRACED and hint not in (int, float):
-        raise UserError(f"{where}: expected int or float, as it is traced, not {_name(hint)}")
+        raise UserError(f"{where}: expected int or float, as it is traced, not {name_of(hint)}")
     if kind is Kind.SIZE and hint not in (int, int | tuple[int, ...]):
-        raise UserError(f"{where}: expected int, as it is a size, not {_name(hint)}")
+        raise UserError(f"{where}: expected int, as it is a size, not {name_of(hint)}")
     if field.default is dataclasses.MISSING:
         raise UserError(f"{where}: expected a default value")
     keys = {f.name for f in dataclasses.fields(Hyperparameter)}
@@ -450,54 +432,6 @@ def _field(cls: type[Trial], field: dataclasses.Field[Value], hint: Hint) -> Hyp
 def _methods() -> set[str]:
     """What a trial has beside its hyperparameters."""
     return {name for name in dir(Trial) if name not in Trial.__dataclass_fields__}
-
-
-def _check_unlike(where: str, hint: Hint) -> None:
-    """Refuse types with values that differ and are equal: 1, 1.0 and True."""
-    options = typing.get_args(hint)
-    origin = typing.get_origin(hint)
-    different = min(len(set(options)), len(set(map(str, options))))
-    if origin is typing.Literal and different < len(options):
-        raise UserError(f"{where}: options of a Literal that are equal, or written alike")
-    numbers = [t for t in options if t in (int, float, bool)]
-    if origin in (types.UnionType, typing.Union) and len(numbers) > 1:
-        names = " and ".join(map(_name, numbers))
-        raise UserError(
-            f"{where}: of {names}, some values are equal (1 == 1.0 == True), expected one of them"
-        )
-    for each in options if origin is not typing.Literal else ():
-        _check_unlike(where, each)
-
-
-def _leaf_types(hint: Hint) -> list[Hint]:
-    """The types that an annotation is made of."""
-    origin = typing.get_origin(hint)
-    if origin in (types.UnionType, typing.Union, tuple):
-        inner = [t for t in typing.get_args(hint) if t is not Ellipsis]
-        return [leaf for t in inner for leaf in _leaf_types(t)]
-    return [hint]
-
-
-def _supported(hint: Hint) -> bool:
-    if typing.get_origin(hint) is typing.Literal or hint in (int, float, bool, str, type(None)):
-        return True
-    return isinstance(hint, type) and issubclass(hint, enum.Enum)
-
-
-def _plain(value: Value) -> object:
-    """A value as JSON has it."""
-    if isinstance(value, enum.Enum):
-        return f"{type(value).__name__}.{value.name}"
-    return [_plain(v) for v in value] if isinstance(value, tuple) else value
-
-
-def float32(value: float) -> float:
-    """As float32 has it; what is beyond it is refused elsewhere."""
-    try:
-        number: float = struct.unpack("f", struct.pack("f", value))[0]
-        return number
-    except OverflowError:
-        return value
 
 
 @functools.lru_cache(maxsize=1 << 16, typed=True)  # a grid has few values, in many trials
@@ -533,103 +467,3 @@ def _check_32_bits(name: str, values: Sequence[Value]) -> None:
                 f"{name}={value}: expected a number that is 0 or between {SMALLEST:.1g} and "
                 f"{LARGEST:.1g} in magnitude, as float32 has it"
             )
-
-
-def _convert(hint: Hint, value: object) -> Value:
-    origin = typing.get_origin(hint)
-    if origin in (types.UnionType, typing.Union):
-        return _to_one_of(typing.get_args(hint), value)
-    if origin is typing.Literal:
-        options: tuple[Value, ...] = typing.get_args(hint)
-        return {str(option): option for option in options}[str(value)]
-    if origin is tuple:
-        return _to_tuple(typing.get_args(hint), value)
-    if isinstance(hint, type) and issubclass(hint, enum.Enum):
-        return value if isinstance(value, hint) else _to_enum(hint, value)
-    return _CONVERTERS[hint](value)
-
-
-def _to_one_of(options: Sequence[Hint], value: object) -> Value:
-    exact = [t for t in options if isinstance(t, type) and type(value) is t]
-    for option in (*exact, *options):
-        try:
-            return _convert(option, value)
-        except (ValueError, TypeError, OverflowError, KeyError):
-            continue
-    raise ValueError
-
-
-def _to_tuple(hints: Sequence[Hint], value: object) -> tuple[Value, ...]:
-    if isinstance(value, str):
-        if "-" not in value:
-            raise ValueError
-        value = value.split("-")
-    if not isinstance(value, tuple | list) or not value:
-        raise ValueError
-    if len(hints) == 2 and hints[1] is Ellipsis:
-        hints = [hints[0]] * len(value)
-    return tuple(_convert(hint, each) for hint, each in zip(hints, value, strict=True))
-
-
-def _to_enum(hint: type[enum.Enum], value: object) -> enum.Enum:
-    return hint[value] if isinstance(value, str) and value in hint.__members__ else hint(value)
-
-
-def _to_float(value: SupportsFloat | str) -> float:
-    if isinstance(value, bool) or not math.isfinite(number := float(value)):
-        raise ValueError
-    return number + 0.0  # -0.0 equals 0.0, and is not the same
-
-
-def _to_int(value: SupportsInt | str) -> int:
-    if isinstance(value, bool) or (not isinstance(value, str) and value != int(value)):
-        raise ValueError
-    return int(value)
-
-
-def _to_text(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError
-    return str(value)
-
-
-def _to_none(value: object) -> None:
-    if value is not None and str(value).lower() != "none":
-        raise ValueError
-
-
-_BOOLEANS = {"true": True, "on": True, "yes": True, "1": True} | {
-    "false": False, "off": False, "no": False, "0": False,
-}  # fmt: skip
-_CONVERTERS: dict[Hint, Callable[[Any], Value]] = {  # what each does not take, it refuses
-    float: _to_float,
-    int: _to_int,
-    bool: lambda value: _BOOLEANS[str(value).lower()],
-    str: _to_text,
-    type(None): _to_none,
-}
-_EXPECTED: dict[Hint, str] = {
-    float: "a finite number",
-    int: "a whole number",
-    bool: "on or off",
-    str: "text",
-    type(None): "none",
-    tuple[int, ...]: "one whole number for each layer as in 64-32-16",
-}
-
-
-def _expected(hint: Hint) -> str:
-    origin = typing.get_origin(hint)
-    if hint in _EXPECTED:
-        return _EXPECTED[hint]
-    if origin in (types.UnionType, typing.Union):
-        return " or ".join(map(_expected, typing.get_args(hint)))
-    if origin is typing.Literal:
-        return f"one of {', '.join(map(str, typing.get_args(hint)))}"
-    if isinstance(hint, type) and issubclass(hint, enum.Enum):
-        return f"one of {', '.join(hint.__members__)}"
-    return _name(hint)
-
-
-def _name(hint: Hint) -> str:
-    return hint.__name__ if isinstance(hint, type) else str(hint)
