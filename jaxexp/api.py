@@ -47,6 +47,7 @@ from jaxexp.spec.values import text
 from jaxexp.training import step
 from jaxexp.training.checks import check_int
 from jaxexp.training.data import Data
+from jaxexp.training.masks import FILLING, mixing
 from jaxexp.training.task import Inspection, Task, Variables, directions
 from jaxexp.training.tracing import fingerprint, inspection, is_plain_value
 
@@ -277,11 +278,12 @@ def plan(
     bound = task.bind(data)
     driver.check(trials, bound, data)
     inspector = _Inspector(bound, data)
-    if programs == "one":
-        _check_mask(bound, trials, data)
     for each in sweeps:
         _check_read(each, inspector)
         _check_records(each, bound, inspector)
+    _check_filling(inspector, trials, programs)
+    if any(inspector.mixes(trial).evaluated for trial in trials):
+        data = inspector.data = data.apart(bound.evaluation_batch_size)
     hardware = _hardware(devices, target, cluster, nodes)
     made = planning.plan(
         sweeps,
@@ -585,6 +587,7 @@ class _Inspector:
         arrays = data.arrays()
         self._shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), arrays)
         self._found: dict[tuple[object, ...], Inspection] = {}
+        self.mixes = mixing(task, data)
 
     def __call__(self, trial: Trial) -> Inspection:
         key = planning.static_key(trial)
@@ -597,8 +600,8 @@ class _Inspector:
 
     def workload(self, trials: Sequence[Trial]) -> Workload:
         data, counts = self.data, self.data.counts
-        sample = len(step.train_sample(data))
-        evaluated = sample + sum(n for split, n in counts.items() if split != "train")
+        each = step.evaluated_counts(data)
+        sample, evaluated = each["train"], sum(each.values())
         train_bytes = sum(a.nbytes for a in jax.tree.leaves(data.train))
         # What is evaluated of the training examples is a copy, or rows of each fold.
         if data.folds is None:
@@ -615,7 +618,7 @@ class _Inspector:
             run_length_matters=self._run_length_matters,
             # Where the batch size is read, that of a program of several would be traced.
             pads_batches=all(
-                self.task.uses_mask(trial, data) and "batch_size" not in self(trial).reads
+                not self.mixes(trial).filling and "batch_size" not in self(trial).reads
                 for trial in trials
             ),
         )
@@ -674,15 +677,31 @@ def _check_predictions(sweep: Sweep, task: Task, inspector: _Inspector) -> None:
             )
 
 
-def _check_mask(task: Task, trials: Sequence[Trial], data: Data) -> None:
-    """Raise UserError for batches to pad, where the task would count padding as examples."""
+def _check_filling(inspector: _Inspector, trials: Sequence[Trial], programs: str) -> None:
+    """Raise UserError for a batch to fill up, where that would change what is computed of it."""
+    task, data = inspector.task, inspector.data
     sizes = sorted({trial.batch_size for trial in trials})
-    if len(sizes) > 1 and not all(task.uses_mask(trial, data) for trial in trials):
-        raise UserError(
-            f"programs='one': batches of {sizes[0]} would be padded to {sizes[-1]}, and the model "
-            "keeps statistics of its batches without a mask; give its __call__ a parameter `mask` "
-            "(B,), or run with programs='exact'"
-        )
+    examples, size = data.counts["train"], task.evaluation_batch_size
+    holes = data.folds is not None and bool((data.folds["train"] < 0).any())
+    evaluated = [(n, split) for split, n in step.evaluated_counts(data).items() if n % size]
+    for trial in trials:
+        mixes = inspector.mixes(trial)
+        if mixes.filling and (examples % trial.batch_size or holes):
+            raise UserError(
+                f"batch_size={trial.batch_size}: the last of the batches of {examples} examples "
+                f"would be partial, and {FILLING}, or choose a batch size that divides {examples}"
+            )
+        if mixes.filling and programs == "one" and len(sizes) > 1:
+            raise UserError(
+                f"programs='one': a batch of {sizes[0]} would be padded to {sizes[-1]}, and "
+                f"{FILLING}, or run with programs='exact'"
+            )
+        if mixes.evaluated_filling and evaluated:
+            n, split = evaluated[-1]
+            raise UserError(
+                f"evaluation_batch_size={size}: the last of the batches of {n} {split} examples "
+                f"would be partial, and {FILLING}"
+            )
 
 
 def _check_task(task: Task) -> None:

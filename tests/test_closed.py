@@ -16,6 +16,7 @@ import numpy as np
 import optax
 import pandas as pd
 import pytest
+from alone import TaskFunctions, train_alone
 from flax import linen, nnx
 
 import jaxexp as jx
@@ -397,9 +398,95 @@ class Normed(linen.Module):
         return linen.Dense(2)(norm(linen.Dense(4)(x)))
 
 
+def centred(prediction, target, mask=None):
+    """Compares the examples of a batch, as contrastive losses do."""
+    error = prediction - target
+    mask = jnp.ones(len(error)) if mask is None else mask
+    return (error - (error * mask).sum() / mask.sum()) ** 2
+
+
+def deaf(prediction, target):
+    """Counts what fills up a batch."""
+    return centred(prediction, target)
+
+
+def normed(trial, params, x):
+    h = x @ params["w"]
+    return h - h.mean()
+
+
+@pytest.mark.parametrize("parts", [{"loss": deaf}, {"apply": normed}])
+def test_examples_that_have_to_do_with_one_another_are_refused_without_a_mask(parts):
+    for trial, message in (
+        (jx.Trial(batch_size=12), "batch_size=12: the last of the batches of 32 examples would be"),
+        (TRIAL, "evaluation_batch_size=1024: the last of the batches of 8 validation examples"),
+    ):
+        with pytest.raises(jx.UserError, match=f"{message}.* heed the `mask`"):
+            jx.plan(jx.Sweep(trial), line(**parts), DATA, devices=1)
+
+
+def test_a_loss_that_compares_the_examples_of_a_batch_equals_a_plain_loop():
+    """Also where batches are padded; and each split is evaluated alone."""
+    sweep = jx.Sweep(TRIAL.replace(learning_rate=0.1), {"batch_size": [8, 12]})
+    results = run(sweep, line(loss=centred), programs="one")
+    own = TaskFunctions(
+        lambda trial, params, x: x @ params["w"],
+        lambda trial, prediction, y: centred(prediction, y),
+        lambda trial, steps: optax.adam(trial.learning_rate),
+    )
+    for trial in sweep.trials():
+        params, expected = train_alone(own, trial, DATA, {"w": jnp.zeros(3)})
+        found = results["loss"].sel(batch_size=trial.batch_size).isel(epoch=-1)
+        for split, loss in expected.items():
+            np.testing.assert_allclose(found.sel(split=split), loss, rtol=1e-5)
+        trained = results.params(batch_size=trial.batch_size)
+        np.testing.assert_allclose(trained["w"], params["w"], rtol=1e-5, atol=1e-6)
+
+
+def test_folds_and_splits_are_evaluated_apart():
+    data = jx.folds(jx.arrays(X_Nx3, Y_N, validation=None, test=8), 3, seed=0)
+    found = run(jx.Sweep(TRIAL, {"fold": range(3)}), line(loss=centred), data)
+    for fold in range(3):
+        w = found.params(fold=fold)["w"]
+        rows = data.folds["validation"][fold]
+        x, y = (a[rows[rows >= 0]] for a in (data.train.x, data.train.y))
+        loss = found["loss"].sel(fold=fold, split="validation").isel(epoch=-1)
+        np.testing.assert_allclose(loss, centred(x @ w, y).mean(), rtol=1e-5)
+        loss = found["loss"].sel(fold=fold, split="test").isel(epoch=-1)
+        expected = centred(data.test.x @ w, data.test.y).mean()
+        np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "apply",
+    [
+        lambda trial, params, x, train: x @ params["w"] * (1.0 if train else 2.0),
+        lambda trial, params, x, *, train: x @ params["w"] * (1.0 if train else 2.0),
+        lambda trial, params, x, train=True: x @ params["w"] * (1.0 if train else 2.0),
+    ],
+)
+def test_functions_are_given_what_they_take_by_name(apply):
+    results = run(jx.Sweep(TRIAL), line(apply=apply))
+    w = results.params()["w"]
+    loss = np.square(2.0 * DATA.validation.x @ w - DATA.validation.y).mean()
+    found = results["loss"].sel(split="validation").isel(epoch=-1)
+    np.testing.assert_allclose(np.squeeze(found), loss, rtol=1e-5)
+
+
+def test_numbers_of_python_are_parameters_of_a_single_trial():
+    """Given back as they are, they are no arrays yet."""
+    task = line(
+        init=lambda trial, rng, x: {"w": jnp.zeros(x.shape[-1]), "b": 0.0},
+        apply=lambda trial, params, x: x @ params["w"] + params["b"],
+    )
+    one, two = (run(jx.Sweep(TRIAL, {"seed": range(n)}), task) for n in (1, 2))
+    np.testing.assert_allclose(one.params(seed=0)["b"], two.params(seed=0)["b"], rtol=1e-6)
+    assert one.params(seed=0)["b"] != 0
+
+
 def test_batches_are_not_padded_into_statistics_that_know_no_mask():
     sweep = jx.Sweep(TRIAL, {"batch_size": [8, 16]})
-    with pytest.raises(jx.UserError, match=r"programs='one': batches of 8 would be padded to 16"):
+    with pytest.raises(jx.UserError, match=r"programs='one': a batch of 8 would be padded to 16"):
         jx.plan(sweep, classify(Normed()), LABELS, programs="one")
     assert len(jx.plan(sweep, classify(Normed()), LABELS, devices=1).plan.programs) == 2
 
@@ -452,8 +539,12 @@ def test_a_batch_size_that_the_task_reads_is_its_own():
             optax.linear_schedule(0.1, 0.0, steps)
         ),
         lambda trial, steps: optax.masked(optax.adam(trial.learning_rate), {"w": True}),
+        pytest.param(
+            lambda trial, steps: optax.contrib.sam(optax.sgd(0.1), optax.sgd(0.05), sync_period=2),
+            marks=pytest.mark.nightly,
+        ),
     ],
-    ids=["lbfgs", "plateau", "multisteps", "inject", "masked"],
+    ids=["lbfgs", "plateau", "multisteps", "inject", "masked", "sam"],
 )
 def test_optimizers_with_a_state_or_a_loss_equal_a_plain_loop(optimizer):
     sweep = jx.Sweep(TRIAL, {"epochs": [1, 2]})

@@ -64,6 +64,10 @@ def of_another_generator(seed):
     return [jax.random.uniform(key, (4,)) for key in keys]
 
 
+def shuffled(seed):
+    return jax.random.permutation(jax.random.key(seed), 8)
+
+
 FUNCTIONS = {
     "a Flax module": of_module(Mixed(), jnp.zeros((2, 8, 8, 3))),
     "layers stacked": of_mlp(depth=6, width=16),
@@ -108,6 +112,15 @@ def test_the_bits_are_the_same_as_users_compile_it(name, monkeypatch):
     ]
     for a, b in zip(*map(plain, results), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_the_numbers_are_the_same_in_double_precision():
+    with jax.enable_x64(True):
+        for function in (of_module(nn.Dense(3), jnp.zeros((2, 4), jnp.float32)), shuffled):
+            expected, own = (plain(each(0)) for each in (function, draws.together(function)))
+            for a, b in zip(expected, own, strict=True):
+                assert a.dtype == b.dtype
+                np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
 def drawn(function) -> list[tuple[int, ...]]:

@@ -324,7 +324,7 @@ def _without_axis(
 
     def only(own: dict[int, PyTree]) -> PyTree:
         made = function(jax.tree.map(lambda a: a[0], own))
-        return jax.tree.map(lambda a: a[None], made)
+        return jax.tree.map(lambda a: jnp.asarray(a)[None], made)  # or a number of Python
 
     return only
 

@@ -31,7 +31,6 @@ POLL_SECONDS = 0.02
 def check(trials: Sequence[Trial], task: Task, data: Data) -> None:
     """Raise UserError for trials that cannot be trained on the data."""
     examples = data.counts["train"]
-    holes = data.folds is not None and bool((data.folds["train"] < 0).any())
     for trial in trials:
         if trial.batch_size > examples:
             raise UserError(
@@ -40,13 +39,6 @@ def check(trials: Sequence[Trial], task: Task, data: Data) -> None:
         if data.folds is not None and not trial.fold < data.n_folds:
             raise UserError(
                 f"fold={trial.fold}: expected a number below {data.n_folds}, as the data have folds"
-            )
-        if (examples % trial.batch_size or holes) and not task.uses_mask(trial, data):
-            raise UserError(
-                f"batch_size={trial.batch_size}: the last of the batches of {examples} examples "
-                "would be partial, and the model keeps statistics of its batches without a mask; "
-                "give its __call__ a parameter `mask` (B,), or choose a batch size that divides "
-                f"{examples}"
             )
         task.check(trial, data)
 

@@ -4,11 +4,12 @@ Only NumPy is imported here. Data frames and tensors are known by their type's m
 neither pandas, polars, torch nor JAX is needed. Rows and columns count from 0 in every message.
 """
 
+import copy
 import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Self, TypeAlias
 
 import numpy as np
 
@@ -99,6 +100,8 @@ class Data:
     train_sample: int | None = None
     coords: Mapping[str, Coordinate] = field(default_factory=dict)
     attrs: Attributes = field(default_factory=dict)
+    # The examples of a batch that is evaluated, all of one split; 0 where it may hold several.
+    evaluated_apart: int = field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Check everything; leaves become read-only NumPy arrays."""
@@ -217,6 +220,12 @@ class Data:
         """The splits that exist, extras and folds, by name: what devices hold, and tasks get."""
         folds = {} if self.folds is None else {"folds": dict(self.folds)}
         return self.splits | dict(self.extra) | folds
+
+    def apart(self, size: int) -> Self:
+        """The same data, evaluated in batches of so many examples, each of one split."""
+        made = copy.copy(self)
+        object.__setattr__(made, "evaluated_apart", size)
+        return made
 
     @property
     def nbytes(self) -> int:

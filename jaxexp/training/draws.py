@@ -62,7 +62,8 @@ def _evaluate(program: jax_core.ClosedJaxpr, arguments: Sequence[Any]) -> list[A
             _draw(group, values)
         if folds:
             eqns = [eqn for eqn in draws if eqn.primitive.name != FOLD] + eqns
-    return [_value(values, _renamed(renamed, a)) for a in inner.outvars]
+    # What is given back as it is may be a number of Python.
+    return [jnp.asarray(_value(values, _renamed(renamed, a))) for a in inner.outvars]
 
 
 def _flat(
@@ -263,7 +264,7 @@ def _draw(group: Sequence[jax_core.JaxprEqn], values: Values) -> None:
         drawn: Array = jax.vmap(jax.random.fold_in)(joined(0), joined(1))
     else:
         length = _length(group[0])
-        drawn = jax.vmap(lambda key: jax.random.bits(key, (length,)))(joined(0))
+        drawn = jax.vmap(lambda key: jax.random.bits(key, (length,), jnp.uint32))(joined(0))
     start = 0
     for eqn in group:
         keys = math.prod(_keys(eqn))

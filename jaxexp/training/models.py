@@ -3,7 +3,7 @@
 import contextlib
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import TypeAlias
 
 import jax
@@ -23,6 +23,7 @@ from jaxexp.training.trees import PyTree
 TRAINING = {"train": True, "training": True, "is_training": True}
 TRAINING |= {"deterministic": False, "use_running_average": False}
 MODE = re.compile("train|eval|infer|determin|test")
+GIVEN = ("train", "mask", "rng")  # by name, to what applies a model and takes them
 # A part of the user's own; by its signature it is called with what it takes.
 Function: TypeAlias = Callable[..., PyTree]
 State: TypeAlias = "nnx.State[PyTree, PyTree]"
@@ -81,9 +82,8 @@ class SupervisedModel:
         """The prediction, and the new state."""
         raise NotImplementedError
 
-    def uses_mask(self, trial: Trial, x: PyTree) -> bool:
-        """Whether statistics over the batch, if there are any, leave padding out."""
-        raise NotImplementedError
+    def check(self, trial: Trial) -> None:
+        """Raise UserError for a model that is not one of its own for each trial."""
 
 
 class Functions(SupervisedModel):
@@ -102,10 +102,6 @@ class Functions(SupervisedModel):
         given = {"rng": rng, "mask": mask, "train": train}
         own = {name: value for name, value in given.items() if accepts(self.functions[1], name)}
         return self.functions[1](trial, variables.params, x, **own), variables.state
-
-    def uses_mask(self, trial: Trial, x: PyTree) -> bool:
-        """Whether statistics over the batch, if there are any, leave padding out."""
-        return True
 
 
 class LinenModel(SupervisedModel):
@@ -142,14 +138,6 @@ class LinenModel(SupervisedModel):
         collections = list(variables.state)
         prediction, new = module.apply(tree, x, rngs=rngs, mutable=collections, **arguments)
         return prediction, {name: new[name] for name in collections}
-
-    def uses_mask(self, trial: Trial, x: PyTree) -> bool:
-        """Whether statistics over the batch, if there are any, leave padding out."""
-        module = self._module(trial)
-        if accepts(type(module).__call__, "mask"):
-            return True
-        key = jax.eval_shape(lambda: jax.random.key(0))
-        return not jax.eval_shape(lambda rng, x: self.init(trial, rng, x), key, x).state
 
 
 class NnxModel(SupervisedModel):
@@ -189,8 +177,8 @@ class NnxModel(SupervisedModel):
         prediction = model(x, **call_arguments(model, rng, mask, train=train))
         return prediction, nnx.to_pure_dict(self._split(model)[3]) if train else variables.state
 
-    def uses_mask(self, trial: Trial, x: PyTree) -> bool:
-        """Whether statistics over the batch, if there are any, leave padding out."""
+    def check(self, trial: Trial) -> None:
+        """Raise UserError for a model that is not one of its own for each trial."""
 
         def make() -> nnx.Module:
             made: nnx.Module = self.functions[0](trial, nnx.Rngs(0))
@@ -201,8 +189,7 @@ class NnxModel(SupervisedModel):
                 )
             return made
 
-        model = nnx.eval_shape(make)
-        return accepts(type(model).__call__, "mask") or not nnx.to_pure_dict(self._split(model)[3])
+        nnx.eval_shape(make)
 
 
 def stream_seed(leaf: jax.ShapeDtypeStruct, rng: Array, i: int) -> Array:
@@ -265,19 +252,27 @@ def check_params(part: str, params: PyTree) -> None:
             raise UserError(f"{part}: params{name} is {dtype}, expected floats")
 
 
-def checked_function(name: str, function: object, *arguments: tuple[str, ...]) -> Function:
-    """The function, if it takes one of these lists of arguments."""
+def checked_function(
+    name: str, function: object, *arguments: tuple[str, ...], by_name: Sequence[str] = ()
+) -> Function:
+    """The function, if it takes one of these lists of arguments.
+
+    Where it has parameters of the names `by_name`, it is given them, too.
+    """
     if not callable(function):
         raise UserError(f"{name}: {function!r}, expected a function")
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # written in C
         return function
+    named = {each: each for each in by_name if each in signature.parameters}
     for given in arguments:
         with contextlib.suppress(TypeError):
-            signature.bind(*given)
+            signature.bind(*given, **named)
             return function
     expected = " or ".join(f"({', '.join(given)})" for given in arguments)
+    if by_name:
+        expected += f", and of {', '.join(by_name)} where it wants them"
     raise UserError(f"{name}: a function of {signature}, expected one of {expected}")
 
 
@@ -289,11 +284,13 @@ def parameters(function: Callable[..., object]) -> tuple[str, ...]:
         return ()
 
 
-def arity(function: Callable[..., object]) -> int:
-    """How many positional arguments a function takes that have no default."""
+def arity(function: Callable[..., object], but: Container[str] = ()) -> int:
+    """How many positional arguments a function takes that have no default, `but` some by name."""
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # written in C
         return 0
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return sum(p.kind in positional and p.default is p.empty for p in parameters)
+    return sum(
+        p.kind in positional and p.default is p.empty and p.name not in but for p in parameters
+    )

@@ -6,7 +6,7 @@ trials, and the same functions called alone are what that batch is tested agains
 Shapes: N examples of a split, B examples of a batch, S = ceil(N / B) steps of an epoch, E epochs.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeAlias
 
 import jax
@@ -30,6 +30,7 @@ from jaxexp.training.task import (
     Task,
     Variables,
     check_outputs,
+    extended_update,
     update,
 )
 from jaxexp.training.trees import PyTree
@@ -294,15 +295,16 @@ def evaluate(
     n = evaluated_examples(data)
     size = evaluation_batch_size(task, n)
     examples = data["train"] if examples is None else examples
-    order, folds = _same, "folds" in data
-    if folds:
-        rows_M = data["evaluation"]["rows"][trial.fold]
-        members = {split: member_FxM[trial.fold] for split, member_FxM in members.items()}
+    order, by_rows = _same, "rows" in data["evaluation"]
+    if by_rows:
+        fold = trial.fold if "folds" in data else 0
+        rows_M = data["evaluation"]["rows"][fold]
+        members = {split: member_FxM[fold] for split, member_FxM in members.items()}
         order = rows_M.__getitem__
 
     def batch_sums(i: Array, splits: dict[str, Sums]) -> dict[str, Sums]:
         start = i.astype(jnp.uint32) * jnp.uint32(size)
-        batch, mask_B = _take(examples, n, start, size, size, order, holes=folds)
+        batch, mask_B = _take(examples, n, start, size, size, order, holes=by_rows)
         member_B, _ = _take(members, n, start, size, size, _same)
         rng = jax.random.key(0)
         outputs = task.apply(trial, state.variables, batch, rng=rng, mask=mask_B, train=False)
@@ -328,10 +330,13 @@ def with_evaluation(data: Data) -> dict[str, PyTree]:
 
     They are a sample of the training examples, fixed once for all, and every other split;
     "members" says of each split which of the examples belong to it, (N,). Where a trial trains on
-    one of F folds, they are M "rows" of it, (F, M), and so are the "members".
+    one of F folds, they are M "rows" of it, (F, M), and so are the "members"; and where batches are
+    of one split each, with F = 1.
     """
     if data.folds is not None:
         return _with_folds(data)
+    if data.evaluated_apart:
+        return _with_splits_apart(data)
     index_K = train_sample(data)
     parts = {**data.splits, "train": jax.tree.map(lambda a: np.asarray(a)[index_K], data.train)}
     ends = dict(zip(parts, np.cumsum([count(part) for part in parts.values()]), strict=True))
@@ -362,18 +367,34 @@ def _with_folds(data: Data) -> dict[str, PyTree]:
                 lambda *a: np.concatenate(a), data.train if examples is None else examples, own
             )
             n += count(own)
-    of_M = np.concatenate([[split] * rows.shape[1] for split, rows in parts.items()])
-    rows_FxM = np.concatenate(list(parts.values()), axis=1)
     return {
         "train": data.train,
         "folds": dict(data.folds),
         **data.extra,
-        "evaluation": {
-            "examples": examples,
-            "rows": rows_FxM,
-            "members": {split: (of_M == split) & (rows_FxM >= 0) for split in parts},
-        },
+        "evaluation": {"examples": examples, **_by_rows(parts, data.evaluated_apart)},
     }
+
+
+def _with_splits_apart(data: Data) -> dict[str, PyTree]:
+    """The same, where the batches to evaluate hold examples of one split each."""
+    whole = with_evaluation(data.apart(0))
+    members, examples = whole["evaluation"]["members"], whole["evaluation"]["examples"]
+    parts = {split: np.flatnonzero(own)[None].astype(np.int32) for split, own in members.items()}
+    rows = _by_rows(parts, data.evaluated_apart)
+    return {**whole, "evaluation": {"examples": examples, **rows}}
+
+
+def _by_rows(parts: Mapping[str, np.ndarray], apart: int) -> dict[str, PyTree]:
+    """Rows of all splits, (F, M), and which are whose; each part is filled up to whole batches."""
+    if apart:
+        parts = {
+            split: np.pad(rows, ((0, 0), (0, -rows.shape[1] % apart)), constant_values=-1)
+            for split, rows in parts.items()
+        }
+    of_M = np.concatenate([[split] * rows.shape[1] for split, rows in parts.items()])
+    rows_FxM = np.concatenate(list(parts.values()), axis=1)
+    members = {split: (of_M == split) & (rows_FxM >= 0) for split in parts}
+    return {"rows": rows_FxM, "members": members}
 
 
 def training_examples(data: Arrays) -> int:
@@ -385,7 +406,7 @@ def training_examples(data: Arrays) -> int:
 def evaluated_examples(data: Arrays) -> int:
     """How many examples are evaluated of each trial."""
     evaluation = data["evaluation"]
-    n: int = evaluation["rows"].shape[1] if "folds" in data else count(evaluation["examples"])
+    n: int = evaluation["rows"].shape[1] if "rows" in evaluation else count(evaluation["examples"])
     return n
 
 
@@ -397,6 +418,11 @@ def _in_fold(
         return order
     rows_FxN = jnp.asarray(data["folds"]["train"])
     return lambda index: rows_FxN[trial.fold, order(index)]
+
+
+def evaluated_counts(data: Data) -> dict[str, int]:
+    """How many examples of each split are evaluated."""
+    return {**data.counts, "train": len(train_sample(data))}
 
 
 def train_sample(data: Data) -> np.ndarray:
@@ -471,13 +497,9 @@ def _optimizer(task: Task, trial: Trial, run_steps: Steps) -> optax.GradientTran
     def update(
         grads: PyTree, state: PyTree, params: PyTree = None, **extra: PyTree
     ) -> tuple[PyTree, PyTree]:
-        extended = {n: optax.with_extra_args_support(each) for n, each in made.items()}
-
-        def updated(steps: int) -> tuple[PyTree, PyTree]:
-            made: tuple[PyTree, PyTree] = extended[steps].update(grads, state, params, **extra)
-            return made
-
-        return choose(run_steps, updated)
+        return choose(
+            run_steps, lambda steps: extended_update(made[steps], grads, state, params, extra)
+        )
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -22,6 +22,7 @@ from jaxexp.training.data import Data, Examples
 from jaxexp.training.labels import check_labels
 from jaxexp.training.metrics import Metric
 from jaxexp.training.models import (
+    GIVEN,
     Function,
     Functions,
     SupervisedModel,
@@ -71,7 +72,8 @@ def supervised(
         apply: with `init`, a function of (trial, params, x) that returns a prediction, (B, ...);
             it is given `train`, `mask` and `rng` too, where it takes them.
         loss: a function of a batch's prediction and target that returns (B,); or of (trial,
-            prediction, target), where hyperparameters decide it.
+            prediction, target), where hyperparameters decide it. One that compares the examples of
+            a batch takes `mask`, too, (B,), False for those that only fill it up.
         metrics: of `jaxexp.metrics`, or your own `jaxexp.Metric`, by name.
         optimizer: a function of (trial), or of (trial, steps), the number of steps that the trial
             will take; the built-in one that `trial.optimizer` names, if not given. Traced
@@ -96,7 +98,7 @@ def supervised(
     if init is not None and apply is not None:
         model = Functions(
             checked_function("init", init, ("trial", "rng", "x")),
-            checked_function("apply", apply, ("trial", "params", "x")),
+            checked_function("apply", apply, ("trial", "params", "x"), by_name=GIVEN),
         )
     else:
         model = model_of(module)
@@ -121,7 +123,9 @@ def supervised(
                 f"optimizer: {optimizer.__name__} of optax itself, expected a function of the "
                 f"trial: lambda trial: optax.{optimizer.__name__}(trial.learning_rate)"
             )
-    checked_function("loss", loss, ("prediction", "target"), ("trial", "prediction", "target"))
+    checked_function(
+        "loss", loss, ("prediction", "target"), ("trial", "prediction", "target"), by_name=("mask",)
+    )
     if not isinstance(loss_unit, str):
         raise UserError(f"loss_unit={loss_unit!r}: expected text, such as 'nats'")
     size = evaluation_batch_size
@@ -151,7 +155,6 @@ class Supervised(Task):
         self._optimizer, self.loss_unit = optimizer, loss_unit
         self.evaluation_batch_size, self.classification = evaluation_batch_size, classification
         self._checked: set[object] = set()
-        self._uses_mask: dict[object, bool] = {}
 
     def __eq__(self, other: object) -> bool:
         """Equal parts."""
@@ -240,6 +243,7 @@ class Supervised(Task):
         def step(rng: Array, x: PyTree, y: PyTree, traced: Mapping[str, Array]) -> PyTree:
             own, mask = with_values(trial, **traced), jnp.ones(2, bool)
             with naming(self.model.names[0]):
+                self.model.check(own)
                 variables = self.model.init(own, rng, jax.tree.map(lambda a: a[:1], x))
             check_params(self.model.names[0], variables.params)
             for train in (True, False):
@@ -249,7 +253,7 @@ class Supervised(Task):
                     )
             _check_broadcast(prediction, y)
             with naming("loss", prediction=prediction, target=y):
-                loss_B = self._loss(own, prediction, y)
+                loss_B = self._loss(own, prediction, y, mask)
             if jnp.shape(loss_B) == (2,):  # else `inspect` says so
                 for name, metric in self.metrics.items():
                     with naming(f"metrics[{name!r}]", prediction=prediction, target=y):
@@ -263,20 +267,6 @@ class Supervised(Task):
 
         key = jax.eval_shape(lambda: jax.random.key(0))
         return jax.eval_shape(step, key, x, y, dict(traced)), y
-
-    def uses_mask(self, trial: Trial, data: Data) -> bool:
-        """Whether batch statistics, if there are any, leave padding out.
-
-        Raises what `check` raises.
-        """
-        self.check(trial, data)
-        key = static_key(trial)
-        if key not in self._uses_mask:
-            x = jax.tree.map(
-                lambda a: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype), data.train.x
-            )
-            self._uses_mask[key] = self.model.uses_mask(trial, x)
-        return self._uses_mask[key]
 
     def init(self, trial: Trial, rng: Array, data: Arrays) -> Variables:
         """The model's."""
@@ -292,14 +282,17 @@ class Supervised(Task):
         prediction, state = self.model.apply(
             _plain(trial), variables, batch.x, rng=rng, mask=mask, train=train
         )
-        return Outputs(self._loss(trial, prediction, batch.y), prediction, batch.y, state=state)
+        return Outputs(
+            self._loss(trial, prediction, batch.y, mask), prediction, batch.y, state=state
+        )
 
-    def _loss(self, trial: Trial, prediction: PyTree, target: PyTree) -> Array:
+    def _loss(self, trial: Trial, prediction: PyTree, target: PyTree, mask: Array) -> Array:
         names = parameters(self.loss)
+        named: dict[str, PyTree] = {"mask": mask} if "mask" in names else {}
         if "trial" in names[1:]:
-            return self.loss(prediction, target, trial=_plain(trial))
-        own = (_plain(trial),) if arity(self.loss) > 2 else ()
-        return self.loss(*own, prediction, target)
+            return self.loss(prediction, target, trial=_plain(trial), **named)
+        own = (_plain(trial),) if arity(self.loss, but=named) > 2 else ()
+        return self.loss(*own, prediction, target, **named)
 
     def optimizer(self, trial: Trial, steps: int) -> optax.GradientTransformation:
         """The one given, or the one that the trial names."""
@@ -315,9 +308,10 @@ class Supervised(Task):
         arguments = (_plain(trial), steps)[: 2 if self.optimizer_uses_steps(trial) else 1]
         made = self._optimizer(*arguments)
         if not isinstance(made, optax.GradientTransformation):
+            hint = ": its .gradient_transformation()" if isinstance(made, optax.MultiSteps) else ""
             raise UserError(
                 f"optimizer: the function returned {type(made).__name__}, expected an "
-                "optax.GradientTransformation"
+                f"optax.GradientTransformation{hint}"
             )
         return made
 

@@ -127,10 +127,6 @@ class Task(abc.ABC):
         if type(self).optimizer is Task.optimizer:
             optimizers.check(trial)
 
-    def uses_mask(self, trial: Trial, data: Data) -> bool:
-        """Whether `apply` heeds its mask; where it does not, no batch may be partial."""
-        return True
-
     def predict(self, trial: Trial, variables: Variables, x: PyTree) -> PyTree:
         """What the trained model predicts of inputs (B, ...): (B, ...).
 
@@ -194,8 +190,19 @@ def update(
     """
     value_fn = value_fn or (lambda params: sum(a.sum() for a in jax.tree.leaves(params)))
     extra = {"value": jnp.asarray(value), "grad": grads, "value_fn": value_fn}
-    updated: tuple[PyTree, PyTree]
-    updated = optax.with_extra_args_support(optimizer).update(grads, state, params, **extra)
+    return extended_update(optimizer, grads, state, params, extra)
+
+
+def extended_update(
+    optimizer: optax.GradientTransformation, grads: PyTree, state: PyTree, params: PyTree,
+    extra: Mapping[str, PyTree],
+) -> tuple[PyTree, PyTree]:  # fmt: skip
+    """One update, with what of `extra` the optimizer takes."""
+    function = optax.with_extra_args_support(optimizer).update
+    taken = inspect.signature(function).parameters.values()
+    if not any(p.kind is p.VAR_KEYWORD for p in taken):  # optax.contrib.sam takes none of it
+        extra = {p.name: extra[p.name] for p in taken if p.name in extra}
+    updated: tuple[PyTree, PyTree] = function(grads, state, params, **extra)
     return updated
 
 
