@@ -16,19 +16,17 @@ from jax.extend import core as jax_core
 
 from jaxexp.planning.plan import static_key
 from jaxexp.spec.trial import Trial
-from jaxexp.training import jaxprs
+from jaxexp.training import jaxprs, tracing
 from jaxexp.training.data import Data
 from jaxexp.training.task import Batch, Task, Variables
-from jaxexp.training.tracing import is_plain_value, one_at_a_time
 from jaxexp.training.trees import PyTree
 
-HALF = 4  # examples of the batch that is computed; as many others stand beside them, or yet others
+HALF = 4  # examples of the batch that is computed, beside as many others:
+OTHERS = (4, 5, 6, 7)  # these, or one of them again and again
 QUICK: dict[str, Any] = {  # to compile: each program runs a few times
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
 }
-
-
 FILLING = (
     "what fills it up would change the losses of its examples, or the model's state: heed the "
     "`mask` (B,) of a batch, where its examples have to do with one another (give the module, "
@@ -55,13 +53,13 @@ def mixing(task: Task, data: Data) -> Callable[[Trial], Mixing]:
     def of(trial: Trial) -> Mixing:
         key = static_key(trial)
         if key not in found:
-            found[key] = APART if is_plain_value(task) else _of(task, trial, data)
+            found[key] = APART if tracing.is_plain_value(task) else _of(task, trial, data)
         return found[key]
 
     return of
 
 
-@one_at_a_time
+@tracing.one_at_a_time
 def _of(task: Task, trial: Trial, data: Data) -> Mixing:
     """Computed once in a process for tasks that compute the same."""
     arrays, rng = data.arrays(), jax.random.key(0)
@@ -75,7 +73,7 @@ def _of(task: Task, trial: Trial, data: Data) -> Mixing:
 
     half = np.arange(2 * HALF) < HALF
     variables = jax.eval_shape(functools.partial(task.init, trial), rng, arrays)
-    given = variables, _batch(arrays["train"], HALF), half
+    given = variables, _batch(arrays["train"], OTHERS), half
     traced = [
         jax.make_jaxpr(functools.partial(losses, train=train))(*given) for train in (True, False)
     ]
@@ -90,7 +88,7 @@ def _computed(
     traced: Sequence[jax_core.ClosedJaxpr], variables: Variables, examples: Batch, half: np.ndarray
 ) -> Mixing:
     """By what stands beside the same examples: other ones must not change a bit."""
-    batches = [_batch(examples, other) for other in (HALF, 3 * HALF + 1)]
+    batches = [_batch(examples, others) for others in (OTHERS, OTHERS[:1] * HALF)]
 
     def changes(program: jax_core.ClosedJaxpr, *masks: np.ndarray) -> list[bool]:
         leaves = [[jax.tree.leaves((variables, batch, m)) for batch in batches] for m in masks]
@@ -122,9 +120,9 @@ def _compiled(function: Callable[..., PyTree], *given: PyTree) -> jax.stages.Com
     return jax.jit(function).lower(*given).compile(QUICK)
 
 
-def _batch(examples: Batch, others: int) -> Batch:
-    """The first examples, and as many from the place `others` on; again from the first one on."""
-    places = np.concatenate([np.arange(HALF), np.arange(others, others + HALF)])
+def _batch(examples: Batch, others: Sequence[int]) -> Batch:
+    """The first examples, and others; of few, the first ones again."""
+    places = np.array([*range(HALF), *others])
     return jax.tree.map(lambda a: np.asarray(a)[places % len(a)], examples)
 
 
