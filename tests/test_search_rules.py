@@ -1,7 +1,10 @@
 """Successive halving, Hyperband and population-based training: their rules, and small runs."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
+import scipy.stats
 
 import jaxexp as jx
 from jaxexp.execution.control import Curves
@@ -114,6 +117,41 @@ def test_values_stay_in_the_space():
         assert set(made["learning_rate"]) <= set(np.float32([0.1, 0.2, 0.3]))
         assert (made["weight_decay"] >= 0.9).all()
         assert (made["weight_decay"] <= 1.0).all()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counting(jx.Trial):
+    """With a whole number inside its program."""
+
+    k: int = jx.traced(8)
+
+
+def explored(own, now, draws=200):
+    """What the worst half goes on with, of a population whose members all have this value."""
+    space = jx.search.Space(Counting(epochs=9), {"k": own})
+    pbt = PBT(space, population=8, quantile=0.5, resample=0.0)
+    members = pbt.sweep.trials()
+    loss, values = curves(np.arange(8.0)[:, None]), {"k": np.full(8, now, np.int32)}
+    changes = [pbt.change(epoch, members, loss, values) for epoch in range(1, draws)]
+    return {int(k) for change in changes for k in change.values["k"][4:]}
+
+
+@pytest.mark.parametrize(
+    ("own", "now", "expected"),
+    [
+        (jx.search.integers(8, 64, step=8), 8, {8, 16}),
+        (jx.search.integers(8, 64, step=8), 48, {40, 56}),
+        (jx.search.integers(8, 64, step=8), 64, {48, 64}),
+        (jx.search.integers(3, 93, step=10), 13, {3, 23}),
+        (jx.search.integers(1, 64), 4, {3, 5}),
+        (jx.search.integers(1, 64, log=True), 40, {32, 48}),
+        (jx.search.integers(-9, 9), 0, {-1, 1}),
+        (jx.search.integers(1, 5000, step=1), 4000, {3200, 4800}),
+        (scipy.stats.randint(1, 10), 2, {1, 3}),
+    ],
+)
+def test_whole_numbers_move_by_steps_up_and_down_within_the_space(own, now, expected):
+    assert explored(own, now) == expected
 
 
 def test_a_population_trains_and_its_lineage_is_recorded(problem):

@@ -23,7 +23,8 @@ class PBT:
     epochs, the worst members of a population take over parameters and optimizer state of members
     drawn from the best (exploit, by truncation selection), with hyperparameters near theirs
     (explore): each is drawn anew from the space with probability `resample`, and is otherwise
-    multiplied by 0.8 or 1.2 (of a choice, the option before or after is taken), within the space.
+    multiplied by 0.8 or 1.2 (of a choice, the option before or after is taken; whole numbers are
+    rounded to their steps, and change by one at least), within the space.
 
     All members train as one program, and states are copied on the devices. Hyperparameters have to
     be numbers inside the program: learning rates, weight decay, dropout …, declared with
@@ -161,4 +162,13 @@ class PBT:
             nearest = int(np.argmin(np.abs(np.array(options) - value)))
             return options[min(max(nearest + (1 if up else -1), 0), len(options) - 1)]
         ends = [float(end) for end in own.values()]  # type: ignore[arg-type]
+        if own.step:
+            return _step_away(value, own.step, min(ends), max(ends), up=up)
         return min(max(value * (1.2 if up else 0.8), min(ends)), max(ends))
+
+
+def _step_away(value: float, step: int, low: float, high: float, *, up: bool) -> float:
+    """A whole number a fifth away, in steps from `low`, and at least by one of them."""
+    steps = max(1, round(abs(value) * 0.2 / step))
+    place = round((value - low) / step) + (steps if up else -steps)
+    return low + step * min(max(place, 0), round((high - low) / step))

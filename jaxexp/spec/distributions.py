@@ -46,6 +46,11 @@ class Distribution(abc.ABC):
         """How many values there are; infinitely many of a continuous distribution."""
         return math.inf
 
+    @property
+    def step(self) -> int:
+        """The distance between two neighbours of whole numbers, and otherwise 0."""
+        return 0
+
     def values(self) -> Sequence[object]:
         """Values whose ranges decide those of all: both ends, or each of a choice."""
         return self.ppf(EDGE), self.ppf(1 - EDGE)
@@ -230,8 +235,12 @@ class Scipy(Distribution):
     def count(self) -> float:
         """How many values there are."""
         low, high = self.distribution.support()
-        discrete = hasattr(self.distribution, "pmf")
-        return high - low + 1 if discrete else math.inf
+        return high - low + 1 if self.step else math.inf
+
+    @property
+    def step(self) -> int:
+        """1 of a discrete distribution."""
+        return int(hasattr(self.distribution, "pmf"))
 
     def values(self) -> Sequence[object]:
         """Both ends, but for what is less probable than 2**-32."""
@@ -276,6 +285,11 @@ class Conditional(Distribution):
     def count(self) -> float:
         """How many values there are where the conditions hold."""
         return self.distribution.count
+
+    @property
+    def step(self) -> int:
+        """Of the distribution."""
+        return self.distribution.step
 
     def values(self) -> Sequence[object]:
         """Of the distribution."""
