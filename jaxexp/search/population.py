@@ -9,7 +9,7 @@ from jaxexp.base.errors import UserError
 from jaxexp.base.words import count
 from jaxexp.execution.control import Change, Curves
 from jaxexp.spec.distributions import Choice, Conditional, Distribution
-from jaxexp.spec.samplers import random
+from jaxexp.spec.samplers import members
 from jaxexp.spec.spaces import Space
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Kind, Trial
@@ -28,9 +28,9 @@ class PBT:
 
     All members train as one program, and states are copied on the devices. Hyperparameters have to
     be numbers inside the program: learning rates, weight decay, dropout …, declared with
-    `jaxexp.traced`. A member's seed, which shuffles its examples, stays its own. In the results,
-    `parent` by epoch says of which member each became a copy, and `own_learning_rate` and the like
-    which values it had.
+    `jaxexp.traced`. A member's seed, which shuffles its examples, stays its own: several can begin
+    at one point, where a space has few. In the results, `parent` by epoch says of which member
+    each became a copy, and `own_learning_rate` and the like which values it had.
 
     Args:
         space: what is searched, and the trial that all members begin as.
@@ -85,12 +85,11 @@ class PBT:
             )
         for axis, own in self.space.distributions.items():
             self._check(axis, own)
-        drawn = random(self.space, self.population, seed=self.seed)
         # The members differ in their seeds, too: those that copy one another do not stay equal.
-        names = drawn.dims["sample"][0]
+        names = self.space.names
         points = [
-            (*(getattr(trial, name) for name in names), self.space.base.seed + i)
-            for i, trial in enumerate(drawn.trials())
+            (*(point[name] for name in names), self.space.base.seed + i)
+            for i, point in enumerate(members(self.space, self.population, seed=self.seed))
         ]
         sweep = Sweep(
             self.space.base, {(*names, "seed"): points}, name="pbt",

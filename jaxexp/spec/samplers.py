@@ -46,16 +46,23 @@ def random(space: Space, trials: int, *, seed: int = 0, seeds: int = 1) -> Sweep
     [0.5098574, 0.00018805946, 0.002795665]
     """
     _check(space, trials, seed, seeds)
+    return _sweep(space, _distinct(space, _drawn(space, seed), trials), seeds, "random")
+
+
+def members(space: Space, size: int, *, seed: int) -> list[dict[str, Value]]:
+    """Of a population: the points of `random`; where there are fewer, they come again in turn."""
+    points = list(_found(space, _drawn(space, seed), size).values())
+    return [points[member % len(points)] for member in range(size)]
+
+
+def _drawn(space: Space, seed: int) -> Iterator[dict[str, float]]:
+    """Quantiles, of each hyperparameter from a stream of its own."""
     streams = {
         axis[0]: np.random.default_rng([seed, int(digest(*axis), 16)])
         for axis in space.distributions
     }
-
-    def drawn() -> Iterator[dict[str, float]]:
-        while True:
-            yield {name: float(stream.random()) for name, stream in streams.items()}
-
-    return _sweep(space, _distinct(space, drawn(), trials), seeds, "random")
+    while True:
+        yield {name: float(stream.random()) for name, stream in streams.items()}
 
 
 def sobol(space: Space, trials: int, *, seed: int = 0, seeds: int = 1) -> Sweep:
@@ -176,22 +183,27 @@ def _distinct(
     space: Space, drawn: Iterator[dict[str, float]], trials: int
 ) -> list[dict[str, Value]]:
     """The first points that differ, as trials."""
+    found = _found(space, drawn, trials)
+    if len(found) < trials:
+        raise UserError(
+            f"trials={trials}: the last {IN_VAIN:,} points drawn were among the "
+            f"{count(len(found), 'point')} before them: expected fewer trials, or a larger space"
+        )
+    return list(found.values())
+
+
+def _found(
+    space: Space, drawn: Iterator[dict[str, float]], most: int
+) -> dict[Trial, dict[str, Value]]:
+    """The first points that differ: fewer where there are no more, or none is found any more."""
     found: dict[Trial, dict[str, Value]] = {}
     in_vain = 0
-    for quantiles in drawn:
-        point = space.point(quantiles)
+    while len(found) < min(most, space.count) and in_vain <= IN_VAIN:
+        point = space.point(next(drawn))
         trial = space.trial(point)
         in_vain = in_vain + 1 if trial in found else 0
         found.setdefault(trial, point)
-        if len(found) == trials:
-            break
-        if in_vain > IN_VAIN:
-            raise UserError(
-                f"trials={trials}: the last {IN_VAIN:,} points drawn were among the "
-                f"{count(len(found), 'point')} before them: expected fewer trials, or a larger "
-                "space"
-            )
-    return list(found.values())
+    return found
 
 
 def _sweep(space: Space, points: list[dict[str, Value]], seeds: int, name: str) -> Sweep:
