@@ -463,7 +463,9 @@ def test_the_same_call_resumes_a_search_and_more_trials_extend_it(data, tmp_path
     assert results["accuracy"].identical(expected["accuracy"])
     assert first["accuracy"].identical(results["accuracy"][:3])
     own.sampler = op.samplers.RandomSampler(seed=0)
-    assert run(own, data, trials=6, checkpoint_dir=tmp_path)["loss"].identical(results["loss"])
+    of_numpy = {"trials": np.int64(6), "batch": np.int64(3), "seeds": np.int64(1)}
+    again = run(own, data, checkpoint_dir=tmp_path, **of_numpy)
+    assert again["loss"].identical(results["loss"])
     assert len(own.trials) == 6
 
 

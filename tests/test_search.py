@@ -292,6 +292,20 @@ def test_bad_arguments(make, message):
         make()
 
 
+def test_numbers_of_numpy_are_numbers():
+    drawn = integers(np.int64(8), np.int32(16), step=np.int64(4))
+    assert repr(drawn) == repr(integers(8, 16, step=4))
+    assert repr(uniform(np.float32(0.5), np.int64(1))) == repr(uniform(0.5, 1))
+    assert repr(loguniform(np.float64(0.5), np.float32(1))) == repr(loguniform(0.5, 1))
+    arguments = {"trials": np.int64(4), "seed": np.int64(1), "seeds": np.uint8(2)}
+    for sampler in SAMPLERS:
+        assert sampler(large_space_without_seed(), **arguments).shape == (4, 2)
+    with pytest.raises(UserError, match="expected a whole number"):
+        integers(np.bool_(True), 3)
+    with pytest.raises(UserError, match="expected two finite numbers"):
+        uniform(np.bool_(False), 1)
+
+
 def test_values_that_do_not_fit_together_are_told_before_anything_trains():
     space = Space(MLP, {"batch_norm": [True], "batch_size": [1, 2]})
     with pytest.raises(UserError, match="batch_size=1: batch norm needs at least 2"):

@@ -208,6 +208,16 @@ def test_what_cannot_be(make, message):
         make()
 
 
+def test_numbers_of_numpy_are_numbers():
+    given = {"population": 8, "interval": 2, "quantile": 0.25, "resample": 0.5, "seed": 3}
+    made = PBT(SPACE, **{name: np.array(value)[()] for name, value in given.items()})
+    assert repr(made) == repr(PBT(SPACE, **given))
+    assert made.sweep.id == PBT(SPACE, **given).sweep.id
+    for wrong in (np.bool_(True), np.float64(3), True):
+        with pytest.raises(jx.UserError, match="expected a whole number, at least 0"):
+            PBT(SPACE, seed=wrong)
+
+
 def test_a_search_on_another_sweep(problem):
     other = jx.Sweep(BASE, {"learning_rate": [0.5, 0.25]})
     for search in (Hyperband(SPACE), PBT(SPACE)):

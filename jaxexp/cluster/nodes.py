@@ -16,9 +16,9 @@ from types import ModuleType
 from typing import Any
 
 from jaxexp.base.errors import UnavailableError, UserError
+from jaxexp.base.numbers import is_int
 from jaxexp.cluster import probing
 from jaxexp.cluster.worker import Worker
-from jaxexp.training.checks import is_int
 
 IDLE_SECONDS = 30.0  # that workers keep their nodes, and what they have compiled, after a run
 ANSWERS_SECONDS = 5.0  # that an address may take to answer,

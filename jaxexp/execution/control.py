@@ -14,10 +14,11 @@ import numpy as np
 
 from jaxexp.base.batches import steps_per_epoch
 from jaxexp.base.errors import UserError
+from jaxexp.base.numbers import is_number
 from jaxexp.base.words import did_you_mean
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial
-from jaxexp.training.checks import check_int, is_number
+from jaxexp.training.checks import check_int
 
 RUNNING = "running_"  # how the names of means taken during the epochs begin
 

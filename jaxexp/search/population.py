@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from jaxexp.base.errors import UserError
+from jaxexp.base.numbers import is_number
 from jaxexp.base.words import count
 from jaxexp.execution.control import Change, Curves
 from jaxexp.spec.distributions import Choice, Conditional, Distribution
@@ -13,6 +14,7 @@ from jaxexp.spec.samplers import members
 from jaxexp.spec.spaces import Space
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Kind, Trial
+from jaxexp.training.checks import check_int
 
 
 @dataclass(frozen=True)
@@ -72,13 +74,13 @@ class PBT:
             raise UserError(f"space={self.space!r}: expected a jaxexp.search.Space")
         for name, least in (("population", 2), ("interval", 1), ("seed", 0)):
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise UserError(f"{name}={value!r}: expected a whole number, at least {least}")
+            check_int(name, value, least)
+            object.__setattr__(self, name, int(value))  # also of NumPy's
         for name, most in (("quantile", 0.5), ("resample", 1.0)):
             value = getattr(self, name)
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not 0 <= value <= most:
+            if not is_number(value) or not 0 <= value <= most:
                 raise UserError(f"{name}={value!r}: expected a number from 0 to {most:g}")
+            object.__setattr__(self, name, float(value))
         if self._copies < 1:
             raise UserError(
                 f"quantile={self.quantile}: of {self.population} members that is less than one"

@@ -20,6 +20,7 @@ from jaxexp.search.suggestions import Suggest, Suggestions, import_optuna, sugge
 from jaxexp.spec.spaces import Space
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial
+from jaxexp.training.checks import check_int
 from jaxexp.training.data import Data
 from jaxexp.training.task import Task, directions
 
@@ -107,7 +108,7 @@ def optuna(
     (6, 6)
     """
     import_optuna()
-    _check_number("trials", trials)
+    trials = _number("trials", trials)
     if not isinstance(checkpoint_dir, str | Path | None):
         raise UserError(f"checkpoint_dir={checkpoint_dir!r}: expected the path of a folder")
 
@@ -153,8 +154,8 @@ def prepared(
     See `optuna` for the other arguments; raises UserError for what cannot be.
     """
     import_optuna()
-    for name, value in (("batch", batch), ("seeds", seeds), ("report_every", report_every)):
-        _check_number(name, value)
+    batch, seeds = _number("batch", batch), _number("seeds", seeds)
+    report_every = _number("report_every", report_every)
     if not isinstance(prune, bool | None):
         raise UserError(f"prune={prune!r}: expected True, False or None")
     _check_study(study)
@@ -174,9 +175,10 @@ def prepared(
     )  # fmt: skip
 
 
-def _check_number(name: str, value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise UserError(f"{name}={value!r}: expected a whole number, at least 1")
+def _number(name: str, value: int) -> int:
+    """As an int, of NumPy's too."""
+    check_int(name, value, least=1)
+    return int(value)
 
 
 def _check_study(study: "op.Study") -> None:

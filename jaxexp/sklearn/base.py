@@ -20,12 +20,12 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from jaxexp.api import run
 from jaxexp.base.errors import UserError
+from jaxexp.base.numbers import is_int, is_number
 from jaxexp.results.results import Predict, apply
 from jaxexp.sklearn.stopping import NoImprovement
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial
 from jaxexp.training.arrays import arrays
-from jaxexp.training.checks import is_int, is_number
 from jaxexp.training.data import Data
 from jaxexp.training.task import Task, Variables
 from jaxexp.training.tracing import is_plain_value

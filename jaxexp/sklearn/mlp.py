@@ -16,12 +16,12 @@ import optax
 from jax import Array
 from sklearn.utils.validation import check_is_fitted
 
+from jaxexp.base.numbers import is_int, is_number
 from jaxexp.nn.classification import MLPClassification, cost
 from jaxexp.nn.mlp import for_each_layer, own_part, stacks
 from jaxexp.sklearn.base import Network, NetworkClassifier, NetworkRegressor, Prepared
 from jaxexp.spec.padding import Choice, choose, largest, value
 from jaxexp.spec.trial import MLPTrial, Trial, static, traced
-from jaxexp.training.checks import is_int, is_number
 from jaxexp.training.data import Data
 from jaxexp.training.labels import check_labels
 from jaxexp.training.metrics import Metric, r2_around

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeAlias, runtime_checkable
 
 from jaxexp.base.errors import UserError
+from jaxexp.base.numbers import is_int, is_number
 from jaxexp.spec.values import Value, float32, text
 
 Conditions: TypeAlias = tuple[tuple[str, tuple[object, ...]], ...]  # a name, and its values
@@ -373,8 +374,9 @@ def integers(low: int, high: int, *, log: bool = False, step: int = 1) -> Intege
     """
     written = f"integers({low}, {high})"
     for name, value in (("low", low), ("high", high), ("step", step)):
-        if not isinstance(value, int) or isinstance(value, bool):
+        if not is_int(value):
             raise UserError(f"{written}: {name}={value!r}: expected a whole number")
+    low, high, step = int(low), int(high), int(step)  # also of NumPy's
     if not low < high:
         raise UserError(f"{written}: expected low below high")
     if step < 1 or (high - low) % step:
@@ -431,9 +433,9 @@ def distribution(values: object) -> Distribution:
 
 def _bounds(name: str, low: float, high: float) -> tuple[float, float]:
     for each in (low, high):
-        number = isinstance(each, int | float) and not isinstance(each, bool)
-        if not number or not math.isfinite(each):
+        if not is_number(each) or not math.isfinite(each):
             raise UserError(f"{name}({low!r}, {high!r}): expected two finite numbers")
+    low, high = float(low), float(high)  # also of NumPy's
     if not low < high:
         raise UserError(f"{name}({low:g}, {high:g}): expected low below high")
     if float32(low) == float32(high):
@@ -441,7 +443,7 @@ def _bounds(name: str, low: float, high: float) -> tuple[float, float]:
             f"{name}({low!r}, {high!r}): the bounds are the same in float32, in which trials are "
             "trained"
         )
-    return float(low), float(high)
+    return low, high
 
 
 def _within(own: Uniform | LogUniform, value: float) -> float:

@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxexp.base.errors import UserError
 from jaxexp.base.files import digest
+from jaxexp.base.numbers import is_int
 from jaxexp.base.words import count
 from jaxexp.spec.distributions import Choice, Conditional
 from jaxexp.spec.spaces import Space
@@ -45,7 +46,7 @@ def random(space: Space, trials: int, *, seed: int = 0, seeds: int = 1) -> Sweep
     >>> [trial.learning_rate for trial in random(space, 3).trials()]
     [0.5098574, 0.00018805946, 0.002795665]
     """
-    _check(space, trials, seed, seeds)
+    trials, seed, seeds = _checked(space, trials, seed, seeds)
     return _sweep(space, _distinct(space, _drawn(space, seed), trials), seeds, "random")
 
 
@@ -89,7 +90,7 @@ def sobol(space: Space, trials: int, *, seed: int = 0, seeds: int = 1) -> Sweep:
     >>> sorted(trial.width for trial in sobol(space, 4).trials())
     [1, 2, 3, 4]
     """
-    _check(space, trials, seed, seeds)
+    trials, seed, seeds = _checked(space, trials, seed, seeds)
     from scipy.stats import qmc  # it takes a second to start
 
     names = [axis[0] for axis in space.distributions]
@@ -130,7 +131,7 @@ def grid(space: Space, points: int | Mapping[str, int], *, seeds: int = 1) -> Sw
     >>> grid(space, 3).shape
     (6,)
     """
-    _check(space, 1, 0, seeds)
+    _, _, seeds = _checked(space, 1, 0, seeds)
     each = _points_of(space, points)
     values = [own.grid(each[axis]) for axis, own in space.distributions.items()]
     size = float(np.prod([float(len(own)) for own in values]))
@@ -160,23 +161,22 @@ def _points_of(space: Space, points: int | Mapping[str, int]) -> dict[Axis, int]
 
 
 def _whole(name: str, value: object, least: int = 1) -> int:
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
+    if not is_int(value) or value < least:
         raise UserError(f"{name}={value!r}: expected a whole number, at least {least}")
     return int(value)
 
 
-def _check(space: Space, trials: int, seed: int, seeds: int) -> None:
+def _checked(space: Space, trials: int, seed: int, seeds: int) -> tuple[int, int, int]:
     if not isinstance(space, Space):
         raise UserError(f"space={space!r}: expected a jaxexp.search.Space")
-    _whole("trials", trials)
-    _whole("seed", seed, least=0)
-    _whole("seeds", seeds)
+    trials, seed, seeds = _whole("trials", trials), _whole("seed", seed, 0), _whole("seeds", seeds)
     if seeds > 1 and "seed" in space.names:
         raise UserError(f"seeds={seeds}: `seed` is searched already")
     if space.count < trials:
         raise UserError(
             f"trials={trials}: the space has {count(int(space.count), 'point')} at most"
         )
+    return trials, seed, seeds
 
 
 def _distinct(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 import numpy as np
 
 from jaxexp.base.errors import UserError
+from jaxexp.base.numbers import is_int
 from jaxexp.training.checks import (
     BLOCK_BYTES,
     FLOAT32,
@@ -19,7 +20,6 @@ from jaxexp.training.checks import (
     convert,
     dtype_kind,
     first_twice,
-    is_int,
     is_missing,
     named_leaves,
     plain_value,

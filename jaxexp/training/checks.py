@@ -1,11 +1,11 @@
 """Checks of arrays and trees of arrays: every refusal names the array, the row and the value."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TypeGuard
 
 import numpy as np
 
 from jaxexp.base.errors import UserError
+from jaxexp.base.numbers import is_int
 from jaxexp.training.trees import PyTree
 
 INT32 = np.iinfo(np.int32)
@@ -258,16 +258,6 @@ def is_missing(value: object) -> bool:
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return True
     return isinstance(value, (str, float)) and (value == "" or value != value)
-
-
-def is_int(value: object) -> "TypeGuard[int | np.integer]":
-    """Whether it is a whole number, which a bool is not."""
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-
-
-def is_number(value: object) -> "TypeGuard[float | np.number]":
-    """Whether it is a number, which a bool is not."""
-    return is_int(value) or isinstance(value, (float, np.floating))
 
 
 def check_int(name: str, value: object, least: int) -> None:

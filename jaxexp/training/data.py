@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Self, TypeAlias
 import numpy as np
 
 from jaxexp.base.errors import UserError
+from jaxexp.base.numbers import is_int
 from jaxexp.base.words import count
 from jaxexp.training.checks import (
     BLOCK_BYTES,
@@ -25,7 +26,6 @@ from jaxexp.training.checks import (
     check_weight,
     checked_leaf,
     checked_names,
-    is_int,
     map_leaves,
     named_leaves,
     row_count,

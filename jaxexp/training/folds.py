@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from jaxexp.base.errors import UserError
+from jaxexp.base.numbers import is_int
 from jaxexp.base.words import count
-from jaxexp.training.checks import is_int, row_count
+from jaxexp.training.checks import row_count
 from jaxexp.training.data import Data, Examples
 
 

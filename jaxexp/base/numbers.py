@@ -1,0 +1,23 @@
+"""What counts as a number: Python's and NumPy's, and no bool."""
+
+from typing import TypeGuard
+
+import numpy as np
+
+
+def is_int(value: object) -> "TypeGuard[int | np.integer]":
+    """Whether it is a whole number, which a bool is not.
+
+    >>> is_int(np.int64(3)), is_int(3.0), is_int(True)
+    (True, False, False)
+    """
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> "TypeGuard[float | np.number]":
+    """Whether it is a number, which a bool is not.
+
+    >>> is_number(np.float32(0.5)), is_number(3), is_number("3")
+    (True, True, False)
+    """
+    return is_int(value) or isinstance(value, (float, np.floating))
