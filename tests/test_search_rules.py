@@ -179,7 +179,26 @@ def test_a_population_trains_and_its_lineage_is_recorded(problem):
         at = results["accuracy"].sel(split="validation").values[:, epoch]
         assert at[parent[member, epoch]] >= np.median(at)
         assert 1e-4 <= rates[member, epoch + 1] <= 0.1
-    np.testing.assert_allclose(rates[:, 0], results["learning_rate"].values, rtol=1e-6)
+    np.testing.assert_array_equal(rates[:, 0], results["learning_rate"].values)
+
+
+class EndAt5:
+    """Ends every other trial."""
+
+    def stop(self, epoch, trials, curves):
+        return (np.arange(len(trials)) % 2 == 0) & (epoch == 5)
+
+
+@pytest.mark.parametrize("rules", [[], [EndAt5()]])
+def test_values_that_are_one_number_in_a_program_are_one_in_the_results(problem, rules):
+    """Those that a population began with, those that it copied, also where some end early."""
+    pbt = PBT(SPACE, population=8, quantile=0.5, resample=0.0)
+    results = jx.run(pbt.sweep, *problem, stopping=[pbt, *rules], progress=False)
+    assert results["own_learning_rate"].dtype == results["learning_rate"].dtype == np.float64
+    rates = results["own_learning_rate"].values
+    rates = rates[np.isfinite(rates)]
+    assert len(np.unique(rates)) == len(np.unique(rates.astype(np.float32)))
+    assert (rates[:, None] == results["learning_rate"].values).any(0).all()
 
 
 @pytest.mark.parametrize(

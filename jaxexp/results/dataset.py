@@ -16,12 +16,13 @@ from jaxexp.execution.records import TrialRecord
 from jaxexp.results.facts import host_facts
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial
-from jaxexp.spec.values import text
+from jaxexp.spec.values import short, text
 from jaxexp.training.data import Attributes, Data
 from jaxexp.training.step import train_sample
 from jaxexp.training.task import Task
 
 SPLITS = ("train", "validation", "test")
+Number: TypeAlias = bool | int | float | np.generic
 # Dimensions, array and attributes, as xarray takes them.
 Variable: TypeAlias = tuple[tuple[str, ...], np.ndarray, Mapping[str, str]]
 
@@ -112,15 +113,20 @@ def _lineage(own: Sequence[TrialRecord]) -> dict[str, list[np.ndarray]]:
     for record in own:
         epochs = len(record.running["loss"])
         parent = np.full(epochs, -1)
-        values = {name: np.full(epochs, getattr(record.trial, name)) for name in names}
+        values = {name: np.full(epochs, _plain(getattr(record.trial, name))) for name in names}
         for epoch, (source, changed) in sorted(record.changes.items()):
             parent[epoch - 1] = -1 if source == record.trial else place[source]
             for name, value in changed.items():
-                values[name][epoch:] = value
+                values[name][epoch:] = _plain(value)
         made["parent"].append(parent)
         for name in names:
             made[f"own_{name}"].append(values[name])
     return made
+
+
+def _plain(value: Number) -> Number:
+    """One form of the numbers of spaces, in few digits, and of those that trained, in float32."""
+    return short(float(value)) if isinstance(value, float | np.floating) else value
 
 
 def _pad(values: list[np.ndarray]) -> np.ndarray:
@@ -128,7 +134,7 @@ def _pad(values: list[np.ndarray]) -> np.ndarray:
     if len({value.shape for value in values}) == 1:
         return np.stack(values)
     largest = np.max([value.shape for value in values], axis=0)
-    padded = np.full((len(values), *largest), np.nan, np.float32)
+    padded = np.full((len(values), *largest), np.nan, np.result_type(np.float32, *values))
     for row, value in zip(padded, values, strict=True):
         row[tuple(map(slice, value.shape))] = value
     return padded

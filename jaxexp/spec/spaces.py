@@ -13,7 +13,7 @@ from jaxexp.spec.distributions import (
 )
 from jaxexp.spec.sweep import Axis
 from jaxexp.spec.trial import Trial, check_range, hyperparameters
-from jaxexp.spec.values import Value, float32, text
+from jaxexp.spec.values import Value, short, text
 
 Axes: TypeAlias = Mapping[str | Axis, object]
 
@@ -129,7 +129,7 @@ class Space:
     def _value(self, name: str, value: object) -> Value:
         """As the hyperparameter has it; floats as short as float32 lets them be."""
         if isinstance(value, float) and not float(value).is_integer():
-            value = float(_short(value))
+            value = short(value)
         return self.base.convert(name, value)
 
     def _checked(self, names: Axis, values: object) -> Distribution:
@@ -229,10 +229,3 @@ class Space:
         else:
             found = own.has(value)
         return found or (isinstance(own, Conditional) and getattr(self.base, name) == value)
-
-
-def _short(value: float) -> str:
-    """The fewest digits that are the same number in float32."""
-    value = float32(value)
-    written = (f"{value:.{digits}g}" for digits in range(1, 10))  # nine are always enough
-    return next((w for w in written if float32(float(w)) == value), repr(value))

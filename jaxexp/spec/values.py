@@ -38,6 +38,17 @@ def float32(value: float) -> float:
         return value
 
 
+def short(value: float) -> float:
+    """The number of the fewest digits that is the same in float32.
+
+    >>> short(0.8467394709590972)
+    0.8467395
+    """
+    value = float32(value)
+    written = (float(f"{value:.{digits}g}") for digits in range(1, 10))  # nine are always enough
+    return next((number for number in written if float32(number) == value), value)
+
+
 def convert(hint: Hint, value: object) -> Value:
     """A value, or the text of one, as the type of an annotation.
 
