@@ -564,6 +564,20 @@ def test_runs_are_listed_with_their_state(tmp_path, rates):
     assert "notes" not in told
 
 
+def test_a_run_without_results_says_how_to_go_on(tmp_path):
+    killed = write_run(tmp_path / "of mine", finished=False)
+    (killed / rundir.HOLDER).write_text("process 8 on here")  # as a run that was killed leaves it
+    code, _, told = call("show", killed)
+    assert code == 2
+    assert f"the run is interrupted; `jaxexp resume '{killed}'` goes on" in words(told)
+    with FileLock(killed / rundir.LOCK):
+        _, _, told = call("show", killed)
+    assert "no results to report on yet: the run is running (process 8 on here)" in words(told)
+    complete = write_run(tmp_path / "complete")
+    _, _, told = call("show", complete)
+    assert words(told).endswith("no results to report on")
+
+
 # Mistakes
 
 

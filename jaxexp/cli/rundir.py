@@ -161,8 +161,8 @@ class RunDirectory:
         asked = json.loads(json.dumps(dict(command)))
         if found.get("finished") is False and asked.items() <= found.items():
             raise UserError(
-                f"{self.path}: holds this run, unfinished; `jaxexp resume "
-                f"{shlex.quote(str(self.path))}` resumes it, --force starts it anew"
+                f"{self.path}: holds this run, unfinished; {self._resume} resumes it, --force "
+                "starts it anew"
             )
         raise UserError(
             f"{self.path}: already holds a run; choose another --out, or --force to replace it"
@@ -213,6 +213,10 @@ class RunDirectory:
     @property
     def _command(self) -> Path:
         return self.path / "run.json"
+
+    @property
+    def _resume(self) -> str:
+        return f"`jaxexp resume {shlex.quote(str(self.path))}`"
 
     def _write(self, content: Mapping[str, object]) -> None:
         """`run.json`, whole or not at all."""
@@ -333,8 +337,14 @@ class RunDirectory:
         files = [(name, self.results / f"{name}.nc") for name in names]
         found = [(name, dataset.load(file)) for name, file in files if file.is_file()]
         if not found:
-            raise UserError(f"{self.results}: no results to report on")
+            raise UserError(f"{self.results}: no results to report on{self._why_none()}")
         return found
+
+    def _why_none(self) -> str:
+        state = self.state()
+        if state == "interrupted":
+            return f": the run is interrupted; {self._resume} goes on"
+        return f" yet: the run is {state}" if state.startswith("running") else ""
 
     def keep_figure(self, name: str, png: bytes) -> None:
         """Write a figure; raises UserError if it cannot be written."""
