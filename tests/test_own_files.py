@@ -165,6 +165,8 @@ def test_predictions_of_a_regression_are_those_of_the_best_setting(regression, t
         ("a,b\n1,2\n", "the columns are a, b, expected 1 columns of numbers"),
         ("a\n1\nx\n", "line 3: a is 'x', expected a number"),
         ("a\n", "no rows after the header"),
+        ("0.5\n1\n", "line 1: the header is numbers alone (0.5), expected the names of 1 c"),
+        ("\ufeff -5e-1\n", "line 1: the header is numbers alone (-5e-1), expected the names"),
         ("", "cannot be read as CSV"),
         (None, "cannot be read as CSV"),
     ],

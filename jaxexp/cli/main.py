@@ -469,6 +469,9 @@ def predict(
     and the one with the median loss. Prints the image, or the file and row; the predicted class or
     value; and the probability of that class, separated by tabs.
 
+    The first row of a CSV file is a header: the names of the columns. Of data that had names, the
+    columns are found by them; of others, they are taken in their order.
+
     jaxexp predict runs/places new_places.csv
     """
     if not files and not export:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from jaxexp.base.errors import UserError
+from jaxexp.base.words import count
 from jaxexp.cli.library import Source
 from jaxexp.cli.rundir import RunDirectory
 from jaxexp.cli.session import Command, plan_stage
@@ -114,6 +115,18 @@ def _of_tables(
     ]
 
 
+def _check_header(file: Path, width: int) -> None:
+    """Refuse a first row of numbers: an example of a file without a header would be left out."""
+    header = pd.read_csv(file, header=None, nrows=1, skipinitialspace=True, dtype=str).iloc[0]
+    named = header.dropna()
+    if len(named) and pd.to_numeric(named, errors="coerce").notna().all():
+        found = ", ".join(named[:20])
+        raise UserError(
+            f"{file}, line 1: the header is numbers alone ({found}), expected the names of "
+            f"{count(width, 'column')}, with the first example in the row below"
+        )
+
+
 def _read(file: Path, features: Sequence[str] | None, like: PyTree) -> np.ndarray:
     """The features of every row, (N, F), from the columns of their names, or all there are."""
     try:
@@ -124,6 +137,8 @@ def _read(file: Path, features: Sequence[str] | None, like: PyTree) -> np.ndarra
     width = np.shape(like)[1] if np.ndim(like) == 2 else None
     if width is None:
         raise UserError(f"{file}: this model does not predict rows of a table")
+    if not features:
+        _check_header(file, width)
     names = list(features) if features else list(table.columns)
     missing = [name for name in names if name not in table.columns]
     if missing or len(names) != width:
