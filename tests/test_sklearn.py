@@ -369,8 +369,9 @@ def test_searches_that_cannot_be_are_refused():
     model = MLPClassifier((8,), **OPTIONS)
     with pytest.raises(TypeError, match=r"expected one of jaxexp\.sklearn"):
         VectorizedSearchCV(make_pipeline(StandardScaler(), model), {"alpha": [1]}).fit(X, Y)
-    with pytest.raises(ValueError, match="n_seeds=0"):
-        VectorizedSearchCV(model, {"alpha": [1]}, n_seeds=0).fit(X, Y)
+    for wrong in (0, True):
+        with pytest.raises(ValueError, match=f"n_seeds={wrong}: expected a whole number above 0"):
+            VectorizedSearchCV(model, {"alpha": [1]}, n_seeds=wrong).fit(X, Y)
     with pytest.raises(ValueError, match=r"[Ii]nvalid parameter"):
         VectorizedSearchCV(model, {"alfa": [1]}).fit(X, Y)
     with pytest.raises(ValueError, match="alpha=-1: expected"):

@@ -24,6 +24,7 @@ from jaxexp.sklearn.base import LEAST, NOT_FINITE, Curve, Network, Prepared, cur
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial
 from jaxexp.training.arrays import arrays
+from jaxexp.training.checks import is_int
 from jaxexp.training.folds import table
 from jaxexp.training.task import Task, Variables
 
@@ -110,7 +111,7 @@ class VectorizedSearchCV(BaseSearchCV):  # type: ignore[misc]
                 f"estimator={self.estimator!r}: expected one of jaxexp.sklearn; for others there "
                 "is GridSearchCV, and a pipeline may hold this search as its last step"
             )
-        if not isinstance(self.n_seeds, int | np.integer) or self.n_seeds < 1:
+        if not is_int(self.n_seeds) or self.n_seeds < 1:
             raise ValueError(f"n_seeds={self.n_seeds!r}: expected a whole number above 0")
         if self.error_score != "raise" and not isinstance(self.error_score, int | float):
             raise ValueError(f"error_score={self.error_score!r}: expected 'raise' or a number")
