@@ -4,6 +4,7 @@ import pickle
 import warnings
 from dataclasses import dataclass
 
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pandas as pd
@@ -54,6 +55,29 @@ class Net(nn.Module):
 
 def three_classes(trial: NetTrial) -> Net:
     return Net(trial.width, 3)
+
+
+class Scaled(nn.Module):
+    """Inputs times long constants, of which its text says nothing."""
+
+    factor_F: np.ndarray
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3)(jnp.tile(x, len(self.factor_F) // x.shape[1]) * self.factor_F)
+
+
+class Times:
+    """The cross entropy times a number, of which its text says nothing."""
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def __repr__(self):
+        return "Times()"
+
+    def __call__(self, logits, label_B):
+        return self.factor * optax.softmax_cross_entropy_with_integer_labels(logits, label_B)
 
 
 # scikit-learn's own checks
@@ -352,6 +376,40 @@ def test_candidates_that_no_trial_tells_apart_train_apart():
         found = [search.cv_results_[f"split{k}_test_score"][i] for k in range(2)]
         np.testing.assert_allclose(found, alone, atol=0.014)
     assert len(set(search.cv_results_["mean_test_score"])) > 2
+
+
+def test_candidates_of_the_same_text_are_told_apart():
+    """Losses whose text leaves a number out, and modules of arrays too long to be printed."""
+    constants = np.ones(4000)
+    other = constants.copy()
+    other[100:3900] = 0.0
+    assert repr(Scaled(constants)) == repr(Scaled(other))
+    cv = KFold(2, shuffle=True, random_state=0)
+    trial = jx.Trial(epochs=10, batch_size=25, learning_rate=0.05)
+    model = Classifier(Net(6, 3), trial, random_state=0)
+    grid = [
+        {"loss": [Times(1.0), Times(-1.0)]},
+        {"module": [Scaled(constants), Scaled(other)], "trial__learning_rate": [1e-4]},
+    ]
+    found = VectorizedSearchCV(model, grid, cv=cv, scoring="neg_log_loss", refit=False)
+    scores = found.fit(X, NAMES).cv_results_["mean_test_score"]
+    for score, candidate in zip(scores, found.cv_results_["params"], strict=True):
+        alone = clone(model).set_params(**candidate)
+        wanted = cross_val_score(alone, X, NAMES, cv=cv, scoring="neg_log_loss").mean()
+        np.testing.assert_allclose(score, wanted, rtol=1e-3)
+    assert len(set(scores)) == 4
+
+
+def test_candidates_with_the_module_of_the_estimator_train_together(monkeypatch):
+    """The copy that each has of it is no reason to train apart."""
+    model = Classifier(Scaled(np.ones(4)), jx.Trial(epochs=1, batch_size=25), loss=Times(1.0))
+    search = VectorizedSearchCV(model, {"trial__learning_rate": [0.1, 0.01]}, cv=3, refit=False)
+    plans, run = [], VectorizedSearchCV._run
+    monkeypatch.setattr(
+        VectorizedSearchCV, "_run", lambda *given: plans.append(given[-1]) or run(*given)
+    )
+    search.fit(X, NAMES)
+    assert [len(trials) for trials in plans] == [6]
 
 
 def test_a_candidate_that_diverges():

@@ -4,8 +4,9 @@ import dataclasses
 import time
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any, Self
 
 import numpy as np
@@ -29,6 +30,7 @@ from jaxexp.training.folds import table
 from jaxexp.training.task import Task, Variables
 
 ALIKE = 0.01  # folds whose sizes differ by less share a table; others are a plan of their own
+PLAIN = (bool, int, float, str, NoneType, np.generic)  # of which `==` says everything
 Split = tuple[np.ndarray, np.ndarray]
 
 
@@ -125,10 +127,8 @@ class VectorizedSearchCV(BaseSearchCV):  # type: ignore[misc]
         splits: list[Split] = [*splitter.split(X, y, **routed.splitter.split)]
         self.n_splits_ = len(splits)
         candidates = self._candidates()
-        estimators = [clone(self.estimator).set_params(**own) for own in candidates]
-
         rows = self._fit_and_score(
-            X, y, splits, estimators, fit_params.get("sample_weight"), scorers, score_params
+            X, y, splits, candidates, fit_params.get("sample_weight"), scorers, score_params
         )
         self.multimetric_ = isinstance(rows[0]["test_scores"], dict)
         if callable(self.scoring) and self.multimetric_:
@@ -161,14 +161,16 @@ class VectorizedSearchCV(BaseSearchCV):  # type: ignore[misc]
         return made
 
     def _fit_and_score(
-        self, X: Any, y: Any, splits: Sequence[Split], estimators: Sequence[Network],
+        self, X: Any, y: Any, splits: Sequence[Split], candidates: Sequence[Mapping[str, Any]],
         sample_weight: Any, scorers: Any, score_params: Mapping[str, Any],
     ) -> list[dict[str, Any]]:  # fmt: skip
         """Of every candidate and fold, as scikit-learn's own loop has them."""
+        estimators = [clone(self.estimator).set_params(**own) for own in candidates]
         for estimator in estimators:
             estimator._check()
         prepared = estimators[0]._prepare(X, y, sample_weight)
-        found = self._train(prepared, splits, estimators)
+        groups = _alike(self.estimator, candidates, estimators)
+        found = self._train(prepared, splits, estimators, groups)
         parts = [
             [
                 (
@@ -244,11 +246,12 @@ class VectorizedSearchCV(BaseSearchCV):  # type: ignore[misc]
         return [score(part) for part in split]
 
     def _train(
-        self, prepared: Prepared, splits: Sequence[Split], estimators: Sequence[Network]
-    ) -> dict[tuple[int, int, int], Fitted]:
+        self, prepared: Prepared, splits: Sequence[Split], estimators: Sequence[Network],
+        groups: Sequence[Sequence[int]],
+    ) -> dict[tuple[int, int, int], Fitted]:  # fmt: skip
         """By candidate, fold and seed."""
         found: dict[tuple[int, int, int], Fitted] = {}
-        for places in _alike(estimators):
+        for places in groups:
             first = estimators[places[0]]
             seeds = first._seeds(self.n_seeds)
             held = [first._held_out(prepared, np.asarray(train)) for train, _ in splits]
@@ -308,15 +311,22 @@ def _sweep(trials: Sequence[Trial]) -> Sweep:
     return Sweep(trials[0], {names: points}, name="search", dim_names={names: "candidate"})
 
 
-def _alike(estimators: Sequence[Network]) -> Iterator[list[int]]:
-    """The places of candidates that may share a plan."""
+def _alike(
+    given: Network, candidates: Sequence[Mapping[str, Any]], estimators: Sequence[Network]
+) -> list[list[int]]:
+    """The places of candidates that may share a plan.
+
+    What is no plain value is compared as an object, since neither its text nor its `==` need tell
+    all of it; and as the user gave it, since each estimator has a copy of its own.
+    """
     groups: dict[tuple[object, ...], list[int]] = {}
-    for place, estimator in enumerate(estimators):
-        own = estimator.get_params(deep=False)
-        values = [own[name] for name in estimator.apart]
-        key = *((type(value), repr(value)) for value in values), type(own.get("trial"))
+    for place, (candidate, estimator) in enumerate(zip(candidates, estimators, strict=True)):
+        own = given.get_params(deep=False) | candidate
+        values = [own[name] for name in given.apart]
+        identities = ((type(v), v if isinstance(v, PLAIN) else id(v)) for v in values)
+        key = *identities, type(estimator.get_params(deep=False).get("trial"))
         groups.setdefault(key, []).append(place)
-    yield from groups.values()
+    return [*groups.values()]
 
 
 def _of_one_size(sizes: Sequence[int]) -> list[list[int]]:
