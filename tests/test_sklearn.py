@@ -16,7 +16,14 @@ from scipy import sparse
 from sklearn.base import clone
 from sklearn.datasets import load_diabetes, load_iris
 from sklearn.exceptions import ConvergenceWarning, FitFailedWarning
-from sklearn.model_selection import GroupKFold, KFold, cross_val_score
+from sklearn.model_selection import (
+    GridSearchCV,
+    GroupKFold,
+    KFold,
+    PredefinedSplit,
+    StratifiedKFold,
+    cross_val_score,
+)
 from sklearn.neural_network import MLPClassifier as SklearnClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -376,6 +383,67 @@ def test_candidates_that_no_trial_tells_apart_train_apart():
         found = [search.cv_results_[f"split{k}_test_score"][i] for k in range(2)]
         np.testing.assert_allclose(found, alone, atol=0.014)
     assert len(set(search.cv_results_["mean_test_score"])) > 2
+
+
+TEST = np.arange(1, 150, 2)
+# By name: the labels, and folds of which some have no training example of a class.
+LACKING = {
+    "one class in each": (Y, KFold(3)),
+    "all but one": (Y, [(np.arange(50), TEST), (np.arange(0, 150, 2), TEST)]),
+    "a class of one member": (np.where(np.arange(150) == 120, 2, Y % 2), StratifiedKFold(3)),
+}
+
+
+@pytest.mark.parametrize("case", LACKING)
+def test_folds_that_lack_a_class_are_scored_as_those_of_candidates_alone(case):
+    y, cv = LACKING[case]
+    found = {}
+    for search in (VectorizedSearchCV, GridSearchCV):
+        own = search(
+            MLPClassifier((8,), **OPTIONS), {"learning_rate_init": [0.1, 0.01]}, cv=cv,
+            scoring=["accuracy", "neg_log_loss"], refit=False, return_train_score=True,
+        )  # fmt: skip
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            results = own.fit(X, y).cv_results_
+        failed = any(issubclass(warned.category, FitFailedWarning) for warned in caught)
+        found[search] = failed, {n: v for n, v in results.items() if "time" not in n and "_t" in n}
+    (failed, results), (failed_alone, wanted) = found.values()
+    assert failed == failed_alone == (case == "all but one")
+    assert {*results} == {*wanted}
+    for name in wanted:
+        np.testing.assert_allclose(results[name], wanted[name], atol=0.02, err_msg=name)
+
+
+def test_folds_of_one_class_alone_fail_as_fits_on_them_do():
+    model, grid = MLPClassifier((8,), **OPTIONS), {"alpha": [0.1, 1.0]}
+    one_class = PredefinedSplit(np.where(Y == 0, -1, 0))
+    with pytest.raises(ValueError, match=r"4 of 4 fits failed: fold 0: y: 1 class .*, expected"):
+        VectorizedSearchCV(model, grid, cv=one_class, n_seeds=2).fit(X, Y)
+    with pytest.raises(ValueError, match=r"^y: 1 class .*, expected 2"):
+        VectorizedSearchCV(model, grid, cv=one_class, error_score="raise").fit(X, Y)
+
+
+@pytest.mark.integration
+def test_folds_on_which_no_fit_can_be_made_lose_their_scores_alone():
+    """Of weights that leave a class out, and of classes too small to hold examples out."""
+    cv = KFold(2, shuffle=True, random_state=0)
+    (train, test), _ = cv.split(X)
+    weight, y = np.ones(150), np.where(np.isin(np.arange(150), test[:3]), 2, Y % 2)
+    weight[train[Y[train] > 0]] = 0.0
+    y[train[0]] = 2
+    early = {"early_stopping": [True]}
+    for labels, grid, given in ((Y, {"alpha": [0.1]}, weight), (y, early, None)):
+        options = {"cv": cv, "refit": False}
+        scores = []
+        for search in (VectorizedSearchCV, GridSearchCV):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                own = search(MLPClassifier((8,), **OPTIONS), grid, **options)
+                results = own.fit(X, labels, sample_weight=given).cv_results_
+            scores.append([results[f"split{fold}_test_score"][0] for fold in range(2)])
+        np.testing.assert_allclose(*scores, atol=0.014)
+        assert np.isnan(scores[0]).tolist() == [True, False]
 
 
 def test_candidates_of_the_same_text_are_told_apart():

@@ -55,6 +55,23 @@ class Curve:
     score_E: np.ndarray | None  # of the validation examples, where there are any
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """What training has left."""
+
+    attributes: Mapping[str, Any]  # of the data
+    task: Task
+    trial: Trial
+    variables: Variables | None
+    curve: Curve
+    compiled: dict[Trial, Predict]  # to predict, for all of a run
+
+    @property
+    def finite(self) -> bool:
+        """Whether there is something to predict with."""
+        return self.variables is not None and bool(np.isfinite(self.curve.loss_E[-1]))
+
+
 class Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """An estimator whose `fit` trains one trial; subclasses say which trial and which task.
 
@@ -85,12 +102,28 @@ class Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         """
         self._check()
         prepared = self._prepare(X, y, sample_weight)
-        seed = self._seeds(1)[0]
-        task, rule = self._make_task(prepared), self._rule()
+        fitted = self._train(prepared, self._seeds(1)[0])
+        if not fitted.finite:
+            raise ValueError(NOT_FINITE)
+        self._adopt(fitted)
+        rule, epochs = self._rule(), fitted.trial.epochs
+        if rule is not None and self.n_iter_ == epochs and not self._converged(rule):
+            warnings.warn(
+                f"{epochs} epochs are over, and the optimization has not converged yet",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+        return self
+
+    def _train(self, prepared: Prepared, seed: int) -> Fitted:
+        """One trial, on all of the data but what is held out."""
+        task = self._make_task(prepared)
         try:
             data = self._data(prepared, self._held_out(prepared, np.arange(len(prepared.y))))
             trial = self._make_trial(data.counts["train"], seed)
-            results = run(Sweep(trial), task, data, stopping=rule, progress=bool(self.verbose))
+            results = run(
+                Sweep(trial), task, data, stopping=self._rule(), progress=bool(self.verbose)
+            )
         except UserError as error:
             raise ValueError(str(error)) from error
         found = results.trial()
@@ -100,16 +133,8 @@ class Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             None if score is None else score[:, 1],
             int(found.curves["epochs_trained"]),
         )
-        if found.variables is None or not np.isfinite(curve.loss_E[-1]):
-            raise ValueError(NOT_FINITE)
-        self._adopt(prepared.attributes, results.task, found.trial, found.variables, curve, {})
-        if rule is not None and self.n_iter_ == trial.epochs and not self._converged(rule):
-            warnings.warn(
-                f"{trial.epochs} epochs are over, and the optimization has not converged yet",
-                ConvergenceWarning,
-                stacklevel=2,
-            )
-        return self
+        attributes = prepared.attributes
+        return Fitted(attributes, results.task, found.trial, found.variables, curve, {})
 
     # What a subclass says
 
@@ -172,6 +197,10 @@ class Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         )
         return np.sort(train), np.sort(validation)
 
+    def _fits_plan(self, prepared: Prepared, rows: np.ndarray) -> bool:
+        """Whether to train on these rows of the data is what it would be without the others."""
+        return prepared.weight_N is None or bool(prepared.weight_N[rows].any())
+
     def _data(self, prepared: Prepared, rows: tuple[np.ndarray, np.ndarray | None]) -> Data:
         """Of a split into examples to train on, and perhaps to validate on."""
         train, validation = rows
@@ -185,16 +214,15 @@ class Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         data = arrays(X, y, validation=own, weights=weights[0] if weights else None)
         return dataclasses.replace(data, train_sample=LEAST)
 
-    def _adopt(
-        self, attributes: Mapping[str, Any], task: Task, trial: Trial, variables: Variables,
-        curve: Curve, compiled: dict[Trial, Predict],
-    ) -> None:  # fmt: skip
-        """Become the estimator of this trial; `compiled` keeps what predicts with this task."""
-        for name, value in attributes.items():
+    def _adopt(self, fitted: Fitted) -> None:
+        """Become the estimator of this trial."""
+        assert fitted.variables is not None
+        for name, value in fitted.attributes.items():
             setattr(self, name, value)
-        self.task_, self.trial_, self.variables_ = task, trial, variables
+        self.task_, self.trial_, self.variables_ = fitted.task, fitted.trial, fitted.variables
         # What functions of the user's own close over may change: nobody else is to use these.
-        self._compiled = _predictors(task) if is_plain_value(task) else compiled
+        plain, curve = is_plain_value(fitted.task), fitted.curve
+        self._compiled = _predictors(fitted.task) if plain else fitted.compiled
         self.n_iter_ = len(curve.loss_E)
         self.loss_curve_ = curve.loss_E.astype(float).tolist()
         self.loss_, self.best_loss_ = self.loss_curve_[-1], min(self.loss_curve_)
@@ -257,6 +285,13 @@ class NetworkClassifier(ClassifierMixin, Network):  # type: ignore[misc]
             if np.count_nonzero(of_classes) < 2:
                 raise ValueError("sample_weight: 1 class has a weight above 0, expected 2 classes")
         return Prepared(x_NxF, label_N, weight_N, self._fitted({"classes_": classes}))
+
+    def _fits_plan(self, prepared: Prepared, rows: np.ndarray) -> bool:
+        """Not where a class is missing, of which there would be no output."""
+        label_N, weight_N = prepared.y[rows], prepared.weight_N
+        counted_N = label_N if weight_N is None else label_N[weight_N[rows] > 0]
+        classes = len(prepared.attributes["classes_"])
+        return len(np.unique(label_N)) == classes and len(np.unique(counted_N)) > 1
 
     def predict(self, X: Any) -> np.ndarray:
         """The most probable class of each example, (N,)."""

@@ -21,13 +21,12 @@ from sklearn.utils.validation import _check_method_params
 from jaxexp.api import run
 from jaxexp.base.errors import UserError
 from jaxexp.results.results import Predict
-from jaxexp.sklearn.base import LEAST, NOT_FINITE, Curve, Network, Prepared, curve_of
+from jaxexp.sklearn.base import LEAST, NOT_FINITE, Fitted, Network, Prepared, curve_of
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial
 from jaxexp.training.arrays import arrays
 from jaxexp.training.checks import is_int
 from jaxexp.training.folds import table
-from jaxexp.training.task import Task, Variables
 
 ALIKE = 0.01  # folds whose sizes differ by less share a table; others are a plan of their own
 PLAIN = (bool, int, float, str, NoneType, np.generic)  # of which `==` says everything
@@ -35,15 +34,12 @@ Split = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """What training a candidate on a fold with a seed has left."""
+class Fit:
+    """Of a candidate on a fold with a seed."""
 
-    task: Task
-    trial: Trial
-    variables: Variables | None
-    curve: Curve
     seconds: float
-    compiled: dict[Trial, Predict]  # to predict, for all of a run
+    fitted: Fitted | None
+    error: str = NOT_FINITE  # if there is nothing to score, why
 
 
 class VectorizedSearchCV(BaseSearchCV):  # type: ignore[misc]
@@ -55,8 +51,10 @@ class VectorizedSearchCV(BaseSearchCV):  # type: ignore[misc]
     with the data on each device once; candidates are then scored with scikit-learn's own scorers.
 
     Folds whose sizes differ by less than 1 % are filled up to the longest, with rows that count
-    nothing. Candidates that differ in what is no hyperparameter of a trial (`tol`,
-    `early_stopping`, `random_state`, a module or its loss …) train in plans of their own.
+    nothing. On a fold without training examples of some class, where networks have fewer outputs,
+    each candidate is fitted alone, as by `GridSearchCV`. Candidates that differ in what is no
+    hyperparameter of a trial (`tol`, `early_stopping`, `random_state`, a module or its loss …)
+    train in plans of their own.
 
     Args:
         estimator: one of `jaxexp.sklearn`. (A pipeline goes around the search, or its transformer
@@ -72,7 +70,8 @@ class VectorizedSearchCV(BaseSearchCV):  # type: ignore[misc]
         cv: see there.
         random_state: of random candidates. Trials' seeds are drawn by the estimators' own.
         verbose: above 0, progress is shown.
-        error_score: the score of a candidate whose loss leaves the finite numbers, or "raise".
+        error_score: the score of a candidate whose loss leaves the finite numbers, or that cannot
+            be fitted on a fold alone; or "raise".
         return_train_score: see there.
 
     `mean_fit_time` is each fit's share of the time that all took, an estimate; `refit_time_`,
@@ -170,7 +169,9 @@ class VectorizedSearchCV(BaseSearchCV):  # type: ignore[misc]
             estimator._check()
         prepared = estimators[0]._prepare(X, y, sample_weight)
         groups = _alike(self.estimator, candidates, estimators)
-        found = self._train(prepared, splits, estimators, groups)
+        found: dict[tuple[int, int, int], Fit] = {}  # by candidate, fold and seed
+        for places in groups:
+            found |= self._train(X, y, sample_weight, prepared, splits, estimators, places)
         parts = [
             [
                 (
@@ -182,15 +183,15 @@ class VectorizedSearchCV(BaseSearchCV):  # type: ignore[misc]
             ]
             for split in splits
         ]
-        made, lost = [], 0
+        made, lost = [], list[str]()
         for place, estimator in enumerate(estimators):
             for fold, split in enumerate(parts):
                 several = [found[place, fold, seed] for seed in range(self.n_seeds)]
                 started = time.perf_counter()
                 scores = []
                 for own in several:
-                    scored = self._score(estimator, prepared, own, split, scorers)
-                    lost += scored is None
+                    scored = self._score(estimator, own, split, scorers)
+                    lost += [own.error] if scored is None else []
                     scores.append(scored)
                 means = [_mean_scores(scores, i, self.error_score) for i in range(len(split))]
                 made.append({
@@ -201,8 +202,8 @@ class VectorizedSearchCV(BaseSearchCV):  # type: ignore[misc]
                     **({"train_scores": means[0]} if self.return_train_score else {}),
                 })  # fmt: skip
         if lost:
-            message = f"{lost} of {len(found)} fits failed: {NOT_FINITE}"
-            if lost == len(found):
+            message = f"{len(lost)} of {len(found)} fits failed: {'; '.join(dict.fromkeys(lost))}"
+            if len(lost) == len(found):
                 raise ValueError(message)
             warnings.warn(message, FitFailedWarning, stacklevel=3)
         # A dict of scores stands where there are several, also where a fit has failed.
@@ -216,17 +217,16 @@ class VectorizedSearchCV(BaseSearchCV):  # type: ignore[misc]
         return made
 
     def _score(
-        self, estimator: Network, prepared: Prepared, own: Fitted, split: Sequence[Any],
-        scorers: Any,
-    ) -> list[Any] | None:  # fmt: skip
-        """Of each part of a split; None where the loss is not finite."""
-        if own.variables is None or not np.isfinite(own.curve.loss_E[-1]):
-            if self.error_score == "raise":
-                raise ValueError(f"{own.trial}: {NOT_FINITE}")
+        self, estimator: Network, own: Fit, split: Sequence[Any], scorers: Any
+    ) -> list[Any] | None:
+        """Of each part of a split; None where the fit has failed, or the loss is not finite."""
+        if own.fitted is None:
             return None
-        estimator._adopt(
-            prepared.attributes, own.task, own.trial, own.variables, own.curve, own.compiled
-        )
+        if not own.fitted.finite:
+            if self.error_score == "raise":
+                raise ValueError(f"{own.fitted.trial}: {NOT_FINITE}")
+            return None
+        estimator._adopt(own.fitted)
 
         def score(part: Any) -> Any:
             X, y, params = part
@@ -246,31 +246,51 @@ class VectorizedSearchCV(BaseSearchCV):  # type: ignore[misc]
         return [score(part) for part in split]
 
     def _train(
-        self, prepared: Prepared, splits: Sequence[Split], estimators: Sequence[Network],
-        groups: Sequence[Sequence[int]],
-    ) -> dict[tuple[int, int, int], Fitted]:  # fmt: skip
-        """By candidate, fold and seed."""
-        found: dict[tuple[int, int, int], Fitted] = {}
-        for places in groups:
-            first = estimators[places[0]]
-            seeds = first._seeds(self.n_seeds)
-            held = [first._held_out(prepared, np.asarray(train)) for train, _ in splits]
-            for own in _of_one_size([len(train) for train, _ in held]):
-                asked = [(place, fold, seed) for place in places for fold in own
-                         for seed in range(self.n_seeds)]  # fmt: skip
-                n = max(len(held[fold][0]) for fold in own)
-                trials = [
-                    estimators[place]._make_trial(n, seeds[seed]).replace(fold=own.index(fold))
-                    for place, fold, seed in asked
-                ]
-                made = self._run(first, prepared, [held[fold] for fold in own], trials)
-                found |= {key: made[trial] for key, trial in zip(asked, trials, strict=True)}
+        self, X: Any, y: Any, sample_weight: Any, prepared: Prepared, splits: Sequence[Split],
+        estimators: Sequence[Network], places: Sequence[int],
+    ) -> dict[tuple[int, int, int], Fit]:  # fmt: skip
+        """Candidates that may share a plan: by candidate, fold and seed."""
+        found: dict[tuple[int, int, int], Fit] = {}
+        first = estimators[places[0]]
+        seeds = first._seeds(self.n_seeds)
+        held = _in_plans(first, prepared, [train for train, _ in splits])
+        for own in _of_one_size({fold: len(train) for fold, (train, _) in held.items()}):
+            asked = [(place, fold, seed) for place in places for fold in own
+                     for seed in range(self.n_seeds)]  # fmt: skip
+            n = max(len(held[fold][0]) for fold in own)
+            trials = [
+                estimators[place]._make_trial(n, seeds[seed]).replace(fold=own.index(fold))
+                for place, fold, seed in asked
+            ]
+            made = self._run(first, prepared, [held[fold] for fold in own], trials)
+            found |= {key: made[trial] for key, trial in zip(asked, trials, strict=True)}
+        for fold, (train, _) in enumerate(splits):
+            if fold in held:
+                continue
+            weight = _check_method_params(X, params={"weight": sample_weight}, indices=train)
+            part = _safe_indexing(X, train), _safe_indexing(y, train), weight["weight"]
+            found |= {
+                (place, fold, i): self._fit_alone(estimators[place], fold, part, seed)
+                for place in places
+                for i, seed in enumerate(seeds)
+            }
         return found
+
+    def _fit_alone(self, estimator: Network, fold: int, part: Sequence[Any], seed: int) -> Fit:
+        """What the estimator's own `fit` would train on X, y and weights of a fold."""
+        started = time.perf_counter()
+        try:
+            fitted = estimator._train(estimator._prepare(*part), seed)
+        except Exception as error:  # whatever it is, as in scikit-learn's loop
+            if self.error_score == "raise":
+                raise
+            return Fit(time.perf_counter() - started, None, f"fold {fold}: {error}")
+        return Fit(time.perf_counter() - started, fitted)
 
     def _run(
         self, first: Network, prepared: Prepared,
         held: Sequence[tuple[np.ndarray, np.ndarray | None]], trials: Sequence[Trial],
-    ) -> dict[Trial, Fitted]:  # fmt: skip
+    ) -> dict[Trial, Fit]:  # fmt: skip
         """One plan: these trials on these folds."""
         started = time.perf_counter()
         distinct = list(dict.fromkeys(trials))
@@ -298,7 +318,9 @@ class VectorizedSearchCV(BaseSearchCV):  # type: ignore[misc]
         for i, trial in enumerate(results.sweep.trials()):
             score_E = scores[i] if first.early_stopping else None
             curve = curve_of(running[i], score_E, int(epochs[i]))
-            made[trial] = Fitted(results.task, trial, kept.get(trial.id), curve, seconds, compiled)
+            made[trial] = Fit(seconds, Fitted(
+                prepared.attributes, results.task, trial, kept.get(trial.id), curve, compiled
+            ))  # fmt: skip
         return made
 
 
@@ -329,10 +351,25 @@ def _alike(
     return [*groups.values()]
 
 
-def _of_one_size(sizes: Sequence[int]) -> list[list[int]]:
+def _in_plans(
+    first: Network, prepared: Prepared, folds: Sequence[np.ndarray]
+) -> dict[int, tuple[np.ndarray, np.ndarray | None]]:
+    """The rows to train on, and those held out, of folds that may share a plan."""
+    made: dict[int, tuple[np.ndarray, np.ndarray | None]] = {}
+    for fold, rows in enumerate(folds):
+        try:
+            held = first._held_out(prepared, np.asarray(rows))
+        except ValueError:  # a class has too few examples here: the fit alone says so
+            continue
+        if first._fits_plan(prepared, held[0]):
+            made[fold] = held
+    return made
+
+
+def _of_one_size(sizes: Mapping[int, int]) -> list[list[int]]:
     """Folds by their size, those together that differ by little."""
     made: list[list[int]] = []
-    for fold in sorted(range(len(sizes)), key=lambda fold: -sizes[fold]):
+    for fold in sorted(sizes, key=lambda fold: -sizes[fold]):
         if made and sizes[made[-1][0]] - sizes[fold] <= max(1, ALIKE * sizes[fold]):
             made[-1].append(fold)
         else:
