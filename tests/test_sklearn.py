@@ -270,6 +270,28 @@ def test_parameters_that_cannot_be_are_refused(bad, said):
         MLPClassifier(**bad).fit(X, Y)
 
 
+@pytest.mark.parametrize(
+    ("outputs", "y", "said"),
+    [
+        (2, NAMES, "module: 2 outputs, expected one for each of the 3 classes of y"),
+        (5, NAMES, "module: 5 outputs, expected one for each of the 3 classes of y"),
+        (None, NAMES, "module: 1 output, expected one for each of the 3 classes of y"),
+        (3, NAMES == "setosa", "module: 3 outputs, expected one for each of the 2 classes of y"),
+        (1, NAMES == "setosa", r"has the shape \(2, 1\), its target \(2,\)"),
+    ],
+)
+def test_modules_whose_outputs_are_not_those_of_the_classes_are_refused(outputs, y, said):
+    with pytest.raises(ValueError, match=said):
+        Classifier(Net(2, outputs), random_state=0).fit(X, y)
+
+
+def test_a_search_refuses_outputs_that_are_not_those_of_the_classes():
+    """As of the trial's own hyperparameters: of the second candidate's, here."""
+    model = Classifier(lambda trial: Net(2, trial.width), NetTrial(epochs=1), random_state=0)
+    with pytest.raises(ValueError, match="module: 4 outputs, expected one for each of the 3"):
+        VectorizedSearchCV(model, {"trial__width": [3, 4]}, cv=2).fit(X, NAMES)
+
+
 def test_data_that_cannot_be_are_refused():
     model = MLPClassifier((8,), **OPTIONS)
     with pytest.raises(TypeError, match=r"[Ss]parse"):

@@ -6,7 +6,7 @@ Shapes: N examples, F features, C classes, K outputs.
 import dataclasses
 import functools
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -117,15 +117,15 @@ class Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
 
     def _train(self, prepared: Prepared, seed: int) -> Fitted:
         """One trial, on all of the data but what is held out."""
-        task = self._make_task(prepared)
+        task, rule = self._make_task(prepared), self._rule()
+        trials: list[Trial] = []
         try:
             data = self._data(prepared, self._held_out(prepared, np.arange(len(prepared.y))))
-            trial = self._make_trial(data.counts["train"], seed)
-            results = run(
-                Sweep(trial), task, data, stopping=self._rule(), progress=bool(self.verbose)
-            )
+            trials.append(self._make_trial(data.counts["train"], seed))
+            sweep = Sweep(trials[0])
+            results = run(sweep, task, data, stopping=rule, progress=bool(self.verbose))
         except UserError as error:
-            raise ValueError(str(error)) from error
+            raise ValueError(self._reason(error, prepared, trials)) from error
         found = results.trial()
         score = found.curves[self.score_metric].values if self.early_stopping else None
         curve = curve_of(
@@ -166,6 +166,10 @@ class Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     def _prepare(self, X: Any, y: Any, sample_weight: Any) -> Prepared:
         """X, y and weights, checked; raises ValueError for what is not finite, dense numbers."""
         raise NotImplementedError
+
+    def _reason(self, error: UserError, prepared: Prepared, trials: Sequence[Trial]) -> str:
+        """In words of these parameters, why trials cannot be trained."""
+        return str(error)
 
     # What the search needs, too
 

@@ -3,7 +3,9 @@
 Shapes: N examples, C classes, K outputs, B examples of a batch.
 """
 
+import contextlib
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, Self
 
 import jax
@@ -14,10 +16,11 @@ from flax import linen
 from jax import Array
 
 from jaxexp.base.errors import UserError
+from jaxexp.planning.plan import static_key
 from jaxexp.sklearn.base import Network, NetworkClassifier, NetworkRegressor, Prepared
 from jaxexp.spec.trial import Trial
 from jaxexp.training import metrics
-from jaxexp.training.models import model_of
+from jaxexp.training.models import model_of, naming
 from jaxexp.training.supervised import supervised
 from jaxexp.training.task import Task
 
@@ -83,6 +86,20 @@ class _Module(Network):
         """A copy, since modules keep what they have been called with."""
         return self.module.clone() if isinstance(self.module, linen.Module) else self.module
 
+    def _outputs_of(self, prepared: Prepared, trial: Trial) -> jax.ShapeDtypeStruct:
+        """The module's outputs of two examples; raises UserError if it makes none."""
+        like = jax.ShapeDtypeStruct((2, *prepared.X_NxF.shape[1:]), np.float32)
+
+        def outputs(rng: Array, x: Array) -> Array:
+            model, mask = model_of(self._own_module), jnp.ones(2, bool)
+            variables = model.init(trial, rng, x[:1])
+            made: Array = model.apply(trial, variables, x, rng=rng, mask=mask, train=False)[0]
+            return made
+
+        with naming("module", inputs=like):
+            made: jax.ShapeDtypeStruct = jax.eval_shape(outputs, jax.random.key(0), like)
+            return made
+
 
 class Classifier(NetworkClassifier, _Module):
     """A Flax module that classifies.
@@ -115,6 +132,20 @@ class Classifier(NetworkClassifier, _Module):
     True
     """
 
+    def _reason(self, error: UserError, prepared: Prepared, trials: Sequence[Trial]) -> str:
+        """The task takes labels for wrong where the outputs are too few or too many."""
+        n_classes = len(prepared.attributes["classes_"])
+        with contextlib.suppress(UserError):
+            for trial in {static_key(trial): trial for trial in trials}.values():
+                shape = getattr(self._outputs_of(prepared, trial), "shape", ())
+                n = (*shape[1:], 1)[0]
+                if len(shape) in (1, 2) and n != n_classes and (n, n_classes) != (1, 2):
+                    return (
+                        f"module: {n} output{'s' * (n > 1)}, expected one for each of the "
+                        f"{n_classes} classes of y"
+                    )
+        return str(error)
+
     def _make_task(self, prepared: Prepared) -> Task:
         """The module with its loss, and the accuracy as a metric."""
         return supervised(
@@ -145,25 +176,13 @@ class Regressor(NetworkRegressor, _Module):
     def _prepare(self, X: Any, y: Any, sample_weight: Any) -> Prepared:
         """With targets of as many axes as the module's outputs have."""
         prepared = super()._prepare(X, y, sample_weight)
-        if prepared.y.shape[1] > 1 or self._outputs_of(prepared).ndim > 1:
+        if prepared.y.shape[1] > 1:
             return prepared
-        return dataclasses.replace(prepared, y=prepared.y[:, 0])
-
-    def _outputs_of(self, prepared: Prepared) -> jax.ShapeDtypeStruct:
-        """The module's outputs of two examples."""
-        like = jax.ShapeDtypeStruct((2, *prepared.X_NxF.shape[1:]), np.float32)
-
-        def outputs(rng: Array, x: Array) -> Array:
-            model, mask = model_of(self._own_module), jnp.ones(2, bool)
-            variables = model.init(self._trial, rng, x[:1])
-            made: Array = model.apply(self._trial, variables, x, rng=rng, mask=mask, train=False)[0]
-            return made
-
         try:
-            made: jax.ShapeDtypeStruct = jax.eval_shape(outputs, jax.random.key(0), like)
-            return made
+            outputs = self._outputs_of(prepared, self._trial)
         except UserError as error:
             raise ValueError(str(error)) from error
+        return prepared if outputs.ndim > 1 else dataclasses.replace(prepared, y=prepared.y[:, 0])
 
     def _make_task(self, prepared: Prepared) -> Task:
         """The module with its loss, and R² as a metric."""

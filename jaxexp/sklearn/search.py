@@ -306,7 +306,7 @@ class VectorizedSearchCV(BaseSearchCV):  # type: ignore[misc]
                 progress=bool(self.verbose),
             )  # fmt: skip
         except UserError as error:
-            raise ValueError(str(error)) from error
+            raise ValueError(first._reason(error, prepared, distinct)) from error
         seconds = (time.perf_counter() - started) / len(trials)
         metric, made = first.score_metric, {}
         # In the order of the trials: the sweep has one axis.
