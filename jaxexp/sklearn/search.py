@@ -20,12 +20,12 @@ from sklearn.utils.validation import _check_method_params
 
 from jaxexp.api import run
 from jaxexp.base.errors import UserError
+from jaxexp.base.numbers import is_int
 from jaxexp.results.results import Predict
 from jaxexp.sklearn.base import LEAST, NOT_FINITE, Fitted, Network, Prepared, curve_of
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial
 from jaxexp.training.arrays import arrays
-from jaxexp.training.checks import is_int
 from jaxexp.training.folds import table
 
 ALIKE = 0.01  # folds whose sizes differ by less share a table; others are a plan of their own
