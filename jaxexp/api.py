@@ -154,7 +154,7 @@ class PlannedRun:
         `train_seconds` (padding included), `compile_seconds` and `seconds`, their sum, are those
         of one device. `padding` is the share of the arithmetic that no trial needs. `chosen` is
         True for the grouping of this plan: of programs that may be merged, the fewest that take at
-        most 5 % more than the best. Programs that are cut into parts, for want of memory or for
+        most 15 % more than the best. Programs that are cut into parts, for want of memory or for
         several nodes, count once. `jaxexp.figures.tradeoff` draws it.
 
         >>> import jaxexp as jx
