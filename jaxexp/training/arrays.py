@@ -83,7 +83,7 @@ def arrays(
         weights: (N,), what each row counts in means, at least 0. Where one split has weights,
             rows of the others count 1 each.
         classes: None; "infer"; or the names of the classes in order, for labels that are these
-            names or whole numbers 0 to C - 1.
+            names or, where names are text, whole numbers 0 to C - 1.
         name: where the data are from, in one line, for reports.
 
     Raises:
@@ -380,7 +380,7 @@ class _Encoder:
                         "one class: strip them, or give `classes`"
                     )
         else:
-            keys = list(self.names) if self.kind == "names" else list(range(len(self.names)))
+            keys = list(self.names) if self.kind == "names" else _numbers_of(classes)
         self._codes = {key: code for code, key in enumerate(keys)}
 
     def __call__(self, where: str, y: object, n: int) -> np.ndarray | None:
@@ -450,7 +450,10 @@ class _Encoder:
             assert self.names is not None
             if self.kind == "numbers" and self._codes == {i: i for i in range(len(self.names))}:
                 check_range(where, labels, len(self.names))
-            refuse_where(where, y < 0, labels, f"one of {some_names(self.names)}")
+            hint = ""
+            if self.kind == "numbers" and labels.min() >= 0 and labels.max() < len(self.names):
+                hint = "; if labels are positions, give `classes` as text"
+            refuse_where(where, y < 0, labels, f"one of {some_names(self.names)}{hint}")
         return y
 
     def check_all_occur(self, y: np.ndarray) -> None:
@@ -466,6 +469,14 @@ class _Encoder:
                     "expected every class there: take another seed, smaller splits, or give "
                     "splits of your own"
                 )
+
+
+def _numbers_of(classes: object) -> list[str | int]:
+    """The labels, as numbers, of classes in order: names that are numbers, or positions of text."""
+    names = list(cast("Sequence[object]", classes))
+    if any(isinstance(name, str) for name in names):
+        return list(range(len(names)))
+    return [int(cast(int, name)) for name in names]
 
 
 def _raw(where: str, value: object) -> _Raw:
