@@ -288,6 +288,9 @@ DATES = np.array(["2024-01-01"] * N, "datetime64[D]")
         ("X: column 1: values up to", X + SECONDS),
         ("X: column 'b': values up to", FRAME + SECONDS),
         ("X: column 2: values up to 1...e-60", X * [1, 1, 1e-60]),
+        ("X: column 1: values up to 1.70000001e+09", (X * 9 + SECONDS).astype(np.int64)),
+        ("X: column 'b': values up to 1.70000001e+09", (FRAME * 9 + SECONDS).astype(int)),
+        ("X: column 0: values up to", -Y[:, None] - 2**27),
     ],
 )
 def test_refused_inputs(said: str, given: Any):
@@ -297,6 +300,15 @@ def test_refused_inputs(said: str, given: Any):
 def test_columns_that_are_all_but_constant_are_fine():
     given = np.c_[X, np.full(N, 1e9), np.where(Y == 0, 0.1 + 0.2, 0.3)]
     assert arrays(given, Y).train.x.shape[1] == 5
+
+
+def test_whole_numbers_that_float32_distinguishes_stay_as_they_are():
+    ids = np.random.default_rng(0).integers(0, 2**24 + 1, (N, 3))
+    hashes = np.random.default_rng(0).integers(-(2**31), 2**31, (N, 3))
+    for given in (ids, 2**24 - np.arange(N)[:, None], hashes, np.full((N, 1), 2**30)):
+        data = arrays(given, given[:, 0], validation=None)
+        np.testing.assert_array_equal(data.train.x, given)
+        np.testing.assert_array_equal(data.train.y, given[:, 0])
 
 
 def test_indexes_that_are_not_aligned():
@@ -398,6 +410,8 @@ def test_targets(given: Any, options: dict[str, Any], y: list[Any], classes: Any
         ("y: a masked array", np.ma.masked_array(Y, Y > 2), {}),
         ("y: column 0: values up to", X[:, :1] + 1e10, {}),
         ("y: values up to", X[:, 0] + 1e10, {}),
+        ("y: values up to 1.7e+09", Y + 1_700_000_000, {}),
+        ("y: column 1: values up to", np.c_[Y, Y + 1_700_000_000], {}),
         ("classes: ['a'], expected at least 2", Y, {"classes": ["a"]}),
         ("classes: 'a' twice", Y, {"classes": ["a", "b", "a", "c"]}),
         ("classes: 'auto', expected \"infer\"", Y, {"classes": "auto"}),

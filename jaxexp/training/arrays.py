@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     import pandas as pd
     import polars as pl
 
+WHOLE = 2**24  # up to it, float32 holds every whole number
+
+
 _LABEL = "a label: drop the row, or name the class"
 
 
@@ -88,7 +91,8 @@ def arrays(
 
     Raises:
         UserError: what cannot be trained on or would give wrong numbers without a word: unequal
-            lengths, values that are missing, not finite or beyond float32 or int32, text in X,
+            lengths, values that are missing, not finite or beyond float32 or int32, columns that
+            float32 all but makes constant (seconds since 1970, as whole numbers too), text in X,
             labels that are out of range or of shape (N, 1), fewer than 2 classes, columns that
             differ between splits, sparse or masked arrays, empty splits. The message names
             the argument, the row and column, the value and what was expected.
@@ -274,7 +278,9 @@ def _numbers(
         return _float32(where, array, features, rounding=rounding)
     if kind == "b":
         return array.astype(np.float32)
-    return array.copy() if array.dtype == np.uint8 else _int32(where, array, features)
+    if array.dtype == np.uint8:
+        return array.copy()
+    return _int32(where, array, features, rounding=rounding)
 
 
 def _float32(
@@ -296,10 +302,20 @@ def _float32(
     return small
 
 
-def _int32(where: str, array: np.ndarray, features: tuple[str, ...] | None = None) -> np.ndarray:
+def _int32(
+    where: str,
+    array: np.ndarray,
+    features: tuple[str, ...] | None = None,
+    *,
+    rounding: bool = True,
+) -> np.ndarray:
     beyond = (array > INT32.max) | (array < INT32.min)
     refuse_where(where, beyond, array, f"{INT32.min} to {INT32.max}, as int32 holds", features)
-    return array.astype(np.int32)
+    small = array.astype(np.int32)
+    # They stay whole, but nearly every model and loss computes with them as float32.
+    if rounding and array.ndim <= 2 and (array.max() > WHOLE or array.min() < -WHOLE):
+        _check_rounding(where, small, small.astype(np.float32), features)
+    return small
 
 
 def _check_rounding(
