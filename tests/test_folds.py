@@ -89,7 +89,8 @@ def test_drawn_folds_hold_every_class_evenly():
         ("abc", "folds='abc': expected how many, or pairs"),
         ([], "at least one pair"),
         ([(np.arange(3), [])], r"folds\[0\]: expected numbers of rows"),
-        ([(np.arange(3), np.arange(2, 5))], "fold 0: row 2 twice"),
+        ([(np.arange(3), np.arange(2, 5))], "fold 0: row 2 twice, in train and in validation"),
+        ([(np.array([4, 7, 4]), np.arange(2))], "fold 0: row 4 twice, in train, expected once"),
         ([(np.arange(3), np.array([99]))], "expected rows of train, 0 to 79"),
         ([np.arange(3)], r"folds\[0\]: expected a pair"),
     ],
@@ -98,6 +99,30 @@ def test_folds_that_cannot_be_are_refused(folds, said):
     x, y = blobs(80)
     with pytest.raises(jx.UserError, match=said):
         jx.folds(jx.arrays(x, y, validation=None), folds)
+
+
+def test_folds_with_a_part_that_counts_nothing_are_refused():
+    x, y = blobs(80)
+    data = jx.arrays(x, y, validation=None, weights=np.arange(80) < 40)
+    first, last = np.arange(40), np.arange(40, 80)
+    with pytest.raises(jx.UserError, match=r"folds\['validation'\], fold 0: .* all 40 rows are 0"):
+        jx.folds(data, [(first, last)])
+    with pytest.raises(jx.UserError, match=r"folds\['train'\], fold 1: .* 0 \(row 40 is the first"):
+        jx.folds(data, [(first[:20], first[20:]), (last, first)])
+    with pytest.raises(jx.UserError, match=r"folds\['validation'\], fold [0-4]: the weights"):
+        jx.folds(jx.arrays(x, y, validation=None, weights=np.arange(80) < 2), 5)
+    assert jx.folds(data, 4).n_folds == 4
+
+
+def test_folds_that_train_without_a_class_are_refused():
+    x, y = blobs(80)
+    data = jx.arrays(x, np.array(["ant", "bee", "cat"])[y], validation=None)
+    every, bees = np.arange(80), np.flatnonzero(y == 1)
+    few = (every[:-20], every[-20:])
+    with pytest.raises(jx.UserError, match=r"fold 1: class 'bee' has none of the .* to train on"):
+        jx.folds(data, [few, (np.flatnonzero(y != 1), bees)])
+    without = Data(data.train._replace(y=y), classes=("ant", "bee", "cat", "dog"))
+    assert jx.folds(without, [few]).n_folds == 1  # no fold can train on a dog
 
 
 def test_folds_where_they_do_not_belong_are_refused():

@@ -174,8 +174,27 @@ class Data:
                     )
             rows = np.concatenate([row[row >= 0] for row in own])
             if (twice := np.flatnonzero(np.bincount(rows) > 1)).size:
-                raise UserError(f"folds, fold {fold}: row {twice[0]} twice, expected once at most")
+                parts = [name for name, row in zip(made, own, strict=True) if twice[0] in row]
+                raise UserError(
+                    f"folds, fold {fold}: row {twice[0]} twice, in {' and in '.join(parts)}, "
+                    "expected once at most"
+                )
+            self._check_fold_weights(fold, dict(zip(made, own, strict=True)))
         return made
+
+    def _check_fold_weights(self, fold: int, rows: Mapping[str, np.ndarray]) -> None:
+        """Refuse a part of a fold whose weights are all 0: its means would be 0 / 0."""
+        weight_N = self.train.weight if isinstance(self.train, Examples) else None
+        if weight_N is None:
+            return
+        for name, row in rows.items():
+            own = row[row >= 0]
+            if not weight_N[own].any():
+                raise UserError(
+                    f"folds[{name!r}], fold {fold}: the weights of all {len(own)} rows are 0 (row "
+                    f"{own[0]} is the first), expected one above 0: leave out rows of weight 0, or "
+                    "make other folds"
+                )
 
     @property
     def n_folds(self) -> int:

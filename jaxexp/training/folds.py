@@ -30,7 +30,8 @@ def folds(data: Data, folds: int | Iterable[tuple[object, object]], *, seed: int
         seed: of drawn folds.
 
     Raises:
-        UserError: fewer than 2 folds, more than examples of a class, rows that are not there.
+        UserError: fewer than 2 folds, more than examples of a class, rows that are not there, a
+            fold that trains without a class, or one part of which has no weight above 0.
 
     >>> import jaxexp as jx
     >>> data = jx.arrays([[0.0], [1.0], [2.0], [3.0]] * 6, [0, 0, 1, 1] * 6, validation=None)
@@ -59,7 +60,9 @@ def folds(data: Data, folds: int | Iterable[tuple[object, object]], *, seed: int
         of_N = _drawn(data, n, int(folds), seed)
         given = [(np.flatnonzero(of_N != i), np.flatnonzero(of_N == i)) for i in range(int(folds))]
     train, validation = (table([own[part] for own in given]) for part in (0, 1))
-    return dataclasses.replace(data, folds={"train": train, "validation": validation})
+    folded = dataclasses.replace(data, folds={"train": train, "validation": validation})
+    _check_classes(data, [own for own, _ in given])
+    return folded
 
 
 def _pair(place: int, own: object) -> tuple[np.ndarray, np.ndarray]:
@@ -70,6 +73,22 @@ def _pair(place: int, own: object) -> tuple[np.ndarray, np.ndarray]:
         if rows.ndim != 1 or rows.dtype.kind not in "iu" or len(rows) == 0 or rows.min() < 0:
             raise UserError(f"folds[{place}]: expected numbers of rows, at least one in each part")
     return train, validation
+
+
+def _check_classes(data: Data, train: Sequence[np.ndarray]) -> None:
+    """Refuse a fold that trains without a class: no model would learn it."""
+    y = data.train.y if isinstance(data.train, Examples) else None
+    if data.classes is None or not isinstance(y, np.ndarray) or y.dtype.kind not in "iu":
+        return
+    exist_C = np.bincount(y.ravel(), minlength=len(data.classes)) > 0
+    for fold, rows in enumerate(train):
+        lacks_C = exist_C & (np.bincount(y[rows].ravel(), minlength=len(exist_C)) == 0)
+        if lacks_C.any():
+            raise UserError(
+                f"folds, fold {fold}: class {data.classes[lacks_C.argmax()]!r} has none of the "
+                f"{len(rows)} examples to train on, expected every class there: draw the folds "
+                "(folds=5), or stratify them"
+            )
 
 
 def _drawn(data: Data, n: int, folds: int, seed: int) -> np.ndarray:
