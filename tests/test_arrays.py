@@ -317,6 +317,10 @@ def test_indexes_that_are_not_aligned():
     refused("y: row 0 has the index 0, expected 18...X.index", shuffled, y)
     refused("weights: row 0 has the index 0, expected 18", shuffled, TEXT, weights=pd.Series(Y + 1))
     refused("test.y: row 0 has the index 0", FRAME, y, test=(shuffled, y))
+    mixed, w = y.loc[shuffled.index], pd.Series(Y + 1)
+    refused("weights: row 0 has the index 0, expected 18 as in y...y.index", X, mixed, weights=w)
+    refused("test.weight: row 0 has the index 0, expected 18 as in y", X, y, test=(X, mixed, w))
+    assert arrays(X, mixed, weights=w.loc[mixed.index]).counts["train"] == 16
     data = arrays(shuffled, y.loc[shuffled.index])
     assert data.counts["train"] == 16
 

@@ -112,6 +112,7 @@ def arrays(
         raise UserError(f"seed: {seed!r}, expected a whole number, at least 0")
     _check_same_index("y", y, X)
     _check_same_index("weights", weights, X)
+    _check_same_index("weights", weights, y, like="y")
 
     x, features = checked_inputs("X", X)
     n = len(x)
@@ -194,6 +195,7 @@ def _explicit(
     X, y, weights = (*given, None)[:3]
     _check_same_index(f"{split}.y", y, X)
     _check_same_index(f"{split}.weight", weights, X)
+    _check_same_index(f"{split}.weight", weights, y, like="y")
     x, names = checked_inputs(f"{split}.x", X)
     if names is not None and features is not None and names != features:
         _refuse_columns(f"{split}.x", "X", names, features)
@@ -565,10 +567,10 @@ def _is_categorical(series: object) -> bool:
     return str(getattr(series, "dtype", "")) == "category"
 
 
-def _check_same_index(where: str, value: object, X: object) -> None:
+def _check_same_index(where: str, value: object, other: object, *, like: str = "X") -> None:
     """Rows are matched by position: pandas indexes that say otherwise are a mistake."""
     index = getattr(value, "index", None)
-    expected = getattr(X, "index", None)
+    expected = getattr(other, "index", None)
     if index is None or expected is None:
         return
     if not (hasattr(index, "equals") and hasattr(expected, "equals")):
@@ -578,6 +580,6 @@ def _check_same_index(where: str, value: object, X: object) -> None:
         row = next(differ, 0)
         raise UserError(
             f"{where}: row {row} has the index {plain_value(index[row])!r}, expected "
-            f"{plain_value(expected[row])!r} as in X: align them with .loc[X.index], or "
+            f"{plain_value(expected[row])!r} as in {like}: align them with .loc[{like}.index], or "
             ".reset_index(drop=True) on both"
         )
