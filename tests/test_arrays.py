@@ -297,6 +297,18 @@ def test_refused_inputs(said: str, given: Any):
     refused(said, given, Y)
 
 
+def test_masked_arrays_in_lists_are_refused():
+    rows = list(np.ma.masked_array(X, X > 0))
+    refused("X: row 0 is masked, or a masked array, expected a plain one", rows, Y)
+    refused("X: row 3 is masked", [*X[:3], *rows[3:]], Y)
+    pairs = [(row, row) for row in [*X[:4], *rows]]
+    refused("X: row 4 is masked", pairs, Y)
+    refused("y: row 0 is masked", X, rows)
+    refused("y: row 1 is masked", X, list(np.ma.masked_array(Y, Y == 1)))
+    refused("weights: row 1 is masked", X, Y, weights=list(np.ma.masked_array(Y + 1, Y == 1)))
+    assert arrays([*X], [*Y]).counts["train"] == 16
+
+
 def test_columns_that_are_all_but_constant_are_fine():
     given = np.c_[X, np.full(N, 1e9), np.where(Y == 0, 0.1 + 0.2, 0.3)]
     assert arrays(given, Y).train.x.shape[1] == 5

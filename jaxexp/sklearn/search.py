@@ -361,7 +361,9 @@ def _in_plans(
             held = first._held_out(prepared, np.asarray(rows))
         except ValueError:  # a class has too few examples here: the fit alone says so
             continue
-        if first._fits_plan(prepared, held[0]):
+        weight_N = prepared.weight_N
+        counts = held[1] is None or weight_N is None or bool(weight_N[held[1]].any())
+        if counts and first._fits_plan(prepared, held[0]):
             made[fold] = held
     return made
 

@@ -507,6 +507,8 @@ def _raw(where: str, value: object) -> _Raw:
             f"{where}: a masked array, expected a plain one: drop what is masked, or fill it "
             f"with {where}.filled(...)"
         )
+    if isinstance(value, (list, tuple)):
+        _check_unmasked(where, value)
     if roots & {"pandas", "polars"}:
         if type(value).__name__ == "LazyFrame":
             raise UserError(f"{where}: a LazyFrame, expected {where}.collect()")
@@ -523,6 +525,26 @@ def _raw(where: str, value: object) -> _Raw:
     if array.dtype.kind in "US" and isinstance(value, (list, tuple)):
         _check_all_text(where, value, array.ndim)
     return _Raw(array)
+
+
+def _check_unmasked(where: str, value: Sequence[object]) -> None:
+    """Refuse a list with masked arrays: NumPy would take what is under their masks."""
+    if not _has_masked(value):
+        return
+    for row, item in enumerate(value):
+        if _has_masked([item]):
+            raise UserError(
+                f"{where}: row {row} is masked, or a masked array, expected a plain one: "
+                "drop what is masked, or fill it with .filled(...)"
+            )
+
+
+def _has_masked(values: Sequence[object]) -> bool:
+    kinds = set(map(type, values))  # few, of however many values
+    if any(issubclass(kind, np.ma.MaskedArray) for kind in kinds):
+        return True
+    below = any(issubclass(kind, (list, tuple)) for kind in kinds)
+    return below and any(_has_masked(each) for each in values if isinstance(each, (list, tuple)))
 
 
 def _check_all_text(where: str, value: object, ndim: int) -> None:
