@@ -23,6 +23,7 @@ from sklearn.model_selection import (
     PredefinedSplit,
     StratifiedKFold,
     cross_val_score,
+    train_test_split,
 )
 from sklearn.neural_network import MLPClassifier as SklearnClassifier
 from sklearn.pipeline import make_pipeline
@@ -466,6 +467,21 @@ def test_folds_on_which_no_fit_can_be_made_lose_their_scores_alone():
             scores.append([results[f"split{fold}_test_score"][0] for fold in range(2)])
         np.testing.assert_allclose(*scores, atol=0.014)
         assert np.isnan(scores[0]).tolist() == [True, False]
+
+
+@pytest.mark.integration
+def test_a_fold_whose_held_out_examples_weigh_nothing_loses_its_scores_alone():
+    x = np.random.default_rng(0).normal(size=(90, 2))
+    cv, weight = KFold(3), np.ones(90)
+    held = train_test_split(list(cv.split(x))[1][0], test_size=0.1, random_state=0)[1]
+    weight[held] = 0.0
+    model = MLPRegressor((4,), early_stopping=True, **OPTIONS)
+    search = VectorizedSearchCV(model, {"alpha": [0.1]}, cv=cv, refit=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        results = search.fit(x, x[:, 0], sample_weight=weight).cv_results_
+    scores = [results[f"split{fold}_test_score"][0] for fold in range(3)]
+    assert np.isnan(scores).tolist() == [False, True, False]
 
 
 def test_candidates_of_the_same_text_are_told_apart():

@@ -540,6 +540,7 @@ def _check_unmasked(where: str, value: Sequence[object]) -> None:
 
 
 def _has_masked(values: Sequence[object]) -> bool:
+    """Whether a masked array is among them, at any depth."""
     kinds = set(map(type, values))  # few, of however many values
     if any(issubclass(kind, np.ma.MaskedArray) for kind in kinds):
         return True
