@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     import polars as pl
 
 WHOLE = 2**24  # up to it, float32 holds every whole number
-
-
 _LABEL = "a label: drop the row, or name the class"
 
 
