@@ -143,6 +143,28 @@ def test_folds_where_they_do_not_belong_are_refused():
         Data(Examples(x, y), validation=Examples(x, y), folds=folded.folds)
 
 
+def test_the_best_setting_of_folds_has_the_best_mean():
+    x, y = blobs(60, seed=2)
+    folded = jx.folds(jx.arrays(x, y, validation=None), 5)
+    axes = {"learning_rate": [0.3, 0.01, 0.001], "fold": range(5)}
+    found = jx.run(jx.Sweep(BASE, axes), data=folded, progress=False)
+    loss = found["loss"].sel(split="validation").isel(epoch=-1)
+    best = loss.mean("fold").idxmin("learning_rate").item()
+    chosen = found.best_setting()
+    own = loss.sel(learning_rate=best)
+    assert chosen.trial.learning_rate == best
+    assert own.sel(fold=chosen.trial.fold) == own.median()
+
+
+def test_halving_keeps_or_ends_all_folds_of_a_setting():
+    x, y = blobs(61)
+    folded = jx.folds(jx.arrays(x, y, validation=None), 4)
+    sweep = jx.Sweep(BASE, {"learning_rate": [0.1, 0.01, 0.001], "fold": range(4)})
+    rule = jx.search.Halving(factor=3, first=1)
+    found = jx.run(sweep, data=folded, progress=False, stopping=rule)
+    assert sorted(found["epochs_trained"].values.tolist()) == [[1] * 4, [1] * 4, [3] * 4]
+
+
 def test_a_run_on_folds_ends_early_and_keeps_checkpoints_of_its_folds(tmp_path):
     x, y = blobs(61)
     folded = jx.folds(jx.arrays(x, y, validation=None), 4)

@@ -157,6 +157,15 @@ class TestInGeneral:
         made = self.section(dataset(diverged=[1, 2, 3]))
         assert made.answer == "Every trial diverged."
 
+    def test_settings_are_compared_by_their_means_over_the_folds(self) -> None:
+        loss = [[0.1, 0.7, 0.9], [0.4, 0.4, 0.5]]
+        made = self.section(dataset({"learning_rate": [0.1, 0.01], "fold": range(3)}, loss=loss))
+        assert made.question == "Which learning rate is best, of 6 trials?"
+        assert "over 3 folds): learning rate 0.01." in made.answer
+        assert made.lead.startswith("It is the best with 2 of 3 folds.")
+        alone = self.section(dataset({"fold": range(3)}))
+        assert alone.question == "How do the 3 trials of this sweep compare?"
+
     def test_a_random_search(self) -> None:
         rng = np.random.default_rng(0)
         points = {"learning_rate": 10 ** rng.uniform(-5, 0, 40), "width": rng.integers(4, 99, 40)}

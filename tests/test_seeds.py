@@ -283,3 +283,50 @@ def test_a_seed_that_stopped_early_keeps_its_last_value():
     assert mean == pytest.approx(last.mean(), abs=1e-6)
     second = ds["loss"].sel(epoch=2).mean("seed")
     np.testing.assert_allclose(means["loss"].sel(epoch=2), second, rtol=1e-6)
+
+
+# Learning rates × folds × seeds: the first rate has the easiest fold, the second the best mean.
+FOLDED = np.array([[[0.1, 0.2], [0.7, 0.8], [0.9, 0.8]], [[0.4, 0.3], [0.4, 0.5], [0.5, 0.4]]])
+RATES = [0.1, 0.01]
+
+
+def test_the_best_setting_has_the_best_mean_over_folds_and_seeds():
+    ds = dataset({"learning_rate": RATES, "fold": range(3), "seed": range(2)}, loss=FOLDED)
+    means = seeds.average(ds)
+    assert select.axes(means) == ("learning_rate",)
+    assert not {"fold", "seed"} & set(means.coords)
+    for name in ("loss", "step_loss"):
+        own = ds[name].transpose("fold", "seed", *means[name].dims).values
+        own = own.reshape(-1, *own.shape[2:]).astype(float)
+        np.testing.assert_allclose(means[name], own.mean(axis=0), rtol=1e-6)
+        np.testing.assert_allclose(means[f"{name}_std"], own.std(axis=0, ddof=1), atol=1e-6)
+    setting, trial = seeds.best(ds)
+    assert (float(setting["learning_rate"]), float(trial["learning_rate"])) == (0.01, 0.01)
+    assert (int(trial["fold"]), int(trial["seed"])) in ((0, 0), (1, 0), (2, 1))  # the median
+    assert seeds.in_words(ds) == seeds.in_words(means) == "2 seeds × 3 folds"
+    said = seeds.best_in_words(ds)
+    assert "over 2 seeds × 3 folds): learning rate 0.01." in said
+    assert "It is the best with 4 of 6 seed-fold pairs." in said
+
+
+def test_folds_alone_are_averaged_and_paired():
+    ds = dataset({"learning_rate": RATES, "fold": range(3)}, loss=FOLDED[:, :, 0])
+    assert seeds.several(ds)
+    assert select.axes(seeds.average(ds)) == ("learning_rate",)
+    assert "over 3 folds): learning rate 0.01." in seeds.best_in_words(ds)
+    lead = seeds.lead(ds)
+    assert (lead.seeds, lead.wins, lead.replicate, lead.paired) == (3, 2, "fold", True)
+    assert "within the spread of the folds" in str(lead)
+
+
+def test_folds_of_points_with_seeds_of_their_own_are_averaged():
+    points = {"learning_rate": [0.1, 0.1, 0.01, 0.01], "seed": [0, 1, 2, 3]}
+    loss = FOLDED.transpose(0, 2, 1).reshape(4, 3)
+    ds = dataset({"sample": points, "fold": range(3)}, loss=loss)
+    means = seeds.average(ds)
+    assert select.axes(means) == ("sample",)
+    assert means["learning_rate"].values.tolist() == RATES
+    np.testing.assert_allclose(means["loss_std"].isel(epoch=-1, split=0), [0.343, 0.075], atol=1e-3)
+    assert means["seeds"].values.tolist() == [6, 6]
+    assert seeds.in_words(ds) == "6 seed-fold pairs"
+    assert seeds.best(ds)[1]["learning_rate"] == 0.01

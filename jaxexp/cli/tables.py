@@ -18,6 +18,7 @@ from rich.table import Table
 from jaxexp.base.errors import UserError
 from jaxexp.base.words import count
 from jaxexp.results import seeds, select
+from jaxexp.results.select import count_replicates
 from jaxexp.spec.values import text
 
 if TYPE_CHECKING:
@@ -124,14 +125,14 @@ def _endings(ds: xr.Dataset) -> list[str]:
         return ended
     lost = select.by_trial(ds, ds["diverged_seeds"])
     return [
-        f"{n} of {count(int(of), 'seed')} diverged" if n and how == "finished" else how
+        f"{n} of {count_replicates(ds, int(of))} diverged" if n and how == "finished" else how
         for how, n, of in zip(ended, lost, counts, strict=True)
     ]
 
 
 def _of(shown: int, ds: xr.Dataset) -> str:
     trials = select.size(ds)
-    means = "averaged_seeds" in ds.attrs
+    means = bool(select.averaged(ds))
     what = f"{'setting' if means else 'trial'}"
     over = f", mean ± standard deviation over {seeds.in_words(ds)}," if means else ""
     if trials == 1:

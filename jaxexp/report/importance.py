@@ -52,7 +52,7 @@ class Importance:
 
 
 def importance(ds: xr.Dataset, metric: str = "loss", split: str | None = None) -> Importance | None:
-    """The importance of each hyperparameter but the seed for `metric` after the last epoch.
+    """The importance of each hyperparameter but seed and fold for `metric` after the last epoch.
 
     Permutation importance: L. Breiman, "Random Forests", Machine Learning 45 (2001), section 10,
     over the trials that each tree has not seen. A metric that spans decades is taken by its
@@ -61,7 +61,8 @@ def importance(ds: xr.Dataset, metric: str = "loss", split: str | None = None) -
     """
     ranked = select.rank(ds, metric, split)
     ranked = ranked[(ranked["status"] == "finished") & np.isfinite(ranked["value"])].sort_index()
-    names = [n for n in select.hyperparameters(ds) if n != "seed" and ranked[n].nunique() > 1]
+    several = [n for n in select.hyperparameters(ds) if ranked[n].nunique() > 1]
+    names = [n for n in several if n not in select.REPLICATES]
     y_N = ranked["value"].to_numpy(float)
     if len(y_N) < LEAST or len(names) < 2 or np.ptp(y_N) == 0:
         return None

@@ -194,8 +194,9 @@ def in_general(ds: xr.Dataset, keep: Keep, name: str = "") -> Section:
     """What can be said of any sweep of any task, of 2 trials or 2,000.
 
     Curves, the lineage of a population, a figure for each axis, a map of two or parallel
-    coordinates of more, what matters, and all trials. Where the seed is an axis, settings are
-    compared by their means over the seeds. `name` is the sweep's; `keep` is given each figure.
+    coordinates of more, what matters, and all trials. Where the seed or the fold is an axis,
+    settings are compared by their means over them. `name` is the sweep's; `keep` is given each
+    figure.
     """
     name = name or str(ds.attrs.get("sweep", "sweep"))
     several = seeds.several(ds)
@@ -242,7 +243,7 @@ def _asked(ds: xr.Dataset, alone: bool) -> str:
     if alone:
         return "How does the trial end?"
     names = [words(name) for name in _figured(ds)]
-    if names in ([], ["seed"]):
+    if set(names) <= set(select.REPLICATES):
         return f"How do the {number(select.size(ds))} trials of this sweep compare?"
     listed = f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
     which = "Which values of" if len(names) > 1 else "Which"
@@ -267,9 +268,9 @@ def _of_axes(ds: xr.Dataset, by_importance: Sequence[str]) -> list[Figure]:
 
 
 def _figured(ds: xr.Dataset) -> list[str]:
-    """The hyperparameters with several values; the seed only where nothing else has."""
+    """The hyperparameters with several values; seed and fold only where nothing else has."""
     several = [n for n in select.hyperparameters(ds) if len(select.distinct(ds, n)) > 1]
-    return [name for name in several if name != "seed"] or several
+    return [name for name in several if name not in select.REPLICATES] or several
 
 
 def _answered(ds: xr.Dataset) -> str:
@@ -281,7 +282,7 @@ def _answered(ds: xr.Dataset) -> str:
     if select.size(ds) > 1 and len(best) == 1 and select.ties(ds, metric) == best:
         extreme = "highest" if select.direction(ds, metric) == "higher" else "lowest"
         value = with_unit(ds, metric, decimals(float(select.rank(ds, metric)["value"].iloc[0])))
-        what = "setting" if "averaged_seeds" in ds.attrs else "trial"
+        what = "setting" if select.averaged(ds) else "trial"
         measured = metric_words(metric, split)
         return f"{first} The same {what} has the {extreme} {measured}, {value}."
     return f"{first} {select.best_in_words(ds, metric)}"

@@ -157,7 +157,7 @@ def best(
     split = select.default_split(setting)
     why = f"{split} {metric} {select.outcome(setting, metric, split, digits=4)}"
     if "seeds" in setting and int(setting["seeds"]) > 1:
-        over = select.count(int(setting["seeds"]), "seed")
+        over = select.count_replicates(setting, int(setting["seeds"]))
         why += f" (mean ± standard deviation over {over}, of which this one has the median loss)"
     return model, why
 

@@ -106,18 +106,18 @@ class Results:
         """The best single trial by `metric`, which knows its direction, at its last epoch.
 
         `split` is the validation split where there is one, or else the training split. A diverged
-        trial is never the best while there is another. Where trials differ in their seed alone,
-        the best of them is the luckiest too: `best_setting` compares means over the seeds.
+        trial is never the best while there is another. Where trials differ in their seed or
+        fold alone, the best of them is the luckiest too: `best_setting` compares means over them.
 
         Raises UserError for a metric or a split that there is not.
         """
         return self._at(int(self.table(metric, split).index[0]))
 
     def best_setting(self, metric: str = "loss", split: str | None = None) -> TrialResult:
-        """Of the best setting by its mean over the seeds, the seed with the median loss.
+        """Of the best setting by its mean over seeds and folds, the trial with the median loss.
 
         That is what may be expected of its hyperparameters with another seed. Means are those of
-        `jaxexp.seeds.average`; without seeds to average this is `best`.
+        `jaxexp.seeds.average`; without seeds or folds to average this is `best`.
 
         Raises UserError for a metric or a split that there is not.
         """

@@ -1,6 +1,8 @@
 """Trials that differ in their seed alone: means, spreads, and which differences exceed them.
 
-A *setting* is what such trials have in common. The seed may be an axis of its own, or zipped with
+A *setting* is what such trials have in common. The folds of cross-validation repeat a setting as
+seeds do: what is said of seeds below holds of folds, and of pairs of a seed and a fold where both
+vary. The seed may be an axis of its own, or zipped with
 other hyperparameters, as of random points that are trained with several seeds each; settings may
 then have different numbers of seeds. Where no two trials differ in their seed alone there is
 nothing to average: results are their own means.
@@ -26,32 +28,41 @@ import pandas as pd
 import xarray as xr
 
 from jaxexp.results import select
-from jaxexp.results.select import count, number
-from jaxexp.results.settings import Settings
+from jaxexp.results.select import count, count_replicates, number
+from jaxexp.results.settings import Settings, flat
 
 RESAMPLES = 10_000
 LEVEL = 95  # per cent, of an interval
 
 
 def several(ds: xr.Dataset) -> bool:
-    """Whether any two trials differ in their seed alone."""
-    settings = Settings.of(ds)
+    """Whether any two trials differ in their seed, their fold or these two alone."""
+    settings = _settings(ds)
     return settings is not None and int(settings.counts.max()) > 1
+
+
+def _settings(ds: xr.Dataset) -> Settings | None:
+    select.axes(ds)  # refuses what is no dataset
+    return Settings.of(flat(ds[["loss"]] if len(select.replicates(ds)) > 1 else ds))
 
 
 def in_words(ds: xr.Dataset) -> str:
     """How many seeds the settings have, of results or of their means: "2 to 5 seeds".
+
+    Of folds "5 folds", and of both "2 seeds × 5 folds".
 
     >>> import xarray as xr
     >>> loss = xr.DataArray([[[0.1]], [[0.2]], [[0.3]]], dims=("seed", "epoch", "split"))
     >>> in_words(xr.Dataset({"loss": loss}, {"seed": [0, 1, 2]}))
     '3 seeds'
     """
-    counts, settings = select.seed_counts(ds), Settings.of(ds)
+    counts, settings = select.seed_counts(ds), _settings(ds)
     if counts is None:
         counts = np.ones(1, int) if settings is None else settings.counts
     fewest, most = int(counts.min()), int(counts.max())
-    return count(most, "seed") if fewest == most else f"{fewest} to {count(most, 'seed')}"
+    if fewest == most:
+        return count_replicates(ds, most)
+    return f"{fewest} to {count(most, select.replicate(ds))}"
 
 
 def average(ds: xr.Dataset) -> xr.Dataset:
@@ -66,10 +77,11 @@ def average(ds: xr.Dataset) -> xr.Dataset:
     average, such as predicted classes, are left out. Results without seeds to average are returned
     as they are.
     """
-    settings = Settings.of(ds)
+    together = flat(ds)
+    settings = Settings.of(together)
     if settings is None:
         return ds
-    ds = _same_length(ds, settings)
+    ds = _same_length(together, settings)
     finished = ds["diverged_epoch"] == 0
     found = settings.sum(finished)
     lost = found == 0  # settings without a seed that finished
@@ -96,7 +108,7 @@ def average(ds: xr.Dataset) -> xr.Dataset:
     latest = settings.places(ds["diverged_epoch"], 1.0)  # of a setting without one that finished
     for name in ("diverged_epoch", "diverged_step"):
         if name in ds:
-            own = settings.take(ds[name], latest).drop_vars("seed")
+            own = settings.take(ds[name], latest).drop_vars(settings.replicates)
             made[name] = own.where(lost, 0).astype(int)
     made["seeds"] = found
     made["diverged_seeds"] = settings.sum(~finished)
@@ -104,11 +116,14 @@ def average(ds: xr.Dataset) -> xr.Dataset:
     axes = settings.axes(ds)
     return xr.Dataset(
         made,
-        {name: own for name, own in outer.coords.items() if name != "seed"},
+        {name: own for name, own in outer.coords.items() if name not in settings.replicates},
         {
             **ds.attrs,
             "axes": json.dumps(axes),
-            "averaged_seeds": json.dumps(np.unique(ds["seed"].values).tolist()),
+            **{
+                f"averaged_{name}s": json.dumps(np.unique(ds[name].values).tolist())
+                for name in settings.replicates
+            },
             "settings": int(np.prod([outer.sizes[axis] for axis in axes], dtype=int)),
         },
     )
@@ -139,9 +154,11 @@ def typical(ds: xr.Dataset) -> xr.Dataset:
     the order in which `average` has them; results without seeds to average are returned as they
     are.
     """
-    settings = Settings.of(ds)
+    together = flat(ds)
+    settings = Settings.of(together)
     if settings is None:
         return ds
+    ds = together
     loss = select.final(ds, "loss").sel(split=select.default_split(ds), drop=True)
     middle = settings.take(ds, settings.places(loss, 0.5))
     return middle.assign_attrs(axes=json.dumps(settings.axes(ds)))
@@ -177,6 +194,8 @@ class Lead:
         high: of the same.
         paired: whether the two have at least half of their seeds in common: the bootstrap then
             draws the differences, seed by seed, and otherwise each setting's seeds apart.
+        replicate: "seed", or "fold" or "seed-fold pair", which then stand for the seeds above.
+            Folds share most of their training examples, so that intervals are narrower still.
     """
 
     best: str
@@ -188,6 +207,7 @@ class Lead:
     low: float
     high: float
     paired: bool = True
+    replicate: str = "seed"
 
     @property
     def clear(self) -> bool:
@@ -197,7 +217,7 @@ class Lead:
     @property
     def interval(self) -> str:
         """The difference and how well it is known, in words."""
-        how = "paired bootstrap over the seeds" if self.paired else "bootstrap over the seeds"
+        how = f"{'paired ' if self.paired else ''}bootstrap over the {self.replicate}s"
         return (
             f"{number(self.difference, 3)} ({LEVEL} % interval {number(self.low, 2)} to "
             f"{number(self.high, 2)}, {how})"
@@ -205,14 +225,14 @@ class Lead:
 
     def __str__(self) -> str:
         """Two sentences."""
-        won = f"It is the best with {number(self.wins)} of {count(self.seeds, 'seed')}."
+        won = f"It is the best with {number(self.wins)} of {count(self.seeds, self.replicate)}."
         said = f"{won} " if self.paired and self.seeds else ""
         if not np.isfinite(self.low):
             return f"{said}The next is {self.second}."
         if self.clear:
             return f"{said}It leads {self.second} by {self.interval}."
-        lead = f"Its lead over {self.second} is within the spread of the seeds: {self.interval}."
-        return f"{said}{lead}"
+        within = f"within the spread of the {self.replicate}s"
+        return f"{said}Its lead over {self.second} is {within}: {self.interval}."
 
 
 def lead(
@@ -231,6 +251,7 @@ def _lead(
     ds: xr.Dataset, means: xr.Dataset, metric: str, split: str, over: Mapping[str, object] = {}
 ) -> Lead | None:
     ranked = select.rank(means, metric, split)
+    ds = flat(ds)
     settings = Settings.of(ds)
     if settings is None:
         return None
@@ -242,17 +263,13 @@ def _lead(
         return None
     sign = 1 if select.direction(ds, metric) == "higher" else -1
     values = sign * select.by_trial(ds, select.final(ds, metric).sel(split=split)).astype(float)
-    trials = pd.DataFrame(
-        {
-            "setting": settings.by_trial(ds),
-            "seed": select.values_by_trial(ds)["seed"],
-            "value": values,
-        }
-    )
-    trials = trials[np.isfinite(trials["value"])].set_index("seed")
+    given, repeated = select.values_by_trial(ds), list(settings.replicates)
+    own = {name: given[name] for name in repeated}
+    trials = pd.DataFrame({"setting": settings.by_trial(ds), **own, "value": values})
+    trials = trials[np.isfinite(trials["value"])].set_index(repeated)
     first, second = (trials.loc[trials["setting"] == place, "value"] for place in ranked.index[:2])
     gain_K = (first - second).dropna()
-    others = trials.loc[trials["setting"] != ranked.index[0], "value"].groupby(level=0).max()
+    others = trials.loc[trials["setting"] != ranked.index[0], "value"].groupby(level=repeated).max()
     paired = 2 * len(gain_K) >= min(len(first), len(second))
     difference = gain_K.mean() if paired else first.mean() - second.mean()
     low, high = _interval([gain_K] if paired else [first, -second])
@@ -266,6 +283,7 @@ def _lead(
         low=low,
         high=high,
         paired=paired,
+        replicate=select.replicate(ds),
     )
 
 

@@ -20,6 +20,8 @@ from jaxexp.spec.values import text
 Plain: TypeAlias = Any
 # Coordinates that are never hyperparameters.
 INDEXES = frozenset(("epoch", "split", "step", "layer"))
+# Hyperparameters that repeat a setting, which is judged by its mean over them.
+REPLICATES = ("seed", "fold")
 
 
 def axes(ds: xr.Dataset) -> tuple[str, ...]:
@@ -41,6 +43,32 @@ def hyperparameters(ds: xr.Dataset) -> tuple[str, ...]:
     declared = json.loads(ds.attrs.get("base", "{}"))
     varying = [name for name in varying if name in declared] or varying
     return tuple(sorted(varying, key=lambda name: order.index(str(ds[name].dims[0]))))
+
+
+def replicates(ds: xr.Dataset) -> list[str]:
+    """The hyperparameters along the axes of `ds` that repeat a setting: "seed", "fold"."""
+    order = axes(ds)
+    return [n for n in REPLICATES if n in ds.coords and set(ds[n].dims) & set(order)]
+
+
+def averaged(ds: xr.Dataset) -> dict[str, list[int]]:
+    """The seeds and folds that means are over, by "seed" and "fold"; empty of single trials."""
+    found = {name: ds.attrs.get(f"averaged_{name}s") for name in REPLICATES}
+    return {name: json.loads(values) for name, values in found.items() if values is not None}
+
+
+def replicate(ds: xr.Dataset) -> str:
+    """What repeats a setting, of results or of their means: "seed", "fold" or "seed-fold pair"."""
+    names = list(averaged(ds)) or replicates(ds)
+    return "seed-fold pair" if len(names) > 1 else "".join(names) or "seed"
+
+
+def count_replicates(ds: xr.Dataset, n: int) -> str:
+    """How often a setting is repeated: "3 seeds", "5 folds", "2 seeds × 5 folds"."""
+    each = averaged(ds) or {name: np.unique(ds[name].values).tolist() for name in replicates(ds)}
+    if len(each) > 1 and n == np.prod([len(values) for values in each.values()]):
+        return " × ".join(count(len(values), name) for name, values in each.items())
+    return count(n, replicate(ds))
 
 
 def metrics(ds: xr.Dataset) -> tuple[str, ...]:
@@ -199,7 +227,7 @@ def full_label(point: xr.Dataset, names: Iterable[str] = ()) -> str:
     """
     how = "" if status(point) == "finished" else status(point)
     if not how and "diverged_seeds" in point and (lost := int(point["diverged_seeds"])):
-        how = f"{lost} of {count(lost + int(point['seeds']), 'seed')} diverged"
+        how = f"{lost} of {count_replicates(point, lost + int(point['seeds']))} diverged"
     return label(point, names) + (f" ({how})" if how else "")
 
 
@@ -451,7 +479,7 @@ def best_in_words(
     value = with_unit(ds, metric, plus_minus(first, std, digits))
     if std is not None and np.isfinite(std):
         seeds = by_trial(ds, ds["seeds"])[int(ranked.index[0])]
-        value += mean_over(count(int(seeds), "seed"))
+        value += mean_over(count_replicates(ds, int(seeds)))
     if trials == 1:
         return f"The {measured} is {value}."
     if len(tied) == trials:

@@ -1,9 +1,11 @@
-"""Which trials of a sweep's results differ in their seed alone.
+"""Which trials of a sweep's results differ in their replicate alone: their seed and fold.
 
-Seeds lie along one dimension: their own, or one along which they move together with other
-hyperparameters. Its points are grouped by the values of the others.
+Replicates lie along one dimension: their own, or one along which they move together with other
+hyperparameters. Its points are grouped by the values of the others. Seeds and folds along two
+dimensions are first laid along one (`flat`).
 """
 
+import json
 from dataclasses import dataclass
 from typing import Self, TypeVar
 
@@ -18,42 +20,42 @@ ResultT = TypeVar("ResultT", xr.Dataset, xr.DataArray)
 
 @dataclass(frozen=True)
 class Settings:
-    """The points along the dimension of the seeds, grouped.
+    """The points along the dimension of the replicates, grouped.
 
     Attributes:
         dim: that dimension, of P points.
-        name: of the dimension of settings that takes its place; None where seeds alone vary.
+        name: of the dimension of settings that takes its place; None where replicates alone vary.
         group_P: the setting of each point, counted in the order in which they come.
-        seed_P: its seed.
+        replicates: "seed", "fold" or both.
     """
 
     dim: str
     name: str | None
     group_P: np.ndarray
-    seed_P: np.ndarray
+    replicates: tuple[str, ...]
 
     @classmethod
     def of(cls, ds: xr.Dataset) -> Self | None:
-        """None of results without seeds, or where each point has other hyperparameters."""
-        axes = select.axes(ds)
-        if "seed" not in ds.coords or ds["seed"].ndim != 1 or ds["seed"].dims[0] not in axes:
+        """Of `flat` results; None where each point has other hyperparameters, or no replicate."""
+        axes, repeated = select.axes(ds), tuple(select.replicates(ds))
+        if not repeated:
             return None
-        dim, seed_P = str(ds["seed"].dims[0]), ds["seed"].values
+        dim = str(ds[repeated[0]].dims[0])
         names = [name for name in select.hyperparameters(ds) if ds[name].dims == (dim,)]
-        others = [name for name in names if name != "seed"]
+        others = [name for name in names if name not in repeated]
         if not others:
-            return cls(dim, None, np.zeros(len(seed_P), int), seed_P)
+            return cls(dim, None, np.zeros(ds.sizes[dim], int), repeated)
         values = pd.DataFrame({name: ds[name].values for name in others})
         group_P = values.groupby(others, sort=False, dropna=False).ngroup().to_numpy()
         if len(np.unique(group_P)) == len(group_P):
             return None
         name = "_".join(others)
         own = dim != "_".join(names) or name in axes  # a name that somebody chose stays
-        return cls(dim, dim if own else name, group_P, seed_P)
+        return cls(dim, dim if own else name, group_P, repeated)
 
     @property
     def counts(self) -> np.ndarray:
-        """How many seeds each setting has, (G,)."""
+        """How many replicates each setting has, (G,)."""
         return np.bincount(self.group_P)
 
     def axes(self, ds: xr.Dataset) -> list[str]:
@@ -76,15 +78,15 @@ class Settings:
     def _at(self, values: ResultT, points_G: np.ndarray) -> ResultT:
         if self.name is None:
             return values.isel({self.dim: int(points_G[0])}, drop=True)
-        own = values.isel({self.dim: points_G}).drop_vars("seed")
+        own = values.isel({self.dim: points_G}).drop_vars(self.replicates)
         return own if self.name == self.dim else own.swap_dims({self.dim: self.name})
 
     def sum(self, values: xr.DataArray) -> xr.DataArray:
-        """The sum over the seeds of each setting."""
+        """The sum over the replicates of each setting."""
         return self._reduced(values, np.add)
 
     def max(self, values: xr.DataArray) -> xr.DataArray:
-        """The largest over the seeds of each setting."""
+        """The largest over the replicates of each setting."""
         return self._reduced(values, np.maximum)
 
     def _reduced(self, values: xr.DataArray, function: np.ufunc) -> xr.DataArray:
@@ -113,7 +115,7 @@ class Settings:
         return start_G
 
     def places(self, values: xr.DataArray, share: float) -> xr.DataArray:
-        """Of each setting the point at a `share` of its seeds, in the order of `values` (axes).
+        """Of each setting the point at a `share` of its replicates, ordered by `values` (axes).
 
         0.5 is the median, of an even number the lower one in the middle; 1 is the highest. NaN is
         left out, unless a setting has nothing else.
@@ -132,8 +134,25 @@ class Settings:
         return xr.DataArray(chosen.reshape(shape), dims=(*last.dims[:-1], *inner))
 
     def take(self, values: ResultT, places: xr.DataArray) -> ResultT:
-        """Of each setting the point that `places` says, with its seed."""
-        moved = [n for n in values.coords if n != "seed" and self.dim in values[n].dims]
+        """Of each setting the point that `places` says, with its seed and fold."""
+        own = self.replicates
+        moved = [n for n in values.coords if n not in own and self.dim in values[n].dims]
         made = values.drop_vars(moved).isel({self.dim: places})
         outer = self.first(values)
         return made.assign_coords({n: outer[n] for n in moved if n in outer.coords})
+
+
+def flat(ds: xr.Dataset) -> xr.Dataset:
+    """With seeds and folds along one dimension, where they have two; other results as they are."""
+    axes = select.axes(ds)
+    dims = sorted({str(ds[name].dims[0]) for name in select.replicates(ds)}, key=axes.index)
+    if len(dims) < 2:
+        return ds
+    moved = [name for name in select.hyperparameters(ds) if ds[name].dims[0] in dims]
+    chosen = [dim for dim in dims if dim not in moved and dim != "_".join(
+        name for name in moved if ds[name].dims == (dim,))]  # fmt: skip
+    stacked = ds.stack(_flat=dims, create_index=False)
+    name = chosen[0] if chosen else "_".join(moved)
+    order = [name if axis == dims[0] else axis for axis in axes if axis not in dims[1:]]
+    made = stacked.rename_dims(_flat=name).transpose(*order, ...)
+    return made.assign_attrs(axes=json.dumps(order))

@@ -25,7 +25,7 @@ class Halving:
     Jamieson and Talwalkar, "Non-stochastic best arm identification and hyperparameter
     optimization" (2016). The rungs lie after `first`, `first * factor`, `first * factor**2` …
     epochs, and `factor` is called η there. All programs of a run wait for each other at a rung.
-    Trials that differ in their seed alone are one setting, with the mean over its seeds.
+    Trials that differ in their seed or fold alone are one setting, with the mean over them.
 
     Args:
         metric: by which settings are compared: "loss" or a metric of the task.
@@ -174,7 +174,7 @@ class Hyperband:
 def _best(trials: Sequence[Trial], cost_T: np.ndarray, kept: Callable[[int], int]) -> np.ndarray:
     """Which trials, (T,) bool, are of the `kept(settings)` best settings; one at least.
 
-    A setting costs the mean over its seeds. One that diverged goes on only if all have.
+    A setting costs the mean over its seeds and folds. One that diverged goes on only if all have.
     """
     costs: dict[Trial, list[float]] = {}
     for trial, cost in zip(trials, cost_T.tolist(), strict=True):
@@ -188,4 +188,4 @@ def _best(trials: Sequence[Trial], cost_T: np.ndarray, kept: Callable[[int], int
 
 
 def _setting(trial: Trial) -> Trial:
-    return trial.replace(seed=0)
+    return trial.replace(seed=0, fold=0)

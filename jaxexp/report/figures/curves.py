@@ -239,7 +239,7 @@ def final_by(
     if axis not in select.hyperparameters(ds):
         varying = ", ".join(select.hyperparameters(ds)) or "none"
         raise UserError(f"axis={axis!r}: the hyperparameters that vary are {varying}")
-    ds = ds if axis == "seed" else averaged(ds)
+    ds = ds if axis in select.REPLICATES else averaged(ds)
     rows, cols = grid_shape(len(metrics), 3)
     width = 5.2 if len(metrics) == 1 else 4.2
     fig, panels = make_panels(rows, cols, width, 3.8, count=len(metrics))
@@ -264,7 +264,7 @@ class _Against:
         self.ds, self.metric, self.split = ds, metric, split
         ranked = select.rank(ds, metric, split).sort_index()
         given = ranked[axis].tolist()
-        self.numeric = ds[axis].dtype.kind in "iuf" and axis != "seed"
+        self.numeric = ds[axis].dtype.kind in "iuf" and axis not in select.REPLICATES
         self.values = select.distinct(ds, axis)
         self.group = np.array([self.values.index(value) for value in given])
         at = np.array(self.values, float) if self.numeric else np.arange(len(self.values))

@@ -26,7 +26,7 @@ def heat_map(
     """`metric` after the last epoch over hyperparameters `x` and `y`; brighter is better.
 
     `split` is `select.default_split` if not given. A cell is the mean over the finished trials of
-    its two values, with their standard deviation where they differ in nothing but their seeds;
+    its two values, with their standard deviation where they differ in nothing but seed and fold;
     where some diverged it says how many. The best cell has a frame.
     Raises UserError for a metric, a split or a hyperparameter that the results do not have.
     """
@@ -47,7 +47,7 @@ def heat_map(
     np.add.at(diverged, tuple(at), lost)
     mean = np.divide(total, found, out=np.full(shape, np.nan), where=found > 0)
     std = np.full(shape, np.nan)
-    if set(select.hyperparameters(ds)) == {x, y, "seed"}:
+    if {x, y} < set(select.hyperparameters(ds)) <= {x, y, *select.REPLICATES}:
         squares = np.zeros(shape)
         np.add.at(squares, tuple(at), ((value - mean[tuple(at)]) ** 2).fillna(0).to_numpy())
         std = np.sqrt(np.divide(squares, found - 1, out=std, where=found > 1))

@@ -46,8 +46,8 @@ def step_noise(ds: xr.Dataset) -> ReportFigure:
     ds = ds if every is None else seeds.typical(ds)
     trials, note = best_of(ds, 8, "loss", select.default_split(ds))
     if every is not None:
-        note = headed(note, "of each setting the seed with the median loss; noise: mean ± standard "
-                      f"deviation of {seeds.in_words(every)}")  # fmt: skip
+        which = f"of each setting the {select.replicate(every)} with the median loss"
+        note = headed(note, f"{which}; noise: mean ± standard deviation of {seeds.in_words(every)}")
     rows, cols = grid_shape(len(trials), 2)
     fig, panels = make_panels(rows, cols, 3.7, 2.5, sharey=True, count=len(trials))
     heights, titles = [], []
@@ -88,7 +88,7 @@ def _noise_in_words(every: xr.Dataset | None, point: xr.Dataset, losses: np.ndar
     """The noise of one trial, or its mean and spread over the seeds of `every`."""
     if every is None:
         return f"noise ±{with_unit(point, 'loss', number(noise(losses), 2))}"
-    names = [name for name in select.hyperparameters(every) if name != "seed"]
+    names = [name for name in select.hyperparameters(every) if name not in select.REPLICATES]
     own = [trial for _, trial in select.points(every) if _same(trial, point, names)]
     found = [noise(before_divergence(trial["step_loss"].values)) for trial in own]
     found = [value for value in found if np.isfinite(value)] or [float("nan")]
