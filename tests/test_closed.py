@@ -632,6 +632,14 @@ def test_predictions_are_of_a_trial_of_the_results(results, trial):
         results.predict(X_Nx3, trial)
 
 
+def test_a_trial_of_another_run_is_refused_though_its_hyperparameters_are_equal(results):
+    other = run(results.sweep, line(), DATA)
+    with pytest.raises(jx.UserError, match=r"trial=TrialResult.*: expected a trial of these"):
+        results.predict(X_Nx3, other.trial(learning_rate=0.1))
+    own = results.trial(learning_rate=0.1)
+    assert results.predict(X_Nx3[:3], own).shape == (3,)
+
+
 def test_a_trial_is_found_by_the_float_that_it_was_trained_with(results):
     assert results.trial(learning_rate=np.float32(0.1)).trial.learning_rate == 0.1
 

@@ -309,6 +309,18 @@ def test_the_best_setting_has_the_best_mean_over_folds_and_seeds():
     assert "It is the best with 4 of 6 seed-fold pairs." in said
 
 
+def test_a_lead_over_a_float_is_found_as_float32_has_it():
+    ds = dataset({"learning_rate": np.float32(RATES), "fold": range(3)}, loss=FOLDED[:, :, 0])
+    assert seeds.lead(ds, over={"learning_rate": 0.1}).second == "learning rate 0.1"
+
+
+def test_the_best_setting_of_a_selected_split_is_that_of_all():
+    ds = dataset({"learning_rate": RATES, "fold": range(3)}, loss=FOLDED[:, :, 0])
+    alone = ds.sel(split="validation")
+    assert seeds.best_in_words(alone) == seeds.best_in_words(ds)
+    assert seeds.best(alone)[1]["fold"] == seeds.best(ds)[1]["fold"]
+
+
 def test_folds_alone_are_averaged_and_paired():
     ds = dataset({"learning_rate": RATES, "fold": range(3)}, loss=FOLDED[:, :, 0])
     assert seeds.several(ds)

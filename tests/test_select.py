@@ -171,6 +171,36 @@ def test_many_divergences_are_counted():
     )
 
 
+def test_where_compares_floats_as_float32():
+    ds = dataset({"learning_rate": np.float32([0.1, 0.01])})
+    assert select.where(ds, learning_rate=0.1).sizes["learning_rate"] == 1
+    ds = dataset({"learning_rate": [0.1, 0.01]})
+    assert select.where(ds, learning_rate=float(np.float32(0.01))).sizes["learning_rate"] == 1
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_a_selected_split_is_ranked_as_in_all_of_them(split):
+    ds = grid(48)
+    alone = ds.sel(split=split)
+    for own in (ds, alone):
+        assert select.final(own).dims == (*select.axes(ds), "split")
+    expected = select.rank(ds, "accuracy", split)
+    np.testing.assert_array_equal(select.rank(alone, "accuracy")["value"], expected["value"])
+    assert select.best_in_words(alone) == select.best_in_words(ds, split=split)
+    assert select.table(alone).columns[-1].startswith(select.metric_words("accuracy", split))
+
+
+def test_selected_epochs_are_ranked_by_the_last_of_them():
+    ds = dataset({"width": [4, 8, 16]}, trained=[6, 2, 4])
+    expected = {"slice": [3, 2, 3], "one": [1, 1, 1]}
+    for name, own in {"slice": ds.isel(epoch=slice(0, 3)), "one": ds.isel(epoch=0)}.items():
+        ranked = select.rank(own).sort_index()
+        assert ranked["epoch"].tolist() == expected[name]
+        at = [ds["loss"].sel(split="validation").isel(width=i, epoch=epoch - 1).item()
+              for i, epoch in enumerate(expected[name])]  # fmt: skip
+        np.testing.assert_array_equal(ranked["value"], at)
+
+
 def test_where_names_what_does_not_vary_and_what_is_not_there():
     ds = dataset({"learning_rate": [1e-5, 0.1]})
     with pytest.raises(UserError, match=r"no trial has learning_rate = 0.2; there are 1e-5, 0.1"):

@@ -49,13 +49,13 @@ def best_at(
     results: "xr.Dataset", metric: str, name: str, expected: float, said: str
 ) -> jx.Verdict:
     """Whether the best setting along `name` is that of the report, or not clearly another."""
-    if expected not in jx.select.distinct(results, name):
+    if not any(jx.select.same(own, expected) for own in jx.select.distinct(results, name)):
         return jx.Verdict(None, f"this run has no trial with {name} {expected:g}.")
     _, best = jx.select.best(jx.seeds.average(results), metric)
     if jx.select.status(best) != "finished":
         return jx.Verdict(None, "every trial diverged.")
     value = best[name].item()
-    if value == expected:
+    if jx.select.same(value, expected):
         return jx.Verdict(True, f"both are best at {said}.")
     lead = jx.seeds.lead(results, metric, over={name: expected})
     ours = f"ours is best at {name} {jx.select.number(value)}"

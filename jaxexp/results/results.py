@@ -135,7 +135,7 @@ class Results:
         found = [
             place
             for place, trial in enumerate(trials)
-            if all(_same(getattr(trial, name), value) for name, value in wanted.items())
+            if all(select.same(getattr(trial, name), value) for name, value in wanted.items())
         ]
         if len(found) != 1:
             said = ", ".join(f"{name}={text(value)}" for name, value in wanted.items())
@@ -177,7 +177,7 @@ class Results:
 
     def _apply(self, X: PyTree, chosen: TrialResult | None) -> Predicted:
         chosen = self.best() if chosen is None else chosen
-        if not isinstance(chosen, TrialResult) or chosen.trial not in self.sweep.trials():
+        if not isinstance(chosen, TrialResult) or not self._has(chosen):
             raise UserError(
                 f"trial={chosen!r}: expected a trial of these results, as results.trial(…) or "
                 "results.best(…) returns it"
@@ -187,18 +187,16 @@ class Results:
         x = like_training(self.data, X)
         return apply(self.task, chosen.trial, chosen.variables, x, self._compiled)
 
+    def _has(self, found: TrialResult) -> bool:
+        """Whether it was trained here: another run's may have the same hyperparameters."""
+        own = found.trial in self.sweep.trials()
+        return own and found.variables is self._variables.get(found.trial.id)
+
     def _at(self, place: int) -> TrialResult:
         trial = self.sweep.trials()[place]
         index = np.unravel_index(place, self.sweep.shape) if self.sweep.shape else ()
         point = self.dataset.isel(dict(zip(self.sweep.dims, map(int, index), strict=True)))
         return TrialResult(trial, point, self._variables.get(trial.id))
-
-
-def _same(value: object, wanted: object) -> bool:
-    """Whether two values are equal, as float32 has them where they are floats."""
-    if value == wanted or not (isinstance(value, float) and isinstance(wanted, float)):
-        return value == wanted
-    return bool(np.float32(value) == np.float32(wanted))
 
 
 def apply(

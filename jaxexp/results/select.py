@@ -249,11 +249,19 @@ def size(ds: xr.Dataset) -> int:
     return int(np.prod([ds.sizes[axis] for axis in axes(ds)], dtype=int))
 
 
+def same(value: object, wanted: object) -> bool:
+    """Whether two values are equal, as float32 has them where they are floats."""
+    if value == wanted or not (isinstance(value, float) and isinstance(wanted, float)):
+        return bool(value == wanted)
+    return bool(np.float32(value) == np.float32(wanted))
+
+
 def where(ds: xr.Dataset, **values: object) -> xr.Dataset:
     """The trials whose hyperparameters have these values: `where(ds, width=16)`.
 
-    Works on an axis of its own and on one zipped with others; the axis stays, made shorter. A
-    tuple of widths is written as in Python or as it is labelled: (64, 32, 16) or "64-32-16".
+    Works on an axis of its own and on one zipped with others; the axis stays, made shorter. Floats
+    are compared as float32, as `results.trial` does. A tuple of widths is written as in Python or
+    as it is labelled: (64, 32, 16) or "64-32-16".
     Raises UserError for a hyperparameter that does not vary, and for a value that no trial has.
     """
     for name, value in values.items():
@@ -263,7 +271,7 @@ def where(ds: xr.Dataset, **values: object) -> xr.Dataset:
         if ds[name].dtype.kind in "UO":  # text, also of numbers among tuples
             keep = np.array([text(own) == text(value) for own in ds[name].values])
         else:
-            keep = np.array([own == value for own in ds[name].values.tolist()])
+            keep = np.array([same(own, value) for own in ds[name].values.tolist()])
         if not keep.any():
             there = ", ".join(dict.fromkeys(number(own) for own in ds[name].values))
             raise UserError(f"no trial has {name} = {value}; there are {there}")
@@ -278,16 +286,26 @@ def final(ds: xr.Dataset, metric: str = "loss") -> xr.DataArray:
     parameters. Raises UserError for an unknown metric.
     """
     _check(ds, metric)
-    values = ds[metric].sel(epoch=last_epoch(ds)).where(ds["diverged_epoch"] == 0)
-    return values.drop_vars("epoch")
+    return _at_the_end(ds, ds[metric])
+
+
+def _at_the_end(ds: xr.Dataset, values: xr.DataArray) -> xr.DataArray:
+    """`values` (axes, epoch, split) of the epoch that counts, (axes, split), also of one split."""
+    selected = [dim for dim in ("epoch", "split") if dim not in values.dims]
+    last, when = (own.drop_vars(selected, errors="ignore")
+                  for own in (last_epoch(ds), ds["diverged_epoch"]))  # fmt: skip
+    made = values.expand_dims(selected).sel(epoch=last).where(when == 0)
+    return made.drop_vars("epoch").transpose(..., "split")
 
 
 def last_epoch(ds: xr.Dataset) -> xr.DataArray:
-    """The epoch, (axes), whose parameters each trial has in the end."""
+    """The epoch, (axes), whose parameters each trial has in the end, or the last one selected."""
     last = ds["epochs_trained"]
     if "best_epoch" in ds:
         last = last.where(ds["best_epoch"] == 0, ds["best_epoch"])
-    return last.clip(min=1).astype(int)
+    there_E = np.atleast_1d(ds["epoch"].values)
+    place = np.searchsorted(there_E, last.values, side="right") - 1
+    return last.copy(data=there_E[np.maximum(place, 0)].astype(int))
 
 
 def carried_on(ds: xr.Dataset) -> xr.Dataset:
@@ -341,7 +359,7 @@ def spread(ds: xr.Dataset, metric: str = "loss") -> xr.DataArray | None:
     name = f"{metric}_std"
     if name not in ds:
         return None
-    return ds[name].sel(epoch=last_epoch(ds)).where(ds["diverged_epoch"] == 0).drop_vars("epoch")
+    return _at_the_end(ds, ds[name])
 
 
 def seed_counts(ds: xr.Dataset) -> np.ndarray | None:
