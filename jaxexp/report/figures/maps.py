@@ -23,7 +23,7 @@ from jaxexp.report.figures.style import (
     say_which,
     set_titles,
 )
-from jaxexp.results import seeds
+from jaxexp.results import seeds, select
 from jaxexp.results.select import count, default_split, number
 
 # Colours of the map: fewer than countries, but any two of them are easily distinguished.
@@ -48,10 +48,11 @@ def regions(ds: xr.Dataset, colours: np.ndarray | None = None) -> ReportFigure:
     """
     colours = class_colours(ds) if colours is None else colours
     several = seeds.several(ds)
+    repeated = select.replicate(ds)
     ds = seeds.typical(ds) if several else ds
     trials, note = best_of(ds, 4, "loss", default_split(ds))
     note = headed(
-        note, "of each setting the seed with the median loss" if several else "",
+        note, f"of each setting the {repeated} with the median loss" if several else "",
         f"pale: no test place within {number(FAR)}°",
     )  # fmt: skip
     middle = np.deg2rad(float(ds["latitude"].mean()))
