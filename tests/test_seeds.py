@@ -321,6 +321,15 @@ def test_the_best_setting_of_a_selected_split_is_that_of_all():
     assert seeds.best(alone)[1]["fold"] == seeds.best(ds)[1]["fold"]
 
 
+def test_a_setting_says_how_many_of_its_pairs_diverged():
+    diverged = np.zeros(FOLDED.shape, int)
+    diverged[0, 1, 0] = 2
+    axes = {"learning_rate": RATES, "fold": range(3), "seed": range(2)}
+    means = seeds.average(dataset(axes, loss=FOLDED, diverged=diverged))
+    named = [name for name, _ in select.points(means)]
+    assert named[0] == "learning rate 0.1 (1 of 6 seed-fold pairs diverged)"
+
+
 def test_folds_alone_are_averaged_and_paired():
     ds = dataset({"learning_rate": RATES, "fold": range(3)}, loss=FOLDED[:, :, 0])
     assert seeds.several(ds)

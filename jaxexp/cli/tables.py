@@ -18,7 +18,6 @@ from rich.table import Table
 from jaxexp.base.errors import UserError
 from jaxexp.base.words import count
 from jaxexp.results import seeds, select
-from jaxexp.results.select import count_replicates
 from jaxexp.spec.values import text
 
 if TYPE_CHECKING:
@@ -123,9 +122,9 @@ def _endings(ds: xr.Dataset) -> list[str]:
     counts = select.seed_counts(ds)
     if counts is None:
         return ended
-    lost = select.by_trial(ds, ds["diverged_seeds"])
+    lost, repeated = select.by_trial(ds, ds["diverged_seeds"]), select.replicate(ds)
     return [
-        f"{n} of {count_replicates(ds, int(of))} diverged" if n and how == "finished" else how
+        f"{n} of {count(int(of), repeated)} diverged" if n and how == "finished" else how
         for how, n, of in zip(ended, lost, counts, strict=True)
     ]
 

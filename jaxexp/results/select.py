@@ -227,7 +227,7 @@ def full_label(point: xr.Dataset, names: Iterable[str] = ()) -> str:
     """
     how = "" if status(point) == "finished" else status(point)
     if not how and "diverged_seeds" in point and (lost := int(point["diverged_seeds"])):
-        how = f"{lost} of {count_replicates(point, lost + int(point['seeds']))} diverged"
+        how = f"{lost} of {count(lost + int(point['seeds']), replicate(point))} diverged"
     return label(point, names) + (f" ({how})" if how else "")
 
 
