@@ -2,10 +2,9 @@
 
 A *setting* is what such trials have in common. The folds of cross-validation repeat a setting as
 seeds do: what is said of seeds below holds of folds, and of pairs of a seed and a fold where both
-vary. The seed may be an axis of its own, or zipped with
-other hyperparameters, as of random points that are trained with several seeds each; settings may
-then have different numbers of seeds. Where no two trials differ in their seed alone there is
-nothing to average: results are their own means.
+vary. The seed may be an axis of its own, or zipped with other hyperparameters, as of random points
+that are trained with several seeds each; settings may then have different numbers of seeds. Where
+no two trials differ in their seed alone there is nothing to average: results are their own means.
 
 >>> import jaxexp as jx
 >>> data = jx.arrays([[0.0], [1.0], [2.0], [3.0]] * 8, ["a", "a", "b", "b"] * 8, validation=0.25)
