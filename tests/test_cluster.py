@@ -365,7 +365,8 @@ def test_a_node_that_is_not_fit_is_named(two, data, tmp_path, file, content, mes
     two.wait_for_nodes()
     try:
         with pytest.raises(jx.UserError, match=r"^node \S+ \(.*\): .*" + re.escape(message)):
-            jx.run(sweep(), TASK, data, cluster=two.address, progress=False)
+            # Others could be done with a short one before this node's worker has begun.
+            jx.run(sweep(20 * LONG), TASK, data, cluster=two.address, progress=False)
     finally:
         two.remove_node(node)
 
