@@ -539,12 +539,8 @@ def test_a_batch_size_that_the_task_reads_is_its_own():
             optax.linear_schedule(0.1, 0.0, steps)
         ),
         lambda trial, steps: optax.masked(optax.adam(trial.learning_rate), {"w": True}),
-        pytest.param(
-            lambda trial, steps: optax.contrib.sam(optax.sgd(0.1), optax.sgd(0.05), sync_period=2),
-            marks=pytest.mark.nightly,
-        ),
     ],
-    ids=["lbfgs", "plateau", "multisteps", "inject", "masked", "sam"],
+    ids=["lbfgs", "plateau", "multisteps", "inject", "masked"],
 )
 def test_optimizers_with_a_state_or_a_loss_equal_a_plain_loop(optimizer):
     sweep = jx.Sweep(TRIAL, {"epochs": [1, 2]})
@@ -573,6 +569,23 @@ def test_optimizers_with_a_state_or_a_loss_equal_a_plain_loop(optimizer):
         np.testing.assert_allclose(
             results.params(epochs=epochs)["w"], params["w"], rtol=1e-4, atol=1e-5
         )
+
+
+def test_an_optimizer_that_takes_no_loss_is_given_none():
+    def optimizer(trial, steps):
+        return optax.contrib.sam(optax.sgd(0.1), optax.sgd(0.05), sync_period=2)
+
+    own = TaskFunctions(
+        lambda trial, params, x: x @ params["w"],
+        lambda trial, prediction, y: optax.squared_error(prediction, y),
+        optimizer,
+    )
+    sweep = jx.Sweep(TRIAL, {"epochs": [1, 2]})
+    results = run(sweep, line(optimizer=optimizer), programs="one")
+    for trial in sweep.trials():
+        params, _ = train_alone(own, trial, DATA, {"w": jnp.zeros(3)})
+        trained = results.params(epochs=trial.epochs)
+        np.testing.assert_allclose(trained["w"], params["w"], rtol=1e-4, atol=1e-5)
 
 
 def test_an_optimizer_of_another_structure_for_each_length_is_refused():
