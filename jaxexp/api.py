@@ -24,6 +24,7 @@ from rich.console import Console
 
 from jaxexp.base.errors import UserError
 from jaxexp.base.files import digest, write_whole
+from jaxexp.base.numbers import checked_int
 from jaxexp.base.words import did_you_mean
 from jaxexp.execution import driver, targets
 from jaxexp.execution.checkpoints import EVERY_SECONDS, Checkpoints
@@ -45,7 +46,6 @@ from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Kind, MLPTrial, Trial
 from jaxexp.spec.values import text
 from jaxexp.training import step
-from jaxexp.training.checks import check_int
 from jaxexp.training.data import Data
 from jaxexp.training.masks import FILLING, mixing
 from jaxexp.training.task import Inspection, Task, Variables, directions
@@ -283,7 +283,7 @@ def plan(
         _check_records(each, bound, inspector)
     _check_filling(inspector, trials, programs)
     if any(inspector.mixes(trial).evaluated for trial in trials):
-        data = inspector.data = data.apart(bound.evaluation_batch_size)
+        data = data.apart(bound.evaluation_batch_size)
     hardware = _hardware(devices, target, cluster, nodes)
     made = planning.plan(
         sweeps,
@@ -315,7 +315,7 @@ def _hardware(
     nodes: int | None,
 ) -> _Hardware:  # fmt: skip
     if nodes is not None:
-        check_int("nodes", nodes, least=1)
+        checked_int("nodes", nodes, least=1)
     if cluster is not None:
         if target is not None:
             raise UserError(f"target={target!r}: expected only one of target and cluster")
@@ -331,7 +331,7 @@ def _hardware(
     memory = targets.MAY_BE_USED * absent.memory
     if nodes is not None:  # nothing is compiled
         each = absent.chips if devices is None else devices
-        check_int("devices", each, least=1)
+        checked_int("devices", each, least=1)
         number = int(cast(int, each))
         return _Hardware(absent.backend, number, (memory,) * number, int(nodes), target=absent)
     if devices is not None:
@@ -706,7 +706,7 @@ def _check_filling(inspector: _Inspector, trials: Sequence[Trial], programs: str
 
 def _check_task(task: Task) -> None:
     """Raise UserError for attributes of a task that are not what they should be."""
-    check_int("evaluation_batch_size", task.evaluation_batch_size, least=1)
+    checked_int("evaluation_batch_size", task.evaluation_batch_size, least=1)
     for name in ("metrics", "prediction_dims"):
         value = getattr(task, name)
         if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):

@@ -4,6 +4,8 @@ from typing import TypeGuard
 
 import numpy as np
 
+from jaxexp.base.errors import UserError
+
 
 def is_int(value: object) -> "TypeGuard[int | np.integer]":
     """Whether it is a whole number, which a bool is not.
@@ -21,3 +23,14 @@ def is_number(value: object) -> "TypeGuard[float | np.number]":
     (True, True, False)
     """
     return is_int(value) or isinstance(value, (float, np.floating))
+
+
+def checked_int(name: str, value: object, least: int = 1) -> int:
+    """A whole number as Python's; UserError, which names the argument, for what is none.
+
+    >>> checked_int("trials", np.int64(3))
+    3
+    """
+    if not is_int(value) or value < least:
+        raise UserError(f"{name}={value!r}: expected a whole number, at least {least}")
+    return int(value)

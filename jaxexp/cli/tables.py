@@ -131,7 +131,7 @@ def _endings(ds: xr.Dataset) -> list[str]:
 
 def _of(shown: int, ds: xr.Dataset) -> str:
     trials = select.size(ds)
-    means = bool(select.averaged(ds))
+    means = bool(select.averaged_over(ds))
     what = f"{'setting' if means else 'trial'}"
     over = f", mean ± standard deviation over {seeds.in_words(ds)}," if means else ""
     if trials == 1:

@@ -14,11 +14,10 @@ import numpy as np
 
 from jaxexp.base.batches import steps_per_epoch
 from jaxexp.base.errors import UserError
-from jaxexp.base.numbers import is_number
+from jaxexp.base.numbers import checked_int, is_number
 from jaxexp.base.words import did_you_mean
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial
-from jaxexp.training.checks import check_int
 
 RUNNING = "running_"  # how the names of means taken during the epochs begin
 
@@ -148,7 +147,7 @@ class EarlyStopping:
 
     def __post_init__(self) -> None:
         """Raise UserError for arguments that cannot be."""
-        check_int("patience", self.patience, least=1)
+        checked_int("patience", self.patience, least=1)
         if not is_number(self.min_delta) or not 0 <= self.min_delta < math.inf:
             raise UserError(f"min_delta={self.min_delta!r}: expected a number at least 0")
         if not isinstance(self.restore_best, bool):
@@ -219,7 +218,7 @@ class Budget:
         if self.steps is None and self.seconds is None:
             raise UserError("Budget(): expected steps=, seconds=, or both")
         if self.steps is not None:
-            check_int("steps", self.steps, least=1)
+            checked_int("steps", self.steps, least=1)
         if self.seconds is not None and not (is_number(self.seconds) and self.seconds > 0):
             raise UserError(f"seconds={self.seconds!r}: expected a number above 0")
 

@@ -282,7 +282,7 @@ def _answered(ds: xr.Dataset) -> str:
     if select.size(ds) > 1 and len(best) == 1 and select.ties(ds, metric) == best:
         extreme = "highest" if select.direction(ds, metric) == "higher" else "lowest"
         value = with_unit(ds, metric, decimals(float(select.rank(ds, metric)["value"].iloc[0])))
-        what = "setting" if select.averaged(ds) else "trial"
+        what = "setting" if select.averaged_over(ds) else "trial"
         measured = metric_words(metric, split)
         return f"{first} The same {what} has the {extreme} {measured}, {value}."
     return f"{first} {select.best_in_words(ds, metric)}"

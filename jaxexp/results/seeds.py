@@ -41,7 +41,6 @@ def several(ds: xr.Dataset) -> bool:
 
 
 def _settings(ds: xr.Dataset) -> Settings | None:
-    select.axes(ds)  # refuses what is no dataset
     return Settings.of(flat(ds[["loss"]] if len(select.replicates(ds)) > 1 else ds))
 
 

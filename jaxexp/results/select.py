@@ -51,7 +51,7 @@ def replicates(ds: xr.Dataset) -> list[str]:
     return [n for n in REPLICATES if n in ds.coords and set(ds[n].dims) & set(order)]
 
 
-def averaged(ds: xr.Dataset) -> dict[str, list[int]]:
+def averaged_over(ds: xr.Dataset) -> dict[str, list[int]]:
     """The seeds and folds that means are over, by "seed" and "fold"; empty of single trials."""
     found = {name: ds.attrs.get(f"averaged_{name}s") for name in REPLICATES}
     return {name: json.loads(values) for name, values in found.items() if values is not None}
@@ -59,13 +59,15 @@ def averaged(ds: xr.Dataset) -> dict[str, list[int]]:
 
 def replicate(ds: xr.Dataset) -> str:
     """What repeats a setting, of results or of their means: "seed", "fold" or "seed-fold pair"."""
-    names = list(averaged(ds)) or replicates(ds)
+    names = list(averaged_over(ds)) or replicates(ds)
     return "seed-fold pair" if len(names) > 1 else "".join(names) or "seed"
 
 
 def count_replicates(ds: xr.Dataset, n: int) -> str:
     """How often a setting is repeated: "3 seeds", "5 folds", "2 seeds × 5 folds"."""
-    each = averaged(ds) or {name: np.unique(ds[name].values).tolist() for name in replicates(ds)}
+    each = averaged_over(ds) or {
+        name: np.unique(ds[name].values).tolist() for name in replicates(ds)
+    }
     if len(each) > 1 and n == np.prod([len(values) for values in each.values()]):
         return " × ".join(count(len(values), name) for name, values in each.items())
     return count(n, replicate(ds))

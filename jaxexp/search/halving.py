@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from jaxexp.base.errors import UserError
+from jaxexp.base.numbers import checked_int
 from jaxexp.base.words import count
 from jaxexp.execution.control import Curves
 from jaxexp.spec.samplers import random
 from jaxexp.spec.spaces import Space
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial
-from jaxexp.training.checks import check_int
 
 MOST_EPOCHS = 10**6  # beyond which no rung is thought of
 
@@ -52,8 +52,8 @@ class Halving:
 
     def __post_init__(self) -> None:
         """Raise UserError for numbers that cannot be."""
-        check_int("factor", self.factor, least=2)
-        check_int("first", self.first, least=1)
+        checked_int("factor", self.factor, least=2)
+        checked_int("first", self.first, least=1)
 
     @property
     def rungs(self) -> tuple[int, ...]:
@@ -115,8 +115,8 @@ class Hyperband:
 
     def __post_init__(self) -> None:
         """Draw the points, and raise UserError for numbers that cannot be."""
-        check_int("factor", self.factor, least=2)
-        check_int("first", self.first, least=1)
+        checked_int("factor", self.factor, least=2)
+        checked_int("first", self.first, least=1)
         if not isinstance(self.space, Space):
             raise UserError(f"space={self.space!r}: expected a jaxexp.search.Space")
         if "epochs" in self.space.names:

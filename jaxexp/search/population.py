@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from jaxexp.base.errors import UserError
-from jaxexp.base.numbers import is_number
+from jaxexp.base.numbers import checked_int, is_number
 from jaxexp.base.words import count
 from jaxexp.execution.control import Change, Curves
 from jaxexp.spec.distributions import Choice, Conditional, Distribution
@@ -14,7 +14,6 @@ from jaxexp.spec.samplers import members
 from jaxexp.spec.spaces import Space
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Kind, Trial
-from jaxexp.training.checks import check_int
 
 
 @dataclass(frozen=True)
@@ -73,9 +72,7 @@ class PBT:
         if not isinstance(self.space, Space):
             raise UserError(f"space={self.space!r}: expected a jaxexp.search.Space")
         for name, least in (("population", 2), ("interval", 1), ("seed", 0)):
-            value = getattr(self, name)
-            check_int(name, value, least)
-            object.__setattr__(self, name, int(value))  # also of NumPy's
+            object.__setattr__(self, name, checked_int(name, getattr(self, name), least))
         for name, most in (("quantile", 0.5), ("resample", 1.0)):
             value = getattr(self, name)
             if not is_number(value) or not 0 <= value <= most:

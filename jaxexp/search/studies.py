@@ -8,6 +8,7 @@ import jax
 
 from jaxexp.api import PlannedRun, plan, run
 from jaxexp.base.errors import UserError
+from jaxexp.base.numbers import checked_int
 from jaxexp.execution import driver
 from jaxexp.execution.control import Stopping
 from jaxexp.execution.trainer import Progress
@@ -20,7 +21,6 @@ from jaxexp.search.suggestions import Suggest, Suggestions, import_optuna, sugge
 from jaxexp.spec.spaces import Space
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial
-from jaxexp.training.checks import check_int
 from jaxexp.training.data import Data
 from jaxexp.training.task import Task, directions
 
@@ -108,7 +108,7 @@ def optuna(
     (6, 6)
     """
     import_optuna()
-    trials = _number("trials", trials)
+    trials = checked_int("trials", trials)
     if not isinstance(checkpoint_dir, str | Path | None):
         raise UserError(f"checkpoint_dir={checkpoint_dir!r}: expected the path of a folder")
 
@@ -154,8 +154,8 @@ def prepared(
     See `optuna` for the other arguments; raises UserError for what cannot be.
     """
     import_optuna()
-    batch, seeds = _number("batch", batch), _number("seeds", seeds)
-    report_every = _number("report_every", report_every)
+    batch, seeds = checked_int("batch", batch), checked_int("seeds", seeds)
+    report_every = checked_int("report_every", report_every)
     if not isinstance(prune, bool | None):
         raise UserError(f"prune={prune!r}: expected True, False or None")
     _check_study(study)
@@ -173,12 +173,6 @@ def prepared(
         study, made, bound, data, batch, metrics, split, seeds, _prunes(study, prune),
         report_every, training, train,
     )  # fmt: skip
-
-
-def _number(name: str, value: int) -> int:
-    """As an int, of NumPy's too."""
-    check_int(name, value, least=1)
-    return int(value)
 
 
 def _check_study(study: "op.Study") -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxexp.base.errors import UserError
 from jaxexp.base.files import digest
-from jaxexp.base.numbers import is_int
+from jaxexp.base.numbers import checked_int
 from jaxexp.base.words import count
 from jaxexp.spec.distributions import Choice, Conditional
 from jaxexp.spec.spaces import Space
@@ -147,7 +147,7 @@ def grid(space: Space, points: int | Mapping[str, int], *, seeds: int = 1) -> Sw
 def _points_of(space: Space, points: int | Mapping[str, int]) -> dict[Axis, int]:
     axes = space.distributions
     if not isinstance(points, Mapping):
-        return dict.fromkeys(axes, _whole("points", points))
+        return dict.fromkeys(axes, checked_int("points", points))
     if unknown := points.keys() - set(space.names):
         raise UserError(f"points: {min(unknown)!r}: expected some of {', '.join(space.names)}")
     made: dict[Axis, int] = {}
@@ -156,20 +156,15 @@ def _points_of(space: Space, points: int | Mapping[str, int]) -> dict[Axis, int]
         inner = own.distribution if isinstance(own, Conditional) else own
         if not given and not isinstance(inner, Choice):
             raise UserError(f"points: {axis[0]} is missing: expected a number for it")
-        made[axis] = _whole(f"points[{axis[0]!r}]", given[0]) if given else 1
+        made[axis] = checked_int(f"points[{axis[0]!r}]", given[0]) if given else 1
     return made
-
-
-def _whole(name: str, value: object, least: int = 1) -> int:
-    if not is_int(value) or value < least:
-        raise UserError(f"{name}={value!r}: expected a whole number, at least {least}")
-    return int(value)
 
 
 def _checked(space: Space, trials: int, seed: int, seeds: int) -> tuple[int, int, int]:
     if not isinstance(space, Space):
         raise UserError(f"space={space!r}: expected a jaxexp.search.Space")
-    trials, seed, seeds = _whole("trials", trials), _whole("seed", seed, 0), _whole("seeds", seeds)
+    trials, seeds = checked_int("trials", trials), checked_int("seeds", seeds)
+    seed = checked_int("seed", seed, least=0)
     if seeds > 1 and "seed" in space.names:
         raise UserError(f"seeds={seeds}: `seed` is searched already")
     if space.count < trials:

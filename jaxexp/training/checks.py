@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 
 from jaxexp.base.errors import UserError
-from jaxexp.base.numbers import is_int
 from jaxexp.training.trees import PyTree
 
 INT32 = np.iinfo(np.int32)
@@ -258,12 +257,6 @@ def is_missing(value: object) -> bool:
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return True
     return isinstance(value, (str, float)) and (value == "" or value != value)
-
-
-def check_int(name: str, value: object, least: int) -> None:
-    """Raise UserError, which names the argument, for what is no whole number, or too small."""
-    if not is_int(value) or value < least:
-        raise UserError(f"{name}={value!r}: expected a whole number, at least {least}")
 
 
 def refuse(

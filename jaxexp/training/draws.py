@@ -62,8 +62,7 @@ def _evaluate(program: jax_core.ClosedJaxpr, arguments: Sequence[Any]) -> list[A
             _draw(group, values)
         if folds:
             eqns = [eqn for eqn in draws if eqn.primitive.name != FOLD] + eqns
-    # What is given back as it is may be a number of Python.
-    return [jnp.asarray(_value(values, _renamed(renamed, a))) for a in inner.outvars]
+    return [_value(values, _renamed(renamed, a)) for a in inner.outvars]
 
 
 def _flat(

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from jaxexp.base.errors import UserError
-from jaxexp.base.numbers import is_int
+from jaxexp.base.numbers import checked_int, is_int
 from jaxexp.base.words import count
 from jaxexp.training.checks import row_count
 from jaxexp.training.data import Data, Examples
@@ -95,8 +95,7 @@ def _drawn(data: Data, n: int, folds: int, seed: int) -> np.ndarray:
     """The fold of each example, (N,)."""
     if folds < 2:
         raise UserError(f"folds={folds}: expected at least 2")
-    if not is_int(seed) or seed < 0:
-        raise UserError(f"seed={seed!r}: expected a whole number, at least 0")
+    seed = checked_int("seed", seed, least=0)
     y = data.train.y if isinstance(data.train, Examples) else None
     label_N = np.zeros(n, int)
     if isinstance(y, np.ndarray) and y.ndim == 1 and y.dtype.kind in "iu":

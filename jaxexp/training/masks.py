@@ -48,12 +48,14 @@ _found: dict[tuple[str, ...], Mixing] = {}
 
 def mixing(task: Task, data: Data) -> Callable[[Trial], Mixing]:
     """Of a task that has been checked; once for trials that agree in what is static."""
+    if tracing.is_plain_value(task):  # jaxexp's own heed the mask
+        return lambda trial: APART
     found: dict[object, Mixing] = {}
 
     def of(trial: Trial) -> Mixing:
         key = static_key(trial)
         if key not in found:
-            found[key] = APART if tracing.is_plain_value(task) else _of(task, trial, data)
+            found[key] = _of(task, trial, data)
         return found[key]
 
     return of

@@ -335,23 +335,20 @@ def with_evaluation(data: Data) -> dict[str, PyTree]:
     """
     if data.folds is not None:
         return _with_folds(data)
-    if data.evaluated_apart:
-        return _with_splits_apart(data)
     index_K = train_sample(data)
     parts = {**data.splits, "train": jax.tree.map(lambda a: np.asarray(a)[index_K], data.train)}
     ends = dict(zip(parts, np.cumsum([count(part) for part in parts.values()]), strict=True))
     index_N = np.arange(ends[list(ends)[-1]])
-    return {
-        "train": data.train,
-        **data.extra,
-        "evaluation": {
-            "examples": jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts.values()),
-            "members": {
-                name: (index_N >= ends[name] - count(part)) & (index_N < ends[name])
-                for name, part in parts.items()
-            },
-        },
+    members = {
+        name: (index_N >= ends[name] - count(part)) & (index_N < ends[name])
+        for name, part in parts.items()
     }
+    whose: dict[str, PyTree] = {"members": members}
+    if data.evaluated_apart:
+        rows = {name: np.flatnonzero(own)[None].astype(np.int32) for name, own in members.items()}
+        whose = _by_rows(rows, data.evaluated_apart)
+    examples = jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts.values())
+    return {"train": data.train, **data.extra, "evaluation": {"examples": examples, **whose}}
 
 
 def _with_folds(data: Data) -> dict[str, PyTree]:
@@ -373,15 +370,6 @@ def _with_folds(data: Data) -> dict[str, PyTree]:
         **data.extra,
         "evaluation": {"examples": examples, **_by_rows(parts, data.evaluated_apart)},
     }
-
-
-def _with_splits_apart(data: Data) -> dict[str, PyTree]:
-    """The same, where the batches to evaluate hold examples of one split each."""
-    whole = with_evaluation(data.apart(0))
-    members, examples = whole["evaluation"]["members"], whole["evaluation"]["examples"]
-    parts = {split: np.flatnonzero(own)[None].astype(np.int32) for split, own in members.items()}
-    rows = _by_rows(parts, data.evaluated_apart)
-    return {**whole, "evaluation": {"examples": examples, **rows}}
 
 
 def _by_rows(parts: Mapping[str, np.ndarray], apart: int) -> dict[str, PyTree]:

@@ -13,6 +13,7 @@ from jax import Array
 
 from jaxexp.base.batches import steps_per_epoch
 from jaxexp.base.errors import UserError
+from jaxexp.base.numbers import checked_int
 from jaxexp.planning.plan import static_key
 from jaxexp.spec.padding import Choice, Size, value
 from jaxexp.spec.trial import Kind, Trial, with_values
@@ -128,10 +129,8 @@ def supervised(
     )
     if not isinstance(loss_unit, str):
         raise UserError(f"loss_unit={loss_unit!r}: expected text, such as 'nats'")
-    size = evaluation_batch_size
-    if not isinstance(size, int | np.integer) or isinstance(size, bool) or size < 1:
-        raise UserError(f"evaluation_batch_size={size!r}: expected a whole number, at least 1")
-    return Supervised(model, loss, made, optimizer, loss_unit, int(size))
+    size = checked_int("evaluation_batch_size", evaluation_batch_size)
+    return Supervised(model, loss, made, optimizer, loss_unit, size)
 
 
 class Supervised(Task):

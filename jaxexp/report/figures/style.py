@@ -132,7 +132,7 @@ def best_of(
         return list(points(ds)), ""
     ranked = rank(ds, metric, split).index[:most]
     by = metric_words(metric, split) if split else words(metric)
-    what = "settings" if select.averaged(ds) else "trials"
+    what = "settings" if select.averaged_over(ds) else "trials"
     note = f"the best {most} of {number(size(ds))} {what} by {by} after the last epoch"
     return [point(ds, int(place)) for place in ranked], note
 
@@ -144,7 +144,7 @@ def averaged(ds: xr.Dataset) -> xr.Dataset:
 
 def seeds_note(ds: xr.Dataset) -> str:
     """What bands and error bars of means over seeds are, of means; else ""."""
-    if not select.averaged(ds):
+    if not select.averaged_over(ds):
         return ""
     return f"mean of {seeds.in_words(ds)} ± standard deviation"
 
