@@ -83,7 +83,7 @@ def test_merging_never_costs_more_than_it_saves(count, seed, epochs, examples):
 @given(st.randoms(use_true_random=False), st.sampled_from([8, merging.MOST]))
 def test_groups_do_not_depend_on_the_order_of_the_trials(random, most):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(merging, "MOST", most)  # of few groups, halves are merged first
+        patch.setattr(merging, "MOST", most)  # more groups are halved first
         trials = points(40, epochs=50)
         made = planned(trials)
         random.shuffle(trials)
@@ -148,13 +148,7 @@ def test_the_estimate_is_that_of_the_plan():
     for some in (trials[:2], trials[::2], trials[2:], trials):
         least = least_of(trials)  # of more trials than one program may have
         merger = Merger(least, workload, MACHINES["cpu"])
-        first, *others = (
-            merger.group(
-                i, t.replace(noise=0.5 if t.noise else 0.0),
-                Load.of(workload, 1, t.epochs, t, least),
-            )
-            for i, t in enumerate(some)
-        )  # fmt: skip
-        for other in others:
-            first = merger.both(first, other)
-        assert first.seconds == pytest.approx(seconds(planned(some, workload, mode="one")))
+        bounding = [t.replace(noise=0.5 if t.noise else 0.0) for t in some]
+        loads = [Load.of(workload, 1, t.epochs, t, least) for t in some]
+        joined = merger.joined(merger.groups(bounding, loads))
+        assert joined.seconds == pytest.approx(seconds(planned(some, workload, mode="one")))

@@ -12,7 +12,7 @@ last whole.
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -158,6 +158,11 @@ class Costs(NamedTuple):
         )
         return cls(*map(np.asarray, numbers))
 
+    @classmethod
+    def stacked(cls, costs: Iterable["Costs"]) -> "Costs":
+        """Those of many groups as one."""
+        return cls(*np.array(list(costs)).T)
+
 
 def _line(low: tuple[float, float], high: tuple[float, float]) -> tuple[float, float]:
     """Slope and intercept of the line through two points; flat where they are one and the same."""
@@ -172,6 +177,10 @@ class Best(NamedTuple):
     compile_seconds: np.ndarray
     way: np.ndarray  # which of `WAYS`
     one_by_one: np.ndarray  # whether one after another
+
+    def each(self) -> Iterable["Best"]:
+        """That of each group, of one axis of groups."""
+        return map(Best._make, zip(*self, strict=True))
 
 
 def best(load: Load, costs: Costs, evaluated: int, machine: Machine) -> Best:

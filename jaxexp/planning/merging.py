@@ -2,10 +2,11 @@
 
 From groups of equal sizes, the two whose merging costs the least are merged, again and again: the
 seconds of padding count against the seconds of a compilation (agglomerative clustering). Of up to
-`MOST` groups every pair is compared. More are halved first, so that those of similar sizes stay
-together, and what is left of both halves is merged further.
+`MOST` groups every pair is compared. More are halved first, again and again, so that those of
+similar sizes stay together: into about `MOST` cells, each of which is one group if that pays.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, cast
@@ -50,9 +51,15 @@ class Merger:
         self._costs: dict[tuple[Value, ...], Costs] = {}
         self._pairs: dict[tuple[tuple[Value, ...], tuple[Value, ...]], tuple[Value, ...]] = {}
 
-    def group(self, member: int, bound: Trial, load: Load) -> Group:
-        """Trials of equal sizes, those of `bound`."""
-        return self._timed((member,), load, tuple(getattr(bound, name) for name in self._fields))
+    def groups(self, bounding: Sequence[Trial], loads: Sequence[Load]) -> list[Group]:
+        """One for each load, of trials of equal sizes: those of its bounding trial."""
+        sizes = [tuple(getattr(bound, name) for name in self._fields) for bound in bounding]
+        found = self._best(stacked(loads), Costs.stacked(map(self._cost, sizes)))
+        return [
+            Group((i,), load, own, float(each.seconds + each.compile_seconds),
+                  float(each.compile_seconds))
+            for i, (load, own, each) in enumerate(zip(loads, sizes, found.each(), strict=True))
+        ]  # fmt: skip
 
     def way(self, groups: Sequence[Group]) -> Way:
         """The chosen grouping takes hardly longer than the best one found.
@@ -60,27 +67,34 @@ class Merger:
         Where there are too many groups to compare all pairs, the first step is a large one.
         """
         reduced = self._reduced(list(groups))
-        way = self._agglomerated(reduced, SLACK)
+        way = self._agglomerated(reduced)
         if len(reduced) == len(groups):
             return way
         return Way([list(groups), *way.groupings], way.chosen + 1)
 
     def _reduced(self, groups: list[Group]) -> list[Group]:
-        """At most `MOST` groups, or those that are left where merging does not pay."""
-        if len(groups) <= MOST:
+        """At most twice `MOST` groups, or those that are left where merging does not pay."""
+        return groups if len(groups) <= MOST else self._cells(groups, len(groups) / MOST)
+
+    def _cells(self, groups: list[Group], most: float) -> list[Group]:
+        """Merged: halves of halves of at most so many groups, where that pays."""
+        if len(groups) == 1:
             return groups
-        halves = [self._reduced(half) for half in self._halves(groups)]
-        ways = [self._agglomerated(half, 0.0) for half in halves]
-        return [group for way in ways for group in way.groupings[way.chosen]]
+        if len(groups) <= most:
+            cell = self.joined(groups)
+            if cell.seconds <= sum(group.seconds for group in groups):
+                return [cell]
+        return [cell for half in self._halves(groups) for cell in self._cells(half, most)]
 
     def _halves(self, groups: list[Group]) -> tuple[list[Group], list[Group]]:
-        """Cut where they differ the most: by batch size, work of an example, or epochs."""
+        """Cut where they differ the most: by batch size, epochs, or one of their sizes."""
+        fields = self._fields.values()
         places = np.log(
             [
                 (
                     int(group.load.smallest),
-                    1 + float(self._cost(group.sizes).multiplications),
                     int(group.load.epochs),
+                    *(_extent(field, x) for field, x in zip(fields, group.sizes, strict=True)),
                 )
                 for group in groups
             ]
@@ -89,14 +103,14 @@ class Merger:
         ordered = [groups[i] for i in order]
         return ordered[: len(groups) // 2], ordered[len(groups) // 2 :]
 
-    def _agglomerated(self, groups: list[Group], slack: float) -> Way:
-        """To one group; the fewest are chosen that take at most the share `slack` over the best."""
+    def _agglomerated(self, groups: list[Group]) -> Way:
+        """To one group; the fewest are chosen that take at most the share `SLACK` over the best."""
         if len(groups) > 2 * MOST:
             return Way([groups], 0)
         groupings, steps = self._steps(groups)
         first = sum(group.seconds for group in groups)
         totals = first + np.cumsum([0.0, *steps])
-        limit = min(first, (1 + slack) * totals.min())
+        limit = min(first, (1 + SLACK) * totals.min())
         last = max((i for i, total in enumerate(totals) if total <= limit), default=0)
         return Way(groupings, last)
 
@@ -110,7 +124,7 @@ class Merger:
         for _ in range(count - 1):
             i, j = divmod(int(extra.argmin()), count)
             steps.append(float(extra[i, j]))
-            made[i] = self.both(made[i], made.pop(j))
+            made[i] = self.joined([made[i], made.pop(j)])
             groupings.append(list(made.values()))
             extra[j, :] = extra[:, j] = np.inf
             others = np.array([k for k in made if k != i], int)
@@ -125,18 +139,17 @@ class Merger:
         Negative where merging pays.
         """
         load = a.load.joined(stacked([other.load for other in others]))
-        costs = [self._cost(self._padded(a.sizes, other.sizes)) for other in others]
-        found = self._best(load, Costs(*np.array(costs).T))
+        costs = (self._cost(self._padded(a.sizes, other.sizes)) for other in others)
+        found = self._best(load, Costs.stacked(costs))
         both, apart = found.seconds + found.compile_seconds, [other.seconds for other in others]
         more: np.ndarray = both - a.seconds - np.array(apart)
         return more
 
-    def both(self, a: Group, b: Group) -> Group:
-        """One group of both, padded."""
-        load = a.load.joined(b.load)
-        return self._timed(a.members + b.members, load, self._padded(a.sizes, b.sizes))
-
-    def _timed(self, members: tuple[int, ...], load: Load, sizes: tuple[Value, ...]) -> Group:
+    def joined(self, groups: Sequence[Group]) -> Group:
+        """One group of all, padded."""
+        members = tuple(member for group in groups for member in group.members)
+        load = functools.reduce(Load.joined, [group.load for group in groups])
+        sizes = functools.reduce(self._padded, [group.sizes for group in groups])
         found = self._best(load, self._cost(sizes))
         whole = found.seconds + found.compile_seconds
         return Group(members, load, sizes, float(whole), float(found.compile_seconds))
@@ -164,6 +177,13 @@ class Merger:
 def _differs(field: Hyperparameter) -> bool:
     """Whether trials that share a program may differ in it at a cost, batch sizes left out."""
     return field.name != "batch_size" and (field.kind is Kind.SIZE or field.off is not None)
+
+
+def _extent(field: Hyperparameter, value: Value) -> int:
+    """Of a size one more than the largest of all layers; of a rate whether it is on, 1 or 2."""
+    if field.kind is not Kind.SIZE:
+        return 1 + (value != field.off)
+    return 1 + max(each_layer(cast(int, value)))
 
 
 def _larger(field: Hyperparameter, a: Value, b: Value) -> Value:

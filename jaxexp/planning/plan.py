@@ -257,11 +257,8 @@ class _Planner:
         bounding = [self._bound(program) for program in programs]
         least = least_of([trial for program in programs for trial in program.trials])
         merger = Merger(least, self.workload, self.machine)
-        groups = [
-            merger.group(i, bound, self._load(program, least))
-            for i, (program, bound) in enumerate(zip(programs, bounding, strict=True))
-        ]
-        return merger.way(groups)
+        loads = [self._load(program, least) for program in programs]
+        return merger.way(merger.groups(bounding, loads))
 
     def _by_work(self, programs: Sequence[Program]) -> list[Program]:
         """The least work first; ties by content, so that the order of the axes decides nothing."""
