@@ -22,6 +22,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
+from jaxexp.base.batches import steps_per_epoch
 from jaxexp.base.errors import UserError
 from jaxexp.base.files import digest, write_whole
 from jaxexp.base.numbers import checked_int
@@ -60,7 +61,7 @@ if TYPE_CHECKING:
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., object])
 LIBRARIES = ("jaxexp", "jax", "jaxlib", "flax", "optax", "numpy")  # which decide numbers
-MOST_TRACED = 8  # trials, to tell a task from another
+MOST_TRACED = 8  # trials that differ in sizes alone, to tell a task from another
 ALWAYS_READ = {"epochs", "batch_size", "seed", "matmul_precision"}  # by the engine
 # Variables and dimensions of every dataset of results; see `to_dataset`.
 RESERVED = {"loss", "step_loss", "steps_per_epoch", "epochs_trained", "diverged_epoch"}
@@ -197,15 +198,27 @@ def versions() -> dict[str, str]:
 
 
 def task_fingerprint(task: Task, data: Data, sweeps: Sequence[Sweep]) -> str:
-    """Of what the task computes, in any process: of the trials, some that differ are traced."""
+    """Of what the task computes, in any process.
+
+    Traced is a trial of every kind that never shares a program with another, and some of their
+    sizes.
+    """
     trials = {planning.static_key(trial): trial for sweep in sweeps for trial in sweep.trials()}
     arrays = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), data.arrays())
-    some = list(trials.values())[:: -(-len(trials) // MOST_TRACED)]
+    kinds = {planning.unpadded(trial): trial for trial in trials.values()}
+    sizes = list(trials.values())[:: -(-len(trials) // MOST_TRACED)]
+    some = list(dict.fromkeys([*kinds.values(), *sizes]))
     found = [
-        fingerprint(task, lambda _, own=trial: own, {}, (1000,), arrays, processes=True)  # type: ignore[misc]
+        fingerprint(task, lambda _, own=trial: own, {}, _steps(trial, data), arrays, processes=True)  # type: ignore[misc]
         for trial in (some[:1] if is_plain_value(task) else some)
     ]
     return digest(json.dumps([type(task).__name__, *found]))
+
+
+def _steps(trial: Trial, data: Data) -> tuple[int]:
+    """Of all its epochs."""
+    examples = data.counts["train"] if data.folds is None else data.folds["train"].shape[1]
+    return (trial.epochs * steps_per_epoch(examples, trial.batch_size),)
 
 
 def data_fingerprint(data: Data) -> str:
@@ -508,7 +521,7 @@ def train(
     left = planned.sweeps if sweeps is None else sweeps
     where, environment = _where(planned)
     if control:
-        environment["stopping"] = control.identity
+        environment["stopping"] = control.words
     waiting = {sweep.name: set(sweep.trials()) for sweep in left}
     needed = set().union(*waiting.values())
     programs = [p for p in made.programs if any(trial in needed for trial, _ in p.members)]
@@ -573,7 +586,7 @@ def controlled(planned: PlannedRun, stopping: Stopping) -> Control:
     control.check(trials, curves, planned.data.counts["train"])
     if control.changes and len(planned.plan.programs) > 1:
         raise UserError(
-            f"{control.identity}: trials become copies of others within one program, and the plan "
+            f"{control.words}: trials become copies of others within one program, and the plan "
             f"has {len(planned.plan.programs)}: expected fewer trials, or ones that differ in less"
         )
     return control

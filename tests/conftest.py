@@ -122,3 +122,17 @@ def torchvision():
         return import_torchvision()
     except UserError as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture
+def compilations():
+    """The seconds of each compilation by XLA while the test runs."""
+    seconds: list[float] = []
+
+    def listen(event: str, duration: float, **_) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            seconds.append(duration)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield seconds
+    jax.monitoring.clear_event_listeners()

@@ -250,6 +250,131 @@ def test_equal_tasks_that_behave_otherwise():
     assert not np.array_equal(losses(TRIAL, Careless(1.0)), losses(TRIAL, Careless(2.0)))
 
 
+def scaled_gradient(factor):
+    @jax.custom_vjp
+    def scale(x):
+        return x * 1.0
+
+    scale.defvjp(lambda x: (scale(x), None), lambda _, g: (g * factor,))
+    return line(apply=lambda trial, params, x: scale(x @ params["w"]))
+
+
+def surrogate(factor):
+    @jax.custom_jvp
+    def step(x):
+        return (x > 0).astype(x.dtype)
+
+    step.defjvp(lambda x, dx: (step(x[0]), dx[0] * factor))
+    return line(apply=lambda trial, params, x: step(x @ params["w"]))
+
+
+def called_back(factor):
+    def apply(trial, params, x):
+        shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
+        return jax.pure_callback(
+            lambda x: np.asarray(x) * np.float32(factor), shape, x, vmap_method="sequential"
+        ) @ params["w"]  # fmt: skip
+
+    return line(apply=apply)
+
+
+@pytest.mark.parametrize("task", [scaled_gradient, surrogate, called_back])
+def test_what_differs_in_python_alone_is_compiled_anew(task):
+    """A rule of a derivative, and a function on the host, are no part of a program's text."""
+    one, other, again = (run(TRIAL, task(k)).params()["w"] for k in (1.0, -3.0, 1.0))
+    np.testing.assert_array_equal(one, again)
+    assert not np.allclose(one, other)
+
+
+def test_a_task_is_compiled_once_however_often_it_is_made(compilations):
+    for task in (scaled_gradient, surrogate, lambda k: line(loss=lambda p, y: k * jnp.abs(p - y))):
+        run(TRIAL, task(2.0))
+        before = len(compilations)
+        run(TRIAL, task(2.0))
+        assert len(compilations) == before
+
+
+@pytest.mark.parametrize("task", [scaled_gradient, surrogate])
+def test_checkpoints_of_another_gradient_are_refused(tmp_path, task):
+    run(TRIAL, task(1.0), checkpoint_dir=tmp_path)
+    run(TRIAL, task(1.0), checkpoint_dir=tmp_path)
+    with pytest.raises(jx.UserError, match=r"checkpoints of another run: task was"):
+        run(TRIAL, task(2.0), checkpoint_dir=tmp_path)
+
+
+def test_checkpoints_of_one_kind_among_many_that_computes_otherwise(tmp_path):
+    @dataclass(frozen=True)
+    class Kinds(jx.Trial):
+        power: int = jx.static(1)
+
+    def task(odd):
+        def apply(trial, params, x):
+            return x @ params["w"] * trial.power * (odd if trial.power == 4 else 1)
+
+        return line(apply=apply)
+
+    sweep = jx.Sweep(Kinds(epochs=1, batch_size=8), {"power": range(1, 13)})
+    run(sweep, task(1), checkpoint_dir=tmp_path)
+    with pytest.raises(jx.UserError, match=r"checkpoints of another run: task was"):
+        run(sweep, task(5), checkpoint_dir=tmp_path)
+
+
+def test_checkpoints_of_another_schedule_are_refused(tmp_path):
+    def task(share):
+        def rate(trial, steps):  # 8 steps; the same for a thousand
+            return optax.sgd(0.1 * (share if steps < 100 else 1))
+
+        return line(optimizer=rate)
+
+    run(TRIAL, task(1), checkpoint_dir=tmp_path)
+    with pytest.raises(jx.UserError, match=r"checkpoints of another run: task was"):
+        run(TRIAL, task(2), checkpoint_dir=tmp_path)
+
+
+class EndsAfter:
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def stop(self, epoch, trials, curves):
+        return np.full(len(trials), epoch >= self.epoch)
+
+
+class EndsBefore(EndsAfter):
+    def stop(self, epoch, trials, curves):
+        return np.full(len(trials), epoch >= self.epoch - 1)
+
+
+def test_checkpoints_of_another_stopping_rule_are_refused(tmp_path):
+    sweep = jx.Sweep(TRIAL.replace(epochs=6), {"learning_rate": [0.1, 0.01]})
+    first = run(sweep, line(), stopping=EndsAfter(4), checkpoint_dir=tmp_path)
+    again = run(sweep, line(), stopping=EndsAfter(4), checkpoint_dir=tmp_path)
+    assert first["loss"].identical(again["loss"])
+    EndsBefore.__qualname__ = EndsAfter.__qualname__
+    for rule in (EndsAfter(2), EndsBefore(4)):
+        with pytest.raises(jx.UserError, match=r"checkpoints of another run: stopping was"):
+            run(sweep, line(), stopping=rule, checkpoint_dir=tmp_path)
+    with pytest.raises(jx.UserError, match="EndsAfter holds what cannot be compared"):
+        run(sweep, line(), stopping=EndsAfter(lambda: 1), checkpoint_dir=tmp_path / "other")
+
+
+def test_an_optimizer_with_a_key_is_saved_and_goes_on(tmp_path):
+    task = line(optimizer=lambda trial: optax.noisy_sgd(trial.learning_rate, key=1))
+    sweep = jx.Sweep(TRIAL.replace(epochs=4), {"learning_rate": [0.1, 0.01, 0.001]})
+    whole = run(sweep, task)
+    rule = jx.search.Halving("loss", factor=2)
+    halved = run(sweep, task, stopping=rule, checkpoint_dir=tmp_path, checkpoint_every=1e-6)
+    ran = np.isfinite(halved["loss"].values)
+    assert 0 < ran.mean() < 1
+    np.testing.assert_array_equal(halved["loss"].values[ran], whole["loss"].values[ran])
+    own = TaskFunctions(
+        lambda trial, params, x: x @ params["w"],
+        lambda trial, p, y: optax.squared_error(p, y),
+        lambda trial, steps: optax.noisy_sgd(trial.learning_rate, key=1),
+    )
+    params, _ = train_alone(own, sweep.trials()[2], DATA, {"w": jnp.zeros(3)})
+    np.testing.assert_allclose(whole.params(learning_rate=0.001)["w"], params["w"], rtol=1e-5)
+
+
 def test_checkpoints_of_another_task_are_refused(tmp_path):
     folder = tmp_path / "checkpoints"
     first = losses(TRIAL, line(), checkpoint_dir=folder)

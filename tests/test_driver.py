@@ -136,20 +136,6 @@ def test_diverged(devices, steps, epoch, step):
     assert [record.diverged_step for record in records.values()] == [0, step, 0]
 
 
-@pytest.fixture
-def compilations():
-    """The seconds of each compilation by XLA while the test runs."""
-    seconds: list[float] = []
-
-    def listen(event: str, duration: float, **_) -> None:
-        if event == "/jax/core/compile/backend_compile_duration":
-            seconds.append(duration)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    yield seconds
-    jax.monitoring.clear_event_listeners()
-
-
 def test_each_program_is_traced_and_compiled_once(problem, devices, compilations, monkeypatch):
     traced = []
 

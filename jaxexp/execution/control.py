@@ -5,7 +5,9 @@ so that a run which resumes decides as the one that was interrupted.
 """
 
 import math
+import pickle
 import time
+import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
@@ -14,6 +16,7 @@ import numpy as np
 
 from jaxexp.base.batches import steps_per_epoch
 from jaxexp.base.errors import UserError
+from jaxexp.base.files import digest
 from jaxexp.base.numbers import checked_int, is_number
 from jaxexp.base.words import did_you_mean
 from jaxexp.spec.sweep import Sweep
@@ -276,9 +279,17 @@ class Control:
         return any(hasattr(rule, "change") for rule in self.rules)
 
     @property
-    def identity(self) -> str:
-        """In words, the same in every process."""
+    def words(self) -> str:
+        """What the rules are."""
         return ", ".join(_name(rule) for rule in self.rules)
+
+    @property
+    def identity(self) -> str:
+        """The same in every process for rules that decide alike, and have the same code.
+
+        Raises UserError for a rule that holds what nobody can tell from anything else.
+        """
+        return ", ".join(map(_identity, self.rules))
 
     def check(self, trials: Sequence[Trial], curves: Curves, examples: int) -> None:
         """Raise UserError where a rule refuses the run."""
@@ -337,5 +348,44 @@ def _answer(rule: StoppingRule, method: str, answer: object, trials: Sequence[Tr
 
 
 def _name(rule: StoppingRule) -> str:
-    own = type(rule)
-    return own.__qualname__ if own.__repr__ is object.__repr__ else repr(rule)
+    return repr(rule) if _has_repr(rule) else type(rule).__qualname__
+
+
+def _has_repr(rule: StoppingRule) -> bool:
+    return type(rule).__repr__ is not object.__repr__
+
+
+def _identity(rule: StoppingRule) -> str:
+    """Its name; of a rule of the user's own, a digest of its code and of what it holds as well."""
+    name = _name(rule)
+    own = [cls for cls in type(rule).__mro__ if cls is not object]
+    if own[0].__module__.startswith("jaxexp."):
+        return name
+    held = b""
+    if not _has_repr(rule):
+        try:
+            held = pickle.dumps(getattr(rule, "__dict__", {}), protocol=4)
+        except Exception as error:  # whatever the pickling of its attributes raises
+            raise UserError(
+                f"stopping: {name} holds what cannot be compared when the run is resumed "
+                f"({error}): give it a `__repr__` that says all that it decides by"
+            ) from error
+    code = [_written(value) for cls in own for _, value in sorted(vars(cls).items())]
+    return f"{name} ({digest(held, *code)})"
+
+
+def _written(value: object) -> str:
+    """The code of a function, the same in every process; '' of anything else."""
+    if isinstance(value, types.FunctionType):
+        return _written(value.__code__)
+    if not isinstance(value, types.CodeType):
+        return ""
+    constants = [
+        _written(constant)
+        if isinstance(constant, types.CodeType)
+        else sorted(map(repr, constant))
+        if isinstance(constant, frozenset)
+        else repr(constant)
+        for constant in value.co_consts
+    ]
+    return repr((value.co_code, value.co_names, constants))

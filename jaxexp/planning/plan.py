@@ -233,13 +233,8 @@ class _Planner:
     def _kind(self, program: Program) -> object:
         """Equal for programs that may be merged."""
         trial = program.trials[0]
-        unpadded = [
-            getattr(trial, name)
-            for name, declared in trial.fields().items()
-            if declared.kind in (Kind.STATIC, Kind.CHOICE)
-        ]
         batch = None if self.workload.pads_batches else trial.batch_size
-        return type(trial), program.record, batch, tuple(unpadded)
+        return program.record, batch, unpadded(trial)
 
     def _merge_alike(self, programs: list[Program]) -> list[Program]:
         if len(programs) == 1:
@@ -478,6 +473,16 @@ def _static(trial: Trial) -> tuple[tuple[str, object], ...]:
         *[(name, getattr(trial, name)) for name in known],
         *[(name, getattr(trial, name) != off) for name, off in can_be_off],
     )
+
+
+def unpadded(trial: Trial) -> tuple[object, ...]:
+    """Equal for trials that may share a program, their sizes padded."""
+    own = (
+        getattr(trial, name)
+        for name, declared in trial.fields().items()
+        if declared.kind in (Kind.STATIC, Kind.CHOICE)
+    )
+    return (type(trial), *own)
 
 
 def static_key(trial: Trial) -> tuple[object, ...]:

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TypeAlias
 
 import numpy as np
@@ -12,18 +12,20 @@ from jax.typing import ArrayLike
 Program: TypeAlias = jax_core.ClosedJaxpr | jax_core.Jaxpr
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+DERIVATIVES = ("custom_jvp_call", "custom_vjp_call")  # whose rules are made anew by every trace
+_numbers: dict[object, int] = {}  # of functions on the host, which are thus never another's
 
 
 def digest(closed: jax_core.ClosedJaxpr, *, processes: bool = False) -> str:
     """Of a `ClosedJaxpr`: its text, and the values of the arrays that it closes over.
 
-    Functions that a program calls back on the host are told apart by their addresses, and so only
+    Functions that a program calls back on the host are told apart by which they are, and so only
     within this process; with `processes`, in which the digest is to be the same, they are not.
+    Rules of derivatives count where they have been traced: as part of a gradient.
     """
-    written = str(closed)
-    if processes or "callback" not in written:
-        written = _ADDRESS.sub("", written)
-    sha256 = hashlib.sha256(written.encode())
+    sha256 = hashlib.sha256(_ADDRESS.sub("", str(closed)).encode())
+    if not processes:
+        sha256.update(repr([_number(function) for function in _functions(closed)]).encode())
     for constant in _constants(closed):
         array = np.ascontiguousarray(constant)
         sha256.update(repr((array.dtype.name, array.shape)).encode())
@@ -39,6 +41,40 @@ def inner(params: Mapping[str, object]) -> list[Program]:
             if isinstance(each, jax_core.ClosedJaxpr | jax_core.Jaxpr):
                 found.append(each)
     return found
+
+
+def _functions(program: Program) -> Iterator[Callable[..., object]]:
+    """Those of Python among the parameters of operations."""
+    jaxpr = program.jaxpr if isinstance(program, jax_core.ClosedJaxpr) else program
+    for eqn in jaxpr.eqns:
+        if not eqn.primitive.name.startswith(DERIVATIVES):
+            for value in eqn.params.values():
+                for each in value if isinstance(value, tuple | list) else (value,):
+                    if callable(each):
+                        yield each
+        for each in inner(eqn.params):
+            yield from _functions(each)
+
+
+def _number(function: Callable[..., object]) -> int:
+    """The same for the same function; kept, so that no later one has its place."""
+    try:
+        return _numbers.setdefault(function, len(_numbers))
+    except TypeError:  # not hashable
+        return _numbers.setdefault(_Same(function), len(_numbers))
+
+
+class _Same:
+    """A key that is equal for one and the same object."""
+
+    def __init__(self, own: object) -> None:
+        self.own = own
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.own is self.own
+
+    def __hash__(self) -> int:
+        return id(self.own)
 
 
 def _constants(program: Program) -> Iterator[ArrayLike]:

@@ -468,6 +468,40 @@ def count(examples: Batch) -> int:
 
 def _optimizer(task: Task, trial: Trial, run_steps: Steps) -> optax.GradientTransformation:
     """Of one trial; where the program's trials take other numbers of steps, of each of them."""
+    return _without_keys(_as_made(task, trial, run_steps))
+
+
+def _without_keys(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The same, whose state has the data of keys in their place: they are saved as other arrays."""
+
+    def is_key(a: ArrayLike) -> bool:
+        return jnp.issubdtype(jnp.result_type(a), jax.dtypes.prng_key)
+
+    def data(state: PyTree) -> PyTree:
+        return jax.tree.map(lambda a: jax.random.key_data(a) if is_key(a) else a, state)
+
+    def keys(state: PyTree, params: PyTree) -> PyTree:
+        if not any(jnp.result_type(a) == jnp.uint32 for a in jax.tree.leaves(state)):
+            return state
+        return jax.tree.map(
+            lambda a, like: (
+                jax.random.wrap_key_data(a, impl=jax.random.key_impl(like)) if is_key(like) else a
+            ),
+            state, optimizer.init(params),
+        )  # fmt: skip
+
+    def update(
+        grads: PyTree, state: PyTree, params: PyTree = None, **extra: PyTree
+    ) -> tuple[PyTree, PyTree]:
+        updates, new = extended_update(optimizer, grads, keys(state, params), params, extra)
+        return updates, data(new)
+
+    return optax.GradientTransformationExtraArgs(
+        lambda params: data(optimizer.init(params)), update
+    )
+
+
+def _as_made(task: Task, trial: Trial, run_steps: Steps) -> optax.GradientTransformation:
     if not isinstance(run_steps, Choice):
         return task.optimizer(trial, run_steps)
     made = {steps: task.optimizer(trial, steps) for steps in run_steps.options}

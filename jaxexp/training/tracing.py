@@ -225,7 +225,8 @@ def fingerprint(
 ) -> str:  # fmt: skip
     """A digest that distinguishes tasks by what they compute, found out by tracing them.
 
-    Neither a task's attributes nor what its functions close over escape it. `trial(leaves)` is a
+    Neither a task's attributes nor what its functions close over escape it, and gradients count as
+    well, which may have rules of their own. `trial(leaves)` is a
     trial, as a program has it, that takes one of the `steps`; with `processes` the digest is the
     same in any process.
     """
@@ -237,8 +238,14 @@ def fingerprint(
         variables = jax.tree.map(jnp.asarray, task.init(own, rng, data))
         batch = jax.tree.map(lambda a: jnp.asarray(a)[:2], data["train"])
         made: list[PyTree] = [variables, task.gradient_norms(variables.params), task.weights(batch)]
-        for train in (True, False):
-            outputs = task.apply(own, variables, batch, rng=rng, mask=mask, train=train)
+
+        def loss(params: PyTree, *, train: bool = True) -> tuple[Array, Outputs]:
+            given = variables._replace(params=params)
+            outputs = task.apply(own, given, batch, rng=rng, mask=mask, train=train)
+            return outputs.loss.mean(), outputs
+
+        (mean, trained), grads = jax.value_and_grad(loss, has_aux=True)(variables.params)
+        for outputs in (trained, loss(variables.params, train=False)[1]):
             for name, metric in task.metrics.items():
                 value_B = outputs.metrics.get(name)
                 sums = metric.sums_of(value_B, outputs.prediction, outputs.target, jnp.ones(2))
@@ -247,7 +254,9 @@ def fingerprint(
         for length in steps:
             optimizer = task.optimizer(own, length)
             state = optimizer.init(variables.params)
-            made.append(update(optimizer, variables.params, state, variables.params))
+            made.append(
+                update(optimizer, grads, state, variables.params, mean, lambda p: loss(p)[0])
+            )
         if predictions:
             made.append(task.predictions(own, variables, data))
         return made
