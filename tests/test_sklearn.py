@@ -334,6 +334,25 @@ def test_a_search_scores_what_its_candidates_alone_would():
 
 
 @pytest.mark.integration
+def test_splits_may_be_masks_or_count_from_the_end():
+    rows = [(np.arange(100), np.arange(100, 150)), (np.arange(50, 150), np.arange(50))]
+    masks = [tuple(np.isin(np.arange(150), part) for part in split) for split in rows]
+    from_the_end = [tuple(part - 150 for part in split) for split in rows]
+    grid = {"learning_rate_init": [0.1, 0.01]}
+    order = np.random.default_rng(0).permutation(150)
+
+    def scores(cv):
+        search = VectorizedSearchCV(MLPClassifier((4,), **OPTIONS), grid, cv=cv, refit=False)
+        return search.fit(X[order], Y[order]).cv_results_["mean_test_score"]
+
+    expected = scores(rows)
+    np.testing.assert_array_equal(scores(masks), expected)
+    np.testing.assert_array_equal(scores(from_the_end), expected)
+    for wrong in (np.arange(151), ["a"], np.zeros(3, bool), [0.5]):
+        with pytest.raises(ValueError, match="cv, split 0: expected rows to train on"):
+            scores([(wrong, np.arange(5))])
+
+
 def test_a_random_search_of_several_metrics_seeds_and_kinds_of_stopping():
     from scipy.stats import loguniform
 

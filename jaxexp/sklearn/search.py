@@ -16,7 +16,7 @@ from sklearn.model_selection import ParameterGrid, ParameterSampler, check_cv
 from sklearn.model_selection._search import BaseSearchCV  # what third parties derive from, too
 from sklearn.utils import indexable
 from sklearn.utils._indexing import _safe_indexing
-from sklearn.utils.validation import _check_method_params
+from sklearn.utils.validation import _check_method_params, _num_samples
 
 from jaxexp.api import run
 from jaxexp.base.errors import UserError
@@ -123,7 +123,8 @@ class VectorizedSearchCV(BaseSearchCV):  # type: ignore[misc]
         if unknown := set(fit_params) - {"sample_weight"}:
             raise TypeError(f"fit: unknown {', '.join(sorted(unknown))}, expected sample_weight")
         splitter = check_cv(self.cv, y, classifier=is_classifier(self.estimator))
-        splits: list[Split] = [*splitter.split(X, y, **routed.splitter.split)]
+        each = splitter.split(X, y, **routed.splitter.split)
+        splits = [_rows(i, split, _num_samples(X)) for i, split in enumerate(each)]
         self.n_splits_ = len(splits)
         candidates = self._candidates()
         rows = self._fit_and_score(
@@ -331,6 +332,17 @@ def _sweep(trials: Sequence[Trial]) -> Sweep:
     names = tuple(differs) or ("fold",)
     points = [tuple(getattr(trial, name) for name in names) for trial in trials]
     return Sweep(trials[0], {names: points}, name="search", dim_names={names: "candidate"})
+
+
+def _rows(place: int, split: Split, n: int) -> Split:
+    """A split as numbers of rows, from 0: masks, and places from the end, are understood too."""
+    try:
+        train, test = (np.arange(n)[np.asarray(rows)] for rows in split)
+    except (IndexError, ValueError, TypeError) as error:
+        raise ValueError(
+            f"cv, split {place}: expected rows to train on and to test on, of {n} ({error})"
+        ) from error
+    return train, test
 
 
 def _alike(
