@@ -184,6 +184,16 @@ class TestBaselines:
         assert table.iloc[1][["learning_rate", "test", "spread", "loss"]].isna().all()
         assert table.iloc[1]["diverged"] == "3 of 3"
 
+    def test_runs_of_which_the_metric_is_undefined_are_not_counted_and_rank_behind(self) -> None:
+        table = compare.baselines({"net": seeded([[0.9, np.nan], [0.6, 0.7], [0.5, 0.5]])})
+        assert table.iloc[0][["learning_rate", "seeds"]].tolist() == [0.01, 2]
+        assert "undefined" not in table
+        results = {"net": seeded([[0.9, np.nan]] * 3), "trees": baseline(0.5)}
+        table = compare.baselines(results)
+        assert list(table["baseline"]) == ["trees", "net"]
+        assert table.iloc[1][["seeds", "undefined"]].tolist() == [1, 1]
+        assert table.iloc[1]["test"] == pytest.approx(0.9)
+
 
 class TestDisagreements:
     # Four images of class 0, four of class 1; gains: 0.6, 0.5, 0.5, 0.3; 0.2, 0.8, -, -.

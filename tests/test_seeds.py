@@ -56,6 +56,65 @@ def test_a_setting_with_a_diverged_seed_is_never_the_best_while_another_is_whole
     assert select.best(seeds.average(ds))[0] == "width 32"
 
 
+AUC = [[0.99, np.nan, np.nan, 0.95], [0.8, 0.85, 0.8, 0.82], [np.nan] * 4]
+
+
+def undefined(name="seed", auc=AUC, **options) -> xr.Dataset:
+    """Widths × seeds or folds, with a metric that is NaN for some."""
+    metrics = {"loss": ("lower", "nats"), "auc": ("higher", "")}
+    axes = {"width": [8, 16, 32][: len(auc)], name: SEEDS}
+    loss = np.array(LOSS[: len(auc)])
+    return dataset(axes, metrics, loss=loss, values={"auc": np.array(auc)}, **options)
+
+
+def test_means_over_seeds_for_which_a_metric_is_undefined_say_so_and_rank_behind():
+    means = seeds.average(undefined())
+    assert means["auc_undefined"].isel(epoch=-1).sel(split="test").values.tolist() == [2, 0, 4]
+    assert "loss_undefined" not in means
+    assert select.rank(means, "auc")["width"].tolist() == [16, 8, 32]
+    assert select.rank(means)["width"].tolist() == [16, 32, 8]  # the loss is known for all
+    table = select.table(means, "auc")
+    assert table["rank"].tolist()[:2] == [1, 2]
+    assert table["rank"].isna().tolist() == [False, False, True]
+    assert table["seeds without validation auc"].tolist() == [0, 2, 4]
+    assert seeds.in_words(means) == "4 seeds (fewer where undefined)"
+    said = seeds.best_in_words(undefined(), "auc")
+    assert "after the last epoch, of the settings that miss the fewest seeds, is 0.796 ±" in said
+    assert "(mean ± standard deviation over 4 seeds): width 16." in said
+    better = "The next is width 8, which is better over the seeds known for both, by 0.16 (95 %"
+    assert better in said
+    assert seeds.lead(undefined(), "auc").difference == pytest.approx(-0.16, abs=1e-6)
+
+
+def test_a_mean_over_fewer_folds_says_over_how_many():
+    auc = [[0.9, np.nan, 0.8, np.nan], [0.7, np.nan, 0.8, np.nan]]
+    ds = undefined("fold", auc)
+    said = seeds.best_in_words(ds, "auc")
+    assert "(mean ± standard deviation over 2 of 4 folds, undefined in 2): width 8." in said
+    assert "It is the best with 1 of 2 folds." in said
+    setting = seeds.best(ds, "auc")[0]
+    assert select.outcome(setting, "auc").endswith(" (over 2 of 4 folds, undefined in 2)")
+    one = undefined("fold", [[0.9] + [np.nan] * 3, [0.7] + [np.nan] * 3])
+    said = select.best_in_words(seeds.average(one), "auc")
+    assert said.endswith("is 0.8780 (over 1 of 4 folds, undefined in 3): width 8.")
+
+
+def test_a_setting_without_a_value_is_behind_one_of_which_a_seed_diverged():
+    ds = undefined(auc=[[np.nan] * 4, [0.8, 0.85, 0.8, 0.82]], diverged=[[0] * 4, [0, 0, 0, 2]])
+    assert select.best(seeds.average(ds), "auc")[0] == "width 16 (1 of 4 seeds diverged)"
+
+
+def test_epochs_that_no_trial_of_a_setting_trained_are_not_undefined():
+    means = seeds.average(swept(LOSS, trained=[[6] * 4, [3] * 4, [6] * 4]))
+    assert "loss_undefined" not in means
+
+
+def test_the_first_of_a_table_has_the_first_rank():
+    means = seeds.average(swept(LOSS, diverged=[[0] * 4, [0, 0, 0, 1], [0] * 4]))
+    assert select.table(means)["rank"].tolist() == [1, 2, 3]
+    assert select.table(means)["width"].tolist() == [32, 8, 16]
+
+
 def test_words_and_tables_show_the_spread():
     means = seeds.average(swept(LOSS))
     value = means["loss"].isel(width=1, epoch=-1).sel(split="validation")

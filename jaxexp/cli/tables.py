@@ -104,15 +104,21 @@ def _check(ds: xr.Dataset, by: str | None, split: str | None) -> None:
 
 
 def _finals(ds: xr.Dataset, metric: str, split: str) -> list[str]:
-    """A metric of each trial after its last epoch, with the spread of means over seeds."""
+    """A metric of each trial after its last epoch, with the spread of means over seeds.
+
+    And of how many seeds it is the mean, where it is undefined for some.
+    """
     values = select.by_trial(ds, select.final(ds, metric).sel(split=split))
     wide = select.spread(ds, metric)
     if wide is None:
         return [_measured(value) for value in values]
     spread = select.by_trial(ds, wide.sel(split=split))
+    finished = select.by_trial(ds, ds["seeds"])
+    missing = select.by_trial(ds, select.undefined(ds, metric).sel(split=split))
+    over = [f" ({n - m} of {n})" if m else "" for n, m in zip(finished, missing, strict=True)]
     return [
-        select.plus_minus(float(value), std) if math.isfinite(value) else "–"
-        for value, std in zip(values, spread, strict=True)
+        select.plus_minus(float(value), std) + n if math.isfinite(value) else "–"
+        for value, std, n in zip(values, spread, over, strict=True)
     ]
 
 
@@ -174,7 +180,7 @@ def _best_setting(ds: xr.Dataset, metric: str, split: str) -> tuple[str, str, fl
     means = seeds.average(ds)
     label, point = select.best(means, metric, split)
     if means is not ds and not select.axes(means):
-        label = f"mean of {seeds.in_words(ds)}"
+        label = f"mean of {seeds.in_words(means)}"
     value = float(select.final(point, metric).sel(split=split))
     return label, select.outcome(point, metric, split, digits=4), value
 

@@ -87,7 +87,7 @@ class Section:
     def short_answer(self) -> str:
         """The first sentence of the answer, without what is said of every "±" in it."""
         first = re.split(r"(?<=[.!?])\s+(?=[A-Z])", self.answer.strip(), maxsplit=1)[0]
-        return re.sub(r" \(mean ± standard deviation over \d+ seeds?\)", "", first)
+        return re.sub(r" \(mean ± standard deviation over [^(),]+\)", "", first)
 
 
 @dataclass(frozen=True, kw_only=True)

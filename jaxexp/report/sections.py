@@ -279,9 +279,13 @@ def _answered(ds: xr.Dataset) -> str:
     if bool((ds["diverged_epoch"] > 0).all()) or len(select.metrics(ds)) < 2:
         return first
     split, best, metric = select.default_split(ds), select.ties(ds), select.metrics(ds)[1]
-    if select.size(ds) > 1 and len(best) == 1 and select.ties(ds, metric) == best:
-        extreme = "highest" if select.direction(ds, metric) == "higher" else "lowest"
-        value = with_unit(ds, metric, decimals(float(select.rank(ds, metric)["value"].iloc[0])))
+    ranked, higher = select.rank(ds, metric)["value"], select.direction(ds, metric) == "higher"
+    first_of_all = ranked.iloc[0] == (ranked.max() if higher else ranked.min())
+    same = len(best) == 1 and select.ties(ds, metric) == best
+    if select.size(ds) > 1 and same and first_of_all:
+        extreme = "highest" if higher else "lowest"
+        value = with_unit(ds, metric, decimals(float(ranked.iloc[0])))
+        value += select.missing_in_words(select.best(ds, metric, split)[1], metric, split)
         what = "setting" if select.averaged_over(ds) else "trial"
         measured = metric_words(metric, split)
         return f"{first} The same {what} has the {extreme} {measured}, {value}."
@@ -306,7 +310,7 @@ def _all_tables(ds: xr.Dataset, means: xr.Dataset) -> dict[str, pd.DataFrame]:
     if means is not ds and select.size(means) > 1:
         settings = select.size(means)
         which = f"The best {BEST} of {number(settings)}" if settings > BEST else f"All {settings}"
-        over = f"mean ± standard deviation over {seeds.in_words(ds)}"
+        over = f"mean ± standard deviation over {seeds.in_words(means)}"
         caption = f"{which} settings {by}, best first: {over}"
         tables[caption] = select.table(means, most=BEST)
     which = f"All {number(trials)} trials" if trials <= ROWS else (

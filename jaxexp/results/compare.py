@@ -110,12 +110,15 @@ def finished(table: pd.DataFrame) -> pd.DataFrame:
 def baselines(
     results: Results, metric: str | None = None, split: str | None = None
 ) -> pd.DataFrame:
-    """The best setting of each baseline by `metric` on `split`, averaged over its seeds.
+    """The best setting of each baseline by `metric` on `split`, averaged over its seeds and folds.
 
-    The best baseline comes first. Columns: `baseline`, each of `settings` but the seed, `seeds`
-    (their number), the means of what `runs` measures, `spread` (standard deviation of the metric
-    over the seeds, n - 1), and `diverged` ("3 of 15", all settings counted). A setting of which a
-    seed diverged has no mean, and is never the best; where each has one, the means are NaN.
+    The best baseline comes first. Columns: `baseline`, each of `settings` but seed and fold,
+    `seeds` (how many runs the means are over), the means of what `runs` measures, `spread`
+    (standard deviation of the metric over them, n - 1), `undefined` (how many more runs of the
+    setting have no metric on `split`, such as the AUC of a fold without positives; not there if
+    none has), and `diverged` ("3 of 15", all settings counted). A setting of which a seed diverged
+    has no mean, and is never the best; where each has one, the means are NaN. As in `select.rank`,
+    settings and baselines undefined for more runs stand behind those undefined for fewer.
     """
     metric, split = metric_and_split(results, metric, split)
     table = runs(results, metric, split)
@@ -126,9 +129,12 @@ def baselines(
         _baseline(own, names, measured, split, higher)
         for _, own in table.groupby("baseline", sort=False)
     ]
-    order = ["baseline", *names, "seeds", *measured[:-2], "spread", "loss", "seconds", "diverged"]
-    best = pd.DataFrame(rows)[order]
-    return best.sort_values(split, ascending=not higher, kind="stable", ignore_index=True)
+    order = ["baseline", *names, "seeds", *measured[:-2], "spread", "loss", "seconds"]
+    best = pd.DataFrame(rows)[[*order, "undefined", "diverged"]]
+    sign = -1 if higher else 1
+    keys = pd.DataFrame({0: best[split].isna(), 1: best["undefined"], 2: sign * best[split]})
+    best = best.loc[keys.sort_values([*keys], kind="stable").index].reset_index(drop=True)
+    return best if best["undefined"].any() else best.drop(columns="undefined")
 
 
 def _baseline(
@@ -142,14 +148,21 @@ def _baseline(
         "diverged": f"{diverged} of {len(own)}",
     }
     if not whole:
-        return found | dict.fromkeys([*names, *measured, "spread"], np.nan) | {"seeds": 0}
+        nothing = dict.fromkeys([*names, *measured, "spread"], np.nan)
+        return found | nothing | {"seeds": 0, "undefined": 0}
     sign = -1 if higher else 1
-    best = min(whole, key=lambda seeds: (sign * seeds[split].mean(), seeds["loss"].mean()))
+
+    def key(seeds: pd.DataFrame) -> tuple[float, ...]:
+        own, missing = seeds[split], int(seeds[split].isna().sum())
+        return own.isna().all(), missing, sign * own.mean(), seeds["loss"].mean()
+
+    best = min(whole, key=key)
+    known = best[best[split].notna()]
     return (
         found
         | best.iloc[0][names].to_dict()
-        | best[measured].mean().to_dict()
-        | {"seeds": len(best), "spread": best[split].std()}
+        | known[measured].mean(skipna=False).to_dict()
+        | {"seeds": len(known), "spread": known[split].std(), "undefined": len(best) - len(known)}
     )
 
 

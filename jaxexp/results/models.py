@@ -148,17 +148,23 @@ def best(
             value, loss = (
                 float(select.final(setting, own).sel(split=split)) for own in (metric, "loss")
             )
-            found.append((value, loss, name, setting, trial))
+            missing = int(select.undefined(setting, metric).sel(split=split))
+            found.append((not np.isfinite(value), missing, value, loss, name, setting, trial))
     if not found:
         raise UserError(f"{folder}: every model in it diverged while it was trained")
     sign = -1 if select.direction(with_models[0][1], metric) == "higher" else 1
-    *_, name, setting, trial = min(found, key=lambda each: (sign * each[0], each[1]))
+    *_, name, setting, trial = min(found, key=lambda f: (f[0], f[1], sign * f[2], f[3]))
     model = load(folder / name / f"{trial['trial_id'].item()}.npz")
     split = select.default_split(setting)
     why = f"{split} {metric} {select.outcome(setting, metric, split, digits=4)}"
     if "seeds" in setting and int(setting["seeds"]) > 1:
         over = select.count_replicates(setting, int(setting["seeds"]))
-        why += f" (mean ± standard deviation over {over}, of which this one has the median loss)"
+        if select.missing_in_words(setting, metric, split):  # `outcome` says over how many
+            why += f"; of {over} this one has the median loss"
+        else:
+            why += (
+                f" (mean ± standard deviation over {over}, of which this one has the median loss)"
+            )
     return model, why
 
 

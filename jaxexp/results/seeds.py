@@ -20,7 +20,7 @@ no two trials differ in their seed alone there is nothing to average: results ar
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -47,7 +47,8 @@ def _settings(ds: xr.Dataset) -> Settings | None:
 def in_words(ds: xr.Dataset) -> str:
     """How many seeds the settings have, of results or of their means: "2 to 5 seeds".
 
-    Of folds "5 folds", and of both "2 seeds × 5 folds".
+    Of folds "5 folds", and of both "2 seeds × 5 folds". Means of which some are over fewer, since
+    a metric is undefined for the others, say so.
 
     >>> import xarray as xr
     >>> loss = xr.DataArray([[[0.1]], [[0.2]], [[0.3]]], dims=("seed", "epoch", "split"))
@@ -58,9 +59,11 @@ def in_words(ds: xr.Dataset) -> str:
     if counts is None:
         counts = np.ones(1, int) if settings is None else settings.counts
     fewest, most = int(counts.min()), int(counts.max())
+    said = f"{fewest} to {count(most, select.replicate(ds))}"
     if fewest == most:
-        return count_replicates(ds, most)
-    return f"{fewest} to {count(most, select.replicate(ds))}"
+        said = count_replicates(ds, most)
+    some = any(f"{metric}_undefined" in ds for metric in select.metrics(ds))
+    return f"{said} (fewer where undefined)" if some else said
 
 
 def average(ds: xr.Dataset) -> xr.Dataset:
@@ -70,7 +73,10 @@ def average(ds: xr.Dataset) -> xr.Dataset:
     it: an axis of seeds is gone, and one that zips them with other hyperparameters has a point for
     each setting. Means and standard deviations (n - 1; NaN of one seed) are over the seeds that
     finished, `seeds` in number; `diverged_seeds` counts the others. Where no seed of a setting
-    finished, they are over those not yet diverged, epoch by epoch. A seed that trained for fewer
+    finished, they are over those not yet diverged, epoch by epoch. Where a metric is NaN for seeds
+    that finished, such as the AUC of a fold without positives, its means are over the others, and
+    `auc_undefined` says how many are missing, by epoch and split; no such variable says that none
+    is. `select.rank` has such means behind those that miss fewer. A seed that trained for fewer
     epochs than another of its setting stays as it is in the end. Integers that are no numbers to
     average, such as predicted classes, are left out. Results without seeds to average are returned
     as they are.
@@ -99,6 +105,11 @@ def average(ds: xr.Dataset) -> xr.Dataset:
                 values = values.where(kept & (finished | (ds["epoch"] < ds["diverged_epoch"])))
             else:
                 values = values.where(kept)
+            if name in select.metrics(ds):
+                there = finished & (ds["epoch"] <= ds["epochs_trained"])
+                missing = settings.sum(values.isnull() & there)
+                if missing.any():
+                    made[f"{name}_undefined"] = missing
             mean, std = _mean_and_std(settings, values)
             made[name] = mean.assign_attrs(ds[key].attrs)
             if name != "seconds":  # shares of what was measured for all seeds at once
@@ -182,10 +193,11 @@ class Lead:
         best: the setting with the best mean, in words.
         second: the next.
         settings: how many there are.
-        seeds: how many finished with both, where their seeds are `paired`.
+        seeds: of how many the metric is known for both, where their seeds are `paired`.
         wins: with how many of them the best is better than every other setting.
         difference: by which its mean is better, in the unit of the metric; over the same seeds
-            where they are `paired`.
+            where they are `paired`. Below 0 where a setting that misses seeds, and ranks behind for
+            it, is better over those that it has.
         low: of the 95 % interval of the difference, by a bootstrap over the seeds: Efron and
             Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 13, percentiles. With
             five seeds or so it is somewhat too narrow.
@@ -229,6 +241,13 @@ class Lead:
             return f"{said}The next is {self.second}."
         if self.clear:
             return f"{said}It leads {self.second} by {self.interval}."
+        if self.high < 0:
+            turned = replace(self, difference=-self.difference, low=-self.high, high=-self.low)
+            over = f"the {self.replicate}s known for both" if self.paired else "those it has"
+            return (
+                f"{said}The next is {self.second}, which is better over {over}, by "
+                f"{turned.interval}."
+            )
         within = f"within the spread of the {self.replicate}s"
         return f"{said}Its lead over {self.second} is {within}: {self.interval}."
 

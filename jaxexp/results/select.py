@@ -342,7 +342,8 @@ def outcome(
 ) -> str:
     """`metric` of one trial after its last epoch: "0.913", "0.243 nats", or else its `status`.
 
-    Of a mean over seeds, with the standard deviation: "0.913 ± 0.004".
+    Of a mean over seeds, with the standard deviation: "0.913 ± 0.004"; and with how many it is
+    over, where the metric is undefined for others.
     Raises UserError for an unknown metric or split.
     """
     split = split or default_split(point)
@@ -351,9 +352,8 @@ def outcome(
         return status(point)
     value = float(final(point, metric).sel(split=split))
     std = spread(point, metric)
-    return with_unit(
-        point, metric, plus_minus(value, None if std is None else std.sel(split=split), digits)
-    )
+    shown = plus_minus(value, None if std is None else std.sel(split=split), digits)
+    return with_unit(point, metric, shown) + missing_in_words(point, metric, split)
 
 
 def spread(ds: xr.Dataset, metric: str = "loss") -> xr.DataArray | None:
@@ -362,6 +362,30 @@ def spread(ds: xr.Dataset, metric: str = "loss") -> xr.DataArray | None:
     if name not in ds:
         return None
     return _at_the_end(ds, ds[name])
+
+
+def undefined(ds: xr.Dataset, metric: str = "loss") -> xr.DataArray:
+    """Of how many seeds that finished `final` is NaN, (axes, split), of means; else 0."""
+    name = f"{metric}_undefined"
+    if name not in ds:
+        return xr.zeros_like(final(ds, metric), dtype=int)
+    return _at_the_end(ds, ds[name]).fillna(0).astype(int)
+
+
+def averaged_in_words(setting: xr.Dataset, metric: str, split: str) -> str:
+    """What the mean of one setting is over: "5 folds", or "3 of 5 folds, undefined in 2"."""
+    n, missing = int(setting["seeds"]), int(undefined(setting, metric).sel(split=split))
+    if not missing:
+        return count_replicates(setting, n)
+    of = count(n, replicate(setting))
+    return f"{number(n - missing)} of {of}, undefined in {number(missing)}"
+
+
+def missing_in_words(point: xr.Dataset, metric: str, split: str) -> str:
+    """Of a mean that misses seeds " (over 3 of 5 folds, undefined in 2)", and else ""."""
+    if not int(undefined(point, metric).sel(split=split)):
+        return ""
+    return f" (over {averaged_in_words(point, metric, split)})"
 
 
 def seed_counts(ds: xr.Dataset) -> np.ndarray | None:
@@ -388,12 +412,18 @@ def rank(ds: xr.Dataset, metric: str = "loss", split: str | None = None) -> pd.D
     The metric's `direction` decides what is better. Ties are broken by the loss on
     `default_split(ds)`, then by position. A trial without a finite value comes after those with
     one; diverged trials come last, the earliest very last. Of means over seeds, those of which a
-    seed diverged come after those of which none did.
+    seed diverged come after those of which none did, and then those for which the metric is
+    undefined for more seeds after those for fewer: what is left may be the easier ones.
     Columns: `trial` (its label), each of its hyperparameters, `value`, `epoch` (whose parameters it
     has in the end: the last one trained, or the best), `status`. The index is the trial's place in
     `points(ds)`.
     Raises UserError for an unknown metric or split.
     """
+    return _ranked(ds, metric, split).drop(columns="place")
+
+
+def _ranked(ds: xr.Dataset, metric: str, split: str | None) -> pd.DataFrame:
+    """See `rank`; and `place`, from 1, the same where trials tie, none without a finite value."""
     split = split or default_split(ds)
     _check(ds, metric, split)
     value = by_trial(ds, final(ds, metric).sel(split=split))
@@ -412,8 +442,14 @@ def rank(ds: xr.Dataset, metric: str = "loss", split: str | None = None) -> pd.D
     sign = -1 if direction(ds, metric) == "higher" else 1
     late = np.where(diverged == 0, -np.inf, -diverged)
     lost = by_trial(ds, ds["diverged_seeds"]) > 0 if "diverged_seeds" in ds else diverged > 0
-    order = np.lexsort((late, _finite_first(loss), _finite_first(sign * value), lost))
-    return table.loc[order]
+    missing = by_trial(ds, undefined(ds, metric).sel(split=split))
+    keys = pd.DataFrame(
+        {0: ~np.isfinite(value), 1: lost, 2: missing, 3: _finite_first(sign * value)}
+    )
+    tied = keys.groupby([*keys]).ngroup()
+    place = tied.where(np.isfinite(value)).rank(method="min")
+    order = np.lexsort((late, _finite_first(loss), tied))
+    return table.assign(place=place.astype("Int64")).loc[order]
 
 
 def _statuses(ds: xr.Dataset) -> list[str]:
@@ -469,12 +505,11 @@ def ties(ds: xr.Dataset, metric: str = "loss", split: str | None = None) -> list
 
     One label where nothing ties, none where no trial has a finite value.
     """
-    return _ties(rank(ds, metric, split))
+    return _ties(_ranked(ds, metric, split))
 
 
 def _ties(ranked: pd.DataFrame) -> list[str]:
-    first = ranked["value"].iloc[0]
-    return ranked.loc[ranked["value"] == first, "trial"].tolist() if np.isfinite(first) else []
+    return ranked.loc[(ranked["place"] == 1).fillna(False), "trial"].tolist()
 
 
 def best_in_words(
@@ -486,7 +521,7 @@ def best_in_words(
     "3 of 5 trials tie at the highest test accuracy after the last epoch, 0.5000: …"
     """
     split = split or default_split(ds)
-    ranked, trials = rank(ds, metric, split), size(ds)
+    ranked, trials = _ranked(ds, metric, split), size(ds)
     tied = _ties(ranked)
     measured = f"{metric_words(metric, split)} after the last epoch"
     if not tied:
@@ -497,20 +532,27 @@ def best_in_words(
     if std is not None:
         std = by_trial(ds, std.sel(split=split))[int(ranked.index[0])]
     value = with_unit(ds, metric, plus_minus(first, std, digits))
+    best = point(ds, int(ranked.index[0]))[1]
     if std is not None and np.isfinite(std):
-        seeds = by_trial(ds, ds["seeds"])[int(ranked.index[0])]
-        value += mean_over(count_replicates(ds, int(seeds)))
+        value += mean_over(averaged_in_words(best, metric, split))
+    else:
+        value += missing_in_words(best, metric, split)
     if trials == 1:
         return f"The {measured} is {value}."
     if len(tied) == trials:
         all_of_them = "Both" if trials == 2 else f"All {number(trials)}"
         return f"{all_of_them} trials have the same {measured}: {value}."
-    extreme = "highest" if direction(ds, metric) == "higher" else "lowest"
+    higher = direction(ds, metric) == "higher"
+    extreme = "highest" if higher else "lowest"
+    among = ""
+    if (ranked["value"] > first if higher else ranked["value"] < first).any():
+        among = f", of the settings that miss the fewest {replicate(ds)}s,"
     if len(tied) == 1:
-        return f"The {extreme} {measured} is {value}: {tied[0]}."
+        return f"The {extreme} {measured}{among} is {value}: {tied[0]}."
     more = f"; and {len(tied) - 3} more" if len(tied) > 3 else ""
     return (
-        f"{len(tied)} of {number(trials)} trials tie at the {extreme} {measured}, {value}: "
+        f"{len(tied)} of {number(trials)} trials tie at the {extreme} "
+        f"{measured}{among or ','} {value}: "
         f"{'; '.join(tied[:3])}{more}."
     )
 
@@ -523,14 +565,12 @@ def table(
     Columns: `rank` (from 1, the same where trials tie, none without a finite value), the
     hyperparameters, "validation loss (nats)" and the like, after the last epoch, and `status` if a
     trial diverged. Of means over seeds, "± validation loss (nats)" is the standard deviation,
-    `seeds` their number where it is not the same for all, and `diverged` counts the seeds that did,
-    if any.
+    "seeds without validation auc" counts those for which it is undefined, if any, `seeds` is their
+    number where it is not the same for all, and `diverged` counts the seeds that did, if any.
     """
-    ranked = rank(ds, metric, split).iloc[:most]
+    ranked = _ranked(ds, metric, split).iloc[:most]
     finished = ranked["status"] == "finished"
-    sign = -1 if direction(ds, metric) == "higher" else 1
-    place = (sign * ranked["value"].where(np.isfinite(ranked["value"]))).rank(method="min")
-    made = pd.DataFrame({"rank": place.astype("Int64")}, index=ranked.index)
+    made = pd.DataFrame({"rank": ranked["place"]}, index=ranked.index)
     for name in hyperparameters(ds):
         made[words(name)] = ranked[name]
     counts = seed_counts(ds)
@@ -544,6 +584,8 @@ def table(
             made[column] = by_trial(ds, values.sel(split=s))[ranked.index].astype(float)
             if (std := spread(ds, own)) is not None:
                 made[f"± {column}"] = by_trial(ds, std.sel(split=s))[ranked.index].astype(float)
+            if (missing := by_trial(ds, undefined(ds, own).sel(split=s))).any():
+                made[f"{replicate(ds)}s without {metric_words(own, s)}"] = missing[ranked.index]
     if not finished.all():
         made["status"] = ranked["status"]
     if "diverged_seeds" in ds and (lost := by_trial(ds, ds["diverged_seeds"])).any():

@@ -27,7 +27,8 @@ def heat_map(
 
     `split` is `select.default_split` if not given. A cell is the mean over the finished trials of
     its two values, with their standard deviation where they differ in nothing but seed and fold;
-    where some diverged it says how many. The best cell has a frame.
+    where some diverged it says how many. The best cell has a frame: of settings, one that misses
+    as few seeds and folds as any.
     Raises UserError for a metric, a split or a hyperparameter that the results do not have.
     """
     split = split or select.default_split(ds)
@@ -42,12 +43,15 @@ def heat_map(
     at = [[values[name].index(v) for v in ranked[name].tolist()] for name in (y, x)]
     shape = (len(values[y]), len(values[x]))
     total, found, diverged = np.zeros(shape), np.zeros(shape), np.zeros(shape, int)
+    undefined = np.zeros(shape, int)
     np.add.at(total, tuple(at), value.fillna(0).to_numpy())
     np.add.at(found, tuple(at), value.notna().to_numpy())
     np.add.at(diverged, tuple(at), lost)
+    np.add.at(undefined, tuple(at), ~lost & value.isna().to_numpy())
     mean = np.divide(total, found, out=np.full(shape, np.nan), where=found > 0)
     std = np.full(shape, np.nan)
-    if {x, y} < set(select.hyperparameters(ds)) <= {x, y, *select.REPLICATES}:
+    settings = {x, y} < set(select.hyperparameters(ds)) <= {x, y, *select.REPLICATES}
+    if settings:
         squares = np.zeros(shape)
         np.add.at(squares, tuple(at), ((value - mean[tuple(at)]) ** 2).fillna(0).to_numpy())
         std = np.sqrt(np.divide(squares, found - 1, out=std, where=found > 1))
@@ -75,7 +79,9 @@ def heat_map(
     ax.set(xlabel=select.words(x) + explained, ylabel=select.words(y))
     written = _write_cells(ax, mean, std, diverged, image)
     if known.size:
-        flat = np.where(np.isfinite(mean), -mean if higher else mean, np.inf)
+        missing = diverged + undefined if settings else np.zeros(shape, int)
+        fewest = np.isfinite(mean) & (missing == missing[np.isfinite(mean)].min())
+        flat = np.where(fewest, -mean if higher else mean, np.inf)
         row, column = np.unravel_index(int(flat.argmin()), shape)
         frame = [column - 0.5, column + 0.5], [row - 0.5, row + 0.5]
         (a, b), (c, d) = frame
@@ -86,7 +92,7 @@ def heat_map(
     bar.ax.yaxis.set_minor_formatter(NullFormatter())
     best = ""
     if known.size:
-        best = f"; the best cell is {number(float(known.max() if higher else known.min()))}"
+        best = f"; the best cell is {number(float(mean[row, column]))}"
     fig.alt = (
         f"Map of {axis_label(ds, metric, split)} over {select.words(x)} and {select.words(y)}, "
         f"{shape[1]} by {shape[0]} cells{best}."
@@ -95,7 +101,9 @@ def heat_map(
     hovers = [
         [
             f"{select.words(x)} {names['x'][j]}\n{select.words(y)} {names['y'][i]}\n"
-            + _in_words(mean[i, j], std[i, j], int(found[i, j]), int(diverged[i, j]))
+            + _in_words(
+                mean[i, j], std[i, j], int(found[i, j]), int(diverged[i, j]), int(undefined[i, j])
+            )
             for j in range(shape[1])
         ]
         for i in range(shape[0])
@@ -110,11 +118,13 @@ def heat_map(
     return fig
 
 
-def _in_words(mean: float, std: float, found: int, diverged: int) -> str:
+def _in_words(mean: float, std: float, found: int, diverged: int, undefined: int) -> str:
     """What a cell says under the pointer."""
-    said = select.plus_minus(mean, std) if np.isfinite(mean) else "no finished trial"
+    none = "no value" if undefined else "no finished trial"
+    said = select.plus_minus(mean, std) if np.isfinite(mean) else none
     over = f", mean of {select.count(found, 'trial')}" if found > 1 else ""
-    return f"{said}{over}" + (f", {diverged} diverged" if diverged else "")
+    others = [f"{n} {how}" for n, how in ((diverged, "diverged"), (undefined, "undefined")) if n]
+    return ", ".join([f"{said}{over}", *others])
 
 
 def _write_cells(
