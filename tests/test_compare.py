@@ -194,6 +194,14 @@ class TestBaselines:
         assert table.iloc[1][["seeds", "undefined"]].tolist() == [1, 1]
         assert table.iloc[1]["test"] == pytest.approx(0.9)
 
+    def test_folds_repeat_a_setting_as_seeds_do(self) -> None:
+        test = [[0.9, 0.1], [0.6, 0.7], [0.5, 0.5]]  # one easy fold is not the best setting
+        net = baseline(test, {"learning_rate": RATES, "fold": [0, 1]})
+        table = compare.baselines({"net": net})
+        assert "fold" not in table
+        assert table.iloc[0][["learning_rate", "seeds"]].tolist() == [0.01, 2]
+        assert table.iloc[0]["test"] == pytest.approx(0.65)
+
 
 class TestDisagreements:
     # Four images of class 0, four of class 1; gains: 0.6, 0.5, 0.5, 0.3; 0.2, 0.8, -, -.

@@ -93,6 +93,11 @@ def test_images_have_words_and_their_size() -> None:
     assert (image["alt"], image["width"], image["height"]) == ("Loss by epoch", "600", "300")
 
 
+def test_the_facts_name_the_folds_of_cross_validation() -> None:
+    assert run_facts([dataset({"fold": [0, 1, 2, 4]})])["Folds"] == "0 to 2, 4"
+    assert not {"Fold", "Folds"} & set(run_facts([dataset()]))
+
+
 def test_the_summary_links_each_row_and_gives_the_short_answer() -> None:
     html = page(section(), section(row="6.2", answer="Only one."))
     summary = html[html.index("<nav") : html.index("</nav>")]

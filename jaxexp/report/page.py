@@ -189,6 +189,9 @@ def run_facts(runs: Sequence[xr.Dataset]) -> dict[str, str]:
     """
     known = [ds.attrs for ds in runs]
     seeds = sorted({seed for attrs in known for seed in _seeds(attrs)})
+    folds = sorted({
+        int(fold) for ds in runs if "fold" in ds.coords for fold in np.atleast_1d(ds["fold"].values)
+    })  # fmt: skip
     started = [datetime.fromisoformat(a["started"]) for a in known if a.get("started")]
     wall = _over_plans(runs, "wall_seconds")
     quick = max((int(attrs.get("quick", 0)) for attrs in known), default=0)
@@ -202,6 +205,7 @@ def run_facts(runs: Sequence[xr.Dataset]) -> dict[str, str]:
         "Data": _distinct([_data(attrs) for attrs in known]),
         "Training metrics": _distinct([str(a.get("train_evaluation", "")) for a in known]),
         "Seeds" if len(seeds) > 1 else "Seed": _ranges(seeds),
+        "Folds" if len(folds) > 1 else "Fold": _ranges(folds),
         "Versions": _distinct([_versions(attrs) for attrs in known]),
         "Started": f"{min(started):%Y-%m-%d %H:%M %Z}" if started else "",
         "Units": "nats: cross-entropy in natural logarithms; guessing evenly among K classes "

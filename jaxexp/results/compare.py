@@ -122,7 +122,7 @@ def baselines(
     """
     metric, split = metric_and_split(results, metric, split)
     table = runs(results, metric, split)
-    names = [name for name in settings(results) if name != "seed"]
+    names = [name for name in settings(results) if name not in select.REPLICATES]
     measured = [*_splits(results), "loss", "seconds"]
     higher = _higher(results, metric)
     rows = [
