@@ -201,7 +201,8 @@ def test_the_lead_over_a_setting_that_is_asked_for():
     found = seeds.lead(swept(LOSS), over={"width": 8})
     assert (found.best, found.second) == ("width 16", "width 8")
     assert found.difference == pytest.approx(0.3, abs=1e-6)
-    assert seeds.lead(swept(LOSS), over={"width": 16}) is None  # the best itself
+    with pytest.raises(UserError, match="over: width=16 is the best setting itself"):
+        seeds.lead(swept(LOSS), over={"width": 16})
     with pytest.raises(UserError, match="no trial has width = 7"):
         seeds.lead(swept(LOSS), over={"width": 7})
 

@@ -26,9 +26,11 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from jaxexp.base.errors import UserError
 from jaxexp.results import select
 from jaxexp.results.select import count, count_replicates, number
 from jaxexp.results.settings import Settings, flat
+from jaxexp.spec.values import text
 
 RESAMPLES = 10_000
 LEVEL = 95  # per cent, of an interval
@@ -259,7 +261,8 @@ def lead(
 
     It is that over the next, or over the first that has the values of `over`: `{"width": 32}`.
     None without seeds to average, and where fewer than two settings have a finite mean.
-    Raises UserError for an unknown metric or split, and for values that no setting has.
+    Raises UserError for an unknown metric or split, and for values that no setting has, or none but
+    the best.
     """
     return _lead(ds, average(ds), metric, split or select.default_split(ds), over)
 
@@ -273,8 +276,12 @@ def _lead(
     if settings is None:
         return None
     ranked = ranked[np.isfinite(ranked["value"])]
+    best = ranked["trial"].iloc[0] if len(ranked) else None
     if over:
-        there = set(select.rank(select.where(means, **over))["trial"])
+        there = set(select.rank(select.where(means, **over))["trial"]) - {best}
+        if not there:
+            given = ", ".join(f"{name}={text(value)}" for name, value in over.items())
+            raise UserError(f"over: {given} is the best setting itself, expected another: {best}")
         ranked = ranked[ranked["trial"].isin(there) | (ranked.index == ranked.index[0])]
     if len(ranked) < 2:
         return None
