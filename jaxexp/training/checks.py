@@ -48,9 +48,11 @@ def check_range(where: str, y: np.ndarray, n_classes: int) -> None:
 
 def check_weight(where: str, weight: object, n: int) -> None:
     """Of a split: (N,), none negative, not all 0."""
-    if not isinstance(weight, np.ndarray) or weight.shape != (n,) or weight.dtype.kind not in "fiu":
+    if not isinstance(weight, np.ndarray) or weight.shape != (n,):
         shape = getattr(weight, "shape", None)
         raise UserError(f"{where}: shape {shape}, expected numbers of shape ({n},)")
+    if weight.dtype.kind not in "fiu":
+        raise UserError(f"{where}: of dtype {weight.dtype}, expected .astype(np.float32)")
     refuse_where(where, ~(weight >= 0), weight, "at least 0")
     # Below it XLA takes them for 0.
     lost_N = (weight > 0) & (weight < FLOAT32.tiny)
