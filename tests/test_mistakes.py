@@ -55,6 +55,10 @@ class OwnTrial(jx.Trial):
 OWN = OwnTrial(epochs=1, batch_size=16)
 
 
+def endless(trial, params, x):
+    return jax.lax.while_loop(lambda y: (y < 5).all(), lambda y: y + 1, x @ params["w"])
+
+
 def zeros(*shape):
     return lambda trial, rng, x: {"w": jnp.zeros(shape)}
 
@@ -231,6 +235,10 @@ MISTAKES = {
     "a traced rate of dropout": (
         lambda: plan(trial=OWN, module=lambda trial: DropNet(trial.drop)),
         "module: .*the value of drop is",
+    ),
+    # Gradients
+    "a loop of unknown length": (
+        lambda: plan(apply=endless), r"Supervised.apply: the loss has no gradient.*while_loop"
     ),
     # Hyperparameters
     "misspelt": (lambda: plan(axes={"learnin_rate": [0.1]}), "did you mean learning_rate"),

@@ -140,7 +140,15 @@ def _trace(task: Task, trial: Trial, read: set[str], arrays: Arrays) -> Inspecti
     jaxpr = jax.make_jaxpr(with_state)(*given).jaxpr
 
     def kept(params: PyTree, *rest: PyTree) -> PyTree:
-        return jax.vjp(lambda params: with_state(params, *rest)[0].sum(), params)[1]
+        try:
+            loss, back = jax.vjp(lambda params: with_state(params, *rest)[0].sum(), params)
+            back(jnp.ones_like(loss))  # only now does JAX refuse loops of unknown length
+        except ValueError as error:
+            raise UserError(
+                f"{type(task).__name__}.apply: the loss has no gradient. JAX says: "
+                f"{str(error).partition(chr(10))[0]}"
+            ) from error
+        return back
 
     jax.eval_shape(rest, *given, arrays)
     _check_sums(task, seen[0])
