@@ -94,6 +94,60 @@ def test_inputs_unlike_those_trained_on_are_refused(results, wrong):
         results.predict(wrong)
 
 
+class Linear(jx.Task):
+    """Of inputs of any type."""
+
+    def init(self, trial, rng, data):
+        return jx.Variables({"w": jnp.ones(data["train"].x[0].size)})
+
+    def apply(self, trial, variables, batch, *, rng, mask, train):
+        predicted = self.predict(trial, variables, batch.x)
+        return jx.Outputs(jnp.square(predicted - batch.y), predicted, batch.y)
+
+    def predict(self, trial, variables, x):
+        return x.reshape(len(x), -1).astype(jnp.float32) @ variables.params["w"]
+
+
+def by_hand(x):
+    data = jx.Data(jx.Examples(x, np.zeros(len(x), np.float32)))
+    return jx.run(jx.Sweep(jx.Trial(epochs=1, batch_size=4)), Linear(), data, progress=False)
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    ["float64", "float16", jnp.bfloat16, "int64", "int8", "uint8", "uint32", "bool"],
+)
+@pytest.mark.parametrize("shape", [(8, 3), (8,)])
+def test_what_was_trained_on_can_be_predicted_of(dtype, shape):
+    x = (np.random.default_rng(0).random(shape) * 3).astype(dtype)
+    results = by_hand(x)
+    w = results.best().params["w"]
+    expected = x.reshape(8, -1).astype(np.float32) @ w
+    np.testing.assert_allclose(results.predict(x), expected, rtol=1e-5)
+    np.testing.assert_allclose(results.predict(jnp.asarray(x)), expected, rtol=1e-5)
+
+
+def test_other_types_than_those_trained_on_are_converted_or_refused_in_true_words():
+    whole = by_hand(np.arange(24).reshape(8, 3))
+    given = [[1, 0, 1]]
+    assert whole.predict(given) == whole.predict(np.array(given, np.uint8))
+    with pytest.raises(jx.UserError, match=r"floats or bools, expected whole numbers \(int64\)"):
+        whole.predict(np.ones((2, 3)))
+    for dtype, bad in ((np.int8, 300), (bool, 0.5), (np.float16, 1e6)):
+        results = by_hand(np.ones((8, 3), dtype))
+        assert results.predict(given) == results.predict(np.array(given, dtype))
+        match = f"X: row 0, column 0 is {bad}.*expected a number that {np.dtype(dtype)} holds"
+        with pytest.raises(jx.UserError, match=match):
+            results.predict([[bad, 1, 1]])
+    with pytest.raises(jx.UserError, match="expected at least one example"):
+        whole.predict(np.zeros((0, 3), int))
+
+
+def test_weights_of_another_type_are_named():
+    with pytest.raises(jx.UserError, match=r"train.weight: of dtype bool, expected .astype"):
+        jx.Data(jx.Examples(np.ones((4, 1)), None, np.ones(4, bool)))
+
+
 def test_a_plan_is_a_value(sweep, data, results):
     planned = jx.plan(sweep, data=data, devices=1)
     assert str(planned).startswith("4 trials in 1 program on 1 cpu device")

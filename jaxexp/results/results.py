@@ -16,6 +16,7 @@ from jaxexp.spec.trial import Kind, Trial, with_values
 from jaxexp.spec.values import text
 from jaxexp.training import precision
 from jaxexp.training.arrays import inputs
+from jaxexp.training.checks import check_rows, checked_leaf, dtype_kind, refuse_where
 from jaxexp.training.data import Data
 from jaxexp.training.task import PyTree, Task, Variables
 
@@ -245,17 +246,35 @@ def _compiled_for(task: Task, trial: Trial, compiled: dict[Trial, Predict]) -> P
 def like_training(data: Data, X: PyTree) -> PyTree:
     """Inputs of the shape and type of those of the training split, (N, ...).
 
+    Arrays of that kind are taken as they are, others as `inputs` takes them; then it is converted.
+
     Raises UserError for others.
     """
     x = data.train.x if hasattr(data.train, "x") else None
     if not isinstance(x, np.ndarray):
         return X
-    made = inputs(X, data.features)
+    if isinstance(X, np.ndarray | jax.Array) and dtype_kind(X.dtype) == dtype_kind(x.dtype):
+        made = checked_leaf("X", X, rows=True)  # as `Data` checks what it is given by hand
+        check_rows("X", made)
+    else:
+        made = inputs(X, data.features)
     if made.shape[1:] != x.shape[1:]:
         raise UserError(
             f"X: the shape is {made.shape}, expected (N{''.join(f', {n}' for n in x.shape[1:])}), "
             "as trained on"
         )
-    if made.dtype != x.dtype and not (made.dtype.kind in "iu" and x.dtype.kind == "f"):
-        raise UserError(f"X: the type is {made.dtype}, expected {x.dtype}, as trained on")
-    return made.astype(x.dtype)
+    return _cast(made, x.dtype)
+
+
+def _cast(made: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """To the type that was trained on; refuses another kind of number, and what is not held."""
+    if made.dtype == dtype:
+        return made
+    kind = dtype_kind(dtype)
+    if kind in "iu" and dtype_kind(made.dtype) == "f":
+        raise UserError(f"X: floats or bools, expected whole numbers ({dtype}), as trained on")
+    with np.errstate(over="ignore"):
+        cast = made.astype(dtype)
+    lost = ~np.isfinite(cast) if kind == "f" else cast != made
+    refuse_where("X", lost, made, f"a number that {dtype} holds, as trained on")
+    return cast
