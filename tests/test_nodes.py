@@ -80,6 +80,29 @@ def test_one_node_takes_all_its_programs_one_after_another():
     assert found.lost(2.0, 4) == pytest.approx(found.lost(1.0, 1) / 2)
 
 
+def test_more_devices_train_faster_but_compile_no_faster():
+    [one] = programs((8.0, 8))
+    times = [
+        Plan((dataclasses.replace(one, devices=tuple(range(n))),), n, nodes=nodes).seconds
+        for n, nodes in ((1, 1), (2, 1), (4, 1), (4, 2))
+    ]
+    assert times == [18, 14, 12, 12]
+    two = [dataclasses.replace(p, devices=(0, 1)) for p in programs((8.0, 8), (8.0, 16))]
+    assert Plan(tuple(two), 2).seconds == 10 + 8  # compiled side by side, trained in turn
+    assert Plan(programs((8.0, 8), (8.0, 16)), 1).seconds == 20 + 16
+    alone = tuple(dataclasses.replace(p, alone=True) for p in two)
+    assert Plan(alone, 2).seconds == 10 + 8
+
+
+def test_a_plan_for_several_nodes_says_one_time():
+    made = Plan(programs(*[(100.0, 8)] * 4, *[(100.0, 16)] * 4), 1, nodes=2)
+    assert made.seconds == forecast(made).makespan == 410
+    assert "about 410 s" in str(made)
+    [one] = programs((8.0, 8))
+    said = forecast(Plan((one,), 1, nodes=2)).text(2)
+    assert "; 10 s of compiling, on all nodes together" in said
+
+
 def test_nodes_go_on_with_what_they_have_compiled():
     made = Plan(programs(*[(100.0, 8)] * 4, *[(100.0, 16)] * 4), 1, nodes=2)
     assert forecast(made).compile_seconds == 20  # each node one of both

@@ -30,8 +30,8 @@ class Forecast:
         share = self.lost(1.0, nodes)
         return (
             f"{duration(self.makespan)} until the last program has ended, {self.excess:.1%} above "
-            f"what no order of them could beat; {duration(self.compile_seconds / nodes)} of "
-            f"compiling on each node\n"
+            f"what no order of them could beat; {duration(self.compile_seconds)} of compiling, on "
+            f"all nodes together\n"
             f"if a node died every hour: {share:.1%} of the run lost, {self.death_seconds:.0f} s "
             f"each time (half of the {SNAPSHOT_SECONDS:.0f} s between snapshots, "
             f"{NOTICE_SECONDS:.0f} s to notice, compiling again); all of this is estimated"

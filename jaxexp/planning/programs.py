@@ -148,17 +148,26 @@ class Plan:
         """The programs that run one after another, when all streams have ended."""
         return [program for program in self.programs if program.alone]
 
-    @property
+    @cached_property
     def seconds(self) -> float:
-        """Estimated seconds of training and compilation, the devices equally busy."""
+        """Estimated seconds of compilation and then of training, the devices equally busy.
 
-        def work(program: Program) -> float:
-            return program.estimate.seconds + program.estimate.shared_compile_seconds
+        More devices train a program faster, but one compilation takes as long; as many of them as
+        there are devices run side by side. Of several nodes, what `nodes.forecast` has.
+        """
+        if self.nodes > 1:
+            from jaxexp.planning.nodes import forecast  # which knows plans
 
+            return forecast(self).makespan
+        estimates = [program.estimate for program in self.programs]
+        compiling = max(
+            max((one.compile_seconds for one in estimates), default=0.0),
+            sum(one.shared_compile_seconds for one in estimates) / self.devices,
+        )
         side_by_side = [p for p in self.programs if not p.alone]
-        longest = max((work(p) / len(p.devices) for p in side_by_side), default=0.0)
-        shared = max(longest, sum(map(work, side_by_side)) / self.devices / self.nodes)
-        return shared + sum(work(p) / len(p.devices) for p in self.alone) / self.nodes
+        longest = max((p.estimate.seconds / len(p.devices) for p in side_by_side), default=0.0)
+        shared = max(longest, sum(p.estimate.seconds for p in side_by_side) / self.devices)
+        return compiling + shared + sum(p.estimate.seconds / len(p.devices) for p in self.alone)
 
     def device_bytes(self, device: int) -> float:
         """Estimated bytes on one device: the data, and of each stream its largest program."""
