@@ -169,7 +169,7 @@ class PlannedRun:
         trials = [trial for sweep in self.sweeps for trial in sweep.trials()]
         groupings, chosen = planning.tradeoff(
             self.sweeps,
-            _Inspector(self.task, self.data).workload(trials),
+            _Inspector(self.task, self.data, trials).workload(trials),
             mode=self.plan.mode,
             backend=self.plan.backend,
         )
@@ -290,7 +290,7 @@ def plan(
         _check_pads(task, trials)
     bound = task.bind(data)
     driver.check(trials, bound, data)
-    inspector = _Inspector(bound, data)
+    inspector = _Inspector(bound, data, trials)
     for each in sweeps:
         _check_read(each, inspector)
         _check_records(each, bound, inspector)
@@ -595,12 +595,12 @@ def controlled(planned: PlannedRun, stopping: Stopping) -> Control:
 class _Inspector:
     """What a task costs and reads, found out once for trials that differ in numbers alone."""
 
-    def __init__(self, task: Task, data: Data) -> None:
+    def __init__(self, task: Task, data: Data, trials: Sequence[Trial]) -> None:
         self.task, self.data = task, data
         arrays = data.arrays()
         self._shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), arrays)
         self._found: dict[tuple[object, ...], Inspection] = {}
-        self.mixes = mixing(task, data)
+        self.mixes = mixing(task, data, trials)
 
     def __call__(self, trial: Trial) -> Inspection:
         key = planning.static_key(trial)

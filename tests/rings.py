@@ -48,7 +48,7 @@ class RegionTask(MLPClassification):
 
 def workload(task: Task, data: Data) -> Workload:
     """As `jaxexp.plan` makes it, whatever the trials."""
-    return _Inspector(task, data).workload([])
+    return _Inspector(task, data, []).workload([])
 
 
 # How trials of one program may train: one after another or not, and in which microbatches.

@@ -43,6 +43,13 @@ def inner(params: Mapping[str, object]) -> list[Program]:
     return found
 
 
+def operations(program: Program) -> set[str]:
+    """The names of all operations, those of inner programs too."""
+    jaxpr = program.jaxpr if isinstance(program, jax_core.ClosedJaxpr) else program
+    found = {eqn.primitive.name for eqn in jaxpr.eqns}
+    return found.union(*(operations(own) for eqn in jaxpr.eqns for own in inner(eqn.params)))
+
+
 def _functions(program: Program) -> Iterator[Callable[..., object]]:
     """Those of Python among the parameters of operations."""
     jaxpr = program.jaxpr if isinstance(program, jax_core.ClosedJaxpr) else program

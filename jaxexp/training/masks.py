@@ -1,28 +1,38 @@
-"""Whether the examples of a batch have to do with one another, found out by computing a small one.
+"""Whether the examples of a batch have to do with one another: proven, or else tried out.
 
 A batch may be filled up with examples that do not count, and examples of several splits may be
 evaluated in one. Where a model normalises by its batch, or a loss compares its examples with each
 other, as a contrastive one does, the first must change no number, and the second must not be.
+
+What a task computes is traced, and most often it is plain from the program that it takes each
+example by itself (see `independence`). Otherwise a small batch is computed beside different rows.
 """
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+import hashlib
+import math
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.extend import core as jax_core
 
+from jaxexp.base.batches import steps_per_epoch
 from jaxexp.planning.plan import static_key
-from jaxexp.spec.trial import Trial
-from jaxexp.training import jaxprs, tracing
+from jaxexp.spec.trial import Trial, with_values
+from jaxexp.training import independence, jaxprs, step, tracing
 from jaxexp.training.data import Data
-from jaxexp.training.task import Batch, Task, Variables
+from jaxexp.training.task import Batch, Outputs, Task, Variables
 from jaxexp.training.trees import PyTree
 
-HALF = 4  # examples of the batch that is computed, beside as many others:
-OTHERS = (4, 5, 6, 7)  # these, or one of them again and again
+HALF = 4  # examples of the batch that is computed, beside as many others
+DRAWS = 8  # of examples, others, variables and a trial's hyperparameters
+NOISE = 0.3  # of parameters, in their own scale: many begin at zero, where nothing shows
+ROUNDING = 1e-5  # of gradients, whose sums some devices take in any order
 QUICK: dict[str, Any] = {  # to compile: each program runs a few times
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
@@ -32,6 +42,7 @@ FILLING = (
     "`mask` (B,) of a batch, where its examples have to do with one another (give the module, "
     "`apply` or `loss` a parameter `mask`)"
 )
+Leaves: TypeAlias = Mapping[str, Any]  # the hyperparameters that are traced, by name
 
 
 class Mixing(NamedTuple):
@@ -43,91 +54,330 @@ class Mixing(NamedTuple):
 
 
 APART = Mixing(filling=False, evaluated_filling=False, evaluated=False)
-_found: dict[tuple[str, ...], Mixing] = {}
+_found: dict[tuple[object, ...], Mixing] = {}
 
 
-def mixing(task: Task, data: Data) -> Callable[[Trial], Mixing]:
-    """Of a task that has been checked; once for trials that agree in what is static."""
+def mixing(task: Task, data: Data, trials: Sequence[Trial]) -> Callable[[Trial], Mixing]:
+    """Of a task that has been checked, and each of the trials of a run.
+
+    Found out once for trials that agree in what is static, with the traced values of them all.
+    """
     if tracing.is_plain_value(task):  # jaxexp's own heed the mask
         return lambda trial: APART
-    found: dict[object, Mixing] = {}
+    alike: dict[object, list[Trial]] = {}
+    for trial in trials:
+        alike.setdefault(static_key(trial), []).append(trial)
 
-    def of(trial: Trial) -> Mixing:
-        key = static_key(trial)
-        if key not in found:
-            found[key] = _of(task, trial, data)
-        return found[key]
+    @functools.cache
+    def of(key: object) -> Mixing:
+        return _Probe(task, data, alike[key]).found()
 
-    return of
-
-
-@tracing.one_at_a_time
-def _of(task: Task, trial: Trial, data: Data) -> Mixing:
-    """Computed once in a process for tasks that compute the same."""
-    arrays, rng = data.arrays(), jax.random.key(0)
-
-    def losses(
-        variables: Variables, batch: Batch, mask: Array, *, train: bool
-    ) -> tuple[Sequence[Array], PyTree]:
-        made = task.apply(trial, variables, batch, rng=rng, mask=mask, train=train)
-        own = [a[:HALF] for a in (made.loss, *made.metrics.values())]
-        return own, made.state if train else ()
-
-    half = np.arange(2 * HALF) < HALF
-    variables = jax.eval_shape(functools.partial(task.init, trial), rng, arrays)
-    given = variables, _batch(arrays["train"], OTHERS), half
-    traced = [
-        jax.make_jaxpr(functools.partial(losses, train=train))(*given) for train in (True, False)
-    ]
-    key = tuple(jaxprs.digest(each) for each in traced)
-    if key not in _found:
-        drawn = _drawn(task, trial, variables, rng, arrays)
-        _found[key] = _computed(traced, drawn, arrays["train"], half)
-    return _found[key]
+    return lambda trial: of(static_key(trial))
 
 
-def _computed(
-    traced: Sequence[jax_core.ClosedJaxpr], variables: Variables, examples: Batch, half: np.ndarray
-) -> Mixing:
-    """By what stands beside the same examples: other ones must not change a bit."""
-    batches = [_batch(examples, others) for others in (OTHERS, OTHERS[:1] * HALF)]
+class _Given(NamedTuple):
+    """What a task's functions are given; of shapes, or of arrays."""
 
-    def changes(program: jax_core.ClosedJaxpr, *masks: np.ndarray) -> list[bool]:
-        leaves = [[jax.tree.leaves((variables, batch, m)) for batch in batches] for m in masks]
-        compiled = _compiled(jax_core.jaxpr_as_fun(program), *leaves[0][0])
-        made = [[compiled(*own) for own in pair] for pair in leaves]
-        return [any(map(_differ, one, other)) for one, other in made]
-
-    training, evaluation = traced
-    return Mixing(*changes(training, half), *changes(evaluation, half, np.ones_like(half)))
+    leaves: Leaves
+    variables: Variables
+    batch: Batch
+    mask: Any
+    rng: Any
 
 
-def _drawn(task: Task, trial: Trial, shapes: Variables, *given: PyTree) -> Variables:
-    """Variables for which what depends on a parameter shows: many begin at zero."""
-    rng = np.random.default_rng(0)
+class _Probe:
+    """Of a task, and trials that agree in what is static."""
 
-    def noise(a: jax.ShapeDtypeStruct) -> np.ndarray:
-        drawn: np.ndarray = (0.3 * rng.standard_normal(a.shape)).astype(a.dtype)
-        return drawn
+    def __init__(self, task: Task, data: Data, trials: Sequence[Trial]) -> None:
+        self.task, self.trials = task, trials
+        self.arrays, n = data.arrays(), data.counts["train"]
+        self.steps = max(t.epochs * steps_per_epoch(n, t.batch_size) for t in trials)
+        leaves, key = tracing.traced_shapes(trials[0]), jax.eval_shape(lambda: jax.random.key(0))
+        self.shapes = _Given(
+            leaves,
+            jax.tree.map(
+                lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype),
+                jax.eval_shape(self.init, leaves, key, self.arrays),
+            ),
+            jax.tree.map(
+                lambda a: jax.ShapeDtypeStruct((2 * HALF, *a.shape[1:]), a.dtype),
+                self.arrays["train"],
+            ),
+            jax.ShapeDtypeStruct((2 * HALF,), bool),
+            key,
+        )
 
-    noises = jax.tree.map(noise, shapes.params)
-    if not jax.tree.leaves(shapes.state):
-        return shapes._replace(params=noises)
-    variables: Variables = _compiled(functools.partial(task.init, trial), *given)(*given)
-    params = jax.tree.map(lambda a, own: np.asarray(a) + own, variables.params, noises)
-    return variables._replace(params=params)
+    def trial(self, leaves: Leaves) -> Trial:
+        return with_values(self.trials[0], **leaves)
+
+    def init(self, leaves: Leaves, rng: Array, data: PyTree) -> Variables:
+        return self.task.init(self.trial(leaves), rng, data)
+
+    def examples(self, given: _Given, *, train: bool) -> tuple[list[Array], PyTree]:
+        """What there is of each example, (B,) each, and in training the new state."""
+        leaves, variables, batch, mask, rng = given
+        made: Outputs = self.task.apply(
+            self.trial(leaves), variables, batch, rng=rng, mask=mask, train=train
+        )
+        each = [made.loss, *made.metrics.values()]
+        for metric in self.task.metrics.values():
+            if metric.example is not None:
+                each.append(metric.example(made.prediction, made.target))
+        weight_B = self.task.weights(batch)
+        return [*each, *([] if weight_B is None else [weight_B])], made.state if train else ()
+
+    def gradients(self, given: _Given) -> tuple[list[Array], PyTree, PyTree]:
+        """The same in training, and the gradients of the loss that is minimised."""
+
+        def loss(params: PyTree) -> tuple[Array, tuple[list[Array], PyTree]]:
+            own = given._replace(variables=given.variables._replace(params=params))
+            each, state = self.examples(own, train=True)
+            weight_B = step.weights_of(self.task, given.batch, given.mask)
+            return step.weighted_mean(each[0], weight_B), (each, state)
+
+        grads, (each, state) = jax.grad(loss, has_aux=True)(given.variables.params)
+        return each, state, grads
+
+    @tracing.one_at_a_time
+    def found(self) -> Mixing:
+        """Computed once in a process for tasks, data and trials that compute the same."""
+        trains = [train for train in (True, False) if not self.proven(train=train)]
+        if not trains:
+            return APART
+        programs = {train: self.program(train=train) for train in trains}
+        init = jax.make_jaxpr(self.init)(self.shapes.leaves, self.shapes.rng, self.arrays)
+        traced = (init, *(each.closed for each in programs.values()))
+        read = sorted(set().union(*map(self.read, traced)))
+        values = _spread([tuple(getattr(t, name) for name in read) for t in self.trials])
+        digests = tuple(map(jaxprs.digest, traced))
+        data = self.data_digest(init.jaxpr, _turns(len(values)) * len(values))
+        key = (*programs, *digests, *read, *values, self.steps, data)
+        if key not in _found:
+            leaves = [self.leaves(dict(zip(read, own, strict=True))) for own in values]
+            _found[key] = self.tried(programs, leaves)
+        return _found[key]
+
+    def program(self, *, train: bool) -> "_Program":
+        """What is computed where nothing is proven."""
+        if not train:
+            function = functools.partial(self.examples, train=False)
+            closed, (each, _) = jax.make_jaxpr(function, return_shape=True)(self.shapes)
+            return _Program(closed, len(each), 0)
+        closed, (each, _, grads) = jax.make_jaxpr(self.gradients, return_shape=True)(self.shapes)
+        return _Program(closed, len(each), len(jax.tree.leaves(grads)))
+
+    def proven(self, *, train: bool) -> bool:
+        """Whether each example is by itself, and the new state has nothing to do with any."""
+        function = functools.partial(self.examples, train=train)
+        program, (each, _) = jax.make_jaxpr(function, return_shape=True)(self.shapes)
+        axes = independence.axes_of(program, self.axes(), differentiated=train)
+        if not {*axes[: len(each)]} <= {None, 0} or not {*axes[len(each) :]} <= {None}:
+            return False
+        if not train or "custom_jvp_call" not in jaxprs.operations(program):
+            return True  # else derivatives, which may be the user's own, are proven too
+
+        def tangents(given: _Given, towards: PyTree) -> Array:
+            def loss(params: PyTree) -> Array:
+                own = given._replace(variables=given.variables._replace(params=params))
+                return self.examples(own, train=True)[0][0]
+
+            _, tangent_B = jax.jvp(loss, (given.variables.params,), (towards,))
+            made: Array = tangent_B
+            return made
+
+        params = self.shapes.variables.params
+        try:
+            program = jax.make_jaxpr(tangents)(self.shapes, params)
+        except (TypeError, NotImplementedError):  # a backward pass of the user's own
+            return False
+        given = self.axes() + [None] * len(jax.tree.leaves(params))
+        return {*independence.axes_of(program, given, differentiated=True)} <= {None, 0}
+
+    def axes(self) -> list[independence.Axis]:
+        """Of the examples, in what the functions are given."""
+        given = self.shapes
+        fixed = jax.tree.map(lambda _: -1, given)
+        own = fixed._replace(batch=jax.tree.map(lambda _: 0, given.batch), mask=0)
+        return [axis if axis == 0 else None for axis in jax.tree.leaves(own)]
+
+    def read(self, program: jax_core.ClosedJaxpr) -> set[str]:
+        """The hyperparameters among what a program uses; they are the first of its inputs."""
+        used, names = _used(program.jaxpr), sorted(self.shapes.leaves)
+        return {name for name, v in zip(names, program.jaxpr.invars, strict=False) if v in used}
+
+    def data_digest(self, init: jax_core.Jaxpr, draws: int) -> str:
+        """Of what the answer depends on: rows that are drawn, and arrays that `init` uses."""
+        train, used = self.arrays["train"], _used(init)
+        leaves = jax.tree.leaves(self.arrays)
+        inputs = init.invars[len(init.invars) - len(leaves) :]
+        parts = [leaf for leaf, v in zip(leaves, inputs, strict=True) if v in used]
+        for i in range(draws):
+            parts += jax.tree.leaves(_rows(train, _drawn(i, step.count(train))))
+        sha256 = hashlib.sha256()
+        for part in parts:
+            sha256.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
+        return sha256.hexdigest()
+
+    def leaves(self, values: Mapping[str, Any]) -> Leaves:
+        """Hyperparameters as a program has them; those that nothing reads are of any trial."""
+        return {
+            name: np.asarray(values.get(name, getattr(self.trials[0], name)), shape.dtype)
+            for name, shape in self.shapes.leaves.items()
+        }
+
+    def tried(self, programs: Mapping[bool, "_Program"], leaves: Sequence[Leaves]) -> Mixing:
+        """By what stands beside the same examples: what a trial reads must not change.
+
+        Where nothing can be computed, it is not known, and said to change.
+        """
+        half = np.arange(2 * HALF) < HALF
+        masks = {"filling": half, "evaluated_filling": half, "evaluated": np.ones_like(half)}
+        masks = {name: mask for name, mask in masks.items() if (name == "filling") in programs}
+        shapes = jax.tree.leaves(self.shapes)
+        run = {train: _runnable(program.closed, shapes) for train, program in programs.items()}
+        changed, unknown = set[str](), set(masks)
+        for pair in self.draws(leaves):
+            for name in masks.keys() - changed:
+                train, mask = name == "filling", masks[name]
+                one, other = (run[train](each._replace(mask=mask)) for each in pair)
+                if one is None or other is None:
+                    continue
+                if programs[train].differ(one, other):
+                    changed.add(name)
+                if np.isfinite(one[0][:HALF]).any():
+                    unknown.discard(name)
+            if changed == masks.keys():
+                break
+        return Mixing(**{name: name in changed | unknown for name in Mixing._fields})
+
+    def draws(self, leaves: Sequence[Leaves]) -> Iterator[tuple[_Given, _Given]]:
+        """The same examples twice, beside different ones, at some point of a trial's training."""
+        counts = [min(count, self.steps) for count in (0, 1000, 1, self.steps, 10)]
+        init = _compiled(self.init, self.shapes.leaves, self.shapes.rng, self.arrays)
+        train, key = self.arrays["train"], jax.random.key(0)
+        n, turns = step.count(train), _turns(len(leaves))
+        for i in range(turns * len(leaves)):
+            place, turn = divmod(i, turns)
+            rng = np.random.default_rng(i)
+            if turn == 0:
+                started = jax.tree.map(np.asarray, init(leaves[place], key, self.arrays))
+            count = counts[(place + turn) % len(counts)]
+            variables = _moved(started, count, rng) if i else started
+            own, others = (_rows(train, part) for part in np.split(_drawn(i, n), 2))
+            crossed = functools.partial(_crossed, rng=rng)
+            again = jax.tree.map(crossed, own, others) if i % 2 else own
+            one, other = (
+                jax.tree.map(lambda *parts: np.concatenate(parts), own, beside)
+                for beside in (others, again)
+            )
+            given = _Given(leaves[place], variables, one, None, jax.random.key(i))
+            yield given, given._replace(batch=other)
+
+
+class _Program(NamedTuple):
+    """What is computed of a small batch."""
+
+    closed: jax_core.ClosedJaxpr
+    each: int  # of its results, those that there are of each example: the first ones
+    grads: int  # those that are gradients: the last ones
+
+    def differ(self, one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> bool:
+        """Whether results do that do not have to: those that are finite, in any bit.
+
+        What is not finite anywhere in a batch may spread over it, and is another matter.
+        """
+        for i, (a, b) in enumerate(zip(one, other, strict=True)):
+            if i < self.each:
+                a, b = a[:HALF], b[:HALF]
+            a, b = (array + np.float64(0) for array in (a, b))  # also of bool and bfloat16
+            finite = np.isfinite(a) & np.isfinite(b)
+            a, b = a[finite], b[finite]
+            rounding = ROUNDING if i >= len(one) - self.grads else 0.0
+            if (abs(a - b) > rounding * abs(a).max(initial=0.0)).any():
+                return True
+        return False
+
+
+def _turns(leaves: int) -> int:
+    """How often each trial's hyperparameters are tried."""
+    return max(2, math.ceil(DRAWS / leaves))
+
+
+def _drawn(i: int, n: int) -> np.ndarray:
+    """Rows of a batch, of n; every second time neighbours, which may share what sorts them."""
+    rows = np.random.default_rng(i).integers(n, size=2 * HALF)
+    return (rows[0] + np.arange(2 * HALF)) % n if i % 2 else rows
+
+
+def _used(jaxpr: jax_core.Jaxpr) -> set[jax_core.Var]:
+    values = [*jaxpr.outvars, *(v for eqn in jaxpr.eqns for v in eqn.invars)]
+    return {v for v in values if isinstance(v, jax_core.Var)}
+
+
+def _rows(examples: Batch, rows: np.ndarray) -> Batch:
+    return jax.tree.map(lambda a: np.asarray(a[rows]), examples)
+
+
+def _crossed(a: np.ndarray, b: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Each number of one or the other, so that some of what examples may share is shared."""
+    return np.where(rng.random(a.shape) < 0.5, a, b)
+
+
+def _moved(variables: Variables, count: int, rng: np.random.Generator) -> Variables:
+    """As if trained for some steps, on which a state may count."""
+
+    def param(leaf: Array) -> np.ndarray:
+        own = np.asarray(leaf)
+        scale = NOISE * (float(own.astype(np.float32).std()) or 1.0)
+        moved: np.ndarray = own + (scale * rng.standard_normal(own.shape)).astype(own.dtype)
+        return moved
+
+    def state(leaf: Array) -> np.ndarray:
+        own = np.asarray(leaf)
+        if own.dtype == bool:
+            return own ^ (rng.random(own.shape) < 0.5)
+        moved: np.ndarray
+        if jnp.issubdtype(own.dtype, jnp.floating):  # upwards: it may be a variance
+            moved = own + (count + NOISE * abs(rng.standard_normal(own.shape))).astype(own.dtype)
+        elif jnp.issubdtype(own.dtype, jnp.integer):
+            moved = (own.astype(np.int64) + count).astype(own.dtype)
+        else:
+            moved = own + own.dtype.type(count)
+        return moved
+
+    return Variables(jax.tree.map(param, variables.params), jax.tree.map(state, variables.state))
 
 
 def _compiled(function: Callable[..., PyTree], *given: PyTree) -> jax.stages.Compiled:
     return jax.jit(function).lower(*given).compile(QUICK)
 
 
-def _batch(examples: Batch, others: Sequence[int]) -> Batch:
-    """The first examples, and others; of few, the first ones again."""
-    places = np.array([*range(HALF), *others])
-    return jax.tree.map(lambda a: np.asarray(a)[places % len(a)], examples)
+def _runnable(
+    program: jax_core.ClosedJaxpr, shapes: Sequence[jax.ShapeDtypeStruct]
+) -> Callable[[_Given], list[np.ndarray] | None]:
+    """A program of a small batch, compiled; it returns None where it cannot be computed."""
+
+    @functools.cache
+    def compiled() -> jax.stages.Compiled:
+        return _compiled(jax_core.jaxpr_as_fun(program), *shapes)
+
+    def run(given: _Given) -> list[np.ndarray] | None:
+        try:
+            return [np.asarray(a) for a in compiled()(*jax.tree.leaves(given))]
+        except Exception:  # whatever functions raise that it calls on the host, or another device
+            return None
+
+    return run
 
 
-def _differ(a: Array, b: Array) -> bool:
-    """Whether their bits do."""
-    return np.asarray(a).tobytes() != np.asarray(b).tobytes()
+def _spread(values: Sequence[tuple[float, ...]]) -> list[tuple[float, ...]]:
+    """All that differ of a few; of many the extremes, and some of the others."""
+    distinct = sorted(set(values))
+    if len(distinct) <= DRAWS:
+        return distinct
+    columns = [operator.itemgetter(i) for i in range(len(distinct[0]))]
+    chosen = {bound(distinct, key=column) for column in columns for bound in (min, max)}
+    rest = [each for each in distinct if each not in chosen]
+    size = min(len(rest), max(DRAWS - len(chosen), HALF))
+    places = np.random.default_rng(0).choice(len(rest), size, replace=False)
+    return sorted(chosen | {rest[i] for i in places})

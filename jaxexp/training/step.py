@@ -118,7 +118,7 @@ def train_step(
     def loss(params: PyTree) -> tuple[Array, Outputs]:
         variables = Variables(params, state.variables.state)
         outputs = task.apply(trial, variables, batch, rng=rng, mask=mask_B, train=True)
-        return _mean(outputs.loss, weight_B), outputs
+        return weighted_mean(outputs.loss, weight_B), outputs
 
     (mean, outputs), grads = jax.value_and_grad(loss, has_aux=True)(state.variables.params)
     optimizer = _optimizer(task, trial, run_steps)
@@ -573,7 +573,7 @@ def _take(
     return jax.tree.map(rows, examples), mask_B
 
 
-def _mean(value_B: Array, weight_B: Array) -> Array:
+def weighted_mean(value_B: Array, weight_B: Array) -> Array:
     """The mean of the values of positive weight; 0 where there is none."""
     total = weight_B.sum()
     return jnp.where(weight_B > 0, value_B * weight_B, 0).sum() / jnp.where(total > 0, total, 1)

@@ -86,17 +86,22 @@ def _is_traced(declared: Hyperparameter, trial: Trial) -> bool:
     return declared.kind is Kind.TRACED and (declared.off is None or own != declared.off)
 
 
+def traced_shapes(trial: Trial) -> dict[str, jax.ShapeDtypeStruct]:
+    """Of the hyperparameters that are numbers inside a program of such trials, by name."""
+    return {
+        name: jax.ShapeDtypeStruct((), jnp.float32 if declared.hint is float else jnp.int32)
+        for name, declared in trial.fields().items()
+        if _is_traced(declared, trial)
+    }
+
+
 def _trace(task: Task, trial: Trial, read: set[str], arrays: Arrays) -> Inspection:
     watched = _watch(trial, read)
     examples = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), arrays["train"])
     batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct((2, *a.shape), a.dtype), examples)
     key = jax.eval_shape(lambda: jax.random.key(0))
     mask = jax.ShapeDtypeStruct((2,), jnp.bool_)
-    leaves = {
-        name: jax.ShapeDtypeStruct((), jnp.float32 if declared.hint is float else jnp.int32)
-        for name, declared in trial.fields().items()
-        if _is_traced(declared, trial)
-    }
+    leaves = traced_shapes(trial)
 
     def init(leaves: PyTree, rng: Array, data: Arrays) -> Variables:
         made = task.init(with_values(watched, **leaves), rng, data)

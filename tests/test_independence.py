@@ -1,0 +1,649 @@
+"""Whether examples of a batch have to do with one another: what is proven, and what is tried out.
+
+Every case of a proof is also computed: what is said to be of one example may change with no other.
+"""
+
+import functools
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen, nnx
+from hypothesis import given
+from hypothesis import strategies as st
+from jax import lax
+
+import jaxexp as jx
+from jaxexp.training import independence, masks
+from jaxexp.training.independence import MIXED, axes_of
+
+B = 8
+RNG = np.random.default_rng(0)
+X_BxTxF = RNG.normal(size=(B, 3, 5)).astype(np.float32)
+W_FxF = RNG.normal(size=(5, 5)).astype(np.float32)
+K_B = RNG.integers(3, size=B)
+
+
+@jax.custom_vjp
+def clipped(x):
+    return x
+
+
+clipped.defvjp(lambda x: (x, None), lambda _, ct: (ct / (1 + abs(ct).max()),))
+
+
+@jax.custom_jvp
+def rounded(x):
+    return jnp.round(x)
+
+
+rounded.defjvp(lambda primals, tangents: (rounded(*primals), tangents[0]))
+
+
+def attention(q, k, v):
+    weights = jax.nn.softmax(q @ jnp.swapaxes(k, -1, -2))
+    return weights @ v
+
+
+def recurrent(x):
+    """Over time."""
+
+    def turn(h, x_t):
+        h = jnp.tanh(x_t @ W_FxF + h)
+        return h, h.sum(-1)
+
+    last, sums = lax.scan(turn, jnp.zeros((B, 5)), jnp.swapaxes(x, 0, 1))
+    return last, sums
+
+
+def over_examples(x):
+    return lax.scan(lambda h, own: (h + own, h), jnp.zeros((3, 5)), x)[1]
+
+
+def reduced(x, axis):
+    return lax.reduce((x, x), (0.0, 1.0), lambda a, b: (a[0] + b[0], a[1] * b[1]), (axis,))
+
+
+def pooled(x, size):
+    return lax.reduce_window(x, -jnp.inf, lax.max, size, (1, 1, 1), "SAME")
+
+
+def convolved(x, kernel):
+    return lax.conv_general_dilated(
+        x, kernel, (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC")
+    )
+
+
+KERNEL = RNG.normal(size=(3, 5, 4)).astype(np.float32)
+PARTS = {  # what is proven, and on which axis the examples of the results lie
+    "elementwise": (lambda x, k: jnp.where(k[:, None, None] > 1, x, jnp.sin(x) + W_FxF[0]), [0]),
+    "scalar": (lambda x, k: jnp.clip(x, -1, 1) * 2, [0]),
+    "broadcast": (lambda x, k: jnp.broadcast_to(x, (2, B, 3, 5)), [1]),
+    "reshape": (lambda x, k: (x.reshape(B, 15), x.reshape(B, 5, 3), x[:, None]), [0, 0, 0]),
+    "reshape inside": (lambda x, k: jnp.moveaxis(x, 0, 1).reshape(3, 1, B, 5), [2]),
+    "transpose": (lambda x, k: (x.T, jnp.swapaxes(x, 0, 1)), [2, 1]),
+    "squeeze": (lambda x, k: (x[:, :1].squeeze(1), jnp.expand_dims(x, 0)), [0, 1]),
+    "reduce": (lambda x, k: (x.sum(1), x.max((1, 2)), x.T.mean(0), x.argmax(-1)), [0, 0, 1, 0]),
+    "reduce several": (lambda x, k: reduced(x, 1), [0, 0]),
+    "cumulative": (lambda x, k: (jnp.cumsum(x, 1), lax.cummax(x, 2, reverse=True)), [0, 0]),
+    "sort": (lambda x, k: (jnp.sort(x, -1), jnp.argsort(x, 1), lax.top_k(x, 2)), [0] * 4),
+    "reverse": (lambda x, k: (x[:, ::-1], jnp.roll(x, 1, 2)), [0, 0]),
+    "slice": (lambda x, k: (x[:, 1], x[:, :, 1:4:2], x[:, -1:]), [0, 0, 0]),
+    "dynamic slice": (lambda x, k: lax.dynamic_slice_in_dim(x, jnp.int32(1), 2, 1), [0]),
+    "dynamic update": (lambda x, k: lax.dynamic_update_slice(x, x[:, :1], (0, 1, 0)), [0]),
+    "pad": (lambda x, k: jnp.pad(x, ((0, 0), (1, 0), (0, 2))), [0]),
+    "concatenate": (lambda x, k: jnp.concatenate([x, jnp.ones_like(x), x * 2], 1), [0]),
+    "stack": (lambda x, k: (jnp.stack([x, x], 1), jnp.stack([x, x], 0), *jnp.unstack(x, axis=1)),
+              [0, 1, 0, 0, 0]),
+    "split": (lambda x, k: (*jnp.split(x, 3, 1), jnp.tile(x, (1, 2, 1))), [0] * 4),
+    "product": (lambda x, k: (x @ W_FxF, W_FxF @ x[:, 0].T, jnp.einsum("btf,fg->gtb", x, W_FxF)),
+                [0, 1, 2]),
+    "own products": (lambda x, k: (jnp.einsum("btf,bsf->bts", x, x), attention(x, x, x)), [0, 0]),
+    "paired with weights": (lambda x, k: jnp.einsum("btf,bf->btf", x, jnp.ones((B, 5))), [0]),
+    "convolution": (lambda x, k: convolved(x, KERNEL), [0]),
+    "embedding": (lambda x, k: (jnp.asarray(W_FxF)[k], jnp.take(W_FxF, k, axis=1)), [0, 1]),
+    "of each its own": (lambda x, k: jnp.take_along_axis(x, k[:, None, None], 1), [0]),
+    "some columns": (lambda x, k: x[:, np.array([2, 0])], [0]),
+    "one-hot": (lambda x, k: jax.nn.one_hot(k, 3), [0]),
+    "pooling": (lambda x, k: pooled(x, (1, 2, 2)), [0]),
+    "matrices": (lambda x, k: (jnp.linalg.svd(x, full_matrices=False)[1],
+                               jnp.linalg.cholesky(x @ x.mT + 9 * jnp.eye(3))), [0, 0]),
+    "spectrum": (lambda x, k: jnp.fft.rfft(x), [0]),
+    "random": (lambda x, k: x * jax.random.bernoulli(jax.random.key(0), 0.5, x.shape), [0]),
+    "constant": (lambda x, k: (jnp.arange(B), jnp.zeros_like(x)), [None, None]),
+    "calls": (lambda x, k: jax.checkpoint(jax.jit(jnp.sin))(jax.nn.gelu(jax.nn.relu(x))), [0]),
+    "own derivative": (lambda x, k: rounded(x), [0]),
+    "scan": (lambda x, k: recurrent(x), [0, 1]),
+    "loop": (lambda x, k: lax.fori_loop(0, 3, lambda i, h: h * x[:, 0] + i, jnp.ones((B, 5))), [0]),
+    "while": (lambda x, k: lax.while_loop(
+        lambda c: c[0] < 3, lambda c: (c[0] + 1, c[1] + x), (0, x)), [None, 0]),
+    "branches": (lambda x, k: lax.cond(jnp.sum(W_FxF) > 0, jnp.sin, jnp.zeros_like, x), [0]),
+    "mapped": (lambda x, k: jax.vmap(lambda a, i: a[i] + a.sum())(x, k), [0]),
+    "stopped": (lambda x, k: lax.stop_gradient(lax.optimization_barrier((W_FxF, x))[1]), [0]),
+}  # fmt: skip
+MIXES = {
+    "sum": lambda x, k: x - x.mean(0),
+    "sum of all": lambda x, k: x + x.sum(),
+    "largest": lambda x, k: (x.argmax(0), x),
+    "several": lambda x, k: reduced(x, 0),
+    "cumulative": lambda x, k: jnp.cumsum(x, 0),
+    "sort": lambda x, k: jnp.sort(x, 0),
+    "order": lambda x, k: lax.sort((x, W_FxF[0] * x), dimension=0),
+    "top": lambda x, k: lax.top_k(x[:, 0, 0], B),
+    "flip": lambda x, k: x[::-1],
+    "roll": lambda x, k: jnp.roll(x, 1, 0),
+    "shift": lambda x, k: lax.pad(x, 0.0, ((1, -1, 0), (0, 0, 0), (0, 0, 0))),
+    "first": lambda x, k: x - x[:1],
+    "one of them": lambda x, k: x * lax.dynamic_index_in_dim(x, 1),
+    "where another says": lambda x, k: lax.dynamic_slice_in_dim(x, k[0], 1, 1),
+    "twice": lambda x, k: jnp.concatenate([x[4:], x[:4]]),
+    "to pairs": lambda x, k: x.reshape(B // 2, 2, 15),
+    "flat": lambda x, k: x.reshape(-1),
+    "transposed": lambda x, k: x[:, 0, 0] * jnp.ones((B, B)) + x[:, 0, :1],
+    "products": lambda x, k: x[:, 0] @ x[:, 1].T,
+    "over the batch": lambda x, k: attention(x[:, 0], x[:, 0], x[:, 0]),
+    "weights of it": lambda x, k: jnp.einsum("btf,b->tf", x, jnp.ones(B)),
+    "kernel": lambda x, k: convolved(x, x[:3, 0, :, None] * KERNEL),
+    "convolved examples": lambda x, k: convolved(jnp.moveaxis(x, 0, 1), KERNEL),
+    "permuted": lambda x, k: x[K_B],
+    "looked up": lambda x, k: x[k],
+    "neighbours": lambda x, k: pooled(x, (2, 1, 1)),
+    "spectrum": lambda x, k: jnp.fft.fft(x, axis=0).real,
+    "examples as a matrix": lambda x, k: jnp.linalg.svd(x[:, 0], full_matrices=False)[1],
+    "own backward pass": lambda x, k: clipped(x),
+    "scan": lambda x, k: over_examples(x),
+    "carried": lambda x, k: lax.fori_loop(
+        0, 2, lambda i, c: (c[1], c[1].mean(0) + c[0]), (x, x)),
+    "until all are done": lambda x, k: lax.while_loop(
+        lambda h: jnp.any(h < 3), lambda h: h + 1, x),
+    "which branch": lambda x, k: lax.cond(x.sum() > 0, jnp.sin, jnp.cos, x),
+    "host": lambda x, k: jax.pure_callback(np.sin, x, x),
+    "scatter": lambda x, k: jnp.zeros((3, 5)).at[k].add(x[:, 0]),
+}  # fmt: skip
+
+
+def proof(function, differentiated=True):
+    """Of each result, the axis of the examples."""
+    program = jax.make_jaxpr(function)(X_BxTxF, K_B)
+    return axes_of(program, [0, 0], differentiated=differentiated)
+
+
+def check(function, axes):
+    """What is said of the results: each other example is another, and only its own part changes."""
+    compiled = jax.jit(function)
+    before = [np.asarray(a) for a in jax.tree.leaves(compiled(X_BxTxF, K_B))]
+    for b in range(B):
+        x, k = X_BxTxF.copy(), K_B.copy()
+        x[b], k[b] = RNG.normal(size=x[b].shape), (k[b] + 1) % 3
+        after = [np.asarray(a) for a in jax.tree.leaves(compiled(x, k))]
+        for one, other, axis in zip(before, after, axes, strict=True):
+            if axis != MIXED:
+                rest = (
+                    [one, other] if axis is None else [np.delete(a, b, axis) for a in (one, other)]
+                )
+                np.testing.assert_array_equal(*rest)
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_what_each_operation_makes_of_the_examples(name):
+    function, axes = PARTS[name]
+    assert proof(function) == axes
+    check(function, axes)
+
+
+@pytest.mark.parametrize("name", MIXES)
+def test_examples_that_meet_are_never_said_to_be_apart(name):
+    axes = proof(MIXES[name])
+    assert MIXED in axes
+    check(MIXES[name], axes)
+
+
+def test_a_backward_pass_of_ones_own_matters_in_training_alone():
+    assert proof(lambda x, k: clipped(x), differentiated=False) == [0]
+
+
+STEPS = [
+    lambda x: jnp.sin(x), lambda x: x.T, lambda x: x.sum(0), lambda x: x.max(-1),
+    lambda x: x.reshape(-1), lambda x: x.reshape(x.shape[::-1]), lambda x: x[None],
+    lambda x: x[..., None] * jnp.ones(2), lambda x: jnp.sort(x, 0), lambda x: jnp.cumsum(x, -1),
+    lambda x: x[..., ::-1], lambda x: x[:4], lambda x: jnp.concatenate([x, x], -1),
+    lambda x: jnp.roll(x, 1, -1), lambda x: jnp.tensordot(x, jnp.ones((x.shape[-1], 8)), 1),
+    lambda x: jnp.tensordot(jnp.ones((2, x.shape[0])), x, 1), lambda x: jnp.stack([x, x], -1),
+    lambda x: x + x[..., :1], lambda x: x - x.mean(0), lambda x: jnp.moveaxis(x, 0, -1),
+    lambda x: x[np.array([0, -1])], lambda x: jnp.tile(x, 2),
+]  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(range(len(STEPS))), max_size=7))
+def test_chains_of_operations(chain):
+    def function(x, k):
+        for i in chain:
+            x = STEPS[i](x) if x.ndim and x.size < 10_000 else x
+        return x
+
+    with jax.disable_jit():  # compiles single operations, which recur
+        axes = proof(function)
+        before = function(X_BxTxF, K_B)
+        x = X_BxTxF.copy()
+        x[2] += 1
+        after = function(x, K_B)
+    [axis] = axes
+    if axis != MIXED:
+        one, other = (np.delete(a, 2, axis) if axis is not None else a for a in (before, after))
+        np.testing.assert_array_equal(one, other)
+
+
+def test_parameters_of_another_version_of_jax_prove_nothing(monkeypatch):
+    monkeypatch.setitem(independence.ALIKE, "transpose", lambda op: op.params["another"])
+    assert proof(lambda x, k: x.T) == [MIXED]
+
+
+# Tasks
+
+N = 40
+
+
+class Net(linen.Module):
+    @linen.compact
+    def __call__(self, x, train):
+        h = linen.LayerNorm()(linen.Dense(6)(x))
+        return linen.Dense(3)(linen.Dropout(0.5, deterministic=not train)(linen.relu(h)))
+
+
+class Images(linen.Module):
+    @linen.compact
+    def __call__(self, x):
+        h = linen.gelu(linen.Conv(4, (3, 3))(x.reshape(-1, 4, 4, 1)))
+        h = linen.GroupNorm(2)(linen.max_pool(h, (2, 2), (2, 2)))
+        return linen.Dense(3)(linen.avg_pool(h, (2, 2)).reshape(len(x), -1))
+
+
+class Words(linen.Module):
+    recurrent: bool
+
+    @linen.compact
+    def __call__(self, x):
+        h = linen.Embed(9, 4)(abs(x).astype(int) % 9)
+        if self.recurrent:
+            return linen.Dense(3)(linen.RNN(linen.LSTMCell(5))(h)[:, -1])
+        h = h + linen.MultiHeadDotProductAttention(2)(h, h)
+        return linen.Dense(3)(h.mean(1))
+
+
+class Normed(linen.Module):
+    masked: bool = True
+
+    @linen.compact
+    def __call__(self, x, train, mask):
+        norm = linen.BatchNorm(use_running_average=not train)
+        given = {"mask": mask[:, None]} if self.masked else {}
+        return linen.Dense(3)(linen.relu(norm(linen.Dense(6)(x), **given)))
+
+
+class Spectral(linen.Module):
+    """Its state moves in every step, and depends on no example."""
+
+    @linen.compact
+    def __call__(self, x, train):
+        return linen.Dense(3)(linen.SpectralNorm(linen.Dense(6))(x, update_stats=train))
+
+
+def nnx_net(trial, rngs):
+    return nnx.Sequential(nnx.Linear(16, 6, rngs=rngs), nnx.relu, nnx.Linear(6, 3, rngs=rngs))
+
+
+class Counts(nnx.Module):
+    def __init__(self, rngs):
+        self.linear, self.steps = nnx.Linear(16, 3, rngs=rngs), nnx.BatchStat(jnp.zeros((), int))
+
+    def __call__(self, x):
+        self.steps[...] += 1
+        return self.linear(x)
+
+
+X_NxF = RNG.normal(size=(N, 16)).astype(np.float32)
+Y_N = RNG.integers(3, size=N)
+CLASSES = jx.arrays(X_NxF, Y_N, validation=8)
+NUMBERS = jx.arrays(X_NxF, X_NxF @ RNG.normal(size=(16, 3)).astype(np.float32), validation=8)
+TRIAL = jx.Trial(epochs=2, batch_size=8)
+entropy = optax.softmax_cross_entropy_with_integer_labels
+
+
+def found(task, data=CLASSES, trials=(TRIAL,)):
+    return masks.mixing(task.bind(data), data, trials)(trials[0])
+
+
+@pytest.fixture
+def compiled(monkeypatch):
+    """What has been compiled."""
+    made = []
+
+    def compile_(function, *given):
+        made.append(function)
+        return real(function, *given)
+
+    real = masks._compiled
+    monkeypatch.setattr(masks, "_compiled", compile_)
+    masks._found.clear()
+    return made
+
+
+MODULES = {
+    "dense": Net(),
+    "images": Images(),
+    "recurrent": Words(recurrent=True),
+    "attention": Words(recurrent=False),
+    "spectral": Spectral(),
+    "nnx": nnx_net,
+    "counts": lambda trial, rngs: Counts(rngs),
+}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_plain_modules_are_proven(name, compiled):
+    metrics = {"accuracy": jx.metrics.accuracy, "top": jx.metrics.top_k(2)}
+    task = jx.supervised(module=MODULES[name], loss=entropy, metrics=metrics)
+    assert found(task) == masks.APART
+    assert not compiled
+
+
+def triplet(prediction, target, margin=1.0):
+    anchor, near, far = jnp.split(prediction.reshape(-1, 3, 1), 3, axis=1)
+    return jnp.maximum(0, (anchor - near) ** 2 - (anchor - far) ** 2 + margin)[:, 0, 0]
+
+
+def hinge(prediction, target):
+    """Of the label's score and the best of the others."""
+    own = jnp.take_along_axis(prediction, target[:, None], 1)[:, 0]
+    others = jnp.where(jax.nn.one_hot(target, 3) > 0, -jnp.inf, prediction)
+    return jax.nn.relu(1 + jax.lax.top_k(others, 1)[0][:, 0] - own)
+
+
+def of_numbers(loss, **named):
+    return lambda prediction, target: loss(prediction, target, **named).mean(-1)
+
+
+LOSSES = {
+    "entropy": (CLASSES, entropy),
+    "one-hot": (CLASSES, lambda p, y: optax.softmax_cross_entropy(p, jax.nn.one_hot(y, 3))),
+    "focal": (CLASSES, lambda p, y: optax.sigmoid_focal_loss(p, jax.nn.one_hot(y, 3)).sum(-1)),
+    "hinge": (CLASSES, hinge),
+    "ranks": (CLASSES, lambda p, y: (jnp.argsort(jnp.argsort(p)) * p).sum(-1)),
+    "general": (NUMBERS, lambda p, y: optax.generalized_kl_divergence(jax.nn.log_softmax(p), y**2)),
+    "kl": (NUMBERS, lambda p, y: optax.kl_divergence(jax.nn.log_softmax(p), jax.nn.softmax(y))),
+    "squared": (NUMBERS, of_numbers(optax.squared_error)),
+    "huber": (NUMBERS, of_numbers(optax.huber_loss)),
+    "log cosh": (NUMBERS, of_numbers(optax.log_cosh)),
+    "cosine": (NUMBERS, optax.cosine_distance),
+    "binary": (NUMBERS, lambda p, y: optax.sigmoid_binary_cross_entropy(p, y > 0).sum(-1)),
+    "triplet": (NUMBERS, triplet),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_plain_losses_are_proven(name, compiled):
+    data, loss = LOSSES[name]
+    assert found(jx.supervised(module=Net(), loss=loss), data) == masks.APART
+    assert not compiled
+
+
+def test_a_plan_of_a_plain_model_compiles_nothing(compiled):
+    jx.plan(jx.Sweep(TRIAL.replace(batch_size=12)), jx.supervised(module=Net(), loss=entropy),
+            CLASSES, devices=1)  # fmt: skip
+    assert not compiled
+
+
+def test_batch_norm_that_heeds_the_mask_may_be_filled_up(compiled):
+    assert found(jx.supervised(module=Normed(), loss=entropy)) == masks.APART
+    # Evaluated with the statistics of training, examples are by themselves: that is proven.
+    assert len(compiled) == 2
+    filled = found(jx.supervised(module=Normed(masked=False), loss=entropy))
+    assert filled == masks.APART._replace(filling=True)
+
+
+def compared(prediction, target, mask):
+    """A masked loss of pairs."""
+    similar = prediction @ prediction.T
+    weight = mask[None] & ~jnp.eye(len(mask), dtype=bool)
+    return jax.nn.logsumexp(jnp.where(weight, similar, -1e9), axis=1) - prediction[:, 0]
+
+
+def test_examples_that_are_compared_are_evaluated_apart():
+    masked = found(jx.supervised(module=Net(), loss=compared))
+    assert masked == masks.APART._replace(evaluated=True)
+    deaf = functools.partial(compared, mask=np.ones(2 * masks.HALF, bool))
+    assert all(found(jx.supervised(module=Net(), loss=lambda p, y: deaf(p, y))))
+
+
+def linear(loss=None, apply=None, **named):
+    return jx.supervised(
+        init=lambda trial, rng, x: {"w": jnp.zeros((x.shape[-1], 3))},
+        apply=apply or (lambda trial, params, x: x @ params["w"]),
+        loss=loss or of_numbers(optax.squared_error),
+        **named,
+    )
+
+
+def test_a_backward_pass_that_mixes_is_found():
+    """It divides by the largest of the gradients of a batch, those that count nothing included."""
+    task = linear(apply=lambda trial, params, x: clipped_by_count(x @ params["w"]))
+    assert found(task, NUMBERS) == masks.APART._replace(filling=True)
+
+
+@jax.custom_vjp
+def clipped_by_count(x):
+    return x
+
+
+clipped_by_count.defvjp(lambda x: (x, x), lambda x, ct: (ct / (1 + abs(x).max()),))
+
+
+@jax.custom_jvp
+def scaled(x):
+    return x
+
+
+scaled.defjvp(lambda primals, tangents: (primals[0], tangents[0] / (1 + abs(primals[0]).max())))
+
+
+@jax.custom_jvp
+def passed(x):
+    return jnp.round(x)
+
+
+passed.defjvp(lambda primals, tangents: (passed(*primals), tangents[0]))
+
+
+def test_derivatives_of_ones_own(compiled):
+    task = linear(apply=lambda trial, params, x: passed(x @ params["w"]))
+    assert found(task, NUMBERS) == masks.APART
+    assert not compiled
+    task = linear(apply=lambda trial, params, x: scaled(x @ params["w"]))
+    assert found(task, NUMBERS) == masks.APART._replace(filling=True)
+
+
+def test_a_backward_pass_that_is_each_examples_own_is_accepted():
+    task = linear(apply=lambda trial, params, x: doubled(x @ params["w"]))
+    assert found(task, NUMBERS) == masks.APART
+
+
+@jax.custom_vjp
+def doubled(x):
+    return x
+
+
+doubled.defvjp(lambda x: (x, None), lambda _, ct: (2 * ct,))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weighted(jx.Trial):
+    lam: float = jx.traced(0.0, at_least=0)
+
+
+def decorrelated(trial, prediction, target):
+    return jnp.square(prediction - target).sum(-1) + trial.lam * jnp.square(prediction.mean() - 1)
+
+
+@pytest.mark.parametrize(
+    ("values", "mixes"),
+    [([0.0], False), ([0.0, 1.0], True), ([1.0, 0.0], True), ([0.0] * 30 + [0.1, 0.0], True)],
+)
+def test_every_value_of_a_traced_hyperparameter_counts(values, mixes):
+    trials = [Weighted(lam=lam, learning_rate=0.1 + i) for i, lam in enumerate(values)]
+    assert found(linear(decorrelated), NUMBERS, trials) == masks.Mixing(mixes, mixes, mixes)
+
+
+def test_a_sweep_over_what_couples_the_examples_is_refused():
+    sweep = jx.Sweep(Weighted(epochs=1, batch_size=12), {"lam": [0.0, 1.0]})
+    with pytest.raises(jx.UserError, match="heed the `mask`"):
+        jx.plan(sweep, linear(decorrelated), NUMBERS, devices=1)
+
+
+@dataclass(frozen=True)
+class Counting(jx.Task):
+    """Couples its examples from a step on, which the state counts."""
+
+    dtype: type
+    begins: int = 2
+
+    def init(self, trial, rng, data):
+        return jx.Variables({"w": jnp.zeros(16)}, {"n": jnp.zeros((), self.dtype)})
+
+    def apply(self, trial, variables, batch, *, rng, mask, train):
+        h, n = batch.x @ variables.params["w"] - batch.y, variables.state["n"]
+        coupled = jnp.where(n >= self.begins, jnp.square(h.mean()), 0)
+        return jx.Outputs(loss=jnp.square(h) + coupled, state={"n": n + 1})
+
+
+@pytest.mark.parametrize("dtype", [int, float])
+def test_what_begins_after_some_steps_counts(dtype):
+    assert all(found(Counting(dtype)))
+    assert found(Counting(dtype, begins=100_000)) == masks.APART  # no trial takes so many
+
+
+class Cox(jx.Task):
+    """The partial likelihood: each example is compared with those that lived longer."""
+
+    def init(self, trial, rng, data):
+        return jx.Variables({"w": jnp.zeros(3)})
+
+    def apply(self, trial, variables, batch, *, rng, mask, train):
+        risk_B, time_B = batch["x"] @ variables.params["w"], batch["time"]
+        longer_BxB = time_B[None] >= time_B[:, None]
+        among = jax.nn.logsumexp(jnp.where(longer_BxB, risk_B[None], -1e9), axis=1)
+        return jx.Outputs(loss=among - risk_B)
+
+
+class Grouped(Cox):
+    """The mean of the group."""
+
+    def apply(self, trial, variables, batch, *, rng, mask, train):
+        h_B, group_B = batch["x"] @ variables.params["w"], batch["group"]
+        same_BxB = group_B[None] == group_B[:, None]
+        return jx.Outputs(loss=jnp.square(h_B - (same_BxB * h_B).sum(1) / same_BxB.sum(1)))
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("task", [Cox(), Grouped()])
+@pytest.mark.parametrize("n", [40, 4000])
+def test_data_whose_first_rows_show_nothing(order, task, n):
+    """Whatever the rows are sorted by, and however few are compared."""
+    x = RNG.normal(size=(n, 3)).astype(np.float32)
+    train = {"x": x, "time": np.sort(RNG.random(n).astype(np.float32))[::order]}
+    data = jx.Data(train | {"group": np.arange(n) % (n // 2)})
+    assert all(found(task, data))
+
+
+def test_an_answer_is_of_the_data_that_it_was_found_with():
+    """Of one group each, examples have nothing to do with one another."""
+    x = RNG.normal(size=(16, 3)).astype(np.float32)
+
+    def loss(prediction, target):
+        same = (target[None] == target[:, None]) & (target > 0)
+        return jnp.square(prediction[:, 0] - (same * prediction[:, 0]).sum(1))
+
+    for targets, mixes in ((np.zeros(16), False), (np.ones(16), True), (np.zeros(16), False)):
+        data = jx.arrays(x, targets.astype(np.float32), validation=None)
+        assert found(linear(loss), data).filling == mixes
+
+
+class OnHost(jx.Task):
+    def __init__(self, function):
+        self.function = function
+
+    def init(self, trial, rng, data):
+        return jx.Variables({"w": jnp.zeros(16)})
+
+    def apply(self, trial, variables, batch, *, rng, mask, train):
+        h = batch.x @ variables.params["w"]
+        shift = jax.pure_callback(self.function, h, lax.stop_gradient(h))
+        return jx.Outputs(loss=jnp.square(h - batch.y) + shift)
+
+
+def fails(h):
+    raise ValueError("of the user's")
+
+
+def test_functions_on_the_host(caplog):
+    """What cannot be computed is not known, and no error from here."""
+    assert found(OnHost(lambda h: np.sin(h))) == masks.APART
+    assert all(found(OnHost(lambda h: h - h.mean())))
+    assert all(found(OnHost(fails)))
+
+
+def test_losses_that_are_not_finite_say_nothing():
+    assert all(found(linear(lambda p, y: jnp.square(p).sum(-1) / 0 + p.sum()), NUMBERS))
+
+
+def test_of_many_values_the_extremes_are_tried():
+    values = [(float(i), float(-i % 7)) for i in range(100)]
+    chosen = masks._spread(values)
+    assert len(chosen) <= masks.DRAWS + masks.HALF
+    assert {0.0, 99.0} <= {a for a, _ in chosen}
+    assert {0.0, 6.0} <= {b for _, b in chosen}
+    assert masks._spread([(2.0,), (1.0,), (2.0,)]) == [(1.0,), (2.0,)]
+
+
+class Weighing(Cox):
+    def weights(self, batch):
+        return batch["time"] / batch["time"].max()
+
+    def apply(self, trial, variables, batch, *, rng, mask, train):
+        return jx.Outputs(loss=jnp.square(batch["x"] @ variables.params["w"]))
+
+
+def test_weights_of_ones_own_count_too():
+    x = RNG.normal(size=(N, 3)).astype(np.float32)
+    assert all(found(Weighing(), jx.Data({"x": x, "time": abs(x[:, 0])})))
+
+
+class Started(Counting):
+    """From weights that are brought along, and a state that says whether examples meet."""
+
+    def __init__(self):
+        super().__init__(float, 1)
+
+    def init(self, trial, rng, data):
+        return jx.Variables({"w": data["own"]["w"]}, {"n": data["own"]["n"]})
+
+    def apply(self, trial, variables, batch, *, rng, mask, train):
+        made = super().apply(trial, variables, batch, rng=rng, mask=mask, train=train)
+        return made._replace(state=variables.state)
+
+
+def test_an_answer_is_of_the_arrays_that_init_takes_up():
+    """At -1e6, no trial's state gets to where its examples meet."""
+    y = X_NxF[:, 0]
+    for start, meets in ((-1e6, False), (5.0, True), (-1e6, False)):
+        own = {"w": np.ones(16, np.float32), "n": np.float32(start)}
+        data = jx.Data(jx.Examples(X_NxF, y), extra={"own": own})
+        assert found(Started(), data).filling == meets
+
+
+def test_metrics_of_ones_own_count_too():
+    centred = jx.Metric("lower", example=lambda p, y: jnp.square(p - p.mean(0)).sum(-1))
+    task = linear(metrics={"spread": centred})
+    assert all(found(task, NUMBERS))
