@@ -48,7 +48,7 @@ from jaxexp.spec.trial import Kind, MLPTrial, Trial
 from jaxexp.spec.values import text
 from jaxexp.training import step
 from jaxexp.training.data import Data
-from jaxexp.training.masks import FILLING, mixing
+from jaxexp.training.masks import FILLING, SIZED, mixing
 from jaxexp.training.task import Inspection, Task, Variables, directions
 from jaxexp.training.tracing import fingerprint, inspection, is_plain_value
 
@@ -600,7 +600,7 @@ class _Inspector:
         arrays = data.arrays()
         self._shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), arrays)
         self._found: dict[tuple[object, ...], Inspection] = {}
-        self.mixes = mixing(task, data, trials)
+        self.mixes = mixing(task, data, trials, lambda trial: self(trial).reads)
 
     def __call__(self, trial: Trial) -> Inspection:
         key = planning.static_key(trial)
@@ -631,7 +631,8 @@ class _Inspector:
             run_length_matters=self._run_length_matters,
             # Where the batch size is read, that of a program of several would be traced.
             pads_batches=all(
-                not self.mixes(trial).filling and "batch_size" not in self(trial).reads
+                not (self.mixes(trial).filling or self.mixes(trial).sized)
+                and "batch_size" not in self(trial).reads
                 for trial in trials
             ),
         )
@@ -708,6 +709,11 @@ def _check_filling(inspector: _Inspector, trials: Sequence[Trial], programs: str
             raise UserError(
                 f"programs='one': a batch of {sizes[0]} would be padded to {sizes[-1]}, and "
                 f"{FILLING}, or run with programs='exact'"
+            )
+        if mixes.sized and programs == "one" and len(sizes) > 1:
+            raise UserError(
+                f"programs='one': a batch of {sizes[0]} would be padded to {sizes[-1]}, and "
+                f"{SIZED}, or run with programs='exact'"
             )
         if mixes.evaluated_filling and evaluated:
             n, split = evaluated[-1]

@@ -313,7 +313,12 @@ entropy = optax.softmax_cross_entropy_with_integer_labels
 
 
 def found(task, data=CLASSES, trials=(TRIAL,)):
-    return masks.mixing(task.bind(data), data, trials)(trials[0])
+    return masks.mixing(task.bind(data), data, trials, lambda trial: ())(trials[0])
+
+
+def meet(mixing):
+    """Whether they do, in training and in evaluation."""
+    return mixing.filling and mixing.evaluated_filling and mixing.evaluated
 
 
 @pytest.fixture
@@ -415,7 +420,7 @@ def test_examples_that_are_compared_are_evaluated_apart():
     masked = found(jx.supervised(module=Net(), loss=compared))
     assert masked == masks.APART._replace(evaluated=True)
     deaf = functools.partial(compared, mask=np.ones(2 * masks.HALF, bool))
-    assert all(found(jx.supervised(module=Net(), loss=lambda p, y: deaf(p, y))))
+    assert meet(found(jx.supervised(module=Net(), loss=lambda p, y: deaf(p, y))))
 
 
 def linear(loss=None, apply=None, **named):
@@ -493,7 +498,7 @@ def decorrelated(trial, prediction, target):
 )
 def test_every_value_of_a_traced_hyperparameter_counts(values, mixes):
     trials = [Weighted(lam=lam, learning_rate=0.1 + i) for i, lam in enumerate(values)]
-    assert found(linear(decorrelated), NUMBERS, trials) == masks.Mixing(mixes, mixes, mixes)
+    assert found(linear(decorrelated), NUMBERS, trials) == masks.Mixing(*[mixes] * 4)
 
 
 def test_a_sweep_over_what_couples_the_examples_is_refused():
@@ -520,7 +525,7 @@ class Counting(jx.Task):
 
 @pytest.mark.parametrize("dtype", [int, float])
 def test_what_begins_after_some_steps_counts(dtype):
-    assert all(found(Counting(dtype)))
+    assert meet(found(Counting(dtype)))
     assert found(Counting(dtype, begins=100_000)) == masks.APART  # no trial takes so many
 
 
@@ -554,7 +559,7 @@ def test_data_whose_first_rows_show_nothing(order, task, n):
     x = RNG.normal(size=(n, 3)).astype(np.float32)
     train = {"x": x, "time": np.sort(RNG.random(n).astype(np.float32))[::order]}
     data = jx.Data(train | {"group": np.arange(n) % (n // 2)})
-    assert all(found(task, data))
+    assert meet(found(task, data))
 
 
 def test_an_answer_is_of_the_data_that_it_was_found_with():
@@ -590,12 +595,12 @@ def fails(h):
 def test_functions_on_the_host(caplog):
     """What cannot be computed is not known, and no error from here."""
     assert found(OnHost(lambda h: np.sin(h))) == masks.APART
-    assert all(found(OnHost(lambda h: h - h.mean())))
-    assert all(found(OnHost(fails)))
+    assert meet(found(OnHost(lambda h: h - h.mean())))
+    assert meet(found(OnHost(fails)))
 
 
 def test_losses_that_are_not_finite_say_nothing():
-    assert all(found(linear(lambda p, y: jnp.square(p).sum(-1) / 0 + p.sum()), NUMBERS))
+    assert meet(found(linear(lambda p, y: jnp.square(p).sum(-1) / 0 + p.sum()), NUMBERS))
 
 
 def test_of_many_values_the_extremes_are_tried():
@@ -617,7 +622,7 @@ class Weighing(Cox):
 
 def test_weights_of_ones_own_count_too():
     x = RNG.normal(size=(N, 3)).astype(np.float32)
-    assert all(found(Weighing(), jx.Data({"x": x, "time": abs(x[:, 0])})))
+    assert meet(found(Weighing(), jx.Data({"x": x, "time": abs(x[:, 0])})))
 
 
 class Started(Counting):
@@ -646,4 +651,114 @@ def test_an_answer_is_of_the_arrays_that_init_takes_up():
 def test_metrics_of_ones_own_count_too():
     centred = jx.Metric("lower", example=lambda p, y: jnp.square(p - p.mean(0)).sum(-1))
     task = linear(metrics={"spread": centred})
-    assert all(found(task, NUMBERS))
+    assert meet(found(task, NUMBERS))
+
+
+# How many examples a batch has
+
+
+SIZES = (TRIAL, TRIAL.replace(batch_size=12))
+
+
+def of_batch(loss):
+    """A task whose loss is of a batch, a key and a mask."""
+
+    class OfBatch(jx.Task):
+        def init(self, trial, rng, data):
+            return jx.Variables({"w": 0.1 * jnp.arange(1.0, 17)})
+
+        def apply(self, trial, variables, batch, *, rng, mask, train):
+            return jx.Outputs(loss=loss(batch.x @ variables.params["w"], batch.x, rng, mask))
+
+    return OfBatch()
+
+
+def by_length(h, x, rng, mask):
+    return h**2 + 1 / len(h)
+
+
+def by_ones(h, x, rng, mask):
+    return h**2 + jnp.ones_like(h).sum()
+
+
+def stratified(h, x, rng, mask):
+    return (h + (jax.random.uniform(rng) + jnp.arange(len(h)) / len(h)) % 1) ** 2
+
+
+def reversed_places(h, x, rng, mask):
+    return h * jnp.arange(len(h))[::-1]
+
+
+def across(h, x, rng, mask):
+    return h + jax.random.normal(rng, x.shape[::-1]).sum(0)
+
+
+def antithetic(h, x, rng, mask):  # no odd size can be traced
+    noise = jax.random.normal(rng, (len(h) // 2,))
+    return h + jnp.concatenate([noise, -noise])
+
+
+def by_mask(h, x, rng, mask):
+    return h**2 + 1 / mask.sum()
+
+
+def along(h, x, rng, mask):
+    return h + jax.random.normal(rng, x.shape).sum(1)
+
+
+def by_keys(h, x, rng, mask):
+    keys = jax.random.split(rng, len(h))
+    return h + jax.vmap(lambda key: jax.random.normal(key, (3,)).sum())(keys)
+
+
+def by_place(h, x, rng, mask):
+    return h * jnp.arange(len(h)) + np.arange(5000)[: len(h)]
+
+
+@pytest.mark.parametrize(
+    ("loss", "sized", "filling"),
+    [
+        *((loss, True, True) for loss in (by_length, by_ones, stratified, reversed_places)),
+        *((loss, True, False) for loss in (across,)),
+        (antithetic, True, True),  # as half of the pairs in a partial batch would be
+        *((loss, False, False) for loss in (by_mask, along, by_keys, by_place)),
+    ],
+)
+def test_what_depends_on_how_many_examples_there_are(loss, sized, filling):
+    expected = masks.APART._replace(sized=sized, filling=filling)
+    if loss is by_mask:  # the same mask in evaluation
+        assert not found(of_batch(loss), trials=SIZES).sized
+        assert not found(of_batch(loss), trials=SIZES).filling
+    else:
+        assert found(of_batch(loss), trials=SIZES) == expected
+
+
+@pytest.mark.parametrize("loss", [along, by_keys, by_place])
+def test_what_is_proven_of_any_size_compiles_nothing(loss, compiled):
+    found(of_batch(loss), trials=SIZES)
+    assert not compiled
+
+
+def test_trials_of_other_batch_sizes_change_no_numbers():
+    """Shared where that is so, and refused where programs are to be one."""
+    sweep = jx.Sweep(TRIAL, {"batch_size": [8, 16]})  # of 48 examples
+    for loss in (across, along, by_mask):
+        planned = jx.plan(sweep, of_batch(loss), CLASSES)
+        assert len(planned.plan.programs) == (2 if loss is across else 1)
+        together = jx.run(sweep, of_batch(loss), CLASSES, progress=False)
+        alone = jx.run(jx.Sweep(TRIAL), of_batch(loss), CLASSES, progress=False)
+        np.testing.assert_allclose(
+            together["loss"].sel(batch_size=8), alone["loss"], rtol=1e-6
+        )  # fmt: skip
+    with pytest.raises(jx.UserError, match="programs='one': a batch of 8 would be padded to 16"):
+        jx.plan(sweep, of_batch(across), CLASSES, programs="one")
+    with pytest.raises(jx.UserError, match=r"batch_size=20: the last .* or how many they are"):
+        jx.plan(jx.Sweep(TRIAL.replace(batch_size=20)), of_batch(by_length), CLASSES)
+
+
+def test_supervised_trials_of_other_batch_sizes_share_a_program():
+    sweep = jx.Sweep(TRIAL, {"batch_size": [8, 12, 20]})
+    task = jx.supervised(module=Net(), loss=entropy)
+    assert len(jx.plan(sweep, task, CLASSES).plan.programs) == 1
+    reads = jx.supervised(module=Net(), loss=lambda trial, p, y: entropy(p, y) / trial.batch_size)
+    assert len(jx.plan(sweep, reads, CLASSES).plan.programs) == 3

@@ -23,12 +23,16 @@ Shape: TypeAlias = tuple[int, ...]
 Rule: TypeAlias = "Callable[[_Operation], Axis]"
 
 
-def axes_of(program: jaxprs.Program, given: Sequence[Axis], *, differentiated: bool) -> list[Axis]:
+def axes_of(
+    program: jaxprs.Program, given: Sequence[Axis], *, differentiated: bool, size: int | None = None
+) -> list[Axis]:
     """The axis of the examples in each output of a program, of those in its inputs.
 
     Of a program that is `differentiated`, backward passes which are the user's own prove nothing.
+    With a `size`, the number of examples, which no other axis has: what the program makes of itself
+    for each example has an axis, too, if it begins with the same elements in a larger batch.
     """
-    return _Proof(differentiated).outputs(program, list(given))
+    return _Proof(differentiated, size).outputs(program, list(given))
 
 
 def _shape(value: jax_core.Var | jax_core.Literal) -> Shape:
@@ -43,12 +47,13 @@ def _joined(*axes: Axis) -> Axis:
 
 
 class _Proof:
-    def __init__(self, differentiated: bool) -> None:
-        self.differentiated = differentiated
+    def __init__(self, differentiated: bool, size: int | None) -> None:
+        self.differentiated, self.size = differentiated, size
 
     def outputs(self, program: jaxprs.Program, given: Sequence[Axis]) -> list[Axis]:
         jaxpr = program.jaxpr if isinstance(program, jax_core.ClosedJaxpr) else program
         axes: dict[jax_core.Var, Axis] = dict(zip(jaxpr.invars, given, strict=True))
+        axes |= {v: self._sized(_shape(v)) for v in jaxpr.constvars}
 
         def axis(value: jax_core.Var | jax_core.Literal) -> Axis:
             return None if isinstance(value, jax_core.Literal) else axes.get(value)
@@ -65,8 +70,8 @@ class _Proof:
         plain = all(isinstance(v.aval, jax.core.ShapedArray) for v in (*eqn.invars, *eqn.outvars))
         if not plain or "callback" in name:  # references, or the host, may remember other examples
             return unknown
-        if all(axis is None for axis in given):
-            return [None] * len(eqn.outvars)
+        if all(axis is None for axis in given) and (self.size is None or name not in NESTED):
+            return [self._created(eqn, _shape(v)) for v in eqn.outvars]
         if name in PASSED_ON and len(given) == len(unknown):
             return given
         control = {"scan": self._scan, "while": self._while, "cond": self._cond}
@@ -93,6 +98,23 @@ class _Proof:
             for axis, out in zip(made, outs, strict=True)
         ]
         return [axis if own else MIXED for axis, own in zip(made, whole, strict=True)]
+
+    def _sized(self, shape: Shape) -> Axis:
+        """Of an array that lies in the order of the examples, if it has as many elements."""
+        places = [i for i, n in enumerate(shape) if self.size and n and n % self.size == 0]
+        if not places:
+            return None
+        return places[0] if [shape[i] for i in places] == [self.size] else MIXED
+
+    def _created(self, eqn: jax_core.JaxprEqn, shape: Shape) -> Axis:
+        """Of what is made of nothing that has an axis."""
+        axis, name = self._sized(shape), eqn.primitive.name
+        if axis is None or name in ("iota", "broadcast_in_dim"):
+            return axis
+        # Random numbers are functions of their place, counted along the axes.
+        fry = name.startswith("random_") and "key<fry>" in str(eqn.invars[0].aval)
+        counted = fry and bool(jax.config.jax_threefry_partitionable)  # type: ignore[attr-defined]
+        return axis if counted and axis == 0 else MIXED
 
     def _scan(self, params: Mapping[str, Any], given: list[Axis]) -> list[Axis]:
         consts, carries = params["num_consts"], params["num_carry"]
@@ -272,6 +294,7 @@ CALLS = {
     "call", "checkpoint", "closed_call", "core_call", "custom_jvp_call", "jit", "pjit", "remat",
     "remat2",
 }  # fmt: skip
+NESTED = {*CALLS, "cond", "custom_vjp_call", "scan", "while"}
 PASSED_ON = ("device_put", "optimization_barrier")  # one for one
 ELEMENTWISE = """
     abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e
@@ -291,6 +314,8 @@ ALIKE: dict[str, Rule] = {
     **dict.fromkeys(("argmax", "argmin", "reduce", "squeeze"), _reduced),
     **dict.fromkeys(("reduce_and", "reduce_max", "reduce_min", "reduce_or"), _reduced),
     **dict.fromkeys(("reduce_prod", "reduce_sum", "reduce_xor"), _reduced),
+    **dict.fromkeys(("random_bits", "random_clone", "random_fold_in", "random_gamma"), _kept),
+    **dict.fromkeys(("random_seed", "random_split", "random_unwrap", "random_wrap"), _kept),
     **dict.fromkeys(("reduce_window", "reduce_window_max", "reduce_window_min"), _window),
     **dict.fromkeys(("reduce_window_sum", "select_and_gather_add"), _window),
     **dict.fromkeys(("cholesky", "eigh", "lu", "qr", "svd", "triangular_solve"), _matrices),

@@ -13,6 +13,9 @@ Program: TypeAlias = jax_core.ClosedJaxpr | jax_core.Jaxpr
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 DERIVATIVES = ("custom_jvp_call", "custom_vjp_call")  # whose rules are made anew by every trace
+_SIZE = re.compile(
+    r"(?<![\w.])\d+(?![\w.:])"
+)  # a whole number that is no literal, which has a type
 _numbers: dict[object, int] = {}  # of functions on the host, which are thus never another's
 
 
@@ -41,6 +44,29 @@ def inner(params: Mapping[str, object]) -> list[Program]:
             if isinstance(each, jax_core.ClosedJaxpr | jax_core.Jaxpr):
                 found.append(each)
     return found
+
+
+def same_but_for_size(programs: tuple[Program, Program], sizes: tuple[int, int]) -> bool:
+    """Whether functions are the same that were traced for so many examples, which are primes.
+
+    Where one has a multiple of its size as a size, so has the other; any number that they compute
+    with is the same, and an array of as many rows begins the longer one.
+    """
+    texts = [
+        _SIZE.sub(lambda found, n=n: _in_sizes(int(found[0]), n), _ADDRESS.sub("", str(program)))  # type: ignore[misc]
+        for program, n in zip(programs, sizes, strict=True)
+    ]
+    if texts[0] != texts[1]:
+        return False
+    shorter, longer = (map(np.asarray, _constants(program)) for program in programs)
+    return all(
+        np.array_equal(a, b[tuple(map(slice, a.shape))], equal_nan=a.dtype.kind in "fc")
+        for a, b in zip(shorter, longer, strict=True)
+    )
+
+
+def _in_sizes(number: int, size: int) -> str:
+    return str(number) if number % size or not number else f"{number // size} sizes"
 
 
 def operations(program: Program) -> set[str]:

@@ -12,7 +12,7 @@ import functools
 import hashlib
 import math
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -29,6 +29,7 @@ from jaxexp.training.data import Data
 from jaxexp.training.task import Batch, Outputs, Task, Variables
 from jaxexp.training.trees import PyTree
 
+SIZES = (1009, 1013)  # of batches that are traced, primes that no other axis has
 HALF = 4  # examples of the batch that is computed, beside as many others
 DRAWS = 8  # of examples, others, variables and a trial's hyperparameters
 NOISE = 0.3  # of parameters, in their own scale: many begin at zero, where nothing shows
@@ -39,8 +40,12 @@ QUICK: dict[str, Any] = {  # to compile: each program runs a few times
 }
 FILLING = (
     "what fills it up would change the losses of its examples, or the model's state: heed the "
-    "`mask` (B,) of a batch, where its examples have to do with one another (give the module, "
-    "`apply` or `loss` a parameter `mask`)"
+    "`mask` (B,) of a batch, where its examples have to do with one another, or how many they are "
+    "(give the module, `apply` or `loss` a parameter `mask`)"
+)
+SIZED = (
+    "what is computed of an example depends on how many there are in the array: count them by the "
+    "`mask` (B,), and draw what is random of each with B as the first axis"
 )
 Leaves: TypeAlias = Mapping[str, Any]  # the hyperparameters that are traced, by name
 
@@ -51,28 +56,38 @@ class Mixing(NamedTuple):
     filling: bool  # examples that do not count, in training
     evaluated_filling: bool  # the same in evaluation
     evaluated: bool  # other examples, in evaluation
+    sized: bool  # how many examples there are in all, in training
 
 
-APART = Mixing(filling=False, evaluated_filling=False, evaluated=False)
+APART = Mixing(filling=False, evaluated_filling=False, evaluated=False, sized=False)
 _found: dict[tuple[object, ...], Mixing] = {}
 
 
-def mixing(task: Task, data: Data, trials: Sequence[Trial]) -> Callable[[Trial], Mixing]:
+def mixing(
+    task: Task, data: Data, trials: Sequence[Trial], read: Callable[[Trial], Collection[str]]
+) -> Callable[[Trial], Mixing]:
     """Of a task that has been checked, and each of the trials of a run.
 
-    Found out once for trials that agree in what is static, with the traced values of them all.
+    Found out once for trials that agree in what is static, with the traced values of them all;
+    `read` are the hyperparameters that the task reads of one.
     """
     if tracing.is_plain_value(task):  # jaxexp's own heed the mask
         return lambda trial: APART
     alike: dict[object, list[Trial]] = {}
+
+    def key(trial: Trial) -> object:
+        own = static_key(trial)
+        size = "batch_size", trial.batch_size
+        return own if "batch_size" in read(trial) else tuple(part for part in own if part != size)
+
     for trial in trials:
-        alike.setdefault(static_key(trial), []).append(trial)
+        alike.setdefault(key(trial), []).append(trial)
 
     @functools.cache
-    def of(key: object) -> Mixing:
-        return _Probe(task, data, alike[key]).found()
+    def of(own: object) -> Mixing:
+        return _Probe(task, data, alike[own]).found()
 
-    return lambda trial: of(static_key(trial))
+    return lambda trial: of(key(trial))
 
 
 class _Given(NamedTuple):
@@ -92,20 +107,21 @@ class _Probe:
         self.task, self.trials = task, trials
         self.arrays, n = data.arrays(), data.counts["train"]
         self.steps = max(t.epochs * steps_per_epoch(n, t.batch_size) for t in trials)
+        sizes = {trial.batch_size for trial in trials}
+        self.filled = len(sizes) > 1 or any(n % size for size in sizes) or data.folds is not None
         leaves, key = tracing.traced_shapes(trials[0]), jax.eval_shape(lambda: jax.random.key(0))
-        self.shapes = _Given(
-            leaves,
-            jax.tree.map(
-                lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype),
-                jax.eval_shape(self.init, leaves, key, self.arrays),
-            ),
-            jax.tree.map(
-                lambda a: jax.ShapeDtypeStruct((2 * HALF, *a.shape[1:]), a.dtype),
-                self.arrays["train"],
-            ),
-            jax.ShapeDtypeStruct((2 * HALF,), bool),
-            key,
+        variables = jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype),
+            jax.eval_shape(self.init, leaves, key, self.arrays),
         )
+        self.shapes = self.sized(_Given(leaves, variables, None, None, key), 2 * HALF)
+
+    def sized(self, given: _Given, n: int) -> _Given:
+        """Shapes of a batch of n."""
+        batch = jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct((n, *a.shape[1:]), a.dtype), self.arrays["train"]
+        )
+        return given._replace(batch=batch, mask=jax.ShapeDtypeStruct((n,), bool))
 
     def trial(self, leaves: Leaves) -> Trial:
         return with_values(self.trials[0], **leaves)
@@ -142,20 +158,68 @@ class _Probe:
     def found(self) -> Mixing:
         """Computed once in a process for tasks, data and trials that compute the same."""
         trains = [train for train in (True, False) if not self.proven(train=train)]
-        if not trains:
-            return APART
         programs = {train: self.program(train=train) for train in trains}
+        lengths = self.lengths() if self.filled else None
+        if not trains and lengths is None:
+            return APART
         init = jax.make_jaxpr(self.init)(self.shapes.leaves, self.shapes.rng, self.arrays)
-        traced = (init, *(each.closed for each in programs.values()))
+        traced = [init, *(each.closed for each in programs.values())]
+        traced += [] if lengths is None else [lengths.closed]
         read = sorted(set().union(*map(self.read, traced)))
         values = _spread([tuple(getattr(t, name) for name in read) for t in self.trials])
         digests = tuple(map(jaxprs.digest, traced))
         data = self.data_digest(init.jaxpr, _turns(len(values)) * len(values))
-        key = (*programs, *digests, *read, *values, self.steps, data)
+        key = (*programs, lengths is None, *digests, *read, *values, self.steps, data)
         if key not in _found:
             leaves = [self.leaves(dict(zip(read, own, strict=True))) for own in values]
-            _found[key] = self.tried(programs, leaves)
+            found = self.tried(programs, leaves)
+            if lengths is not None and self.differs(lengths, leaves):
+                found = found._replace(sized=True, filling=found.filling or not lengths.draws)
+            _found[key] = found
         return _found[key]
+
+    def lengths(self) -> "_Lengths | None":
+        """What is computed of few examples in training; None if it is proven to be as of many."""
+        function = functools.partial(self.examples, train=True)
+
+        def traced(n: int) -> jax_core.ClosedJaxpr:
+            return jax.make_jaxpr(function)(self.sized(self.shapes, n))
+
+        try:
+            many, more = map(traced, SIZES)
+        except Exception:  # whatever the functions raise for batches of other sizes
+            same = proven = False
+        else:
+            same = jaxprs.same_but_for_size((many, more), SIZES)
+            axes = independence.axes_of(many, self.axes(), differentiated=False, size=SIZES[0])
+            proven = same and {*axes} <= {None, 0}
+        if proven:
+            return None
+        few = traced(HALF)
+        return _Lengths(few, draws=same and few.jaxpr.invars[-1] in _used(few.jaxpr))
+
+    def differs(self, lengths: "_Lengths", leaves: Sequence[Leaves]) -> bool:
+        """Whether examples differ by themselves, and in a batch that is filled up."""
+        many = jax.make_jaxpr(functools.partial(self.examples, train=True))(self.shapes)
+        shapes = self.shapes, self.sized(self.shapes, HALF)
+        run = [
+            _runnable(program, jax.tree.leaves(own))
+            for program, own in zip((many, lengths.closed), shapes, strict=True)
+        ]
+        full = np.arange(2 * HALF) < HALF
+        computed = False
+        for given, _ in self.draws(leaves):
+            few = given._replace(batch=jax.tree.map(lambda a: a[:HALF], given.batch))
+            one, other = run[0](given._replace(mask=full)), run[1](few._replace(mask=full[:HALF]))
+            if one is None or other is None:
+                continue
+            computed = True
+            for a, b in zip(one, other, strict=True):
+                a, b = (np.asarray(x, np.float64) for x in (a[: len(b)] if b.ndim else a, b))
+                finite = np.isfinite(a) & np.isfinite(b)
+                if not np.allclose(a[finite], b[finite], ROUNDING, ROUNDING):
+                    return True
+        return not computed
 
     def program(self, *, train: bool) -> "_Program":
         """What is computed where nothing is proven."""
@@ -272,6 +336,13 @@ class _Probe:
             )
             given = _Given(leaves[place], variables, one, None, jax.random.key(i))
             yield given, given._replace(batch=other)
+
+
+class _Lengths(NamedTuple):
+    """What is computed of a batch of `HALF` examples."""
+
+    closed: jax_core.ClosedJaxpr
+    draws: bool  # what may differ in a larger one are random numbers alone
 
 
 class _Program(NamedTuple):

@@ -342,8 +342,9 @@ class Supervised(Task):
 
 def _plain(trial: Trial) -> Trial:
     """With the trial's own batch size, as a number, where a program pads batches."""
-    if isinstance(trial.batch_size, Size):
-        return with_values(trial, batch_size=value(trial.batch_size))
+    batch_size = vars(trial)["batch_size"]  # not as an attribute: nobody asks for it but this line
+    if isinstance(batch_size, Size):
+        return with_values(trial, batch_size=value(batch_size))
     return trial
 
 
