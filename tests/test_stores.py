@@ -81,6 +81,27 @@ def test_checkpoints_of_another_run_are_refused_behind_a_url(url):
         jx.run(jx.Sweep(base.replace(epochs=3)), data=data, checkpoint_dir=url, progress=False)
 
 
+@pytest.mark.parametrize("name", ["kå ll [x]", "[", "a*b", "q?", "a{b,c}", "per%20cent#", "a|b"])
+def test_a_folder_of_any_name_keeps_snapshots(name, tmp_path):
+    """None is taken for a pattern; what lies in a folder that it would match is left alone."""
+    packed = np.arange(5000, dtype=np.uint8)
+    for folder in (tmp_path / name, tmp_path / "axb"):
+        there = store(folder)
+        there.save("program", 1, {"step": str(folder)}, packed)
+        there.close()
+    again = store(tmp_path / name)
+    np.testing.assert_array_equal(again.packed("program", 1), packed)
+    assert again.meta("program", 1) == {"step": str(tmp_path / name)}
+
+
+def test_a_folder_that_orbax_cannot_write_is_refused_before_anything_trains(tmp_path):
+    data = jx.arrays(np.arange(40.0)[:, None], [0, 1] * 20)
+    sweep = jx.Sweep(jx.MLPTrial(epochs=1, batch_size=8))
+    with pytest.raises(jx.UserError, match=r"a\*\*b: expected a folder for checkpoints without"):
+        jx.run(sweep, data=data, checkpoint_dir=tmp_path / "a**b", progress=False)
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_cannot_be_opened_is_refused():
     with pytest.raises(jx.UserError, match="nowhere://run: cannot be opened"):
         store("nowhere://run")

@@ -79,7 +79,7 @@ class Store(Protocol):
 def store(location: str | Path) -> Store:
     """The store at a path, or at a URL such as s3://bucket/run.
 
-    Raises UserError for a URL that fsspec cannot open.
+    Raises UserError for a URL that fsspec cannot open, and a path that holds `**`.
 
     >>> store("memory://run").is_empty()
     True
@@ -111,8 +111,12 @@ class Folder:
     """A folder, with a folder of Orbax checkpoints for each program."""
 
     def __init__(self, path: Path) -> None:
-        """Nothing is written yet."""
+        """Nothing is written yet; raises UserError for a path that Orbax cannot write to."""
         self.path = path.absolute()
+        if "**" in str(self.path):  # Orbax takes the path for a pattern, and allows none of these
+            raise UserError(
+                f"{self.path}: expected a folder for checkpoints without ** in its path"
+            )
         self.location = str(self.path)
         self._managers: dict[str, ocp.CheckpointManager] = {}
 
@@ -183,7 +187,15 @@ class Folder:
             options = ocp.CheckpointManagerOptions(
                 max_to_keep=KEPT, enable_async_checkpointing=False, cleanup_tmp_directories=True
             )
-            self._managers[program] = ocp.CheckpointManager(self.path / program, options=options)
+            # Without OCDBT, which is for arrays of many processes: what these have written is found
+            # by a glob, in which the [ ] of a path would be a pattern, and the files lost.
+            handlers = {
+                "arrays": ocp.StandardCheckpointHandler(use_ocdbt=False),
+                "meta": ocp.JsonCheckpointHandler(),
+            }
+            self._managers[program] = ocp.CheckpointManager(
+                self.path / program, options=options, item_handlers=handlers
+            )
         return self._managers[program]
 
 
