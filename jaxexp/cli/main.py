@@ -795,7 +795,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command and exit.
 
     0: done; 2: bad input; 3: a part of the run is not available here; 4: a question of a sweep file
-    could not be answered; 130, 143: interrupted.
+    could not be answered; 124: the budget is over; 130, 143: interrupted.
     """
     # Imports and tracing make many objects and few cycles: looking for these would take a tenth of
     # the time until the first step.
