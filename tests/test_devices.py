@@ -56,6 +56,11 @@ def test_a_number_that_was_chosen_stays():
     assert told(JAX_PLATFORMS="cpu", JAX_NUM_CPU_DEVICES="7").startswith("7 cpu")
 
 
+def test_a_number_that_was_chosen_for_xla_stays():
+    flags = "--xla_force_host_platform_device_count=7"
+    assert told(JAX_PLATFORMS="cpu", XLA_FLAGS=flags).startswith("7 cpu")
+
+
 def test_a_task_that_asks_for_the_backend_when_it_is_traced_leaves_all_devices():
     """Of one that is asked before the devices are set up, JAX would have made one."""
     assert told(ASKED, JAX_PLATFORMS="cpu") == "3"
@@ -87,7 +92,10 @@ def test_some_devices_or_so_many(devices):
 
 @pytest.mark.parametrize("asked", [0, -1, 5])
 def test_more_devices_than_there_are_or_none(problem, asked):
-    message = f"devices={asked}: expected 1 to 4, the cpu devices of this machine"
+    message = (
+        rf"devices={asked}: expected 1 to 4, the cpu devices of this machine "
+        r"\(set JAX_NUM_CPU_DEVICES to have more\)"
+    )
     with pytest.raises(UserError, match=message):
         jx.plan(Sweep(MLPTrial(batch_size=64)), *problem, devices=asked)
 

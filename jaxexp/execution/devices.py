@@ -12,6 +12,7 @@ from platformdirs import user_cache_path
 
 from jaxexp.base.errors import UserError
 
+FORCED = "xla_force_host_platform_device_count"  # of XLA_FLAGS: how many devices a CPU has
 CACHE_BYTES = 1 << 30  # the least recently used programs leave the cache beyond this
 
 
@@ -25,15 +26,17 @@ def devices() -> tuple[jax.Device, ...]:
     """All devices: the accelerators where there are any, else one CPU device per core.
 
     Compiled programs are kept in the user's cache directory. What a program or an environment
-    variable (`JAX_NUM_CPU_DEVICES`, `JAX_COMPILATION_CACHE_DIR`, `JAX_ENABLE_COMPILATION_CACHE`)
-    has chosen stays as it is, and so do the devices of a JAX that runs already.
+    variable (`JAX_NUM_CPU_DEVICES`, `XLA_FLAGS=--xla_force_host_platform_device_count=N`,
+    `JAX_COMPILATION_CACHE_DIR`, `JAX_ENABLE_COMPILATION_CACHE`) has chosen stays as it is, and so
+    do the devices of a JAX that runs already.
 
     Raises UserError if JAX cannot provide the platform that `JAX_PLATFORMS` asks for.
 
     >>> len(devices()) >= 1
     True
     """
-    if getattr(jax.config, "jax_num_cpu_devices", -1) < 0:  # nobody has chosen
+    forced = FORCED in os.environ.get("XLA_FLAGS", "")
+    if not forced and getattr(jax.config, "jax_num_cpu_devices", -1) < 0:  # nobody has chosen
         with contextlib.suppress(RuntimeError):  # JAX runs already
             jax.config.update("jax_num_cpu_devices", cores())
     if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
@@ -61,9 +64,11 @@ def chosen(asked: int | Sequence[jax.Device] | None = None) -> tuple[jax.Device,
     if isinstance(asked, int | np.integer) and not isinstance(asked, bool):
         found = devices()
         if not 1 <= asked <= len(found):
+            platform = found[0].platform
+            more = " (set JAX_NUM_CPU_DEVICES to have more)" if platform == "cpu" else ""
             raise UserError(
-                f"devices={asked}: expected 1 to {len(found)}, the {found[0].platform} devices of "
-                "this machine"
+                f"devices={asked}: expected 1 to {len(found)}, the {platform} devices of this "
+                f"machine{more}"
             )
         return found[:asked]
     given = tuple(asked) if isinstance(asked, Sequence | np.ndarray) else ()
