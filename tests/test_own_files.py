@@ -71,6 +71,14 @@ sweep = jx.Sweep(
 """
 
 
+BEGINNING = """
+import jaxexp as jx
+from jaxexp.reproduce.places import problem
+
+sweep = jx.Sweep(jx.MLPTrial(epochs=1, depth=1, batch_size=64))
+"""
+
+
 def told(capsys, *arguments: str, code: int = 0) -> tuple[str, str]:
     """What a command says, on standard output and beside it."""
     with pytest.raises(SystemExit) as stopped:
@@ -312,6 +320,21 @@ def test_files_that_are_no_sweeps_are_refused(content, message, tmp_path, capsys
     _, err = told(capsys, "run", str(tmp_path / "mine.py"), "--out", str(tmp_path / "run"), code=2)
     assert message in err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["problem", "check", "estimate"])
+def test_an_error_in_a_function_of_a_file_is_told_with_its_line(name, tmp_path, capsys):
+    arguments = "sweep, inputs" if name == "estimate" else "inputs"
+    function = f"def {name}({arguments}):\n    raise ValueError('my data is\\ngone')\n"
+    (tmp_path / "mine.py").write_text(f"{BEGINNING}\n{function}")
+    line = [str(tmp_path / "mine.py"), "--out", str(tmp_path / "run")]
+    _, err = told(capsys, "run", *line, code=2)
+    place = f"(mine.py, line {3 + len(BEGINNING.splitlines())})"
+    assert f"mine: {name}({arguments}) failed: ValueError: my data is gone {place}" in err
+    if name == "problem":
+        assert not (tmp_path / "run").exists()
+        _, err = told(capsys, "plan", line[0], code=2)
+        assert f"ValueError: my data is gone {place}" in err
 
 
 def test_a_hyperparameter_by_its_short_name_is_hinted_at(capsys):

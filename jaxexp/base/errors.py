@@ -1,4 +1,11 @@
-"""Errors that a user can mend, and interruption."""
+"""Errors that a user can mend, and interruption; and what their own code raises, in a line."""
+
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1]
 
 
 class UserError(Exception):
@@ -28,3 +35,24 @@ class InterruptedRunError(BaseException):
 
     Like KeyboardInterrupt it is no `Exception`: code that mends errors must not swallow it.
     """
+
+
+def in_one_line(error: Exception, function: Callable[..., object]) -> str:
+    """What a function of a user's raised, in one line, with the file and line of their own.
+
+    >>> in_one_line(ZeroDivisionError("division by zero"), print)
+    'ZeroDivisionError: division by zero'
+    """
+    message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    message = " ".join(message.split()).removesuffix(":")
+    frames = traceback.extract_tb(error.__traceback__)
+    home = getattr(getattr(function, "__code__", None), "co_filename", None)
+    own = [f for f in frames if f.filename == home] or [f for f in frames if _is_own(f.filename)]
+    if not own:
+        return message
+    return f"{message} ({Path(own[-1].filename).name}, line {own[-1].lineno})"
+
+
+def _is_own(filename: str) -> bool:
+    """Whether a file is neither of this package nor of Python or a library installed in it."""
+    return not any(Path(filename).is_relative_to(p) for p in (PACKAGE, sys.prefix, sys.base_prefix))

@@ -1,15 +1,16 @@
 """Sweeps by name: the files in `sweeps/`, and files of your own."""
 
+import contextlib
 import glob
 import importlib.util
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from jaxexp.base.errors import UserError
+from jaxexp.base.errors import UserError, in_one_line
 from jaxexp.base.files import digest
 from jaxexp.base.words import did_you_mean
 from jaxexp.spec.spaces import Space
@@ -102,6 +103,20 @@ def load_source(name_or_file: str) -> Source:
             raise UserError(f"{path}: {name} is {function!r}, expected a function")
     sweep = replace(module.sweep, name=path.stem)
     return Source(sweep, digest(path.read_bytes()), **optional)
+
+
+@contextlib.contextmanager
+def calling(sweep: Sweep, called: str, function: Callable[..., object]) -> Iterator[None]:
+    """While a function of a sweep's file is called: what it raises is a UserError, with the line.
+
+    `called` is what the message calls it, "problem(inputs)".
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # whatever the code of a user may raise
+        raise UserError(f"{sweep.name}: {called} failed: {in_one_line(error, function)}") from error
 
 
 def comparisons() -> list[Comparison]:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from jaxexp.base.errors import UserError
 from jaxexp.base.words import count
+from jaxexp.cli import library
 from jaxexp.cli.library import Source
 from jaxexp.cli.rundir import RunDirectory
 from jaxexp.cli.session import Command, plan_stage
@@ -58,11 +59,13 @@ def predict_files(
     model, why = models.best(directory.models, own, metric)
     source = sources[model.about["sweep"]]
     if export and source.export:
-        source.export(model, export)
+        with library.calling(source.sweep, "export(model, path)", source.export):
+            source.export(model, export)
     trial = _trial(_trials(source, model), model)
     predicted: Sequence[Prediction] = []
     if files and source.predict:
-        predicted = source.predict(model, files)
+        with library.calling(source.sweep, "predict(model, files)", source.predict):
+            predicted = source.predict(model, files)
     elif files:
         predicted = _of_tables(model, trial, plan_stage([source], command), files)
     return predicted, f"model: {source.sweep.name}, {_described(trial, source.sweep)}, {why}"

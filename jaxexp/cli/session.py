@@ -163,8 +163,10 @@ def plan_stage(stage: list[Source], command: Command, target: str | None = None)
     """The checked plan of the sweeps of a stage, for the devices here or for a target."""
     from jaxexp import api  # JAX takes a second to start
 
-    assert stage[0].problem is not None
-    made = stage[0].problem(command.inputs)
+    problem = stage[0].problem
+    assert problem is not None
+    with library.calling(stage[0].sweep, "problem(inputs)", problem):
+        made = problem(command.inputs)
     if not isinstance(made, api.Problem):
         raise UserError(
             f"{stage[0].sweep.name}: problem(inputs) returned {type(made).__name__}, expected "
@@ -213,7 +215,8 @@ class Session:
         for source in (source for stage in self.stages for source in stage):
             if source.check:
                 try:
-                    source.check(command.inputs)
+                    with library.calling(source.sweep, "check(inputs)", source.check):
+                        source.check(command.inputs)
                 except UnavailableError as error:
                     self._not_run([source], str(error))
         if self.missing.keys() >= {s.sweep.name for stage in self.stages for s in stage}:
@@ -405,7 +408,10 @@ class Session:
         from jaxexp.execution.progress import going_on
 
         trials = count(len(sweep.trials()), "trial")
-        with going_on(f"fitting {sweep.name}, {trials}, on the host", self.console):
+        with (
+            going_on(f"fitting {sweep.name}, {trials}, on the host", self.console),
+            library.calling(sweep, "estimate(sweep, inputs)", estimate),
+        ):
             dataset = estimate(sweep, self.command.inputs)
         self._keep(directory, sweep, dataset)
 

@@ -6,17 +6,14 @@ where, and so does its `errors`.
 
 import itertools
 import json
-import sys
-import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TypeVar
 
 import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
 
-from jaxexp.base.errors import UserError
+from jaxexp.base.errors import UserError, in_one_line
 from jaxexp.report import figures
 from jaxexp.report.importance import importance
 from jaxexp.report.page import Picture, Section
@@ -33,7 +30,6 @@ LINEAGE = (
     "A member's line ends where it gave up its state, and an orange line leads there from the "
     "member that it became a copy of."
 )
-PACKAGE = Path(__file__).parents[1]
 PartT = TypeVar("PartT")
 
 
@@ -125,25 +121,8 @@ def _guarded(
     try:
         return check(function(results))
     except Exception as error:  # whatever the code of a user may raise
-        errors.append(f"`{part}` of question {question.row} failed: {_describe(error, function)}")
+        errors.append(f"`{part}` of question {question.row} failed: {in_one_line(error, function)}")
         return None
-
-
-def _describe(error: Exception, function: Callable[..., object]) -> str:
-    """The error in one line, with the user's own file and line."""
-    message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-    message = " ".join(message.split()).removesuffix(":")
-    frames = traceback.extract_tb(error.__traceback__)
-    home = getattr(getattr(function, "__code__", None), "co_filename", None)
-    own = [f for f in frames if f.filename == home] or [f for f in frames if _is_own(f.filename)]
-    if not own:
-        return message
-    return f"{message} ({Path(own[-1].filename).name}, line {own[-1].lineno})"
-
-
-def _is_own(filename: str) -> bool:
-    """Whether a file is neither of this package nor of Python or a library installed in it."""
-    return not any(Path(filename).is_relative_to(p) for p in (PACKAGE, sys.prefix, sys.base_prefix))
 
 
 def _text(answer: object) -> str:
