@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -275,6 +276,65 @@ def test_predict_from_any_folder_with_relative_paths(classified, moons, tmp_path
     np.testing.assert_allclose([float(row[2]) for row in rows], probability_N, atol=1e-4)
     assert f"learning rate {best.trial.learning_rate}, " in done.stderr
     assert "validation loss" in done.stderr
+
+
+@pytest.fixture
+def elsewhere(classified, moons, tmp_path) -> Path:
+    """The same run, moved with its file and its data."""
+    shutil.copytree(classified, tmp_path / "run")
+    shutil.copytree(moons, tmp_path / "data")
+    shutil.copy(classified.parent / "moons.py", tmp_path / "moons.py")
+    content = json.loads((tmp_path / "run" / "run.json").read_text())
+    content["inputs"]["data"] = str(tmp_path / "data")
+    content["sweeps"] = [str(tmp_path / "moons.py")]
+    (tmp_path / "run" / "run.json").write_text(json.dumps(content))
+    (tmp_path / "new.csv").write_bytes((moons / "test.csv").read_bytes())
+    return tmp_path
+
+
+def change(elsewhere: Path, file: str, old: str, new: str) -> list[str]:
+    """Change a file; returns how to predict with the models of the run."""
+    for path in elsewhere.glob(file):
+        path.write_text(path.read_text().replace(old, new))
+    return ["predict", str(elsewhere / "run"), str(elsewhere / "new.csv")]
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        ("data/*.csv", ",a\n", ",c\n", "its classes were a, b, are b, c"),
+        ("moons.py", '["u", "v"]', '["v", "u"]', "file of sweep moons was "),
+        ("moons.py", "import jaxexp", "import  jaxexp", "file of sweep moons was "),
+    ],
+)
+def test_names_are_those_that_the_model_was_trained_with(
+    file, old, new, message, classified, elsewhere, capsys
+):
+    line = ["predict", str(classified), str(elsewhere / "new.csv")]
+    expected, _ = told(capsys, *line)
+    line = change(elsewhere, file, old, new)
+    _, err = told(capsys, *line, code=2)
+    assert f"{elsewhere / 'run'}: not what the model was trained with: {message}" in err
+    assert told(capsys, *line, "--force")[0] == expected
+
+
+def test_a_feature_by_another_name_is_told(elsewhere, capsys):
+    change(elsewhere, "data/*.csv", "u,v,moon", "w,v,moon")
+    line = change(elsewhere, "moons.py", '"u"', '"w"')
+    content = json.loads((elsewhere / "run" / "run.json").read_text())
+    del content["made_with"]["file of sweep moons"]
+    (elsewhere / "run" / "run.json").write_text(json.dumps(content))
+    _, err = told(capsys, *line, code=2)
+    assert "its features were u, v, are w, v" in err
+
+
+def test_other_rows_elsewhere_change_no_prediction(classified, elsewhere, capsys):
+    expected, before = told(capsys, "predict", str(classified), str(elsewhere / "new.csv"))
+    line = change(elsewhere, "nothing", "", "")
+    assert told(capsys, *line) == (expected, before)
+    found, err = told(capsys, *change(elsewhere, "data/train.csv", "1", "2"))
+    assert found == expected
+    assert "data of moons was " in err
 
 
 def test_an_error_in_ones_own_figure_is_one_line_and_the_page_is_there(tmp_path, capsys):

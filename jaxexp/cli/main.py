@@ -462,6 +462,14 @@ def predict(
             metavar="FILE.pth", help="Write its weights for torchvision's resnet18(num_classes=1)."
         ),
     ] = None,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Predict although the file of the sweep, or a name of a class or feature, has "
+            "changed.",
+        ),
+    ] = False,
 ) -> None:
     """Predict images, or the rows of CSV files, with the best model of a run.
 
@@ -480,7 +488,12 @@ def predict(
     command = Command.from_json(directory.command(), run_directory / "run.json")
     from jaxexp.cli.prediction import predict_files  # JAX takes a second to start
 
-    predicted, model = predict_files(directory, command, files or [], sweep, export)
+    def note(text: str) -> None:
+        console.print(text, style="yellow", soft_wrap=True)
+
+    predicted, model = predict_files(
+        directory, command, files or [], sweep, export, note, force=force
+    )
     for found in predicted:
         probability = "" if found.probability is None else f"\t{found.probability:.4f}"
         print(f"{found.example}\t{found.label}{probability}")

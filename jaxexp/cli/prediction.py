@@ -1,6 +1,6 @@
 """Predictions of the best model of a run, for images or the rows of CSV files."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from jaxexp.base.words import count
 from jaxexp.cli import library
 from jaxexp.cli.library import Source
 from jaxexp.cli.rundir import RunDirectory
-from jaxexp.cli.session import Command, plan_stage
+from jaxexp.cli.session import Command, made_with_data, names_of, plan_stage, stages
 from jaxexp.results import models
 from jaxexp.results.models import Model, Prediction
 from jaxexp.results.results import apply, like_training
@@ -24,15 +24,20 @@ from jaxexp.training.trees import PyTree
 
 if TYPE_CHECKING:
     from jaxexp.api import PlannedRun
+    from jaxexp.training.data import Data
+
+SHOWN = 20  # of many names, in a message
 
 
 def predict_files(
     directory: RunDirectory, command: Command, files: Sequence[Path], sweep: str | None,
-    export: Path | None,
+    export: Path | None, note: Callable[[str], None], *, force: bool = False,
 ) -> tuple[Sequence[Prediction], str]:  # fmt: skip
     """Predictions for files by the best model, of a sweep or of all, and a line that says which.
 
-    Raises UserError for files that cannot be read or are of another kind, and runs without models.
+    `note` is called with what has changed since it was trained, and need not change predictions.
+    Raises UserError for files that cannot be read or are of another kind, runs without models, and,
+    unless `force`, where the file of the sweep has changed, or the names of classes or features.
     """
     results = directory.load()
     if sweep is not None and sweep not in dict(results):
@@ -58,6 +63,9 @@ def predict_files(
     metric = command.search.metric if command.search else None if asked else "loss"
     model, why = models.best(directory.models, own, metric)
     source = sources[model.about["sweep"]]
+    file = {f"file of sweep {source.sweep.name}": source.digest}
+    if not force:
+        _refuse(directory, directory.differences(file))
     if export and source.export:
         with library.calling(source.sweep, "export(model, path)", source.export):
             source.export(model, export)
@@ -67,8 +75,39 @@ def predict_files(
         with library.calling(source.sweep, "predict(model, files)", source.predict):
             predicted = source.predict(model, files)
     elif files:
-        predicted = _of_tables(model, trial, plan_stage([source], command), files)
+        planned = plan_stage([source], command)
+        if not force:
+            _refuse(directory, _renamed(model, planned.data))
+        [stage] = [own for own in stages(sources.values()) if source in own]
+        for changed in directory.differences(made_with_data(stage, planned.data)):
+            note(
+                f"{changed}: what the sweep's file takes from its data is not as it was trained on"
+            )
+        predicted = _of_tables(model, trial, planned, files)
     return predicted, f"model: {source.sweep.name}, {_described(trial, source.sweep)}, {why}"
+
+
+def _refuse(directory: RunDirectory, differs: Sequence[str]) -> None:
+    """Raise UserError for what differs."""
+    if differs:
+        raise UserError(
+            f"{directory.path}: not what the model was trained with: {'; '.join(differs)}; --force "
+            "predicts all the same, with the names that it was trained with"
+        )
+
+
+def _renamed(model: Model, data: "Data") -> list[str]:
+    """In words, which names are not those that the model was trained with."""
+    now, before = names_of(data), model.about["attrs"]
+    return [
+        f"its {what} were {_listed(before[what])}, are {_listed(now.get(what, ()))}"
+        for what in ("classes", "features")
+        if what in before and before[what] != now.get(what)
+    ]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (" …" if len(names) > SHOWN else "") or "without names"
 
 
 def _trials(source: Source, model: Model) -> Sequence[Trial]:
@@ -95,8 +134,9 @@ def _of_tables(
     model: Model, trial: Trial, planned: "PlannedRun", files: Sequence[Path]
 ) -> list[Prediction]:
     """Of every row of CSV files whose columns are the features."""
-    task, data = planned.task, planned.data
-    tables = [_read(file, data.features, data.train.x) for file in files]
+    task, data, trained = planned.task, planned.data, model.about["attrs"]
+    features = trained.get("features", data.features)
+    tables = [_read(file, features, data.train.x) for file in files]
     arrays = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), data.arrays())
     key = jax.eval_shape(lambda: jax.random.key(0))
     like = jax.eval_shape(lambda rng, data: task.init(trial, rng, data), key, arrays)
@@ -111,7 +151,7 @@ def _of_tables(
         values = [" ".join(f"{v:.6g}" for v in np.ravel(value)) for value in prediction]
         return [Prediction(row, value, None) for row, value in zip(rows, values, strict=True)]
     best_N = probability_NxC.argmax(1)
-    names = data.classes or tuple(map(str, range(probability_NxC.shape[1])))
+    names = trained.get("classes") or tuple(map(str, range(probability_NxC.shape[1])))
     return [
         Prediction(row, names[label], float(probability_C[label]))
         for row, label, probability_C in zip(rows, best_N, probability_NxC, strict=True)
@@ -123,7 +163,7 @@ def _check_header(file: Path, width: int) -> None:
     header = pd.read_csv(file, header=None, nrows=1, skipinitialspace=True, dtype=str).iloc[0]
     named = header.dropna()
     if len(named) and pd.to_numeric(named, errors="coerce").notna().all():
-        found = ", ".join(named[:20])
+        found = ", ".join(named[:SHOWN])
         raise UserError(
             f"{file}, line 1: the header is numbers alone ({found}), expected the names of "
             f"{count(width, 'column')}, with the first example in the row below"
@@ -146,7 +186,7 @@ def _read(file: Path, features: Sequence[str] | None, like: PyTree) -> np.ndarra
     missing = [name for name in names if name not in table.columns]
     if missing or len(names) != width:
         wanted = ", ".join(features) if features else f"{width} columns of numbers"
-        found = ", ".join(map(str, table.columns[:20]))
+        found = ", ".join(map(str, table.columns[:SHOWN]))
         raise UserError(f"{file}: the columns are {found}, expected {wanted}")
     if table.empty:
         raise UserError(f"{file}: no rows after the header, expected one or more")

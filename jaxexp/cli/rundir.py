@@ -268,6 +268,15 @@ class RunDirectory:
         missing = command.get("missing")
         return f"complete but for {', '.join(missing)}" if missing else "complete"
 
+    def differences(self, made_with: Mapping[str, str]) -> list[str]:
+        """In words, what is not as it is written down; what is not written down is left out."""
+        before = self.command().get("made_with", {})
+        return [
+            f"{name} was {before[name]}, is {now}"
+            for name, now in made_with.items()
+            if before.get(name, now) != now
+        ]
+
     def check_same(self, made_with: Mapping[str, str], *, force: bool) -> None:
         """Write down what the numbers depend on, or compare it with what is written down.
 
@@ -275,11 +284,7 @@ class RunDirectory:
         """
         command = self.command()
         before = command.get("made_with", {})
-        differs = [
-            f"{name} was {before[name]}, is {now}"
-            for name, now in made_with.items()
-            if before.get(name, now) != now
-        ]
+        differs = self.differences(made_with)
         if differs and not force:
             raise UserError(
                 f"{self.path}: not the run that was started: {'; '.join(differs)}; --force resumes "

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from jaxexp.execution.stores import Store
     from jaxexp.report.page import Section
     from jaxexp.search.batches import Training
+    from jaxexp.training.data import Data
 
 QUICK_EPOCHS = 2
 SHOWN = 5  # of the best trials, while a search trains
@@ -180,6 +181,19 @@ def plan_stage(stage: list[Source], command: Command, target: str | None = None)
     )
 
 
+def made_with_data(stage: list[Source], data: "Data") -> dict[str, str]:
+    """The fingerprint of the data of a stage, under its name in `run.json`."""
+    from jaxexp.api import data_fingerprint
+
+    return {f"data of {stage[0].sweep.name}": data_fingerprint(data)}
+
+
+def names_of(data: "Data") -> dict[str, list[str]]:
+    """What a model's classes and features are called, where they have names."""
+    names = {"classes": data.classes, "features": data.features}
+    return {what: list(own) for what, own in names.items() if own is not None}
+
+
 def _options(command: Command) -> "Training":
     """Of `jaxexp.plan`, for whatever the command trains."""
     memory = None if command.memory is None else command.memory * 1e9
@@ -300,12 +314,8 @@ class Session:
             for source in todo:
                 self._estimate(directory, source.sweep, estimate)
             return
-        from jaxexp import api
-
         planned = self.first if number == 0 and self.first else plan_stage(stage, self.command)
-        directory.check_same(
-            {f"data of {stage[0].sweep.name}": api.data_fingerprint(planned.data)}, force=force
-        )
+        directory.check_same(made_with_data(stage, planned.data), force=force)
         if stage[0].space is not None:
             self._run_study(directory, stage[0], planned)
             return
@@ -388,8 +398,7 @@ class Session:
     ) -> "Callable[[TrialRecord], None]":
         """Saves the models of the sweeps, as their trials finish."""
         trials = {sweep.name: set(sweep.trials()) for sweep in sweeps}
-        names = {} if planned.data.classes is None else {"classes": list(planned.data.classes)}
-        attrs = {**planned.data.attrs, **names}
+        attrs = {**planned.data.attrs, **names_of(planned.data)}
 
         def save(record: "TrialRecord") -> None:
             from jaxexp.results import models  # with xarray and pandas, which take their time
