@@ -397,6 +397,43 @@ def test_an_error_in_a_function_of_a_file_is_told_with_its_line(name, tmp_path, 
         assert f"ValueError: my data is gone {place}" in err
 
 
+SEEDS = BEGINNING.replace("batch_size=64)", "batch_size=64), {'seed': [0, 1]}")
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "message"),
+    [
+        (BEGINNING, ["--set", "seed=0,1", "--seed", "7"], "--seed 7: expected without --set seed"),
+        (BEGINNING, ["--set", "seed=3", "--seeds", "2"], "--seeds 2: expected without --set seed"),
+        (SEEDS, ["--seed", "7"], "--seed 7: mine has seeds of its own: expected none, or --set s"),
+        (SEEDS, ["--seeds", "1"], "--seeds 1: mine has seeds of its own: expected none, or --set"),
+        (
+            BEGINNING + "def estimate(sweep, inputs): 1 / 0\n",
+            ["--seeds", "2"],
+            "--seeds 2: another library fits the models of mine",
+        ),
+    ],
+)
+def test_seeds_that_are_asked_for_twice_are_refused(content, arguments, message, tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(content)
+    for command_ in (["plan"], ["run", "--out", str(tmp_path / "run")]):
+        _, err = told(capsys, *command_, str(tmp_path / "mine.py"), *arguments, code=2)
+        assert message in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_all_seeds_that_are_asked_for_train(tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(BEGINNING)
+    data = write_csvs(tmp_path / "data", 300)
+    line = [str(tmp_path / "mine.py"), "--data", str(data), "--seed", "5", "--seeds", "3"]
+    told(capsys, "run", *line, "--out", str(tmp_path / "run"))
+    with xr.open_dataset(tmp_path / "run" / "results" / "mine.nc") as dataset:
+        assert dataset["seed"].values.tolist() == [5, 6, 7]
+    (tmp_path / "mine.py").write_text(SEEDS)
+    out, _ = told(capsys, "plan", *line[:3], "--set", "seed=7")
+    assert "1 trial in 1 program" in out
+
+
 def test_a_hyperparameter_by_its_short_name_is_hinted_at(capsys):
     _, err = told(capsys, "run", "epochs", "--set", "lr=0.1", code=2)
     assert "'lr': did you mean learning_rate" in err

@@ -41,6 +41,7 @@ from jaxexp.cli.options import (
     PointSeeds,
     Programs,
     Quick,
+    RunSeeds,
     Sampler,
     SamplerSeed,
     Sections,
@@ -147,7 +148,7 @@ def reproduce(
         + " Each section asks one question of a published report, answers it from this run, and "
         f"quotes the report's own figure. The report is {SOURCE}.",
         reference="The report",
-        settings=_parse(settings or []),
+        settings=_parse(settings or [], seed, seeds),
         devices=devices,
         cluster=cluster,
         seed=seed,
@@ -183,6 +184,7 @@ def run(
     skip_broken: SkipBroken = False,
     out: Out = None,
     seed: Seed = None,
+    seeds: RunSeeds = None,
     quick: Quick = False,
     checkpoint_every: Every = 30.0,
     checkpoints: CheckpointsAt = None,
@@ -200,12 +202,13 @@ def run(
     command = Command(
         sweeps=(str(Path(sweep).resolve()) if sweep.endswith(".py") else sweep,),
         title=name.replace("_", " ").capitalize(),
-        settings=_parse(settings or []),
+        settings=_parse(settings or [], seed, seeds),
         programs=programs,
         memory=memory,
         devices=devices,
         cluster=cluster,
         seed=seed,
+        seeds={} if seeds is None else {name: seeds},
         quick=quick,
         inputs=_inputs(data, images, weights, image_size, skip_broken, quick),
         checkpoint_every=checkpoint_every,
@@ -341,7 +344,7 @@ def plan(
     jaxexp plan depth_width --figure programs.png
     """
     sweeps: tuple[str, ...] = (sweep,)
-    several = {Path(sweep).stem: seeds or 1}
+    several = {} if seeds is None else {Path(sweep).stem: seeds}
     if sweep == "reproduce":
         sections = _sections(section)
         sweeps = tuple(name for one in sections for name in SECTIONS[one].sweeps)
@@ -349,7 +352,7 @@ def plan(
     command = Command(
         sweeps=sweeps,
         title="",
-        settings=_parse(settings or []),
+        settings=_parse(settings or [], seed, seeds),
         programs=programs,
         memory=memory,
         devices=devices,
@@ -696,12 +699,21 @@ def _inputs(
     )
 
 
-def _parse(settings: Sequence[str]) -> dict[str, list[str]]:
-    """`["epochs=5", "learning_rate=0.1,0.01"]` as `{"epochs": ["5"], ...}`."""
-    return {
+def _parse(
+    settings: Sequence[str], seed: int | None = None, seeds: int | None = None
+) -> dict[str, list[str]]:
+    """`["epochs=5", "learning_rate=0.1,0.01"]` as `{"epochs": ["5"], ...}`.
+
+    Raises UserError where `--seed` or `--seeds` is given beside a setting of the seed.
+    """
+    made = {
         name: [value.strip() for value in values.split(",")]
         for name, values in _pairs(settings).items()
     }
+    for option, given in (("--seed", seed), ("--seeds", seeds)):
+        if given is not None and "seed" in made:
+            raise UserError(f"{option} {given}: expected without --set seed, which decides it")
+    return made
 
 
 def _pairs(settings: Sequence[str]) -> dict[str, str]:

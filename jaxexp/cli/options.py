@@ -34,6 +34,12 @@ Seeds = Annotated[
         "if not given; 1 with --quick.",
     ),
 ]
+RunSeeds = Annotated[
+    int | None,
+    typer.Option(
+        "--seeds", metavar="N", min=1, help="Train every trial with N seeds, from --seed on."
+    ),
+]
 Quick = Annotated[
     bool,
     typer.Option(

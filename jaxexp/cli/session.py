@@ -79,6 +79,7 @@ class Command:
     def _prepare(self, source: Source) -> Source:
         if self.search is not None:
             return self._prepare_search(source, self.search)
+        self._check_seeds(source)
         sweep = source.sweep.set(self.settings)
         if self.seed is not None:
             sweep = sweep.set({"seed": [self.seed]})
@@ -92,6 +93,24 @@ class Command:
         sweep = self._with_image_size(sweep)
         sweep.trials()  # checks every value
         return dataclasses.replace(source, sweep=sweep)
+
+    def _check_seeds(self, source: Source) -> None:
+        """Refuse to train others than the seeds of the sweep's file, if not set in their place."""
+        name = source.sweep.name
+        several = self.seeds.get(name)
+        own = any("seed" in axis for axis in source.sweep.axes) and "seed" not in self.settings
+        for option, given in (("--seed", self.seed), ("--seeds", several)):
+            if own and given is not None:
+                raise UserError(
+                    f"{option} {given}: {name} has seeds of its own: expected none, or --set "
+                    "seed=VALUE in their place"
+                )
+        # Of the sweeps of the report, some are trained with several seeds and some are not.
+        if source.estimate and several is not None and len(self.sweeps) == 1:
+            raise UserError(
+                f"--seeds {several}: another library fits the models of {name}, which draws "
+                "nothing: expected none"
+            )
 
     def _prepare_search(self, source: Source, search: Search) -> Source:
         given = Sweep(source.sweep.base, name=source.sweep.name, record=source.sweep.record)
