@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -380,6 +382,75 @@ def test_files_that_are_no_sweeps_are_refused(content, message, tmp_path, capsys
     _, err = told(capsys, "run", str(tmp_path / "mine.py"), "--out", str(tmp_path / "run"), code=2)
     assert message in err
     assert not (tmp_path / "run").exists()
+
+
+BESIDE = """
+import jaxexp as jx
+import beside_file
+from beside_package import part
+from jaxexp.reproduce.places import problem
+
+
+def width():
+    import beside_late
+
+    return beside_file.WIDTH * part.TWO * beside_late.ONE
+
+
+sweep = jx.Sweep(jx.MLPTrial(epochs=1, depth=1, batch_size=64, width=width()))
+"""
+
+
+@pytest.fixture
+def beside(tmp_path, monkeypatch) -> Path:
+    """A sweep file that imports modules beside it, at its top, in a function, and of a package."""
+    monkeypatch.setattr("sys.path", [*sys.path])
+    (tmp_path / "beside_package").mkdir()
+    for name, content in {
+        "mine.py": BESIDE, "beside_file.py": "from beside_other import WIDTH", "unused.py": "",
+        "beside_other.py": "WIDTH = 4", "beside_late.py": "ONE = 1",
+        "beside_package/__init__.py": "", "beside_package/part.py": "TWO = 2",
+    }.items():  # fmt: skip
+        (tmp_path / name).write_text(content + "\n")
+    yield tmp_path
+    for module in [name for name in sys.modules if name.startswith("beside_")]:
+        del sys.modules[module]
+
+
+def test_a_file_imports_modules_beside_it(beside, tmp_path_factory):
+    """In a process of its own, from another folder."""
+    line = ["plan", str(beside / "mine.py"), "--programs", "exact"]
+    done = command(*line, cwd=tmp_path_factory.mktemp("other"))
+    assert done.returncode == 0, done.stderr
+    assert "1 trial in 1 program" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "changed",
+    ["beside_file.py", "beside_other.py", "beside_late.py", "beside_package/part.py", "mine.py"],
+)
+def test_the_digest_of_a_file_covers_the_modules_beside_it(changed, beside):
+    before = library.load_source(str(beside / "mine.py")).digest
+    (beside / "unused.py").write_text("changed = True\n")
+    assert library.load_source(str(beside / "mine.py")).digest == before
+    path = beside / changed
+    path.write_text(path.read_text() + "# changed\n")
+    assert library.load_source(str(beside / "mine.py")).digest != before
+
+
+def test_modules_beside_a_file_are_sent_to_nodes_that_have_no_such_file(beside, tmp_path):
+    cloudpickle = pytest.importorskip("ray.cloudpickle")
+    nodes = pytest.importorskip("jaxexp.cluster.nodes")
+    assert library.load(str(beside / "mine.py")).base.width == 8
+    made = library._execute(beside / "mine.py")
+    with nodes.by_value(nodes.own_modules()):
+        sent = cloudpickle.dumps((made.beside_file, made.part))
+    code = (
+        "import pickle, sys; file, part = pickle.load(sys.stdin.buffer); "
+        "print(file.WIDTH * part.TWO)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], input=sent, capture_output=True, timeout=60)
+    assert done.stdout.split() == [b"8"], done.stderr
 
 
 @pytest.mark.parametrize("name", ["problem", "check", "estimate"])

@@ -1,9 +1,11 @@
 """Sweeps by name: the files in `sweeps/`, and files of your own."""
 
+import ast
 import contextlib
 import glob
 import importlib.util
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -60,7 +62,7 @@ class Source:
     """
 
     sweep: Sweep
-    digest: str  # of that file
+    digest: str  # of that file, and of the modules beside it that it imports
     problem: "Callable[[Inputs], Problem] | None" = None
     estimate: "Callable[[Sweep, Inputs], xr.Dataset] | None" = None
     check: "Callable[[Inputs], None] | None" = None
@@ -90,6 +92,8 @@ def load_source(name_or_file: str) -> Source:
                 "a file of your own ends in .py)"
             )
         path = folder() / f"{name_or_file}.py"
+    elif (beside := str(path.resolve().parent)) not in sys.path:
+        sys.path.insert(0, beside)  # as `python FILE` does; for good: functions import, too
     module = _execute(path)
     optional = {name: getattr(module, name, None) for name in OPTIONAL}
     if not (optional["problem"] or optional["estimate"]):
@@ -102,7 +106,37 @@ def load_source(name_or_file: str) -> Source:
         if function is not None and not callable(function):
             raise UserError(f"{path}: {name} is {function!r}, expected a function")
     sweep = replace(module.sweep, name=path.stem)
-    return Source(sweep, digest(path.read_bytes()), **optional)
+    return Source(sweep, digest(*_contents(path.resolve())), **optional)
+
+
+def _contents(path: Path) -> list[bytes]:
+    """Of a file, and of the modules beside it that it imports, or that these import."""
+    found: dict[Path, bytes] = {}
+    left = [path]
+    while left:
+        file = left.pop()
+        if file in found:
+            continue
+        found[file] = file.read_bytes()
+        for name in _imports(found[file]) - {"jaxexp"}:
+            beside = [path.parent / f"{name}.py", *(path.parent / name).glob("**/*.py")]
+            left += [own for own in beside if own.is_file()]
+    return [found.pop(path), *(found[file] for file in sorted(found))]
+
+
+def _imports(content: bytes) -> set[str]:
+    """The modules that a file imports, inside functions too, by the first part of their names."""
+    try:
+        tree = ast.parse(content)
+    except (SyntaxError, ValueError):  # of a module that has not been imported by now
+        return set()
+    names: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.append(node.module)
+    return {name.partition(".")[0] for name in names}
 
 
 @contextlib.contextmanager
