@@ -15,6 +15,7 @@ from test_cli import command, write_csvs
 import jaxexp as jx
 from jaxexp.cli import library
 from jaxexp.cli import main as cli
+from jaxexp.reproduce import vision
 
 REGRESSION = """
 from dataclasses import dataclass
@@ -466,6 +467,65 @@ def test_an_error_in_a_function_of_a_file_is_told_with_its_line(name, tmp_path, 
         assert not (tmp_path / "run").exists()
         _, err = told(capsys, "plan", line[0], code=2)
         assert f"ValueError: my data is gone {place}" in err
+
+
+UNREAD = (
+    BEGINNING
+    + """
+import numpy as np
+
+
+def problem(inputs):
+    size = inputs.images and 1
+    return jx.Problem(jx.MLPClassification(), jx.arrays(np.zeros((99, 2)), [0, 1, 2] * 33))
+"""
+)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "nowhere"], "nowhere: expected none, as mine does not read it"),
+        (["--weights", "nope.pth"], "nope.pth: expected none, as mine does not read it"),
+        (["--image-size", "100"], "--image-size 100: expected none, as mine does not read it"),
+        (["--skip-broken"], "--skip-broken: expected none, as mine does not read it"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["run", "plan", "search"])
+def test_what_a_file_does_not_read_is_refused(kind, arguments, message, tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(UNREAD)
+    line = [kind, str(tmp_path / "mine.py"), "--images", "read", *arguments]
+    line += [] if kind == "plan" else ["--out", str(tmp_path / "run")]
+    line += (
+        ["--trials", "4", "--set", "learning_rate=loguniform(1e-3,1)"] if kind == "search" else []
+    )
+    _, err = told(capsys, *line, code=2)
+    assert message in err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["plan", "epochs", "--images", "nowhere"], "--images nowhere: expected none, as epochs"),
+        (["plan", "epochs", "--section", "9"], "--section 9: expected with `jaxexp plan reproduce"),
+        (["reproduce", "--section", "6", "--images", "a"], "--images a: expected none, as section"),
+        (["reproduce", "--section", "7", "--data", "a"], "--data a: expected none, as section 7"),
+        (["plan", "reproduce", "--section", "6", "--skip-broken"], "--skip-broken: expected none,"),
+    ],
+)
+def test_what_is_not_read_is_refused(arguments, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(vision, "missing_libraries", list)
+    assert message in told(capsys, *arguments, code=2)[1]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_table_is_not_written_over_another(regression, tmp_path, capsys):
+    same = [str(tmp_path / "same.out"), "--json", str(tmp_path / "." / "same.out")]
+    _, err = told(capsys, "export", str(regression), "--csv", *same, code=2)
+    assert f"--csv {same[0]} and --json {same[2]}: expected different files" in err
+    assert not list(tmp_path.iterdir())
 
 
 SEEDS = BEGINNING.replace("batch_size=64)", "batch_size=64), {'seed': [0, 1]}")

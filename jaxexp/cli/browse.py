@@ -137,6 +137,9 @@ def export(
     asked = {kind: file for kind, file in files.items() if file is not None}
     if not asked:
         raise UserError("nothing to do: expected --csv FILE, --parquet FILE or --json FILE")
+    if len({file.resolve() for file in asked.values()}) < len(asked):
+        kinds = " and ".join(f"--{kind} {file}" for kind, file in asked.items())
+        raise UserError(f"{kinds}: expected different files, one is given twice")
     from jaxexp.cli import tables
 
     rows = tables.rows(_results(run, sweep, "--sweep"), final=final)

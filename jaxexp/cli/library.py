@@ -6,6 +6,7 @@ import glob
 import importlib.util
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -127,7 +128,8 @@ def _contents(path: Path) -> list[bytes]:
 def _imports(content: bytes) -> set[str]:
     """The modules that a file imports, inside functions too, by the first part of their names."""
     try:
-        tree = ast.parse(content)
+        with warnings.catch_warnings(action="ignore"):  # the import has said them
+            tree = ast.parse(content)
     except (SyntaxError, ValueError):  # of a module that has not been imported by now
         return set()
     names: list[str] = []

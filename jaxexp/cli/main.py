@@ -21,7 +21,7 @@ from jaxexp.base.errors import InterruptedRunError, UnavailableError, UserError
 from jaxexp.base.words import count
 from jaxexp.cli import browse, drawing, library, pages
 from jaxexp.cli.benchmarks import benchmark
-from jaxexp.cli.inputs import IMAGENET, Inputs
+from jaxexp.cli.inputs import EMBEDDED_PIXELS, IMAGENET, PIXELS, Inputs, check_read, refuse
 from jaxexp.cli.options import (
     Batch,
     Budget,
@@ -65,7 +65,6 @@ from jaxexp.spec.sweep import Sweep
 if TYPE_CHECKING:
     from jaxexp.report.page import Section
 
-EMBEDDED_PIXELS = 64  # per side, as those images are; and as those of a quick run
 Click: TypeAlias = Any  # a context, command or parameter: typer keeps their types to itself
 
 
@@ -159,6 +158,7 @@ def reproduce(
         checkpoints=_location(checkpoints),
         log=tuple(dict.fromkeys(log or ())),
     )
+    _check_inputs(command.inputs, sections)
     _start(command, "reproduce", out, force=force, budget=budget)
 
 
@@ -349,6 +349,8 @@ def plan(
         sections = _sections(section)
         sweeps = tuple(name for one in sections for name in SECTIONS[one].sweeps)
         several = _seeds(sections, seeds, quick)
+    elif section is not None:
+        raise UserError(f"--section {section}: expected with `jaxexp plan reproduce` alone")
     command = Command(
         sweeps=sweeps,
         title="",
@@ -366,8 +368,12 @@ def plan(
     planned_stages = [s for s in stages(command.sources()) if s[0].estimate is None]
     if figure is not None:
         drawing.check(figure, len(planned_stages))
+    if sweep == "reproduce":
+        _check_inputs(command.inputs, sections)
     for stage in planned_stages:
         planned = plan_stage(stage, command, target)
+        if sweep != "reproduce":
+            check_read(command.inputs, stage[0].sweep.name)
         if figure is not None:
             drawing.draw(planned, figure)
         print(planned)
@@ -636,7 +642,9 @@ def _bench_profile(sweep: str, settings: list[str], data: Path | None) -> None:
     [[source]] = stages(command.sources())
     if source.estimate is not None:
         raise UserError(f"{source.sweep.name}: another library fits its models; it has no steps")
-    benchmark("profile").profile(plan_stage([source], command))
+    planned = plan_stage([source], command)
+    check_read(command.inputs, source.sweep.name)
+    benchmark("profile").profile(planned)
 
 
 def _bench(name: str, option: str, extras: str, *, quick: bool) -> None:
@@ -688,7 +696,7 @@ def _inputs(
     data: Path | None, images: Path | None, weights: str, image_size: int | None,
     skip_broken: bool, quick: bool,
 ) -> Inputs:  # fmt: skip
-    size = image_size or (EMBEDDED_PIXELS if images is None or quick else 224)
+    size = image_size or (EMBEDDED_PIXELS if images is None or quick else PIXELS)
     return Inputs(
         data=data,
         images=images,
@@ -697,6 +705,13 @@ def _inputs(
         skip_broken=skip_broken,
         quick=quick,
     )
+
+
+def _check_inputs(inputs: Inputs, sections: Sequence[str]) -> None:
+    """Refuse what the sections of the report do not read."""
+    reads = {"6": {"data"}, "7": {"images", "weights", "image_size", "skip_broken"}}
+    for section in reads.keys() - sections:
+        refuse(inputs, reads[section], f"section {' '.join(sections)}")
 
 
 def _parse(
@@ -760,6 +775,8 @@ def _run(
     with Signals(say, budget) as signals:
         try:
             session = Session(command, console, signals)
+            if not begun:
+                session.check_inputs()
             with held as directory:
                 begun = True
                 page = session.run(directory, force=force)

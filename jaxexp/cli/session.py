@@ -17,7 +17,7 @@ from jaxexp.base.errors import InterruptedRunError, UnavailableError, UserError
 from jaxexp.base.files import digest, matches
 from jaxexp.base.words import count
 from jaxexp.cli import library, pages
-from jaxexp.cli.inputs import Inputs
+from jaxexp.cli.inputs import Inputs, check_read
 from jaxexp.cli.library import Source
 from jaxexp.cli.rundir import RunDirectory
 from jaxexp.cli.searching import Search
@@ -135,9 +135,10 @@ class Command:
 
     def as_json(self) -> dict[str, object]:
         """For `run.json`: `from_json` makes the command of it again."""
+        given = {own.name: vars(self.inputs)[own.name] for own in dataclasses.fields(self.inputs)}
         inputs = {
             name: str(value.resolve()) if isinstance(value, Path) else value
-            for name, value in vars(self.inputs).items()
+            for name, value in given.items()
         }
         lists = {"sweeps": list(self.sweeps), "log": list(self.log)}
         search = None if self.search is None else vars(self.search)
@@ -164,8 +165,8 @@ class Command:
         parts = (command, command.inputs, *([command.search] if command.search else []))
         for part in parts:
             for name, hint in typing.get_type_hints(type(part)).items():
-                if not matches(getattr(part, name), hint):
-                    raise TypeError(f"{name} is {reprlib.repr(getattr(part, name))}")
+                if not matches(vars(part)[name], hint):
+                    raise TypeError(f"{name} is {reprlib.repr(vars(part)[name])}")
         if not command.sweeps:
             raise ValueError("it names no sweep")
         return command
@@ -296,6 +297,14 @@ class Session:
         if self.kept is not None:
             self.kept.remove()
         return page
+
+    def check_inputs(self) -> None:
+        """Raise UserError for a file or folder that is given in vain.
+
+        Not of several stages, and not of what another library fits: it reads later.
+        """
+        if len(self.stages) == 1 and self.first is not None:
+            check_read(self.command.inputs, self.stages[0][0].sweep.name)
 
     def _controlled(self) -> "Control | None":
         """What becomes of the trials of a search between epochs; it has one stage."""
