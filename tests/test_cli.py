@@ -202,6 +202,8 @@ def test_a_sweep_file_of_ones_own_with_a_diverging_trial(tmp_path, monkeypatch):
         (["run", "epochs", "--data", "nowhere"], "nowhere"),
         (["report", "nowhere"], "nowhere: not a run directory"),
         (["run", "epochs", "--memory", "1e-5"], "and 10 kB may be used"),
+        (["run", "epochs", "--memory", "-1"], "--memory '-1': expected gigabytes, a number"),
+        (["plan", "epochs", "--memory", "much"], "--memory 'much': expected gigabytes, a number"),
         (["run", "epochs", "--programs", "many"], "programs='many': expected one of auto, exact"),
         (["plan", "epochs", "--set", "depht=3"], "'depht': did you mean depth"),
         (["plan", "epochs", "--devices", "8"], "devices=8: expected 1 to 4, the cpu devices of"),
@@ -255,6 +257,13 @@ def test_an_output_that_is_no_run_is_never_replaced(capsys, tmp_path):
         assert stopped.value.code == 2
         assert "is not an earlier run" in capsys.readouterr().err
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_an_output_that_is_a_broken_link_is_told(capsys, tmp_path):
+    (tmp_path / "link").symlink_to("nowhere")
+    assert here("run", "epochs", "--out", str(tmp_path / "link")) == 2
+    told = capsys.readouterr().err
+    assert f"{tmp_path / 'link'}: a link to nowhere, which is not there" in told
 
 
 @pytest.mark.parametrize(

@@ -118,10 +118,6 @@ Metric = Annotated[
         "validation split.",
     ),
 ]
-Memory = Annotated[
-    float | None,
-    typer.Option(metavar="GB", help="Memory that a run may take; what is free, if not given."),
-]
 Images = Annotated[
     Path | None,
     typer.Option(
@@ -175,6 +171,29 @@ def seconds(written: str) -> float:
     return made
 
 
+def gigabytes(written: str) -> float:
+    """Gigabytes, of memory.
+
+    >>> gigabytes("1.5")
+    1.5
+    """
+    try:
+        made = float(written)
+    except ValueError:
+        made = 0.0
+    if not 0 < made < math.inf:
+        raise UserError(f"--memory {written!r}: expected gigabytes, a number above 0")
+    return made
+
+
+Memory = Annotated[
+    float | None,
+    typer.Option(
+        metavar="GB",
+        parser=gigabytes,
+        help="Memory that a run may take; what is free, if not given.",
+    ),
+]
 Every = Annotated[
     float,
     typer.Option(

@@ -146,6 +146,11 @@ class RunDirectory:
 
     def _check_own(self) -> None:
         """Nothing is there, or a run, perhaps one that was killed as it began."""
+        if self.path.is_symlink() and not self.path.exists():
+            raise UserError(
+                f"{self.path}: a link to {os.readlink(self.path)}, which is not there; make that "
+                "folder, or choose another --out"
+            )
         if not self.path.exists() or self._command.is_file():
             return
         if not self.path.is_dir() or {p.name for p in self.path.iterdir()} - set(LEFTOVERS):
