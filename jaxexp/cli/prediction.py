@@ -80,9 +80,7 @@ def predict_files(
             _refuse(directory, _renamed(model, planned.data))
         [stage] = [own for own in stages(sources.values()) if source in own]
         for changed in directory.differences(made_with_data(stage, planned.data)):
-            note(
-                f"{changed}: what the sweep's file takes from its data is not as it was trained on"
-            )
+            note(f"{changed}; if the sweep's file scales by its data, it now does so by others")
         predicted = _of_tables(model, trial, planned, files)
     return predicted, f"model: {source.sweep.name}, {_described(trial, source.sweep)}, {why}"
 
