@@ -93,8 +93,9 @@ def load_source(name_or_file: str) -> Source:
                 "a file of your own ends in .py)"
             )
         path = folder() / f"{name_or_file}.py"
-    elif (beside := str(path.resolve().parent)) not in sys.path:
-        sys.path.insert(0, beside)  # as `python FILE` does; for good: functions import, too
+    # As `python FILE` does; for good, as its functions may import, too.
+    elif os.path.isfile(path) and (beside := str(path.resolve().parent)) not in sys.path:
+        sys.path.insert(0, beside)
     module = _execute(path)
     optional = {name: getattr(module, name, None) for name in OPTIONAL}
     if not (optional["problem"] or optional["estimate"]):
