@@ -66,7 +66,7 @@ ALWAYS_READ = {"epochs", "batch_size", "seed", "matmul_precision"}  # by the eng
 # Variables and dimensions of every dataset of results; see `to_dataset`.
 RESERVED = {"loss", "step_loss", "steps_per_epoch", "epochs_trained", "diverged_epoch"}
 RESERVED |= {"diverged_step", "trial_id", "seconds", "gradient_norm", "best_epoch", "parent"}
-RESERVED |= {"epoch", "split", "step", "layer"}
+RESERVED |= {"epoch", "split", "step", "layer", "seeds", "diverged_seeds"}
 
 
 def _named(function: FunctionT) -> FunctionT:
@@ -740,7 +740,10 @@ def _check_metric_names(task: Task, trials: Sequence[Trial]) -> None:
             raise UserError(
                 f"metrics[{name!r}]: {taken.__name__} has a hyperparameter of this name"
             )
-        if name in RESERVED or name.startswith("running_") or name in task.prediction_dims:
+        of = name.removesuffix("_std")  # what means over seeds have beside them
+        spread = of != name and (of in RESERVED or of in task.metrics)
+        taken_too = name in RESERVED or spread or name in task.prediction_dims
+        if taken_too or name.startswith("running_"):
             raise UserError(f"metrics[{name!r}]: results have something else of this name")
 
 
@@ -863,6 +866,7 @@ def write_report(results: "Results | Mapping[str, Results]", path: str | Path) -
     'report.html'
     """
     from jaxexp.report import page, sections
+    from jaxexp.results import select
     from jaxexp.results.results import Results
 
     made = {results.sweep.name: results} if isinstance(results, Results) else results
@@ -871,6 +875,8 @@ def write_report(results: "Results | Mapping[str, Results]", path: str | Path) -
             f"results={_short(results)}: expected jaxexp.Results, or a dict of them, as "
             "jaxexp.run returns"
         )
+    if not made:
+        raise UserError("results={}: expected the results of at least one sweep")
     drawn = [
         section
         for own in made.values()
@@ -878,7 +884,7 @@ def write_report(results: "Results | Mapping[str, Results]", path: str | Path) -
     ]
     datasets = [own.dataset for own in made.values()]
     meta = page.Meta(
-        title=" · ".join(name.replace("_", " ").capitalize() for name in made),
+        title=" · ".join(map(select.words, made)),
         summary="",
         facts=page.run_facts(datasets),
         plan="\n\n".join(dict.fromkeys(ds.attrs["plan"] for ds in datasets)),

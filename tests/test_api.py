@@ -227,6 +227,8 @@ def test_a_page_of_any_sweep(results, tmp_path):
     html = page.read_text()
     assert "validation accuracy" in html
     assert "latitude" not in html
+    named = jx.write_report({"CIFAR-10 ResNet18": results}, tmp_path / "named.html")
+    assert "<h1>CIFAR-10 ResNet18</h1>" in named.read_text()
     with pytest.raises(jx.UserError, match="cannot be written"):
         jx.write_report(results, tmp_path / "missing" / "report.html")
 

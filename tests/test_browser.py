@@ -122,7 +122,7 @@ def check(tab: Tab, width: int) -> None:
     sizes = tab.page.evaluate(
         "[...document.querySelectorAll('figure.drawn .plot')].map((plot) => {"
         " const box = plot.querySelector('.main-svg').getBoundingClientRect();"
-        " return [box.width, box.height, box.right]; })"
+        " return [box.width, box.height, plot.getBoundingClientRect().right]; })"
     )
     assert all(w > 200 and h > 100 and right <= width for w, h, right in sizes)
     assert not tab.page.locator("figure.drawn img").first.is_visible()
@@ -138,6 +138,9 @@ def test_every_figure_is_drawn_and_anybody_can_read_it(wide):
 def test_so_it_is_on_a_dark_telephone(browser, report):
     tab = Tab(browser, report, 390, color_scheme="dark")
     check(tab, 390)
+    coordinates = tab.page.locator(".plot", has=tab.page.locator(".parcoords"))
+    width, shown = coordinates.first.evaluate("(plot) => [plot.scrollWidth, plot.clientWidth]")
+    assert width > shown + 40  # it scrolls, so that the numbers of an axis reach no other
     tab.page.evaluate("document.documentElement.removeAttribute('lang')")
     assert tab.findings()[0].startswith("html-has-lang")  # axe looks indeed
 
@@ -225,3 +228,30 @@ def test_the_picture_stays_where_a_figure_cannot_be_drawn(browser, report, tmp_p
     assert tab.page.evaluate(DRAWN) == 0
     assert tab.page.locator("figure img").first.is_visible()
     assert any("picture stays" in complaint for complaint in tab.complaints)
+
+
+def test_titles_and_ticks_of_awkward_numbers_do_not_meet(browser, tmp_path):
+    long = "a metric with a name that takes three lines or so beside an axis of this height"
+    huge = dataset(
+        {"learning_rate": [1e-2, 0.1, 5.0, 1e3, 1e8]}, diverged=[0, 0, 2, 2, 2],
+        metrics={"loss": ("lower", "nats"), long: ("lower", "")}, loss=np.linspace(1e30, 9e30, 5),
+    )  # fmt: skip
+    drawn = [figures.curves(huge), figures.final_by(huge, "learning_rate", ["loss", long])]
+    pictures = [page.Picture(figures.to_png(f, dpi=30), f.alt, f.interactive) for f in drawn]
+    section = page.Section(row="1", title="Huge", question="?", answer="Yes.", figures=pictures)
+    path = tmp_path / "huge.html"
+    path.write_text(page.render([section], page.Meta(title="Huge", summary="")))
+    tab = Tab(browser, path, 1280)
+    tab.draw()
+    gaps = tab.page.evaluate(
+        "[...document.querySelectorAll('figure.drawn .plot')].flatMap((plot) =>"
+        " [...plot.querySelectorAll('text[class^=y][class*=title]')].map((title) => {"
+        " const panel = title.getAttribute('class').match(/y\\d*title/)[0].slice(0, -5);"
+        " const ticks = [...plot.querySelectorAll(`.${panel}tick text`)];"
+        " return Math.min(...ticks.map((t) => t.getBoundingClientRect().left))"
+        "  - title.getBoundingClientRect().right; }))"
+    )
+    assert len(gaps) == 3
+    assert min(gaps) > 0
+    texts = tab.page.locator(".xtick text").all_text_contents()
+    assert sum("div." in text or "diverged" in text for text in texts) >= 3

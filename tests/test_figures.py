@@ -691,3 +691,64 @@ class TestLineage:
             figures.lineage(ds.isel(sample=[0, 1]))
         with pytest.raises(UserError, match=r"metric='f1'"):
             figures.lineage(population(), "f1")
+
+
+def test_dollars_are_no_formulas() -> None:
+    metrics = {"loss": ("lower", "$x^$"), "a$_b$": ("lower", "$")}
+    axes = {"kind": ["$x_1$", "$\\frac$"], "learning_rate": [0.1, 0.01]}
+    ds = dataset(axes, metrics, layers=2)
+    drawn = [
+        figures.curves(ds, "a$_b$"),
+        figures.final_by(ds, "kind", ["loss", "a$_b$"]),
+        figures.heat_map(ds, "kind", "learning_rate"),
+        figures.parallel(ds),
+        figures.step_noise(ds),
+        figures.bars(ds, ["seconds", "loss"]),
+        figures.gradient_norms(ds),
+    ]
+    for figure in drawn:
+        figures.to_png(figure, dpi=30)
+        for ax in figure.axes:
+            texts = [*ax.get_xticklabels(), *ax.get_yticklabels()]
+            assert not any("mathdefault" in text.get_text() for text in texts)
+    assert "$x_1$" in drawn[0].interactive["data"][0]["name"]
+
+
+def test_no_metric_at_all_is_refused() -> None:
+    with pytest.raises(UserError, match="expected at least one"):
+        figures.final_by(dataset(), "learning_rate", [])
+    with pytest.raises(UserError, match="expected at least one"):
+        figures.splits(dataset(), [])
+
+
+class TestAwkwardNumbers:
+    def test_where_all_diverged_every_value_has_its_place_and_no_height_is_made_up(self) -> None:
+        ds = dataset({"learning_rate": [1.0, 2.0]}, diverged=[1, 2])
+        ax = figures.final_by(ds, "learning_rate").axes[0]
+        low, high = ax.get_xlim()
+        assert 0.5 < low < 1.0
+        assert 2.0 < high < 3.0
+        assert not ax.get_yticks().size
+
+    def test_values_of_diverged_trials_flatten_no_other_curve(self) -> None:
+        ds = dataset(metrics=REGRESSION, values={"r2": [0.9, 0.5, -4e18]}, diverged=[0, 0, 2])
+        figure = figures.curves(ds, "r2")
+        low, high = figure.axes[0].get_ylim()
+        assert -1 < low < high < 2
+        note = figure.interactive["layout"]["meta"]["note"]
+        assert note == "Values of diverged trials lie beyond this axis"
+        near = dataset(metrics=REGRESSION, values={"r2": [0.9, 0.5, 0.1]}, diverged=[0, 0, 2])
+        assert not figures.curves(near, "r2").interactive["layout"]["meta"]["note"]
+
+    def test_ticks_that_would_meet_stand_at_equal_distances(self) -> None:
+        figure = figures.final_by(dataset({"scale": [-10.0, -1.0, 0.0, 1.0, 1000.0]}), "scale")
+        ax = figure.axes[0]
+        assert ax.get_xticks().tolist() == [0, 1, 2, 3, 4]
+        assert [text.get_text() for text in ax.get_xticklabels()] == ["−10", "−1", "0", "1", "1000"]
+        assert ax.get_xlabel() == "scale\n(values at equal distances)"
+        assert "equal" not in figures.final_by(dataset(), "learning_rate").axes[0].get_xlabel()
+
+    def test_large_numbers_are_written_alike_on_both_kinds_of_page(self) -> None:
+        figure = figures.curves(dataset(loss=np.array([1.1e30, 2e30, 3e30])))
+        texts = figure.interactive["layout"]["yaxis"]["ticktext"]
+        assert "2e30" in texts

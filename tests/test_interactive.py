@@ -197,6 +197,15 @@ class TestImportance:
         assert "Breiman 2001" in str(found)
         assert str(found).endswith("Depth matters most.")
 
+    def test_it_is_the_same_in_any_unit(self) -> None:
+        rng = np.random.default_rng(0)
+        points = {"width": rng.uniform(1, 9, 40), "dropout": rng.uniform(0, 0.5, 40)}
+        ds = dataset({"point": points}, loss=1 + points["width"] / 9)
+        small = ds.assign(loss=(1e-9 * ds["loss"]).assign_attrs(ds["loss"].attrs))
+        first, second = importance(ds), importance(small)
+        assert second.trusted
+        np.testing.assert_allclose(second.table["drop"], first.table["drop"], rtol=0.05, atol=0.01)
+
     def test_of_noise_it_says_that_it_cannot_be_trusted(self) -> None:
         noise = np.random.default_rng(1).uniform(1, 2, 60)
         found = importance(dataset({"p": self.points(60)}, loss=noise))

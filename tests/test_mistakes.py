@@ -191,6 +191,23 @@ MISTAKES = {
         lambda: plan(metrics={"seconds": jx.metrics.accuracy}),
         r"metrics\['seconds'\]: results have something else of this name",
     ),
+    "conditions": (
+        lambda: jx.Sweep(jx.MLPTrial(), conditions={"momentum": {"optimizer": "sgd"}}),
+        "conditions=.*: expected",
+    ),
+    "a condition of nothing": (
+        lambda: jx.Sweep(jx.MLPTrial(), conditions={"momemtum": {"optimizer": ["sgd"]}}),
+        "momemtum",
+    ),
+    "name of a deviation": (
+        lambda: plan(metrics={"loss_std": jx.metrics.accuracy}),
+        r"metrics\['loss_std'\]: results have something else of this name",
+    ),
+    "name of a count": (
+        lambda: plan(metrics={"seeds": jx.metrics.accuracy}),
+        r"metrics\['seeds'\]: results have something else of this name",
+    ),
+    "page of nothing": (lambda: jx.write_report({}, "page.html"), "results={}: expected"),
     "name of a hyperparameter": (
         lambda: plan(metrics={"seed": jx.metrics.accuracy}),
         r"metrics\['seed'\]: Trial has a hyperparameter of this name",

@@ -12,7 +12,7 @@ from datasets import REGRESSION, dataset
 from matplotlib.figure import Figure
 
 from jaxexp.report.figures import to_png
-from jaxexp.report.page import Meta, Picture, Section, duration, render, run_facts
+from jaxexp.report.page import Meta, Picture, Section, _cells, duration, render, run_facts
 from jaxexp.spec.sweep import Verdict
 
 VOID = {"meta", "img", "br", "hr", "link"}
@@ -304,3 +304,15 @@ def test_interactive_figures_are_embedded_once_and_compressed() -> None:
     assert json.loads(gzip.decompress(base64.b64decode(packed))) == [twin] * 3
     assert len(html) < 2_300_000
     assert "packed" not in re.sub(r"<script>.*?</script>", "", page(section()), flags=re.S)
+
+
+def test_a_spread_beside_an_exponent_has_one_too() -> None:
+    table = pd.DataFrame({"loss": [6.574e29, 0.5], "± loss": [1.763e28, 1e20]})
+    assert _cells(table)["body"] == [("6.574e29 ± 1.8e28",), ("0.5 ± 1e20",)]
+
+
+def test_the_summary_says_once_what_a_spread_is() -> None:
+    for over in ("3 seeds", "5 folds", "2 seeds × 4 folds", "2 to 5 seed-fold pairs"):
+        answer = f"The lowest loss is 0.2 ± 0.1 (mean ± standard deviation over {over}): width 8."
+        section = Section(row="r", title="t", question="q", answer=answer)
+        assert section.short_answer == "The lowest loss is 0.2 ± 0.1: width 8."

@@ -1,5 +1,6 @@
 """Search spaces and samplers: what they draw, that they repeat it, and what they refuse."""
 
+import json
 import math
 import subprocess
 import sys
@@ -384,3 +385,11 @@ def test_declared_bounds_of_ones_own_hyperparameters_count():
     with pytest.raises(UserError, match=r"l2=1\.5: expected a number at least 0 and at most 1"):
         Space(OwnTrial(), {"l2": uniform(0, 1.5)})
     assert random(Space(OwnTrial(), {"l2": uniform(0, 1)}), 3).shape == (3,)
+
+
+def test_results_know_under_which_conditions_a_hyperparameter_does_something():
+    axes = {"optimizer": ["adam", "sgd"], "momentum": uniform(0, 0.9).when(optimizer="sgd")}
+    base = jx.MLPTrial(epochs=1, depth=1, batch_size=8)
+    data = jx.arrays([[0.0], [1.0]] * 8, [0, 1] * 8)
+    ds = jx.run(random(Space(base, axes), 2), data=data, progress=False).dataset
+    assert json.loads(ds.attrs["conditions"]) == {"momentum": {"optimizer": ["sgd"]}}

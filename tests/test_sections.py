@@ -17,6 +17,8 @@ from matplotlib.figure import Figure
 
 from jaxexp.cli import library
 from jaxexp.report import figures, page, sections
+from jaxexp.report.importance import importance
+from jaxexp.results import select
 from jaxexp.spec.sweep import Comparison, Question, Sweep, Verdict
 from jaxexp.spec.trial import MLPTrial
 
@@ -323,3 +325,69 @@ def test_comparisons_that_ship_compare_sweeps_by_their_file_names():
         "boosted_trees", "scratch", "probing", "probing_sklearn", "fine_tuning",
     )  # fmt: skip
     assert [question.row for question in detectors.questions] == ["7.6", "7.7"]
+
+
+def test_the_lead_names_its_setting_behind_a_sentence_on_another():
+    loss = np.array([[0.2, 0.2], [0.6, 0.6]])
+    axes = {"width": [8, 16], "seed": [0, 1]}
+    same = sections.in_general(dataset(axes, loss=loss), forget)
+    assert same.lead.startswith("It is the best with 2 of 2 seeds. It leads width 16 by ")
+    other = sections.in_general(dataset(axes, loss=loss, values={"accuracy": loss}), forget)
+    assert other.answer.endswith(": width 16.")
+    assert other.lead.startswith("With 2 of 2 seeds, width 8 is the best. It leads width 16 by ")
+
+
+class TestConditionalHyperparameters:
+    """Momentum does nothing in the trials of Adam, all of which have the base trial's value."""
+
+    def searched(self) -> xr.Dataset:
+        rng = np.random.default_rng(0)
+        sgd = rng.random(60) < 0.5
+        points = {
+            "optimizer": np.where(sgd, "sgd", "adam"),
+            "momentum": np.where(sgd, rng.uniform(0.1, 0.99, 60), 0.0),
+            "learning_rate": 10 ** rng.uniform(-4, 0, 60),
+        }
+        return dataset(
+            {"sample": points}, loss=1.0 + sgd + 0.1 * rng.random(60),
+            conditions=json.dumps({"momentum": {"optimizer": ["sgd"]}}),
+        )  # fmt: skip
+
+    def test_they_are_named_only_where_they_apply(self) -> None:
+        ds = self.searched()
+        assert "momentum" not in select.best_in_words(ds)
+        table = select.table(ds)
+        adam = table["optimizer"] == "adam"
+        assert table["momentum"].isna().tolist() == adam.tolist()
+        names = [name for name, _ in select.points(ds)]
+        assert ["momentum" in name for name in names] == ["sgd" in name for name in names]
+
+    def test_figures_show_the_trials_that_have_them(self) -> None:
+        ds = self.searched()
+        count = int((ds["optimizer"] == "sgd").sum())
+        figure = figures.final_by(ds, "momentum")
+        points, *rest = (line for line in figure.axes[0].lines if line.get_label() != "each trial")
+        assert not rest
+        assert points.get_label().startswith("best ")  # the ring: nothing is joined
+        assert (
+            f"The {count} of 60 trials in which momentum has an effect"
+            in (figure.interactive["layout"]["meta"]["note"])
+        )
+        momentum = figures.parallel(ds).interactive["data"][0]["dimensions"][1]
+        assert momentum["ticktext"][0] == "–"
+        assert momentum["values"].count(momentum["tickvals"][0]) == 60 - count
+
+    def test_a_value_that_stands_for_the_condition_is_not_important(self) -> None:
+        found = importance(self.searched())
+        assert found.table["name"].iloc[0] == "optimizer"
+        drops = dict(zip(found.table["name"], found.table["drop"], strict=True))
+        assert drops["optimizer"] > 0.8
+        assert abs(drops["momentum"]) < 0.05
+
+
+def test_numbers_that_came_twice_by_chance_are_not_joined():
+    rng = np.random.default_rng(0)
+    points = {"width": [8, 8, 16, 32, 64], "dropout": rng.uniform(0, 0.5, 5)}
+    figure = figures.final_by(dataset({"sample": points}), "width")
+    labels = [str(line.get_label()) for line in figure.axes[0].lines]
+    assert not any(label.startswith(("mean", "best of")) or label == "best" for label in labels)

@@ -6,6 +6,7 @@ import xarray as xr
 from datasets import dataset
 
 from jaxexp.base.errors import UserError
+from jaxexp.report import figures
 from jaxexp.results import seeds, select
 
 SEEDS = [3, 4, 5, 6]
@@ -411,3 +412,41 @@ def test_folds_of_points_with_seeds_of_their_own_are_averaged():
     assert means["seeds"].values.tolist() == [6, 6]
     assert seeds.in_words(ds) == "6 seed-fold pairs"
     assert seeds.best(ds)[1]["learning_rate"] == 0.01
+
+
+def test_answer_table_and_figures_agree_where_the_lowest_mean_lost_a_seed():
+    ds = swept(LOSS, diverged=[[0] * 4, [0, 0, 0, 1], [0] * 4])
+    means = seeds.average(ds)
+    told = seeds.best_in_words(ds)
+    assert told.startswith(
+        "The lowest validation loss after the last epoch of settings without a diverged seed is "
+    )
+    assert (
+        "): width 32. The mean of width 16 is lower, 0.255 nats, but 1 of 4 seeds diverged" in told
+    )
+    table = select.table(means)
+    assert table["width"].tolist() == [32, 8, 16]
+    assert table["rank"].tolist() == [1, 2, 3]
+    figure = figures.final_by(ds, "width")
+    [ring] = [line for line in figure.axes[0].lines if str(line.get_label()).startswith("best ")]
+    assert ring.get_xdata() == [32]
+
+
+def test_the_frame_of_a_map_is_on_no_cell_that_lost_a_trial():
+    rates = {"learning_rate": [0.1, 0.01], "width": [8, 16], "seed": [0, 1]}
+    loss = np.array([[[0.1, 0.1], [0.5, 0.5]], [[0.3, 0.3], [0.4, 0.4]]])
+    diverged = np.zeros((2, 2, 2), int)
+    diverged[0, 0, 1] = 2
+    figure = figures.heat_map(
+        dataset(rates, loss=loss, diverged=diverged), "width", "learning_rate"
+    )
+    assert "the best cell is 0.3" in figure.alt
+    shape = figure.interactive["layout"]["shapes"][0]
+    assert (shape["x0"], shape["y0"]) == (-0.5, -0.5)
+
+
+def test_a_setting_that_lost_a_seed_does_not_tie_with_one_that_did_not():
+    same = [[0.2] * 4, [0.2] * 4, [0.2] * 4]
+    means = seeds.average(swept(same, diverged=[[0] * 4, [0, 0, 0, 1], [0] * 4]))
+    assert select.ties(means) == ["width 8", "width 32"]
+    assert select.table(means)["rank"].tolist() == [1, 1, 3]

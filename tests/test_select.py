@@ -4,10 +4,12 @@ import json
 
 import numpy as np
 import pytest
+import xarray as xr
 from datasets import REGRESSION, dataset, grid
 
 from jaxexp.base.errors import UserError
-from jaxexp.results import select
+from jaxexp.report import figures
+from jaxexp.results import seeds, select
 
 R2 = {"r2": [0.9, 0.2, -0.5]}
 
@@ -221,3 +223,81 @@ def test_a_sweep_of_many_trials_is_ranked_at_once():
 def test_trials_that_tie_have_the_same_rank():
     made = select.table(dataset(values={"accuracy": [0.5, 0.5, 0.2]}), "accuracy")
     assert made["rank"].tolist() == [1, 1, 3]
+
+
+class TestStoppedTrials:
+    """Of a run with a stopping rule, whose first two trials ended early."""
+
+    def stopped(self, best: list[int] | None, **axes: list[int]) -> xr.Dataset:
+        axes = axes or {"width": [8, 16, 32]}
+        ds = dataset(axes, loss=[0.2, 0.5, 0.8], trained=[2, 4, 6], stopping="a rule")
+        return ds if best is None else ds.assign(best_epoch=(tuple(axes), best))
+
+    def test_the_best_epoch_is_not_called_the_last(self) -> None:
+        ds = self.stopped([1, 2, 4])
+        told = select.best_in_words(ds)
+        assert told.startswith("The lowest validation loss at each trial's best epoch is 0.51")
+        assert select.best_in_words(ds.isel(width=0)).startswith(
+            "The validation loss at its best epoch is "
+        )
+        note = select.stopping_note(ds)
+        assert note == (
+            "2 of 3 trials stopped early, after 2 to 4 epochs, and the results are those of each "
+            "trial's best epoch."
+        )
+        label = figures.final_by(ds, "width").axes[0].get_ylabel()
+        assert label.startswith("loss (nats)\nat each trial's best epoch")
+        assert select.measured_when(self.stopped(None)) == "after the last epoch"
+        assert select.measured_when(seeds.average(self.stopped([1, 2, 4], seed=[0, 1, 2]))) == (
+            "at each trial's best epoch"
+        )
+
+    def test_their_curves_end_with_a_bar(self) -> None:
+        figure = figures.curves(self.stopped(None))
+        lines = {str(line.get_label()): line for line in figure.axes[0].lines}
+        assert [line.get_marker() for line in lines.values()] == ["|", "|", "None"]
+        assert lines["width 16"].get_markevery() == [3]
+        assert (
+            "a bar ends the curve of a trial"
+            in figure.interactive["layout"]["meta"]["note"].lower()
+        )
+
+    def test_the_curve_of_a_setting_ends_with_its_last_seed(self) -> None:
+        ds = dataset(
+            {"width": [8, 16], "seed": [0, 1]}, trained=[[2, 3], [6, 4]], stopping="a rule"
+        )
+        means = seeds.average(ds.assign(best_epoch=(("width", "seed"), [[1, 2], [4, 3]])))
+        known = np.isfinite(means["loss"].sel(split="train"))
+        assert known.sum("epoch").values.tolist() == [3, 6]
+        assert select.stopped(means).values.tolist() == [True, False]
+        kept = [ds["loss"].sel(split="train", epoch=e)[0, k] for k, e in enumerate((1, 2))]
+        expected = float(sum(kept)) / 2
+        assert float(select.final(means)[0, 0]) == pytest.approx(expected, abs=1e-6)
+
+
+def test_numbers_beside_none_and_tuples_are_numbers():
+    ds = dataset({"clip": ["None", "10.0", "0.5", "2.0"]})
+    assert select.distinct(ds, "clip") == ["0.5", "2.0", "10.0", "None"]
+    assert select.where(ds, clip=10)["clip"].values.tolist() == ["10.0"]
+    assert select.where(ds, clip=None)["clip"].values.tolist() == ["None"]
+    ds = dataset({"shape": ["16", "8-4", "4", "16-4", "relu"]})
+    assert select.distinct(ds, "shape") == ["4", "16", "8-4", "16-4", "relu"]
+    assert select.where(ds, shape=(8, 4))["shape"].values.tolist() == ["8-4"]
+
+
+def test_means_are_settings_and_not_trials():
+    ds = dataset({"width": [8, 16, 32], "seed": [0, 1]}, loss=0.5)
+    means = seeds.average(ds)
+    assert select.best_in_words(means).startswith("All 3 settings have the same validation loss")
+    for figure in (figures.final_by(ds, "width"), figures.splits(ds), figures.parallel(ds)):
+        assert "3 settings" in figure.alt
+        assert "trial" not in figure.alt
+    means["loss"][0] += 1
+    assert "2 of 3 settings tie at the lowest" in select.best_in_words(means)
+
+
+def test_the_capitals_and_underscores_of_a_users_name_are_kept():
+    assert select.words("learning_rate") == "learning rate"
+    assert select.words("loss of $x_1$") == "loss of $x_1$"
+    assert figures.final_by(dataset(metrics={"loss": ("lower", ""), "mAP": ("higher", "")}),
+                            "learning_rate", "mAP").alt.startswith("mAP after")  # fmt: skip

@@ -128,6 +128,7 @@ def make(hint, default=dataclasses.MISSING, name="extra", **options):
          "OddTrial.extra: only `epochs` is the length of a trial"),
         (lambda: make(int, static(3), name="epochs"), "OddTrial.epochs: only `epochs` is"),
         (lambda: make(pathlib.Path, pathlib.Path()), "of type Path is not supported"),
+        (lambda: make(tuple, ()), r"type tuple is not supported; expected .*tuple\[int, \.\.\.\]"),
         (lambda: make(dict, None), "hyperparameter of type dict is not supported"),
         (lambda: make(list[int], None), r"of type list\[int\] is not supported; expected int"),
         (lambda: make(np.ndarray | None, None), "hyperparameter of type ndarray is not supported"),

@@ -14,6 +14,16 @@ def count(n: int, one: str, many: str = "") -> str:
     return f"{n:,} {one if n == 1 else many or one + 's'}"
 
 
+def capitalised(text: str) -> str:
+    """With a capital first, the rest as it is; unchanged where the first word has capitals inside.
+
+    >>> capitalised("loss of ResNet18 by epoch"), capitalised("mAP by epoch")
+    ('Loss of ResNet18 by epoch', 'mAP by epoch')
+    """
+    first = text.partition(" ")[0]
+    return text[:1].upper() + text[1:] if first.islower() else text
+
+
 def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """A question with the near matches of a name, to stand in a message; "" without any.
 

@@ -18,7 +18,7 @@ from typer.core import TyperGroup
 
 from jaxexp import __version__
 from jaxexp.base.errors import InterruptedRunError, UnavailableError, UserError
-from jaxexp.base.words import count
+from jaxexp.base.words import capitalised, count
 from jaxexp.cli import browse, drawing, library, pages
 from jaxexp.cli.benchmarks import benchmark
 from jaxexp.cli.inputs import EMBEDDED_PIXELS, IMAGENET, PIXELS, Inputs, check_read, refuse
@@ -201,7 +201,7 @@ def run(
     name = Path(sweep).stem
     command = Command(
         sweeps=(str(Path(sweep).resolve()) if sweep.endswith(".py") else sweep,),
-        title=name.replace("_", " ").capitalize(),
+        title=_title(sweep),
         settings=_parse(settings or [], seed, seeds),
         programs=programs,
         memory=memory,
@@ -264,7 +264,7 @@ def search(
     settings = {key: [written] for key, written in _pairs(space or []).items()}
     command = Command(
         sweeps=(str(Path(sweep).resolve()) if sweep.endswith(".py") else sweep,),
-        title=f"{name.replace('_', ' ').capitalize()}: search",
+        title=f"{_title(sweep)}: search",
         summary=f"Trials by {sampler} (seed {seed}) of a space: "
         + ", ".join(f"{key}={written}" for key, [written] in settings.items())
         + (f"; each point with {seeds} seeds" if seeds > 1 else ""),
@@ -712,6 +712,12 @@ def _check_inputs(inputs: Inputs, sections: Sequence[str]) -> None:
     reads = {"6": {"data"}, "7": {"images", "weights", "image_size", "skip_broken"}}
     for section in reads.keys() - sections:
         refuse(inputs, reads[section], f"section {' '.join(sections)}")
+
+
+def _title(sweep: str) -> str:
+    """Of a page: the name of one that ships as a title, that of a user's file as it is."""
+    title = Path(sweep).stem.replace("_", " ")
+    return title if sweep.endswith(".py") else capitalised(title)
 
 
 def _parse(

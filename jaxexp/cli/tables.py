@@ -66,11 +66,12 @@ def _best(ds: xr.Dataset, by: str | None, split: str | None, top: int) -> Table:
     measured = [(by, s) for s in sorted(select.splits(ds), key=lambda s: s != split)]
     measured += [(metric, split) for metric in select.metrics(ds) if metric != by]
     final = {key: _finals(ds, *key) for key in measured}
+    applies = {name: select.applies(ds, name) for name in names}
     counts = select.seed_counts(ds)
     which = "higher" if select.direction(ds, by) == "higher" else "lower"
     made = _table(
         f"{ds.attrs.get('sweep', 'sweep')}: {_of(len(shown), ds)} by "
-        f"{select.metric_words(by, split)} after the last epoch ({which} is better)"
+        f"{select.metric_words(by, split)} {select.measured_when(ds)} ({which} is better)"
     )
     made.add_column("", justify="right")
     for name in names:
@@ -86,7 +87,7 @@ def _best(ds: xr.Dataset, by: str | None, split: str | None, top: int) -> Table:
         made.add_column("status")
     for number, (place, row) in enumerate(shown.iterrows(), 1):
         at = int(str(place))
-        given = [select.number(row[name]) for name in names]
+        given = [select.number(row[name]) if applies[name][at] else "–" for name in names]
         own = [str(counts[at])] if counts is not None and uneven else []
         values = [final[key][at] for key in measured]
         made.add_row(str(number), *given, *own, *values, *([ended[at]] if told else []))
@@ -104,7 +105,7 @@ def _check(ds: xr.Dataset, by: str | None, split: str | None) -> None:
 
 
 def _finals(ds: xr.Dataset, metric: str, split: str) -> list[str]:
-    """A metric of each trial after its last epoch, with the spread of means over seeds.
+    """A metric of each trial in the end, with the spread of means over seeds.
 
     And of how many seeds it is the mean, where it is undefined for some.
     """
@@ -138,7 +139,7 @@ def _endings(ds: xr.Dataset) -> list[str]:
 def _of(shown: int, ds: xr.Dataset) -> str:
     trials = select.size(ds)
     means = bool(select.averaged_over(ds))
-    what = f"{'setting' if means else 'trial'}"
+    what = select.what(ds)
     over = f", mean ± standard deviation over {seeds.in_words(ds)}," if means else ""
     if trials == 1:
         return f"the one {what}{over}"
@@ -160,7 +161,7 @@ def best_of_each(
     have = {n: ds for n, ds in have.items() if split is None or split in select.splits(ds)}
     if not have:
         _check(next(iter(results.values())), by, split)
-    made = _table("the best of each sweep, after its last epoch; where seeds vary, by their mean")
+    made = _table("the best of each sweep, in the end; where seeds vary, by their mean")
     for name in ("sweep", "best", "ranked by"):
         made.add_column(name)
     made.add_column("value", justify="right")
@@ -244,7 +245,7 @@ def _best_by_run(runs: Mapping[str, Mapping[str, xr.Dataset]], by: str | None) -
     have = [ds for own in runs.values() for ds in own.values()]
     if not any(by in select.metrics(ds) for ds in have):
         _check(have[0], by, None)
-    made = _table("the best of each sweep, after its last epoch; where seeds vary, by their mean")
+    made = _table("the best of each sweep, in the end; where seeds vary, by their mean")
     for name in ("sweep", "metric", "run", "best"):
         made.add_column(name)
     for name in ("value", "difference"):

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from jaxexp.base.words import capitalised
 from jaxexp.report.figures.style import wants_log
 from jaxexp.results import select
 from jaxexp.results.select import number
@@ -47,7 +48,7 @@ class Importance:
         if not self.trusted:
             return f"{method} The forest explains too little to be trusted."
         return (
-            f"{method} {select.words(str(self.table['name'].iloc[0])).capitalize()} matters most."
+            f"{method} {capitalised(select.words(str(self.table['name'].iloc[0])))} matters most."
         )
 
 
@@ -69,7 +70,8 @@ def importance(ds: xr.Dataset, metric: str = "loss", split: str | None = None) -
     logarithmic = wants_log(y_N) and select.direction(ds, metric) == "lower"
     y_N = np.log10(y_N) if logarithmic else y_N
     x_NxF = np.stack([_coded(ranked[name]) for name in names], axis=1)
-    r2, drops_F = _forest(x_NxF, y_N)
+    there_NxF = np.stack([select.applies(ds, name)[ranked.index] for name in names], axis=1)
+    r2, drops_F = _forest(x_NxF, y_N, there_NxF)
     made = pd.DataFrame({"name": names, "drop": drops_F})
     measured = select.metric_words(metric, split or select.default_split(ds))
     return Importance(
@@ -87,13 +89,23 @@ def _coded(values: pd.Series) -> np.ndarray:
     return pd.Categorical(values.astype(str)).codes.astype(float)
 
 
-def _forest(x_NxF: np.ndarray, y_N: np.ndarray) -> tuple[float, np.ndarray]:
-    """The out-of-bag R² of a forest, and by how much it drops where a column is permuted."""
+def _forest(x_NxF: np.ndarray, y_N: np.ndarray, there_NxF: np.ndarray) -> tuple[float, np.ndarray]:
+    """The out-of-bag R² of a forest, and by how much it drops where a column is permuted.
+
+    Where a hyperparameter does nothing it has values drawn from those where it does: their common
+    value would tell the trees what its condition is.
+    """
     from sklearn.ensemble import RandomForestRegressor  # takes a second to import
 
+    rng = np.random.default_rng(0)
+    x_NxF = x_NxF.copy()
+    for x_N, there_N in zip(x_NxF.T, there_NxF.T, strict=True):
+        if not there_N.all() and there_N.any():
+            x_N[~there_N] = rng.choice(x_N[there_N], int((~there_N).sum()))
+    # Trees take an impurity below an absolute threshold for none.
+    y_N = (y_N - y_N.mean()) / y_N.std()
     forest = RandomForestRegressor(TREES, bootstrap=True, min_samples_leaf=2, random_state=0)
     forest.fit(x_NxF, y_N)
-    rng = np.random.default_rng(0)
     n, f = x_NxF.shape
     # Sums of the trees' predictions of the trials that they have not seen: as they are, and with
     # each column permuted.

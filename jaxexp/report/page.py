@@ -8,7 +8,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -87,7 +86,7 @@ class Section:
     def short_answer(self) -> str:
         """The first sentence of the answer, without what is said of every "±" in it."""
         first = re.split(r"(?<=[.!?])\s+(?=[A-Z])", self.answer.strip(), maxsplit=1)[0]
-        return re.sub(r" \(mean ± standard deviation over [^(),]+\)", "", first)
+        return re.sub(r" \(mean ± standard deviation over [^)]*\)", "", first)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +170,6 @@ def _packed(content: bytes) -> str:
     return base64.b64encode(gzip.compress(content, 9, mtime=0)).decode()
 
 
-@cache
 @functools.cache
 def _plotly() -> str:
     """Plotly's script, compressed, from the package, which need not be imported for it."""
@@ -311,7 +309,9 @@ def _with_spread(text: str, spread: float) -> str:
     """A value, already text, and its standard deviation to as many decimals: "0.243 ± 0.004"."""
     if not np.isfinite(spread):
         return text
-    places = 0 if "e" in text else len(text.partition(".")[2])
+    if "e" in text or spread >= 1e7:
+        return f"{text} ± {number(spread, 2)}"
+    places = len(text.partition(".")[2])
     fixed = f"{spread:.{places}f}"
     return f"{text} ± {fixed if float(fixed) or not spread else number(spread, 1)}"
 

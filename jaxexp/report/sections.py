@@ -180,6 +180,7 @@ def in_general(ds: xr.Dataset, keep: Keep, name: str = "") -> Section:
     name = name or str(ds.attrs.get("sweep", "sweep"))
     several = seeds.several(ds)
     means = seeds.average(ds) if several else ds
+    answer = _answered(means)
     alone = select.size(ds) == 1
     found = None if alone else importance(ds)
     if alone:
@@ -199,8 +200,8 @@ def in_general(ds: xr.Dataset, keep: Keep, name: str = "") -> Section:
         row=name,
         title=words(name),
         question=_asked(ds, alone),
-        answer=_answered(means),
-        lead=_lead(ds),
+        answer=answer,
+        lead=_lead(ds, answer),
         figures=_keep_all(
             drawn,
             f"{words(name)}, figure",
@@ -213,6 +214,7 @@ def in_general(ds: xr.Dataset, keep: Keep, name: str = "") -> Section:
         quick=int(ds.attrs.get("quick", 0)),
         notes=[
             *_notes({"": ds}),
+            *([early] if (early := select.stopping_note(ds)) else []),
             *([str(found)] if found is not None and not found.trusted else []),
         ],
     )
@@ -248,7 +250,9 @@ def _of_axes(ds: xr.Dataset, by_importance: Sequence[str]) -> list[Figure]:
 
 def _figured(ds: xr.Dataset) -> list[str]:
     """The hyperparameters with several values; seed and fold only where nothing else has."""
-    several = [n for n in select.hyperparameters(ds) if len(select.distinct(ds, n)) > 1]
+    several = [
+        n for n in select.hyperparameters(ds) if len(select.distinct(select.applying(ds, n), n)) > 1
+    ]
     return [name for name in several if name not in select.REPLICATES] or several
 
 
@@ -265,26 +269,27 @@ def _answered(ds: xr.Dataset) -> str:
         extreme = "highest" if higher else "lowest"
         value = with_unit(ds, metric, decimals(float(ranked.iloc[0])))
         value += select.missing_in_words(select.best(ds, metric, split)[1], metric, split)
-        what = "setting" if select.averaged_over(ds) else "trial"
         measured = metric_words(metric, split)
-        return f"{first} The same {what} has the {extreme} {measured}, {value}."
+        return f"{first} The same {select.what(ds)} has the {extreme} {measured}, {value}."
     return f"{first} {select.best_in_words(ds, metric)}"
 
 
-def _lead(ds: xr.Dataset) -> str:
-    """How clear it is which setting is best."""
+def _lead(ds: xr.Dataset, answer: str) -> str:
+    """How clear it is which setting is best by the loss, to stand behind the `answer`."""
     if bool((ds["diverged_epoch"] > 0).all()) or select.size(ds) < 2:
         return ""
     if not seeds.several(ds):
         return "There is one seed of each: other seeds may rank them otherwise."
     lead = seeds.lead(ds)
-    return "" if lead is None else str(lead)
+    if lead is None:
+        return ""
+    return str(lead) if " The same setting has " in answer else lead.told(answer)
 
 
 def _all_tables(ds: xr.Dataset, means: xr.Dataset) -> dict[str, pd.DataFrame]:
     """The best settings where there are several seeds, and all trials, by caption."""
     trials = select.size(ds)
-    by = f"by {metric_words('loss', select.default_split(ds))} after the last epoch"
+    by = f"by {metric_words('loss', select.default_split(ds))} {select.measured_when(ds)}"
     tables = {}
     if means is not ds and select.size(means) > 1:
         settings = select.size(means)

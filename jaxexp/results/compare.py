@@ -154,7 +154,7 @@ def _baseline(
 
     def key(seeds: pd.DataFrame) -> tuple[float, ...]:
         own, missing = seeds[split], int(seeds[split].isna().sum())
-        return own.isna().all(), missing, sign * own.mean(), seeds["loss"].mean()
+        return bool(own.isna().all()), missing, sign * own.mean(), seeds["loss"].mean()
 
     best = min(whole, key=key)
     known = best[best[split].notna()]

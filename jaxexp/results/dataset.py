@@ -160,6 +160,10 @@ def _attributes(
 ) -> dict[str, object]:
     base = {name: text(v) if _is_other(v) else v for name, v in sweep.base.values().items()}
     classes = {} if data.classes is None else {"classes": json.dumps(data.classes)}
+    conditions = {
+        name: {other: [text(value) for value in values] for other, values in wanted.items()}
+        for name, wanted in sweep.conditions.items()
+    }
     n = data.counts["train"]
     sample = len(train_sample(data))
     return {
@@ -167,6 +171,7 @@ def _attributes(
         "data_fingerprint": data.attrs.get("data_fingerprint") or data.fingerprint,
         "examples": json.dumps(data.counts),
         **classes,
+        **({"conditions": json.dumps(conditions)} if conditions else {}),
         **data.attrs,
         "sweep": sweep.name,
         "sweep_id": sweep.id,

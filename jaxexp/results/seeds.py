@@ -143,8 +143,9 @@ def average(ds: xr.Dataset) -> xr.Dataset:
 def _same_length(ds: xr.Dataset, settings: Settings) -> xr.Dataset:
     """With curves of equal length over the seeds of each setting."""
     last = ds["epochs_trained"]
-    alike = bool((last == settings.of_each(settings.max(last))).all())
-    return ds if alike and "best_epoch" not in ds else select.carried_on(ds)
+    longest = settings.of_each(settings.max(last))
+    alike = bool((last == longest).all())
+    return ds if alike and "best_epoch" not in ds else select.carried_on(ds, longest)
 
 
 def _mean_and_std(settings: Settings, values: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
@@ -236,22 +237,34 @@ class Lead:
         )
 
     def __str__(self) -> str:
-        """Two sentences."""
-        won = f"It is the best with {number(self.wins)} of {count(self.seeds, self.replicate)}."
-        said = f"{won} " if self.paired and self.seeds else ""
+        """Two sentences, the subject of which is "It"."""
+        return self.told()
+
+    def told(self, after: str | None = None) -> str:
+        """The same to stand behind the sentences `after`: with a name if they end with another."""
+        named = after is not None and not after.endswith(f"{self.best}.")
+        of = f"{number(self.wins)} of {count(self.seeds, self.replicate)}"
+        said = ""
+        if self.paired and self.seeds:
+            said = f"It is the best with {of}. "
+            if named:
+                said, named = f"With {of}, {self.best} is the best. ", False
         if not np.isfinite(self.low):
-            return f"{said}The next is {self.second}."
-        if self.clear:
-            return f"{said}It leads {self.second} by {self.interval}."
+            return f"{said}The next {f'after {self.best} ' if named else ''}is {self.second}."
         if self.high < 0:
             turned = replace(self, difference=-self.difference, low=-self.high, high=-self.low)
             over = f"the {self.replicate}s known for both" if self.paired else "those it has"
             return (
-                f"{said}The next is {self.second}, which is better over {over}, by "
-                f"{turned.interval}."
+                f"{said}The next {f'after {self.best} ' if named else ''}is {self.second}, which "
+                f"is better over {over}, by {turned.interval}."
             )
-        within = f"within the spread of the {self.replicate}s"
-        return f"{said}Its lead over {self.second} is {within}: {self.interval}."
+        lead = f"The lead of {self.best}" if named else "Its lead"
+        if not self.clear:
+            within = f"within the spread of the {self.replicate}s"
+            return f"{said}{lead} over {self.second} is {within}: {self.interval}."
+        if named:
+            return f"{said}{lead} over {self.second} is {self.interval}."
+        return f"{said}It leads {self.second} by {self.interval}."
 
 
 def lead(
@@ -280,8 +293,8 @@ def _lead(
     if over:
         there = set(select.rank(select.where(means, **over))["trial"]) - {best}
         if not there:
-            given = ", ".join(f"{name}={text(value)}" for name, value in over.items())
-            raise UserError(f"over: {given} is the best setting itself, expected another: {best}")
+            asked = ", ".join(f"{name}={text(value)}" for name, value in over.items())
+            raise UserError(f"over: {asked} is the best setting itself, expected another: {best}")
         ranked = ranked[ranked["trial"].isin(there) | (ranked.index == ranked.index[0])]
     if len(ranked) < 2:
         return None
@@ -334,4 +347,4 @@ def best_in_words(
     means = average(ds)
     leading = _lead(ds, means, metric, split or select.default_split(ds))
     sentence = select.best_in_words(means, metric, split, digits)
-    return sentence if leading is None else f"{sentence} {leading}"
+    return sentence if leading is None else f"{sentence} {leading.told(sentence)}"

@@ -57,6 +57,11 @@ def averaged_over(ds: xr.Dataset) -> dict[str, list[int]]:
     return {name: json.loads(values) for name, values in found.items() if values is not None}
 
 
+def what(ds: xr.Dataset) -> str:
+    """What a point of these results is: a "setting" of means over seeds, or else a "trial"."""
+    return "setting" if averaged_over(ds) else "trial"
+
+
 def replicate(ds: xr.Dataset) -> str:
     """What repeats a setting, of results or of their means: "seed", "fold" or "seed-fold pair"."""
     names = list(averaged_over(ds)) or replicates(ds)
@@ -177,8 +182,11 @@ def _minus(digits: str) -> str:
 
 
 def words(name: str) -> str:
-    """The name of a hyperparameter, metric or sweep as it stands in a sentence."""
-    return name.replace("_", " ")
+    """The name of a hyperparameter, metric or sweep as it stands in a sentence.
+
+    One that is no name of Python's is prose already: "a$x_1$".
+    """
+    return name.replace("_", " ") if name.isidentifier() else name
 
 
 def metric_words(metric: str, split: str) -> str:
@@ -201,12 +209,37 @@ def label(point: xr.Dataset, names: Iterable[str] = ()) -> str:
         scalar = [str(n) for n, c in point.coords.items() if not c.dims and n not in INDEXES]
         declared = json.loads(point.attrs.get("base", "{}"))
         chosen = tuple(name for name in scalar if name in declared or not declared)
-    return _label({name: point[name].item() for name in chosen})
+    applying = (name for name in chosen if applies(point, name).all())
+    return _label({name: point[name].item() for name in applying})
 
 
 def _label(values: Mapping[str, object]) -> str:
     named = ", ".join(f"{words(name)} {number(value)}" for name, value in values.items())
     return named or "single trial"
+
+
+def applies(ds: xr.Dataset, name: str) -> np.ndarray:
+    """Whether hyperparameter `name` does anything in each trial, in the order of `points`.
+
+    A search space may say so: momentum only where the optimizer is SGD.
+    """
+    wanted = json.loads(ds.attrs.get("conditions", "{}")).get(name, {})
+    given = values_by_trial(ds) if wanted else {}
+    there = np.ones(size(ds), bool)
+    for other, values in wanted.items():
+        if other in ds.coords:
+            own = given.get(other, ds[other].values.reshape(-1))
+            there &= np.array([text(value) in values for value in own])
+    return there
+
+
+def applying(ds: xr.Dataset, *names: str) -> xr.Dataset:
+    """The trials in which all of these hyperparameters do something; all where that is none."""
+    there = np.logical_and.reduce([applies(ds, name) for name in names])
+    dims = {str(ds[name].dims[0]) for name in names}
+    if there.all() or not there.any() or dims != set(axes(ds)):
+        return ds
+    return ds.isel({dims.pop(): np.flatnonzero(there)})
 
 
 def status(point: xr.Dataset) -> str:
@@ -271,7 +304,7 @@ def where(ds: xr.Dataset, **values: object) -> xr.Dataset:
             varying = ", ".join(hyperparameters(ds)) or "none"
             raise UserError(f"{name} does not vary here; the hyperparameters that do: {varying}")
         if ds[name].dtype.kind in "UO":  # text, also of numbers among tuples
-            keep = np.array([text(own) == text(value) for own in ds[name].values])
+            keep = np.array([_same_text(str(own), value) for own in ds[name].values])
         else:
             keep = np.array([same(own, value) for own in ds[name].values.tolist()])
         if not keep.any():
@@ -310,22 +343,55 @@ def last_epoch(ds: xr.Dataset) -> xr.DataArray:
     return last.copy(data=there_E[np.maximum(place, 0)].astype(int))
 
 
-def carried_on(ds: xr.Dataset) -> xr.Dataset:
+def measured_when(ds: xr.Dataset) -> str:
+    """What `final` is of, in words: "after the last epoch", "at each trial's best epoch"."""
+    best = ds["best_epoch"] if "best_epoch" in ds else ds.attrs.get("best_epochs", 0)
+    if not np.any(best):
+        return "after the last epoch"
+    alone = size(ds) == 1 and not averaged_over(ds)
+    return "at its best epoch" if alone else "at each trial's best epoch"
+
+
+def stopped(ds: xr.Dataset) -> xr.DataArray:
+    """Whether a rule ended each trial early, (axes), but for divergence; of means, all seeds."""
+    trained = ds["epochs_trained"]
+    own = json.loads(ds.attrs.get("base", "{}")).get("epochs", 0) if "stopping" in ds.attrs else 0
+    planned = ds["epochs"] if own and "epochs" in ds.coords else own
+    early: xr.DataArray = (trained < planned) & (ds["diverged_epoch"] == 0)
+    return early
+
+
+def stopping_note(ds: xr.Dataset) -> str:
+    """How many trials were stopped early, and when; "" if none was."""
+    early = by_trial(ds, stopped(ds))
+    if not early.any():
+        return ""
+    when = by_trial(ds, ds["epochs_trained"])[early].astype(int)
+    first, last = int(when.min()), int(when.max())
+    after = count(last, "epoch") if first == last else f"{first} to {count(last, 'epoch')}"
+    kept = ""
+    if "best epoch" in measured_when(ds):
+        kept = ", and the results are those of each trial's best epoch"
+    how_many = f"{number(int(early.sum()))} of {count(size(ds), 'trial')}"
+    return f"{how_many} stopped early, after {after}{kept}."
+
+
+def carried_on(ds: xr.Dataset, until: xr.DataArray) -> xr.Dataset:
     """Curves of trials that were stopped, as if they had stayed as they are in the end.
 
-    From its last epoch on, a trial has the values of `final`, up to the epoch in which the longest
-    trial ends; so that trials stopped at different times have a mean.
+    From its last epoch on, a trial has the values of `final`, up to the epoch `until`, (axes); so
+    that trials stopped at different times have a mean.
     """
-    longest = int(ds["epochs_trained"].max())
-    if "best_epoch" not in ds and bool((ds["epochs_trained"] == longest).all()):
-        return ds
     made = {}
     for metric in metrics(ds):
         end = ds[metric].sel(epoch=last_epoch(ds)).drop_vars("epoch")
-        made[metric] = ds[metric].where(ds["epoch"] < ds["epochs_trained"], end)
-    full = xr.full_like(ds["epochs_trained"], longest)
-    kept = ds.drop_vars("best_epoch", errors="ignore").assign(made)
-    return kept.assign(epochs_trained=full)
+        own = ds[metric].where(ds["epoch"] < ds["epochs_trained"], end)
+        made[metric] = own.where(ds["epoch"] <= until)
+    trained = ds["epochs_trained"]
+    kept = ds.assign(made).assign(epochs_trained=until.transpose(*trained.dims).astype(int))
+    if "best_epoch" in ds and bool((ds["best_epoch"] > 0).any()):
+        kept = kept.assign_attrs(best_epochs=1)  # what is left of them: `measured_when`
+    return kept.drop_vars("best_epoch", errors="ignore")
 
 
 def until_divergence(ds: xr.Dataset, variable: str = "loss") -> xr.DataArray:
@@ -432,7 +498,7 @@ def _ranked(ds: xr.Dataset, metric: str, split: str | None) -> pd.DataFrame:
     given = values_by_trial(ds)
     table = pd.DataFrame(
         {
-            "trial": [_label(row) for row in _rows(given, len(value))],
+            "trial": [_label(row) for row in _rows(ds)],
             **given,
             "value": value,
             "epoch": by_trial(ds, last_epoch(ds)),
@@ -478,13 +544,43 @@ def values_by_trial(ds: xr.Dataset) -> dict[str, np.ndarray]:
 
 
 def distinct(ds: xr.Dataset, name: str) -> list[Plain]:
-    """The values of hyperparameter `name`, each once: numbers by size, others by their text."""
+    """The values of hyperparameter `name`, each once: numbers by size, then others by their text.
+
+    Numbers and tuples of them are known also where they are text, as beside None.
+    """
     numeric = ds[name].dtype.kind in "biuf"
-    return sorted(set(ds[name].values.tolist()), key=None if numeric else number)
+    return sorted(set(ds[name].values.tolist()), key=None if numeric else _text_order)
 
 
-def _rows(columns: Mapping[str, np.ndarray], size: int) -> list[dict[str, object]]:
-    return [{name: values[i] for name, values in columns.items()} for i in range(size)]
+def _text_order(value: object) -> tuple[bool, int, tuple[float, ...], str]:
+    numbers = _numbers(value)
+    return not numbers, len(numbers), numbers, number(value)
+
+
+def _numbers(value: object) -> tuple[float, ...]:
+    """The numbers of a value, or of the text of one, such as "64-32-16"; none of any other."""
+    written = text(value)
+    for parts in ([written], written.split("-")):
+        try:
+            made = tuple(map(float, parts))
+        except ValueError:
+            continue
+        return made if np.isfinite(made).all() else ()
+    return ()
+
+
+def _same_text(own: str, value: object) -> bool:
+    """Whether `own`, a value as text, is this one: "10.0" is the number 10."""
+    if own == text(value) or isinstance(value, str | bool | None):
+        return own == text(value)
+    there, wanted = _numbers(own), _numbers(value)
+    return bool(wanted) and len(there) == len(wanted) and all(map(same, there, wanted))
+
+
+def _rows(ds: xr.Dataset) -> list[dict[str, object]]:
+    """The hyperparameters of each trial that do something there."""
+    columns = [(name, values, applies(ds, name)) for name, values in values_by_trial(ds).items()]
+    return [{name: v[i] for name, v, there in columns if there[i]} for i in range(size(ds))]
 
 
 def best(ds: xr.Dataset, metric: str = "loss", split: str | None = None) -> tuple[str, xr.Dataset]:
@@ -523,11 +619,12 @@ def best_in_words(
     split = split or default_split(ds)
     ranked, trials = _ranked(ds, metric, split), size(ds)
     tied = _ties(ranked)
-    measured = f"{metric_words(metric, split)} after the last epoch"
+    measured = f"{metric_words(metric, split)} {measured_when(ds)}"
     if not tied:
         if bool((ds["diverged_epoch"] > 0).all()):
-            return "Every trial diverged." if trials > 1 else "The trial diverged."
-        return f"No trial has a finite {measured}."
+            several = trials > 1 or averaged_over(ds)
+            return "Every trial diverged." if several else "The trial diverged."
+        return f"No {what(ds)} has a finite {measured}."
     first, std = float(ranked["value"].iloc[0]), spread(ds, metric)
     if std is not None:
         std = by_trial(ds, std.sel(split=split))[int(ranked.index[0])]
@@ -541,19 +638,40 @@ def best_in_words(
         return f"The {measured} is {value}."
     if len(tied) == trials:
         all_of_them = "Both" if trials == 2 else f"All {number(trials)}"
-        return f"{all_of_them} trials have the same {measured}: {value}."
+        return f"{all_of_them} {what(ds)}s have the same {measured}: {value}."
     higher = direction(ds, metric) == "higher"
     extreme = "highest" if higher else "lowest"
-    among = ""
-    if (ranked["value"] > first if higher else ranked["value"] < first).any():
-        among = f", of the settings that miss the fewest {replicate(ds)}s,"
+    better = ranked[ranked["value"] > first if higher else ranked["value"] < first]
+    passed = _passed_over(ds, metric, better, digits)
+    if passed:
+        measured += f" of settings without a diverged {replicate(ds)}"
+    among = (
+        ""
+        if passed or better.empty
+        else f", of the settings that miss the fewest {replicate(ds)}s,"
+    )
     if len(tied) == 1:
-        return f"The {extreme} {measured}{among} is {value}: {tied[0]}."
+        return f"The {extreme} {measured}{among} is {value}: {tied[0]}.{passed}"
     more = f"; and {len(tied) - 3} more" if len(tied) > 3 else ""
     return (
-        f"{len(tied)} of {number(trials)} trials tie at the {extreme} "
-        f"{measured}{among or ','} {value}: "
-        f"{'; '.join(tied[:3])}{more}."
+        f"{len(tied)} of {number(trials)} {what(ds)}s tie at the {extreme} "
+        f"{measured}{among or ','} {value}: {'; '.join(tied[:3])}{more}.{passed}"
+    )
+
+
+def _passed_over(ds: xr.Dataset, metric: str, better: pd.DataFrame, digits: int) -> str:
+    """A sentence on settings that would be best, but for a seed that diverged; "" if not of all."""
+    lost = by_trial(ds, ds["diverged_seeds"]) if "diverged_seeds" in ds else np.zeros(size(ds), int)
+    if better.empty or not lost[better.index].all():
+        return ""
+    place = int(better.index[0])
+    diverged, finished = int(lost[place]), int(by_trial(ds, ds["seeds"])[place])
+    which = direction(ds, metric)
+    value = with_unit(ds, metric, decimals(float(better["value"].iloc[0]), digits))
+    others = f", and {count(len(better) - 1, 'more setting')} likewise" if len(better) > 1 else ""
+    return (
+        f" The mean of {better['trial'].iloc[0]} is {which}, {value}, but {diverged} of "
+        f"{count(diverged + finished, replicate(ds))} diverged, and it is over the rest{others}."
     )
 
 
@@ -562,9 +680,9 @@ def table(
 ) -> pd.DataFrame:
     """The best `most` trials in the order of `rank`, with every metric on every split.
 
-    Columns: `rank` (from 1, the same where trials tie, none without a finite value), the
-    hyperparameters, "validation loss (nats)" and the like, after the last epoch, and `status` if a
-    trial diverged. Of means over seeds, "± validation loss (nats)" is the standard deviation,
+    Columns: `rank` (from 1 in that order, the same where trials tie, none without a value), the
+    hyperparameters, "validation loss (nats)" and the like, in the end, and `status` if a trial
+    diverged. Of means over seeds, "± validation loss (nats)" is the standard deviation,
     "seeds without validation auc" counts those for which it is undefined, if any, `seeds` is their
     number where it is not the same for all, and `diverged` counts the seeds that did, if any.
     """
@@ -572,7 +690,10 @@ def table(
     finished = ranked["status"] == "finished"
     made = pd.DataFrame({"rank": ranked["place"]}, index=ranked.index)
     for name in hyperparameters(ds):
-        made[words(name)] = ranked[name]
+        shown, there = ranked[name], applies(ds, name)[ranked.index]
+        if not there.all():  # empty cells
+            shown = (shown.astype("Int64") if shown.dtype.kind in "iu" else shown).where(there)
+        made[words(name)] = shown
     counts = seed_counts(ds)
     if counts is not None and counts.min() < counts.max():
         made["seeds"] = counts[ranked.index]
@@ -595,7 +716,7 @@ def table(
 
 def divergences(ds: xr.Dataset) -> list[str]:
     """One sentence for each diverged trial: "learning rate 1 diverged in epoch 3, step 712"."""
-    named = zip(_rows(values_by_trial(ds), size(ds)), _statuses(ds), strict=True)
+    named = zip(_rows(ds), _statuses(ds), strict=True)
     return [f"{_label(values)} {how}" for values, how in named if how != "finished"]
 
 

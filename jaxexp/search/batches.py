@@ -185,7 +185,7 @@ class Search:
         names = {*self.suggestions.names} | varying([base, *points])
         names -= {"seed"} if self.seeds > 1 else set()
         sweep = sweep_over(base, names, points, self._seeds(points[0]), f"{self.name} {at + 1}")
-        sweep = replace(sweep, record=self.record)
+        sweep = replace(sweep, record=self.record, conditions=self.suggestions.conditions)
         planned = plan(sweep, self.task, self.data, **self.training)
         self._describe(asked, planned, at)
         kept = self.folder.name(at) if self.folder else None

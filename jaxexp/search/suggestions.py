@@ -1,6 +1,6 @@
 """From what an Optuna study suggests to a trial."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias, cast
 
@@ -31,14 +31,15 @@ Distributions: TypeAlias = "Mapping[str, BaseDistribution]"
 class Suggestions:
     """How trials are made of what a study suggests.
 
-    `base`, the `distributions` of parameters and the `names` of hyperparameters are what is known
-    before a study is asked; of a function, nothing.
+    `base`, the `distributions` of parameters, the `names` of hyperparameters and the `conditions`
+    of some are what is known before a study is asked; of a function, nothing.
     """
 
     suggest: Suggest
     base: Trial | None = None
     distributions: Distributions = field(default_factory=dict)
     names: tuple[str, ...] = ()
+    conditions: Mapping[str, Mapping[str, Sequence[object]]] = field(default_factory=dict)
 
     def examples(self) -> list[Trial]:
         """Trials with the least and the greatest value of each parameter, or each of its choices.
@@ -149,7 +150,7 @@ def _of_space(space: Space) -> Suggestions:
             add(axis)
         return space.base.replace(**space.base.values() | values)
 
-    return Suggestions(suggest, space.base, distributions, tuple(of))
+    return Suggestions(suggest, space.base, distributions, tuple(of), space.conditions)
 
 
 def _distribution(axis: Axis, own: Distribution) -> "BaseDistribution":

@@ -208,4 +208,4 @@ def _sweep(space: Space, points: list[dict[str, Value]], seeds: int, name: str) 
     }
     if seeds > 1:
         axes["seed"] = list(range(space.base.seed, space.base.seed + seeds))
-    return Sweep(space.base, axes, name=name, dim_names={names: DIM})
+    return Sweep(space.base, axes, name=name, dim_names={names: DIM}, conditions=space.conditions)

@@ -85,6 +85,16 @@ class Space:
         return tuple(sorted(name for axis in self.distributions for name in axis))
 
     @property
+    def conditions(self) -> dict[str, dict[str, tuple[object, ...]]]:
+        """Of hyperparameters that are searched under conditions, the values of others."""
+        return {
+            name: dict(own.conditions)
+            for axis, own in self.distributions.items()
+            if isinstance(own, Conditional)
+            for name in axis
+        }
+
+    @property
     def count(self) -> float:
         """How many points there are at most: infinitely many with a continuous distribution."""
         count = 1.0

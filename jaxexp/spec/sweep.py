@@ -105,6 +105,10 @@ class Sweep:
     `dim_names` names the dimension that a zipped axis has in the results, where its hyperparameters
     joined ("depth_width") would be long: `{("depth", "width"): "network"}`.
 
+    `conditions` says of hyperparameters that do something only where others have certain values
+    which these are: `{"momentum": {"optimizer": ["sgd"]}}`. They decide what tables and figures
+    show, not what is trained; those of a search space are filled in by its samplers.
+
     Raises UserError for a base that is no trial, names that are no hyperparameters or stand in
     two axes, an axis without values, and values of the wrong type.
     """
@@ -117,6 +121,9 @@ class Sweep:
     timed: bool = False
     questions: "tuple[Question[xr.Dataset], ...]" = ()
     dim_names: Mapping[Axis, str] = dataclasses.field(default_factory=dict)
+    conditions: Mapping[str, Mapping[str, Sequence[object]]] = dataclasses.field(
+        default_factory=dict
+    )
 
     def __post_init__(self) -> None:
         """Normalise the axes to tuples, so that a sweep cannot be changed from outside."""
@@ -154,6 +161,7 @@ class Sweep:
             if record not in RECORDS:
                 raise UserError(f"record={record!r}: expected some of {', '.join(RECORDS)}")
         self._check_options()
+        self._check_conditions()
         object.__setattr__(self, "axes", axes)
         object.__setattr__(self, "record", tuple(dict.fromkeys(self.record)))
         object.__setattr__(self, "questions", tuple(self.questions))
@@ -172,6 +180,19 @@ class Sweep:
                     "'sample'"
                 )
         return dict(self.dim_names)
+
+    def _check_conditions(self) -> None:
+        told = f"conditions={self.conditions!r}: expected {{'momentum': {{'optimizer': ['sgd']}}}}"
+        if not isinstance(self.conditions, Mapping):
+            raise UserError(told)
+        for name, wanted in self.conditions.items():
+            self.base.check_name(name)
+            if not isinstance(wanted, Mapping):
+                raise UserError(told)
+            for other, values in wanted.items():
+                self.base.check_name(other)
+                if isinstance(values, str) or not isinstance(values, Sequence):
+                    raise UserError(told)
 
     def _check_options(self) -> None:
         if not isinstance(self.name, str) or not self.name.strip() or not self.name.isprintable():

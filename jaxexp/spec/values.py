@@ -160,9 +160,12 @@ def check_hint(where: str, hint: Hint) -> None:
     _check_unlike(where, hint)
     unknown = [t for t in _leaf_types(hint) if not _supported(t)]
     if unknown:
+        wanted = "int, float, bool, str, None, an Enum, a Literal, or a tuple or union of them"
+        if unknown[0] is tuple:
+            wanted = "the type of what it holds as well, as in tuple[int, ...]"
         raise UserError(
             f"{where}: a hyperparameter of type {name_of(unknown[0])} is not supported; expected "
-            "int, float, bool, str, None, an Enum, a Literal, or a tuple or union of them"
+            f"{wanted}"
         )
 
 

@@ -8,9 +8,10 @@ import xarray as xr
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
 from jaxexp.base.errors import UserError
+from jaxexp.base.words import capitalised
 from jaxexp.report.figures.interactive import NO_HEIGHT, Keyword, ReportFigure, Style, attach
 from jaxexp.report.figures.style import (
     CATEGORIES,
@@ -18,8 +19,10 @@ from jaxexp.report.figures.style import (
     OTHERS,
     RING,
     SPLITS,
+    STOPPED,
     STYLE,
     add_legend,
+    applying_note,
     averaged,
     axis_label,
     band,
@@ -33,6 +36,7 @@ from jaxexp.report.figures.style import (
     scale_y,
     seeds_note,
     set_titles,
+    stopped_note,
     trial_colours,
 )
 from jaxexp.results import select
@@ -40,7 +44,9 @@ from jaxexp.results.select import number, status, until_divergence
 
 PANELS = 4  # trials side by side
 HIGHLIGHTED = 8  # curves that have a colour and a name
+FEW = 10  # values each of which has its tick
 MEANS = 30  # values of a number that have a mean: of more, each would be of very few trials
+FAR = 20  # times the range of all others, beyond which values of diverged trials are left out
 BANDS = 3  # of more than five curves, how many have bands: more would hide one another
 
 
@@ -84,17 +90,37 @@ def curves(
         ax.axhline(height, color="0.35", lw=1, ls=":", label=f"{text}, {number(height)}")
     by_epoch(ax, ds)
     scale_y(ax, ds, metric, until_divergence(means, metric).sel(split=split))
+    cut = _leave_out_diverged(ax, means, metric, split)
     label_y(ax, axis_label(ds, metric, split))
-    note = headed(seeds_note(means))
+    note = seeds_note(means)
     if note and len(best) < len(trials):
         note += f" (the best {BANDS} with bands)"
+    note = headed(note, stopped_note(means), cut)
     say_which(fig, note)
     add_legend(fig, [ax])
     fig.alt = (
-        f"{select.metric_words(metric, split).capitalize()} by epoch, "
+        f"{capitalised(select.metric_words(metric, split))} by epoch, "
         f"{_curves_in_words(len(trials), others)}. {select.best_in_words(means, metric, split)}"
     )
     return attach(fig, [ax], note=note)
+
+
+def _leave_out_diverged(ax: Axes, ds: xr.Dataset, metric: str, split: str) -> str:
+    """Cut a linear axis off before values of diverged trials that would flatten all other curves.
+
+    Returns what to say of that, or "".
+    """
+    values = until_divergence(ds, metric).sel(split=split)
+    finished = values.where(ds["diverged_epoch"] == 0).values
+    finished, every = (own[np.isfinite(own)] for own in (finished, values.values))
+    if ax.get_yscale() == "log" or not finished.size:
+        return ""
+    low, high = float(finished.min()), float(finished.max())
+    span = high - low or max(abs(high), 1.0)
+    if float(np.ptp(every)) <= FAR * span:
+        return ""
+    ax.set_ylim(low - 0.1 * span, high + 0.1 * span)
+    return "values of diverged trials lie beyond this axis"
 
 
 def _curves_in_words(shown: int, others: str) -> str:
@@ -143,6 +169,8 @@ def splits(
     Raises UserError for a metric that the results do not have.
     """
     split = select.default_split(ds)
+    if not metrics:
+        raise UserError("metrics=(): expected at least one")
     for metric in metrics:
         select.direction(ds, metric)  # which refuses an unknown one
         if running and f"running_{metric}" not in ds:
@@ -166,12 +194,13 @@ def splits(
     set_titles(panels[:1], [name if titled else "" for name, _ in trials], 3.7)
     for ax in panels[:-1].flat if len(trials) > 1 else ():
         ax.set_xlabel("")
-    note = headed(note, seeds_note(ds))
+    note = headed(note, seeds_note(ds), stopped_note(ds))
     say_which(fig, note)
     add_legend(fig, panels.flat)
     fig.alt = (
-        f"{' and '.join(select.words(metric) for metric in metrics).capitalize()} of "
-        f"{' and '.join(select.splits(ds))} by epoch, {select.count(len(trials), 'trial')}. "
+        f"{capitalised(' and '.join(map(select.words, metrics)))} of "
+        f"{' and '.join(select.splits(ds))} by epoch, "
+        f"{select.count(len(trials), select.what(ds))}. "
         f"{select.best_in_words(ds, metrics[0], split)}"
     )
     flat = list(panels.T.flat if len(trials) == 1 else panels.flat)
@@ -208,7 +237,7 @@ def _ring_best_epoch(ax: Axes, point: xr.Dataset, metric: str, *, named: bool) -
 def _curve(
     ax: Axes, point: xr.Dataset, metric: str, split: str, banded: bool = True, **style: Keyword
 ) -> None:
-    """One curve by epoch up to its divergence, which is marked, as is a curve of one point."""
+    """One curve by epoch up to its divergence, which is marked, as are an early end and a point."""
     values = until_divergence(point, metric).sel(split=split)
     if banded and f"{metric}_std" in point:
         std = point[f"{metric}_std"].sel(split=split)
@@ -218,6 +247,8 @@ def _curve(
         style |= DIVERGED | {"markevery": [values.size - 1] if values.size else None}
     elif values.size == 1:
         style |= {"marker": "o"}
+    elif bool(select.stopped(point)):
+        style |= STOPPED | {"markevery": [values.size - 1]}
     ax.plot(values["epoch"], values, **style)
 
 
@@ -236,23 +267,28 @@ def final_by(
     """
     split = split or select.default_split(ds)
     metrics = [metric] if isinstance(metric, str) else list(metric)
+    if not metrics:
+        raise UserError("metric=[]: expected at least one")
     if axis not in select.hyperparameters(ds):
         varying = ", ".join(select.hyperparameters(ds)) or "none"
         raise UserError(f"axis={axis!r}: the hyperparameters that vary are {varying}")
-    ds = ds if axis in select.REPLICATES else averaged(ds)
+    every = ds if axis in select.REPLICATES else averaged(ds)
+    ds = select.applying(every, axis)
     rows, cols = grid_shape(len(metrics), 3)
     width = 5.2 if len(metrics) == 1 else 4.2
     fig, panels = make_panels(rows, cols, width, 3.8, count=len(metrics))
     for ax, own in zip(panels.flat, metrics, strict=False):
-        _Against(ds, axis, own, split).draw(fig, ax)
-        ax.set_xlabel(select.words(axis))
-    note = headed(seeds_note(ds))
+        against = _Against(ds, axis, own, split)
+        against.draw(fig, ax)
+        even = "\n(values at equal distances)" if against.even else ""
+        ax.set_xlabel(select.words(axis) + even)
+    note = headed(seeds_note(ds), applying_note(every, axis))
     say_which(fig, note)
     add_legend(fig, panels.flat[: len(metrics)])
     fig.alt = (
-        f"{' and '.join(map(select.words, metrics)).capitalize()} after the last epoch against "
-        f"{select.words(axis)}, {select.count(select.size(ds), 'trial')}. "
-        f"{select.best_in_words(ds, metrics[0], split)}"
+        f"{capitalised(' and '.join(map(select.words, metrics)))} {select.measured_when(ds)} "
+        f"against {select.words(axis)}, {select.count(select.size(ds), select.what(ds))}. "
+        f"{select.best_in_words(every, metrics[0], split)}"
     )
     return attach(fig, list(panels.flat[: len(metrics)]), cols, note)
 
@@ -262,12 +298,17 @@ class _Against:
 
     def __init__(self, ds: xr.Dataset, axis: str, metric: str, split: str) -> None:
         self.ds, self.metric, self.split = ds, metric, split
-        ranked = select.rank(ds, metric, split).sort_index()
+        by_rank = select.rank(ds, metric, split)
+        self.order = by_rank.index[np.isfinite(by_rank["value"])].to_numpy()  # best first
+        ranked = by_rank.sort_index()
         given = ranked[axis].tolist()
         self.numeric = ds[axis].dtype.kind in "iuf" and axis not in select.REPLICATES
         self.values = select.distinct(ds, axis)
         self.group = np.array([self.values.index(value) for value in given])
         at = np.array(self.values, float) if self.numeric else np.arange(len(self.values))
+        # A few values most of which would share one place stand at equal distances.
+        self.even = self.numeric and len(at) <= FEW and not _apart(at)
+        at = np.arange(len(at)) if self.even else at
         self.at, self.x = at, at[self.group]
         self.diverged = (ranked["status"] != "finished").to_numpy()
         self.status = ranked["status"].tolist()
@@ -279,11 +320,12 @@ class _Against:
             s: np.nan_to_num(select.by_trial(ds, wide.sel(split=s)).astype(float)) for s in self.y
         }  # fmt: skip
         self.trials = ranked["trial"].tolist()
-        self.higher = select.direction(ds, metric) == "higher"
         alone = len(self.values) == len(given)
         varying = len(select.hyperparameters(ds))
         # Points of a random search are not joined: other things change from one to the next.
         self.line = alone and (varying == 1 or (len(select.axes(ds)) == 1 and len(given) <= 8))
+        beside = [n for n in select.hyperparameters(ds) if ds[n].dims == ds[axis].dims]
+        self.random = len(beside) > 1
 
     def draw(self, fig: ReportFigure, ax: Axes) -> None:
         if self.line:
@@ -300,19 +342,25 @@ class _Against:
         else:
             fig.hover[self._points(ax)] = self.trials
         self._ring(ax)
-        if self.numeric and _log_spreads(self.at):
+        if self.numeric and not self.even and _log_spreads(self.at):
             ax.set_xscale("log")
         self._ticks(ax)
+        if self.diverged.any():  # which set no limits
+            _show_all(ax, self.at)
+        if not self.order.size:
+            ax.set_yticks([])
+            ax.text(0.5, 0.5, "every trial diverged", transform=ax.transAxes, ha="center")
         shown = list(self.y.values()) if self.line else [self.y[self.split]]
         scale_y(ax, self.ds, self.metric, np.concatenate(shown))
         label = axis_label(self.ds, self.metric, None if self.line else self.split)
-        label_y(ax, f"{label}\nafter the last epoch")
+        label_y(ax, f"{label}\n{select.measured_when(self.ds)}")
 
     def _points(self, ax: Axes) -> Line2D:
         y = self.y[self.split]
         groups = [y[(self.group == g) & np.isfinite(y)] for g in range(len(self.values))]
         few = not self.numeric or len(self.values) <= MEANS
-        several = few and any(own.size > 1 for own in groups)
+        most = min if self.numeric and self.random else max  # numbers that came twice by chance
+        several = few and most(own.size for own in groups) > 1
         x = self.x
         if not self.numeric:  # side by side, where they would cover one another
             for g in range(len(self.values)):
@@ -336,9 +384,10 @@ class _Against:
             [points] = ax.plot(x, y, label="each trial", **style)
         if not several:
             return points
-        pick = np.max if self.higher else np.min
-        mean, best = ([f(own) if own.size else np.nan for own in groups] for f in (np.mean, pick))
-        joined = {"lw": 1.5} if self.numeric else {"ls": "none"}
+        mean = [own.mean() if own.size else np.nan for own in groups]
+        firsts = [self.order[self.group[self.order] == g][:1] for g in range(len(self.values))]
+        best = [float(y[own[0]]) if own.size else np.nan for own in firsts]
+        joined = {"lw": 1.5} if self.numeric and not self.random else {"ls": "none"}
         shape = {"marker": "o"} if self.numeric else {"marker": "_", "ms": 26, "mew": 2.2}
         count = [own.size for own in groups]
         of = f" of {min(count)}" if min(count) == max(count) else ""
@@ -349,16 +398,15 @@ class _Against:
         return points
 
     def _ring(self, ax: Axes) -> None:
-        y = self.y[self.split]
-        if not np.isfinite(y).any():
+        if not self.order.size:
             return
-        at = int(np.nanargmax(y) if self.higher else np.nanargmin(y))
+        y, at = self.y[self.split], int(self.order[0])
         if self.line or self.numeric:  # on a strip, the triangle says it
             best = f"best {select.metric_words(self.metric, self.split)}: {number(y[at])}"
             ax.plot(self.x[at], y[at], **RING, ms=11, label=best)
 
     def _ticks(self, ax: Axes) -> None:
-        few = len(self.values) <= 10
+        few = len(self.values) <= FEW
         if few or not self.numeric:
             kept = range(0, len(self.values), -(-len(self.values) // 20))
             names = [textwrap.fill(number(self.values[g]), 14) for g in kept]
@@ -371,6 +419,7 @@ class _Against:
             if ax.get_xscale() == "linear":
                 ax.xaxis.set_major_locator(MaxNLocator(6))
             ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: number(float(x))))
+            ax.xaxis.set_minor_formatter(NullFormatter())
         if not few and self.diverged.any():
             bottom = ax.get_xaxis_transform()
             where = self.x[self.diverged]
@@ -388,6 +437,22 @@ class _Against:
             how: str = self.status[int(np.flatnonzero(own)[0])]
             return "\n" + how.replace(" in", "\nin").replace(", ", "\n")
         return f"\n{lost} of {int(own.sum())}\ndiverged"
+
+
+def _apart(x: np.ndarray) -> bool:
+    """Whether the ticks of sorted `x` have room beside one another on one of the scales."""
+    shown = np.log(x) if _log_spreads(x) else x
+    return len(x) < 3 or bool(np.diff(shown).min() >= 0.02 * np.ptp(shown))
+
+
+def _show_all(ax: Axes, x: np.ndarray) -> None:
+    """Limits around sorted `x`."""
+    if ax.get_xscale() == "log":
+        room = (x[-1] / x[0]) ** 0.1 if x[-1] > x[0] else 2.0
+        ax.set_xlim(x[0] / room, x[-1] * room)
+    else:
+        room = 0.1 * (float(np.ptp(x)) or 5.0)
+        ax.set_xlim(x[0] - room, x[-1] + room)
 
 
 def _log_spreads(x: np.ndarray) -> bool:

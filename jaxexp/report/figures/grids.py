@@ -12,7 +12,15 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from jaxexp.base.errors import UserError
 from jaxexp.report.figures.interactive import ReportFigure, heat_spec
-from jaxexp.report.figures.style import STYLE, axis_label, make_panels, wants_log
+from jaxexp.report.figures.style import (
+    STYLE,
+    applying_note,
+    axis_label,
+    headed,
+    make_panels,
+    say_which,
+    wants_log,
+)
 from jaxexp.results import select
 from jaxexp.results.select import number
 
@@ -27,8 +35,8 @@ def heat_map(
 
     `split` is `select.default_split` if not given. A cell is the mean over the finished trials of
     its two values, with their standard deviation where they differ in nothing but seed and fold;
-    where some diverged it says how many. The best cell has a frame: of settings, one that misses
-    as few seeds and folds as any.
+    where some diverged it says how many. The best cell has a frame: of those that miss as few seeds
+    and folds as any, as in `select.rank`.
     Raises UserError for a metric, a split or a hyperparameter that the results do not have.
     """
     split = split or select.default_split(ds)
@@ -37,6 +45,8 @@ def heat_map(
         if name not in select.hyperparameters(ds):
             varying = ", ".join(select.hyperparameters(ds)) or "none"
             raise UserError(f"{name} does not vary; the hyperparameters that do: {varying}")
+    every, ds = ds, select.applying(ds, x, y)
+    ranked = ranked if every is ds else select.rank(ds, metric, split)
     lost = (ranked["status"] != "finished").to_numpy()
     value = ranked["value"].where(np.isfinite(ranked["value"]))
     values = {name: select.distinct(ds, name) for name in (x, y)}
@@ -76,6 +86,7 @@ def heat_map(
     if shape[1] > 8:
         ax.tick_params(axis="x", labelrotation=60)
     explained = "\n(div. or ×: trials that diverged)" if lost.any() else ""
+    note = headed(applying_note(every, x, y))
     ax.set(xlabel=select.words(x) + explained, ylabel=select.words(y))
     written = _write_cells(ax, mean, std, diverged, image)
     if known.size:
@@ -90,13 +101,14 @@ def heat_map(
     bar = fig.colorbar(image, label=of + axis_label(ds, metric, split))
     bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: number(float(v))))
     bar.ax.yaxis.set_minor_formatter(NullFormatter())
+    say_which(fig, note)
     best = ""
     if known.size:
         best = f"; the best cell is {number(float(mean[row, column]))}"
     fig.alt = (
         f"Map of {axis_label(ds, metric, split)} over {select.words(x)} and {select.words(y)}, "
         f"{shape[1]} by {shape[0]} cells{best}."
-    )
+    ) + (f" {note}." if note else "")
     names = {key: [number(v) for v in values[name]] for key, name in (("x", x), ("y", y))}
     hovers = [
         [
@@ -113,7 +125,7 @@ def heat_map(
         higher=higher, log=logarithmic,
         labels={"x": select.words(x), "y": select.words(y),
                 "bar": of + axis_label(ds, metric, split)},
-        size=(max(width, 5.6), height),
+        size=(max(width, 5.6), height), note=note,
     )  # fmt: skip
     return fig
 

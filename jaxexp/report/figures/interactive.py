@@ -108,7 +108,7 @@ def _suffix(k: int) -> str:
 
 def _plain(text: str) -> str:
     """Text for Plotly, which takes some marks for HTML."""
-    return html.escape(text.replace("$", ""), quote=False).replace("\n", "<br>")
+    return html.escape(text, quote=False).replace("\n", "<br>")
 
 
 def rounded(values: ArrayLike) -> list[float | None]:
@@ -146,6 +146,12 @@ def _axis(ax: Axes, which: str) -> Spec:
         spec["dtick"] = 1
     if log:
         spec |= {"type": "log", **_log_ticks(*sorted([low, high]))}
+    elif not isinstance(locator, EpochLocator) and not 1e-3 < max(abs(low), abs(high)) < 1e6:
+        # As `number` has them: Plotly would write 1×10³⁰ where all else says 1e30.
+        ends = sorted([low, high])
+        shown = [float(at) for at in axis.get_majorticklocs() if ends[0] <= at <= ends[1]]
+        spec |= {"tickmode": "array", "tickvals": rounded(shown)}
+        spec["ticktext"] = [number(float(f"{at:.3g}")) for at in shown]
     if isinstance(locator, FixedLocator):
         places = axis.get_majorticklocs()
         texts = [tick.get_text() for tick in axis.get_majorticklabels()]
@@ -385,7 +391,7 @@ def _cloud(fig: ReportFigure, ax: Axes, line: Line2D) -> Spec:
 def heat_spec(
     mean: np.ndarray, names: Mapping[str, Sequence[str]], hovers: list[list[str]],
     written: Sequence[tuple[int, int, str, bool]], frame: tuple[int, int] | None, *, higher: bool,
-    log: bool, labels: Mapping[str, str], size: tuple[float, float],
+    log: bool, labels: Mapping[str, str], size: tuple[float, float], note: str = "",
 ) -> Spec:  # fmt: skip
     """A map of one metric over two hyperparameters.
 
@@ -414,7 +420,7 @@ def heat_spec(
         "textfont": {"size": 11, "color": ["#ffffff" if d else "#000000" for *_, d in written]},
         "hoverinfo": "skip", "legendgroup": "", "showlegend": False, "meta": {"fixed": True},
     }  # fmt: skip
-    layout: Spec = {"meta": meta(1, *size), "plot_bgcolor": "#e5e5e5"}
+    layout: Spec = {"meta": meta(1, *size, note), "plot_bgcolor": "#e5e5e5"}
     for which in ("x", "y"):
         layout[f"{which}axis"] = {
             "title": {"text": _plain(labels[which])}, "tickmode": "array", "showgrid": False,

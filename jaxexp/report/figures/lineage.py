@@ -11,6 +11,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 
 from jaxexp.base.errors import UserError
+from jaxexp.base.words import capitalised
 from jaxexp.report.figures.interactive import ReportFigure, Style, attach
 from jaxexp.report.figures.style import (
     CATEGORIES,
@@ -78,7 +79,7 @@ def lineage(
     fig.align_ylabels()
     add_legend(fig, panels[:, 0])
     shown = [words(own.removeprefix("own_")) for own in [*metrics, *varied]]
-    told = f"{', '.join(shown[:-1])} and {shown[-1]}".capitalize()
+    told = capitalised(f"{', '.join(shown[:-1])} and {shown[-1]}")
     fig.alt = (
         f"{told} of {count(len(alive_TxE), 'member')} of a population by epoch, with lines from "
         f"members to their copies. {descent(ds, metrics[0], split)}"

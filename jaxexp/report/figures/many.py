@@ -38,14 +38,17 @@ def parallel(ds: xr.Dataset, metric: str = "loss", split: str | None = None) -> 
     higher = select.direction(ds, metric) == "higher"
     names = [n for n in select.hyperparameters(ds) if len(select.distinct(ds, n)) > 1]
     label = axis_label(ds, metric, split)
-    axes = [_Axis(ds, name, ranked[name]) for name in names]
+    axes = [
+        _Axis(ds, name, ranked[name], there=select.applies(ds, name)[ranked.index])
+        for name in names
+    ]
     value = ranked["value"].to_numpy(float)
     axes.append(_Axis(ds, "", ranked["value"], log=not higher and wants_log(value), label=label))
 
     fig, [[ax]] = make_panels(1, 1, max(6.4, 1.5 * len(axes) + 1), 4.2)
     shares_AxN = np.stack([axis.shares for axis in axes]) if len(value) else np.zeros((0, 0))
     if len(value):
-        order = np.argsort(value)[:: 1 if higher else -1]  # the best last
+        order = np.arange(len(value))[::-1]  # of `rank`, the best last
         points = np.stack([np.tile(np.arange(len(axes)), (len(value), 1)), shares_AxN.T], axis=-1)
         colours = colormaps["viridis"]((shares_AxN[-1] if higher else 1 - shares_AxN[-1])[order])
         alpha = min(0.9, max(0.15, 60 / len(value)))
@@ -61,7 +64,7 @@ def parallel(ds: xr.Dataset, metric: str = "loss", split: str | None = None) -> 
             ax.text(at + 0.02, share, text, fontsize=8, va="center", bbox=_BOX)
     bad = select.size(ds) - len(value)
     fig.alt = (
-        f"Parallel coordinates of {select.count(len(value), 'trial')} through "
+        f"Parallel coordinates of {select.count(len(value), select.what(ds))} through "
         f"{', '.join(map(select.words, names))} to {label}. "
         f"{select.best_in_words(ds, metric, split)}"
     )
@@ -79,24 +82,31 @@ class _Axis:
     """One vertical axis: a hyperparameter or the metric, over all trials."""
 
     def __init__(
-        self, ds: xr.Dataset, name: str, column: pd.Series, log: bool | None = None, label: str = ""
-    ) -> None:
+        self, ds: xr.Dataset, name: str, column: pd.Series, log: bool | None = None,
+        label: str = "", there: np.ndarray | None = None,
+    ) -> None:  # fmt: skip
+        """`there` says in which trials the hyperparameter does something."""
+        there = np.ones(len(column), bool) if there is None else there
         self.label = label or select.words(name)
         self.names: list[str] = []
         numeric = pd.api.types.is_numeric_dtype(column) and column.dtype.kind != "b"
         if numeric:
             values = column.to_numpy(float)
-            self.log = wants_log(values) if log is None else log
-            self.at = np.log10(values) if self.log else values
+            self.log = wants_log(values[there]) if log is None else log
+            with np.errstate(divide="ignore"):  # zeros that do nothing
+                self.at = np.log10(values) if self.log else values
         else:
             distinct = select.distinct(ds, name)
             self.names = [number(value) for value in distinct]
             self.at = np.array([distinct.index(value) for value in column.tolist()], float)
             self.log = False
-        few = np.unique(self.at)
+        few = np.unique(self.at[there])
         self.few = few if len(few) <= 8 else np.array([])
-        low, high = (self.at.min(), self.at.max()) if self.at.size else (0.0, 1.0)
-        self.low, self.high = float(low), float(high if high > low else low + 1)
+        low, high = (few.min(), few.max()) if few.size else (0.0, 1.0)
+        self.first, self.high = float(low), float(high if high > low else low + 1)
+        # The others stand below, at a dash.
+        self.low = self.first if there.all() else self.first - 0.15 * (self.high - self.first)
+        self.at = np.where(there, self.at, self.low)
 
     @property
     def shares(self) -> np.ndarray:
@@ -106,7 +116,8 @@ class _Axis:
     @property
     def places(self) -> np.ndarray:
         """Where ticks stand: at each of a few values, or at five of many."""
-        return self.few if self.few.size else np.linspace(self.low, self.high, 5)
+        places = self.few if self.few.size else np.linspace(self.first, self.high, 5)
+        return places if self.low == self.first else np.append(self.low, places)
 
     def ticks(self) -> list[tuple[float, str]]:
         """Heights, from 0 to 1, and what stands there."""
@@ -115,6 +126,8 @@ class _Axis:
 
     def text(self, at: float) -> str:
         """The value at a place of the axis."""
+        if at < self.first:
+            return "–"
         if self.names:
             return self.names[round(at)]
         return number(float(10**at) if self.log else float(at), 3)

@@ -7,7 +7,7 @@ from typing import TypeVar
 import numpy as np
 import xarray as xr
 from matplotlib import colormaps, rc_context
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from jaxexp.report.figures.interactive import NO_HEIGHT, ReportFigure, attach
 from jaxexp.report.figures.style import (
@@ -68,6 +68,7 @@ def step_noise(ds: xr.Dataset) -> ReportFigure:
         panels[0, 0].set_yscale("log")
         panels[0, 0].set_ylim(max(min(lows), 1e-6) / 10, max(highs) * 2)
     panels[0, 0].yaxis.set_major_formatter(FuncFormatter(lambda loss, _: number(float(loss))))
+    panels[0, 0].yaxis.set_minor_formatter(NullFormatter())
     for ax in panels[:, 0]:
         ax.set_ylabel(axis_label(ds, "loss", "train"))
     fig.supxlabel("step (each panel its own length; black: running mean)")
@@ -161,6 +162,8 @@ def bars(
         finite = values[np.isfinite(values)]
         if wants_log(values):
             ax.set_xscale("log")
+            ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: number(float(x))))
+            ax.xaxis.set_minor_formatter(NullFormatter())
             ax.set_xlim(
                 finite.min() / 3, finite.max() * (8 if error is None else 25)
             )  # for the labels
@@ -178,7 +181,8 @@ def bars(
     say_which(fig, note)
     fig.alt = (
         f"Bars of {' and '.join(map(select.words, quantities))}, "
-        f"{select.count(len(trials), 'trial')}: {'; '.join(name for name, _ in trials[:3])}"
+        f"{select.count(len(trials), select.what(ds))}: "
+        f"{'; '.join(name for name, _ in trials[:3])}"
         f"{' and others' if len(trials) > 3 else ''}."
     )
     return attach(fig, list(panels), len(panels), note)
@@ -277,13 +281,18 @@ def _norm_axis(
     bottom = low / step ** (len(layers) + 1)
     panels[0, 0].set_yscale("log")
     panels[0, 0].set_ylim(bottom, high * step)
-    power = FuncFormatter(lambda v, _: f"$10^{{{np.log10(v):.0f}}}$" if v >= low else "")
+    power = FuncFormatter(lambda v, _: _power(round(np.log10(v))) if v >= low else "")
     panels[0, 0].yaxis.set_major_formatter(power)
+    panels[0, 0].yaxis.set_minor_formatter(NullFormatter())
     for ax in panels[:, 0]:
         ax.set_ylabel("squared gradient norm")
     for ax in panels.flat if layers else ():
         ax.axhspan(bottom, low / step**0.5, color="0.93", lw=0)
     return {layer: float(low / step ** (i + 1)) for i, layer in enumerate(layers)}
+
+
+def _power(exponent: int) -> str:
+    return "10" + str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
 def _spread(count: int, at_most: int) -> list[int]:

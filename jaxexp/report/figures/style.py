@@ -43,6 +43,7 @@ STYLE: dict[Keyword, Keyword] = {  # only newer matplotlibs have a type for its 
     "axes.axisbelow": True,
     "lines.linewidth": 1.5,
     "lines.markersize": 5,
+    "text.parse_math": False,  # a "$" in a name or a unit is one
     "legend.frameon": False,
     "legend.fontsize": 9,
     "agg.path.chunksize": 10_000,  # 100,000 steps in one line are too much for Agg at once
@@ -61,6 +62,7 @@ SPLITS: dict[str, Style] = {
 LINE = 0.21  # inches that a line of a legend takes
 LOG_DECADES = 1.0  # positive numbers that span more are drawn on a log scale
 DIVERGED: Style = {"marker": "X", "markersize": 8, "markeredgecolor": "white"}
+STOPPED: Style = {"marker": "|", "markersize": 11, "markeredgewidth": 1.8}
 RING: Style = {"marker": "o", "mfc": "none", "mec": "black", "ls": "none"}
 
 
@@ -131,9 +133,8 @@ def best_of(
     if size(ds) <= most:
         return list(points(ds)), ""
     ranked = rank(ds, metric, split).index[:most]
-    by = metric_words(metric, split) if split else words(metric)
-    what = "settings" if select.averaged_over(ds) else "trials"
-    note = f"the best {most} of {number(size(ds))} {what} by {by} after the last epoch"
+    by = f"{metric_words(metric, split) if split else words(metric)} {select.measured_when(ds)}"
+    note = f"the best {most} of {number(size(ds))} {select.what(ds)}s by {by}"
     return [point(ds, int(place)) for place in ranked], note
 
 
@@ -147,6 +148,30 @@ def seeds_note(ds: xr.Dataset) -> str:
     if not select.averaged_over(ds):
         return ""
     return f"mean of {seeds.in_words(ds)} ± standard deviation"
+
+
+def applying_note(ds: xr.Dataset, *names: str) -> str:
+    """Which trials a figure shows of hyperparameters that do nothing in the others; else ""."""
+    shown = size(select.applying(ds, *names))
+    if shown == size(ds):
+        return ""
+    verb = "has" if len(names) == 1 else "have"
+    which = f"{' and '.join(map(words, names))} {verb} an effect"
+    return f"the {number(shown)} of {number(size(ds))} {select.what(ds)}s in which {which}"
+
+
+def stopped_note(ds: xr.Dataset) -> str:
+    """What the bar at the end of a curve is, where a trial was stopped early; else ""."""
+    if not bool(select.stopped(ds).any()):
+        return ""
+    if not select.averaged_over(ds):
+        return "a bar ends the curve of a trial that was stopped"
+    as_it_was = "at its best epoch" if "best" in select.measured_when(ds) else "in the end"
+    each = select.replicate(ds)
+    return (
+        f"a bar ends the curve of a setting when its last {each} was stopped; a {each} stopped "
+        f"before counts with its value {as_it_was}"
+    )
 
 
 def band(

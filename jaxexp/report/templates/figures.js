@@ -96,13 +96,19 @@ function laidOut(spec, width) {
       text: wrap(meta.note, width).join("<br>"), showarrow: false, xref: "paper", yref: "paper",
       x: 0, xanchor: "left", y: 0, yanchor: "top", yshift: -14, xshift: -50,
     });
-    return { ...base, height: meta.height, margin: { l: 60, r: 50, t: 70, b: 50 }, ...layout };
+    // Room for the numbers of each axis: on a narrow page the figure scrolls.
+    const wide = Math.max(width, 110 + 85 * (spec.data[0].dimensions || []).length);
+    return { ...base, width: wide, height: meta.height, margin: { l: 60, r: 50, t: 70, b: 50 }, ...layout };
   }
   const columns = Math.max(1, Math.min(meta.columns, Math.floor(width / 250)));
   const rows = Math.ceil(panels / columns);
   const suffix = (k) => (k ? String(k + 1) : "");
   const lines = (k) => (meta.titles[k] ? wrap(meta.titles[k], width / columns - 60).length : 0);
   const titled = Math.max(0, ...meta.titles.map((_, k) => lines(k)));
+  const high = Math.max(190, meta.height - 90); // about as long as a title of a height may be
+  for (const key of axes.filter((name) => name[0] === "y")) {
+    layout[key].title.text = wrap(layout[key].title.text || "", high).join("<br>");
+  }
   const yLines = (k) => ((layout["yaxis" + suffix(k)].title.text || "").split("<br>").length || 1);
   const long = (axis) => Math.min(230, width * 0.45, 6.4 * Math.max(
     ...((axis.ticktext || [""]).map((t) => Math.max(...String(t).split("<br>").map((s) => s.length)))),
@@ -110,18 +116,21 @@ function laidOut(spec, width) {
   const left = Math.max(58, long(layout.yaxis) + 34) + 15 * (yLines(0) - 1);
   const same = layout.yaxis2 && layout.yaxis2.matches;
   const most = Math.max(...Array.from({ length: panels }, (_, k) => yLines(k)));
-  const gapX = same ? (long(layout.yaxis) > 80 ? 24 : 48) : 50 + 15 * most;
+  const texts = Array.from({ length: panels }, (_, k) => long(layout["yaxis" + suffix(k)]));
+  const gapX = same ? (long(layout.yaxis) > 80 ? 24 : 48)
+    : Math.max(50, 24 + Math.max(...texts)) + 15 * most;
   const right = spec.data.some((t) => t.colorbar) ? 92 : 14;
   const panelWidth = (width - left - right - gapX * (columns - 1)) / columns;
   for (const key of axes.filter((name) => name[0] === "x" && layout[name].ticktext)) {
-    const axis = layout[key]; // of crowded ticks the first line alone, and not each
+    const axis = layout[key]; // of crowded ticks the first line and "div." alone, and not each
     const wide = (text) => 6.8 * Math.max(...text.split("<br>").map((part) => part.length + 1));
     const at = axis.tickvals.map((v) => ((axis.type === "log" ? Math.log10(v) : v) - axis.range[0])
       / (axis.range[1] - axis.range[0]) * panelWidth);
     const apart = (texts) => texts.every((text, i) =>
       !i || at[i] - at[i - 1] >= (wide(text) + wide(texts[i - 1])) / 2);
     axis.tickangle = 0;
-    if (!apart(axis.ticktext)) axis.ticktext = axis.ticktext.map((t) => t.split("<br>")[0]);
+    if (!apart(axis.ticktext)) axis.ticktext = axis.ticktext.map((t) =>
+      t.split("<br>")[0] + (/diverged/.test(t) ? "<br>div." : ""));
     let last = -Infinity;
     axis.ticktext = axis.ticktext.map((text, i) => {
       const half = wide(text) / 2;
@@ -130,9 +139,8 @@ function laidOut(spec, width) {
       return text;
     });
   }
-  for (const key of axes) {
-    const room = key[0] === "x" ? panelWidth + 40 : Math.max(190, meta.height - 90);
-    layout[key].title.text = wrap(layout[key].title.text || "", room).join("<br>");
+  for (const key of axes.filter((name) => name[0] === "x")) {
+    layout[key].title.text = wrap(layout[key].title.text || "", panelWidth + 40).join("<br>");
   }
   const below = Math.max(...axes.filter((k) => k[0] === "x").map((key) => {
     const ticks = Math.max(1, ...(layout[key].ticktext || []).map((t) => String(t).split("<br>").length));
@@ -265,6 +273,8 @@ async function show(holder, spec) {
       return own;
     });
     const layout = laidOut(spec, width);
+    if (layout.width > width) plot.tabIndex = 0; // it scrolls, also by the keyboard
+    else plot.removeAttribute("tabindex");
     await Plotly.react(plot, data.map((trace) => decluttered(trace, layout)), layout, CONFIG);
   };
   spec.full = spec.data.map(expanded);
