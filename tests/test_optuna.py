@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import time
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -255,6 +256,30 @@ def test_an_error_of_the_space_fails_what_was_asked(data):
     with pytest.raises(UserError, match="batch_size=500: larger than"):
         run(own, data, lambda trial: BASE.replace(batch_size=trial.suggest_int("b", 500, 500)))
     assert set(states(own)) == {FAIL}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelTrial(jx.MLPTrial):
+    label: str | None = None
+
+
+class Labelled(jx.MLPClassification):
+    def init(self, trial, rng, data):
+        assert trial.label in (None, "None")
+        return super().init(trial, rng, data)
+
+
+def test_suggestions_that_are_written_alike_are_refused(data):
+    """Before the second one trains, though it comes in another batch."""
+    base = LabelTrial(**BASE.values())
+    own = study()
+
+    def suggest(trial):
+        return base.replace(label=[None, "None"][trial.number])
+
+    with pytest.raises(UserError, match="label: None and 'None' are both written 'None'"):
+        run(own, data, suggest, trials=2, batch=1, task=Labelled())
+    assert states(own) == [COMPLETE, FAIL]
 
 
 def test_the_same_suggestion_is_trained_once_and_told_to_each(data):

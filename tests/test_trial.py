@@ -226,3 +226,32 @@ def test_a_class_that_constructs_its_trials_itself_is_asked_for_its_own_names():
     assert Doubled(once=3.0).twice == 6.0
     with pytest.raises(jx.UserError, match="unknown hyperparameter 'lr'"):
         Doubled(lr=3.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayersTrial(Trial):
+    hidden: int | tuple[int, ...] = 4
+    blocks: tuple[tuple[int, ...], ...] = ((1,),)
+    names: tuple[str, ...] = ("a",)
+    label: str | None = None
+    schedule: Schedule | str = Schedule.FLAT
+
+
+@pytest.mark.parametrize(
+    ("axes", "written"),
+    [
+        ({"hidden": [4, 8, (4,)]}, r"hidden: 4 and \(4,\) are both written '4'"),
+        ({("hidden", "seed"): [(4, 0), (4, 1), ((4,), 0)]}, r"hidden: 4 and \(4,\) are both"),
+        ({"blocks": [((1, 2), (3,)), ((1,), (2, 3))]}, "are both written '1-2-3'"),
+        ({"names": [("a-b", "c"), ("a", "b-c")]}, "are both written 'a-b-c'"),
+        ({"label": [None, "None"]}, "label: None and 'None' are both written 'None'"),
+        ({"schedule": [Schedule.FLAT, "FLAT"]}, "and 'FLAT' are both written 'FLAT'"),
+    ],
+)
+def test_values_that_are_written_alike_are_refused(axes, written):
+    """Results hold what is written: they were averaged as seeds of one setting."""
+    with pytest.raises(UserError, match=written):
+        Sweep(LayersTrial(), axes)
+    (values,) = axes.values()
+    for value in values:
+        Sweep(LayersTrial(), {next(iter(axes)): [value]}).trials()

@@ -18,7 +18,7 @@ from jaxexp.search.reports import Asked, Replayed, Reports, Together, ending, te
 from jaxexp.search.resuming import PROCESS, Folder, abandoned, again, this_process
 from jaxexp.search.suggestions import Suggestions
 from jaxexp.spec.trial import Kind, Trial
-from jaxexp.spec.values import Value, float32
+from jaxexp.spec.values import Value, check_texts, float32
 from jaxexp.training.data import Data
 from jaxexp.training.task import Task
 
@@ -67,6 +67,7 @@ class Search:
     # Of each configuration, as float32 has it: the trial that stands for it, and its results.
     known: dict[tuple[Value, ...], Trial] = field(default_factory=dict)
     curves: dict[Trial, xr.Dataset] = field(default_factory=dict)
+    written: dict[tuple[str, str], Value] = field(default_factory=dict)  # see `check_texts`
 
     @property
     def identity(self) -> dict[str, object]:
@@ -149,6 +150,7 @@ class Search:
     def _trials(self, suggested: Trial) -> tuple[Trial, ...]:
         """What is trained for a suggestion: the first like it that there was, with each seed."""
         suggested.check()
+        check_texts(self.written, suggested.values())
         first = self.known.setdefault(_as_float32(suggested), suggested)
         seeds = self._seeds(first)
         return tuple(first.replace(seed=seed) for seed in seeds) if seeds else (first,)

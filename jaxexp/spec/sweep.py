@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeAlias, Typ
 from jaxexp.base.errors import UserError
 from jaxexp.base.files import digest
 from jaxexp.spec.trial import RESERVED, Kind, Trial, hyperparameters
-from jaxexp.spec.values import Value, float32, text
+from jaxexp.spec.values import Value, check_texts, float32, text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -110,7 +110,8 @@ class Sweep:
     show, not what is trained; those of a search space are filled in by its samplers.
 
     Raises UserError for a base that is no trial, names that are no hyperparameters or stand in
-    two axes, an axis without values, and values of the wrong type.
+    two axes, an axis without values, values of the wrong type, and values that differ and are
+    written alike, 4 and (4,), which results could not tell apart.
     """
 
     base: Trial
@@ -143,6 +144,9 @@ class Sweep:
                 for point in points
             )
             self._check_float32(names, axes[names])
+            found: dict[tuple[str, str], Value] = {}
+            for point in axes[names]:
+                check_texts(found, dict(zip(names, point, strict=True)))
         every = [name for axis in axes for name in axis]
         for name in every:
             if every.count(name) > 1:

@@ -5,7 +5,7 @@ import math
 import struct
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, SupportsFloat, SupportsInt, TypeAlias
 
 from jaxexp.base.errors import UserError
@@ -20,6 +20,21 @@ def text(value: object) -> str:
     if isinstance(value, enum.Enum):
         return value.name
     return "-".join(map(text, value)) if isinstance(value, tuple) else str(value)
+
+
+def check_texts(found: dict[tuple[str, str], Value], values: Mapping[str, Value]) -> None:
+    """Raise UserError for a value that differs from one found before, and is written alike.
+
+    Results hold values as they are written, so that both would be one setting. Those that are
+    accepted are `found` from then on.
+    """
+    for name, value in values.items():
+        before = found.setdefault((name, text(value)), value)
+        if before != value:
+            raise UserError(
+                f"{name}: {before!r} and {value!r} are both written {text(value)!r}, by which "
+                "results tell values apart; expected values that are written differently"
+            )
 
 
 def plain(value: Value) -> object:
