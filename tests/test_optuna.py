@@ -280,6 +280,10 @@ def test_suggestions_that_are_written_alike_are_refused(data):
     with pytest.raises(UserError, match="label: None and 'None' are both written 'None'"):
         run(own, data, suggest, trials=2, batch=1, task=Labelled())
     assert states(own) == [COMPLETE, FAIL]
+    labels = {"label": CategoricalDistribution([None, "None"])}
+    with pytest.raises(UserError, match="are both written 'None'"):
+        run(own := study(), data, (base, labels), task=Labelled())
+    assert not own.trials
 
 
 def test_the_same_suggestion_is_trained_once_and_told_to_each(data):

@@ -256,6 +256,33 @@ def test_spaces_that_are_refused(axes, message):
         Space(MLP, axes)
 
 
+@dataclass(frozen=True, kw_only=True)
+class LayersTrial(jx.Trial):
+    hidden: int | tuple[int, ...] = 4
+    blocks: tuple[tuple[int, ...], ...] = ((1,),)
+    one: str = "a"
+    two: str = "b"
+
+
+@pytest.mark.parametrize(
+    ("axes", "message"),
+    [
+        ({"hidden": [4, (4,)]}, r"hidden: 4 and \(4,\) are both written '4'"),
+        ({"blocks": choice([((1, 2), (3,)), ((1,), (2, 3))])}, "are both written '1-2-3'"),
+        ({("hidden", "seed"): [(4, 0), ((4,), 1)]}, "hidden: 4 and"),
+        ({("one", "two"): [("a-b", "c"), ("a", "b-c")]}, "one × two: .* both written 'a-b-c'"),
+        (
+            {"hidden": choice([(4,), (8, 8)]).when(optimizer="sgd"), "optimizer": ["adam", "sgd"]},
+            "hidden: 4 and",
+        ),
+    ],
+)
+def test_options_that_are_written_alike_are_refused(axes, message):
+    """A study of Optuna holds what is written: it trained the first of them alone."""
+    with pytest.raises(UserError, match=message):
+        Space(LayersTrial(), axes)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -21,6 +21,7 @@ from jaxexp.search.suggestions import Suggest, Suggestions, import_optuna, sugge
 from jaxexp.spec.spaces import Space
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial
+from jaxexp.spec.values import Value, check_texts
 from jaxexp.training.data import Data
 from jaxexp.training.task import Task, directions
 
@@ -200,8 +201,10 @@ def _bound(made: Suggestions, task: Task | None, data: Data | None, training: Tr
         assert data is not None
         return (MLPClassification() if task is None else task).bind(data)
     planned = plan(Sweep(examples[0]), task, data, **training)
+    written: dict[tuple[str, str], Value] = {}
     for trial in examples:
         trial.check()
+        check_texts(written, trial.values())
     driver.check(examples, planned.task, planned.data)
     return planned.task
 

@@ -13,7 +13,7 @@ from jaxexp.spec.distributions import (
 )
 from jaxexp.spec.sweep import Axis
 from jaxexp.spec.trial import Trial, check_range, hyperparameters
-from jaxexp.spec.values import Value, short, text
+from jaxexp.spec.values import Value, check_texts, short, text
 
 Axes: TypeAlias = Mapping[str | Axis, object]
 
@@ -30,7 +30,7 @@ class Space:
 
     Raises:
         UserError: for unknown names, values that a hyperparameter cannot take or that lie out of
-            its declared range, and conditions that can never hold.
+            its declared range, options that are written alike, and conditions that can never hold.
 
     >>> from jaxexp.spec.distributions import integers, loguniform, uniform
     >>> from jaxexp.spec.trial import MLPTrial
@@ -150,7 +150,7 @@ class Space:
             raise UserError(f"{written}: {error}") from None
         inner = own.distribution if isinstance(own, Conditional) else own
         if isinstance(inner, Choice):
-            inner = self._checked_choice(names, inner)
+            inner = self._checked_choice(names, inner, isinstance(own, Conditional))
         elif len(names) > 1:
             raise UserError(f"{written}: {inner}: expected a list of tuples of {len(names)} values")
         else:
@@ -165,8 +165,11 @@ class Space:
         )
         return Conditional(inner, conditions)
 
-    def _checked_choice(self, names: Axis, own: Choice) -> Choice:
+    def _checked_choice(self, names: Axis, own: Choice, conditional: bool) -> Choice:
         options: list[object] = []
+        found: dict[tuple[str, str], Value] = {}
+        if conditional:  # elsewhere they are as in the base
+            check_texts(found, {name: getattr(self.base, name) for name in names})
         for option in own.options:
             each = option if len(names) > 1 else (option,)
             if not isinstance(each, tuple) or len(each) != len(names):
@@ -178,6 +181,8 @@ class Space:
             made = values if len(names) > 1 else values[0]
             if made in options:
                 raise UserError(f"{' × '.join(names)}: {own}: {option} stands there twice")
+            check_texts(found, dict(zip(names, values, strict=True)))
+            check_texts(found, {" × ".join(names): made})  # as a study of Optuna holds them
             options.append(made)
         return Choice(tuple(options))
 
