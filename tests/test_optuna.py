@@ -388,6 +388,58 @@ def test_a_function_of_the_trial_as_optuna_has_it(data):
     assert results["learning_rate"].values.tolist() == made
 
 
+def prunes_some(trial):
+    """The second and the third batch begin with a trial that is not to be trained."""
+    rate = trial.suggest_float("learning_rate", 1e-3, 1.0, log=True)
+    if trial.number in (3, 6):
+        raise op.TrialPruned
+    return BASE.replace(learning_rate=rate)
+
+
+def test_a_function_may_prune_what_it_suggests(data):
+    own = study()
+    results = run(own, data, prunes_some, trials=9)
+    rates = [t.params["learning_rate"] for t in own.trials]
+    assert [t.number for t in own.trials if t.state == PRUNED] == [3, 6]
+    assert set(states(own)) == {COMPLETE, PRUNED}
+    trained = [rate for at, rate in enumerate(rates) if at not in (3, 6)]
+    assert results["learning_rate"].values.tolist() == trained
+    assert own.trials[3].value is None
+
+
+def test_a_function_that_prunes_everything_ends(data):
+    def suggest(trial):
+        raise op.TrialPruned
+
+    own = study()
+    with pytest.raises(UserError, match=r"nothing is left .* suggests has pruned 6 trials"):
+        run(own, data, suggest)
+    assert states(own) == [PRUNED] * 6
+
+
+def test_an_error_of_the_function_leaves_what_it_has_pruned(data):
+    def suggest(trial):
+        if trial.number == 1:
+            raise op.TrialPruned
+        return BASE if trial.number == 0 else 1 / 0
+
+    own = study()
+    with pytest.raises(ZeroDivisionError):
+        run(own, data, suggest)
+    assert states(own) == [FAIL, PRUNED, FAIL]
+
+
+def test_a_function_cannot_stop_the_study(data):
+    own = study()
+
+    def suggest(trial):
+        own.stop()
+        return BASE
+
+    with pytest.raises(UserError, match=r"called study\.stop\(\), .* expected optuna\.TrialPruned"):
+        run(own, data, suggest)
+
+
 def test_what_was_enqueued_comes_first(data):
     own = study()
     own.enqueue_trial({"learning_rate": 0.5})
@@ -533,6 +585,35 @@ def test_an_interrupted_batch_fails_unless_it_can_be_resumed(data, tmp_path):
     run(own, data, checkpoint_dir=tmp_path)
     run(whole, data)
     assert [(t.params, t.value) for t in own.trials] == [(t.params, t.value) for t in whole.trials]
+
+
+def test_a_search_whose_function_prunes_is_resumed(data, tmp_path):
+    class Interrupting:
+        def compiling(self, program): ...
+        def note(self, text): ...
+        def moved(self, program, epochs):
+            if len(own.trials) > 3:
+                raise KeyboardInterrupt
+
+    own, whole = study(), study()
+    run(own, data, prunes_some, trials=3, checkpoint_dir=tmp_path)
+    own.sampler = op.samplers.RandomSampler(seed=0)  # as a new process makes it
+    options = {"space": prunes_some, "trials": 9, "checkpoint_dir": tmp_path}
+    with pytest.raises(KeyboardInterrupt):
+        run(own, data, progress=Interrupting(), **options)
+    assert states(own) == [COMPLETE] * 3 + [PRUNED] + [RUNNING] * 2
+    results, expected = run(own, data, **options), run(whole, data, prunes_some, trials=9)
+    told = [[(t.params, t.state, t.value) for t in each.trials] for each in (own, whole)]
+    assert told[0] == told[1]
+    assert results["accuracy"].identical(expected["accuracy"])
+    assert run(own, data, **options)["loss"].identical(results["loss"])  # there is nothing left
+    assert len(own.trials) == 9
+
+    def prunes_all(trial):
+        raise op.TrialPruned
+
+    with pytest.raises(UserError, match="trial 0 is pruned by the function that suggests, and was"):
+        run(own, data, **options | {"space": prunes_all})
 
 
 # Reports, without training.

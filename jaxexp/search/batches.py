@@ -10,6 +10,7 @@ import xarray as xr
 
 from jaxexp.api import PlannedRun, plan
 from jaxexp.base.errors import UserError
+from jaxexp.base.words import count
 from jaxexp.execution.control import StopDiverged, Stopping
 from jaxexp.results import select
 from jaxexp.results.joining import join, sweep_over, varying
@@ -63,6 +64,7 @@ class Search:
     retried: bool = False
     folder: Folder | None = None
     batches: int = 0
+    pruned: int = 0  # trials, as they were asked
     runs: list[Results] = field(default_factory=list)
     # Of each configuration, as float32 has it: the trial that stands for it, and its results.
     known: dict[tuple[Value, ...], Trial] = field(default_factory=dict)
@@ -96,18 +98,23 @@ class Search:
             if not asked:
                 break
             if self.folder:
-                self.folder.add([each.number for each in asked])
+                pruned = [each.number for each in asked if each.pruned]
+                self.folder.add([each.number for each in asked], pruned)
             left -= len(asked)
             more = self._train(asked)
         if not self.runs:
-            raise UserError(
-                f"study={self.study.study_name!r}: nothing is left to train; its sampler has "
-                "suggested all that it has"
+            why = (
+                f"the function that suggests has pruned {count(self.pruned, 'trial')}"
+                if self.pruned
+                else "its sampler has suggested all that it has"
             )
+            raise UserError(f"study={self.study.study_name!r}: nothing is left to train; {why}")
         return join(self.runs, self.name, self._seeds(self.runs[0].sweep.base))
 
     def _ask(self, most: int, dead: "list[FrozenTrial]") -> list[Asked]:
         """Trials that a dead process has left, which leave the list, then new ones."""
+        from optuna import TrialPruned
+
         asked: list[Asked] = []
         finite = _Finite(self.study)
         try:
@@ -119,7 +126,10 @@ class Search:
                     own, reported = self.study.ask(), 0
                 asked.append(Asked(own.number, own, (), reported))
                 own.set_user_attr(PROCESS, this_process())
-                asked[-1].trials = self._trials(self.suggestions.suggest(own))
+                try:
+                    asked[-1].trials = self._trials(self.suggestions.suggest(own))
+                except TrialPruned:
+                    asked[-1].pruned = True
                 finite.add(own)
                 if self.folder:
                     self.folder.keep_sampler(self.study)
@@ -130,6 +140,7 @@ class Search:
 
     def _listed(self, numbers: Sequence[int]) -> list[Asked]:
         """Trials of a batch that was asked before this process began."""
+        from optuna import TrialPruned
         from optuna.trial import FixedTrial
 
         there = self.study.get_trials(deepcopy=False)
@@ -142,9 +153,20 @@ class Search:
         for trial in (there[number] for number in numbers):
             ended = trial.state.is_finished()
             own = None if ended else again(self.study, trial)
+            each = Asked(trial.number, own, (), trial.last_step or 0, ended)
+            asked.append(each)
+            if self.folder and trial.number in self.folder.pruned:
+                each.pruned = True
+                continue
             values = cast("op.Trial", FixedTrial(trial.params)) if own is None else own
-            trials = self._trials(self.suggestions.suggest(values))
-            asked.append(Asked(trial.number, own, trials, trial.last_step or 0, ended))
+            try:
+                each.trials = self._trials(self.suggestions.suggest(values))
+            except TrialPruned:
+                raise UserError(
+                    f"study={self.study.study_name!r}: its trial {trial.number} is pruned by the "
+                    "function that suggests, and was not when the search began: expected the same "
+                    "for the same values"
+                ) from None
         return asked
 
     def _trials(self, suggested: Trial) -> tuple[Trial, ...]:
@@ -164,6 +186,10 @@ class Search:
         at, self.batches = self.batches, self.batches + 1
         if self.folder and at in self.folder.failed:
             return True
+        pruned = [each for each in asked if each.pruned]
+        self.pruned += len(pruned)
+        told = [tell(self.study, each, "PRUNED") for each in pruned if not each.ended]
+        asked = [each for each in asked if not each.pruned]
         old = [each for each in asked if each.trial in self.curves]
         new = [each for each in asked if each.trial not in self.curves]
         try:
@@ -177,8 +203,8 @@ class Search:
                 if self.folder:
                     self.folder.fail(at)
             raise
-        more = [self._tell(each) for each in asked if not each.ended]
-        return all(more)
+        told += [self._tell(each) for each in asked if not each.ended]
+        return all(told)
 
     def _run(self, at: int, asked: list[Asked]) -> None:
         """Train one batch as one plan."""
@@ -261,7 +287,7 @@ class Search:
     def _fail(self, asked: list[Asked]) -> None:
         for each in asked:
             if not each.ended:
-                tell(self.study, each, "FAIL")
+                tell(self.study, each, "PRUNED" if each.pruned else "FAIL")
 
 
 class _Finite:

@@ -56,7 +56,8 @@ class Replayed:
 class Asked:
     """A trial of a study and what is trained for it: T trials, one for each seed.
 
-    `own` is None of one that had ended before this process began.
+    `own` is None of one that had ended before this process began. Of one that was `pruned` as it
+    was asked, by the function that suggests, nothing is trained.
     """
 
     number: int
@@ -64,6 +65,7 @@ class Asked:
     trials: tuple[Trial, ...]
     reported: int = 0  # epochs, the last one that the study knows
     ended: bool = False  # whether the study was told
+    pruned: bool = False
 
     @property
     def trial(self) -> Trial:

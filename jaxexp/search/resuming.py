@@ -33,12 +33,14 @@ class Folder:
         identity: what must be the same when the search is resumed.
         batches: the numbers of the trials of each batch.
         failed: those of the batches, from 0, whose training has raised an error.
+        pruned: the numbers of the trials that were pruned as they were asked.
     """
 
     path: Path
     identity: Mapping[str, object]
     batches: list[list[int]] = field(default_factory=list)
     failed: list[int] = field(default_factory=list)
+    pruned: list[int] = field(default_factory=list)
 
     @classmethod
     @contextlib.contextmanager
@@ -67,6 +69,7 @@ class Folder:
             content = json.loads(file.read_text())
             before, self.batches = content["identity"], content["batches"]
             self.failed = content["failed"]
+            self.pruned = content.get("pruned", [])  # of an earlier jaxexp, none
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{file}: cannot be read ({error})") from error
         differs = [
@@ -78,9 +81,10 @@ class Folder:
             raise UserError(f"{self.path}: checkpoints of another search: {'; '.join(differs)}")
         return self
 
-    def add(self, batch: Sequence[int]) -> None:
-        """Another batch was asked."""
+    def add(self, batch: Sequence[int], pruned: Sequence[int]) -> None:
+        """Another batch was asked, some of whose trials were pruned as they were."""
         self.batches.append(list(batch))
+        self.pruned += pruned
         self._write()
 
     def fail(self, batch: int) -> None:
@@ -89,7 +93,10 @@ class Folder:
         self._write()
 
     def _write(self) -> None:
-        content = {"identity": self.identity, "batches": self.batches, "failed": self.failed}
+        content = {
+            "identity": self.identity, "batches": self.batches, "failed": self.failed,
+            "pruned": self.pruned,
+        }  # fmt: skip
         write_whole(self.path / FILE, json.dumps(content).encode())
 
     def keep_sampler(self, study: "optuna.Study") -> None:

@@ -177,7 +177,16 @@ def _option(value: object) -> bool | int | float | str | None:
 
 def _checked(suggest: Suggest) -> Suggest:
     def checked(trial: "optuna.Trial") -> Trial:
-        made = suggest(trial)
+        try:
+            made = suggest(trial)
+        except RuntimeError as error:
+            if "Study.stop" not in str(error):
+                raise
+            raise UserError(
+                "space: the function called study.stop(), which Optuna knows in Study.optimize "
+                "alone; expected optuna.TrialPruned for a trial that is not to be trained, and "
+                "fewer `trials` for a search that is to end"
+            ) from error
         if not isinstance(made, Trial):
             raise UserError(f"space: the function returned {made!r}, expected a trial")
         return made
