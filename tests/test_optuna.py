@@ -550,6 +550,18 @@ def test_the_same_call_resumes_a_search_and_more_trials_extend_it(data, tmp_path
     assert len(own.trials) == 6
 
 
+def test_a_function_has_the_number_of_a_trial_again_when_it_is_resumed(data, tmp_path):
+    own = study()
+
+    def suggest(trial):
+        return BASE.replace(seed=trial.number)
+
+    for trials in (3, 6):
+        own.sampler = op.samplers.RandomSampler(seed=0)
+        results = run(own, data, suggest, trials=trials, checkpoint_dir=tmp_path)
+    assert results["seed"].values.tolist() == [0, 1, 2, 3, 4, 5]
+
+
 def test_a_folder_of_another_search_is_refused(data, tmp_path):
     own = study(study_name="one")
     run(own, data, trials=3, checkpoint_dir=tmp_path)

@@ -158,7 +158,8 @@ class Search:
             if self.folder and trial.number in self.folder.pruned:
                 each.pruned = True
                 continue
-            values = cast("op.Trial", FixedTrial(trial.params)) if own is None else own
+            fixed = FixedTrial(trial.params, number=trial.number)
+            values = cast("op.Trial", fixed) if own is None else own
             try:
                 each.trials = self._trials(self.suggestions.suggest(values))
             except TrialPruned:
