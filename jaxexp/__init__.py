@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from jaxexp.nn.classification import MLPClassification
     from jaxexp.report import figures
     from jaxexp.results import compare, seeds, select
-    from jaxexp.results.dataset import external_results
+    from jaxexp.results.external import external_results
     from jaxexp.results.models import Model, Prediction
     from jaxexp.results.results import Results, TrialResult
     from jaxexp.training import metrics
@@ -110,7 +110,7 @@ _LAZY = {
     "counting": "jaxexp.base.counting",
     "devices": "jaxexp.execution.devices",
     "digest": "jaxexp.base.files",
-    "external_results": "jaxexp.results.dataset",
+    "external_results": "jaxexp.results.external",
     "Data": "jaxexp.training.data",
     "Examples": "jaxexp.training.data",
     "MLPClassification": "jaxexp.nn.classification",

@@ -794,12 +794,81 @@ def test_a_report_is_of_results(given, tmp_path):
         jx.write_report(given, tmp_path / "report.html")
 
 
-@pytest.mark.parametrize("metrics", [{}, {"train": {"loss": 1.0}}, {"train": {}, "validation": {}}])
-def test_external_results_have_every_metric(metrics):
-    with pytest.raises(jx.UserError, match="metrics: no 'loss' of"):
-        jx.external_results(
-            jx.Sweep(TRIAL), (line(), DATA), model="m", metrics=metrics, seconds=1.0
-        )
+class Scored(jx.MLPClassification):
+    """With predictions of the validation examples."""
+
+    prediction_dims: typing.ClassVar = {"probability": ("point",)}
+
+
+SCORES = {split: {"loss": 0.5, "accuracy": 1.0} for split in ("train", "validation")}
+POINTS = dataclasses.replace(LABELS, coords={"point": ("point", np.arange(8))})
+
+
+def external(**arguments):
+    arguments = {
+        "sweep": jx.Sweep(TRIAL, {"seed": [0, 1]}, record=("predictions",)),
+        "problem": (Scored(), POINTS), "model": "m", "metrics": SCORES, "seconds": 1.0,
+        "predictions": {"probability": np.ones(8)},
+    } | arguments  # fmt: skip
+    sweep, problem = arguments.pop("sweep"), arguments.pop("problem")
+    return jx.external_results(sweep, problem, **arguments)
+
+
+def scores(split="validation", **changed):
+    return SCORES | {split: SCORES["train"] | changed}
+
+
+def test_external_results_hold_what_is_given():
+    metrics = scores(loss=np.float32(0.25), accuracy=jnp.float32(0.75))
+    results = external(metrics=metrics, versions={"sklearn": "1.7"}, notes=["a note"])
+    assert results["loss"].sel(split="validation").values.tolist() == [[0.25]] * 2
+    assert results["accuracy"].sel(split="validation").values.tolist() == [[0.75]] * 2
+    assert results["probability"].shape == (2, 8)
+    assert results.attrs["sklearn"] == "1.7"
+    assert results["diverged_epoch"].values.tolist() == [0, 0]
+    without = external(sweep=jx.Sweep(TRIAL), predictions=None, metrics=scores(accuracy=np.nan))
+    assert "probability" not in without
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"sweep": TRIAL}, r"sweep=Trial\(.*: expected a jaxexp.Sweep"),
+        ({"sweep": jx.Sweep(TRIAL, record=("gradient_norms",))}, "expected no gradient norms"),
+        ({"problem": None}, "problem=None: expected a task and data"),
+        ({"problem": (None, POINTS)}, r"problem: None, expected a jaxexp\.Task"),
+        ({"problem": (Scored(), X_Nx3)}, r"problem: a ndarray, expected a jaxexp\.Data"),
+        ({"model": None}, "model=None: expected text"),
+        ({"metrics": None}, "metrics=None: expected a dict by split of dicts by metric"),
+        ({"metrics": {"train": 1.0}}, "metrics=.*: expected a dict by split"),
+        ({"metrics": {}}, "metrics: no 'loss' of 'train'"),
+        ({"metrics": {"train": SCORES["train"]}}, "metrics: no 'loss' of 'validation'"),
+        ({"metrics": scores("test")}, "metrics: 'test': expected the splits of the data, train, v"),
+        (
+            {"metrics": scores(f1=1.0)},
+            "'f1' of 'validation': expected those of the task: loss, acc",
+        ),
+        ({"metrics": scores(loss=np.ones(3))}, "loss=array.* of 'validation': expected a finite"),
+        ({"metrics": scores(loss="x")}, "loss='x' of 'validation': expected a finite number"),
+        ({"metrics": scores(loss=np.nan)}, "loss=nan of 'validation': expected a finite number"),
+        ({"metrics": scores(loss=1e39)}, r"loss=1e\+39 of 'validation': expected a finite number"),
+        ({"metrics": scores(accuracy=True)}, "accuracy=True of 'validation': expected a number"),
+        ({"metrics": scores(accuracy=None)}, "accuracy=None of 'validation': expected a number"),
+        ({"seconds": "1"}, "seconds='1': expected a number, at least 0"),
+        ({"seconds": np.nan}, "seconds=nan: expected a number, at least 0"),
+        ({"predictions": np.ones(8)}, "predictions=array.*: expected a dict of arrays"),
+        ({"predictions": {"nope": np.ones(8)}}, "'nope': expected those of the task: probability"),
+        ({"predictions": None}, "predictions: no 'probability', which the sweep records"),
+        ({"predictions": {"probability": np.ones(3)}}, r"the shape \(3,\), .* the shape \(8,\)"),
+        ({"notes": "a note"}, "notes='a note': expected a list of text"),
+        ({"versions": "1.7"}, "versions='1.7': expected a dict of text"),
+        ({"versions": {"sklearn": 1.7}}, "versions: 'sklearn'=1.7: expected text"),
+        ({"versions": {"axes": "boo"}}, "versions: axes='boo': results hold axes="),
+    ],
+)
+def test_arguments_of_external_results(arguments, message):
+    with pytest.raises(jx.UserError, match=message):
+        external(**arguments)
 
 
 # Runs

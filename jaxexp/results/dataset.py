@@ -13,7 +13,6 @@ from jaxexp.base.errors import UserError
 from jaxexp.base.files import read_sealed, write_whole
 from jaxexp.base.words import count
 from jaxexp.execution.records import TrialRecord
-from jaxexp.results.facts import host_facts
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial
 from jaxexp.spec.values import short, text
@@ -192,73 +191,6 @@ def _attributes(
 def _is_other(value: object) -> bool:
     """Whether JSON or netCDF would not take a value as it is."""
     return not isinstance(value, bool | int | float | str)
-
-
-def external_results(
-    sweep: Sweep, problem: tuple[Task, Data], *, model: str,
-    metrics: Mapping[str, Mapping[str, float]], seconds: float,
-    predictions: Mapping[str, np.ndarray] | None = None, notes: Sequence[str] = (),
-    versions: Mapping[str, str] | None = None,
-) -> xr.Dataset:  # fmt: skip
-    """Results of a model that another library has fitted, in the layout of any other's.
-
-    Args:
-        sweep: its trials, which all have these results: what it draws, no seed decides.
-        problem: a task, whose metrics are these, and the data.
-        model: in words, for the plan.
-        metrics: by split, by metric, the loss among them.
-        seconds: that it took.
-        predictions: as the task would record them.
-        notes: what to know before believing the results, such as warnings of the library.
-        versions: of libraries.
-
-    >>> import jaxexp as jx
-    >>> data = jx.arrays([[0.0], [1.0]] * 4, [0, 1] * 4, validation=None)
-    >>> measured = {"train": {"loss": 0.1, "accuracy": 1.0}}
-    >>> results = external_results(
-    ...     jx.Sweep(jx.Trial(epochs=1)),
-    ...     (jx.MLPClassification(), data),
-    ...     model="DecisionTreeClassifier()",
-    ...     metrics=measured,
-    ...     seconds=0.5,
-    ... )
-    >>> float(results["accuracy"].sel(split="train").item())
-    1.0
-    """
-    task, data = problem
-    for split in data.counts:
-        for name in ("loss", *task.metrics):
-            if name not in metrics.get(split, {}):
-                raise UserError(f"metrics: no {name!r} of {split!r}, expected one number for it")
-    nothing = np.full(1, np.nan, np.float32)
-    trials = sweep.trials()
-    records = {
-        trial: TrialRecord(
-            trial=trial,
-            metrics={
-                split: {name: np.array([value], np.float32) for name, value in own.items()}
-                for split, own in metrics.items()
-            },
-            running=dict.fromkeys(("loss", *task.metrics), nothing),
-            step_loss=np.array([metrics["train"]["loss"]], np.float32),
-            gradient_norms=None,
-            predictions=dict(predictions or {}),
-            variables=None,
-            seconds=seconds / len(trials),
-            compile_seconds=0.0,
-        )
-        for trial in trials
-    }
-    facts: dict[str, object] = {
-        **host_facts(f"1 fit of {model} on the host", len(trials)),
-        **(versions or {}),
-    }
-    own_notes = json.loads(data.attrs.get("notes", "[]"))
-    facts |= {"wall_seconds": seconds, "notes": json.dumps([*own_notes, *notes])}
-    dataset = to_dataset(sweep, records, task, data, facts)
-    return dataset.assign_attrs(
-        train_evaluation=f"all {count(data.counts['train'], 'training example')}"
-    )
 
 
 def save(dataset: xr.Dataset, path: Path) -> None:
