@@ -353,7 +353,7 @@ def test_checkpoints_of_another_stopping_rule_are_refused(tmp_path):
     for rule in (EndsAfter(2), EndsBefore(4)):
         with pytest.raises(jx.UserError, match=r"checkpoints of another run: stopping was"):
             run(sweep, line(), stopping=rule, checkpoint_dir=tmp_path)
-    with pytest.raises(jx.UserError, match="EndsAfter holds what cannot be compared"):
+    with pytest.raises(jx.UserError, match="EndsAfter holds a function, which cannot"):
         run(sweep, line(), stopping=EndsAfter(lambda: 1), checkpoint_dir=tmp_path / "other")
 
 

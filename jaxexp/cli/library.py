@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import glob
+import importlib.machinery
 import importlib.util
 import os
 import sys
@@ -172,10 +173,18 @@ def load_module(name: str) -> ModuleType:
     return _execute(folder() / f"{name}.py")
 
 
+class _Loader(importlib.machinery.SourceFileLoader):
+    """Writes nothing beside a file that it runs, as `python FILE` does not."""
+
+    def set_data(self, path: str, data: object, *, _mode: int = 0o666) -> None:
+        """Not the bytecode either."""
+
+
 def _execute(path: Path, defines: str = "sweep", kind: type = Sweep) -> ModuleType:
     if not os.path.isfile(path):  # of any text, a name too long for a file as well
         raise UserError(f"{path}: no such sweep file")
-    spec = importlib.util.spec_from_file_location(f"jaxexp_sweep_{path.stem}", path)
+    name = f"jaxexp_sweep_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path, loader=_Loader(name, str(path)))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -4,8 +4,9 @@ Rules are asked after epochs, with the curves so far. Those here are functions o
 so that a run which resumes decides as the one that was interrupted.
 """
 
+import dataclasses
+import enum
 import math
-import pickle
 import time
 import types
 from collections.abc import Callable, Mapping, Sequence
@@ -361,31 +362,45 @@ def _identity(rule: StoppingRule) -> str:
     own = [cls for cls in type(rule).__mro__ if cls is not object]
     if own[0].__module__.startswith("jaxexp."):
         return name
-    held = b""
-    if not _has_repr(rule):
-        try:
-            held = pickle.dumps(getattr(rule, "__dict__", {}), protocol=4)
-        except Exception as error:  # whatever the pickling of its attributes raises
-            raise UserError(
-                f"stopping: {name} holds what cannot be compared when the run is resumed "
-                f"({error}): give it a `__repr__` that says all that it decides by"
-            ) from error
-    code = [_written(value) for cls in own for _, value in sorted(vars(cls).items())]
-    return f"{name} ({digest(held, *code)})"
+    functions = [
+        value
+        for cls in own
+        for _, value in sorted(vars(cls).items())
+        if isinstance(value, types.FunctionType)
+    ]
+    held = {} if _has_repr(rule) else getattr(rule, "__dict__", {})
+    try:
+        return f"{name} ({digest(_written(held), *(_written(f.__code__) for f in functions))})"
+    except TypeError as error:
+        raise UserError(
+            f"stopping: {name} holds {error}, which cannot be compared when the run is resumed: "
+            "give it a `__repr__` that says all that it decides by"
+        ) from error
 
 
 def _written(value: object) -> str:
-    """The code of a function, the same in every process; '' of anything else."""
-    if isinstance(value, types.FunctionType):
-        return _written(value.__code__)
-    if not isinstance(value, types.CodeType):
-        return ""
-    constants = [
-        _written(constant)
-        if isinstance(constant, types.CodeType)
-        else sorted(map(repr, constant))
-        if isinstance(constant, frozenset)
-        else repr(constant)
-        for constant in value.co_consts
-    ]
-    return repr((value.co_code, value.co_names, constants))
+    """Numbers, text and arrays, what holds them, and code: the same in every process.
+
+    Raises TypeError, with what it is, for anything else.
+    """
+    kind = type(value).__name__
+    if value is None or isinstance(value, bool | int | float | complex | str | bytes | enum.Enum):
+        return f"{kind} {value!r}"
+    if isinstance(value, types.CodeType):
+        return _written((value.co_code, value.co_names, value.co_consts))
+    if isinstance(value, dict):
+        return f"{kind} {[(_written(key), _written(own)) for key, own in value.items()]}"
+    if isinstance(value, tuple | list):
+        return f"{kind} {list(map(_written, value))}"
+    if isinstance(value, set | frozenset):
+        return f"{kind} {sorted(map(_written, value))}"
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        own = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return f"{kind} {_written(own)}"
+    if value is Ellipsis or isinstance(value, slice | range | np.dtype):
+        return f"{kind} {value!r}"
+    if isinstance(value, np.ndarray | np.generic) or hasattr(value, "__array__"):
+        array = np.asarray(value)
+        if not array.dtype.hasobject:
+            return f"{kind} {array.dtype} {array.shape} {digest(array.tobytes())}"
+    raise TypeError(f"a {kind}")

@@ -153,21 +153,18 @@ class Plan:
         """Estimated seconds of compilation and then of training, the devices equally busy.
 
         More devices train a program faster, but one compilation takes as long; as many of them as
-        there are devices run side by side. Of several nodes, what `nodes.forecast` has.
+        there are devices run side by side. Of several nodes, `nodes.forecast` knows more.
         """
-        if self.nodes > 1:
-            from jaxexp.planning.nodes import forecast  # which knows plans
-
-            return forecast(self).makespan
-        estimates = [program.estimate for program in self.programs]
+        estimates, devices = [program.estimate for program in self.programs], self.devices
         compiling = max(
             max((one.compile_seconds for one in estimates), default=0.0),
-            sum(one.shared_compile_seconds for one in estimates) / self.devices,
+            sum(one.shared_compile_seconds for one in estimates) / devices / self.nodes,
         )
         side_by_side = [p for p in self.programs if not p.alone]
         longest = max((p.estimate.seconds / len(p.devices) for p in side_by_side), default=0.0)
-        shared = max(longest, sum(p.estimate.seconds for p in side_by_side) / self.devices)
-        return compiling + shared + sum(p.estimate.seconds / len(p.devices) for p in self.alone)
+        shared = sum(p.estimate.seconds for p in side_by_side) / devices / self.nodes
+        alone = sum(p.estimate.seconds / len(p.devices) for p in self.alone) / self.nodes
+        return compiling + max(longest, shared) + alone
 
     def device_bytes(self, device: int) -> float:
         """Estimated bytes on one device: the data, and of each stream its largest program."""
@@ -201,9 +198,10 @@ class Plan:
         lost = [program.estimate.padding for program in self.programs]
         share = sum(w * p for w, p in zip(work, lost, strict=True)) / (sum(work) or 1)
         nodes = f"{count(self.nodes, 'node')} of " if self.nodes > 1 else ""
+        seconds = "" if nodes else f"about {self.seconds:.0f} s, "  # else a forecast says more
         lines = [
             f"{count(self.trials, 'trial')} in {count(len(self.programs), 'program')} on "
-            f"{nodes}{count(self.devices, f'{self.backend} device')}, about {self.seconds:.0f} s, "
+            f"{nodes}{count(self.devices, f'{self.backend} device')}, {seconds}"
             f"{size_text(self.memory)} of arrays, {size_text(self.data_bytes)} of it data on each "
             f"device; {share:.0%} of the arithmetic is padding (estimates)",
         ]
