@@ -39,8 +39,8 @@ def results(
         {
             "loss": ((axis, "epoch", "split"), loss, nats),
             "accuracy": ((axis, "epoch", "split"), np.exp(-loss), share),
-            "steps_per_epoch": (axis, np.array([1000, 100, 10][: len(losses)])),
-            "seconds": (axis, np.array([2.0, 3.0, 4.0][: len(losses)])),
+            "steps_per_epoch": (axis, np.resize([1000, 100, 10], len(losses))),
+            "seconds": (axis, np.resize([2.0, 3.0, 4.0], len(losses))),
             "epochs_trained": (axis, np.array(trained)),
             "diverged_epoch": (axis, np.array(diverged)),
         },
@@ -205,6 +205,17 @@ class TestCurves:
         near = results(losses=(2.0, 2.5, 3.0))
         assert figures.curves(near).axes[0].get_yscale() == "linear"
         assert figures.curves(results(), "accuracy").axes[0].get_yscale() == "linear"
+
+    def test_what_all_but_diverges_leaves_the_axis_and_is_told(self) -> None:
+        ds = results(
+            coords={"learning_rate": np.geomspace(1e-4, 1, 40)}, losses=[0.5] * 39 + [1e29],
+            diverged=[0] * 40, trained=[EPOCHS] * 40,
+        )  # fmt: skip
+        [ax] = figures.curves(ds).axes
+        low, high = ax.get_ylim()
+        assert 0.1 < low < 0.5
+        assert 10 < high < 1000
+        assert ax.get_ylabel() == "validation loss (nats)\n(up to 1e29, beyond the axis)"
 
     def test_a_diverged_curve_ends_with_a_mark(self) -> None:
         fig = figures.curves(results(diverged=(0, 1, 4)))

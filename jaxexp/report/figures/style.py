@@ -60,6 +60,7 @@ SPLITS: dict[str, Style] = {
     "test": {"color": "#222222", "linestyle": (0, (3, 2)), "marker": "^"},
 }
 LINE = 0.21  # inches that a line of a legend takes
+BEYOND = 100.0  # times what nearly all values are below: where a log axis ends
 LOG_DECADES = 1.0  # positive numbers that span more are drawn on a log scale
 DIVERGED: Style = {"marker": "X", "markersize": 8, "markeredgecolor": "white"}
 STOPPED: Style = {"marker": "|", "markersize": 11, "markeredgewidth": 1.8}
@@ -263,9 +264,17 @@ def scale_y(ax: Axes, ds: xr.Dataset, metric: str, values: xr.DataArray | np.nda
 
 
 def log_y(ax: Axes, values: ArrayLike) -> None:
-    """Make the height of `ax` logarithmic, with plain numbers, for these positive `values`."""
+    """Make the height of `ax` logarithmic, with plain numbers, for these positive `values`.
+
+    A few that are beyond all others, on the way to diverge, leave the axis rather than flatten it.
+    """
     ax.set_yscale("log")
     finite = _finite(np.asarray(values, dtype=float))
+    most = float(np.quantile(finite, 0.95))
+    if finite.max() > BEYOND**2 * most:
+        low, top = float(finite.min()), BEYOND * most
+        ax.set_ylim(low / (top / low) ** 0.05, top)
+        finite = finite[finite <= BEYOND * most]
     decades = np.log10(finite.max() / finite.min())
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 3 else (1,)))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(float(value))))
@@ -277,6 +286,8 @@ def label_y(ax: Axes, label: str) -> None:
     low, high = sorted(ax.get_ylim())
     if ax.get_yscale() == "linear" and high - low < 0.5 * max(abs(low), abs(high)):
         label += f"\n(axis from {number(low, 2)} to {number(high, 2)})"
+    if ax.get_yscale() == "log" and ax.dataLim.y1 > 1.5 * high:
+        label += f"\n(up to {number(float(ax.dataLim.y1), 2)}, beyond the axis)"
     ax.set_ylabel(label)
 
 
