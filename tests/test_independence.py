@@ -733,6 +733,64 @@ def test_what_depends_on_how_many_examples_there_are(loss, sized, filling):
         assert found(of_batch(loss), trials=SIZES) == expected
 
 
+def beyond_ten(h, x, rng, mask):
+    return h**2 * (2.0 if len(h) > 10 else 1.0)
+
+
+def at_most_ten(h, x, rng, mask):
+    return h**2 / min(len(h), 10)
+
+
+def in_parts(h, x, rng, mask):  # another program for each size, of the same numbers
+    return lax.map(lambda h: h**2, h, batch_size=5)
+
+
+@jax.custom_vjp
+def as_many(h):
+    return h * 1.0
+
+
+as_many.defvjp(lambda h: (h * 1.0, None), lambda _, g: (g * g.shape[0] / 10,))
+
+
+@jax.custom_jvp
+def as_many_forward(h):
+    return h * 1.0
+
+
+as_many_forward.defjvp(lambda h, dh: (h[0] * 1.0, dh[0] * len(dh[0]) / 10))
+
+
+@pytest.mark.parametrize(
+    ("loss", "sized"),
+    [
+        *((loss, True) for loss in (beyond_ten, at_most_ten)),
+        (lambda h, *_: as_many(h) ** 2, True),
+        (lambda h, *_: as_many_forward(h) ** 2, True),
+        *((loss, False) for loss in (in_parts, lambda h, *_: jax.nn.relu(h))),
+    ],
+)
+def test_sizes_that_trials_have_count(loss, sized):
+    """Also where any larger ones are alike, and in a backward pass of one's own."""
+    assert found(of_batch(loss), trials=SIZES) == masks.APART._replace(sized=sized, filling=sized)
+
+
+def test_what_counts_by_the_mask_is_evaluated_by_splits():
+    """Whatever stands beside a split, its loss is divided by the number of its own examples."""
+    task = of_batch(lambda h, x, rng, mask: h**2 / mask.sum())
+    found = [
+        jx.run(
+            jx.Sweep(TRIAL.replace(learning_rate=1e-20, epochs=1)), task,
+            jx.Data(jx.Examples(X_NxF[:n], Y_N[:n]), jx.Examples(X_NxF[32:42], Y_N[32:42])),
+            progress=False,
+        )["loss"].sel(split="validation").values
+        for n in (16, 32)
+    ]  # fmt: skip
+    np.testing.assert_allclose(*found, rtol=1e-6)
+    h = X_NxF[32:42] @ (0.1 * np.arange(1, 17, dtype=np.float32))
+    np.testing.assert_allclose(found[0].ravel(), [np.mean(h**2 / 10)], rtol=1e-5)
+
+
 @pytest.mark.parametrize("loss", [along, by_keys, by_place])
 def test_what_is_proven_of_any_size_compiles_nothing(loss, compiled):
     found(of_batch(loss), trials=SIZES)

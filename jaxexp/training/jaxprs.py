@@ -46,27 +46,51 @@ def inner(params: Mapping[str, object]) -> list[Program]:
     return found
 
 
-def same_but_for_size(programs: tuple[Program, Program], sizes: tuple[int, int]) -> bool:
-    """Whether functions are the same that were traced for so many examples, which are primes.
+def same_but_for_size(program: Program, n: int, large: Program, prime: int) -> bool:
+    """Whether what was traced for n examples is what was traced for more, a prime number of them.
 
-    Where one has a multiple of its size as a size, so has the other; any number that they compute
-    with is the same, and an array of as many rows begins the longer one.
+    Where one has a multiple of its number as a size, so has the other; any number that they compute
+    with is the same, and of arrays that it holds the shorter one begins the longer.
     """
-    texts = [
-        _SIZE.sub(lambda found, n=n: _in_sizes(int(found[0]), n), _ADDRESS.sub("", str(program)))  # type: ignore[misc]
-        for program, n in zip(programs, sizes, strict=True)
-    ]
-    if texts[0] != texts[1]:
+
+    def sized(found: re.Match[str]) -> str:
+        size = int(found[0])
+        return found[0] if size % prime or not size else str(size // prime * n)
+
+    if [*_lines(program)] != [_SIZE.sub(sized, line) for line in _lines(large)]:
         return False
-    shorter, longer = (map(np.asarray, _constants(program)) for program in programs)
-    return all(
-        np.array_equal(a, b[tuple(map(slice, a.shape))], equal_nan=a.dtype.kind in "fc")
-        for a, b in zip(shorter, longer, strict=True)
-    )
+    constants = (map(np.asarray, _constants(each)) for each in (program, large))
+    for a, b in zip(*constants, strict=True):
+        both = tuple(map(slice, np.minimum(a.shape, b.shape)))
+        if not np.array_equal(a[both], b[both], equal_nan=a.dtype.kind in "fc"):
+            return False
+    return True
 
 
-def _in_sizes(number: int, size: int) -> str:
-    return str(number) if number % size or not number else f"{number // size} sizes"
+def _lines(program: Program) -> Iterator[str]:
+    """A program in text, whatever is long in it, or called twice."""
+    jaxpr = program.jaxpr if isinstance(program, jax_core.ClosedJaxpr) else program
+    names: dict[object, str] = {}
+
+    def name(value: jax_core.Var | jax_core.Literal) -> str:
+        if not isinstance(value, jax_core.Literal):
+            return names.setdefault(value, f"v{len(names)}")
+        number = np.asarray(value.val)
+        return f"{number.tolist()}:" if number.ndim == 0 else f"literal{number.ndim}"
+
+    yield " ".join(f"{name(v)} {v.aval}" for v in (*jaxpr.constvars, *jaxpr.invars))
+    for eqn in jaxpr.eqns:
+        called = inner(eqn.params)
+        params = {
+            key: _ADDRESS.sub("", str(value))
+            for key, value in eqn.params.items()
+            if not callable(value) and not inner({key: value})
+        }
+        made = [f"{name(v)} {v.aval}" for v in eqn.outvars]
+        yield f"{made} = {eqn.primitive.name} {params} {list(map(name, eqn.invars))}"
+        for each in called:
+            yield from _lines(each)
+    yield " ".join(map(name, jaxpr.outvars))
 
 
 def operations(program: Program) -> set[str]:

@@ -8,6 +8,7 @@ What a task computes is traced, and most often it is plain from the program that
 example by itself (see `independence`). Otherwise a small batch is computed beside different rows.
 """
 
+import contextlib
 import functools
 import hashlib
 import math
@@ -29,7 +30,8 @@ from jaxexp.training.data import Data
 from jaxexp.training.task import Batch, Outputs, Task, Variables
 from jaxexp.training.trees import PyTree
 
-SIZES = (1009, 1013)  # of batches that are traced, primes that no other axis has
+MANY, MORE = 1009, 1013  # examples of batches that are traced: primes, which no other axis has
+MOST_SIZES = 16  # of batches, besides: the extremes, and some between
 HALF = 4  # examples of the batch that is computed, beside as many others
 DRAWS = 8  # of examples, others, variables and a trial's hyperparameters
 NOISE = 0.3  # of parameters, in their own scale: many begin at zero, where nothing shows
@@ -47,6 +49,11 @@ SIZED = (
     "what is computed of an example depends on how many there are in the array: count them by the "
     "`mask` (B,), and draw what is random of each with B as the first axis"
 )
+DERIVATIVES = {
+    "custom_jvp_call",
+    "custom_vjp_call",
+    "custom_vjp_call_jaxpr",
+}  # of one's own, or JAX's
 Leaves: TypeAlias = Mapping[str, Any]  # the hyperparameters that are traced, by name
 
 
@@ -164,12 +171,22 @@ class _Probe:
             return APART
         init = jax.make_jaxpr(self.init)(self.shapes.leaves, self.shapes.rng, self.arrays)
         traced = [init, *(each.closed for each in programs.values())]
-        traced += [] if lengths is None else [lengths.closed]
+        if lengths is not None:
+            traced += lengths.programs.values()
         read = sorted(set().union(*map(self.read, traced)))
         values = _spread([tuple(getattr(t, name) for name in read) for t in self.trials])
         digests = tuple(map(jaxprs.digest, traced))
-        data = self.data_digest(init.jaxpr, _turns(len(values)) * len(values))
-        key = (*programs, lengths is None, *digests, *read, *values, self.steps, data)
+        largest = 0 if lengths is None else max(lengths.programs, default=0)
+        data = self.data_digest(init.jaxpr, _turns(len(values)) * len(values), largest)
+        key = (
+            *programs,
+            lengths and tuple(lengths.programs),
+            *digests,
+            *read,
+            *values,
+            self.steps,
+            data,
+        )
         if key not in _found:
             leaves = [self.leaves(dict(zip(read, own, strict=True))) for own in values]
             found = self.tried(programs, leaves)
@@ -179,47 +196,78 @@ class _Probe:
         return _found[key]
 
     def lengths(self) -> "_Lengths | None":
-        """What is computed of few examples in training; None if it is proven to be as of many."""
+        """How training depends on the number of examples; None if it is proven not to."""
         function = functools.partial(self.examples, train=True)
-
-        def traced(n: int) -> jax_core.ClosedJaxpr:
-            return jax.make_jaxpr(function)(self.sized(self.shapes, n))
-
+        sizes, draws = self.batches(), False
         try:
-            many, more = map(traced, SIZES)
+            many = self.traced(function, MANY)
+            same = all(
+                jaxprs.same_but_for_size(self.traced(function, n), n, many, MANY)
+                for n in (MORE, *sizes)
+            )
+            if same and DERIVATIVES & jaxprs.operations(many):
+                gradients = self.traced(self.gradients, MANY)
+                same = all(
+                    jaxprs.same_but_for_size(self.traced(self.gradients, n), n, gradients, MANY)
+                    for n in (sizes[0], sizes[-1])
+                )
         except Exception:  # whatever the functions raise for batches of other sizes
-            same = proven = False
-        else:
-            same = jaxprs.same_but_for_size((many, more), SIZES)
-            axes = independence.axes_of(many, self.axes(), differentiated=False, size=SIZES[0])
-            proven = same and {*axes} <= {None, 0}
-        if proven:
-            return None
-        few = traced(HALF)
-        return _Lengths(few, draws=same and few.jaxpr.invars[-1] in _used(few.jaxpr))
+            same = False
+        if same:
+            axes = independence.axes_of(many, self.axes(), differentiated=False, size=MANY)
+            if {*axes} <= {None, 0}:
+                return None
+            draws = many.jaxpr.invars[-1] in _used(many.jaxpr)
+        programs = {}
+        for n in {sizes[0], *sizes[-3:], max(1, sizes[-1] // 2)}:
+            with contextlib.suppress(Exception):  # as above
+                programs[n] = self.traced(self.gradients, n)
+        return _Lengths(programs, draws)
+
+    def batches(self) -> list[int]:
+        """Sizes of batches: of the trials, and of what is left for the last one; some of many."""
+        n, sizes = step.count(self.arrays["train"]), {t.batch_size for t in self.trials}
+        every = sorted(sizes | {n % size for size in sizes if n % size})
+        places = np.linspace(0, len(every) - 1, min(len(every), MOST_SIZES)).astype(int)
+        return [every[i] for i in places]
+
+    def traced(self, function: Callable[[_Given], PyTree], n: int) -> jax_core.ClosedJaxpr:
+        """A function of so many examples."""
+        return jax.make_jaxpr(function)(self.sized(self.shapes, n))
 
     def differs(self, lengths: "_Lengths", leaves: Sequence[Leaves]) -> bool:
-        """Whether examples differ by themselves, and in a batch that is filled up."""
-        many = jax.make_jaxpr(functools.partial(self.examples, train=True))(self.shapes)
-        shapes = self.shapes, self.sized(self.shapes, HALF)
-        run = [
-            _runnable(program, jax.tree.leaves(own))
-            for program, own in zip((many, lengths.closed), shapes, strict=True)
-        ]
-        full = np.arange(2 * HALF) < HALF
+        """Whether examples differ by themselves, and in the largest batch, which is filled up.
+
+        Where nothing can be computed, it is not known, and said to differ.
+        """
+        run = {
+            n: _runnable(program, jax.tree.leaves(self.sized(self.shapes, n)))
+            for n, program in sorted(lengths.programs.items())
+        }
+        grads, (*small, large) = len(jax.tree.leaves(self.shapes.variables.params)), run or [0]
         computed = False
-        for given, _ in self.draws(leaves):
-            few = given._replace(batch=jax.tree.map(lambda a: a[:HALF], given.batch))
-            one, other = run[0](given._replace(mask=full)), run[1](few._replace(mask=full[:HALF]))
-            if one is None or other is None:
-                continue
-            computed = True
-            for a, b in zip(one, other, strict=True):
-                a, b = (np.asarray(x, np.float64) for x in (a[: len(b)] if b.ndim else a, b))
-                finite = np.isfinite(a) & np.isfinite(b)
-                if not np.allclose(a[finite], b[finite], ROUNDING, ROUNDING):
+        for i, (given, _) in enumerate(self.draws(leaves) if small else ()):
+            rows = self.drawn(i, large)
+            for n in small:
+                filled, alone = (
+                    run[size](
+                        given._replace(
+                            batch=_rows(self.arrays["train"], rows[:size]),
+                            mask=np.arange(size) < n,
+                        )
+                    )
+                    for size in (large, n)
+                )
+                if filled is None or alone is None:
+                    continue
+                computed = True
+                if _unlike(filled, alone, grads):
                     return True
         return not computed
+
+    def drawn(self, i: int, n: int) -> np.ndarray:
+        """Rows of a batch."""
+        return np.random.default_rng(i).integers(step.count(self.arrays["train"]), size=n)
 
     def program(self, *, train: bool) -> "_Program":
         """What is computed where nothing is proven."""
@@ -269,7 +317,7 @@ class _Probe:
         used, names = _used(program.jaxpr), sorted(self.shapes.leaves)
         return {name for name, v in zip(names, program.jaxpr.invars, strict=False) if v in used}
 
-    def data_digest(self, init: jax_core.Jaxpr, draws: int) -> str:
+    def data_digest(self, init: jax_core.Jaxpr, draws: int, largest: int) -> str:
         """Of what the answer depends on: rows that are drawn, and arrays that `init` uses."""
         train, used = self.arrays["train"], _used(init)
         leaves = jax.tree.leaves(self.arrays)
@@ -277,6 +325,7 @@ class _Probe:
         parts = [leaf for leaf, v in zip(leaves, inputs, strict=True) if v in used]
         for i in range(draws):
             parts += jax.tree.leaves(_rows(train, _drawn(i, step.count(train))))
+            parts += jax.tree.leaves(_rows(train, self.drawn(i, largest)))
         sha256 = hashlib.sha256()
         for part in parts:
             sha256.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
@@ -310,6 +359,10 @@ class _Probe:
                     changed.add(name)
                 if np.isfinite(one[0][:HALF]).any():
                     unknown.discard(name)
+                if name == "evaluated":  # the number of those that count is another as well
+                    alone = run[False](pair[0]._replace(mask=half))
+                    if alone is not None and programs[False].differ(one, alone):
+                        changed.add(name)
             if changed == masks.keys():
                 break
         return Mixing(**{name: name in changed | unknown for name in Mixing._fields})
@@ -339,10 +392,25 @@ class _Probe:
 
 
 class _Lengths(NamedTuple):
-    """What is computed of a batch of `HALF` examples."""
+    """What is known of a task that may depend on how many examples a batch has."""
 
-    closed: jax_core.ClosedJaxpr
+    programs: Mapping[int, jax_core.ClosedJaxpr]  # for so many, with gradients
     draws: bool  # what may differ in a larger one are random numbers alone
+
+
+def _unlike(filled: Sequence[np.ndarray], alone: Sequence[np.ndarray], grads: int) -> bool:
+    """Whether results differ by more than rounding, where both are finite.
+
+    Of gradients, the last ones, the largest counts: one that should be 0 is rounding alone.
+    """
+    pairs, scale = [], [0.0, 0.0]
+    for i, (a, b) in enumerate(zip(filled, alone, strict=True)):
+        a, b = (x + np.float64(0) for x in (a[: len(b)] if b.ndim else a, b))
+        finite = np.isfinite(a) & np.isfinite(b)
+        group = int(i >= len(alone) - grads)
+        pairs.append((group, a[finite], b[finite]))
+        scale[group] = max(scale[group], abs(b[finite]).max(initial=0.0))
+    return any((abs(a - b) > 10 * ROUNDING * scale[group]).any() for group, a, b in pairs)
 
 
 class _Program(NamedTuple):
