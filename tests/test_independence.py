@@ -781,14 +781,14 @@ def test_what_counts_by_the_mask_is_evaluated_by_splits():
     found = [
         jx.run(
             jx.Sweep(TRIAL.replace(learning_rate=1e-20, epochs=1)), task,
-            jx.Data(jx.Examples(X_NxF[:n], Y_N[:n]), jx.Examples(X_NxF[32:42], Y_N[32:42])),
+            jx.Data(jx.Examples(X_NxF[:n], Y_N[:n]), jx.Examples(X_NxF[32:], Y_N[32:])),
             progress=False,
         )["loss"].sel(split="validation").values
         for n in (16, 32)
     ]  # fmt: skip
     np.testing.assert_allclose(*found, rtol=1e-6)
-    h = X_NxF[32:42] @ (0.1 * np.arange(1, 17, dtype=np.float32))
-    np.testing.assert_allclose(found[0].ravel(), [np.mean(h**2 / 10)], rtol=1e-5)
+    h = X_NxF[32:] @ (0.1 * np.arange(1, 17, dtype=np.float32))
+    np.testing.assert_allclose(found[0].ravel(), [np.mean(h**2) / len(h)], rtol=1e-5)
 
 
 @pytest.mark.parametrize("loss", [along, by_keys, by_place])
