@@ -217,8 +217,7 @@ def task_fingerprint(task: Task, data: Data, sweeps: Sequence[Sweep]) -> str:
 
 def _steps(trial: Trial, data: Data) -> tuple[int]:
     """Of all its epochs."""
-    examples = data.counts["train"] if data.folds is None else data.folds["train"].shape[1]
-    return (trial.epochs * steps_per_epoch(examples, trial.batch_size),)
+    return (trial.epochs * steps_per_epoch(data.counts["train"], trial.batch_size),)
 
 
 def data_fingerprint(data: Data) -> str:

@@ -115,7 +115,9 @@ class _Probe:
         self.arrays, n = data.arrays(), data.counts["train"]
         self.steps = max(t.epochs * steps_per_epoch(n, t.batch_size) for t in trials)
         sizes = {trial.batch_size for trial in trials}
-        self.filled = len(sizes) > 1 or any(n % size for size in sizes) or data.folds is not None
+        # Of batches: of the trials, and of what is left for the last one.
+        self.sizes = sorted(sizes | {n % size for size in sizes if n % size})
+        self.filled = len(self.sizes) > 1 or data.folds is not None
         leaves, key = tracing.traced_shapes(trials[0]), jax.eval_shape(lambda: jax.random.key(0))
         variables = jax.tree.map(
             lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype),
@@ -189,7 +191,7 @@ class _Probe:
         )
         if key not in _found:
             leaves = [self.leaves(dict(zip(read, own, strict=True))) for own in values]
-            found = self.tried(programs, leaves)
+            found = self.tried(programs, leaves) if programs else APART
             if lengths is not None and self.differs(lengths, leaves):
                 found = found._replace(sized=True, filling=found.filling or not lengths.draws)
             _found[key] = found
@@ -225,11 +227,9 @@ class _Probe:
         return _Lengths(programs, draws)
 
     def batches(self) -> list[int]:
-        """Sizes of batches: of the trials, and of what is left for the last one; some of many."""
-        n, sizes = step.count(self.arrays["train"]), {t.batch_size for t in self.trials}
-        every = sorted(sizes | {n % size for size in sizes if n % size})
-        places = np.linspace(0, len(every) - 1, min(len(every), MOST_SIZES)).astype(int)
-        return [every[i] for i in places]
+        """Some of many sizes, the extremes among them."""
+        places = np.linspace(0, len(self.sizes) - 1, min(len(self.sizes), MOST_SIZES)).astype(int)
+        return [self.sizes[i] for i in places]
 
     def traced(self, function: Callable[[_Given], PyTree], n: int) -> jax_core.ClosedJaxpr:
         """A function of so many examples."""
@@ -367,17 +367,23 @@ class _Probe:
                 break
         return Mixing(**{name: name in changed | unknown for name in Mixing._fields})
 
+    @functools.cached_property
+    def compiled_init(self) -> jax.stages.Compiled:
+        """Once for all that is tried."""
+        return _compiled(self.init, self.shapes.leaves, self.shapes.rng, self.arrays)
+
     def draws(self, leaves: Sequence[Leaves]) -> Iterator[tuple[_Given, _Given]]:
         """The same examples twice, beside different ones, at some point of a trial's training."""
         counts = [min(count, self.steps) for count in (0, 1000, 1, self.steps, 10)]
-        init = _compiled(self.init, self.shapes.leaves, self.shapes.rng, self.arrays)
         train, key = self.arrays["train"], jax.random.key(0)
         n, turns = step.count(train), _turns(len(leaves))
         for i in range(turns * len(leaves)):
             place, turn = divmod(i, turns)
             rng = np.random.default_rng(i)
             if turn == 0:
-                started = jax.tree.map(np.asarray, init(leaves[place], key, self.arrays))
+                started = jax.tree.map(
+                    np.asarray, self.compiled_init(leaves[place], key, self.arrays)
+                )
             count = counts[(place + turn) % len(counts)]
             variables = _moved(started, count, rng) if i else started
             own, others = (_rows(train, part) for part in np.split(_drawn(i, n), 2))
@@ -398,6 +404,13 @@ class _Lengths(NamedTuple):
     draws: bool  # what may differ in a larger one are random numbers alone
 
 
+def _both_finite(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What is finite in both, as floats of 64 bits: also of bools and bfloat16."""
+    a, b = a + np.float64(0), b + np.float64(0)
+    finite = np.isfinite(a) & np.isfinite(b)
+    return a[finite], b[finite]
+
+
 def _unlike(filled: Sequence[np.ndarray], alone: Sequence[np.ndarray], grads: int) -> bool:
     """Whether results differ by more than rounding, where both are finite.
 
@@ -405,11 +418,10 @@ def _unlike(filled: Sequence[np.ndarray], alone: Sequence[np.ndarray], grads: in
     """
     pairs, scale = [], [0.0, 0.0]
     for i, (a, b) in enumerate(zip(filled, alone, strict=True)):
-        a, b = (x + np.float64(0) for x in (a[: len(b)] if b.ndim else a, b))
-        finite = np.isfinite(a) & np.isfinite(b)
+        a, b = _both_finite(a[: len(b)] if b.ndim else a, b)
         group = int(i >= len(alone) - grads)
-        pairs.append((group, a[finite], b[finite]))
-        scale[group] = max(scale[group], abs(b[finite]).max(initial=0.0))
+        pairs.append((group, a, b))
+        scale[group] = max(scale[group], abs(b).max(initial=0.0))
     return any((abs(a - b) > 10 * ROUNDING * scale[group]).any() for group, a, b in pairs)
 
 
@@ -428,9 +440,7 @@ class _Program(NamedTuple):
         for i, (a, b) in enumerate(zip(one, other, strict=True)):
             if i < self.each:
                 a, b = a[:HALF], b[:HALF]
-            a, b = (array + np.float64(0) for array in (a, b))  # also of bool and bfloat16
-            finite = np.isfinite(a) & np.isfinite(b)
-            a, b = a[finite], b[finite]
+            a, b = _both_finite(a, b)
             rounding = ROUNDING if i >= len(one) - self.grads else 0.0
             if (abs(a - b) > rounding * abs(a).max(initial=0.0)).any():
                 return True
