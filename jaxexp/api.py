@@ -39,7 +39,7 @@ from jaxexp.execution.targets import Compilations, Target
 from jaxexp.execution.trainer import Checkpointer, Progress, Silent
 from jaxexp.nn.classification import MLPClassification
 from jaxexp.planning import plan as planning
-from jaxexp.planning.cost import Workload
+from jaxexp.planning.cost import Cost, Workload
 from jaxexp.planning.nodes import forecast
 from jaxexp.planning.programs import Plan
 from jaxexp.results.facts import facts
@@ -48,7 +48,7 @@ from jaxexp.spec.trial import Kind, MLPTrial, Trial
 from jaxexp.spec.values import text
 from jaxexp.training import step
 from jaxexp.training.data import Data
-from jaxexp.training.masks import FILLING, SIZED, mixing
+from jaxexp.training.masks import COMPARES, FILLING, SIZED, mixing
 from jaxexp.training.task import Inspection, Task, Variables, directions
 from jaxexp.training.tracing import fingerprint, inspection, is_plain_value
 
@@ -599,6 +599,7 @@ class _Inspector:
         arrays = data.arrays()
         self._shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), arrays)
         self._found: dict[tuple[object, ...], Inspection] = {}
+        self._costs: dict[tuple[object, ...], Cost] = {}
         self.mixes = mixing(task, data, trials, lambda trial: self(trial).reads)
 
     def __call__(self, trial: Trial) -> Inspection:
@@ -609,6 +610,15 @@ class _Inspector:
                 self._found[rest] = inspection(self.task, trial, self._shapes)
             self._found[key] = self._found[rest]
         return self._found[key]
+
+    def cost(self, trial: Trial) -> Cost:
+        """What it costs; microbatches may be possible though a task says nothing of them."""
+        key = planning.static_key(trial)
+        if key not in self._costs:
+            own = self(trial).cost
+            parts = own.microbatches or not self.mixes(trial).whole
+            self._costs[key] = dataclasses.replace(own, microbatches=parts)
+        return self._costs[key]
 
     def workload(self, trials: Sequence[Trial]) -> Workload:
         data, counts = self.data, self.data.counts
@@ -622,7 +632,7 @@ class _Inspector:
             copied = 4 * evaluated * data.n_folds
         return Workload(
             examples=counts["train"],
-            cost=lambda trial: self(trial).cost,
+            cost=self.cost,
             evaluated=evaluated,
             splits=len(counts),
             metrics=1 + len(self.task.metrics),
@@ -696,18 +706,20 @@ def _check_filling(inspector: _Inspector, trials: Sequence[Trial], programs: str
     sizes = sorted({trial.batch_size for trial in trials})
     examples, size = data.counts["train"], task.evaluation_batch_size
     holes = data.folds is not None and bool((data.folds["train"] < 0).any())
-    evaluated = [(n, split) for split, n in step.evaluated_counts(data).items() if n % size]
+    counts = step.evaluated_counts(data)
+    evaluated = [(n, split) for split, n in counts.items() if n % size]
     for trial in trials:
         mixes = inspector.mixes(trial)
+        why = COMPARES.format(mixes.metric) if mixes.metric else FILLING
         if mixes.filling and (examples % trial.batch_size or holes):
             raise UserError(
                 f"batch_size={trial.batch_size}: the last of the batches of {examples} examples "
-                f"would be partial, and {FILLING}, or choose a batch size that divides {examples}"
+                f"would be partial, and {why}, or choose a batch size that divides {examples}"
             )
         if mixes.filling and programs == "one" and len(sizes) > 1:
             raise UserError(
                 f"programs='one': a batch of {sizes[0]} would be padded to {sizes[-1]}, and "
-                f"{FILLING}, or run with programs='exact'"
+                f"{why}, or run with programs='exact'"
             )
         if mixes.sized and programs == "one" and len(sizes) > 1:
             raise UserError(
@@ -718,7 +730,8 @@ def _check_filling(inspector: _Inspector, trials: Sequence[Trial], programs: str
             n, split = evaluated[-1]
             raise UserError(
                 f"evaluation_batch_size={size}: the last of the batches of {n} {split} examples "
-                f"would be partial, and {FILLING}"
+                f"would be partial, and {why}, or choose an evaluation_batch_size that divides "
+                f"{' and '.join(str(n) for n in dict.fromkeys(counts.values()))}"
             )
 
 

@@ -18,7 +18,7 @@ from jax import lax
 
 import jaxexp as jx
 from jaxexp.training import independence, masks
-from jaxexp.training.independence import MIXED, axes_of
+from jaxexp.training.independence import EXAMPLES, MASK, Spread, reaches
 
 B = 8
 RNG = np.random.default_rng(0)
@@ -102,6 +102,8 @@ PARTS = {  # what is proven, and on which axis the examples of the results lie
     "product": (lambda x, k: (x @ W_FxF, W_FxF @ x[:, 0].T, jnp.einsum("btf,fg->gtb", x, W_FxF)),
                 [0, 1, 2]),
     "own products": (lambda x, k: (jnp.einsum("btf,bsf->bts", x, x), attention(x, x, x)), [0, 0]),
+    "each with each": (lambda x, k: (x[:, 0, 0] * jnp.ones((B, B)) + x[:, 0, :1],
+                                     x[:, 0] @ x[:, 1].T), [(0, 1), (0, 1)]),
     "paired with weights": (lambda x, k: jnp.einsum("btf,bf->btf", x, jnp.ones((B, 5))), [0]),
     "convolution": (lambda x, k: convolved(x, KERNEL), [0]),
     "embedding": (lambda x, k: (jnp.asarray(W_FxF)[k], jnp.take(W_FxF, k, axis=1)), [0, 1]),
@@ -142,8 +144,6 @@ MIXES = {
     "twice": lambda x, k: jnp.concatenate([x[4:], x[:4]]),
     "to pairs": lambda x, k: x.reshape(B // 2, 2, 15),
     "flat": lambda x, k: x.reshape(-1),
-    "transposed": lambda x, k: x[:, 0, 0] * jnp.ones((B, B)) + x[:, 0, :1],
-    "products": lambda x, k: x[:, 0] @ x[:, 1].T,
     "over the batch": lambda x, k: attention(x[:, 0], x[:, 0], x[:, 0]),
     "weights of it": lambda x, k: jnp.einsum("btf,b->tf", x, jnp.ones(B)),
     "kernel": lambda x, k: convolved(x, x[:3, 0, :, None] * KERNEL),
@@ -165,10 +165,22 @@ MIXES = {
 }  # fmt: skip
 
 
+MIXED = -1
+
+
+def axes_of(reached):
+    """The axis of the examples in each, (axis, axis) of two."""
+    return [
+        MIXED if own.spread else (tuple(sorted(own.axes)) if len(own.axes) > 1 else
+                                  next(iter(own.axes), None))
+        for own in reached
+    ]  # fmt: skip
+
+
 def proof(function, differentiated=True):
     """Of each result, the axis of the examples."""
     program = jax.make_jaxpr(function)(X_BxTxF, K_B)
-    return axes_of(program, [0, 0], differentiated=differentiated)
+    return axes_of(reaches(program, [EXAMPLES] * 2, differentiated=differentiated))
 
 
 def check(function, axes):
@@ -181,10 +193,9 @@ def check(function, axes):
         after = [np.asarray(a) for a in jax.tree.leaves(compiled(x, k))]
         for one, other, axis in zip(before, after, axes, strict=True):
             if axis != MIXED:
-                rest = (
-                    [one, other] if axis is None else [np.delete(a, b, axis) for a in (one, other)]
-                )
-                np.testing.assert_array_equal(*rest)
+                for each in () if axis is None else np.atleast_1d(axis):
+                    one, other = (np.delete(a, b, each) for a in (one, other))
+                np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("name", PARTS)
@@ -232,13 +243,117 @@ def test_chains_of_operations(chain):
         after = function(x, K_B)
     [axis] = axes
     if axis != MIXED:
-        one, other = (np.delete(a, 2, axis) if axis is not None else a for a in (before, after))
-        np.testing.assert_array_equal(one, other)
+        for each in () if axis is None else np.atleast_1d(axis):
+            before, after = (np.delete(a, 2, each) for a in (before, after))
+        np.testing.assert_array_equal(before, after)
 
 
 def test_parameters_of_another_version_of_jax_prove_nothing(monkeypatch):
     monkeypatch.setitem(independence.ALIKE, "transpose", lambda op: op.params["another"])
     assert proof(lambda x, k: x.T) == [MIXED]
+
+
+def filling(function, size=None):
+    """How far examples outside of a mask (B,) change what is made of x (B, 3, 5) and k (B,)."""
+    program = jax.make_jaxpr(function)(X_BxTxF, K_B, jnp.ones(B, bool))
+    mask = MASK if size is None else MASK._replace(axes=EXAMPLES.axes)
+    return reaches(program, [EXAMPLES, EXAMPLES, mask], differentiated=True, size=size)
+
+
+def contrast(x, k, mask):
+    """Each example against the others that count."""
+    e = x[:, 0] / jnp.linalg.norm(x[:, 0], axis=-1, keepdims=True)
+    similar = jnp.where(mask[None] & ~jnp.eye(B, dtype=bool), e @ e.T, -jnp.inf)
+    same = (k[None] == k[:, None]) & mask[None]
+    return jax.nn.logsumexp(similar, axis=1) - jnp.where(same, e @ e.T, 0).sum(1) / same.sum(1)
+
+
+MASKED = {
+    "mean": lambda x, k, mask: x - x.mean(0, where=mask[:, None, None]),
+    "deviation": lambda x, k, mask: x.std(0, where=mask[:, None, None]),
+    "weighted": lambda x, k, mask: x - jnp.einsum("b,btf->tf", mask * 1.0, x) / mask.sum(),
+    "times": lambda x, k, mask: (x[:, 0, 0] * mask.astype(jnp.float32)).sum(),
+    "largest": lambda x, k, mask: x / jnp.where(mask[:, None, None], abs(x), 0).max(),
+    "ranks": lambda x, k, mask: jnp.sort(jnp.where(mask, x[:, 0, 0], jnp.inf)),
+    "any": lambda x, k, mask: jnp.where(((x[:, 0, 0] > 0) & mask).any(), 2.0, 1.0) * x,
+    "none": lambda x, k, mask: ((k == 1) | ~mask).all(),
+    "counted": lambda x, k, mask: mask.sum() / jnp.maximum(mask.sum(), 1),
+    "products": lambda x, k, mask: (x[:, 0] * mask[:, None]).T @ x[:, 1],
+    "contrast": contrast,
+}
+UNMASKED = {
+    "guard": lambda x, k, mask: jnp.where(x.max() > 200, 0.1 * x, x),
+    "any": lambda x, k, mask: lax.cond((x > 0).any(), jnp.sin, jnp.cos, x),
+    "hardest": lambda x, k, mask: jnp.where(
+        x[:, 0, 0] >= lax.top_k(x[:, 0, 0], 4)[0][-1], x[:, 0, 0], 0),
+    "clipped": lambda x, k, mask: jnp.minimum(x, x.mean(0) + 3 * x.std(0)),
+    "otherwise": lambda x, k, mask: jnp.where(mask[:, None, None], 0, x).sum(),
+    "not there": lambda x, k, mask: (x[:, 0, 0] * ~mask).sum(),
+    "own rows": lambda x, k, mask: jax.nn.softmax(jnp.where(
+        mask[:, None], x[:, 0] @ x[:, 0].T, 0.0), axis=1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_what_heeds_the_mask_is_proven(name):
+    found = filling(MASKED[name])
+    assert all(own.axes <= {0} and not own.spread for own in found)
+    mask, function = np.arange(B) % 3 > 0, jax.jit(MASKED[name])
+    others = np.where(mask[:, None, None], X_BxTxF, 9 * RNG.normal(size=X_BxTxF.shape))
+    one, other = function(X_BxTxF, K_B, mask), function(others, np.where(mask, K_B, 1), mask)
+    if found[0].axes:
+        one, other = one[mask], other[mask]
+    np.testing.assert_array_equal(one, other)
+
+
+def masked(x, mask, axis, how):
+    """Along an axis, if it is as long as the mask."""
+    if x.ndim == 0 or x.shape[axis % x.ndim] != B:
+        return x
+    mask = jnp.expand_dims(mask, [i for i in range(x.ndim) if i != axis % x.ndim])
+    return [x * mask, jnp.where(mask, x, 0), jnp.where(mask, x, -1), jnp.where(mask, 2, x)][how]
+
+
+STEPS_OF_A_BATCH = [
+    *(functools.partial(masked, axis=axis, how=how) for axis in (0, -1, 1) for how in range(4)),
+    *(lambda x, mask, step=step: step(x) if x.ndim else x for step in STEPS),
+    lambda x, mask: x @ x.T if x.ndim == 2 else x,
+    lambda x, mask: x + mask.sum(),
+    lambda x, mask: jnp.where(x > 0, x, mask.any()),
+]
+
+
+@given(
+    st.lists(st.sampled_from(range(len(STEPS_OF_A_BATCH))), max_size=9), st.integers(0, 2**B - 1)
+)
+def test_chains_of_operations_beside_a_mask(chain, bits):
+    """Whoever is not among those that count changes no more than is said."""
+
+    def function(x, k, mask):
+        for i in chain:
+            x = STEPS_OF_A_BATCH[i](x, mask) if x.size < 10_000 else x
+        return x
+
+    mask = (bits >> np.arange(B)) % 2 == 0
+    others = np.where(mask[:, None, None], X_BxTxF, 3 + X_BxTxF)
+    with jax.disable_jit():  # compiles single operations, which recur
+        [found] = filling(function)
+        one, other = function(X_BxTxF, K_B, mask), function(others, K_B, mask)
+    if not found.spread:
+        for axis in found.axes:
+            one, other = (np.compress(mask, a, axis) for a in (one, other))
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("name", UNMASKED)
+def test_what_joins_examples_without_a_mask_is_known_to(name):
+    assert filling(UNMASKED[name])[0].spread is Spread.YES
+
+
+def test_a_mask_counts_whatever_the_size():
+    for name in ("mean", "weighted", "times", "any", "counted", "products"):
+        assert not filling(MASKED[name], size=B)[0].spread, name
+    assert filling(lambda x, k, mask: jnp.ones_like(x).sum(), size=B)[0].spread is Spread.YES
 
 
 # Tasks
@@ -312,8 +427,13 @@ TRIAL = jx.Trial(epochs=2, batch_size=8)
 entropy = optax.softmax_cross_entropy_with_integer_labels
 
 
-def found(task, data=CLASSES, trials=(TRIAL,)):
+def mixing(task, data=CLASSES, trials=(TRIAL,)):
     return masks.mixing(task.bind(data), data, trials, lambda trial: ())(trials[0])
+
+
+def found(*given, **named):
+    """Whether batches may be computed in parts, and what is blamed, is tested by itself."""
+    return mixing(*given, **named)._replace(whole=True, metric="")
 
 
 def meet(mixing):
@@ -401,12 +521,12 @@ def test_a_plan_of_a_plain_model_compiles_nothing(compiled):
     assert not compiled
 
 
-def test_batch_norm_that_heeds_the_mask_may_be_filled_up(compiled):
+def test_batch_norm_that_heeds_the_mask_is_proven(compiled):
     assert found(jx.supervised(module=Normed(), loss=entropy)) == masks.APART
-    # Evaluated with the statistics of training, examples are by themselves: that is proven.
-    assert len(compiled) == 2
+    # Evaluated with the statistics of training, examples are by themselves.
     filled = found(jx.supervised(module=Normed(masked=False), loss=entropy))
     assert filled == masks.APART._replace(filling=True)
+    assert not compiled
 
 
 def compared(prediction, target, mask):
@@ -419,8 +539,11 @@ def compared(prediction, target, mask):
 def test_examples_that_are_compared_are_evaluated_apart():
     masked = found(jx.supervised(module=Net(), loss=compared))
     assert masked == masks.APART._replace(evaluated=True)
-    deaf = functools.partial(compared, mask=np.ones(2 * masks.HALF, bool))
-    assert meet(found(jx.supervised(module=Net(), loss=lambda p, y: deaf(p, y))))
+    assert meet(found(jx.supervised(module=Net(), loss=deaf)))
+
+
+def deaf(prediction, target):
+    return compared(prediction, target, mask=jnp.ones(len(prediction), bool))
 
 
 def linear(loss=None, apply=None, **named):
@@ -488,8 +611,14 @@ class Weighted(jx.Trial):
     lam: float = jx.traced(0.0, at_least=0)
 
 
-def decorrelated(trial, prediction, target):
-    return jnp.square(prediction - target).sum(-1) + trial.lam * jnp.square(prediction.mean() - 1)
+def beside(h):
+    """Of each example, another's: of which no proof speaks."""
+    return h[::-1]
+
+
+def coupled(trial, prediction, target):
+    own = jnp.square(prediction - target).sum(-1)
+    return own + trial.lam * jnp.square(beside(prediction).sum(-1) - 1)
 
 
 @pytest.mark.parametrize(
@@ -498,13 +627,14 @@ def decorrelated(trial, prediction, target):
 )
 def test_every_value_of_a_traced_hyperparameter_counts(values, mixes):
     trials = [Weighted(lam=lam, learning_rate=0.1 + i) for i, lam in enumerate(values)]
-    assert found(linear(decorrelated), NUMBERS, trials) == masks.Mixing(*[mixes] * 4)
+    expected = masks.Mixing(mixes, mixes, evaluated=True, sized=mixes)
+    assert found(linear(coupled), NUMBERS, trials) == expected
 
 
 def test_a_sweep_over_what_couples_the_examples_is_refused():
     sweep = jx.Sweep(Weighted(epochs=1, batch_size=12), {"lam": [0.0, 1.0]})
     with pytest.raises(jx.UserError, match="heed the `mask`"):
-        jx.plan(sweep, linear(decorrelated), NUMBERS, devices=1)
+        jx.plan(sweep, linear(coupled), NUMBERS, devices=1)
 
 
 @dataclass(frozen=True)
@@ -519,14 +649,15 @@ class Counting(jx.Task):
 
     def apply(self, trial, variables, batch, *, rng, mask, train):
         h, n = batch.x @ variables.params["w"] - batch.y, variables.state["n"]
-        coupled = jnp.where(n >= self.begins, jnp.square(h.mean()), 0)
-        return jx.Outputs(loss=jnp.square(h) + coupled, state={"n": n + 1})
+        pairs = jnp.where(n >= self.begins, jnp.square(beside(h)), 0)
+        return jx.Outputs(loss=jnp.square(h) + pairs, state={"n": n + 1})
 
 
 @pytest.mark.parametrize("dtype", [int, float])
 def test_what_begins_after_some_steps_counts(dtype):
     assert meet(found(Counting(dtype)))
-    assert found(Counting(dtype, begins=100_000)) == masks.APART  # no trial takes so many
+    # No trial takes so many.
+    assert found(Counting(dtype, begins=100_000)) == masks.APART._replace(evaluated=True)
 
 
 class Cox(jx.Task):
@@ -567,8 +698,8 @@ def test_an_answer_is_of_the_data_that_it_was_found_with():
     x = RNG.normal(size=(16, 3)).astype(np.float32)
 
     def loss(prediction, target):
-        same = (target[None] == target[:, None]) & (target > 0)
-        return jnp.square(prediction[:, 0] - (same * prediction[:, 0]).sum(1))
+        same = (target == beside(target)) & (target > 0)
+        return jnp.square(prediction[:, 0] - same * beside(prediction)[:, 0])
 
     for targets, mixes in ((np.zeros(16), False), (np.ones(16), True), (np.zeros(16), False)):
         data = jx.arrays(x, targets.astype(np.float32), validation=None)
@@ -594,7 +725,7 @@ def fails(h):
 
 def test_functions_on_the_host(caplog):
     """What cannot be computed is not known, and no error from here."""
-    assert found(OnHost(lambda h: np.sin(h))) == masks.APART
+    assert found(OnHost(lambda h: np.sin(h))) == masks.APART._replace(evaluated=True)
     assert meet(found(OnHost(lambda h: h - h.mean())))
     assert meet(found(OnHost(fails)))
 
@@ -725,12 +856,10 @@ def by_place(h, x, rng, mask):
     ],
 )
 def test_what_depends_on_how_many_examples_there_are(loss, sized, filling):
-    expected = masks.APART._replace(sized=sized, filling=filling)
-    if loss is by_mask:  # the same mask in evaluation
-        assert not found(of_batch(loss), trials=SIZES).sized
-        assert not found(of_batch(loss), trials=SIZES).filling
-    else:
-        assert found(of_batch(loss), trials=SIZES) == expected
+    counts = loss is by_mask  # those of other splits, too, in evaluation
+    expected = masks.Mixing(filling, evaluated_filling=filling, evaluated=sized or counts,
+                            sized=sized)  # fmt: skip
+    assert found(of_batch(loss), trials=SIZES) == expected
 
 
 def beyond_ten(h, x, rng, mask):
@@ -743,6 +872,34 @@ def at_most_ten(h, x, rng, mask):
 
 def in_parts(h, x, rng, mask):  # another program for each size, of the same numbers
     return lax.map(lambda h: h**2, h, batch_size=5)
+
+
+def to_the_power(h, x, rng, mask):
+    return h**2 * (1 - jnp.float32(0.9) ** len(h))
+
+
+def counting_loop(h, x, rng, mask):
+    return h**2 * lax.fori_loop(0, len(h), lambda i, c: c * 0.9, 1.0)
+
+
+def counting_scan(h, x, rng, mask):
+    return h**2 * lax.scan(lambda c, _: (c * 0.9, None), 1.0, length=len(h))[0]
+
+
+@jax.custom_jvp
+def by_rows(h):
+    return h * 1.0
+
+
+by_rows.defjvp(lambda h, dh: (h[0] * 1.0, dh[0] * 4 / jnp.ones_like(dh[0]).sum()))
+
+
+@jax.custom_vjp
+def by_rows_backwards(h):
+    return h * 1.0
+
+
+by_rows_backwards.defvjp(lambda h: (h * 1.0, None), lambda _, g: (g * 4 / jnp.ones_like(g).sum(),))
 
 
 @jax.custom_vjp
@@ -767,12 +924,16 @@ as_many_forward.defjvp(lambda h, dh: (h[0] * 1.0, dh[0] * len(dh[0]) / 10))
         *((loss, True) for loss in (beyond_ten, at_most_ten)),
         (lambda h, *_: as_many(h) ** 2, True),
         (lambda h, *_: as_many_forward(h) ** 2, True),
+        *((loss, True) for loss in (to_the_power, counting_loop, counting_scan)),
+        (lambda h, *_: by_rows(h) ** 2, True),
+        (lambda h, *_: by_rows_backwards(h) ** 2, True),
         *((loss, False) for loss in (in_parts, lambda h, *_: jax.nn.relu(h))),
     ],
 )
 def test_sizes_that_trials_have_count(loss, sized):
     """Also where any larger ones are alike, and in a backward pass of one's own."""
-    assert found(of_batch(loss), trials=SIZES) == masks.APART._replace(sized=sized, filling=sized)
+    made = found(of_batch(loss), trials=SIZES)
+    assert (made.sized, made.filling) == (sized, sized)
 
 
 def test_what_counts_by_the_mask_is_evaluated_by_splits():
@@ -795,6 +956,128 @@ def test_what_counts_by_the_mask_is_evaluated_by_splits():
 def test_what_is_proven_of_any_size_compiles_nothing(loss, compiled):
     found(of_batch(loss), trials=SIZES)
     assert not compiled
+
+
+def spike_guard(h, x, rng, mask):
+    loss = (h - 1) ** 2
+    return jnp.where(lax.stop_gradient(loss).max() > 200, 0.1 * loss, loss)
+
+
+def hardest(h, x, rng, mask):
+    return jnp.where(h >= lax.top_k(h, min(16, len(h)))[0][-1], h**2, 0)
+
+
+def trimmed(h, x, rng, mask):
+    """None of fewer than ten examples."""
+    return h**2 * (jnp.argsort(jnp.argsort(h)) < len(h) - len(h) // 10)
+
+
+@pytest.mark.parametrize("loss", [spike_guard, hardest, trimmed])
+def test_what_joins_examples_rarely_or_in_large_batches_alone(loss, compiled):
+    assert meet(found(of_batch(loss), trials=SIZES))
+    assert not compiled
+
+
+def test_a_metric_that_is_of_a_batch_is_named():
+    centred = jx.Metric("lower", example=lambda p, y: jnp.square(p - p.mean(0)).sum(-1))
+    task = linear(metrics={"spread": centred})
+    with pytest.raises(jx.UserError, match=r"metrics\['spread'\].* expected a jaxexp.Metric with"):
+        jx.plan(jx.Sweep(TRIAL.replace(batch_size=12)), task, NUMBERS)
+    shifted = jx.Metric(
+        "lower", value=lambda sums: sums["total"] / sums["weight"],
+        sums=lambda p, y, w: {"total": (jnp.square(p).sum(-1) * w).sum(), "weight": w.sum()},
+    )  # fmt: skip
+    beside = linear(apply=lambda trial, params, x: x @ params["w"], metrics={"squared": shifted})
+    assert found(beside, NUMBERS) == masks.APART
+
+
+def test_a_metric_by_sums_counts_what_it_is_given():
+    """The prediction of an example is the metric's alone, and has to do with others."""
+
+    class Centred(jx.Task):
+        metrics = {"largest": jx.metrics.mean_squared_error}  # noqa: RUF012
+
+        def init(self, trial, rng, data):
+            return jx.Variables({"w": jnp.zeros(16)})
+
+        def apply(self, trial, variables, batch, *, rng, mask, train):
+            h = batch.x @ variables.params["w"]
+            return jx.Outputs(loss=h**2, prediction=h - h.mean(), target=batch.y * 1.0)
+
+    assert meet(found(Centred()))
+    assert mixing(Centred()).metric == "largest"
+
+
+# Batches in parts
+
+
+WHOLE = {
+    "drawn": lambda h, x, rng, mask: h + jax.random.normal(rng, h.shape),
+    "drawn by another key": lambda h, x, rng, mask: h + jax.random.normal(
+        jax.random.key(1), h.shape),
+    "place": lambda h, x, rng, mask: h * jnp.arange(len(h)),
+    "listed": lambda h, x, rng, mask: h * np.arange(5000, dtype=np.float32)[: len(h)],
+    "first": lambda h, x, rng, mask: h.at[0].set(5.0) ** 2,
+    "updated": lambda h, x, rng, mask: lax.dynamic_update_slice(h, jnp.ones(1), (1,)) ** 2,
+    "mixed": lambda h, x, rng, mask: h - h.mean(where=mask),
+    "one key": lambda h, x, rng, mask: h * jax.random.normal(rng),
+}  # fmt: skip
+IN_PARTS = {
+    "plain": lambda h, x, rng, mask: h**2,
+    "masked": lambda h, x, rng, mask: jnp.where(mask, h**2, 0),
+    "classes": lambda h, x, rng, mask: (
+        (jax.nn.one_hot(h.astype(int), 2) * jnp.arange(2.0)).sum(1) + h**2
+    ),
+    "ones": lambda h, x, rng, mask: jnp.ones_like(h) + jax.nn.relu(h) + rng.size,
+}
+
+
+@pytest.mark.parametrize("name", [*WHOLE, *IN_PARTS])
+def test_which_batches_may_be_computed_in_parts(name):
+    loss = WHOLE.get(name) or IN_PARTS[name]
+    assert mixing(of_batch(loss), trials=SIZES).whole == (name in WHOLE)
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({}, True),
+        ({"optimizer": lambda trial: optax.chain(optax.clip(1.0), optax.adam(1e-2))}, True),
+        ({"optimizer": lambda trial: optax.lbfgs(1e-2)}, False),
+        ({"module": Normed()}, False),
+        ({"module": Net()}, False),  # drops units
+        ({"module": Spectral()}, False),  # has a state
+        ({"module": Images()}, True),
+    ],
+)
+def test_which_models_may_be_trained_in_parts(changes, parts):
+    task = jx.supervised(**{"module": Words(recurrent=False), "loss": entropy} | changes)
+    assert mixing(task, trials=SIZES).whole != parts
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_trials_in_parts_are_those_alone(optimizer):
+    sweep = jx.Sweep(
+        TRIAL.replace(optimizer=optimizer, learning_rate=0.01, epochs=3),
+        {"batch_size": [4, 12, 32]},
+    )
+    accuracy = {"accuracy": jx.metrics.accuracy}
+    task = jx.supervised(module=Images(), loss=entropy, metrics=accuracy)
+    planned = jx.plan(sweep, task, CLASSES)
+    assert [program.microbatch for program in planned.plan.programs] == [4]
+    together = jx.run(planned, progress=False)
+    for size in (4, 12, 32):
+        base = sweep.base.replace(batch_size=size)
+        alone = jx.run(jx.Sweep(base), task, CLASSES, progress=False)
+        assert not jx.plan(jx.Sweep(base), task, CLASSES).plan.programs[0].microbatch
+        for name in ("loss", "running_loss", "accuracy"):
+            np.testing.assert_allclose(
+                together[name].sel(batch_size=size), alone[name], rtol=2e-5, atol=2e-6
+            )
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5),
+            together.params(batch_size=size), alone.params(),
+        )  # fmt: skip
 
 
 def test_trials_of_other_batch_sizes_change_no_numbers():

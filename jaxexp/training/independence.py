@@ -1,38 +1,72 @@
-"""Which results of a traced function take each example of a batch by itself, proven from its jaxpr.
+"""How far examples reach within a traced function that is given a batch, proven from its jaxpr.
 
-Of every array the proof follows the axis on which the examples lie: an element at place b of it
-depends on example b alone, whatever the values are. What no rule here speaks of is not proven; that
-does not say that examples influence one another, and is left to computing (see `masks`).
+Some examples of a batch are *others*: those that only fill it up, say, or any that one likes. Of
+every array the proof follows where others may change it: at places along axes on which the examples
+lie, and of these only at their own. What is masked has one and the same value there, so that sums
+over examples may be free of others. What no rule here speaks of is not known; that does not say
+that others change it, and is left to computing (see `masks`).
 
 JAX's parameters of operations change among its versions: where one is missed, nothing is proven.
 """
 
+import enum
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
+import numpy as np
 from jax.extend import core as jax_core
 
 from jaxexp.training import jaxprs
 
-# None: depends on no example. An axis: example b alone decides what lies at b of it.
 Axis: TypeAlias = int | None
-MIXED = -1  # perhaps several examples
+MIXED = -1  # an axis that is none: places of others among the rest
+EVERYWHERE = -1  # a value that is known of all places
 Shape: TypeAlias = tuple[int, ...]
 Rule: TypeAlias = "Callable[[_Operation], Axis]"
 
 
-def axes_of(
-    program: jaxprs.Program, given: Sequence[Axis], *, differentiated: bool, size: int | None = None
-) -> list[Axis]:
-    """The axis of the examples in each output of a program, of those in its inputs.
+class Spread(enum.IntEnum):
+    """Whether others change more than their own places."""
+
+    NO = 0  # proven
+    UNKNOWN = 1  # to this module
+    YES = 2  # a sum over examples, say, others among them
+
+
+class Reach(NamedTuple):
+    """Where others may change an array."""
+
+    axes: frozenset[int] = frozenset()  # along which examples lie: at the places of others alone,
+    spread: Spread = Spread.NO  # if it is not more than that
+    known: Mapping[int, Any] = {}  # values that are the same at all others' places of an axis
+
+    def value(self, axis: int) -> Any:
+        """That at others' places of an axis; None if it is not known."""
+        return self.known.get(axis, self.known.get(EVERYWHERE))
+
+
+CLEAN = Reach()
+EXAMPLES = Reach(frozenset([0]))
+MASK = Reach(known={0: np.bool_(False)})  # others are those where it is False
+UNKNOWN = Reach(spread=Spread.UNKNOWN)
+
+
+def reaches(
+    program: jaxprs.Program, given: Sequence[Reach], *, differentiated: bool,
+    size: int | None = None, anywhere: bool = False,
+) -> list[Reach]:  # fmt: skip
+    """How far others reach in each output of a program, of how far they do in its inputs.
 
     Of a program that is `differentiated`, backward passes which are the user's own prove nothing.
-    With a `size`, the number of examples, which no other axis has: what the program makes of itself
-    for each example has an axis, too, if it begins with the same elements in a larger batch.
+    With a `size`, the number of examples, which no other axis has, others are examples past a
+    smaller number: what the program makes of itself for each is followed, too, if it begins with
+    the same elements whatever their number; if examples may be `anywhere` in a batch, then if all
+    of its elements are the same.
     """
-    return _Proof(differentiated, size).outputs(program, list(given))
+    return _Proof(differentiated, size, anywhere).outputs(program, list(given))
 
 
 def _shape(value: jax_core.Var | jax_core.Literal) -> Shape:
@@ -40,40 +74,52 @@ def _shape(value: jax_core.Var | jax_core.Literal) -> Shape:
     return shape
 
 
-def _joined(*axes: Axis) -> Axis:
-    """Of an array that is one or the other, or made of all, element by element."""
-    found = {axis for axis in axes if axis is not None}
-    return (found.pop() if len(found) == 1 else MIXED) if found else None
+def _either(one: Reach, other: Reach) -> Reach:
+    """Of an array that is one or the other."""
+    known = {
+        axis: one.value(axis)
+        for axis in {*one.known, *other.known}
+        if one.value(axis) is not None and _equal(one.value(axis), other.value(axis))
+    }
+    return Reach(one.axes | other.axes, max(one.spread, other.spread), known)
+
+
+def _equal(one: Any, other: Any) -> bool:
+    return other is not None and bool(one == other)
 
 
 class _Proof:
-    def __init__(self, differentiated: bool, size: int | None) -> None:
-        self.differentiated, self.size = differentiated, size
+    def __init__(self, differentiated: bool, size: int | None, anywhere: bool) -> None:
+        self.differentiated, self.size, self.anywhere = differentiated, size, anywhere
 
-    def outputs(self, program: jaxprs.Program, given: Sequence[Axis]) -> list[Axis]:
+    def outputs(self, program: jaxprs.Program, given: Sequence[Reach]) -> list[Reach]:
         jaxpr = program.jaxpr if isinstance(program, jax_core.ClosedJaxpr) else program
-        axes: dict[jax_core.Var, Axis] = dict(zip(jaxpr.invars, given, strict=True))
-        axes |= {v: self._sized(_shape(v)) for v in jaxpr.constvars}
+        found: dict[jax_core.Var, Reach] = dict(zip(jaxpr.invars, given, strict=True))
+        found |= {v: self._listed(_shape(v)) for v in jaxpr.constvars}
 
-        def axis(value: jax_core.Var | jax_core.Literal) -> Axis:
-            return None if isinstance(value, jax_core.Literal) else axes.get(value)
+        def reach(value: jax_core.Var | jax_core.Literal) -> Reach:
+            if not isinstance(value, jax_core.Literal):
+                return found.get(value, CLEAN)
+            plain = np.ndim(value.val) == 0 and isinstance(value.aval, jax.core.ShapedArray)
+            return Reach(known={EVERYWHERE: np.asarray(value.val)[()]}) if plain else CLEAN
 
         for eqn in jaxpr.eqns:
-            made = self._made(eqn, [axis(v) for v in eqn.invars])
-            axes.update(zip(eqn.outvars, made, strict=True))
-        return [axis(v) for v in jaxpr.outvars]
+            found.update(zip(eqn.outvars, self._made(eqn, [*map(reach, eqn.invars)]), strict=True))
+        return [reach(v) for v in jaxpr.outvars]
 
-    def _made(self, eqn: jax_core.JaxprEqn, given: list[Axis]) -> list[Axis]:
+    def _made(self, eqn: jax_core.JaxprEqn, given: list[Reach]) -> list[Reach]:
         """What one operation makes of it."""
         name = eqn.primitive.name
-        unknown: list[Axis] = [MIXED] * len(eqn.outvars)
+        spread = max((own.spread for own in given), default=Spread.NO)
+        unknown = [Reach(spread=max(spread, Spread.UNKNOWN))] * len(eqn.outvars)
         plain = all(isinstance(v.aval, jax.core.ShapedArray) for v in (*eqn.invars, *eqn.outvars))
         if not plain or "callback" in name:  # references, or the host, may remember other examples
             return unknown
-        if all(axis is None for axis in given) and (self.size is None or name not in NESTED):
-            return [self._created(eqn, _shape(v)) for v in eqn.outvars]
         if name in PASSED_ON and len(given) == len(unknown):
             return given
+        untouched = all(not own.axes and not own.spread and not own.known for own in given)
+        if untouched and (self.size is None or name not in NESTED):
+            return [self._created(eqn, _shape(v)) for v in eqn.outvars]
         control = {"scan": self._scan, "while": self._while, "cond": self._cond}
         try:
             if name in control:
@@ -81,90 +127,202 @@ class _Proof:
             if name in CALLS or (name.startswith("custom_vjp") and not self.differentiated):
                 [called] = jaxprs.inner(eqn.params)
                 return self.outputs(called, given)
-            rule = APART.get(name) or ALIKE.get(name)
-            joined = _joined(*given)
-            if rule is None or joined is None or MIXED in given:
-                return unknown
-            if joined == MIXED and name not in APART:
-                return unknown
-            shapes: list[Shape] = [_shape(v) for v in eqn.invars]
-            outs = [_shape(v) for v in eqn.outvars]
-            made = [rule(_Operation(given, joined, shapes, out, eqn.params)) for out in outs]
+            if spread:
+                return [Reach(spread=spread)] * len(eqn.outvars)
+            return [self._result(eqn, given, _shape(v)) for v in eqn.outvars]
         except (KeyError, AttributeError, IndexError, TypeError, ValueError):
             return unknown  # parameters as another version of JAX has them
-        examples = {n[axis] for n, axis in zip(shapes, given, strict=True) if axis is not None}
-        whole = [
-            axis is None or axis == MIXED or {*out[axis : axis + 1]} == examples
-            for axis, out in zip(made, outs, strict=True)
-        ]
-        return [axis if own else MIXED for axis, own in zip(made, whole, strict=True)]
 
-    def _sized(self, shape: Shape) -> Axis:
+    def _result(self, eqn: jax_core.JaxprEqn, given: list[Reach], out: Shape) -> Reach:
+        """One result of an operation that is given nothing which is spread."""
+        name, shapes = eqn.primitive.name, [_shape(v) for v in eqn.invars]
+        known = self._known(eqn, given, shapes, out)
+        taken = self._taken(eqn, given)
+        if not any(taken):
+            made = self._created(eqn, out)
+            return made._replace(known=known) if not made.spread else made
+        rule = APART.get(name) or ALIKE.get(name)
+        if rule is None:
+            return UNKNOWN
+        axes, spread = set[int](), Spread.NO
+        for i, own in enumerate(taken):
+            for axis in own:
+                alone: list[Axis] = [axis if i == j else None for j in range(len(given))]
+                to = rule(_Operation(alone, axis, shapes, out, eqn.params))
+                if to not in (None, MIXED) and out[to] == shapes[i][axis]:
+                    axes.add(to)
+                elif self._counts(eqn, given, i, axis):
+                    spread = max(spread, Spread.YES if name in JOINING else Spread.UNKNOWN)
+        if spread:
+            return Reach(spread=spread)
+        made = Reach(frozenset(axes), known=known)
+        if self.size is not None:
+            return made
+        # As many as there are, others may be anything; what is known of them is always the same.
+        return made._replace(axes=frozenset(a for a in axes if made.value(a) is None))
+
+    def _taken(self, eqn: jax_core.JaxprEqn, given: list[Reach]) -> list[frozenset[int]]:
+        """The axes along which others reach what of each argument counts."""
+        every = [own.axes for own in given]
+        if eqn.primitive.name != "select_n" or self.size is not None:
+            return every
+        picked = {axis: given[0].value(axis) for axis in frozenset().union(*every)}
+        if _shape(eqn.invars[0]) != _shape(eqn.outvars[0]):
+            return every
+        return [  # of the cases, what is picked there
+            frozenset(a for a in own if picked[a] is None or int(picked[a]) == i - 1)
+            for i, own in enumerate(every)
+        ]
+
+    def _counts(self, eqn: jax_core.JaxprEqn, given: list[Reach], i: int, axis: int) -> bool:
+        """Whether others count among what is joined along an axis that goes, or is run over."""
+        name = eqn.primitive.name
+        if name == "dot_general":
+            (contracted, _), own = eqn.params["dimension_numbers"], given[i].value(axis)
+            if axis in contracted[i]:
+                beside = contracted[1 - i][list(contracted[i]).index(axis)]
+                other = given[1 - i].value(beside)
+                return not any(value is not None and value == 0 for value in (own, other))
+        value = given[i].value(axis)
+        neutral = value is not None and name in NEUTRAL and value == NEUTRAL[name]
+        return not neutral
+
+    def _known(
+        self, eqn: jax_core.JaxprEqn, given: list[Reach], shapes: list[Shape], out: Shape
+    ) -> dict[int, Any]:
+        """Values of the result at others' places."""
+        name = eqn.primitive.name
+        if name in VALUES and all(len(shape) in (len(out), 0) for shape in shapes):
+            axes = {axis for own in given for axis in own.known}
+            made = {axis: _computed(name, eqn.params, [own.value(axis) for own in given])
+                    for axis in axes}  # fmt: skip
+            return {axis: value for axis, value in made.items() if value is not None}
+        if name not in PLACING or len(given) != 1:
+            return {}
+        rule, known = ALIKE[name], {}
+        for axis, value in given[0].known.items():
+            if name == "reduce_sum" and value != 0:
+                continue
+            if axis == EVERYWHERE:
+                known[EVERYWHERE] = value
+                continue
+            to = rule(_Operation([axis], axis, shapes, out, eqn.params))
+            if to not in (None, MIXED) and out[to] == shapes[0][axis]:
+                known[to] = value
+        return known
+
+    def _sized(self, shape: Shape) -> Reach:
         """Of an array that lies in the order of the examples, if it has as many elements."""
         places = [i for i, n in enumerate(shape) if self.size and n and n % self.size == 0]
-        if not places:
-            return None
-        return places[0] if [shape[i] for i in places] == [self.size] else MIXED
+        if any(shape[i] != self.size for i in places):
+            return UNKNOWN
+        return Reach(frozenset(places))
 
-    def _created(self, eqn: jax_core.JaxprEqn, shape: Shape) -> Axis:
-        """Of what is made of nothing that has an axis."""
-        axis, name = self._sized(shape), eqn.primitive.name
-        if axis is None or name in ("iota", "broadcast_in_dim"):
-            return axis
+    def _listed(self, shape: Shape) -> Reach:
+        """The same, if its elements may differ."""
+        made = self._sized(shape)
+        return UNKNOWN if self.anywhere and made.axes else made
+
+    def _created(self, eqn: jax_core.JaxprEqn, shape: Shape) -> Reach:
+        """Of what is made of nothing that others reach."""
+        made, name = self._sized(shape), eqn.primitive.name
+        if not made.axes or name == "broadcast_in_dim":
+            return made
+        if name == "iota":
+            return self._listed(shape) if eqn.params["dimension"] in made.axes else made
+        if self.anywhere:
+            return UNKNOWN
         # Random numbers are functions of their place, counted along the axes.
         fry = name.startswith("random_") and "key<fry>" in str(eqn.invars[0].aval)
         counted = fry and bool(jax.config.jax_threefry_partitionable)  # type: ignore[attr-defined]
-        return axis if counted and axis == 0 else MIXED
+        return made if counted and made.axes == {0} else UNKNOWN
 
-    def _scan(self, params: Mapping[str, Any], given: list[Axis]) -> list[Axis]:
+    def _scan(self, params: Mapping[str, Any], given: list[Reach]) -> list[Reach]:
         consts, carries = params["num_consts"], params["num_carry"]
+        if self.size and params["length"] and params["length"] % self.size == 0:
+            return []  # as many turns as there are examples
         fixed, carry, xs = given[:consts], given[consts:][:carries], given[consts + carries :]
         # A turn is given a slice along axis 0; where that holds the examples, turns are examples.
-        each = [None if axis is None else MIXED if axis < 1 else axis - 1 for axis in xs]
+        each = [_along_turns(own) for own in xs]
         while True:
             made = self.outputs(params["jaxpr"], [*fixed, *carry, *each])
-            joined = [_joined(a, b) for a, b in zip(carry, made[:carries], strict=True)]
+            joined = [*map(_either, carry, made[:carries])]
             if joined == carry:
                 break
             carry = joined
-        return carry + [axis if axis in (None, MIXED) else axis + 1 for axis in made[carries:]]
+        return carry + [_shifted(own, 1) for own in made[carries:]]
 
-    def _while(self, params: Mapping[str, Any], given: list[Axis]) -> list[Axis]:
+    def _while(self, params: Mapping[str, Any], given: list[Reach]) -> list[Reach]:
         n_cond, n_body = params["cond_nconsts"], params["body_nconsts"]
         of_cond, of_body = given[:n_cond], given[n_cond:][:n_body]
         carry = given[n_cond + n_body :]
         while True:
             made = self.outputs(params["body_jaxpr"], [*of_body, *carry])
-            joined = [_joined(a, b) for a, b in zip(carry, made, strict=True)]
+            joined = [*map(_either, carry, made)]
             if joined == carry:
                 break
             carry = joined
         [ends] = self.outputs(params["cond_jaxpr"], [*of_cond, *carry])
-        return carry if ends is None else []
+        return [] if ends.spread or ends.axes else carry
 
-    def _cond(self, params: Mapping[str, Any], given: list[Axis]) -> list[Axis]:
-        if given[0] is not None:
-            return []
+    def _cond(self, params: Mapping[str, Any], given: list[Reach]) -> list[Reach]:
         made = [self.outputs(branch, given[1:]) for branch in params["branches"]]
-        return [_joined(*axes) for axes in zip(*made, strict=True)]
+        joined = [functools.reduce(_either, own) for own in zip(*made, strict=True)]
+        spread = given[0].spread if not given[0].axes else Spread.UNKNOWN
+        return [own._replace(spread=max(own.spread, spread)) for own in joined]
+
+
+def _shifted(own: Reach, by: int) -> Reach:
+    """Of an array with another axis before the rest, or without the first."""
+    known = {axis if axis == EVERYWHERE else axis + by: v for axis, v in own.known.items()}
+    return Reach(frozenset(axis + by for axis in own.axes), own.spread, known)
+
+
+def _along_turns(own: Reach) -> Reach:
+    if 0 in own.axes or 0 in own.known:
+        return Reach(spread=max(own.spread, Spread.UNKNOWN))
+    return _shifted(own, -1)
+
+
+def _computed(name: str, params: Mapping[str, Any], values: Sequence[Any]) -> Any:
+    """A value that is made of others, some of which may not be known; None if it is not known."""
+    if name == "select_n":
+        return None if values[0] is None else values[1 + int(values[0])]
+    if name in ("mul", "and", "or"):
+        absorbing = name == "or"
+        bools = all(value is None or value.dtype == bool for value in values)
+        if (name == "mul" or bools) and any(v is not None and v == absorbing for v in values):
+            return next(v for v in values if v is not None and v == absorbing)
+    if any(value is None for value in values):
+        return None
+    with np.errstate(all="ignore"):
+        if name == "convert_element_type":
+            return np.asarray(values[0]).astype(params["new_dtype"])[()]
+        made = VALUES[name](*values)
+    return made if made == made else None
 
 
 class _Operation(NamedTuple):
-    """One result of an operation that is given examples along one axis or more."""
+    """One result of an operation, of which one argument is given examples along one axis."""
 
-    given: Sequence[Axis]  # none of them MIXED
-    axis: int  # that of all that have one, or MIXED
+    given: Sequence[Axis]  # None of all other arguments
+    axis: int
     shapes: Sequence[Shape]  # of what is given
     out: Shape
     params: Mapping[str, Any]
 
 
-# Rules for arrays that lie alike. A result whose axis is not as long as the batch is none: `_made`.
+# Rules for arrays that lie alike. An axis that is not as long as the batch is none: `_result`.
 
 
 def _kept(op: _Operation) -> Axis:
     """A slice as long as the whole axis is the whole axis, in order."""
     return op.axis
+
+
+def _updated(op: _Operation) -> Axis:
+    """The whole axis, or it would matter where on it."""
+    return op.axis if op.shapes[0][op.axis] == op.shapes[1][op.axis] else MIXED
 
 
 def _elementwise(op: _Operation) -> Axis:
@@ -247,20 +405,15 @@ def _fft(op: _Operation) -> Axis:
 def _dot_general(op: _Operation) -> Axis:
     """Results have the batch axes, then the free ones of the left factor, then of the right."""
     contracted, batch = op.params["dimension_numbers"]
-    places: list[Axis] = []
-    for side, axis in enumerate(op.given):
-        if axis is None:
-            continue
-        paired, summed = list(batch[side]), list(contracted[side])
-        if axis in paired:
-            places.append(paired.index(axis))
-            continue
-        if axis in summed or op.given[1 - side] is not None:
-            return MIXED  # a sum over examples, or each of one factor with each of the other
-        free = [i for i in range(len(op.shapes[side])) if i not in (*paired, *summed)]
-        before = len(paired) if side == 0 else len(op.out) - len(free)
-        places.append(before + free.index(axis))
-    return _joined(*places)
+    side = 0 if op.given[0] is not None else 1
+    paired, summed = list(batch[side]), list(contracted[side])
+    if op.axis in paired:
+        return paired.index(op.axis)
+    if op.axis in summed:
+        return MIXED
+    free = [i for i in range(len(op.shapes[side])) if i not in (*paired, *summed)]
+    before = len(paired) if side == 0 else len(op.out) - len(free)
+    return before + free.index(op.axis)
 
 
 def _conv(op: _Operation) -> Axis:
@@ -276,13 +429,13 @@ def _gather(op: _Operation) -> Axis:
     paired = list(getattr(numbers, "operand_batching_dims", ()))
     of_index = list(getattr(numbers, "start_indices_batching_dims", ()))
     looked_up = [i for i in range(len(op.out)) if i not in numbers.offset_dims]
-    if table in paired:
-        own = of_index[paired.index(table)]
-        return looked_up[own] if index in (None, own) else MIXED
     if table is None:
         vector = len(op.shapes[1]) - 1  # along which an index lies
-        return MIXED if index is None or index == vector else looked_up[index]
-    if index is not None or table in numbers.start_index_map:
+        return MIXED if index == vector else looked_up[op.axis]
+    if table in paired:
+        own: int = looked_up[of_index[paired.index(table)]]
+        return own
+    if table in numbers.start_index_map:
         return MIXED
     gone = (*numbers.collapsed_slice_dims, *paired)
     kept = [i for i in range(len(op.shapes[0])) if i not in gone]
@@ -290,6 +443,27 @@ def _gather(op: _Operation) -> Axis:
     return to
 
 
+JOINING = {
+    "argmax", "argmin", "cumlogsumexp", "cummax", "cummin", "cumprod", "cumsum", "dot_general",
+    "reduce", "reduce_and", "reduce_max", "reduce_min", "reduce_or", "reduce_prod", "reduce_sum",
+    "reduce_window_max", "reduce_window_min", "reduce_window_sum", "reduce_xor", "sort", "top_k",
+}  # fmt: skip
+NEUTRAL = {
+    "reduce_and": True, "reduce_max": -np.inf, "reduce_min": np.inf, "reduce_or": False,
+    "reduce_prod": 1, "reduce_sum": 0,
+}  # fmt: skip
+PLACING = {
+    "broadcast_in_dim", "reduce_and", "reduce_max", "reduce_min", "reduce_or", "reduce_sum",
+    "reshape", "rev", "slice", "squeeze", "transpose",
+}  # fmt: skip
+VALUES: dict[str, Callable[..., Any]] = {
+    "abs": np.abs, "add": np.add, "add_any": np.add, "and": np.bitwise_and,
+    "convert_element_type": np.asarray, "copy": lambda a: a, "div": np.divide, "eq": np.equal,
+    "exp": np.exp, "ge": np.greater_equal, "gt": np.greater, "le": np.less_equal, "lt": np.less,
+    "max": np.maximum, "min": np.minimum, "mul": np.multiply, "ne": np.not_equal,
+    "neg": np.negative, "not": np.invert, "or": np.bitwise_or, "select_n": np.asarray,
+    "sign": np.sign, "square": np.square, "stop_gradient": lambda a: a, "sub": np.subtract,
+}  # fmt: skip
 CALLS = {
     "call", "checkpoint", "closed_call", "core_call", "custom_jvp_call", "jit", "pjit", "remat",
     "remat2",
@@ -308,7 +482,7 @@ ELEMENTWISE = """
 """
 ALIKE: dict[str, Rule] = {
     **dict.fromkeys(ELEMENTWISE.split(), _elementwise),
-    **dict.fromkeys(("dynamic_slice", "dynamic_update_slice", "slice", "tile"), _kept),
+    **dict.fromkeys(("dynamic_slice", "slice", "tile"), _kept),
     **dict.fromkeys(("cumlogsumexp", "cummax", "cummin", "cumprod", "cumsum"), _along),
     **dict.fromkeys(("concatenate", "rev", "sort", "split"), _along),
     **dict.fromkeys(("argmax", "argmin", "reduce", "squeeze"), _reduced),
@@ -320,6 +494,7 @@ ALIKE: dict[str, Rule] = {
     **dict.fromkeys(("reduce_window_sum", "select_and_gather_add"), _window),
     **dict.fromkeys(("cholesky", "eigh", "lu", "qr", "svd", "triangular_solve"), _matrices),
     "broadcast_in_dim": _broadcast_in_dim,
+    "dynamic_update_slice": _updated,
     "fft": _fft,
     "pad": _pad,
     "reshape": _reshape,

@@ -13,9 +13,7 @@ Program: TypeAlias = jax_core.ClosedJaxpr | jax_core.Jaxpr
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 DERIVATIVES = ("custom_jvp_call", "custom_vjp_call")  # whose rules are made anew by every trace
-_SIZE = re.compile(
-    r"(?<![\w.])\d+(?![\w.:])"
-)  # a whole number that is no literal, which has a type
+_SIZE = re.compile(r"(?<![\w.])\d+(?![\w.:])")  # a whole number; those to compute with have a colon
 _numbers: dict[object, int] = {}  # of functions on the host, which are thus never another's
 
 
@@ -86,6 +84,8 @@ def _lines(program: Program) -> Iterator[str]:
             for key, value in eqn.params.items()
             if not callable(value) and not inner({key: value})
         }
+        if eqn.primitive.name == "integer_pow":
+            params["y"] += ":"
         made = [f"{name(v)} {v.aval}" for v in eqn.outvars]
         yield f"{made} = {eqn.primitive.name} {params} {list(map(name, eqn.invars))}"
         for each in called:

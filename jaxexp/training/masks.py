@@ -5,7 +5,8 @@ evaluated in one. Where a model normalises by its batch, or a loss compares its 
 other, as a contrastive one does, the first must change no number, and the second must not be.
 
 What a task computes is traced, and most often it is plain from the program that it takes each
-example by itself (see `independence`). Otherwise a small batch is computed beside different rows.
+example by itself, or heeds the mask, or that it does neither (see `independence`). What is plain of
+none is computed beside different rows, and evaluated split by split.
 """
 
 import contextlib
@@ -27,14 +28,16 @@ from jaxexp.planning.plan import static_key
 from jaxexp.spec.trial import Trial, with_values
 from jaxexp.training import independence, jaxprs, step, tracing
 from jaxexp.training.data import Data
-from jaxexp.training.task import Batch, Outputs, Task, Variables
+from jaxexp.training.independence import CLEAN, EXAMPLES, MASK, UNKNOWN, Reach, Spread
+from jaxexp.training.task import Batch, Outputs, Task, Variables, update
 from jaxexp.training.trees import PyTree
 
 MANY, MORE = 1009, 1013  # examples of batches that are traced: primes, which no other axis has
 MOST_SIZES = 16  # of batches, besides: the extremes, and some between
-HALF = 4  # examples of the batch that is computed, beside as many others
+HALF = 16  # examples of the batch that is computed, beside as many others
 DRAWS = 8  # of examples, others, variables and a trial's hyperparameters
 NOISE = 0.3  # of parameters, in their own scale: many begin at zero, where nothing shows
+FAR = (1.0, 1e3)  # what others' numbers are multiplied by: some things show in large ones alone
 ROUNDING = 1e-5  # of gradients, whose sums some devices take in any order
 QUICK: dict[str, Any] = {  # to compile: each program runs a few times
     "xla_backend_optimization_level": 0,
@@ -44,6 +47,10 @@ FILLING = (
     "what fills it up would change the losses of its examples, or the model's state: heed the "
     "`mask` (B,) of a batch, where its examples have to do with one another, or how many they are "
     "(give the module, `apply` or `loss` a parameter `mask`)"
+)
+COMPARES = (
+    "what fills it up would change the values of metrics[{!r}], which have to do with other "
+    "examples of the batch: expected a jaxexp.Metric with `sums` over examples, and their `value`"
 )
 SIZED = (
     "what is computed of an example depends on how many there are in the array: count them by the "
@@ -64,6 +71,8 @@ class Mixing(NamedTuple):
     evaluated_filling: bool  # the same in evaluation
     evaluated: bool  # other examples, in evaluation
     sized: bool  # how many examples there are in all, in training
+    metric: str = ""  # whose values are all that is changed, if it is a metric alone
+    whole: bool = True  # unless a batch may be computed in parts
 
 
 APART = Mixing(filling=False, evaluated_filling=False, evaluated=False, sized=False)
@@ -114,10 +123,17 @@ class _Probe:
         self.task, self.trials = task, trials
         self.arrays, n = data.arrays(), data.counts["train"]
         self.steps = max(t.epochs * steps_per_epoch(n, t.batch_size) for t in trials)
-        sizes = {trial.batch_size for trial in trials}
-        # Of batches: of the trials, and of what is left for the last one.
-        self.sizes = sorted(sizes | {n % size for size in sizes if n % size})
-        self.filled = len(self.sizes) > 1 or data.folds is not None
+        of_trials = sorted({trial.batch_size for trial in trials})
+        counts = step.evaluated_counts(data).values()
+        evaluated = step.evaluation_batch_size(task, sum(counts))
+        # In training and in evaluation, the batches that there are,
+        self.batches = {True: _some(of_trials), False: [evaluated]}
+        # and how many examples count in them: not all of a last batch, or of one of several splits.
+        self.sizes = {
+            True: sorted({*of_trials, *(n % size for size in of_trials if n % size)}),
+            False: sorted({evaluated, *(min(evaluated, count) for count in counts)}),
+        }
+        self.filled = len(self.sizes[True]) > 1 or data.folds is not None
         leaves, key = tracing.traced_shapes(trials[0]), jax.eval_shape(lambda: jax.random.key(0))
         variables = jax.tree.map(
             lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype),
@@ -138,76 +154,109 @@ class _Probe:
     def init(self, leaves: Leaves, rng: Array, data: PyTree) -> Variables:
         return self.task.init(self.trial(leaves), rng, data)
 
-    def examples(self, given: _Given, *, train: bool) -> tuple[list[Array], PyTree]:
-        """What there is of each example, (B,) each, and in training the new state."""
+    def examples(self, given: _Given, *, train: bool) -> tuple[dict[str, PyTree], PyTree]:
+        """What there is of each example, (B, ...), the loss first; in training the new state."""
         leaves, variables, batch, mask, rng = given
         made: Outputs = self.task.apply(
             self.trial(leaves), variables, batch, rng=rng, mask=mask, train=train
         )
-        each = [made.loss, *made.metrics.values()]
-        for metric in self.task.metrics.values():
+        each: dict[str, PyTree] = {"": made.loss, **made.metrics}
+        for name, metric in self.task.metrics.items():
             if metric.example is not None:
-                each.append(metric.example(made.prediction, made.target))
-        weight_B = self.task.weights(batch)
-        return [*each, *([] if weight_B is None else [weight_B])], made.state if train else ()
+                each[name] = metric.example(made.prediction, made.target)
+            elif metric.sums is not None:
+                both = jax.tree.leaves((made.prediction, made.target))
+                each[name] = [a for a in both if jnp.shape(a)[:1] == jnp.shape(made.loss)]
+        return each | {" weights": self.task.weights(batch)}, made.state if train else ()
 
-    def gradients(self, given: _Given) -> tuple[list[Array], PyTree, PyTree]:
+    def gradients(self, given: _Given) -> tuple[dict[str, PyTree], PyTree, PyTree]:
         """The same in training, and the gradients of the loss that is minimised."""
 
-        def loss(params: PyTree) -> tuple[Array, tuple[list[Array], PyTree]]:
+        def loss(params: PyTree) -> tuple[Array, tuple[dict[str, PyTree], PyTree]]:
             own = given._replace(variables=given.variables._replace(params=params))
             each, state = self.examples(own, train=True)
             weight_B = step.weights_of(self.task, given.batch, given.mask)
-            return step.weighted_mean(each[0], weight_B), (each, state)
+            return step.weighted_mean(each[""], weight_B), (each, state)
 
         grads, (each, state) = jax.grad(loss, has_aux=True)(given.variables.params)
         return each, state, grads
 
+    def tangents(self, given: _Given, towards: PyTree) -> Array:
+        """Of the loss of each example, (B,), for parameters that move."""
+
+        def loss(params: PyTree) -> Array:
+            own = given._replace(variables=given.variables._replace(params=params))
+            each: Array = self.examples(own, train=True)[0][""]
+            return each
+
+        _, tangent_B = jax.jvp(loss, (given.variables.params,), (towards,))
+        made: Array = tangent_B
+        return made
+
     @tracing.one_at_a_time
     def found(self) -> Mixing:
-        """Computed once in a process for tasks, data and trials that compute the same."""
-        trains = [train for train in (True, False) if not self.proven(train=train)]
-        programs = {train: self.program(train=train) for train in trains}
-        lengths = self.lengths() if self.filled else None
-        if not trains and lengths is None:
-            return APART
+        """What is not proven is computed once in a process for all that computes the same."""
+        made = {train: self.lengths(train=train) for train in (True, False)}
+        lengths = {train: own for train, own in made.items() if own is not None}
+        filling, blamed = self.spread(lengths, MASK, train=True)
+        evaluated_filling, blamed_too = self.spread(lengths, MASK, train=False)
+        evaluated, _ = self.spread(lengths, EXAMPLES, train=False)
+        metrics = {*blamed, *blamed_too}
+        known = Mixing(
+            filling=filling is Spread.YES,
+            evaluated_filling=evaluated_filling is Spread.YES,
+            evaluated=evaluated is not Spread.NO,
+            sized=False,
+            metric="" if "" in metrics else next(iter(sorted(metrics)), ""),
+        )
+        tried = {True: filling, False: evaluated_filling}
+        programs = {
+            train: self.program(train=train)
+            for train, spread in tried.items()
+            if spread is Spread.UNKNOWN
+        }
+        lengths = {t: own for t, own in lengths.items() if tried[t] is not Spread.YES}
+        if not programs and not lengths:
+            apart = evaluated_filling is filling is Spread.NO and not known.evaluated
+            return known._replace(whole=not (apart and self.in_parts()))
         init = jax.make_jaxpr(self.init)(self.shapes.leaves, self.shapes.rng, self.arrays)
         traced = [init, *(each.closed for each in programs.values())]
-        if lengths is not None:
-            traced += lengths.programs.values()
+        for own in lengths.values():
+            traced += own.programs.values()
         read = sorted(set().union(*map(self.read, traced)))
         values = _spread([tuple(getattr(t, name) for name in read) for t in self.trials])
         digests = tuple(map(jaxprs.digest, traced))
-        largest = 0 if lengths is None else max(lengths.programs, default=0)
+        largest = max((n for own in lengths.values() for n in own.programs), default=0)
         data = self.data_digest(init.jaxpr, _turns(len(values)) * len(values), largest)
-        key = (
-            *programs,
-            lengths and tuple(lengths.programs),
-            *digests,
-            *read,
-            *values,
-            self.steps,
-            data,
-        )
+        sizes = tuple((train, *own.programs) for train, own in lengths.items())
+        key = *programs, *sizes, *digests, *read, *values, self.steps, data, known
         if key not in _found:
             leaves = [self.leaves(dict(zip(read, own, strict=True))) for own in values]
-            found = self.tried(programs, leaves) if programs else APART
-            if lengths is not None and self.differs(lengths, leaves):
-                found = found._replace(sized=True, filling=found.filling or not lengths.draws)
+            tells = self.tried(programs, leaves)
+            found = known._replace(
+                filling=tells.get(True, known.filling),
+                evaluated_filling=tells.get(False, known.evaluated_filling),
+            )
+            for train, own in lengths.items():
+                if self.differs(own, leaves, train=train):
+                    by_draws = own.draws and tried[train] is Spread.NO
+                    found = _sized(found, train=train, by_draws=by_draws)
             _found[key] = found
         return _found[key]
 
-    def lengths(self) -> "_Lengths | None":
-        """How training depends on the number of examples; None if it is proven not to."""
-        function = functools.partial(self.examples, train=True)
-        sizes, draws = self.batches(), False
+    def lengths(self, *, train: bool) -> "_Lengths | None":
+        """How results depend on the number of examples; None if they are proven not to."""
+        sizes, draws = _some(self.sizes[train]), False
+        if len(sizes) == 1 and not (train and self.filled):
+            return None
+        function = functools.partial(self.examples, train=train)
         try:
             many = self.traced(function, MANY)
             same = all(
                 jaxprs.same_but_for_size(self.traced(function, n), n, many, MANY)
                 for n in (MORE, *sizes)
             )
-            if same and DERIVATIVES & jaxprs.operations(many):
+            if same and train and DERIVATIVES & jaxprs.operations(many):
                 gradients = self.traced(self.gradients, MANY)
                 same = all(
                     jaxprs.same_but_for_size(self.traced(self.gradients, n), n, gradients, MANY)
@@ -216,26 +265,107 @@ class _Probe:
         except Exception:  # whatever the functions raise for batches of other sizes
             same = False
         if same:
-            axes = independence.axes_of(many, self.axes(), differentiated=False, size=MANY)
-            if {*axes} <= {None, 0}:
+            mask = MASK._replace(axes=EXAMPLES.axes)
+            spread, _ = self.reach(MANY, mask, train=train, size=MANY)
+            if spread is Spread.NO:
                 return None
-            draws = many.jaxpr.invars[-1] in _used(many.jaxpr)
+            draws = self.reach(MANY, mask, train=train, drawn=UNKNOWN)[0] is not Spread.NO
         programs = {}
         for n in {sizes[0], *sizes[-3:], max(1, sizes[-1] // 2)}:
             with contextlib.suppress(Exception):  # as above
-                programs[n] = self.traced(self.gradients, n)
+                programs[n] = self.traced(self.gradients if train else function, n)
         return _Lengths(programs, draws)
 
-    def batches(self) -> list[int]:
-        """Some of many sizes, the extremes among them."""
-        places = np.linspace(0, len(self.sizes) - 1, min(len(self.sizes), MOST_SIZES)).astype(int)
-        return [self.sizes[i] for i in places]
+    def spread(
+        self, lengths: Mapping[bool, "_Lengths"], mask: Reach, *, train: bool
+    ) -> tuple[Spread, set[str]]:
+        """How far others reach in batches as they are, and of what."""
+        batches = self.batches[train]
+        found = [  # those of other sizes compute the same, if it is proven
+            self.reach(max(n, 2), mask, train=train)
+            for n in (batches if train in lengths else batches[-1:])
+        ]
+        return max(spread for spread, _ in found), set().union(*(names for _, names in found))
+
+    def reach(
+        self, n: int, mask: Reach, *, train: bool, size: int | None = None,
+        drawn: Reach = CLEAN, anywhere: bool = False,
+    ) -> tuple[Spread, set[str]]:  # fmt: skip
+        """Whether others among n examples change more than what there is of them, and of what.
+
+        That is of metrics by their names, "" for all else. `drawn` is the reach of the batch's key.
+        """
+        shapes = self.sized(self.shapes, n)
+        given = [
+            reach
+            for part, reach in zip(shapes, (CLEAN, CLEAN, EXAMPLES, mask, drawn), strict=True)
+            for _ in jax.tree.leaves(part)
+        ]
+        prove = functools.partial(
+            independence.reaches, differentiated=train, size=size, anywhere=anywhere
+        )
+        function = functools.partial(self.examples, train=train)
+        program, (each, _) = jax.make_jaxpr(function, return_shape=True)(shapes)
+        metrics = self.task.metrics
+        names = [
+            name if name in metrics else ""
+            for name, own in each.items()
+            for _ in jax.tree.leaves(own)
+        ]
+        reached = prove(program, given)
+        found = [
+            (name, own.spread or Spread(not own.axes <= EXAMPLES.axes))
+            for name, own in zip(names, reached, strict=False)
+        ]
+        of_state = reached[len(names) :]
+        found += [("", own.spread or Spread(bool(own.axes))) for own in of_state]
+        # Derivatives may be the user's own, and are proven, too.
+        if train and "custom_jvp_call" in jaxprs.operations(program):
+            params = self.shapes.variables.params
+            towards = [CLEAN] * len(jax.tree.leaves(params))
+            try:
+                program = jax.make_jaxpr(self.tangents)(shapes, params)
+                [own] = prove(program, given + towards)
+            except (TypeError, NotImplementedError):  # a backward pass of the user's own
+                own = UNKNOWN
+            found.append(("", own.spread or Spread(not own.axes <= EXAMPLES.axes)))
+        worst = max(spread for _, spread in found)
+        return worst, {name for name, spread in found if spread}
+
+    def in_parts(self) -> bool:
+        """Whether a batch may be computed in parts, of a task that takes each example by itself.
+
+        Nothing may depend on the place of an example in its batch, as what is drawn for each does,
+        on a state that goes from step to step, or on the loss of other parameters.
+        """
+        if jax.tree.leaves(self.shapes.variables.state) or self.asks_for_losses():
+            return False
+        spread, _ = self.reach(
+            MANY, EXAMPLES, train=True, size=MANY, drawn=UNKNOWN, anywhere=True
+        ) if self.filled else (Spread.UNKNOWN, set())  # fmt: skip
+        return spread is Spread.NO
+
+    def asks_for_losses(self) -> bool:
+        """Whether the optimizer computes the loss of other parameters, as a line search does."""
+        asked = False
+
+        def value_fn(params: PyTree) -> Array:
+            nonlocal asked
+            asked = True
+            return jnp.zeros(())
+
+        def one(leaves: Leaves, params: PyTree) -> PyTree:
+            optimizer = self.task.optimizer(self.trial(leaves), self.steps)
+            return update(optimizer, params, optimizer.init(params), params, 0.0, value_fn)
+
+        jax.eval_shape(one, self.shapes.leaves, self.shapes.variables.params)
+        return asked
 
     def traced(self, function: Callable[[_Given], PyTree], n: int) -> jax_core.ClosedJaxpr:
         """A function of so many examples."""
         return jax.make_jaxpr(function)(self.sized(self.shapes, n))
 
-    def differs(self, lengths: "_Lengths", leaves: Sequence[Leaves]) -> bool:
+    def differs(self, lengths: "_Lengths", leaves: Sequence[Leaves], *, train: bool) -> bool:
         """Whether examples differ by themselves, and in the largest batch, which is filled up.
 
         Where nothing can be computed, it is not known, and said to differ.
@@ -245,6 +375,7 @@ class _Probe:
             for n, program in sorted(lengths.programs.items())
         }
         grads, (*small, large) = len(jax.tree.leaves(self.shapes.variables.params)), run or [0]
+        grads = grads if train else 0
         computed = False
         for i, (given, _) in enumerate(self.draws(leaves) if small else ()):
             rows = self.drawn(i, large)
@@ -274,43 +405,9 @@ class _Probe:
         if not train:
             function = functools.partial(self.examples, train=False)
             closed, (each, _) = jax.make_jaxpr(function, return_shape=True)(self.shapes)
-            return _Program(closed, len(each), 0)
+            return _Program(closed, len(jax.tree.leaves(each)), 0)
         closed, (each, _, grads) = jax.make_jaxpr(self.gradients, return_shape=True)(self.shapes)
-        return _Program(closed, len(each), len(jax.tree.leaves(grads)))
-
-    def proven(self, *, train: bool) -> bool:
-        """Whether each example is by itself, and the new state has nothing to do with any."""
-        function = functools.partial(self.examples, train=train)
-        program, (each, _) = jax.make_jaxpr(function, return_shape=True)(self.shapes)
-        axes = independence.axes_of(program, self.axes(), differentiated=train)
-        if not {*axes[: len(each)]} <= {None, 0} or not {*axes[len(each) :]} <= {None}:
-            return False
-        if not train or "custom_jvp_call" not in jaxprs.operations(program):
-            return True  # else derivatives, which may be the user's own, are proven too
-
-        def tangents(given: _Given, towards: PyTree) -> Array:
-            def loss(params: PyTree) -> Array:
-                own = given._replace(variables=given.variables._replace(params=params))
-                return self.examples(own, train=True)[0][0]
-
-            _, tangent_B = jax.jvp(loss, (given.variables.params,), (towards,))
-            made: Array = tangent_B
-            return made
-
-        params = self.shapes.variables.params
-        try:
-            program = jax.make_jaxpr(tangents)(self.shapes, params)
-        except (TypeError, NotImplementedError):  # a backward pass of the user's own
-            return False
-        given = self.axes() + [None] * len(jax.tree.leaves(params))
-        return {*independence.axes_of(program, given, differentiated=True)} <= {None, 0}
-
-    def axes(self) -> list[independence.Axis]:
-        """Of the examples, in what the functions are given."""
-        given = self.shapes
-        fixed = jax.tree.map(lambda _: -1, given)
-        own = fixed._replace(batch=jax.tree.map(lambda _: 0, given.batch), mask=0)
-        return [axis if axis == 0 else None for axis in jax.tree.leaves(own)]
+        return _Program(closed, len(jax.tree.leaves(each)), len(jax.tree.leaves(grads)))
 
     def read(self, program: jax_core.ClosedJaxpr) -> set[str]:
         """The hyperparameters among what a program uses; they are the first of its inputs."""
@@ -338,34 +435,26 @@ class _Probe:
             for name, shape in self.shapes.leaves.items()
         }
 
-    def tried(self, programs: Mapping[bool, "_Program"], leaves: Sequence[Leaves]) -> Mixing:
-        """By what stands beside the same examples: what a trial reads must not change.
+    def tried(
+        self, programs: Mapping[bool, "_Program"], leaves: Sequence[Leaves]
+    ) -> dict[bool, bool]:
+        """Whether what fills a batch changes what there is of the same examples.
 
         Where nothing can be computed, it is not known, and said to change.
         """
-        half = np.arange(2 * HALF) < HALF
-        masks = {"filling": half, "evaluated_filling": half, "evaluated": np.ones_like(half)}
-        masks = {name: mask for name, mask in masks.items() if (name == "filling") in programs}
-        shapes = jax.tree.leaves(self.shapes)
+        mask, shapes = np.arange(2 * HALF) < HALF, jax.tree.leaves(self.shapes)
         run = {train: _runnable(program.closed, shapes) for train, program in programs.items()}
-        changed, unknown = set[str](), set(masks)
-        for pair in self.draws(leaves):
-            for name in masks.keys() - changed:
-                train, mask = name == "filling", masks[name]
+        changed, unknown = set[bool](), set(programs)
+        for pair in self.draws(leaves) if programs else ():
+            for train in programs.keys() - changed:
                 one, other = (run[train](each._replace(mask=mask)) for each in pair)
                 if one is None or other is None:
                     continue
                 if programs[train].differ(one, other):
-                    changed.add(name)
+                    changed.add(train)
                 if np.isfinite(one[0][:HALF]).any():
-                    unknown.discard(name)
-                if name == "evaluated":  # the number of those that count is another as well
-                    alone = run[False](pair[0]._replace(mask=half))
-                    if alone is not None and programs[False].differ(one, alone):
-                        changed.add(name)
-            if changed == masks.keys():
-                break
-        return Mixing(**{name: name in changed | unknown for name in Mixing._fields})
+                    unknown.discard(train)
+        return {train: train in changed | unknown for train in programs}
 
     @functools.cached_property
     def compiled_init(self) -> jax.stages.Compiled:
@@ -389,6 +478,7 @@ class _Probe:
             own, others = (_rows(train, part) for part in np.split(_drawn(i, n), 2))
             crossed = functools.partial(_crossed, rng=rng)
             again = jax.tree.map(crossed, own, others) if i % 2 else own
+            again = jax.tree.map(functools.partial(_times, FAR[i // 2 % 2]), again)
             one, other = (
                 jax.tree.map(lambda *parts: np.concatenate(parts), own, beside)
                 for beside in (others, again)
@@ -470,6 +560,29 @@ def _rows(examples: Batch, rows: np.ndarray) -> Batch:
 def _crossed(a: np.ndarray, b: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Each number of one or the other, so that some of what examples may share is shared."""
     return np.where(rng.random(a.shape) < 0.5, a, b)
+
+
+def _times(factor: float, a: np.ndarray) -> np.ndarray:
+    """Of what is no floats, the same."""
+    made: np.ndarray = a * a.dtype.type(factor) if jnp.issubdtype(a.dtype, jnp.floating) else a
+    return made
+
+
+def _some(sizes: Sequence[int]) -> list[int]:
+    """A few of many, the extremes among them."""
+    places = np.linspace(0, len(sizes) - 1, min(len(sizes), MOST_SIZES)).astype(int)
+    return [sizes[i] for i in places]
+
+
+def _sized(found: Mixing, *, train: bool, by_draws: bool) -> Mixing:
+    """What follows from examples being others in an array of another size.
+
+    In a last batch, or beside another split, they may be drawn for otherwise, but no more.
+    """
+    if train:
+        return found._replace(sized=True, filling=found.filling or not by_draws)
+    filling = found.evaluated_filling or not by_draws
+    return found._replace(evaluated=True, evaluated_filling=filling)
 
 
 def _moved(variables: Variables, count: int, rng: np.random.Generator) -> Variables:
