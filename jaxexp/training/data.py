@@ -75,7 +75,7 @@ class Data:
             of shorter ones: "train", those that a trial of `Trial.fold` trains on, and
             "validation" or "test", those it is evaluated on. `jaxexp.folds` makes them.
         train_sample: how many of the training examples, always the same, are evaluated after every
-            epoch; if None all of 512, a third of more, and at most 10,000.
+            epoch; if None, all of up to 512, and otherwise 30 %, at least 512 and at most 10,000.
         coords: name -> (dimensions, array), coordinates of the dataset of results.
         attrs: attributes of the dataset of results; `attrs["data"]` says in one line where the
             data are from.
