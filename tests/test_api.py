@@ -286,6 +286,26 @@ def test_flax_modules_with_state_and_dropout(kind, data):
     assert set(results.predict(data.test.x)) <= set(data.classes)
 
 
+class Sowing(Nnx):
+    def __call__(self, x, mask):
+        self.sow(nnx.Intermediate, "inputs", x)
+        return super().__call__(x, mask)
+
+
+@pytest.mark.filterwarnings("ignore:Using 'Module.sow:DeprecationWarning")
+def test_what_an_nnx_module_sows_is_no_state(data):
+    def train(make):
+        loss = optax.softmax_cross_entropy_with_integer_labels
+        task = jx.supervised(module=lambda trial, rngs: make(4, rngs), loss=loss)
+        sweep = jx.Sweep(jx.Trial(epochs=2, batch_size=16, optimizer="sgd"), {"seed": [0, 1]})
+        return jx.run(sweep, task, data, progress=False)
+
+    plain, sowing = train(Nnx), train(Sowing)
+    np.testing.assert_allclose(sowing["loss"], plain["loss"], rtol=1e-5)
+    states = (jax.tree.structure(each.best().variables.state) for each in (sowing, plain))
+    assert next(states) == next(states)
+
+
 def test_a_regression_without_other_splits():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(70, 3))

@@ -45,6 +45,24 @@ class NNet(nnx.Module):
         return self.last(x)
 
 
+class Keeping(NNet):
+    def __call__(self, x):
+        self.seen = nnx.BatchStat(x.mean(0))
+        return self.last(x)
+
+
+class Opaque(jx.Task):
+    def init(self, trial, rng, data):
+        return jx.Variables({"w": jnp.zeros(4)})
+
+    def apply(self, trial, variables, batch, *, rng, mask, train):
+        return jx.Outputs((batch.x @ variables.params["w"]) ** 2)
+
+    def optimizer(self, trial, steps):
+        own = optax.sgd(trial.learning_rate)
+        return optax.contrib.sam(own, own, opaque_mode=True)
+
+
 @dataclass(frozen=True, kw_only=True)
 class OwnTrial(jx.Trial):
     drop: float = jx.traced(0.1)
@@ -239,6 +257,19 @@ MISTAKES = {
         r"optimizer of \d+ steps: ValueError: The cosine_decay_schedule requires positive",
     ),
     "a schedule returned": (lambda: plan(optimizer=cosine), "the function returned function"),
+    "lookahead": (
+        lambda: plan(optimizer=lambda t: optax.lookahead(optax.sgd(t.learning_rate), 5, 0.5)),
+        r"^optimizer: .*takes the parameters of the task.*would have to be optax.LookaheadParams",
+    ),
+    "sam without its gradients": (
+        lambda: jx.plan(jx.Sweep(TRIAL), Opaque(), LABELS),
+        r"^Opaque.optimizer: ValueError: grad_fn must be provided.*; expected one that takes",
+    ),
+    # State
+    "an nnx module that keeps what it did not have": (
+        lambda: plan(module=lambda trial, rngs: Keeping(rngs)),
+        r"^module: the new state has another structure .*\(with \['seen'\]\); expected the variabl",
+    ),
     # Traced values
     "a branch on a traced value": (
         lambda: plan(optimizer=lambda t: optax.adam(t.learning_rate if t.learning_rate else 1)),

@@ -175,7 +175,11 @@ class NnxModel(SupervisedModel):
         model = nnx.merge(graph, params, jax.tree.unflatten(structure, seeded), state)
         model.train() if train else model.eval()
         prediction = model(x, **call_arguments(model, rng, mask, train=train))
-        return prediction, nnx.to_pure_dict(self._split(model)[3]) if train else variables.state
+        # What a module sows is for those who look into it, and no state: linen's is left out, too.
+        made_with = {path for path, _ in nnx.to_flat_state(state)}
+        sown = nnx.All(nnx.Intermediate, lambda path, _: path not in made_with)
+        new = nnx.split(model, nnx.Param, nnx.RngState, sown, ...)[-1]
+        return prediction, nnx.to_pure_dict(new) if train else variables.state
 
     def check(self, trial: Trial) -> None:
         """Raise UserError for a model that is not one of its own for each trial."""

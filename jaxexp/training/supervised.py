@@ -40,7 +40,8 @@ from jaxexp.training.task import (
     Outputs,
     Task,
     Variables,
-    update,
+    check_state,
+    try_optimizer,
 )
 from jaxexp.training.trees import PyTree
 
@@ -247,9 +248,11 @@ class Supervised(Task):
             check_params(self.model.names[0], variables.params)
             for train in (True, False):
                 with naming(self.model.names[1], inputs=x):
-                    prediction, _ = self.model.apply(
+                    prediction, state = self.model.apply(
                         own, variables, x, rng=rng, mask=mask, train=train
                     )
+                part, expected = self.model.names[1], "expected the variables that it is made with"
+                check_state(part, variables.state, state, expected)
             _check_broadcast(prediction, y)
             with naming("loss", prediction=prediction, target=y):
                 loss_B = self._loss(own, prediction, y, mask)
@@ -260,8 +263,7 @@ class Supervised(Task):
                         metric.compute(sums, name=name)
             with naming("optimizer"):
                 optimizer = self.optimizer(own, 1000)
-                params = variables.params
-                update(optimizer, params, optimizer.init(params), params)
+                try_optimizer("optimizer", optimizer, variables.params)
             return prediction
 
         key = jax.eval_shape(lambda: jax.random.key(0))

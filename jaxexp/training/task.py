@@ -193,6 +193,23 @@ def update(
     return extended_update(optimizer, grads, state, params, extra)
 
 
+def try_optimizer(part: str, optimizer: optax.GradientTransformation, params: PyTree) -> None:
+    """Trace its first step; UserError, which names the part, where it does not take the parameters.
+
+    What JAX says of hyperparameters that are traced is left to the caller.
+    """
+    try:
+        update(optimizer, params, optimizer.init(params), params)
+    except (UserError, jax.errors.JAXTypeError):
+        raise
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[0].rstrip(".")
+        wanted = "one that takes the parameters of the task, and gradients of them"
+        if isinstance(error, AttributeError) and error.name in optax.LookaheadParams._fields:
+            wanted += ": parameters would have to be optax.LookaheadParams here"
+        raise UserError(f"{part}: {type(error).__name__}: {reason}; expected {wanted}") from error
+
+
 def extended_update(
     optimizer: optax.GradientTransformation, grads: PyTree, state: PyTree, params: PyTree,
     extra: Mapping[str, PyTree],
@@ -238,15 +255,28 @@ def check_outputs(task: Task, outputs: object, size: int, state: PyTree = None) 
                 f"{name}: metric {metric!r} computes nothing itself and is not in Outputs.metrics"
             )
     if state is not None:
-        _check_state(name, state, outputs.state)
+        check_state(name, state, outputs.state, "return it as Outputs(state=…)")
 
 
-def _check_state(name: str, state: PyTree, new: PyTree) -> None:
+def check_state(name: str, state: PyTree, new: PyTree, expected: str) -> None:
+    """Raise UserError unless a new state has the structure, shapes and types of that of before."""
     before, after = str(jax.tree.structure(state)), str(jax.tree.structure(new))
     if before != after:
+        had, has = (
+            [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+            for tree in (state, new)
+        )
+        differs = [
+            f"{word} {', '.join(paths)}"
+            for word, paths in (
+                ("with", [path for path in has if path not in had]),
+                ("without", [path for path in had if path not in has]),
+            )
+            if paths
+        ]
         raise UserError(
-            f"{name}: the new state has another structure than that of init ({after} instead of "
-            f"{before}); return it as Outputs(state=…)"
+            f"{name}: the new state has another structure than that of init "
+            f"({' and '.join(differs) or f'{after} instead of {before}'}); {expected}"
         )
     flat = jax.tree_util.tree_leaves_with_path(state)
     for (path, old), leaf in zip(flat, jax.tree.leaves(new), strict=True):

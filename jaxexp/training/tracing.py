@@ -28,6 +28,7 @@ from jaxexp.training.task import (
     Task,
     Variables,
     check_outputs,
+    try_optimizer,
     update,
 )
 from jaxexp.training.trees import PyTree
@@ -136,7 +137,7 @@ def _trace(task: Task, trial: Trial, read: set[str], arrays: Arrays) -> Inspecti
                 f"{type(task).__name__}.optimizer returned {type(optimizer).__name__}, expected an "
                 "optax.GradientTransformation"
             )
-        update(optimizer, params, optimizer.init(params), params)
+        try_optimizer(f"{type(task).__name__}.optimizer", optimizer, params)
         with contextlib.suppress(Exception):  # the data may lack what only those that record need
             made = task.predictions(trial, own, data)
             predicted.update({name: math.prod(array.shape) for name, array in made.items()})
