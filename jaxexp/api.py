@@ -212,7 +212,7 @@ def task_fingerprint(task: Task, data: Data, sweeps: Sequence[Sweep]) -> str:
         fingerprint(task, lambda _, own=trial: own, {}, _steps(trial, data), arrays, processes=True)  # type: ignore[misc]
         for trial in (some[:1] if is_plain_value(task) else some)
     ]
-    return digest(json.dumps([type(task).__name__, *found]))
+    return digest(json.dumps([type(task).__name__, task.evaluation_batch_size, *found]))
 
 
 def _steps(trial: Trial, data: Data) -> tuple[int]:

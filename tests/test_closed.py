@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import subprocess
 import sys
+import types
 import typing
 from dataclasses import dataclass
 
@@ -284,6 +285,51 @@ def test_what_differs_in_python_alone_is_compiled_anew(task):
     one, other, again = (run(TRIAL, task(k)).params()["w"] for k in (1.0, -3.0, 1.0))
     np.testing.assert_array_equal(one, again)
     assert not np.allclose(one, other)
+
+
+def test_parameters_and_metrics_by_other_names():
+    """No part of a program's text either: one compiled before returned those of its own task."""
+    absolute, squared = (
+        jx.Metric("lower", example=lambda p, y, k=k: jnp.abs(p - y) ** k) for k in (1, 2)
+    )
+    first, second, third = (
+        run(TRIAL, line(metrics=metrics))
+        for metrics in (
+            {"a": absolute, "b": squared}, {"b": absolute, "a": squared}, {"c": absolute}
+        )
+    )  # fmt: skip
+    np.testing.assert_array_equal(first["a"], second["b"])
+    np.testing.assert_array_equal(first["a"], third["c"])
+    for name in ("v", "w"):
+        task = line(
+            init=lambda trial, rng, x, name=name: {name: jnp.zeros(3)},
+            apply=lambda trial, params, x, name=name: x @ params[name],
+        )
+        assert list(run(TRIAL, task).params()) == [name]
+
+
+def test_another_number_of_examples_is_evaluated_at_once():
+    @dataclass(frozen=True)
+    class Spread(Line):
+        """Its metric is one of a whole batch."""
+
+        evaluation_batch_size: int = 1024
+        metrics = types.MappingProxyType({"spread": jx.Metric("lower")})
+
+        def apply(self, trial, variables, batch, *, rng, mask, train):
+            p_B, n = batch.x @ variables.params["w"], mask.sum()
+            away_B = p_B - jnp.where(mask, p_B, 0).sum() / n
+            spread = jnp.where(mask, away_B**2, 0).sum() / n
+            loss_B = (p_B - batch.y) ** 2
+            return jx.Outputs(loss_B, metrics={"spread": jnp.full(p_B.shape, spread)})
+
+    n = DATA.counts["train"]
+    whole, halves, larger = (run(TRIAL, Spread(evaluation_batch_size=k)) for k in (n, n // 2, 1024))
+    expected = np.var(DATA.train.x @ whole.params()["w"])
+    for results in (whole, larger):
+        found = results["spread"].sel(split="train")[-1]
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
+    assert not np.isclose(halves["spread"].sel(split="train")[-1], expected, rtol=1e-4)
 
 
 def test_a_task_is_compiled_once_however_often_it_is_made(compilations):

@@ -85,7 +85,8 @@ def compile_program(
     computes = fingerprint(task, program.spec.trial, leaves, lengths, data, predictions=predictions)
     ways = program.microbatch, program.one_by_one
     decided = program.spec, program.record, ways, batch, lengths, devices
-    key = (type(task), computes, *decided, str(shapes))
+    evaluated = task.evaluation_batch_size  # the task's text is that of a batch of two
+    key = (type(task), computes, evaluated, *decided, str(shapes))
     if key not in _compiled:
         parts = lowered_in_turn(program, task, mesh, data, lanes, chunk)
         _compiled[key] = _compile(parts, devices[0].platform)

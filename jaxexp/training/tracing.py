@@ -263,7 +263,7 @@ def fingerprint(
             for name, metric in task.metrics.items():
                 value_B = outputs.metrics.get(name)
                 sums = metric.sums_of(value_B, outputs.prediction, outputs.target, jnp.ones(2))
-                made.append((sums, metric.compute(sums)))
+                made.append({name: (sums, metric.compute(sums))})
             made.append(tuple(outputs))
         for length in steps:
             optimizer = task.optimizer(own, length)
@@ -275,7 +275,10 @@ def fingerprint(
             made.append(task.predictions(own, variables, data))
         return made
 
-    return jaxprs.digest(jax.make_jaxpr(everything)(leaves, arrays), processes=processes)
+    jaxpr, shapes = jax.make_jaxpr(everything, return_shape=True)(leaves, arrays)
+    # A jaxpr does not know what parameters and metrics are called.
+    names = list(task.metrics) if processes else jax.tree.structure(shapes)
+    return f"{jaxprs.digest(jaxpr, processes=processes)} {names}"
 
 
 def is_plain_value(task: Task) -> bool:
