@@ -48,7 +48,11 @@ class TrialResult:
 
     @property
     def params(self) -> PyTree:
-        """The trained parameters; raises UserError if they were not kept."""
+        """The trained parameters; raises UserError if they were not kept.
+
+        Of a linen module: what it keeps under "params", so that `module.apply({"params":
+        trial.params, **trial.variables.state}, x)` is what it computes.
+        """
         if self.variables is None:
             raise UserError("the parameters were not kept: run with keep_params=True")
         return self.variables.params
@@ -148,7 +152,11 @@ class Results:
         return self._at(found[0])
 
     def params(self, **values: object) -> PyTree:
-        """The trained parameters of the trial that `trial` finds."""
+        """The trained parameters of the trial that `trial` finds.
+
+        Those of a linen module come without the level "params": `module.apply({"params":
+        results.params(…)}, x)`. Batch statistics and the like are in `trial(…).variables.state`.
+        """
         return self.trial(**values).params
 
     def predict(self, X: PyTree, trial: TrialResult | None = None) -> np.ndarray:
