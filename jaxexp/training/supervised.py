@@ -82,7 +82,8 @@ def supervised(
             hyperparameters are arrays in it, which some schedules of optax do not take: give those
             a peak of 1, and put `optax.scale(trial.learning_rate)` behind.
         loss_unit: of the loss, for figures and tables.
-        evaluation_batch_size: how many examples are evaluated at once.
+        evaluation_batch_size: how many examples are evaluated at once. A loss that compares the
+            examples of a batch, and noise drawn in evaluation, depend on it where a split has more.
 
     Raises:
         UserError: neither a module nor both functions, or something that is not what it should be.

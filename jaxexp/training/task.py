@@ -51,6 +51,8 @@ class Outputs(NamedTuple):
         prediction: (B, ...), for the metrics that compare it with the target.
         target: (B, ...), likewise.
         metrics: (B,) each, by name: for metrics that are means of what the task itself computes.
+            What is one number of a batch, repeated B times, becomes the mean over the batches that
+            are evaluated: see `Task.evaluation_batch_size`.
         state: the new state of the model.
 
     >>> Outputs(loss=jnp.zeros(4)).loss.shape
@@ -79,7 +81,9 @@ class Task(abc.ABC):
 
     metrics: Mapping[str, Metric] = types.MappingProxyType({})  # beside the loss
     loss_unit: str = ""
-    evaluation_batch_size: int = 1024  # examples at once, where nothing is trained
+    evaluation_batch_size: int = 1024
+    """How many examples are evaluated at once. What compares the examples of a batch, and noise
+    drawn in evaluation, depend on it where a split has more of them."""
     # The dimensions of each of `predictions`, the first of all examples; sizes as in `Data.coords`.
     prediction_dims: Mapping[str, tuple[str, ...]] = types.MappingProxyType({})
 
@@ -98,7 +102,8 @@ class Task(abc.ABC):
     ) -> Outputs:  # fmt: skip
         """The loss of each example of a batch, what its metrics need, and the new state.
 
-        `rng` is a key, new in every step, for whatever is random in training. `mask` (B,) is True
+        `rng` is a key, new in every step, for whatever is random in training; in evaluation it is
+        the same for all batches. `mask` (B,) is True
         for examples and False for what fills up the last batch: statistics over the batch must
         leave the latter out; losses and metrics of theirs are left out by jaxexp.
         """
