@@ -482,6 +482,12 @@ def test_a_task_is_the_same_in_another_process(capsys):
         (lambda: by_hand(optimizer=lambda self, trial, steps: optax.sgd(
             optax.cosine_decay_schedule(0.1, trial.epochs * 4))),
          "value of epochs is not known to Python.*given the number of its steps"),
+        (lambda: by_hand(optimizer=lambda self, trial, steps: optax.sgd(jnp.ones(trial.epochs)[0])),
+         r"^Line: Shapes must be .*value of epochs is not known to Python.* with jax.numpy; what"),
+        (lambda: by_hand(optimizer=lambda self, trial, steps: optax.sgd(jnp.ones(1 + trial.seed))),
+         "value of seed is .*or declare it in the trial with jaxexp.static"),
+        (lambda: by_hand(apply=lambda out, train: out if out.loss.sum() > 0 else None),
+         r"value of what is computed is not known to Python.*compute with jax.numpy\)$"),
     ],
 )  # fmt: skip
 def test_tasks_by_hand_are_refused_before_anything_is_compiled(task, message):

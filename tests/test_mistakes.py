@@ -284,6 +284,18 @@ MISTAKES = {
         lambda: plan(trial=OWN, module=lambda trial: DropNet(trial.drop)),
         "module: .*the value of drop is",
     ),
+    "epochs as a size": (
+        lambda: plan(
+            module=lambda trial: nn.Sequential([nn.Dense(2 * trial.epochs), nn.Dense(3)])
+        ),
+        "module: .*Shapes must .*the value of epochs is not known to Python: .* compute with "
+        "jax.numpy; what Python has to know is a hyperparameter of your own, declared with "
+        "jaxexp.static; an optimizer is given the number of its steps, as its second argument",
+    ),
+    "a branch on epochs": (
+        lambda: plan(optimizer=lambda trial: optax.adam(0.1 if trial.epochs > 3 else 0.01)),
+        r"of epochs is not known .* compute with jax.numpy; .* its second argument\)$",
+    ),
     # Gradients
     "a loop of unknown length": (
         lambda: plan(apply=endless), r"Supervised.apply: the loss has no gradient.*while_loop"

@@ -126,7 +126,9 @@ def make(hint, default=dataclasses.MISSING, name="extra", **options):
          r"OddTrial.extra: kind is 'traced', expected one of Kind.TRACED"),
         (lambda: make(int, dataclasses.field(default=1, metadata={"kind": Kind.LENGTH})),
          "OddTrial.extra: only `epochs` is the length of a trial"),
-        (lambda: make(int, static(3), name="epochs"), "OddTrial.epochs: only `epochs` is"),
+        (lambda: make(int, static(3), name="epochs"),
+         "OddTrial.epochs: declared as static, expected a default alone, .* is a JAX scalar; an "
+         "optimizer is given the number of its steps, and what else .* of another name"),
         (lambda: make(pathlib.Path, pathlib.Path()), "of type Path is not supported"),
         (lambda: make(tuple, ()), r"type tuple is not supported; expected .*tuple\[int, \.\.\.\]"),
         (lambda: make(dict, None), "hyperparameter of type dict is not supported"),

@@ -175,6 +175,11 @@ class Trial:
     ...     l2: float = traced(0.0, at_least=0)  # a number inside the program
     >>> NetTrial(channels=8, learning_rate=0.01).channels
     8
+
+    In functions of yours, `epochs` is a JAX scalar, as what is declared with `traced` is: trials of
+    any length share a program. An optimizer that has to know the length is given its number of
+    steps. `batch_size` is a plain int, unless `programs="one"` forces trials of several batch sizes
+    into a program.
     """
 
     epochs: int = _declare(50, Kind.LENGTH, at_least=1)
@@ -269,6 +274,13 @@ ENGINE: dict[str, set[tuple[type, Kind]]] = {
     "fold": {(int, Kind.TRACED)},
     "matmul_precision": {(str, Kind.STATIC)},
 }
+
+
+def may_be_static(name: str) -> bool:
+    """Whether a hyperparameter of any trial may be declared as static."""
+    return name not in ENGINE or Kind.STATIC in {kind for _, kind in ENGINE[name]}
+
+
 # Hyperparameters that came later: at these values, ids of trials are those from before.
 ADDED = {"fold": 0, "matmul_precision": "float32"}
 OPTIMIZER = ("learning_rate", "momentum", "weight_decay")
@@ -394,8 +406,18 @@ def _field(cls: type[Trial], field: dataclasses.Field[Value], hint: Hint) -> Hyp
     if not isinstance(kind, Kind):
         known = ", ".join(str(k) for k in Kind)
         raise UserError(f"{where}: kind is {kind!r}, expected one of {known}")
-    if (kind is Kind.LENGTH) != (field.name == "epochs"):
-        raise UserError(f"{where}: only `epochs` is the length of a trial, and nothing else is")
+    if field.name == "epochs" and kind is not Kind.LENGTH:
+        raise UserError(
+            f"{where}: declared as {kind.value}, expected a default alone, `epochs: int = 5`; "
+            "trials of any length share a program, in which `epochs` is a JAX scalar; an optimizer "
+            "is given the number of its steps, and what else Python has to know is a "
+            "hyperparameter of your own, of another name"
+        )
+    if kind is Kind.LENGTH and field.name != "epochs":
+        raise UserError(
+            f"{where}: only `epochs` is the length of a trial; expected jaxexp.traced, static, "
+            "size or choice"
+        )
     if field.name in RESERVED or field.name in _methods():
         what = "results" if field.name in RESERVED else "a trial"
         raise UserError(f"{where}: this name stands for something else in {what}; choose another")

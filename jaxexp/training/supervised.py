@@ -16,9 +16,9 @@ from jaxexp.base.errors import UserError
 from jaxexp.base.numbers import checked_int
 from jaxexp.planning.plan import static_key
 from jaxexp.spec.padding import Choice, Size, value
-from jaxexp.spec.trial import Kind, Trial, with_values
+from jaxexp.spec.trial import Trial, with_values
+from jaxexp.training import optimizers, tracing
 from jaxexp.training import metrics as metrics_
-from jaxexp.training import optimizers
 from jaxexp.training.data import Data, Examples
 from jaxexp.training.labels import check_labels
 from jaxexp.training.metrics import Metric
@@ -204,18 +204,14 @@ class Supervised(Task):
                 self._checked.add((key, steps))
 
     def _check(self, trial: Trial, data: Data) -> None:
-        traced = {
-            name: np.asarray(own, np.float32 if declared.hint is float else np.int32)
-            for name, declared in trial.fields().items()
-            if declared.kind is Kind.TRACED and (own := getattr(trial, name)) != declared.off
-        }
+        traced = tracing.traced_shapes(trial)
         try:
             prediction, target = self._trace(trial, data, traced)
         except UserError as error:
-            self._trace(trial, data, {})  # raises it again, if it has nothing to do with tracing
-            raise _because_traced(error, functools.partial(self._trace, trial, data), traced) from (
-                error
-            )
+            names = tracing.guilty(functools.partial(self._trace, trial, data), traced)
+            if not names:  # it has nothing to do with tracing
+                raise
+            raise UserError(f"{error} ({tracing.because_traced(names)})") from error
         if not (hasattr(prediction, "shape") and hasattr(target, "shape")):
             return
         shape, wanted = prediction.shape, target.shape
@@ -230,7 +226,7 @@ class Supervised(Task):
             check_labels(data, 2)
 
     def _trace(
-        self, trial: Trial, data: Data, traced: Mapping[str, np.ndarray]
+        self, trial: Trial, data: Data, traced: Mapping[str, jax.ShapeDtypeStruct]
     ) -> tuple[PyTree, PyTree]:
         """Trace one step of training and of evaluation; the shapes of prediction and target.
 
@@ -349,25 +345,6 @@ def _plain(trial: Trial) -> Trial:
     if isinstance(batch_size, Size):
         return with_values(trial, batch_size=value(batch_size))
     return trial
-
-
-def _because_traced(
-    error: UserError,
-    trace: Callable[[dict[str, np.ndarray]], object],
-    traced: Mapping[str, np.ndarray],
-) -> UserError:
-    """The same error, with the names of the hyperparameters that it is about."""
-    guilty = []
-    for name in traced:
-        try:
-            trace({name: traced[name]})
-        except UserError:
-            guilty.append(name)
-    names = " and ".join(guilty or traced)
-    return UserError(
-        f"{error} (the value of {names} is not known to Python: in the program, where trials share "
-        "it, it is traced; compute with jax.numpy, or declare it in the trial with jaxexp.static)"
-    )
 
 
 def _check_broadcast(prediction: PyTree, target: PyTree) -> None:

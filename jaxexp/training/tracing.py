@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
@@ -18,7 +18,7 @@ from jax.extend import core as jax_core
 
 from jaxexp.base.errors import UserError
 from jaxexp.planning.cost import Cost
-from jaxexp.spec.trial import Hyperparameter, Kind, Trial, with_values
+from jaxexp.spec.trial import ENGINE, Hyperparameter, Kind, Trial, may_be_static, with_values
 from jaxexp.training import jaxprs
 from jaxexp.training.task import (
     Arrays,
@@ -66,18 +66,50 @@ def trace(task: Task, trial: Trial, arrays: Arrays) -> Inspection:
     pass keeps for the backward pass. Raises UserError for what the task's methods may not return,
     and for a hyperparameter that is traced where Python needs its value.
     """
-    read: set[str] = set()
+    leaves = traced_shapes(trial)
     try:
-        return _trace(task, trial, read, arrays)
-    except jax.errors.JAXTypeError as error:
-        traced = [n for n, field in trial.fields().items() if _is_traced(field, trial)]
-        names = " and ".join(name for name in traced if name in read) or "what is computed"
-        raise UserError(
-            f"{type(task).__name__}: {str(error).partition(chr(10))[0]} (the value of {names} is "
-            "not known to Python: in the program, where trials share it, it is traced; compute "
-            "with jax.numpy, or declare it in the trial with jaxexp.static; an optimizer is given "
-            "the number of its steps)"
-        ) from error
+        return _trace(task, trial, arrays, leaves)
+    except UserError:
+        raise
+    except Exception as error:  # as a shape, JAX refuses a traced number with a TypeError
+        names = guilty(lambda some: _trace(task, trial, arrays, some), leaves)
+        if not names and not isinstance(error, jax.errors.JAXTypeError):
+            raise
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{type(task).__name__}: {reason} ({because_traced(names)})") from error
+
+
+def guilty(trace: Callable[[dict[str, T]], object], traced: Mapping[str, T]) -> list[str]:
+    """Of the hyperparameters that are traced, those for which tracing fails; [] if for none."""
+
+    def fails(*names: str) -> bool:
+        try:
+            trace({name: traced[name] for name in names})
+        except Exception:  # whatever functions of the user raise
+            return True
+        return False
+
+    if fails():
+        return []
+    return [name for name in traced if fails(name)] or [*traced]
+
+
+def because_traced(names: Sequence[str]) -> str:
+    """Why Python needed the values of these hyperparameters in vain, and what to do instead."""
+    fixed = [name for name in names if name in ENGINE and not may_be_static(name)]
+    said = "compute with jax.numpy"
+    if len(fixed) < len(names):
+        said += ", or declare it in the trial with jaxexp.static"
+    if fixed:
+        said += (
+            "; what Python has to know is a hyperparameter of your own, declared with jaxexp.static"
+        )
+    if "epochs" in names:
+        said += "; an optimizer is given the number of its steps, as its second argument"
+    return (
+        f"the value of {' and '.join(names) or 'what is computed'} is not known to Python: in the "
+        f"program, where trials share it, it is traced; {said}"
+    )
 
 
 def _is_traced(declared: Hyperparameter, trial: Trial) -> bool:
@@ -96,13 +128,16 @@ def traced_shapes(trial: Trial) -> dict[str, jax.ShapeDtypeStruct]:
     }
 
 
-def _trace(task: Task, trial: Trial, read: set[str], arrays: Arrays) -> Inspection:
+def _trace(
+    task: Task, trial: Trial, arrays: Arrays, leaves: Mapping[str, jax.ShapeDtypeStruct]
+) -> Inspection:
+    """With these hyperparameters as numbers inside the program, and the others as they are."""
+    read: set[str] = set()
     watched = _watch(trial, read)
     examples = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), arrays["train"])
     batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct((2, *a.shape), a.dtype), examples)
     key = jax.eval_shape(lambda: jax.random.key(0))
     mask = jax.ShapeDtypeStruct((2,), jnp.bool_)
-    leaves = traced_shapes(trial)
 
     def init(leaves: PyTree, rng: Array, data: Arrays) -> Variables:
         made = task.init(with_values(watched, **leaves), rng, data)
