@@ -20,6 +20,7 @@ from jaxexp.results.results import apply, like_training
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial
 from jaxexp.spec.values import text
+from jaxexp.training import keys
 from jaxexp.training.trees import PyTree
 
 if TYPE_CHECKING:
@@ -136,8 +137,7 @@ def _of_tables(
     features = trained.get("features", data.features)
     tables = [_read(file, features, data.train.x) for file in files]
     arrays = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), data.arrays())
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    like = jax.eval_shape(lambda rng, data: task.init(trial, rng, data), key, arrays)
+    like = jax.eval_shape(lambda rng, data: task.init(trial, rng, data), keys.like(), arrays)
     x_NxF = like_training(data, np.concatenate(tables))
     prediction, probability_NxC = apply(task, trial, model.variables(like), x_NxF)
     rows = [

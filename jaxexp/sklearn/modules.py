@@ -19,7 +19,7 @@ from jaxexp.base.errors import UserError
 from jaxexp.planning.plan import static_key
 from jaxexp.sklearn.base import Network, NetworkClassifier, NetworkRegressor, Prepared
 from jaxexp.spec.trial import Trial
-from jaxexp.training import metrics
+from jaxexp.training import keys, metrics
 from jaxexp.training.models import model_of, naming
 from jaxexp.training.supervised import supervised
 from jaxexp.training.task import Task
@@ -97,7 +97,7 @@ class _Module(Network):
             return made
 
         with naming("module", inputs=like):
-            made: jax.ShapeDtypeStruct = jax.eval_shape(outputs, jax.random.key(0), like)
+            made: jax.ShapeDtypeStruct = jax.eval_shape(outputs, keys.like(), like)
             return made
 
 

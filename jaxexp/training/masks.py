@@ -26,7 +26,7 @@ from jax.extend import core as jax_core
 from jaxexp.base.batches import steps_per_epoch
 from jaxexp.planning.plan import static_key
 from jaxexp.spec.trial import Trial, with_values
-from jaxexp.training import independence, jaxprs, step, tracing
+from jaxexp.training import independence, jaxprs, keys, step, tracing
 from jaxexp.training.data import Data
 from jaxexp.training.independence import CLEAN, EXAMPLES, MASK, UNKNOWN, Reach, Spread
 from jaxexp.training.task import Batch, Outputs, Task, Variables, update
@@ -134,7 +134,7 @@ class _Probe:
             False: sorted({evaluated, *(min(evaluated, count) for count in counts)}),
         }
         self.filled = len(self.sizes[True]) > 1 or data.folds is not None
-        leaves, key = tracing.traced_shapes(trials[0]), jax.eval_shape(lambda: jax.random.key(0))
+        leaves, key = tracing.traced_shapes(trials[0]), keys.like()
         variables = jax.tree.map(
             lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype),
             jax.eval_shape(self.init, leaves, key, self.arrays),
@@ -464,7 +464,7 @@ class _Probe:
     def draws(self, leaves: Sequence[Leaves]) -> Iterator[tuple[_Given, _Given]]:
         """The same examples twice, beside different ones, at some point of a trial's training."""
         counts = [min(count, self.steps) for count in (0, 1000, 1, self.steps, 10)]
-        train, key = self.arrays["train"], jax.random.key(0)
+        train, key = self.arrays["train"], keys.key(0)
         n, turns = step.count(train), _turns(len(leaves))
         for i in range(turns * len(leaves)):
             place, turn = divmod(i, turns)
@@ -483,7 +483,7 @@ class _Probe:
                 jax.tree.map(lambda *parts: np.concatenate(parts), own, beside)
                 for beside in (others, again)
             )
-            given = _Given(leaves[place], variables, one, None, jax.random.key(i))
+            given = _Given(leaves[place], variables, one, None, keys.key(i))
             yield given, given._replace(batch=other)
 
 

@@ -20,6 +20,7 @@ from jaxexp.base.batches import steps_per_epoch, turns_per_epoch
 from jaxexp.base.errors import UserError
 from jaxexp.spec.padding import Choice, Size, Traced, choose, largest, smallest, value
 from jaxexp.spec.trial import Trial
+from jaxexp.training import keys
 from jaxexp.training.data import Data
 from jaxexp.training.metrics import Metric
 from jaxexp.training.shuffle import mix, permutation
@@ -76,7 +77,7 @@ def init(
 
     `data` is what `with_evaluation` returns; `microbatch` as for `train_steps`.
     """
-    variables = task.init(trial, jax.random.key(trial.seed), data)
+    variables = task.init(trial, keys.key(trial.seed), data)
     optimizer = _optimizer(task, trial, run_steps)
     started = TrainState(variables, optimizer.init(variables.params))
     if microbatch is not None:
@@ -87,7 +88,7 @@ def init(
     def sums_and_norms(variables: Variables, examples: Batch) -> tuple[Sums, Array, Array | None]:
         size = largest(trial.batch_size)
         batch, mask_B = _take(examples, size, jnp.uint32(0), size, size, _same)
-        rng = jax.random.key(0)
+        rng = keys.key(0)
         outputs = task.apply(trial, variables, batch, rng=rng, mask=mask_B, train=True)
         check_outputs(task, outputs, size, variables.state)
         weight_B = task.weights(batch)
@@ -282,7 +283,7 @@ def step_key(word: Array, i: Array) -> Array:
     """A key for step `i` of an epoch, of which `word` (uint32) is the seed; arithmetic alone."""
     first = mix(word ^ i.astype(jnp.uint32))
     words = jnp.stack([first, mix(~first)])
-    key: Array = jax.random.wrap_key_data(words, impl="threefry2x32")
+    key: Array = jax.random.wrap_key_data(words, impl=keys.THREEFRY)
     return key
 
 
@@ -306,7 +307,7 @@ def evaluate(
         start = i.astype(jnp.uint32) * jnp.uint32(size)
         batch, mask_B = _take(examples, n, start, size, size, order, holes=by_rows)
         member_B, _ = _take(members, n, start, size, size, _same)
-        rng = jax.random.key(0)
+        rng = keys.key(0)
         outputs = task.apply(trial, state.variables, batch, rng=rng, mask=mask_B, train=False)
         check_outputs(task, outputs, size)
         weight_B = weights_of(task, batch, mask_B)

@@ -17,7 +17,7 @@ from jaxexp.base.numbers import checked_int
 from jaxexp.planning.plan import static_key
 from jaxexp.spec.padding import Choice, Size, value
 from jaxexp.spec.trial import Trial, with_values
-from jaxexp.training import optimizers, tracing
+from jaxexp.training import keys, optimizers, tracing
 from jaxexp.training import metrics as metrics_
 from jaxexp.training.data import Data, Examples
 from jaxexp.training.labels import check_labels
@@ -263,8 +263,7 @@ class Supervised(Task):
                 try_optimizer("optimizer", optimizer, variables.params)
             return prediction
 
-        key = jax.eval_shape(lambda: jax.random.key(0))
-        return jax.eval_shape(step, key, x, y, dict(traced)), y
+        return jax.eval_shape(step, keys.like(), x, y, dict(traced)), y
 
     def init(self, trial: Trial, rng: Array, data: Arrays) -> Variables:
         """The model's."""
@@ -321,7 +320,7 @@ class Supervised(Task):
     def predict(self, trial: Trial, variables: Variables, x: PyTree) -> PyTree:
         """The model's prediction (B, ...) of inputs (B, ...), in evaluation mode."""
         mask = jnp.ones(len(jax.tree.leaves(x)[0]), bool)
-        rng = jax.random.key(0)
+        rng = keys.key(0)
         return self.model.apply(trial, variables, x, rng=rng, mask=mask, train=False)[0]
 
     def probabilities(self, prediction: Array) -> Array | None:

@@ -19,7 +19,7 @@ from jax.extend import core as jax_core
 from jaxexp.base.errors import UserError
 from jaxexp.planning.cost import Cost
 from jaxexp.spec.trial import ENGINE, Hyperparameter, Kind, Trial, may_be_static, with_values
-from jaxexp.training import jaxprs
+from jaxexp.training import jaxprs, keys
 from jaxexp.training.task import (
     Arrays,
     Batch,
@@ -134,19 +134,16 @@ def _trace(
     """With these hyperparameters as numbers inside the program, and the others as they are."""
     read: set[str] = set()
     watched = _watch(trial, read)
-    examples = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), arrays["train"])
-    batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct((2, *a.shape), a.dtype), examples)
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    mask = jax.ShapeDtypeStruct((2,), jnp.bool_)
+    batch, mask = _batch(arrays, 2)
 
     def init(leaves: PyTree, rng: Array, data: Arrays) -> Variables:
         made = task.init(with_values(watched, **leaves), rng, data)
         _check_variables(task, made)
         return made
 
-    variables = jax.eval_shape(init, leaves, key, arrays)
+    name = type(task).__name__
+    variables = _shapes_of(init, leaves, keys.like(), arrays, name=f"{name}.init")
     seen: list[Outputs] = []  # shapes of a batch of two
-    predicted: dict[str, int] = {}
 
     def with_state(
         params: PyTree, leaves: PyTree, state: PyTree, batch: Batch, rng: Array, mask: Array
@@ -158,14 +155,17 @@ def _trace(
                                      target=_shapes(outputs.target)))  # fmt: skip
         return tuple(outputs)
 
-    def rest(
-        params: PyTree, leaves: PyTree, state: PyTree, batch: Batch, rng: Array, mask: Array,
-        data: Arrays,
-    ) -> None:  # fmt: skip
-        """All else that may read the trial; a schedule may do so in the update alone."""
+    def evaluated(
+        params: PyTree, leaves: PyTree, state: PyTree, batch: Batch, rng: Array, mask: Array
+    ) -> PyTree:
         own, trial = Variables(params, state), with_values(watched, **leaves)
         outputs = task.apply(trial, own, batch, rng=rng, mask=mask, train=False)
         check_outputs(task, outputs, 2)
+        return tuple(outputs)
+
+    def updated(params: PyTree, leaves: PyTree) -> PyTree:
+        """A schedule may read the trial here alone."""
+        trial = with_values(watched, **leaves)
         optimizer = task.optimizer(trial, 1000)
         if not isinstance(optimizer, optax.GradientTransformation):
             raise UserError(
@@ -173,11 +173,13 @@ def _trace(
                 "optax.GradientTransformation"
             )
         try_optimizer(f"{type(task).__name__}.optimizer", optimizer, params)
-        with contextlib.suppress(Exception):  # the data may lack what only those that record need
-            made = task.predictions(trial, own, data)
-            predicted.update({name: math.prod(array.shape) for name, array in made.items()})
+        return update(optimizer, params, optimizer.init(params), params)
 
-    given = (variables.params, leaves, variables.state, batch, key, mask)
+    def recorded(params: PyTree, leaves: PyTree, state: PyTree, data: Arrays) -> PyTree:
+        own, trial = Variables(params, state), with_values(watched, **leaves)
+        return task.predictions(trial, own, data)
+
+    given = (variables.params, leaves, variables.state, batch, keys.like(), mask)
     jaxpr = jax.make_jaxpr(with_state)(*given).jaxpr
 
     def kept(params: PyTree, *rest: PyTree) -> PyTree:
@@ -191,11 +193,17 @@ def _trace(
             ) from error
         return back
 
-    jax.eval_shape(rest, *given, arrays)
+    _shapes_of(evaluated, *given, name=f"{name}.apply")
+    _shapes_of(updated, *given[:2], name=f"{name}.optimizer")
+    predicted: dict[str, int] = {}
+    with contextlib.suppress(Exception):  # the data may lack what only those that record need
+        made = jax.eval_shape(recorded, *given[:3], arrays)
+        predicted = {each: math.prod(array.shape) for each, array in made.items()}
     _check_sums(task, seen[0])
     found = _count(jaxpr)
     sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves(variables.params)]
-    floats = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(jax.eval_shape(kept, *given)))
+    back = _shapes_of(kept, *given, name=f"{name}.apply")
+    floats = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(back))
     norms = jax.eval_shape(task.gradient_norms, variables.params)
     if len(getattr(norms, "shape", ())) != 1:
         raise UserError(
@@ -210,6 +218,13 @@ def _trace(
         compilation=max(1.0, found.products / 20),
     )
     return Inspection(cost, frozenset(read), predicted)
+
+
+def _shapes_of(function: Callable[..., PyTree], *given: PyTree, name: str) -> PyTree:
+    """Shapes of what a function returns, whose random numbers are those of the trial alone."""
+    closed, shapes = jax.make_jaxpr(function, return_shape=True)(*given)
+    keys.check(closed, name)
+    return shapes
 
 
 def _shapes(tree: PyTree) -> PyTree:
@@ -283,7 +298,7 @@ def fingerprint(
         return repr(task)
 
     def everything(leaves: PyTree, data: Arrays) -> PyTree:
-        own, rng, mask = trial(leaves), jax.random.key(0), jnp.ones(2, bool)
+        own, rng, mask = trial(leaves), keys.key(0), jnp.ones(2, bool)
         variables = jax.tree.map(jnp.asarray, task.init(own, rng, data))
         batch = jax.tree.map(lambda a: jnp.asarray(a)[:2], data["train"])
         made: list[PyTree] = [variables, task.gradient_norms(variables.params), task.weights(batch)]
@@ -310,10 +325,19 @@ def fingerprint(
             made.append(task.predictions(own, variables, data))
         return made
 
-    jaxpr, shapes = jax.make_jaxpr(everything, return_shape=True)(leaves, arrays)
+    closed, shapes = jax.make_jaxpr(everything, return_shape=True)(leaves, arrays)
+    keys.check(closed, type(task).__name__)
     # A jaxpr does not know what parameters and metrics are called.
     names = list(task.metrics) if processes else jax.tree.structure(shapes)
-    return f"{jaxprs.digest(jaxpr, processes=processes)} {names}"
+    return f"{jaxprs.digest(closed, processes=processes)} {names}"
+
+
+def _batch(arrays: Arrays, size: int) -> tuple[Batch, jax.ShapeDtypeStruct]:
+    """Shapes of a batch of so many examples, and of its mask."""
+    batch = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype), arrays["train"]
+    )
+    return batch, jax.ShapeDtypeStruct((size,), jnp.bool_)
 
 
 def is_plain_value(task: Task) -> bool:
