@@ -44,13 +44,13 @@ from jaxexp.planning.nodes import forecast
 from jaxexp.planning.programs import Plan
 from jaxexp.results.facts import facts
 from jaxexp.spec.sweep import Sweep
-from jaxexp.spec.trial import Kind, MLPTrial, Trial
+from jaxexp.spec.trial import Kind, MLPTrial, Trial, with_values
 from jaxexp.spec.values import text
 from jaxexp.training import step
 from jaxexp.training.data import Data
 from jaxexp.training.masks import COMPARES, FILLING, SIZED, mixing
 from jaxexp.training.task import Inspection, Task, Variables, directions
-from jaxexp.training.tracing import fingerprint, inspection, is_plain_value
+from jaxexp.training.tracing import fingerprint, inspection, is_plain_value, traced_shapes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -201,18 +201,24 @@ def task_fingerprint(task: Task, data: Data, sweeps: Sequence[Sweep]) -> str:
     """Of what the task computes, in any process.
 
     Traced is a trial of every kind that never shares a program with another, and some of their
-    sizes.
+    sizes. What a program would trace is no number of Python here, either: 0 times what a task
+    closes over would be 0.
     """
     trials = {planning.static_key(trial): trial for sweep in sweeps for trial in sweep.trials()}
     arrays = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), data.arrays())
-    kinds = {planning.unpadded(trial): trial for trial in trials.values()}
+    kinds = {(planning.unpadded(trial), *traced_shapes(trial)): trial for trial in trials.values()}
     sizes = list(trials.values())[:: -(-len(trials) // MOST_TRACED)]
     some = list(dict.fromkeys([*kinds.values(), *sizes]))
-    found = [
-        fingerprint(task, lambda _, own=trial: own, {}, _steps(trial, data), arrays, processes=True)  # type: ignore[misc]
-        for trial in (some[:1] if is_plain_value(task) else some)
-    ]
-    return digest(json.dumps([type(task).__name__, task.evaluation_batch_size, *found]))
+    evaluated = step.evaluated_at_once(task, data)
+
+    def found(trial: Trial) -> str:
+        return fingerprint(
+            task, lambda leaves: with_values(trial, **leaves), traced_shapes(trial),
+            _steps(trial, data), arrays, sizes=(trial.batch_size, evaluated), processes=True,
+        )  # fmt: skip
+
+    every = map(found, some[:1] if is_plain_value(task) else some)
+    return digest(json.dumps([type(task).__name__, task.evaluation_batch_size, *every]))
 
 
 def _steps(trial: Trial, data: Data) -> tuple[int]:

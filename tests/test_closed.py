@@ -332,6 +332,53 @@ def test_another_number_of_examples_is_evaluated_at_once():
     assert not np.isclose(halves["spread"].sel(split="train")[-1], expected, rtol=1e-4)
 
 
+def nearest(neighbours):
+    """A loss by the distances to the nearest other predictions: as many as there are, at most."""
+
+    def loss(p, y, mask):
+        distance = jnp.where(mask & ~jnp.eye(len(p), dtype=bool), jnp.abs(p[:, None] - p), 1e3)
+        return (p - y) ** 2 + jnp.sort(distance)[:, : min(neighbours, len(p) - 1)].mean(1)
+
+    return line(loss=loss)
+
+
+def more_in_evaluation(factor):
+    """Another loss of so many examples as are evaluated alone."""
+    return line(loss=lambda p, y: (p - y) ** 2 * (factor if len(p) > 8 else 1))
+
+
+def penalised(factor):
+    return line(
+        loss=lambda trial, p, y: (p - y) ** 2 + trial.penalty * factor * p,
+        optimizer=lambda trial: optax.sgd(0.1),
+    )
+
+
+def decayed(factor):
+    return line(
+        optimizer=lambda trial: optax.chain(
+            optax.add_decayed_weights(trial.penalty * factor), optax.sgd(0.1)
+        )
+    )
+
+
+PENALISED = jx.Sweep(
+    trial_class(penalty=(float, jx.traced(0.0)))(epochs=2, batch_size=8), {"penalty": [0.1, 0.0]}
+)
+
+
+@pytest.mark.parametrize(
+    ("sweep", "task"),
+    [(TRIAL, nearest), (TRIAL, more_in_evaluation), (PENALISED, penalised), (PENALISED, decayed)],
+)
+def test_what_shows_at_a_size_or_at_a_value_alone_counts(tmp_path, sweep, task):
+    """Of batches of two, and where 0 times a factor is 0, such tasks compute the same."""
+    one, other = (losses(sweep, task(k), checkpoint_dir=tmp_path / str(k)) for k in (1, 5))
+    assert not np.allclose(one, other)
+    with pytest.raises(jx.UserError, match=r"checkpoints of another run: task was"):
+        run(sweep, task(5), checkpoint_dir=tmp_path / "1")
+
+
 def test_a_task_is_compiled_once_however_often_it_is_made(compilations):
     for task in (scaled_gradient, surrogate, lambda k: line(loss=lambda p, y: k * jnp.abs(p - y))):
         run(TRIAL, task(2.0))

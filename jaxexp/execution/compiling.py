@@ -1,5 +1,6 @@
 """The functions of a program, traced and compiled: training as a batch of trials on its devices."""
 
+import functools
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -82,7 +83,11 @@ def compile_program(
     # The task's text, not its identity: what its functions close over may have changed since.
     leaves = {name: own[0] for name, own in stack(program, task, data).items()}
     predictions = "predictions" in program.record
-    computes = fingerprint(task, program.spec.trial, leaves, lengths, data, predictions=predictions)
+    trial = functools.partial(program.spec.trial, branches=program.one_by_one)
+    evaluated = step.evaluation_batch_size(task, step.evaluated_examples(data))
+    computes = fingerprint(
+        task, trial, leaves, lengths, data, sizes=(program.rows, evaluated), predictions=predictions
+    )
     ways = program.microbatch, program.one_by_one
     decided = program.spec, program.record, ways, batch, lengths, devices
     evaluated = task.evaluation_batch_size  # the task's text is that of a batch of two

@@ -326,6 +326,13 @@ def evaluation_batch_size(task: Task, n: int) -> int:
     return min(n, task.evaluation_batch_size)
 
 
+def evaluated_at_once(task: Task, data: Data) -> int:
+    """The same of data that are not yet the arrays of a run."""
+    if data.evaluated_apart:  # whose batches are filled up
+        return data.evaluated_apart
+    return evaluation_batch_size(task, sum(evaluated_counts(data).values()))
+
+
 def with_evaluation(data: Data) -> dict[str, PyTree]:
     """The arrays of a run: those of the data, and as one loop wants them, the examples to evaluate.
 

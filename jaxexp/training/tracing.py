@@ -285,36 +285,40 @@ def _check_sums(task: Task, outputs: Outputs) -> None:
 @one_at_a_time
 def fingerprint(
     task: Task, trial: Callable[[PyTree], Trial], leaves: PyTree, steps: tuple[int, ...],
-    arrays: Arrays, *, predictions: bool = False, processes: bool = False,
+    arrays: Arrays, *, sizes: tuple[int, int], predictions: bool = False, processes: bool = False,
 ) -> str:  # fmt: skip
     """A digest that distinguishes tasks by what they compute, found out by tracing them.
 
     Neither a task's attributes nor what its functions close over escape it, and gradients count as
     well, which may have rules of their own. `trial(leaves)` is a
-    trial, as a program has it, that takes one of the `steps`; with `processes` the digest is the
-    same in any process.
+    trial, as a program has it, that takes one of the `steps`; `sizes` are the numbers of examples
+    that are computed at once in training and in evaluation, as a task may compute otherwise of
+    other numbers; with `processes` the digest is the same in any process.
+
+    Raises UserError for random numbers that would be others in a batch of trials than alone.
     """
     if is_plain_value(task):
         return repr(task)
 
-    def everything(leaves: PyTree, data: Arrays) -> PyTree:
-        own, rng, mask = trial(leaves), keys.key(0), jnp.ones(2, bool)
+    def everything(leaves: PyTree, rng: Array, batches: Sequence[PyTree], data: Arrays) -> PyTree:
+        own = trial(leaves)
         variables = jax.tree.map(jnp.asarray, task.init(own, rng, data))
-        batch = jax.tree.map(lambda a: jnp.asarray(a)[:2], data["train"])
-        made: list[PyTree] = [variables, task.gradient_norms(variables.params), task.weights(batch)]
+        made: list[PyTree] = [variables, task.gradient_norms(variables.params)]
 
         def loss(params: PyTree, *, train: bool = True) -> tuple[Array, Outputs]:
+            batch, mask = batches[0 if train else 1]
             given = variables._replace(params=params)
             outputs = task.apply(own, given, batch, rng=rng, mask=mask, train=train)
             return outputs.loss.mean(), outputs
 
         (mean, trained), grads = jax.value_and_grad(loss, has_aux=True)(variables.params)
-        for outputs in (trained, loss(variables.params, train=False)[1]):
+        both = trained, loss(variables.params, train=False)[1]
+        for (batch, mask), outputs in zip(batches, both, strict=True):
             for name, metric in task.metrics.items():
                 value_B = outputs.metrics.get(name)
-                sums = metric.sums_of(value_B, outputs.prediction, outputs.target, jnp.ones(2))
+                sums = metric.sums_of(value_B, outputs.prediction, outputs.target, mask * 1.0)
                 made.append({name: (sums, metric.compute(sums))})
-            made.append(tuple(outputs))
+            made += [tuple(outputs), task.weights(batch)]
         for length in steps:
             optimizer = task.optimizer(own, length)
             state = optimizer.init(variables.params)
@@ -325,7 +329,9 @@ def fingerprint(
             made.append(task.predictions(own, variables, data))
         return made
 
-    closed, shapes = jax.make_jaxpr(everything, return_shape=True)(leaves, arrays)
+    batches = [_batch(arrays, size) for size in sizes]
+    given = leaves, keys.like(), batches, arrays
+    closed, shapes = jax.make_jaxpr(everything, return_shape=True)(*given)
     keys.check(closed, type(task).__name__)
     # A jaxpr does not know what parameters and metrics are called.
     names = list(task.metrics) if processes else jax.tree.structure(shapes)
