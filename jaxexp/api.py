@@ -46,7 +46,7 @@ from jaxexp.results.facts import facts
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Kind, MLPTrial, Trial, with_values
 from jaxexp.spec.values import text
-from jaxexp.training import step
+from jaxexp.training import flags, step
 from jaxexp.training.data import Data
 from jaxexp.training.masks import COMPARES, FILLING, SIZED, mixing
 from jaxexp.training.task import Inspection, Task, Variables, directions
@@ -189,7 +189,12 @@ class PlannedRun:
         """What decides the numbers, in words and digests."""
         named = {f"sweep {sweep.name}": sweep.id for sweep in self.sweeps}
         task = task_fingerprint(self.task, self.data, self.sweeps)
-        return {**versions(), **named, "task": task, "data": data_fingerprint(self.data)}
+        return {**surroundings(), **named, "task": task, "data": data_fingerprint(self.data)}
+
+
+def surroundings() -> dict[str, str]:
+    """What decides the numbers beside sweep, task and data: versions, and options of JAX."""
+    return {**versions(), **flags.of_numbers()}
 
 
 def versions() -> dict[str, str]:
@@ -272,6 +277,7 @@ def plan(
     >>> planned.plan.trials
     1
     """
+    flags.check_threads()
     sweeps = tuple(sweep) if isinstance(sweep, list | tuple) else (sweep,)
     for each in sweeps:
         if not isinstance(each, Sweep):
@@ -522,6 +528,7 @@ def train(
     not run. `finished` is given each trial's record, in which alone its parameters are. See
     `driver.stream` for `checkpointer`, `stop` and `control`.
     """
+    flags.check_threads()
     made, task, data = planned.plan, planned.task, planned.data
     left = planned.sweeps if sweeps is None else sweeps
     where, environment = _where(planned)

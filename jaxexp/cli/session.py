@@ -485,7 +485,7 @@ class Session:
 
     def _identity(self) -> dict[str, str]:
         """What decides the numbers beside the data, in words and digests."""
-        from jaxexp.api import versions
+        from jaxexp.api import surroundings
 
         sweeps = {
             f"{what} {source.sweep.name}": digest
@@ -496,7 +496,7 @@ class Session:
         rule = {"search": self.control.identity} if self.control else {}
         if any(source.space is not None for stage in self.stages for source in stage):
             rule["optuna"] = metadata.version("optuna")  # which decides what is suggested
-        return {**versions(), "code": code_digest(), **sweeps, **rule}
+        return {**surroundings(), "code": code_digest(), **sweeps, **rule}
 
 
 def code_digest() -> str:

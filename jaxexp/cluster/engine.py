@@ -18,6 +18,7 @@ from jaxexp.execution.records import TrialRecord
 from jaxexp.execution.stores import Folder
 from jaxexp.execution.trainer import Checkpointer, Progress, Training
 from jaxexp.planning.nodes import Queue, needed
+from jaxexp.training import flags
 from jaxexp.training.data import Data
 from jaxexp.training.task import Task
 
@@ -74,7 +75,8 @@ class Engine:
                 self.cluster.check(node, answer, self._versions)
             self._own_modules = own_modules()
             with by_value(self._own_modules):
-                self._work = self._ray.put(Work(task, data, control, kept, marker))
+                work = Work(task, data, control, kept, marker, flags.values())
+                self._work = self._ray.put(work)
             # Of programs whose worker has died: how often, since they last came further.
             self._deaths: dict[str, int] = {}
             self._furthest: dict[str, float] = {}  # epochs

@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from jaxexp.execution.driver import Machine
 from jaxexp.execution.records import Snapshot
 from jaxexp.execution.trainer import Training
 from jaxexp.planning.programs import Program
+from jaxexp.training import flags
 from jaxexp.training.data import Data
 from jaxexp.training.task import Task, directions
 
@@ -38,6 +39,7 @@ class Work:
     control: Control
     checkpoints: tuple[str, float] | None  # where all nodes can read and write; seconds between
     marker: str = ""  # a file that lies there, where this is a folder
+    flags: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # options of JAX
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class Worker:
                 "folder that all nodes share, or a URL"
             )
         self._end()
+        flags.take_over(work.flags)
         self._stop = threading.Event()
         self._work = work
         self._machine = Machine(work.task, work.data, devices())

@@ -18,7 +18,7 @@ from jaxexp.base.batches import steps_per_epoch
 from jaxexp.planning.programs import Program
 from jaxexp.spec.padding import Choice
 from jaxexp.spec.trial import Trial
-from jaxexp.training import draws, precision, step
+from jaxexp.training import draws, flags, precision, step
 from jaxexp.training.platform import traced_for
 from jaxexp.training.step import EpochRecord, Steps, TrainState
 from jaxexp.training.task import Arrays, Task
@@ -90,8 +90,8 @@ def compile_program(
     )
     ways = program.microbatch, program.one_by_one
     decided = program.spec, program.record, ways, batch, lengths, devices
-    evaluated = task.evaluation_batch_size  # the task's text is that of a batch of two
-    key = (type(task), computes, evaluated, *decided, str(shapes))
+    evaluated = task.evaluation_batch_size
+    key = (type(task), computes, evaluated, *decided, str(shapes), *flags.of_numbers().items())
     if key not in _compiled:
         parts = lowered_in_turn(program, task, mesh, data, lanes, chunk)
         _compiled[key] = _compile(parts, devices[0].platform)

@@ -1,0 +1,68 @@
+"""Options of JAX itself: those on which numbers depend, and which of them every thread has.
+
+What is compiled, and what a checkpoint is of, is of certain values of the first.
+"""
+
+import threading
+from collections.abc import Mapping
+
+import jax
+
+from jaxexp.base.errors import UserError
+
+NUMBERS = (
+    "jax_allow_f16_reductions",
+    "jax_default_matmul_precision",  # of metrics; trials have a precision of their own
+    "jax_default_prng_impl",
+    "jax_enable_x64",
+    "jax_explicit_x64_dtypes",
+    "jax_high_dynamic_range_gumbel",
+    "jax_numpy_dtype_promotion",
+    "jax_random_seed_offset",
+    "jax_softmax_custom_jvp",
+    "jax_threefry_partitionable",
+)
+CHECKS = ("jax_debug_infs", "jax_debug_nans")  # whether what is computed is looked at
+
+
+def of_numbers() -> dict[str, str]:
+    """In words, the value of each option on which numbers depend, of those that this JAX has."""
+    return {name: str(value) for name, value in values().items() if name in NUMBERS}
+
+
+def values() -> dict[str, bool | int | str | None]:
+    """The value of each option, as this thread has it."""
+    found = {n: getattr(jax.config, n) for n in (*NUMBERS, *CHECKS) if hasattr(jax.config, n)}
+    return {name: getattr(own, "value", own) for name, own in found.items()}  # those of enums
+
+
+def take_over(given: Mapping[str, bool | int | str | None]) -> None:
+    """Set the options of this process to those of another."""
+    own = values()
+    for name, value in given.items():
+        if own[name] != value:
+            jax.config.update(name, value)
+
+
+def check_threads() -> None:
+    """Raise UserError where this thread has other options than the threads in which trials train.
+
+    So it is within contexts of JAX, such as `with jax.enable_x64():`.
+    """
+    here, there = values(), dict[str, object]()
+    thread = threading.Thread(target=lambda: there.update(values()))
+    thread.start()
+    thread.join()
+    for name, value in here.items():
+        if value != there[name]:
+            raise UserError(
+                f"{name} is {value} in this thread alone, as in a context of JAX (`with`), and "
+                f"{there[name]} in those in which trials train; expected the same in all: "
+                f"{_instead(name, value)}"
+            )
+
+
+def _instead(name: str, value: object) -> str:
+    if name == "jax_default_matmul_precision":
+        return "trials have a hyperparameter of their own, matmul_precision"
+    return f"jax.config.update({name!r}, {value!r}) sets it everywhere"
