@@ -132,6 +132,17 @@ def test_every_number_is_that_of_one_machine(two, data):
     assert found.dataset.attrs["nodes"] == 2
 
 
+def test_nodes_have_the_options_of_jax_of_this_process(two, data):
+    before = jx.run(sweep(), TASK, data, cluster=two.address, progress=False)
+    jax.config.update("jax_threefry_partitionable", False)
+    try:
+        found = jx.run(sweep(), TASK, data, cluster=two.address, progress=False)
+        same(found, jx.run(sweep(), TASK, data, devices=1, progress=False))
+    finally:
+        jax.config.update("jax_threefry_partitionable", True)
+    assert not np.array_equal(found["loss"], before["loss"])
+
+
 def test_at_rungs_the_programs_of_all_nodes_are_compared(two, data):
     search = jx.search.Halving(metric="loss", factor=2, first=1)
     on_nodes = jx.run(sweep(), TASK, data, stopping=search, cluster=two.address, progress=False)

@@ -5,10 +5,14 @@ What is compiled, and what a checkpoint is of, is of certain values of the first
 
 import threading
 from collections.abc import Mapping
+from enum import Enum
+from typing import TypeAlias
 
 import jax
 
 from jaxexp.base.errors import UserError
+
+Value: TypeAlias = bool | int | str | Enum | None
 
 NUMBERS = (
     "jax_allow_f16_reductions",
@@ -30,13 +34,18 @@ def of_numbers() -> dict[str, str]:
     return {name: str(value) for name, value in values().items() if name in NUMBERS}
 
 
-def values() -> dict[str, bool | int | str | None]:
+def values() -> dict[str, Value]:
     """The value of each option, as this thread has it."""
     found = {n: getattr(jax.config, n) for n in (*NUMBERS, *CHECKS) if hasattr(jax.config, n)}
-    return {name: getattr(own, "value", own) for name, own in found.items()}  # those of enums
+    return {name: _plain(own) for name, own in found.items()}
 
 
-def take_over(given: Mapping[str, bool | int | str | None]) -> None:
+def _plain(own: Value) -> Value:
+    """A member of an enumeration as text, where JAX takes that, too."""
+    return own.value if isinstance(own, Enum) and isinstance(own.value, str) else own
+
+
+def take_over(given: Mapping[str, Value]) -> None:
     """Set the options of this process to those of another."""
     own = values()
     for name, value in given.items():
@@ -49,7 +58,7 @@ def check_threads() -> None:
 
     So it is within contexts of JAX, such as `with jax.enable_x64():`.
     """
-    here, there = values(), dict[str, object]()
+    here, there = values(), dict[str, Value]()
     thread = threading.Thread(target=lambda: there.update(values()))
     thread.start()
     thread.join()
@@ -62,7 +71,7 @@ def check_threads() -> None:
             )
 
 
-def _instead(name: str, value: object) -> str:
+def _instead(name: str, value: Value) -> str:
     if name == "jax_default_matmul_precision":
         return "trials have a hyperparameter of their own, matmul_precision"
     return f"jax.config.update({name!r}, {value!r}) sets it everywhere"
