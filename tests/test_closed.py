@@ -740,6 +740,9 @@ def test_a_batch_size_that_the_task_reads_is_its_own():
     np.testing.assert_array_equal(exact, auto)
     with pytest.raises(jx.UserError, match=r"differ in batch_size, .* programs='exact'"):
         run(sweep, line(loss=loss), programs="one")
+    sized = line(loss=lambda trial, p, y: (p - y) ** 2 * jnp.ones(trial.batch_size).mean())
+    with pytest.raises(jx.UserError, match=r"Shapes must .* differ in batch_size, .* programs='e"):
+        run(sweep, sized, programs="one")
 
 
 @pytest.mark.parametrize(

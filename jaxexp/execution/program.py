@@ -97,9 +97,11 @@ class RunningProgram:
                 self.program, self.task, self.mesh, self.data, self.lanes,
                 chunk_of(self.program, self.lanes),
             )  # fmt: skip
-        except jax.errors.JAXTypeError as error:
+        except TypeError as error:  # JAX's own among them
             spec = self.program.spec
             padded = [name for name, _, _ in spec.sizes] + [name for name, _ in spec.choices]
+            if not padded and not isinstance(error, jax.errors.JAXTypeError):
+                raise
             reason = str(error).partition("\n")[0]
             raise UserError(
                 f"{type(self.task).__name__}: {reason} (in a program of trials that differ in "
