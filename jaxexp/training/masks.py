@@ -26,7 +26,7 @@ from jax.extend import core as jax_core
 from jaxexp.base.batches import steps_per_epoch
 from jaxexp.planning.plan import static_key
 from jaxexp.spec.trial import Trial, with_values
-from jaxexp.training import independence, jaxprs, keys, step, tracing
+from jaxexp.training import flags, independence, jaxprs, keys, step, tracing
 from jaxexp.training.data import Data
 from jaxexp.training.independence import CLEAN, EXAMPLES, MASK, UNKNOWN, Reach, Spread
 from jaxexp.training.task import Batch, Outputs, Task, Variables, update
@@ -229,7 +229,8 @@ class _Probe:
         largest = max((n for own in lengths.values() for n in own.programs), default=0)
         data = self.data_digest(init.jaxpr, _turns(len(values)) * len(values), largest)
         sizes = tuple((train, *own.programs) for train, own in lengths.items())
-        key = *programs, *sizes, *digests, *read, *values, self.steps, data, known
+        computes = *digests, *read, *values, self.steps, data, *flags.of_numbers().items()
+        key = *programs, *sizes, *computes, known
         if key not in _found:
             leaves = [self.leaves(dict(zip(read, own, strict=True))) for own in values]
             tells = self.tried(programs, leaves)
