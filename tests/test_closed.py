@@ -342,9 +342,9 @@ def nearest(neighbours):
     return line(loss=loss)
 
 
-def more_in_evaluation(factor):
-    """Another loss of so many examples as are evaluated alone."""
-    return line(loss=lambda p, y: (p - y) ** 2 * (factor if len(p) > 8 else 1))
+def of_more_than_two(factor):
+    """Another loss of so many examples as there are in any batch that is computed."""
+    return line(loss=lambda p, y: (p - y) ** 2 * (factor if len(p) > 2 else 1))
 
 
 def penalised(factor):
@@ -369,7 +369,7 @@ PENALISED = jx.Sweep(
 
 @pytest.mark.parametrize(
     ("sweep", "task"),
-    [(TRIAL, nearest), (TRIAL, more_in_evaluation), (PENALISED, penalised), (PENALISED, decayed)],
+    [(TRIAL, nearest), (TRIAL, of_more_than_two), (PENALISED, penalised), (PENALISED, decayed)],
 )
 def test_what_shows_at_a_size_or_at_a_value_alone_counts(tmp_path, sweep, task):
     """Of batches of two, and where 0 times a factor is 0, such tasks compute the same."""

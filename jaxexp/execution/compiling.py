@@ -90,7 +90,6 @@ def compile_program(
     )
     ways = program.microbatch, program.one_by_one
     decided = program.spec, program.record, ways, batch, lengths, devices
-    evaluated = task.evaluation_batch_size
     key = (type(task), computes, evaluated, *decided, str(shapes), *flags.of_numbers().items())
     if key not in _compiled:
         parts = lowered_in_turn(program, task, mesh, data, lanes, chunk)
