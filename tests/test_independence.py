@@ -281,6 +281,10 @@ MASKED = {
     "products": lambda x, k, mask: (x[:, 0] * mask[:, None]).T @ x[:, 1],
     "contrast": contrast,
 }
+NOT_TOLD = {
+    "diagonal": lambda x, k, mask: jnp.diagonal(x[:, 0] @ x[:, 0].T),
+    "its own": lambda x, k, mask: x[jnp.arange(B), k],
+}
 UNMASKED = {
     "guard": lambda x, k, mask: jnp.where(x.max() > 200, 0.1 * x, x),
     "any": lambda x, k, mask: lax.cond((x > 0).any(), jnp.sin, jnp.cos, x),
@@ -343,6 +347,11 @@ def test_chains_of_operations_beside_a_mask(chain, bits):
         for axis in found.axes:
             one, other = (np.compress(mask, a, axis) for a in (one, other))
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("name", NOT_TOLD)
+def test_what_may_be_each_examples_own_is_not_known_to_mix(name):
+    assert filling(NOT_TOLD[name])[0].spread is Spread.UNKNOWN
 
 
 @pytest.mark.parametrize("name", UNMASKED)
