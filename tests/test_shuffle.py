@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from jaxexp.training.platform import traced_for
-from jaxexp.training.shuffle import permutation
+from jaxexp.training.shuffle import one_of, permutation
 
 WORDS = st.integers(0, 2**31 - 1)
 
@@ -56,6 +56,23 @@ def test_an_index_goes_to_the_same_place_alone_and_in_company():
     np.testing.assert_array_equal(whole_5x6, jax.jit(jax.vmap(jax.vmap(shuffle)))(indices))
     np.testing.assert_array_equal(whole_5x6.ravel(), orders(30, np.array([7, 3]), np.full(2, 4))[1])
     assert shuffle(jnp.int32(17)) == whole_5x6[2, 5]
+
+
+def test_a_shuffle_of_one_of_several_sizes_is_that_of_this_size():
+    sizes = (1, 2, 3, 5, 8, 30, 31, 997, 1000, 1000, 316**2 + 1)
+    index = jnp.arange(max(sizes))
+
+    @jax.jit
+    @jax.vmap
+    def all_of(place, seed):
+        grid = one_of(sizes, place)
+        return grid.n, permutation(grid, seed, 4)(jnp.minimum(index, grid.n - 1))
+
+    seeds = np.arange(len(sizes))
+    for n, seed, own, order in zip(sizes, seeds, *all_of(seeds, seeds), strict=True):
+        assert own == n
+        np.testing.assert_array_equal(order[:n], permutation(n, seed, 4)(jnp.arange(n)))
+    assert one_of(sizes, 3) == one_of((5, 5), jnp.int32(1)) == one_of((5,), 0)
 
 
 # The seeds are fixed, so that none of the following is a lottery: an even p between 1e-4 and

@@ -2,7 +2,8 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,16 @@ from jaxexp.training.platform import platform
 ROUNDS = 8
 
 
-def permutation(n: int, *words: Array | int) -> Callable[[Array], Array]:
+class Grid(NamedTuple):
+    """The cells, in rows and columns, on which 0..n-1 are shuffled."""
+
+    n: int | Array
+    rows: int | Array
+    columns: int | Array
+    past: int  # cells that are left past n; inside a program that shuffles several n, the most
+
+
+def permutation(n: int | Grid, *words: Array | int) -> Callable[[Array], Array]:
     """A pseudo-random permutation of 0..n-1 as a function of indices.
 
     `words` (integers: a seed and an epoch) choose it. The function maps int32 indices of any shape,
@@ -28,8 +38,8 @@ def permutation(n: int, *words: Array | int) -> Callable[[Array], Array]:
     the same operations. Mitchell et al., "Bandwidth-Optimal Random Shuffling for GPUs" (2021), show
     that such bijections shuffle well.
     """
-    rows, columns = _grid(n)
-    past = rows * columns - n
+    own = n if isinstance(n, Grid) else grid(n)
+    end, (rows, columns, past) = jnp.uint32(own.n), own[1:]
     keys = jnp.arange(1, ROUNDS + 1, dtype=jnp.uint32)
     for word in words:
         keys = mix(keys ^ jnp.asarray(word, jnp.uint32))
@@ -48,9 +58,10 @@ def permutation(n: int, *words: Array | int) -> Callable[[Array], Array]:
         mixed: Array = row * columns + column
         return mixed
 
-    end_P = past_P = jnp.uint32(n) + jnp.arange(past, dtype=jnp.uint32)
+    # Cells past those of the grid, where its program has more for another n, no index leads to.
+    end_P = past_P = end + jnp.arange(past, dtype=jnp.uint32)
     for _ in range(past):  # a way leads through each of them once at most
-        end_P = jnp.where(end_P >= jnp.uint32(n), once(end_P), end_P)
+        end_P = jnp.where(end_P >= end, once(end_P), end_P)
 
     def permute(index: Array) -> Array:
         cell = once(index.astype(jnp.uint32))
@@ -61,16 +72,27 @@ def permutation(n: int, *words: Array | int) -> Callable[[Array], Array]:
     return permute
 
 
+def one_of(sizes: Sequence[int], place: int | Array) -> Grid:
+    """The grid of one of several n, of which a program takes the one at this place."""
+    if len(set(sizes)) == 1 or isinstance(place, int):
+        return grid(sizes[place] if isinstance(place, int) else sizes[0])
+    every = [grid(n) for n in sizes]
+    n, rows, columns = (jnp.array(own)[place] for own in list(zip(*every, strict=True))[:3])
+    unsigned = rows.astype(jnp.uint32), columns.astype(jnp.uint32)
+    return Grid(n, *unsigned, max(own.past for own in every))
+
+
 @functools.cache
-def _grid(n: int) -> tuple[int, int]:
-    """Rows and columns of the grid with the fewest cells past n: one on average.
+def grid(n: int) -> Grid:
+    """The grid with the fewest cells past n: one on average.
 
     Both are below 2**16, as n < 2**31. No side is shorter than a quarter of the other, or than
     eight if a square has eight: shorter halves would need more rounds.
     """
     root = math.isqrt(n - 1) + 1
     shapes = ((rows, -(-n // rows)) for rows in range(root, max(root // 2, min(root, 8)) - 1, -1))
-    return min((s for s in shapes if s[1] < 2**16), key=lambda shape: shape[0] * shape[1])
+    rows, columns = min((s for s in shapes if s[1] < 2**16), key=lambda s: s[0] * s[1])
+    return Grid(n, rows, columns, rows * columns - n)
 
 
 def mix(value: Array) -> Array:
@@ -80,7 +102,7 @@ def mix(value: Array) -> Array:
     return value ^ (value >> 15)
 
 
-def _add(half: Array, word: Array, modulus: int) -> Array:
+def _add(half: Array, word: Array, modulus: int | Array) -> Array:
     """(half + a number below the modulus, from the low 16 bits of a random word) mod modulus."""
     total = half + ((word & 0xFFFF) * jnp.uint32(modulus) >> 16)
     return jnp.where(total >= modulus, total - modulus, total)
