@@ -228,7 +228,7 @@ def task_fingerprint(task: Task, data: Data, sweeps: Sequence[Sweep]) -> str:
 
 def _steps(trial: Trial, data: Data) -> tuple[int]:
     """Of all its epochs."""
-    return (trial.epochs * steps_per_epoch(data.counts["train"], trial.batch_size),)
+    return (trial.epochs * steps_per_epoch(data.counts_of(trial.fold)["train"], trial.batch_size),)
 
 
 def data_fingerprint(data: Data) -> str:
@@ -595,7 +595,7 @@ def controlled(planned: PlannedRun, stopping: Stopping) -> Control:
         directions(planned.task),
         tuple(planned.data.counts),
     )
-    control.check(trials, curves, planned.data.counts["train"])
+    control.check(trials, curves, planned.data)
     if control.changes and len(planned.plan.programs) > 1:
         raise UserError(
             f"{control.words}: trials become copies of others within one program, and the plan "
@@ -717,17 +717,17 @@ def _check_filling(inspector: _Inspector, trials: Sequence[Trial], programs: str
     """Raise UserError for a batch to fill up, where that would change what is computed of it."""
     task, data = inspector.task, inspector.data
     sizes = sorted({trial.batch_size for trial in trials})
-    examples, size = data.counts["train"], task.evaluation_batch_size
-    holes = data.folds is not None and bool((data.folds["train"] < 0).any())
-    counts = step.evaluated_counts(data)
-    evaluated = [(n, split) for split, n in counts.items() if n % size]
+    size = task.evaluation_batch_size
     for trial in trials:
-        mixes = inspector.mixes(trial)
+        mixes, examples = inspector.mixes(trial), data.counts_of(trial.fold)["train"]
         why = COMPARES.format(mixes.metric) if mixes.metric else FILLING
-        if mixes.filling and (examples % trial.batch_size or holes):
+        of = f" of fold {trial.fold}" if data.folds is not None else ""
+        counts = step.evaluated_counts(data, trial.fold)
+        evaluated = [(n, split) for split, n in counts.items() if n % size]
+        if mixes.filling and examples % trial.batch_size:
             raise UserError(
-                f"batch_size={trial.batch_size}: the last of the batches of {examples} examples "
-                f"would be partial, and {why}, or choose a batch size that divides {examples}"
+                f"batch_size={trial.batch_size}: the last of the batches of {examples} examples"
+                f"{of} would be partial, and {why}, or choose a batch size that divides {examples}"
             )
         if mixes.filling and programs == "one" and len(sizes) > 1:
             raise UserError(

@@ -1,9 +1,14 @@
 """Cross-validation: a trial on a fold of the data is the trial on the rows of that fold alone."""
 
+import dataclasses
+
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jaxexp as jx
+from jaxexp.training import step
 from jaxexp.training.data import Data, Examples
 
 BASE = jx.MLPTrial(epochs=3, depth=2, width=8, batch_size=16, learning_rate=0.01)
@@ -34,6 +39,137 @@ def test_a_fold_trains_and_validates_as_its_rows_alone():
             np.testing.assert_allclose(
                 found[name].sel(fold=fold).values, alone[name].values, rtol=2e-5, atol=2e-6
             )
+
+
+RNG = np.random.default_rng(4)
+SPLITS = [  # of 240 rows: as of groups and of time series, and two that differ by a row
+    (RNG.permutation(240)[:n], np.arange(0)) for n in (17, 40, 121, 120, 200)
+]
+SPLITS = [
+    (own, np.setdiff1d(np.arange(240), own)[: 20 + 5 * i]) for i, (own, _) in enumerate(SPLITS)
+]
+LINE_BASE = jx.Trial(epochs=3, batch_size=16, learning_rate=0.03)
+
+
+def line_data(*, weights: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    rng = np.random.default_rng(0)
+    x_Nx3 = rng.normal(size=(240, 3)).astype(np.float32)
+    y_N = (x_Nx3 @ [1, -2, 0.5] + rng.normal(size=240)).astype(np.float32)
+    return x_Nx3, y_N, rng.uniform(0.2, 3, 240).astype(np.float32) if weights else None
+
+
+def line(**parts) -> jx.Task:
+    return jx.supervised(**{
+        "init": lambda trial, rng, x: {"w": 0.1 * jnp.ones(x.shape[-1])},
+        "apply": lambda trial, params, x: x @ params["w"],
+        "loss": optax.squared_error,
+    } | parts)  # fmt: skip
+
+
+def assert_folds_are_runs_of_their_own(base, axes, task, *, weights=False, plan=lambda made: made):
+    """Every number of every fold, that of its rows alone."""
+    x, y, weight = line_data(weights=weights)
+    folded = jx.folds(jx.arrays(x, y, validation=None, weights=weight), SPLITS)
+    sweep = jx.Sweep(base, {**axes, "fold": range(len(SPLITS))})
+    planned = plan(jx.plan(sweep, task, folded, devices=1, programs="one"))
+    found = jx.run(planned, progress=False)
+    for fold, parts in enumerate(SPLITS):
+        train, held = ((x[own], y[own]) for own in parts)
+        kept = {} if weight is None else {"weights": weight[parts[0]]}
+        held = held if weight is None else (*held, weight[parts[1]])
+        own = jx.arrays(*train, validation=held, **kept)
+        alone = jx.run(jx.Sweep(base, axes), task, own, progress=False, programs="exact")
+        mine = found.dataset.sel(fold=fold)
+        np.testing.assert_array_equal(mine["steps_per_epoch"], alone["steps_per_epoch"])
+        for name in ("loss", "running_loss", "step_loss"):
+            expected, got = alone[name].values, mine[name].values
+            if name == "step_loss":
+                assert np.isnan(got[..., expected.shape[-1] :]).all()
+                got = got[..., : expected.shape[-1]]
+            np.testing.assert_allclose(got, expected, rtol=3e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("weights", [False, True])
+@pytest.mark.parametrize(
+    "optimizer",
+    [{"optimizer": "sgd"}, {"optimizer": "sgd", "momentum": 0.9}, {"optimizer": "adam"}],
+)
+def test_folds_of_any_size_train_as_their_rows_alone(optimizer, weights):
+    base = LINE_BASE.replace(**optimizer)
+    assert_folds_are_runs_of_their_own(base, {}, line(), weights=weights)
+
+
+@pytest.mark.parametrize(
+    "way", [{}, {"one_by_one": True, "chunk": 1}, {"microbatch": 5}, {"chunk": 2}]
+)
+def test_so_they_do_beside_other_batch_sizes_however_they_are_batched(way):
+    def replaced(planned):
+        (program,) = planned.plan.programs
+        made = dataclasses.replace(program, **{"microbatch": None, "one_by_one": False} | way)
+        return dataclasses.replace(
+            planned, plan=dataclasses.replace(planned.plan, programs=(made,))
+        )
+
+    axes = {"batch_size": [5, 17]}
+    assert_folds_are_runs_of_their_own(LINE_BASE, axes, line(), plan=replaced)
+
+
+def test_a_schedule_is_told_the_steps_of_its_fold():
+    def optimizer(trial, steps):
+        return optax.adam(optax.cosine_decay_schedule(trial.learning_rate, steps))
+
+    axes = {"learning_rate": [0.03, 0.1]}
+    assert_folds_are_runs_of_their_own(LINE_BASE, axes, line(optimizer=optimizer))
+
+
+def test_of_each_fold_as_many_training_examples_are_evaluated_as_of_its_rows_alone():
+    x = np.arange(3000, dtype=np.float32)[:, None]
+    rows = [np.arange(n) for n in (20, 600, 2900)]
+    folded = jx.folds(jx.arrays(x, x[:, 0], validation=None), [(r, np.array([2999])) for r in rows])
+    evaluation = step.with_evaluation(folded)["evaluation"]
+    for fold, (own, size) in enumerate(zip(rows, (20, 512, 870), strict=True)):
+        member_M = evaluation["members"]["train"][fold]
+        alone = step.train_sample(jx.arrays(x[own], x[own, 0], validation=None))
+        np.testing.assert_array_equal(evaluation["rows"][fold][member_M], alone)
+        assert member_M.sum() == size == step.evaluated_counts(folded, fold)["train"]
+    assert step.evaluated_counts(folded) == {"train": 870, "validation": 1}
+
+
+def test_a_batch_larger_than_a_fold_is_refused_as_on_its_rows_alone():
+    x, y, _ = line_data()
+    folded = jx.folds(jx.arrays(x, y, validation=None), SPLITS)
+    sweep = jx.Sweep(LINE_BASE.replace(batch_size=20), {"fold": range(5)})
+    with pytest.raises(jx.UserError, match="=20: larger than the 17 training examples of fold 0"):
+        jx.plan(sweep, line(), folded)
+    with pytest.raises(jx.UserError, match=r"steps=7: expected at least 13, .* batch_size=16"):
+        jx.run(
+            jx.Sweep(LINE_BASE, {"fold": range(5)}), line(), folded, progress=False,
+            stopping=jx.Budget(steps=7),
+        )  # fmt: skip
+
+
+def test_what_would_be_another_in_a_partial_batch_is_asked_of_each_fold():
+    """A loss that compares the examples of its batch, without a mask."""
+
+    def centred(prediction, target):
+        error = prediction - target
+        return (error - error.mean()) ** 2
+
+    x, y, _ = line_data()
+    every, batch = np.arange(240), LINE_BASE.replace(batch_size=20)
+    sweep, task = jx.Sweep(batch, {"fold": range(2)}), line(loss=centred, evaluation_batch_size=20)
+    last = every[220:]
+
+    def folded(n: int) -> Data:
+        data = jx.arrays(x, y, validation=None)
+        return jx.folds(data, [(every[:200], last), (every[:n], last)])
+
+    with pytest.raises(jx.UserError, match="batches of 110 examples of fold 1 would be partial"):
+        jx.plan(sweep, task, folded(110))
+    found = jx.run(sweep, task, folded(100), progress=False)
+    own = jx.arrays(x[:100], y[:100], validation=(x[last], y[last]))
+    alone = jx.run(jx.Sweep(batch), task, own, progress=False)
+    np.testing.assert_allclose(found["loss"].sel(fold=1), alone["loss"], rtol=3e-5)
 
 
 def test_folds_of_unequal_size_use_each_row_once_and_evaluate_what_is_left():

@@ -333,6 +333,18 @@ def test_a_search_scores_what_its_candidates_alone_would():
     assert search.classes_.tolist() == sorted(set(NAMES))
 
 
+def test_folds_that_differ_by_a_row_are_scored_as_those_of_candidates_alone():
+    """Also where a batch is all of a fold."""
+    x, y = load_diabetes(return_X_y=True)
+    x, y, cv = 10 * x[:150], y[:150] / 80, KFold(4, shuffle=True, random_state=0)
+    grid = {"batch_size": ["auto", 25]}
+    search = VectorizedSearchCV(MLPRegressor((8,), **OPTIONS), grid, cv=cv, refit=False).fit(x, y)
+    for i, candidate in enumerate(search.cv_results_["params"]):
+        alone = cross_val_score(MLPRegressor((8,), **OPTIONS | candidate), x, y, cv=cv)
+        found = [search.cv_results_[f"split{k}_test_score"][i] for k in range(4)]
+        np.testing.assert_allclose(found, alone, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.integration
 def test_splits_may_be_masks_or_count_from_the_end():
     rows = [(np.arange(100), np.arange(100, 150)), (np.arange(50, 150), np.arange(50))]

@@ -9,9 +9,9 @@ if TYPE_CHECKING:
 @overload
 def steps_per_epoch(n: int, batch_size: int) -> int: ...
 @overload
-def steps_per_epoch(n: "Array", batch_size: "int | Array") -> "Array": ...
+def steps_per_epoch(n: "int | Array", batch_size: "Array") -> "Array": ...
 @overload
-def steps_per_epoch(n: int, batch_size: "Array") -> "Array": ...
+def steps_per_epoch(n: "int | Array", batch_size: "int | Array") -> "int | Array": ...
 def steps_per_epoch(n: "int | Array", batch_size: "int | Array") -> "int | Array":
     """The number of batches of n examples, the last one partial: ceil(n / batch_size).
 
@@ -24,8 +24,12 @@ def steps_per_epoch(n: "int | Array", batch_size: "int | Array") -> "int | Array
 @overload
 def turns_per_epoch(n: int, batch_size: int, microbatch: int | None) -> int: ...
 @overload
-def turns_per_epoch(n: int, batch_size: "Array", microbatch: int | None) -> "Array": ...
-def turns_per_epoch(n: int, batch_size: "int | Array", microbatch: int | None) -> "int | Array":
+def turns_per_epoch(
+    n: "int | Array", batch_size: "int | Array", microbatch: int | None
+) -> "int | Array": ...
+def turns_per_epoch(
+    n: "int | Array", batch_size: "int | Array", microbatch: int | None
+) -> "int | Array":
     """The microbatches of an epoch of n examples, or its steps where there are none.
 
     >>> turns_per_epoch(100, 32, 10)  # three batches of 4 microbatches, and one of 1

@@ -121,12 +121,11 @@ def run_steps(program: Program, task: Task, data: Arrays) -> tuple[int, ...]:
     """How many steps its trials take in all, each number once; (1,) where nobody asks."""
     if not task.optimizer_uses_steps(program.trials[0]):
         return (1,)
-    examples = step.training_examples(data)
-    return tuple(sorted({_run_steps(trial, examples) for trial in program.trials}))
+    return tuple(sorted({_run_steps(trial, data) for trial in program.trials}))
 
 
-def _run_steps(trial: Trial, examples: int) -> int:
-    return trial.epochs * steps_per_epoch(examples, trial.batch_size)
+def _run_steps(trial: Trial, data: Arrays) -> int:
+    return trial.epochs * steps_per_epoch(step.training_examples(data, trial), trial.batch_size)
 
 
 def stack(program: Program, task: Task, data: Arrays) -> dict[str, np.ndarray]:
@@ -134,8 +133,7 @@ def stack(program: Program, task: Task, data: Arrays) -> dict[str, np.ndarray]:
     leaves = program.spec.leaves(program.trials)
     lengths = run_steps(program, task, data)
     if len(lengths) > 1:
-        examples = step.training_examples(data)
-        own = [lengths.index(_run_steps(trial, examples)) for trial in program.trials]
+        own = [lengths.index(_run_steps(trial, data)) for trial in program.trials]
         leaves[RUN_STEPS] = np.array(own, np.int32)
     return leaves
 

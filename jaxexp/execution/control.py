@@ -22,6 +22,7 @@ from jaxexp.base.numbers import checked_int, is_number
 from jaxexp.base.words import did_you_mean
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial
+from jaxexp.training.data import Data
 
 RUNNING = "running_"  # how the names of means taken during the epochs begin
 
@@ -292,9 +293,11 @@ class Control:
         """
         return ", ".join(map(_identity, self.rules))
 
-    def check(self, trials: Sequence[Trial], curves: Curves, examples: int) -> None:
+    def check(self, trials: Sequence[Trial], curves: Curves, data: Data) -> None:
         """Raise UserError where a rule refuses the run."""
-        steps = np.array([steps_per_epoch(examples, trial.batch_size) for trial in trials])
+        examples = [data.counts_of(trial.fold)["train"] for trial in trials]
+        sizes = [trial.batch_size for trial in trials]
+        steps = np.array(list(map(steps_per_epoch, examples, sizes)))
         for rule in self.rules:
             if hasattr(rule, "check"):
                 rule.check(trials, curves, steps)

@@ -30,15 +30,16 @@ POLL_SECONDS = 0.02
 
 def check(trials: Sequence[Trial], task: Task, data: Data) -> None:
     """Raise UserError for trials that cannot be trained on the data."""
-    examples = data.counts["train"]
     for trial in trials:
-        if trial.batch_size > examples:
-            raise UserError(
-                f"batch_size={trial.batch_size}: larger than the {examples} training examples"
-            )
         if data.folds is not None and not trial.fold < data.n_folds:
             raise UserError(
                 f"fold={trial.fold}: expected a number below {data.n_folds}, as the data have folds"
+            )
+        examples = data.counts_of(trial.fold)["train"]
+        if trial.batch_size > examples:
+            of = f" of fold {trial.fold}" if data.folds is not None else ""
+            raise UserError(
+                f"batch_size={trial.batch_size}: larger than the {examples} training examples{of}"
             )
         task.check(trial, data)
 
@@ -219,7 +220,7 @@ class Machine:
     def __init__(self, task: Task, data: Data, devices: Sequence[jax.Device]) -> None:
         """Nothing is placed yet."""
         self.task, self.devices = task, devices
-        self.examples, self.splits = data.counts["train"], tuple(data.counts)
+        self.splits = tuple(data.counts)
         self.arrays = step.with_evaluation(data)
         self.compiling_streams: set[threading.Thread] = set()
         self._placed: dict[jax.Device, Arrays] = {}

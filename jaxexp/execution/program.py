@@ -58,10 +58,10 @@ class RunningProgram:
     def __init__(self, program: Program, task: Task, mesh: Mesh, data: Arrays) -> None:
         """Nothing is compiled yet; `data` is what `place` returns."""
         self.program, self.task, self.mesh, self.data = program, task, mesh, data
-        examples = step.training_examples(data)
-        self.steps = max(
-            turns_per_epoch(examples, size, program.microbatch) for size in program.batch_sizes
-        )
+        sizes = {
+            (step.training_examples(data, trial), trial.batch_size) for trial in program.trials
+        }
+        self.steps = max(turns_per_epoch(n, size, program.microbatch) for n, size in sizes)
         evaluated = step.evaluated_examples(data)
         size = step.evaluation_batch_size(task, evaluated)
         self.batches = steps_per_epoch(evaluated, size)

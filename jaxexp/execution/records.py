@@ -13,7 +13,7 @@ from jaxexp.planning.programs import Program
 from jaxexp.spec.trial import Trial
 from jaxexp.training import step
 from jaxexp.training.step import EpochRecord, TrainState
-from jaxexp.training.task import Task, Variables
+from jaxexp.training.task import Arrays, Task, Variables
 from jaxexp.training.trees import PyTree
 
 
@@ -93,12 +93,12 @@ class Snapshot:
 
 
 def make_records(
-    program: Program, task: Task, examples: int, history: EpochRecord, ends: Mapping[int, End],
+    program: Program, task: Task, data: Arrays, history: EpochRecord, ends: Mapping[int, End],
     stopped_T: np.ndarray, changes: Mapping[int, Change], seconds: float, compile_seconds: float,
 ) -> list[TrialRecord]:  # fmt: skip
     """Of every member of a program.
 
-    `history` is (T, E, ...), `ends` is by epochs trained, `examples` the number of training ones,
+    `history` is (T, E, ...), `ends` is by epochs trained, `data` are the arrays of the run,
     `stopped_T` the epoch after which a trial was stopped, or 0.
     """
     running = step.values(task, history.running)
@@ -122,7 +122,7 @@ def make_records(
             lambda a: a[row],  # noqa: B023
             (end.variables, end.predictions),
         )
-        record = _record(program, task, examples, trial, own, variables)
+        record = _record(program, task, data, trial, own, variables)
         made.append(
             dataclasses.replace(
                 record,
@@ -144,10 +144,11 @@ def make_records(
 
 
 def _record(
-    program: Program, task: Task, examples: int, trial: Trial, own: PyTree, variables: PyTree
+    program: Program, task: Task, data: Arrays, trial: Trial, own: PyTree, variables: PyTree
 ) -> TrialRecord:
     """Of one trial, padding left out."""
     history, running, metrics = own
+    examples = step.training_examples(data, trial)
     steps = steps_per_epoch(examples, trial.batch_size)
     norms = history.norms_L
     if program.spec.pads_model:

@@ -109,7 +109,6 @@ class Shared(Protocol):
     """What the programs of a run share."""
 
     task: Task
-    examples: int
     splits: tuple[str, ...]
 
     @property
@@ -155,7 +154,11 @@ class Training:
         self.own: RunningProgram | None = None  # on the devices, while it trains
         self.snapshot: Snapshot | None = None  # to go on from; kept no longer than it is needed
         self._epochs_T = np.array([trial.epochs for trial in program.trials])
-        self._batch_size_T = np.array([trial.batch_size for trial in program.trials])
+        n_and_size = [
+            (step.training_examples(shared.arrays, trial), trial.batch_size)
+            for trial in program.trials
+        ]
+        self._n_and_size_Tx2 = np.array(n_and_size)
         self._lengths = sorted({(trial.epochs, place) for trial, place in program.members})
         self._begun = False
         self.compiled = False  # whether it has trained, or is about to
@@ -322,7 +325,7 @@ class Training:
             return []
         history = jax.tree.map(lambda *a: np.stack(a, axis=1), *self.history)
         made = make_records(
-            self.program, self.shared.task, self.shared.examples, history, self.ends, self.stopped,
+            self.program, self.shared.task, self.shared.arrays, history, self.ends, self.stopped,
             self.changes, self.seconds, self.compile_seconds,
         )  # fmt: skip
         self.finished, self.snapshot, self.ends = True, None, {}
@@ -504,12 +507,10 @@ class Training:
         if metric == f"{RUNNING}loss":
             loss, weight = record.step_loss_S, record.step_weight_S
             loss_T = np.zeros(len(self.program.trials), np.float32)
-            for size in self.program.batch_sizes:
-                own = self._batch_size_T == size
+            for n, size in np.unique(self._n_and_size_Tx2, axis=0).tolist():
+                own = (self._n_and_size_Tx2 == (n, size)).all(1)
                 weight_S = None if weight is None else np.asarray(weight)[own]
-                loss_T[own] = step.running_loss(
-                    size, np.asarray(loss)[own], weight_S, self.shared.examples
-                )
+                loss_T[own] = step.running_loss(size, np.asarray(loss)[own], weight_S, n)
             return loss_T
         sums = record.running if name != metric else record.splits[split]
         own = jax.tree.map(lambda a: a[:, None], {name: sums[name]})

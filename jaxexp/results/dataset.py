@@ -17,7 +17,7 @@ from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial
 from jaxexp.spec.values import short, text
 from jaxexp.training.data import Attributes, Data
-from jaxexp.training.step import train_sample
+from jaxexp.training.step import evaluated_counts
 from jaxexp.training.task import Task
 
 SPLITS = ("train", "validation", "test")
@@ -164,7 +164,9 @@ def _attributes(
         for name, wanted in sweep.conditions.items()
     }
     n = data.counts["train"]
-    sample = len(train_sample(data))
+    sample = evaluated_counts(data)["train"]
+    several = len({data.counts_of(fold)["train"] for fold in range(data.n_folds)}) > 1
+    examples = count(n, "training example") + (" of the longest fold" if several else "")
     return {
         "data": "arrays",
         "data_fingerprint": data.attrs.get("data_fingerprint") or data.fingerprint,
@@ -179,9 +181,9 @@ def _attributes(
         "base": json.dumps(base),
         "trials": len(own),
         "seeds": json.dumps(sorted({record.trial.seed for record in own})),
-        "train_evaluation": f"all {count(n, 'training example')}"
+        "train_evaluation": f"all {examples}"
         if sample == n
-        else f"a fixed sample of {sample:,} of the {count(n, 'training example')}",
+        else f"a fixed sample of {sample:,} of the {examples}",
         "compile_seconds": sum(record.compile_seconds for record in own),
         "train_seconds": sum(record.seconds for record in own),
         **facts,

@@ -28,7 +28,7 @@ from jaxexp.spec.trial import Trial
 from jaxexp.training.arrays import arrays
 from jaxexp.training.folds import table
 
-ALIKE = 0.01  # folds whose sizes differ by less share a table; others are a plan of their own
+ALIKE = 0.01  # folds whose sizes differ by less share a plan; others would wait for the longest
 PLAIN = (bool, int, float, str, NoneType, np.generic)  # of which `==` says everything
 Split = tuple[np.ndarray, np.ndarray]
 
@@ -258,10 +258,13 @@ class VectorizedSearchCV(BaseSearchCV):  # type: ignore[misc]
         for own in _of_one_size({fold: len(train) for fold, (train, _) in held.items()}):
             asked = [(place, fold, seed) for place in places for fold in own
                      for seed in range(self.n_seeds)]  # fmt: skip
-            n = max(len(held[fold][0]) for fold in own)
-            trials = [
-                estimators[place]._make_trial(n, seeds[seed]).replace(fold=own.index(fold))
+            made_of = [
+                estimators[place]._make_trial(len(held[fold][0]), seeds[seed])
                 for place, fold, seed in asked
+            ]
+            trials = [
+                trial.replace(fold=own.index(fold))
+                for trial, (_, fold, _) in zip(made_of, asked, strict=True)
             ]
             made = self._run(first, prepared, [held[fold] for fold in own], trials)
             found |= {key: made[trial] for key, trial in zip(asked, trials, strict=True)}

@@ -235,6 +235,18 @@ class Data:
         counts |= {name: rows.shape[1] for name, rows in (self.folds or {}).items()}
         return {name: counts[name] for name in SPLITS if name in counts}
 
+    def counts_of(self, fold: int) -> dict[str, int]:
+        """The number of examples N of each split of a fold; without folds, of the data."""
+        return self.counts if self.folds is None else self._counts_by_fold[fold]
+
+    @functools.cached_property
+    def _counts_by_fold(self) -> list[dict[str, int]]:
+        own = {name: (rows >= 0).sum(1).tolist() for name, rows in (self.folds or {}).items()}
+        return [
+            self.counts | {name: counts[fold] for name, counts in own.items()}
+            for fold in range(self.n_folds)
+        ]
+
     def arrays(self) -> dict[str, PyTree]:
         """The splits that exist, extras and folds, by name: what devices hold, and tasks get."""
         folds = {} if self.folds is None else {"folds": dict(self.folds)}

@@ -19,8 +19,8 @@ def folds(data: Data, folds: int | Iterable[tuple[object, object]], *, seed: int
     all others, and results have a dimension `fold`. The data lie on the devices once. The
     validation split of a trial is what its fold leaves out. A test split stays as it is.
 
-    Folds of unequal size are filled up to the longest with rows that count nothing, so that some
-    batches of the shorter ones hold an example less.
+    A trial trains on its fold as it would on these rows alone, whatever the size of the others: it
+    takes as many steps as they have batches, and stands still while longer folds go on.
 
     Args:
         data: with a training split and no validation split.

@@ -124,13 +124,15 @@ class _Probe:
         self.arrays, n = data.arrays(), data.counts["train"]
         self.steps = max(t.epochs * steps_per_epoch(n, t.batch_size) for t in trials)
         of_trials = sorted({trial.batch_size for trial in trials})
-        counts = step.evaluated_counts(data).values()
-        evaluated = step.evaluation_batch_size(task, sum(counts))
+        folds = range(data.n_folds or 1)
+        rests = {data.counts_of(fold)["train"] % size for fold in folds for size in of_trials}
+        evaluated = step.evaluated_at_once(task, data)
+        counts = [n for fold in folds for n in step.evaluated_counts(data, fold).values()]
         # In training and in evaluation, the batches that there are,
         self.batches = {True: _some(of_trials), False: [evaluated]}
         # and how many examples count in them: not all of a last batch, or of one of several splits.
         self.sizes = {
-            True: sorted({*of_trials, *(n % size for size in of_trials if n % size)}),
+            True: sorted({*of_trials, *rests} - {0}),
             False: sorted({evaluated, *(min(evaluated, count) for count in counts)}),
         }
         self.filled = len(self.sizes[True]) > 1 or data.folds is not None

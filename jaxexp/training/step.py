@@ -6,6 +6,8 @@ trials, and the same functions called alone are what that batch is tested agains
 Shapes: N examples of a split, B examples of a batch, S = ceil(N / B) steps of an epoch, E epochs.
 """
 
+import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeAlias
 
@@ -22,8 +24,9 @@ from jaxexp.spec.padding import Choice, Size, Traced, choose, largest, smallest,
 from jaxexp.spec.trial import Trial
 from jaxexp.training import keys
 from jaxexp.training.data import Data
+from jaxexp.training.folds import table
 from jaxexp.training.metrics import Metric
-from jaxexp.training.shuffle import mix, permutation
+from jaxexp.training.shuffle import mix, one_of, permutation
 from jaxexp.training.task import (
     Arrays,
     Batch,
@@ -41,6 +44,14 @@ Steps: TypeAlias = int | Choice[int]  # of a trial in all; a choice where they d
 
 LOSS = Metric("lower")
 TRAIN_SAMPLE = (512, 0.3, 10_000)  # examples evaluated: at least; a share of all; at most
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """How many examples each fold trains on, in a run's arrays; a program knows the numbers."""
+
+    n_F: tuple[int, ...]
 
 
 class Gathered(NamedTuple):
@@ -99,7 +110,7 @@ def init(
     empty = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), sums)
     return started, EpochRecord(
         step_loss_S=jnp.zeros(steps),
-        step_weight_S=None if weight_B is None and "folds" not in data else jnp.zeros(steps),
+        step_weight_S=None if weight_B is None else jnp.zeros(steps),
         running={name: own for name, own in empty.items() if name != "loss"},
         norms_L=jnp.zeros(norms_L.shape) if gradient_norms else None,
         splits=dict.fromkeys(data["evaluation"]["members"], empty),
@@ -178,7 +189,7 @@ class Turn(NamedTuple):
     active: Array  # False once the trial's epoch is over
 
 
-def turn_of(i: Array, n: int, batch_size: int | Array, microbatch: int | None) -> Turn:
+def turn_of(i: Array, n: int | Array, batch_size: int | Array, microbatch: int | None) -> Turn:
     """Turn `i` (from 0) of an epoch of n examples."""
     active = i < turns_per_epoch(n, batch_size, microbatch)
     if microbatch is None:
@@ -202,8 +213,8 @@ def train_steps(
     """Steps `first` to `last` (from 0, `last` not included) of an epoch (from 0).
 
     An epoch is one pass over the reshuffled examples, the last partial batch trained too. However
-    it is cut into calls, the results have the same bits. Where the program pads the batch size, a
-    trial of few steps stands still once they are over.
+    it is cut into calls, the results have the same bits. Where the program pads the batch size, or
+    folds differ in size, a trial of few steps stands still once they are over.
 
     With a `block`, so many steps at a time are a loop with a fixed end: for devices that ask their
     host after each turn of any other.
@@ -212,23 +223,23 @@ def train_steps(
     microbatches: trials of other batch sizes then do an equal amount of work in each turn. Where
     trials train `one_by_one`, each does no more than its own.
     """
-    examples, n = data["train"], training_examples(data)
+    examples, (n, order) = data["train"], _shuffled(trial, epoch, data)
     batch_size, size = value(trial.batch_size), microbatch or largest(trial.batch_size)
     steps = steps_per_epoch(n, batch_size)
-    order = _in_fold(trial, data, permutation(n, trial.seed, epoch))
+    waits = isinstance(trial.batch_size, Size) or not isinstance(n, int)
     word = mix(jnp.asarray(epoch, jnp.uint32) ^ mix(jnp.asarray(trial.seed, jnp.uint32)))
 
     def step(i: Array, carry: tuple[TrainState, EpochRecord]) -> tuple[TrainState, EpochRecord]:
         state, record = carry
         at = turn_of(i, n, batch_size, microbatch)
         active, place, ends = at.active, at.step, at.active & at.ends
-        batch, mask_B = _take(examples, n, at.start, at.length, size, order, holes="folds" in data)
+        batch, mask_B = _take(examples, n, at.start, at.length, size, order)
         rng, weight_B = step_key(word, at.step), weights_of(task, batch, mask_B)
         given = task, trial, run_steps, state, batch, mask_B, rng
         if microbatch is None:
             new, outputs, loss, grads = train_step(*given)
             weight = weight_B.sum()
-            if isinstance(trial.batch_size, Size):
+            if waits:
                 new = jax.tree.map(lambda a, b: jnp.where(active, a, b), new, state)
         else:
             new, outputs, loss, grads, weight = train_microbatch(*given, at.begins, ends)
@@ -269,7 +280,7 @@ def train_steps(
     return rest
 
 
-def first_example(i: Array, n: int, batch_size: int | Array) -> Array:
+def first_example(i: Array, n: int | Array, batch_size: int | Array) -> Array:
     """The place in the shuffled order of the first example of step `i`, uint32.
 
     Past a trial's last step it stays there: `i * batch_size` would leave 32 bits where a program
@@ -362,7 +373,8 @@ def with_evaluation(data: Data) -> dict[str, PyTree]:
 def _with_folds(data: Data) -> dict[str, PyTree]:
     """The same, where rows of the training examples are those of folds."""
     assert data.folds is not None
-    parts = {**data.folds, "train": data.folds["train"][:, train_sample(data)]}
+    sampled = [rows[train_sample(data, fold)] for fold, rows in enumerate(data.folds["train"])]
+    parts = {**data.folds, "train": table(sampled)}
     examples, n = None, count(data.train)
     for split, own in data.splits.items():
         if split != "train":  # a part of their own, the same for all folds
@@ -374,7 +386,7 @@ def _with_folds(data: Data) -> dict[str, PyTree]:
             n += count(own)
     return {
         "train": data.train,
-        "folds": dict(data.folds),
+        "folds": {**data.folds, "sizes": _sizes(data)},
         **data.extra,
         "evaluation": {"examples": examples, **_by_rows(parts, data.evaluated_apart)},
     }
@@ -393,10 +405,19 @@ def _by_rows(parts: Mapping[str, np.ndarray], apart: int) -> dict[str, PyTree]:
     return {"rows": rows_FxM, "members": members}
 
 
-def training_examples(data: Arrays) -> int:
-    """How many examples an epoch of a trial goes through: all, or those of the longest fold."""
-    n: int = data["folds"]["train"].shape[1] if "folds" in data else count(data["train"])
-    return n
+def _sizes(data: Data) -> Sizes:
+    return Sizes(tuple(data.counts_of(fold)["train"] for fold in range(data.n_folds)))
+
+
+def training_examples(data: Arrays, trial: Trial | None = None) -> int:
+    """How many examples an epoch of a trial goes through: all, or those of its fold.
+
+    With folds and no trial, those of the longest.
+    """
+    if "folds" not in data:
+        return count(data["train"])
+    n_F: tuple[int, ...] = data["folds"]["sizes"].n_F
+    return max(n_F) if trial is None else n_F[trial.fold]
 
 
 def evaluated_examples(data: Arrays) -> int:
@@ -406,31 +427,48 @@ def evaluated_examples(data: Arrays) -> int:
     return n
 
 
-def _in_fold(
-    trial: Trial, data: Arrays, order: Callable[[Array], Array]
-) -> Callable[[Array], Array]:
-    """An order of places in the trial's fold as one of rows; -1 where the fold is shorter."""
+def _shuffled(
+    trial: Trial, epoch: int | Array, data: Arrays
+) -> tuple[int | Array, Callable[[Array], Array]]:
+    """How many examples an epoch has, and from the places in its order to the rows.
+
+    Of a fold, both are those of a run on its rows alone.
+    """
     if "folds" not in data:
-        return order
-    rows_FxN = jnp.asarray(data["folds"]["train"])
-    return lambda index: rows_FxN[trial.fold, order(index)]
+        n = training_examples(data)
+        return n, permutation(n, trial.seed, epoch)
+    grid, rows_FxN = one_of(data["folds"]["sizes"].n_F, trial.fold), data["folds"]["train"]
+    order = permutation(grid, trial.seed, epoch)
+    return grid.n, lambda index: jnp.asarray(rows_FxN)[trial.fold, order(index)]
 
 
-def evaluated_counts(data: Data) -> dict[str, int]:
-    """How many examples of each split are evaluated."""
-    return {**data.counts, "train": len(train_sample(data))}
+def evaluated_counts(data: Data, fold: int | None = None) -> dict[str, int]:
+    """How many examples of each split are evaluated; with folds, of this one or the longest."""
+    counts = data.counts if fold is None else data.counts_of(fold)
+    return {**counts, "train": _sample_size(counts["train"], data.train_sample)}
 
 
-def train_sample(data: Data) -> np.ndarray:
+def train_sample(data: Data, fold: int = 0) -> np.ndarray:
     """The places of the training examples that are evaluated at the end of every epoch, sorted.
 
-    As many as the data say, or else all of up to 512; of more, 30 %, which takes about a tenth of
-    the time of an epoch, but at least 512 and at most 10,000.
+    With folds, the places in this one.
+    """
+    n = data.counts_of(fold)["train"]
+    return _sample(n, _sample_size(n, data.train_sample))
+
+
+def _sample_size(n: int, asked: int | None) -> int:
+    """As many as the data say, or else all of up to 512.
+
+    Of more, 30 %, which takes about a tenth of the time of an epoch, but at least 512 and at most
+    10,000.
     """
     least, share, most = TRAIN_SAMPLE
-    n = data.counts["train"]
-    size = min(n, max(least, min(int(share * n), most)))
-    size = size if data.train_sample is None else min(n, data.train_sample)
+    return min(n, max(least, min(int(share * n), most)) if asked is None else asked)
+
+
+@functools.lru_cache(4)  # folds of few sizes
+def _sample(n: int, size: int) -> np.ndarray:
     return np.sort(np.random.default_rng(0).permutation(n)[:size])
 
 
@@ -520,7 +558,7 @@ def _as_made(task: Task, trial: Trial, run_steps: Steps) -> optax.GradientTransf
             raise UserError(
                 f"the optimizer of {' and '.join(map(str, made))} steps keeps a state of another "
                 "structure, so that trials of these lengths share no program: run with "
-                "programs='exact'"
+                "programs='exact', and folds of other sizes one by one"
             )
         return choose(run_steps, lambda steps: states[run_steps.options.index(steps)])
 
@@ -559,7 +597,7 @@ def weights_of(task: Task, batch: Batch, mask_B: Array) -> Array:
 
 
 def _take(
-    examples: Batch, n: int, start: Array, length: int | Array, size: int,
+    examples: Batch, n: int | Array, start: Array, length: int | Array, size: int,
     order: Callable[[Array], Array], *, holes: bool = False,
 ) -> tuple[Batch, Array]:  # fmt: skip
     """`size` examples of an order of n, and their mask: False past `length` or the last.

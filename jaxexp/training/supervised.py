@@ -197,7 +197,8 @@ class Supervised(Task):
             self._check(trial, data)
             self._checked.add(key)
         if self.optimizer_uses_steps(trial):
-            steps = trial.epochs * steps_per_epoch(data.counts["train"], trial.batch_size)
+            examples = data.counts_of(trial.fold)["train"]
+            steps = trial.epochs * steps_per_epoch(examples, trial.batch_size)
             if (key, steps) not in self._checked:
                 with naming(f"optimizer of {steps:,} steps"):
                     self.optimizer(trial, steps)
