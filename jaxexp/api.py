@@ -51,6 +51,7 @@ from jaxexp.training.data import Data
 from jaxexp.training.masks import COMPARES, FILLING, SIZED, mixing
 from jaxexp.training.task import Inspection, Task, Variables, directions
 from jaxexp.training.tracing import fingerprint, inspection, is_plain_value, traced_shapes
+from jaxexp.training.updates import padded_sizes, same_when_padded
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -306,6 +307,8 @@ def plan(
         _check_read(each, inspector)
         _check_records(each, bound, inspector)
     _check_filling(inspector, trials, programs)
+    if programs == "one":
+        _check_updates(inspector, [t for each in sweeps if not each.timed for t in each.trials()])
     if any(inspector.mixes(trial).evaluated for trial in trials):
         data = data.apart(bound.evaluation_batch_size)
     hardware = _hardware(devices, target, cluster, nodes)
@@ -635,6 +638,10 @@ class _Inspector:
 
     def workload(self, trials: Sequence[Trial]) -> Workload:
         data, counts = self.data, self.data.counts
+        alike: dict[object, list[Trial]] = {}
+        for trial in trials:
+            alike.setdefault(planning.unpadded(trial), []).append(trial)
+        pads = functools.cache(lambda kind: self.pads(alike[kind]))
         each = step.evaluated_counts(data)
         sample, evaluated = each["train"], sum(each.values())
         train_bytes = sum(a.nbytes for a in jax.tree.leaves(data.train))
@@ -657,7 +664,13 @@ class _Inspector:
                 and "batch_size" not in self(trial).reads
                 for trial in trials
             ),
+            pads_sizes=lambda trial: pads(planning.unpadded(trial)),
         )
+
+    def pads(self, trials: Sequence[Trial]) -> bool:
+        """Whether trials may be padded to one another's sizes: their optimizer must not mind."""
+        steps = max(_steps(trial, self.data)[0] for trial in trials)
+        return same_when_padded(self.task, trials, self.data.arrays(), steps)
 
     def _run_length_matters(self, trial: Trial) -> bool:
         return self.task.optimizer_uses_steps(trial) or "epochs" in self(trial).reads
@@ -745,6 +758,19 @@ def _check_filling(inspector: _Inspector, trials: Sequence[Trial], programs: str
                 f"evaluation_batch_size={size}: the last of the batches of {n} {split} examples "
                 f"would be partial, and {why}, or choose an evaluation_batch_size that divides "
                 f"{' and '.join(str(n) for n in dict.fromkeys(counts.values()))}"
+            )
+
+
+def _check_updates(inspector: _Inspector, trials: Sequence[Trial]) -> None:
+    """Raise UserError for models to pad, where the optimizer would update them otherwise."""
+    for kind in dict.fromkeys(map(type, trials)):
+        own = [trial for trial in trials if type(trial) is kind]
+        if not inspector.pads(own):
+            raise UserError(
+                f"programs='one': models that differ in {' and '.join(padded_sizes(own))} would "
+                f"be padded, and the optimizer of {type(inspector.task).__name__} would not update "
+                "them as alone (it may take means over whole arrays, or heed their shapes, as "
+                "Adafactor and Muon do): run with programs='auto' or 'exact'"
             )
 
 

@@ -324,6 +324,12 @@ def test_batches_of_one_size_stay_together_where_they_cannot_be_padded():
     assert [{t.batch_size for t in p.trials} for p in made.programs] in ([{31}, {32}], [{32}, {31}])
 
 
+def test_trials_of_one_size_stay_together_where_their_models_cannot_be_padded():
+    sweep = Sweep(MLPTrial(epochs=1), {"batch_size": [31, 32], "width": [15, 16]})
+    made = plan([sweep], 2, work_of(EXAMPLES, pads_sizes=lambda trial: False))
+    assert [{t.width for t in p.trials} for p in made.programs] in ([{15}, {16}], [{16}, {15}])
+
+
 def test_shares_are_those_of_the_work():
     """Of a member as trained alone: twice the epochs, twice the share."""
     sweep = Sweep(MLPTrial(), {"epochs": [10, 20], "width": [8, 16]})

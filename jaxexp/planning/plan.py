@@ -234,7 +234,8 @@ class _Planner:
         """Equal for programs that may be merged."""
         trial = program.trials[0]
         batch = None if self.workload.pads_batches else trial.batch_size
-        return program.record, batch, unpadded(trial)
+        sizes = None if self.workload.pads_sizes(trial) else _model_sizes(trial)
+        return program.record, batch, sizes, unpadded(trial)
 
     def _merge_alike(self, programs: list[Program]) -> list[Program]:
         if len(programs) == 1:
@@ -483,6 +484,12 @@ def unpadded(trial: Trial) -> tuple[object, ...]:
         if declared.kind in (Kind.STATIC, Kind.CHOICE)
     )
     return (type(trial), *own)
+
+
+def _model_sizes(trial: Trial) -> tuple[object, ...]:
+    """The sizes that are not of any trial, as the batch size is."""
+    own = ((n, d) for n, d in trial.fields().items() if n not in Trial.fields())
+    return tuple(getattr(trial, name) for name, declared in own if declared.kind is Kind.SIZE)
 
 
 def static_key(trial: Trial) -> tuple[object, ...]:

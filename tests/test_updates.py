@@ -1,0 +1,161 @@
+"""Optimizers that would update a padded model otherwise than alone are found out in time."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from optax import contrib
+
+import jaxexp as jx
+from jaxexp.spec.padding import largest, value
+from jaxexp.training import updates
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(48, 3)).astype(np.float32)
+DATA = jx.arrays(X, (X[:, 0] > 0).astype(int) + (X[:, 2] > 0.3), validation=None)
+BASE = jx.MLPTrial(epochs=2, depth=2, width=8, batch_size=16, learning_rate=0.02)
+RATE = 0.02
+
+
+@dataclasses.dataclass(frozen=True)
+class Own(jx.MLPClassification):
+    """With an optimizer of the user's own."""
+
+    make: object = None
+
+    def optimizer(self, trial, steps):
+        return self.make(trial)
+
+
+def sgd_after(*parts):
+    return lambda trial: optax.chain(*parts, optax.sgd(trial.learning_rate))
+
+
+SAME = {
+    "clipped Adam": lambda t: optax.chain(
+        optax.clip_by_global_norm(0.05), optax.adam(t.learning_rate)
+    ),
+    "AdamW with a warm-up": lambda t: optax.adamw(
+        optax.warmup_cosine_decay_schedule(0.0, RATE, 5, 50), weight_decay=0.1
+    ),
+    "LAMB": lambda t: optax.lamb(t.learning_rate),
+    "LARS": lambda t: optax.lars(t.learning_rate),
+    "signs": lambda t: optax.sign_sgd(t.learning_rate),
+}
+DIFFERENT = {
+    "Adafactor": lambda t: optax.adafactor(t.learning_rate, min_dim_size_to_factor=2),
+    "Muon": lambda t: contrib.muon(t.learning_rate),
+    "centred": sgd_after(optax.centralize()),
+    "clipped from some size on": sgd_after(optax.clip_by_block_rms(10.0)),
+    "noise": sgd_after(optax.add_noise(0.1, 0.5, 0)),
+    "decay towards 1": sgd_after(optax.stateless(lambda grads, params: jax.tree.map(
+        lambda g, p: g + 0.1 * (p - 1), grads, params))),
+    "moves later": lambda t: optax.MultiSteps(contrib.muon(RATE), 8),
+    "not a number in padding": sgd_after(optax.stateless(lambda grads, params: jax.tree.map(
+        lambda g: g / abs(g), grads))),
+}  # fmt: skip
+
+
+def programs_of(task, axes, base=BASE, data=DATA, **options):
+    return jx.plan(jx.Sweep(base, axes), task, data, devices=1, **options).plan.programs
+
+
+def found(make, axes, base=BASE):
+    """Without a plan, which is quicker."""
+    trials = jx.Sweep(base, axes).trials()
+    return updates.same_when_padded(Own(make=make).bind(DATA), trials, DATA.arrays(), 50)
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_what_does_not_mind_padding_is_found_to(name):
+    assert found(SAME[name], {"width": [3, 8], "depth": [1, 2, 4]})
+
+
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_what_minds_is_found_to(name):
+    assert not found(DIFFERENT[name], {"width": [3, 8]})
+
+
+def test_each_size_counts():
+    """Of depths, the arrays of hidden layers that both have; of batch norm, the scales of 1."""
+    assert not found(DIFFERENT["clipped from some size on"], {"depth": [1, 2, 4]})
+    assert found(DIFFERENT["Muon"], {"width": [8], "batch_size": [4, 8], "seed": range(2)})
+    normed = BASE.replace(batch_norm=True)
+    assert found(SAME["AdamW with a warm-up"], {"width": [3, 8]}, normed)
+    assert not found(SAME["LAMB"], {"width": [3, 8]}, normed)
+    assert found(SAME["clipped Adam"], {("width", "depth"): [((3, 5), 2), (8, 3), (4, 1)]})
+
+
+@pytest.mark.parametrize("name", ["Muon", "clipped Adam"])
+def test_trials_are_padded_only_where_they_train_as_alone(name):
+    task, axes = Own(make=(SAME | DIFFERENT)[name]), {"width": [3, 8], "seed": range(2)}
+    merged = programs_of(task, axes)
+    assert len(merged) == (1 if name in SAME else 2)
+    assert len(programs_of(task, axes, programs="exact")) == 2
+    results = jx.run(jx.Sweep(BASE, axes), task, DATA, progress=False)
+    for width in axes["width"]:
+        alone = jx.run(jx.Sweep(BASE.replace(width=width)), task, DATA, progress=False)
+        mine = results["loss"].sel(width=width, seed=0)
+        np.testing.assert_allclose(mine, alone["loss"], rtol=2e-5)
+
+
+def test_one_program_of_them_is_refused():
+    task, axes = Own(make=DIFFERENT["Muon"]), {"width": [3, 8], "depth": [1, 2]}
+    with pytest.raises(jx.UserError, match=r"differ in depth and width .* of Own would not"):
+        programs_of(task, axes, programs="one")
+    assert len(programs_of(task, {"batch_size": [4, 8]}, programs="one")) == 1
+    assert len(programs_of(Own(make=SAME["LAMB"]), axes, programs="one")) == 1
+
+
+def test_optimizers_of_jaxexp_are_not_tried(monkeypatch):
+    monkeypatch.setattr(updates, "_same", None)
+    assert len(programs_of(jx.MLPClassification(), {"width": [3, 8]})) == 1
+    task = Own(make=SAME["LAMB"])
+    assert len(programs_of(task, {"width": [3, 8]}, programs="exact")) == 2
+    assert len(programs_of(task, {"learning_rate": [0.1, 0.01]})) == 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SumTrial(jx.Trial):
+    terms: int = jx.size(4)
+
+
+class Sum(jx.Task):
+    """A model of the user's own, whose padding holds random numbers that nothing reads."""
+
+    def __init__(self, make, crop=None):
+        self.make, self.cut = make, crop or (lambda trial, w: w[: trial.terms])
+
+    def init(self, trial, rng, data):
+        return jx.Variables({"w": jax.random.normal(rng, (largest(trial.terms),))})
+
+    def apply(self, trial, variables, batch, *, rng, mask, train):
+        own = jnp.arange(largest(trial.terms)) < value(trial.terms)
+        slope = jnp.where(own, variables.params["w"], 0).sum()
+        return jx.Outputs((batch.x[:, 0] * slope - batch.y) ** 2)
+
+    def optimizer(self, trial, steps):
+        return self.make(trial)
+
+    def crop(self, trial, variables, norms_ExL):
+        return jx.Variables({"w": self.cut(trial, variables.params["w"])}), norms_ExL
+
+
+@pytest.mark.parametrize(
+    ("make", "crop", "programs"),
+    [
+        (lambda t: optax.adamw(RATE, weight_decay=0.1), None, 1),
+        (lambda t: optax.lars(RATE), None, 2),  # the norm of all weights, the padding's too
+        (lambda t: optax.sgd(RATE / value(t.terms)), None, 1),
+        (lambda t: optax.sgd(RATE / t.terms), None, 2),  # raises, for a size that is padded
+        (lambda t: optax.sgd(RATE / largest(t.terms)), None, 2),
+        (lambda t: optax.sgd(RATE), lambda trial, w: w, 2),  # which of them are its own?
+    ],
+)
+def test_models_of_ones_own(make, crop, programs):
+    axes, data = {"terms": [2, 4]}, jx.arrays(X, X[:, 0], validation=None)
+    base = SumTrial(epochs=2, batch_size=16)
+    assert len(programs_of(Sum(make, crop), axes, base, data)) == programs
