@@ -638,10 +638,6 @@ class _Inspector:
 
     def workload(self, trials: Sequence[Trial]) -> Workload:
         data, counts = self.data, self.data.counts
-        alike: dict[object, list[Trial]] = {}
-        for trial in trials:
-            alike.setdefault(planning.unpadded(trial), []).append(trial)
-        pads = functools.cache(lambda kind: self.pads(alike[kind]))
         each = step.evaluated_counts(data)
         sample, evaluated = each["train"], sum(each.values())
         train_bytes = sum(a.nbytes for a in jax.tree.leaves(data.train))
@@ -664,11 +660,11 @@ class _Inspector:
                 and "batch_size" not in self(trial).reads
                 for trial in trials
             ),
-            pads_sizes=lambda trial: pads(planning.unpadded(trial)),
+            pads_sizes=self.pads_sizes,
         )
 
-    def pads(self, trials: Sequence[Trial]) -> bool:
-        """Whether trials may be padded to one another's sizes: their optimizer must not mind."""
+    def pads_sizes(self, trials: Sequence[Trial]) -> bool:
+        """Whether their optimizer updates trials that are padded to one size as it does alone."""
         steps = max(_steps(trial, self.data)[0] for trial in trials)
         return same_when_padded(self.task, trials, self.data.arrays(), steps)
 
@@ -765,7 +761,7 @@ def _check_updates(inspector: _Inspector, trials: Sequence[Trial]) -> None:
     """Raise UserError for models to pad, where the optimizer would update them otherwise."""
     for kind in dict.fromkeys(map(type, trials)):
         own = [trial for trial in trials if type(trial) is kind]
-        if not inspector.pads(own):
+        if not inspector.pads_sizes(own):
             raise UserError(
                 f"programs='one': models that differ in {' and '.join(padded_sizes(own))} would "
                 f"be padded, and the optimizer of {type(inspector.task).__name__} would not update "

@@ -326,7 +326,7 @@ def test_batches_of_one_size_stay_together_where_they_cannot_be_padded():
 
 def test_trials_of_one_size_stay_together_where_their_models_cannot_be_padded():
     sweep = Sweep(MLPTrial(epochs=1), {"batch_size": [31, 32], "width": [15, 16]})
-    made = plan([sweep], 2, work_of(EXAMPLES, pads_sizes=lambda trial: False))
+    made = plan([sweep], 2, work_of(EXAMPLES, pads_sizes=lambda trials: False))
     assert [{t.width for t in p.trials} for p in made.programs] in ([{15}, {16}], [{16}, {15}])
 
 

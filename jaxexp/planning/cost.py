@@ -70,8 +70,8 @@ class Workload:
     # Whether a trial of fewer epochs is not the prefix of a longer one (a schedule, say).
     run_length_matters: Callable[[Trial], bool] = field(default=lambda trial: False)
     pads_batches: bool = True  # whether trials of other batch sizes may share a program
-    # Whether a trial may share one with others that differ in the sizes of their models.
-    pads_sizes: Callable[[Trial], bool] = field(default=lambda trial: True)
+    # Whether these trials may share one, that differ in the sizes of their models.
+    pads_sizes: Callable[[Sequence[Trial]], bool] = field(default=lambda trials: True)
 
     def steps(self, batch_size: int) -> int:
         """The steps of an epoch, the last batch partial."""

@@ -228,14 +228,23 @@ class _Planner:
             kinds.setdefault(id(program) if program.alone else self._kind(program), []).append(
                 program
             )
-        return list(kinds.values())
+        return [paddable for own in kinds.values() for paddable in self._paddable(own)]
 
     def _kind(self, program: Program) -> object:
         """Equal for programs that may be merged."""
         trial = program.trials[0]
         batch = None if self.workload.pads_batches else trial.batch_size
-        sizes = None if self.workload.pads_sizes(trial) else _model_sizes(trial)
-        return program.record, batch, sizes, unpadded(trial)
+        return program.record, batch, unpadded(trial)
+
+    def _paddable(self, programs: list[Program]) -> list[list[Program]]:
+        """These in one list, or in one for each size where their models cannot be padded."""
+        trials = [trial for program in programs for trial in program.trials]
+        if len(programs) == 1 or self.workload.pads_sizes(trials):
+            return [programs]
+        sizes: dict[object, list[Program]] = {}
+        for program in programs:
+            sizes.setdefault(_model_sizes(program.trials[0]), []).append(program)
+        return list(sizes.values())
 
     def _merge_alike(self, programs: list[Program]) -> list[Program]:
         if len(programs) == 1:
