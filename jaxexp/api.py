@@ -27,14 +27,14 @@ from jaxexp.base.errors import UserError
 from jaxexp.base.files import digest, write_whole
 from jaxexp.base.numbers import checked_int
 from jaxexp.base.words import did_you_mean
-from jaxexp.execution import driver, targets
+from jaxexp.execution import claims, driver, targets
 from jaxexp.execution.checkpoints import EVERY_SECONDS, Checkpoints
 from jaxexp.execution.control import Control, Curves, Search, Stopping
 from jaxexp.execution.devices import chosen, device_memory, host_memory
 from jaxexp.execution.devices import devices as all_devices
 from jaxexp.execution.progress import Ranking, TerminalProgress
 from jaxexp.execution.records import TrialRecord
-from jaxexp.execution.stores import Store
+from jaxexp.execution.stores import store
 from jaxexp.execution.targets import Compilations, Target
 from jaxexp.execution.trainer import Checkpointer, Progress, Silent
 from jaxexp.nn.classification import MLPClassification
@@ -189,8 +189,13 @@ class PlannedRun:
     def identity(self) -> dict[str, str]:
         """What decides the numbers, in words and digests."""
         named = {f"sweep {sweep.name}": sweep.id for sweep in self.sweeps}
+        return {**surroundings(), **named, **self.trained}
+
+    @functools.cached_property
+    def trained(self) -> dict[str, str]:
+        """What is trained, whatever the trials: digests of the task and of the data."""
         task = task_fingerprint(self.task, self.data, self.sweeps)
-        return {**surroundings(), **named, "task": task, "data": data_fingerprint(self.data)}
+        return {"task": task, "data": data_fingerprint(self.data)}
 
 
 def surroundings() -> dict[str, str]:
@@ -866,32 +871,12 @@ def _checkpoints(
         yield None
         return
     rules = {"stopping": control.identity} if control else {}
-    with contextlib.closing(Checkpoints(folder, progress.note, every)) as made:
-        check_identity(made.store, planned.identity | rules)
-        yield made
-
-
-def check_identity(store: Store, identity: Mapping[str, str]) -> None:
-    """Write down what the checkpoints are of, or compare it with what is written down."""
-    folder, file = store.location, "identity.json"
-    try:
-        if written := store.read(file):
-            before = json.loads(written)
-            differs = [
-                f"{name} was {before.get(name, 'missing')}, is {identity.get(name, 'missing')}"
-                for name in {**identity, **before}
-                if before.get(name) != identity.get(name)
-            ]
-            if differs:
-                raise UserError(f"{folder}: checkpoints of another run: {'; '.join(differs)}")
-        elif not store.is_empty():
-            raise UserError(f"{folder}: expected an empty folder, or one of checkpoints")
-        else:
-            store.put(file, json.dumps(identity, indent=1).encode())
-    except OSError as error:
-        raise UserError(f"{folder}: checkpoints cannot be kept here ({error})") from error
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"{folder}/{file}: not readable ({error})") from error
+    identity, place = planned.identity | rules, store(folder)
+    with claims.held(place, identity):
+        claims.claim(place, identity)
+        of = planned.trained | rules
+        with contextlib.closing(Checkpoints(folder, progress.note, every, of)) as made:
+            yield made
 
 
 def write_report(results: "Results | Mapping[str, Results]", path: str | Path) -> Path:

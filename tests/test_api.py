@@ -11,6 +11,7 @@ from flax import linen, nnx
 
 import jaxexp as jx
 from jaxexp.base.errors import InterruptedRunError
+from jaxexp.base.locks import held
 from jaxexp.execution.trainer import Silent
 
 
@@ -212,6 +213,11 @@ def test_checkpoints_of_another_run_are_refused(sweep, data, tmp_path):
     (tmp_path / "b" / "thesis.tex").write_text("not a checkpoint")
     with pytest.raises(jx.UserError, match="expected an empty folder"):
         jx.run(sweep, data=data, progress=False, checkpoint_dir=tmp_path / "b")
+
+
+def test_a_folder_of_checkpoints_in_use_is_refused(sweep, data, tmp_path):
+    with held(tmp_path), pytest.raises(jx.UserError, match=f"{tmp_path}: in use by process"):
+        jx.run(sweep, data=data, progress=False, checkpoint_dir=tmp_path)
 
 
 def test_a_stopped_run_leaves_no_thread_behind(sweep, data):

@@ -370,6 +370,23 @@ def test_only_the_last_two_are_kept(program, sound, tmp_path):
     assert {path.name for path in (tmp_path / program.id).iterdir()} == {"11", "12"}
 
 
+def test_snapshots_of_the_same_trials_on_other_data_are_told_and_not_used(
+    program, sound, small, tmp_path
+):
+    notes = []
+    state_and_rest = state_like(program, small.task, with_evaluation(small.data))
+    for data in ("one", "two"):
+        with contextlib.closing(Checkpoints(tmp_path, notes.append, of={"data": data})) as keeper:
+            assert keeper.load(program, lambda: state_and_rest) is None
+            keeper.save(program, sound[0])
+    at = tmp_path / program.id
+    assert notes == [
+        f"{at}: checkpoints of another run (data was one, is two); its trials start afresh"
+    ]
+    keeper = Checkpoints(tmp_path, pytest.fail, of={"data": "two"})
+    assert same(keeper.load(program, lambda: state_and_rest), sound[0])
+
+
 def test_types_that_numpy_does_not_know(program, sound, small, tmp_path):
     def halve(tree):
         return jax.tree.map(lambda a: np.asarray(a, jnp.bfloat16), tree)

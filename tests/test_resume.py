@@ -20,9 +20,11 @@ from test_cli import write_csvs
 
 import jaxexp
 from jaxexp.base.errors import InterruptedRunError
+from jaxexp.base.locks import held
 from jaxexp.cli import library, rundir
 from jaxexp.cli import main as cli
 from jaxexp.cli.signals import Signals
+from jaxexp.execution import claims
 
 TIMES = {"compile_seconds", "train_seconds", "wall_seconds", "started"}
 SWEEP = """
@@ -376,6 +378,42 @@ def test_a_run_moved_and_renamed_is_resumed(place, whole, interrupted, tmp_path)
     assert_same_results(tmp_path / "another name", whole)
 
 
+ELSEWHERE = """
+import os
+import jaxexp as jx
+from jaxexp.reproduce.places import problem
+
+sweep = jx.Sweep(jx.MLPTrial(epochs=1, batch_size=64, depth=1, width=4))
+"""
+
+
+def test_checkpoints_kept_elsewhere_are_those_of_one_run(place, tmp_path, capsys, monkeypatch):
+    """Neither taken over nor deleted by a run on other data, nor used by two at a time."""
+    (tmp_path / "mine.py").write_text(ELSEWHERE)
+    write_csvs(tmp_path / "other", 600)
+    line = ["run", str(tmp_path / "mine.py"), "--checkpoints", str(tmp_path / "kept"), "--out"]
+    own = [str(tmp_path / "own"), "--data", str(place / "data")]
+    with monkeypatch.context() as patched:  # as where the first is interrupted
+        patched.setattr(claims, "remove", lambda *_: None)
+        told_by(capsys, *line, *own, code=0)
+    before = sorted((tmp_path / "kept").rglob("*"))
+    other = [str(tmp_path / "new"), "--data", str(tmp_path / "other")]
+    told = told_by(capsys, *line, *other)
+    assert f"{tmp_path / 'kept'}: checkpoints of another run: " in told
+    assert "data was " in told
+    assert not (tmp_path / "new").exists()
+    made = json.loads((tmp_path / "own" / "run.json").read_text())
+    made["inputs"]["data"] = other[-1]
+    (tmp_path / "own" / "run.json").write_text(json.dumps(made | {"finished": False}))
+    told = told_by(capsys, "resume", str(tmp_path / "own"), "--force")
+    assert f"{tmp_path / 'kept'}: checkpoints of another run: " in told
+    with held(tmp_path / "kept"):
+        told = told_by(capsys, *line, str(tmp_path / "again"), *own[1:])
+        assert f"{tmp_path / 'kept'}: in use by process" in told
+    assert not (tmp_path / "again").exists()
+    assert sorted((tmp_path / "kept").rglob("*")) == before
+
+
 def test_a_run_killed_as_it_began_is_begun_again(tmp_path):
     """Nothing is there but what comes before run.json."""
     for name in rundir.LEFTOVERS:
@@ -392,6 +430,8 @@ def test_results_of_other_trials_are_not_taken_for_ones_own(place, whole):
     assert not notes
     assert directory.finished(sweep.set({"epochs": [2]}), notes.append) is None
     assert "results of other trials; the sweep runs again" in notes[0]
+    assert directory.finished(sweep, notes.append, "0" * 16) is None
+    assert "results on other data; the sweep runs again" in notes[1]
 
 
 @pytest.mark.parametrize("later", ["", pytest.param("resumed", marks=pytest.mark.nightly)])

@@ -8,6 +8,7 @@ import pytest
 from test_checkpoints import assert_same_bits, expected, made, one_step, resume, small  # noqa: F401
 
 import jaxexp as jx
+from jaxexp.execution import claims
 from jaxexp.execution.stores import Folder, Objects, store
 
 NAME = "in several streams"
@@ -79,6 +80,37 @@ def test_checkpoints_of_another_run_are_refused_behind_a_url(url):
     jx.run(jx.Sweep(base), data=data, checkpoint_dir=url, progress=False)
     with pytest.raises(jx.UserError, match="checkpoints of another run"):
         jx.run(jx.Sweep(base.replace(epochs=3)), data=data, checkpoint_dir=url, progress=False)
+
+
+def test_what_another_process_has_claimed_since_is_left_alone(url):
+    there, identity = store(url), {"data": "one"}
+    with claims.held(there, identity):
+        first = claims.claim(there, identity)
+        with claims.held(store(url), identity):  # objects have no locks
+            second = claims.claim(there, identity)
+        claims.remove(there, first)
+        assert not there.is_empty()
+        claims.remove(there, second)
+    assert there.is_empty()
+
+
+def test_a_folder_in_use_is_refused_and_nothing_is_written_into_one_of_something_else(tmp_path):
+    kept, identity = tmp_path / "kept", {"data": "one"}
+    with (
+        claims.held(store(kept), identity),
+        pytest.raises(jx.UserError, match=rf"{kept}: in use by process \d+ on "),
+        claims.held(store(kept), identity),
+    ):
+        pass
+    with claims.held(store(kept), identity):  # which the first has let go, and claimed nothing
+        pass
+    (tmp_path / "thesis.txt").touch()
+    with (
+        pytest.raises(jx.UserError, match="expected an empty folder, or one of checkpoints"),
+        claims.held(store(tmp_path), identity),
+    ):
+        pass
+    assert {path.name for path in tmp_path.iterdir()} == {"kept", "thesis.txt"}
 
 
 @pytest.mark.parametrize("name", ["kå ll [x]", "[", "a*b", "q?", "a{b,c}", "per%20cent#", "a|b"])

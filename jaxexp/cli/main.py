@@ -783,7 +783,7 @@ def _run(
             session = Session(command, console, signals)
             if not begun:
                 session.check_inputs()
-            with held as directory:
+            with session.held(begun=begun), held as directory:
                 begun = True
                 page = session.run(directory, force=force)
         except InterruptedRunError:

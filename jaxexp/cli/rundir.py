@@ -16,23 +16,20 @@ import os
 import reprlib
 import shlex
 import shutil
-import socket
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypedDict
 
-from filelock import FileLock, Timeout
-
 from jaxexp.base.errors import UserError
 from jaxexp.base.files import matches, write_whole
+from jaxexp.base.locks import HOLDER, LOCK, held, holder, is_held
 from jaxexp.spec.sweep import Sweep
 
 if TYPE_CHECKING:
     import xarray as xr
 
 FORMAT = 3  # of the directory: another one is refused
-LOCK, HOLDER = ".lock", ".holder"
 LEFTOVERS = (LOCK, HOLDER, "run.json.partial")  # all that a run killed as it began may leave
 
 
@@ -111,29 +108,11 @@ class RunDirectory:
 
     @contextlib.contextmanager
     def _held(self) -> Iterator[None]:
-        """One process at a time; the lock goes with the process that holds it."""
-        with self._writing():
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.path / LOCK, timeout=0)
-            try:
-                lock.acquire()
-            except Timeout:
-                raise UserError(f"{self.path}: in use by {self._holder()}") from None
-        try:
+        """One process at a time."""
+        with contextlib.ExitStack() as stack:
             with self._writing():
-                holder = f"process {os.getpid()} on {socket.gethostname()}"
-                (self.path / HOLDER).write_text(holder)
+                stack.enter_context(held(self.path))
             yield
-        finally:
-            with contextlib.suppress(OSError):
-                (self.path / HOLDER).unlink(missing_ok=True)
-            lock.release()
-
-    def _holder(self) -> str:
-        try:
-            return (self.path / HOLDER).read_text(errors="replace")
-        except OSError:
-            return "another process"
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -258,12 +237,8 @@ class RunDirectory:
 
     def state(self) -> str:
         """In words: "complete", "interrupted", "running", "damaged" and the like."""
-        if (self.path / HOLDER).is_file():
-            try:
-                with FileLock(self.path / LOCK, timeout=0):
-                    pass
-            except (Timeout, OSError):
-                return f"running ({self._holder()})"
+        if is_held(self.path):
+            return f"running ({holder(self.path)})"
         try:
             command = self.command()
         except UserError as error:
@@ -319,8 +294,13 @@ class RunDirectory:
         with self._writing():
             results.save(dataset, self.results / f"{sweep.name}.nc")
 
-    def finished(self, sweep: Sweep, note: Callable[[str], None]) -> "xr.Dataset | None":
-        """The results of a sweep that is complete already; `note` says what cannot be used."""
+    def finished(
+        self, sweep: Sweep, note: Callable[[str], None], data: str | None = None
+    ) -> "xr.Dataset | None":
+        """The results of a sweep that is complete already, on data of this fingerprint, if given.
+
+        `note` says what cannot be used.
+        """
         file = self.results / f"{sweep.name}.nc"
         if not file.is_file():
             return None
@@ -331,10 +311,14 @@ class RunDirectory:
         except UserError as error:
             note(f"{error}; the sweep runs again")
             return None
-        if dataset.attrs.get("sweep_id", sweep.id) == sweep.id:
-            return dataset
-        note(f"{file}: results of other trials; the sweep runs again")
-        return None
+        for what, attribute, own in (
+            ("of other trials", "sweep_id", sweep.id),
+            ("on other data", "data_fingerprint", data),
+        ):
+            if own is not None and dataset.attrs.get(attribute, own) != own:
+                note(f"{file}: results {what}; the sweep runs again")
+                return None
+        return dataset
 
     def load(self) -> "list[tuple[str, xr.Dataset]]":
         """The results of every sweep of the run that has some, by name, in the command's order.

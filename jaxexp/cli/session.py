@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import reprlib
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -22,6 +23,7 @@ from jaxexp.cli.library import Source
 from jaxexp.cli.rundir import RunDirectory
 from jaxexp.cli.searching import Search
 from jaxexp.cli.signals import Signals
+from jaxexp.execution import claims
 from jaxexp.spec.sweep import Sweep
 
 if TYPE_CHECKING:
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
     from jaxexp.api import PlannedRun
     from jaxexp.execution.control import Control, Stopping
     from jaxexp.execution.records import TrialRecord
-    from jaxexp.execution.stores import Store
     from jaxexp.report.page import Section
     from jaxexp.search.batches import Training
     from jaxexp.training.data import Data
@@ -246,21 +247,21 @@ class Session:
         self.missing: dict[str, str] = {}
         self.log_errors: list[str] = []
         # What is wrong with the data, or cannot be had, is said at once.
-        for source in (source for stage in self.stages for source in stage):
+        for source in self._sources:
             if source.check:
                 try:
                     with library.calling(source.sweep, "check(inputs)", source.check):
                         source.check(command.inputs)
                 except UnavailableError as error:
                     self._not_run([source], str(error))
-        if self.missing.keys() >= {s.sweep.name for stage in self.stages for s in stage}:
+        if self.missing.keys() >= {source.sweep.name for source in self._sources}:
             raise UnavailableError(next(iter(self.missing.values())))
         self.first = None
         if not self.stages[0][0].estimate:
             with contextlib.suppress(*[UnavailableError] * (len(self.stages) > 1)):
                 self.first = plan_stage(self.stages[0], command)
         self.control = self._controlled()
-        self.kept: Store | None = None
+        self.kept = None
         if command.checkpoints is not None:
             from jaxexp.execution import stores
 
@@ -272,11 +273,8 @@ class Session:
         Raises UserError if the directory's run was begun otherwise (unless `force`), and
         `InterruptedRunError`.
         """
-        directory.check_same(self._identity(), force=force)
-        if self.kept is not None and not force:
-            from jaxexp import api
-
-            api.check_identity(self.kept, self._identity())
+        directory.check_same(self._made_by() | self._asked(), force=force)
+        process = "" if self.kept is None else claims.claim(self.kept, self._identity())
         self._take_over(directory)
         for number, stage in enumerate(self.stages):
             known = self.results.keys() | self.missing.keys()
@@ -295,8 +293,20 @@ class Session:
         page = pages.write(directory, self.sections, list(self.results.values()))
         directory.finish()
         if self.kept is not None:
-            self.kept.remove()
+            claims.remove(self.kept, process)
         return page
+
+    @contextlib.contextmanager
+    def held(self, *, begun: bool) -> Iterator[None]:
+        """Hold the place that was asked for checkpoints, in which nobody else's may lie.
+
+        Of a run that was begun, the run directory says whether it may go on with other code.
+        """
+        if self.kept is None:
+            yield
+            return
+        with claims.held(self.kept, self._identity(), self._made_by() if begun else ()):
+            yield
 
     def check_inputs(self) -> None:
         """Raise UserError for a file or folder that is given in vain.
@@ -323,11 +333,12 @@ class Session:
 
     def _take_over(self, directory: RunDirectory) -> None:
         """The sweeps that were complete already."""
-        for stage in self.stages:
+        for number, stage in enumerate(self.stages):
+            data = self.first.trained["data"] if self.first and number == 0 else None
             for source in stage:
                 if source.space is not None:  # its batches are read from their checkpoints
                     continue
-                dataset = directory.finished(source.sweep, self._say)
+                dataset = directory.finished(source.sweep, self._say, data)
                 if dataset is not None:
                     self.missing.pop(source.sweep.name, None)
                     self.results[source.sweep.name] = dataset
@@ -378,7 +389,10 @@ class Session:
         from jaxexp.execution.checkpoints import Checkpoints
 
         with api.terminal_progress(planned, self.console, sweeps, metric, best) as progress:
-            checkpoints = Checkpoints(location, progress.note, self.command.checkpoint_every)
+            every, of = self.command.checkpoint_every, planned.trained
+            if control := options.get("control"):
+                of = of | {"stopping": control.identity}
+            checkpoints = Checkpoints(location, progress.note, every, of)
             with closing(checkpoints):
                 training = api.train(
                     planned, sweeps=sweeps, progress=progress, checkpointer=checkpoints, **options
@@ -483,20 +497,28 @@ class Session:
     def _say(self, text: str) -> None:
         self.console.print(text, style="yellow", soft_wrap=True)
 
+    @functools.cached_property
+    def _sources(self) -> list[Source]:
+        return [source for stage in self.stages for source in stage]
+
     def _identity(self) -> dict[str, str]:
-        """What decides the numbers beside the data, in words and digests."""
+        """What decides the numbers, in words and digests; the data of later stages do so later."""
+        return self._made_by() | self._asked() | (self.first.trained if self.first else {})
+
+    def _made_by(self) -> dict[str, str]:
+        """The code that makes the numbers."""
         from jaxexp.api import surroundings
 
-        sweeps = {
-            f"{what} {source.sweep.name}": digest
-            for stage in self.stages
-            for source in stage
-            for what, digest in (("sweep", source.sweep.id), ("file of sweep", source.digest))
-        }
+        files = {f"file of sweep {own.sweep.name}": own.digest for own in self._sources}
+        return {**surroundings(), "code": code_digest(), **files}
+
+    def _asked(self) -> dict[str, str]:
+        """What it is to train."""
+        sweeps = {f"sweep {own.sweep.name}": own.sweep.id for own in self._sources}
         rule = {"search": self.control.identity} if self.control else {}
-        if any(source.space is not None for stage in self.stages for source in stage):
+        if any(source.space is not None for source in self._sources):
             rule["optuna"] = metadata.version("optuna")  # which decides what is suggested
-        return {**surroundings(), "code": code_digest(), **sweeps, **rule}
+        return sweeps | rule
 
 
 def code_digest() -> str:

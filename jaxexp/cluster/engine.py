@@ -65,7 +65,9 @@ class Engine:
         self._progress, self._ray = progress, self.cluster.ray
         if checkpointer is not None and not isinstance(checkpointer, Checkpoints):
             raise UserError("on a cluster, expected the checkpoints of jaxexp")
-        kept = None if checkpointer is None else (checkpointer.store.location, checkpointer.every)
+        kept = None
+        if checkpointer is not None:
+            kept = (checkpointer.store.location, checkpointer.every, checkpointer.of)
         with _marker(checkpointer) as marker:
             leaving = self.cluster.leaving()
             nodes = [node for node in self.cluster.nodes() if node.id not in leaving]

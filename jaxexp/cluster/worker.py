@@ -37,7 +37,8 @@ class Work:
     task: Task
     data: Data
     control: Control
-    checkpoints: tuple[str, float] | None  # where all nodes can read and write; seconds between
+    # Where all nodes can read and write; seconds between; of what: see `Checkpoints`.
+    checkpoints: tuple[str, float, dict[str, str]] | None
     marker: str = ""  # a file that lies there, where this is a folder
     flags: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # options of JAX
 
@@ -76,11 +77,12 @@ class Worker:
         self._work = work
         self._machine = Machine(work.task, work.data, devices())
         if work.checkpoints is not None:
-            where, every = work.checkpoints
+            where, every, of = work.checkpoints
             self._checkpoints = Checkpoints(
                 where,
                 lambda text: self._tell("", "note", text),
                 every,
+                of,
             )
         return {"platform": devices()[0].platform, "devices": len(devices())}
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeAlias, TypedDict, cast
@@ -20,6 +20,7 @@ import jax
 import numpy as np
 
 from jaxexp.base import memory
+from jaxexp.execution.claims import differences
 from jaxexp.execution.control import Change
 from jaxexp.execution.records import End, Snapshot
 from jaxexp.execution.stores import Json, store
@@ -47,6 +48,10 @@ class Counts(TypedDict):
     lanes: int
 
 
+class _OthersError(Exception):
+    """A snapshot of the same trials, of another task or other data."""
+
+
 class Checkpoints:
     """Keeps the snapshots of a run in a folder; see `jaxexp.execution.driver.Checkpointer`.
 
@@ -55,13 +60,16 @@ class Checkpoints:
     """
 
     def __init__(
-        self, location: Path | str, note: Callable[[str], None], every: float = EVERY_SECONDS
-    ) -> None:
+        self, location: Path | str, note: Callable[[str], None], every: float = EVERY_SECONDS,
+        of: Mapping[str, str] = {},
+    ) -> None:  # fmt: skip
         """`note` is called with a sentence about checkpoints that cannot be read or written.
 
-        `location` is the path of a folder, or a URL; raises UserError if it cannot be opened.
+        `location` is the path of a folder, or a URL; raises UserError if it cannot be opened. `of`
+        is what is trained, beside the trials: digests of the task, the data and the stopping rule.
+        Snapshots of another are not used.
         """
-        self.store, self.every = store(location), every
+        self.store, self.every, self.of = store(location), every, dict(of)
         self._note, self._noted = note, set[str]()
         self._saving: dict[str, Future[None]] = {}
         self._next: dict[str, float] = {}
@@ -116,7 +124,8 @@ class Checkpoints:
 
     def _save(self, program: Program, meta: Json, arrays: dict[str, np.ndarray]) -> None:
         packed, table = _pack(arrays)
-        meta |= {"program": program.id, "arrays": table, "packed": _digest(packed.data)}
+        meta |= {"program": program.id, "of": self.of, "arrays": table}
+        meta["packed"] = _digest(packed.data)
         meta["digest"] = _digest(json.dumps(meta, sort_keys=True).encode())
         step = max(self.store.steps(program.id), default=0) + 1
         self.store.save(program.id, step, meta, packed)
@@ -132,6 +141,9 @@ class Checkpoints:
         for step in steps:
             try:
                 return self._load(program, step, like)
+            except _OthersError as error:
+                self._tell(f"{at}: checkpoints of another run ({error}); its trials start afresh")
+                return None
             except Exception as error:
                 self._tell(
                     f"{at}/{step}: not used, damaged or of another program ({_reason(error)})"
@@ -145,6 +157,8 @@ class Checkpoints:
             raise ValueError("its description is not what was saved")
         if meta["program"] != program.id:
             raise ValueError("it is of another program")
+        if differs := differences(meta.get("of", {}), self.of):
+            raise _OthersError("; ".join(differs))
         packed = self.store.packed(program.id, step)
         if meta["packed"] != _digest(packed.data):
             raise ValueError("its arrays are not what was saved")

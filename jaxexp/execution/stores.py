@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxexp.base.errors import UserError
 from jaxexp.base.files import write_whole
+from jaxexp.base.locks import HOLDER, LOCK, held
 
 if TYPE_CHECKING:
     import orbax.checkpoint as ocp
@@ -30,6 +31,10 @@ class Store(Protocol):
     """Snapshots by the id of their program and a number, each a description and bytes."""
 
     location: str  # for other processes, and people
+
+    def held(self) -> contextlib.AbstractContextManager[None]:
+        """Held by this process, where a store can tell; raises UserError if it is in use."""
+        ...
 
     def read(self, name: str) -> bytes | None:
         """A file of its own, None if there is none; raises OSError."""
@@ -120,8 +125,12 @@ class Folder:
         self.location = str(self.path)
         self._managers: dict[str, ocp.CheckpointManager] = {}
 
-    def read(self, name: str) -> bytes | None:
+    def held(self) -> contextlib.AbstractContextManager[None]:
         """See `Store`, as for all methods."""
+        return held(self.path)
+
+    def read(self, name: str) -> bytes | None:
+        """See `Store`."""
         file = self.path / name
         return file.read_bytes() if file.is_file() else None
 
@@ -132,7 +141,7 @@ class Folder:
 
     def is_empty(self) -> bool:
         """See `Store`."""
-        return not self.path.exists() or not any(self.path.iterdir())
+        return not self.path.exists() or {p.name for p in self.path.iterdir()} <= {LOCK, HOLDER}
 
     def has(self, program: str) -> bool:
         """See `Store`."""
@@ -214,8 +223,12 @@ class Objects:
         except (ValueError, ImportError, OSError) as error:
             raise UserError(f"{url}: cannot be opened ({error})") from error
 
+    def held(self) -> contextlib.AbstractContextManager[None]:
+        """See `Store`, as for all methods: objects have no locks."""
+        return contextlib.nullcontext()
+
     def read(self, name: str) -> bytes | None:
-        """See `Store`, as for all methods."""
+        """See `Store`."""
         try:
             content: bytes = self._files.cat_file(self._at(name))
         except FileNotFoundError:
