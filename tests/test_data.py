@@ -186,7 +186,7 @@ def row(line: str) -> str:
     [
         ("", "the file is empty, expected a header with the columns long, lat and country"),
         ("\n\n", "the file is empty, expected a header"),
-        (HEADER, "no rows after the header, expected one or more places"),
+        (HEADER, "no rows after the header, expected one or more"),
         ("a,long,country\n1,2,3\n", "line 1: column lat is missing in 'a', 'long', 'country', exp"),
         ("\nlong;lat;country\n", "line 2: column long is missing in 'long;lat;country', expected"),
         ("lat,long,lat,country\n", "line 1: column lat is repeated in 'lat', 'long', 'lat', 'co"),

@@ -174,13 +174,19 @@ def test_predictions_of_a_regression_are_those_of_the_best_setting(regression, t
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ("a,b\n1,2\n", "the columns are a, b, expected 1 columns of numbers"),
+        ("a,b\n1,2\n", "line 1: the columns are a, b, expected 1 column of numbers"),
         ("a\n1\nx\n", "line 3: a is 'x', expected a number"),
         ("a\n", "no rows after the header"),
         ("0.5\n1\n", "line 1: the header is numbers alone (0.5), expected the names of 1 c"),
         ("\ufeff -5e-1\n", "line 1: the header is numbers alone (-5e-1), expected the names"),
-        ("", "cannot be read as CSV"),
-        (None, "cannot be read as CSV"),
+        ("a\n\n1\n\nx\n", "line 5: a is 'x', expected a number"),
+        ("a\n1\n2,3\n", "line 3: the row has 2 fields, expected 1 as in the header"),
+        ("a\n1,2\n", "line 2: the row has 2 fields, expected 1 as in the header"),
+        ('a\n""\n', "line 2: a is '', expected a number"),
+        ("a\nTrue\n", "line 2: a is 'True', expected a number"),
+        ("a\n1e39\n", "line 2: a is '1e39', expected a number that float32 holds"),
+        ("", "the file is empty, expected a header with 1 column of numbers"),
+        (None, "no such file, expected a CSV file with 1 column of numbers"),
     ],
 )
 def test_tables_that_cannot_be_predicted(table, message, regression, tmp_path, capsys):
@@ -189,6 +195,22 @@ def test_tables_that_cannot_be_predicted(table, message, regression, tmp_path, c
     _, err = told(capsys, "predict", str(regression), str(tmp_path / "new.csv"), code=2)
     assert message in err
     assert str(tmp_path / "new.csv") in err
+
+
+def test_rows_are_told_by_their_lines_and_columns_without_names_by_their_order(
+    regression, tmp_path, capsys
+):
+    (tmp_path / "new.csv").write_text("\nposition\n-0.5\n\n0\n")
+    out, err = told(capsys, "predict", str(regression), str(tmp_path / "new.csv"))
+    rows = [line.partition("\t")[0] for line in out.splitlines()]
+    assert rows == [f"{tmp_path / 'new.csv'}:{i}" for i in (3, 5)]
+    assert "the model knows no names: its inputs are position, in this order" in err
+
+
+def test_a_column_that_stands_twice_is_refused(classified, tmp_path, capsys):
+    (tmp_path / "new.csv").write_text("u,v,u\n1,2,3\n")
+    _, err = told(capsys, "predict", str(classified), str(tmp_path / "new.csv"), code=2)
+    assert "line 1: column u is repeated in 'u', 'v', 'u', expected the columns u, v, each" in err
 
 
 def test_a_file_of_another_kind_than_the_models_read(regression, capsys):

@@ -483,7 +483,7 @@ def predict(
     """Predict images, or the rows of CSV files, with the best model of a run.
 
     The best is the one that the page calls so; of several seeds, the best setting by their mean,
-    and the one with the median loss. Prints the image, or the file and row; the predicted class or
+    and the one with the median loss. Prints the image, or the file and line; the predicted class or
     value; and the probability of that class, separated by tabs.
 
     The first row of a CSV file is a header: the names of the columns. Of data that had names, the

@@ -14,6 +14,7 @@ from jaxexp.cli import library
 from jaxexp.cli.library import Source
 from jaxexp.cli.rundir import RunDirectory
 from jaxexp.cli.session import Command, made_with_data, names_of, plan_stage, stages
+from jaxexp.reproduce.cells import Cells
 from jaxexp.results import models
 from jaxexp.results.models import Model, Prediction
 from jaxexp.results.results import apply, like_training
@@ -82,7 +83,7 @@ def predict_files(
         [stage] = [own for own in stages(sources.values()) if source in own]
         for changed in directory.differences(made_with_data(stage, planned.data)):
             note(f"{changed}; if the sweep's file scales by its data, it now does so by others")
-        predicted = _of_tables(model, trial, planned, files)
+        predicted = _of_tables(model, trial, planned, files, note)
     return predicted, f"model: {source.sweep.name}, {_described(trial, source.sweep)}, {why}"
 
 
@@ -130,20 +131,19 @@ def _described(trial: Trial, sweep: Sweep) -> str:
 
 
 def _of_tables(
-    model: Model, trial: Trial, planned: "PlannedRun", files: Sequence[Path]
-) -> list[Prediction]:
+    model: Model, trial: Trial, planned: "PlannedRun", files: Sequence[Path],
+    note: Callable[[str], None],
+) -> list[Prediction]:  # fmt: skip
     """Of every row of CSV files whose columns are the features."""
     task, data, trained = planned.task, planned.data, model.about["attrs"]
     features = trained.get("features", data.features)
-    tables = [_read(file, features, data.train.x) for file in files]
+    read = [_read(file, features, data.train.x, note) for file in files]
     arrays = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), data.arrays())
     like = jax.eval_shape(lambda rng, data: task.init(trial, rng, data), keys.like(), arrays)
-    x_NxF = like_training(data, np.concatenate(tables))
+    x_NxF = like_training(data, np.concatenate([x for x, _ in read]))
     prediction, probability_NxC = apply(task, trial, model.variables(like), x_NxF)
     rows = [
-        f"{file}:{row}"
-        for file, x in zip(files, tables, strict=True)
-        for row in range(2, len(x) + 2)
+        f"{file}:{line}" for file, (_, lines) in zip(files, read, strict=True) for line in lines
     ]
     if probability_NxC is None:
         values = [" ".join(f"{v:.6g}" for v in np.ravel(value)) for value in prediction]
@@ -156,46 +156,49 @@ def _of_tables(
     ]
 
 
-def _check_header(file: Path, width: int) -> None:
+def _check_header(cells: Cells, width: int) -> None:
     """Refuse a first row of numbers: an example of a file without a header would be left out."""
-    header = pd.read_csv(file, header=None, nrows=1, skipinitialspace=True, dtype=str).iloc[0]
-    named = header.dropna()
+    named = pd.Series([name for name in cells.names if name], dtype=str)
     if len(named) and pd.to_numeric(named, errors="coerce").notna().all():
-        found = ", ".join(named[:SHOWN])
-        raise UserError(
-            f"{file}, line 1: the header is numbers alone ({found}), expected the names of "
-            f"{count(width, 'column')}, with the first example in the row below"
-        )
+        found = f"the header is numbers alone ({', '.join(named[:SHOWN])})"
+        names = f"the names of {count(width, 'column')}, with the first example in the row below"
+        cells.refuse(0, found, names)
 
 
-def _read(file: Path, features: Sequence[str] | None, like: PyTree) -> np.ndarray:
-    """The features of every row, (N, F), from the columns of their names, or all there are."""
-    try:
-        table = pd.read_csv(file, skipinitialspace=True)
-    except (OSError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"{file}: cannot be read as CSV ({reason})") from error
-    width = np.shape(like)[1] if np.ndim(like) == 2 else None
-    if width is None:
-        raise UserError(f"{file}: this model does not predict rows of a table")
+def _columns(cells: Cells, features: Sequence[str] | None, width: int) -> list[str]:
+    """Those of the features; of a model without names for them, all there are."""
     if not features:
-        _check_header(file, width)
-    names = list(features) if features else list(table.columns)
-    missing = [name for name in names if name not in table.columns]
-    if missing or len(names) != width:
-        wanted = ", ".join(features) if features else f"{width} columns of numbers"
-        found = ", ".join(map(str, table.columns[:SHOWN]))
-        raise UserError(f"{file}: the columns are {found}, expected {wanted}")
-    if table.empty:
-        raise UserError(f"{file}: no rows after the header, expected one or more")
-    made = np.empty((len(table), width))
-    for i, name in enumerate(names):
-        column = pd.to_numeric(table[name], errors="coerce").to_numpy(float)
-        wrong = np.flatnonzero(~np.isfinite(column))
-        if wrong.size:
-            row = int(wrong[0])
-            raise UserError(
-                f"{file}, line {row + 2}: {name} is {table[name].iloc[row]!r}, expected a number"
-            )
-        made[:, i] = column
+        _check_header(cells, width)
+    names = list(features or cells.names)
+    if len(names) != width or not set(names) <= set(cells.names):
+        cells.refuse(0, f"the columns are {', '.join(cells.names[:SHOWN])}", cells.wanted)
+    return names
+
+
+def _numbers(cells: Cells, column: pd.Series, dtype: np.dtype) -> np.ndarray:
+    """Text as numbers of the type that was trained on."""
+    numbers = pd.to_numeric(column, errors="coerce").astype(np.float64)
+    cells.check(column, pd.Series(np.isfinite(numbers), column.index), "a number")
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        made = numbers.to_numpy().astype(dtype)
+        held = np.isfinite(made) if dtype.kind == "f" else made == numbers
+    cells.check(column, pd.Series(held, column.index), f"a number that {dtype} holds")
     return made
+
+
+def _read(
+    file: Path, features: Sequence[str] | None, like: PyTree, note: Callable[[str], None]
+) -> tuple[np.ndarray, list[int]]:
+    """The features of every row, (N, F), from the columns of their names, or all; and its line."""
+    if np.ndim(like) != 2:
+        raise UserError(f"{file}: this model does not predict rows of a table")
+    width = np.shape(like)[1]
+    by_name = f"the columns {', '.join(features)}, each once" if features else ""
+    cells = Cells(file, by_name or f"{count(width, 'column')} of numbers")
+    names = _columns(cells, features, width)
+    table = cells.table(names)
+    if not features:
+        note(f"{file}: the model knows no names: its inputs are {', '.join(names)}, in this order")
+    dtype = np.dtype(like.dtype)
+    made = np.stack([_numbers(cells, table[name], dtype) for name in names], axis=1)
+    return made, cells.lines[1:]

@@ -1,8 +1,5 @@
 """European places and their countries: the embedded GeoNames set, or three CSV files."""
 
-import codecs
-import csv
-import io
 import os
 import re
 import reprlib
@@ -14,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import jaxexp as jx
+from jaxexp.reproduce.cells import Cells
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -106,15 +104,15 @@ def _load_folder(folder: str | Path) -> Places:
         raise jx.UserError(
             f"{folder}: {found}, expected one with train.csv, validation.csv, test.csv"
         )
-    paths = [Path(folder, f"{name}.csv") for name in _SPLITS]
-    tables = [_read_table(path) for path in paths]
+    files = [Cells(Path(folder, f"{name}.csv"), _COLUMNS_TEXT) for name in _SPLITS]
+    tables = [_read_table(file) for file in files]
     classes = sorted(tables[0]["country"].unique(), key=_order)
     if len(classes) == 1:
         found = f"country is {reprlib.repr(classes[0])} in every row"
-        raise jx.UserError(f"{paths[0]}: {found}, expected two or more countries")
+        raise jx.UserError(f"{files[0].path}: {found}, expected two or more countries")
     expected = f"one of the {len(classes)} countries in train.csv"
-    for path, table in zip(paths, tables, strict=True):
-        _check(path, table["country"], table["country"].isin(classes), expected)
+    for file, table in zip(files, tables, strict=True):
+        file.check(table["country"], table["country"].isin(classes), expected)
     index = {name: i for i, name in enumerate(classes)}
     train, validation, test = (
         Split(
@@ -126,109 +124,22 @@ def _load_folder(folder: str | Path) -> Places:
     return Places(train, validation, test, tuple(classes), str(folder))
 
 
-def _read_table(path: Path) -> "pd.DataFrame":
+def _read_table(cells: Cells) -> "pd.DataFrame":
     """The columns long, lat (degrees) and country (class names), by row; the header is row 0."""
     import pandas as pd
 
-    cells = _read_cells(path)
-    names = cells.iloc[0].str.strip().tolist()
-    for column in _COLUMNS:
-        if names.count(column) != 1:
-            fault = "repeated" if column in names else "missing"
-            found = f"column {column} is {fault} in {', '.join(map(reprlib.repr, names[:20]))}"
-            raise jx.UserError(f"{path}, line {_line(path, 0)}: {found}, expected {_COLUMNS_TEXT}")
-    if len(cells) == 1:
-        raise jx.UserError(f"{path}: no rows after the header, expected one or more places")
-    table = cells.set_axis(names, axis=1).loc[1:, list(_COLUMNS)]
+    table = cells.table(list(_COLUMNS))
     for column, limit in _DEGREES_LIMIT.items():
         degrees = pd.to_numeric(table[column], errors="coerce").astype(np.float64)
         inside = degrees.abs() <= limit  # false for NaN, which is what no number becomes
-        _check(path, table[column], inside, f"a number of degrees from -{limit} to {limit}")
+        cells.check(table[column], inside, f"a number of degrees from -{limit} to {limit}")
         table[column] = degrees
     country = table["country"].str.strip()
     name_of = {cell: _class_name(cell) for cell in country.unique()}
     valid = [cell for cell in name_of if 0 < len(cell) <= _LONGEST and cell.isprintable()]
     expected = f"an integer or printable text of at most {_LONGEST} characters"
-    _check(path, country, country.isin(valid), expected)
+    cells.check(country, country.isin(valid), expected)
     return table.assign(country=country.map(name_of))
-
-
-def _read_cells(path: Path) -> "pd.DataFrame":
-    """All cells of the rows that are not blank, as text."""
-    import pandas as pd
-
-    text = _read_text(path)
-    try:
-        cells = pd.read_csv(
-            io.StringIO(text),
-            header=None,
-            dtype=str,
-            keep_default_na=False,
-            skipinitialspace=True,
-        )
-    except pd.errors.EmptyDataError:
-        expected = f"expected a header with {_COLUMNS_TEXT}"
-        raise jx.UserError(f"{path}: the file is empty, {expected}") from None
-    except pd.errors.ParserError as error:
-        _line(path)  # it knows where
-        found = f"the file is not CSV ({str(error).strip()})"
-        raise jx.UserError(f"{path}: {found}, expected fields split by commas") from None
-    if '"' in text or (cells.iloc[:, -1] == "").any():
-        _line(path)  # pandas fills up short rows, and takes "a"b for ab
-    return cells
-
-
-def _line(path: Path, row: int = -1) -> int:
-    """The line on which a row begins, which pandas does not tell; without one, all are checked.
-
-    Raises UserError at a row that is not CSV, or is longer or shorter than the first.
-    """
-    lines = io.StringIO(_read_text(path)).readlines()
-    reader = csv.reader(lines, strict=True, skipinitialspace=True)
-    start, width, rows = 0, 0, 0
-    try:
-        for fields in reader:
-            if lines[start].strip(" \t\n"):
-                width = width or len(fields)
-                if len(fields) != width:
-                    found = f"the row has {len(fields)} fields, expected {width} as in the header"
-                    raise jx.UserError(f"{path}, line {start + 1}: {found}")
-                if rows == row:
-                    break
-                rows += 1
-            start = reader.line_num
-    except csv.Error as error:
-        found = f"the row is not CSV ({error}), expected fields split by commas"
-        raise jx.UserError(f"{path}, line {start + 1}: {found}") from None
-    return start + 1
-
-
-def _read_text(path: Path) -> str:
-    try:
-        content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
-    except OSError as error:
-        missing = isinstance(error, FileNotFoundError)
-        found = "no such file" if missing else f"cannot be read ({error.strerror})"
-        raise jx.UserError(f"{path}: {found}, expected a CSV file with {_COLUMNS_TEXT}") from None
-    try:
-        text = content.decode()
-        fault = content.find(0)  # where pandas 2 would end the cell
-    except UnicodeDecodeError as error:
-        fault = error.start
-    if fault >= 0:
-        line = len((content[:fault] + b"?").splitlines())
-        found = f"byte 0x{content[fault]:02x} is not text"
-        raise jx.UserError(f"{path}, line {line}: {found}, expected a CSV file in UTF-8")
-    # pandas loses an empty field after a blank line that ends with \r.
-    return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def _check(path: Path, cells: "pd.Series", valid: "pd.Series", expected: str) -> None:
-    """Raise UserError for the first cell that is not valid."""
-    if not valid.all():
-        row = cells.index[~valid][0]
-        found = f"{cells.name} is {reprlib.repr(cells[row])}"
-        raise jx.UserError(f"{path}, line {_line(path, row)}: {found}, expected {expected}")
 
 
 def _class_name(cell: str) -> str:
