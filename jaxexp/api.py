@@ -30,7 +30,7 @@ from jaxexp.base.words import did_you_mean
 from jaxexp.execution import claims, driver, targets
 from jaxexp.execution.checkpoints import EVERY_SECONDS, Checkpoints
 from jaxexp.execution.control import Control, Curves, Search, Stopping
-from jaxexp.execution.devices import chosen, device_memory, host_memory
+from jaxexp.execution.devices import check_compiles, chosen, device_memory, host_memory
 from jaxexp.execution.devices import devices as all_devices
 from jaxexp.execution.progress import Ranking, TerminalProgress
 from jaxexp.execution.records import TrialRecord
@@ -283,6 +283,7 @@ def plan(
     >>> planned.plan.trials
     1
     """
+    check_compiles()
     flags.check_threads()
     sweeps = tuple(sweep) if isinstance(sweep, list | tuple) else (sweep,)
     for each in sweeps:
@@ -455,6 +456,7 @@ def run(
     >>> results["loss"].dims
     ('learning_rate', 'seed', 'epoch', 'split')
     """
+    check_compiles()
     sweep, rules = _searched(sweep, stopping)
     if isinstance(sweep, PlannedRun):
         given = (task, data, devices, memory, cluster, nodes)

@@ -352,6 +352,13 @@ def test_a_mistake_is_refused_by_name(mistake):
         make()
 
 
+def test_training_without_compiling_is_refused():
+    planned = jx.plan(jx.Sweep(TRIAL), task(), LABELS)
+    for sweep, rest in ((planned, ()), (jx.Sweep(TRIAL), (task(), LABELS))):
+        with jax.disable_jit(), pytest.raises(jx.UserError, match="JAX_DISABLE_JIT=1"):
+            jx.run(sweep, *rest)
+
+
 def test_python_names_an_unknown_argument():
     with pytest.raises(TypeError, match="unexpected keyword argument 'losss'"):
         jx.supervised(module=Net(), losss=abs)

@@ -137,6 +137,27 @@ def test_ones_own_run_is_resumed(regression, tmp_path, capsys):
             np.testing.assert_array_equal(one[name], other[name])
 
 
+def test_lost_results_of_a_complete_run_are_trained_again(
+    regression, tmp_path, capsys, monkeypatch
+):
+    shutil.copytree(regression, tmp_path / "run")
+    (tmp_path / "run" / "results" / "bump.nc").write_bytes(b"CDF")
+    _, err = told(capsys, "show", str(tmp_path / "run"), code=2)
+    assert f"`jaxexp resume {tmp_path / 'run'}` trains the sweep again" in err
+    resumed = []
+    monkeypatch.setattr(cli, "_run", lambda command, path, *_, **__: resumed.append(path))
+    told(capsys, "resume", str(tmp_path / "run"))
+    assert resumed == [tmp_path / "run"]
+
+
+def test_lost_results_of_a_study_are_not(regression, tmp_path, capsys):
+    content = json.loads((regression / "run.json").read_text())
+    content["search"] = {"sampler": "optuna", "trials": 2, "seed": 0}
+    (tmp_path / "run.json").write_text(json.dumps(content))
+    _, err = told(capsys, "resume", str(tmp_path), code=2)
+    assert f"the results of bump are damaged or gone: `jaxexp search … --out {tmp_path} --f" in err
+
+
 def test_the_results_of_a_file_that_is_gone_are_drawn_all_the_same(regression, tmp_path, capsys):
     content = (regression / "run.json").read_text().replace("bump.py", "gone/bump.py")
     (tmp_path / "run.json").write_text(content)
@@ -585,6 +606,15 @@ def test_all_seeds_that_are_asked_for_train(tmp_path, capsys):
     (tmp_path / "mine.py").write_text(SEEDS)
     out, _ = told(capsys, "plan", *line[:3], "--set", "seed=7")
     assert "1 trial in 1 program" in out
+
+
+def test_a_flag_that_jax_refuses_is_told_by_name(tmp_path, capsys):
+    """As JAX raises it when a file is the first to import it."""
+    raised = """raise ValueError('Invalid value "x" for JAX flag jax_num_cpu_devices')"""
+    (tmp_path / "mine.py").write_text(raised)
+    _, err = told(capsys, "plan", str(tmp_path / "mine.py"), code=2)
+    assert "error: JAX_NUM_CPU_DEVICES='x': expected a value that JAX takes" in err
+    assert "mine.py" not in err
 
 
 def test_a_hyperparameter_by_its_short_name_is_hinted_at(capsys):

@@ -238,7 +238,7 @@ def test_a_signal_before_the_end_of_a_budget_counts(exits):
     assert exits == [143]
 
 
-@pytest.mark.parametrize("written", ["2x", "h", "", "-1h", "nans", "0s", "1h30m"])
+@pytest.mark.parametrize("written", ["2x", "h", "", "-1h", "nans", "0s", "1h30m", "99999999999h"])
 def test_wrong_budgets_are_refused(written, tmp_path, capsys):
     out = tmp_path / "run"
     told = told_by(capsys, "run", "learning_rate", "--budget", written, "--out", str(out))
@@ -442,7 +442,8 @@ def test_a_full_disk_stops_no_training_but_is_told_of_results(later, place, whol
     assert code == 2, told
     told = told.replace("\n", " ")
     assert "a checkpoint could not be written" in told
-    assert f"error: {out}: cannot write a run here (File too large)" in told
+    assert f"error: {out}: cannot write a run here (File too large); what its checkpoints" in told
+    assert f"`jaxexp resume {out}` goes on" in told
     assert "Traceback" not in told
     assert not list((out / "results").iterdir())
     if later:

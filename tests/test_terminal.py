@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 import time
 from contextlib import redirect_stdout
 from io import StringIO
@@ -575,7 +576,8 @@ def test_a_run_without_results_says_how_to_go_on(tmp_path):
     assert "no results to report on yet: the run is running (process 8 on here)" in words(told)
     complete = write_run(tmp_path / "complete")
     _, _, told = call("show", complete)
-    assert words(told).endswith("no results to report on")
+    wanted = f"no results to report on: they are gone; `jaxexp resume {complete}` trains them again"
+    assert wanted in words(told)
 
 
 # Mistakes
@@ -598,6 +600,7 @@ def test_a_run_without_results_says_how_to_go_on(tmp_path):
         (["show", "nowhere"], "nowhere: not a run directory"),
         (["show", "{empty}"], "no results to report on"),
         (["show", "{torn}"], "rates.nc: not a results file"),
+        (["report", "{torn}"], "torn` trains the sweep again"),
         (["compare", "{run}"], "expected two runs or more"),
         (["compare", "{run}", "{run}"], "one is given twice"),
         (["compare", "{run}", "nowhere"], "nowhere: not a run directory"),
@@ -606,6 +609,8 @@ def test_a_run_without_results_says_how_to_go_on(tmp_path):
         (["export", "{run}", "--csv", "nowhere/a.csv"], "nowhere/a.csv: cannot be written"),
         (["export", "{run}", "--csv", "a", "--sweep", "b"], "--sweep 'b': this run has results of"),
         (["export", "{torn}", "--csv", "a"], "rates.nc: not a results file"),
+        (["export", "{run}", "--csv", "{run}/run.json"], "run.json: a file of the run, expected"),
+        (["export", "{run}", "--json", "{run}/results/../models/a"], "a: a file of the run, ex"),
         (["runs", "nowhere"], "nowhere: not a folder of runs"),
         (["runs", "{run}"], "holds no runs: it is a run itself, see jaxexp show"),
         (["bench", "--images", "a"], "--images a: expected together with --vision"),
@@ -616,6 +621,11 @@ def test_a_run_without_results_says_how_to_go_on(tmp_path):
         (["bench", "--sklearn", "--vision"], "--sklearn: expected without --vision"),
         (["bench", "--searches", "--data", "nowhere"], "nowhere"),
         (["run", "reproduce"], "reproduce is a command, not a sweep: use `jaxexp reproduce`"),
+        (
+            ["run", "epochs", "--set", "learning_rate=1, epochs=2"],
+            "learning_rate=1,epochs=2: expected a --set of its own for each hyperparameter: --set "
+            "learning_rate=1 --set epochs=2",
+        ),
         (["run", "epochs", "--set", "lr=1"], "unknown hyperparameter 'lr': did you mean learning"),
     ],
 )  # fmt: skip
@@ -623,12 +633,43 @@ def test_mistakes_are_told_in_a_line(arguments, message, rates, two, tmp_path, m
     monkeypatch.chdir(tmp_path)
     empty, torn = write_run(tmp_path / "empty"), write_run(tmp_path / "torn", results())
     (torn / "results" / "rates.nc").write_bytes(b"no netCDF")
-    places = {"{run}": rates, "{two}": two, "{empty}": empty, "{torn}": torn}
-    code, stdout, told = call(*(str(places.get(a, a)) for a in arguments))
+    places = {"run": rates, "two": two, "empty": empty, "torn": torn}
+    code, stdout, told = call(*(argument.format(**places) for argument in arguments))
     assert (code, stdout) == (2, "")
     assert message in words(told)
     if not message.startswith("Invalid"):  # which Typer draws a box around
         assert told.count("\n") == 1
+
+
+def test_a_table_beside_the_files_of_a_run_is_written(tmp_path):
+    run = write_run(tmp_path / "run", results())
+    for _ in range(2):
+        assert call("export", run, "--csv", run / "rates.csv")[0] == 0
+
+
+def test_a_page_is_drawn_where_its_figures_are_gone(tmp_path, rates):
+    run = write_run(tmp_path / "run", results())
+    shutil.rmtree(run / "figures", ignore_errors=True)
+    code, _, told = call("report", run)
+    assert code == 0, told
+    assert list((run / "figures").iterdir())
+
+
+@pytest.mark.parametrize("arguments", [["list"], ["--help"], ["--version"], ["show", "{run}"]])
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_where_nothing_can_be_written_it_is_told_in_a_line(
+    arguments, encoding, rates, monkeypatch, capsys
+):
+    with open("/dev/full", "w", encoding=encoding) as full:
+        monkeypatch.setattr("sys.stdout", full)
+        with pytest.raises(SystemExit) as stopped:
+            cli.main([argument.replace("{run}", str(rates)) for argument in arguments])
+    assert stopped.value.code == 1
+    told = capsys.readouterr().err
+    assert "error: standard output cannot be written" in told
+    if encoding == "ascii" and arguments[0] == "show":
+        assert "ascii lacks \\u2013; PYTHONIOENCODING=utf-8 has it" in words(told)
+    assert "Traceback" not in told
 
 
 def test_parquet_without_its_library_is_told(rates, tmp_path, monkeypatch):

@@ -140,6 +140,9 @@ def export(
     if len({file.resolve() for file in asked.values()}) < len(asked):
         kinds = " and ".join(f"--{kind} {file}" for kind, file in asked.items())
         raise UserError(f"{kinds}: expected different files, one is given twice")
+    for kind, file in asked.items():
+        if RunDirectory(run).writes(file):
+            raise UserError(f"--{kind} {file}: a file of the run, expected one of another name")
     from jaxexp.cli import tables
 
     rows = tables.rows(_results(run, sweep, "--sweep"), final=final)

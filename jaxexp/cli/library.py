@@ -6,6 +6,7 @@ import glob
 import importlib.machinery
 import importlib.util
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -193,6 +194,10 @@ def _execute(path: Path, defines: str = "sweep", kind: type = Sweep) -> ModuleTy
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except Exception as error:
+        if flag := re.search('Invalid value "(.*)" for JAX flag ([a-z0-9_]+)', str(error)):
+            raise UserError(
+                f"{flag[2].upper()}={flag[1]!r}: expected a value that JAX takes ({error})"
+            ) from error
         raise UserError(f"{path}: cannot be run ({type(error).__name__}: {error})") from error
     if not isinstance(getattr(module, defines, None), kind):
         raise UserError(f"{path}: expected it to define `{defines}`, a jaxexp.{kind.__name__}")

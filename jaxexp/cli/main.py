@@ -439,9 +439,10 @@ def resume(
 
     jaxexp resume runs/rates
     """
-    found = RunDirectory(run_directory).command()
+    directory = RunDirectory(run_directory)
+    found = directory.command()
     if found.get("finished", True) and not found.get("missing"):
-        raise UserError(f"{run_directory}: this run is complete; `jaxexp report` draws it again")
+        _check_lost(directory)
     command = Command.from_json(found, run_directory / "run.json")
     changed: dict[str, Json] = {
         "checkpoint_every": checkpoint_every,
@@ -453,6 +454,19 @@ def resume(
     command = dataclasses.replace(command, **given)
     held = RunDirectory.reopen(run_directory)
     _run(command, run_directory, held, begun=True, force=force, budget=budget)
+
+
+def _check_lost(directory: RunDirectory) -> None:
+    """Refuse to resume a complete run, unless results are lost and their sweeps can run again."""
+    lost = directory.lost()
+    if not lost:
+        raise UserError(f"{directory.path}: this run is complete; `jaxexp report` draws it again")
+    search = directory.command().get("search")
+    if search and search["sampler"] == "optuna":  # whose study has been told of all trials
+        raise UserError(
+            f"{directory.path}: the results of {', '.join(lost)} are damaged or gone: `jaxexp "
+            f"search … --out {shlex.quote(str(directory.path))} --force` searches anew"
+        )
 
 
 @app.command()
@@ -788,6 +802,13 @@ def _run(
                 page = session.run(directory, force=force)
         except InterruptedRunError:
             signals.leave()
+        except UserError as error:
+            if not (begun and isinstance(error.__cause__, OSError)):  # a full disk, say
+                raise
+            raise UserError(
+                f"{error}; what its checkpoints hold is kept, and once there is a remedy, `jaxexp "
+                f"resume {shlex.quote(str(path))}` goes on"
+            ) from error
     _show_best(session)
     _say_logs(session, path)
     console.print(f"done in {time.perf_counter() - started:.0f} s")
@@ -818,7 +839,7 @@ def _finish(page: Path, errors: Sequence[str]) -> None:
     """Say where the page is, and what on it could not be drawn or answered."""
     print(page)
     for error in errors:
-        console.print(f"error: {error}", style="red", soft_wrap=True)
+        _say_error(error)
     if errors:
         raise typer.Exit(4)
 
@@ -842,8 +863,9 @@ def _say_interrupted(path: Path, sweeps: int, begun: bool, *, over: bool = False
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command and exit.
 
-    0: done; 2: bad input; 3: a part of the run is not available here; 4: a question of a sweep file
-    could not be answered; 124: the budget is over; 130, 143: interrupted.
+    0: done; 1: standard output cannot be written; 2: bad input; 3: a part of the run is not
+    available here; 4: a question of a sweep file could not be answered; 124: the budget is over;
+    130, 143: interrupted.
     """
     # Imports and tracing make many objects and few cycles: looking for these would take a tenth of
     # the time until the first step.
@@ -851,15 +873,50 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     _guard(lambda: app(arguments, standalone_mode=True))
 
 
-def _guard(command: Callable[[], object]) -> NoReturn:
+def _flushed(command: Callable[[], object]) -> None:
+    """Run a command, and write all that it has printed."""
     try:
         command()
+    except SystemExit:
+        _flush()
+        raise
+    _flush()
+
+
+def _flush() -> None:
+    if sys.stdout:  # which may be closed
+        sys.stdout.flush()
+
+
+def _say_error(error: str) -> None:
+    console.print(f"error: {error}", style="red", soft_wrap=True)
+
+
+def _leave(reason: str = "") -> NoReturn:
+    """Exit where standard output cannot be written, so that Python does not try again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if reason:
+        _say_error(f"standard output cannot be written ({reason})")
+    sys.exit(1)
+
+
+def _guard(command: Callable[[], object]) -> NoReturn:
+    try:
+        _flushed(command)
     except UserError as error:
-        console.print(f"error: {error}", style="red", soft_wrap=True)
+        _say_error(str(error))
         sys.exit(3 if isinstance(error, UnavailableError) else 2)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # the reader, `head` say, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        _leave()
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        _leave(error.strerror or str(error))
+    except UnicodeEncodeError as error:
+        if error.encoding != sys.stdout.encoding:
+            raise
+        lacking = error.object[error.start : error.end].encode("ascii", "backslashreplace").decode()
+        _leave(f"{error.encoding} lacks {lacking}; PYTHONIOENCODING=utf-8 has it")
     sys.exit(0)

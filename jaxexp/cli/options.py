@@ -1,6 +1,7 @@
 """The options that commands share."""
 
 import math
+import threading
 from pathlib import Path
 from typing import Annotated
 
@@ -166,8 +167,11 @@ def seconds(written: str) -> float:
         made = float(written[:-1]) * units[written[-1:]]
     except (ValueError, KeyError):
         made = 0.0
-    if not 0 < made < math.inf:
-        raise UserError(f"--budget {written!r}: expected a duration as in 90s, 30m or 2h")
+    if not 0 < made <= threading.TIMEOUT_MAX:  # of a timer
+        raise UserError(
+            f"--budget {written!r}: expected a duration as in 90s, 30m or 2h, of at most "
+            f"{threading.TIMEOUT_MAX:.0f}s"
+        )
     return made
 
 

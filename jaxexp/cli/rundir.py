@@ -88,7 +88,7 @@ class RunDirectory:
             with run._writing():
                 run._clear()  # first: no file must ever pass for one of another command
                 run._write({"format": FORMAT, "finished": False, "made_with": {}, **command})
-                run._make_folders()
+                run.results.mkdir()
             yield run
 
     @classmethod
@@ -99,12 +99,8 @@ class RunDirectory:
         run.command()
         with run._held():
             with run._writing():
-                run._make_folders()
+                run.results.mkdir(exist_ok=True)
             yield run
-
-    def _make_folders(self) -> None:
-        self.results.mkdir(exist_ok=True)
-        self.figures.mkdir(exist_ok=True)
 
     @contextlib.contextmanager
     def _held(self) -> Iterator[None]:
@@ -153,11 +149,21 @@ class RunDirectory:
         )
 
     def _clear(self) -> None:
-        for folder in (self.results, self.figures, self.checkpoints, self.models, self.logs):
+        for folder in self._folders:
             if folder.exists():
                 shutil.rmtree(folder)
         for file in (self.page, self.study):
             file.unlink(missing_ok=True)
+
+    def writes(self, file: Path) -> bool:
+        """Whether a file is one that the run writes, or lies in a folder of it."""
+        files = (self.page, self.study, self._command)
+        place = file.resolve()
+        return any(own.resolve() in (place, *place.parents) for own in (*self._folders, *files))
+
+    @property
+    def _folders(self) -> tuple[Path, ...]:
+        return self.results, self.figures, self.checkpoints, self.models, self.logs
 
     @property
     def results(self) -> Path:
@@ -327,22 +333,44 @@ class RunDirectory:
         """
         from jaxexp.results import dataset
 
-        names = [Path(source).stem for source in self.command()["sweeps"]]
-        files = [(name, self.results / f"{name}.nc") for name in names]
-        found = [(name, dataset.load(file)) for name, file in files if file.is_file()]
+        files = [(name, file) for name, file in self._files() if file.is_file()]
+        try:
+            found = [(name, dataset.load(file)) for name, file in files]
+        except UserError as error:
+            raise UserError(f"{error}; {self._resume} trains the sweep again") from error
         if not found:
             raise UserError(f"{self.results}: no results to report on{self._why_none()}")
         return found
+
+    def lost(self) -> list[str]:
+        """The sweeps whose results are damaged, or not there."""
+        from jaxexp.results import dataset
+
+        names = []
+        for name, file in self._files():
+            try:
+                dataset.load(file)
+            except UserError:
+                names.append(name)
+        return names
+
+    def _files(self) -> list[tuple[str, Path]]:
+        """The results file of each sweep, by name, in the command's order."""
+        names = [Path(source).stem for source in self.command()["sweeps"]]
+        return [(name, self.results / f"{name}.nc") for name in names]
 
     def _why_none(self) -> str:
         state = self.state()
         if state == "interrupted":
             return f": the run is interrupted; {self._resume} goes on"
+        if state == "complete":
+            return f": they are gone; {self._resume} trains them again"
         return f" yet: the run is {state}" if state.startswith("running") else ""
 
     def keep_figure(self, name: str, png: bytes) -> None:
         """Write a figure; raises UserError if it cannot be written."""
         with self._writing():
+            self.figures.mkdir(exist_ok=True)
             write_whole(self.figures / name, png)
 
     def keep_page(self, html: str) -> Path:

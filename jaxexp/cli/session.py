@@ -81,6 +81,7 @@ class Command:
         if self.search is not None:
             return self._prepare_search(source, self.search)
         self._check_seeds(source)
+        self._check_values(source.sweep)
         sweep = source.sweep.set(self.settings)
         if self.seed is not None:
             sweep = sweep.set({"seed": [self.seed]})
@@ -112,6 +113,17 @@ class Command:
                 f"--seeds {several}: another library fits the models of {name}, which draws "
                 "nothing: expected none"
             )
+
+    def _check_values(self, sweep: Sweep) -> None:
+        """Hint at what is meant by `--set depth=4,width=8`."""
+        for name, values in self.settings.items():
+            for value in values:
+                other, equals, _ = value.partition("=")
+                if equals and other.strip() in sweep.base.fields():
+                    raise UserError(
+                        f"--set {name}={','.join(values)}: expected a --set of its own for each "
+                        f"hyperparameter: --set {name}={values[0]} --set {value}"
+                    )
 
     def _prepare_search(self, source: Source, search: Search) -> Source:
         given = Sweep(source.sweep.base, name=source.sweep.name, record=source.sweep.record)

@@ -54,6 +54,15 @@ def devices() -> tuple[jax.Device, ...]:
         ) from error
 
 
+def check_compiles() -> None:
+    """Refuse to train where JAX compiles nothing: each operation would be one call."""
+    if getattr(jax.config, "jax_disable_jit", False):
+        raise UserError(
+            "JAX_DISABLE_JIT=1 or jax.disable_jit(): expected neither, as trials are trained by "
+            "compiled programs"
+        )
+
+
 def chosen(asked: int | Sequence[jax.Device] | None = None) -> tuple[jax.Device, ...]:
     """The devices to use: all, the first so many, or those given.
 
