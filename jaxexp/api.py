@@ -191,7 +191,7 @@ class PlannedRun:
         named = {f"sweep {sweep.name}": sweep.id for sweep in self.sweeps}
         return {**surroundings(), **named, **self.trained}
 
-    @functools.cached_property
+    @property
     def trained(self) -> dict[str, str]:
         """What is trained, whatever the trials: digests of the task and of the data."""
         task = task_fingerprint(self.task, self.data, self.sweeps)
@@ -874,9 +874,9 @@ def _checkpoints(
         return
     rules = {"stopping": control.identity} if control else {}
     identity, place = planned.identity | rules, store(folder)
+    of = {name: identity[name] for name in ("task", "data")} | rules
     with claims.held(place, identity):
         claims.claim(place, identity)
-        of = planned.trained | rules
         with contextlib.closing(Checkpoints(folder, progress.note, every, of)) as made:
             yield made
 

@@ -509,4 +509,4 @@ def test_nothing_is_written_elsewhere(place, whole):
     assert found <= {"data", "mine.py", "whole", "interrupted", "cache"}
     assert {path.name for path in (place / "cache").iterdir()} <= {"jaxexp", "matplotlib"}
     left = {path.relative_to(whole).parts[0] for path in whole.rglob("*")}
-    assert left == {".lock", "run.json", "results", "figures", "models", "report.html"}
+    assert left == {".lock", "run.json", "results", "models", "report.html"}  # it has no figures

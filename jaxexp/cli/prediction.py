@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pandas as pd
 
+from jaxexp.api import data_fingerprint
 from jaxexp.base.errors import UserError
 from jaxexp.base.words import count
 from jaxexp.cli import library
@@ -81,7 +82,7 @@ def predict_files(
         if not force:
             _refuse(directory, _renamed(model, planned.data))
         [stage] = [own for own in stages(sources.values()) if source in own]
-        for changed in directory.differences(made_with_data(stage, planned.data)):
+        for changed in directory.differences(made_with_data(stage, data_fingerprint(planned.data))):
             note(f"{changed}; if the sweep's file scales by its data, it now does so by others")
         predicted = _of_tables(model, trial, planned, files, note)
     return predicted, f"model: {source.sweep.name}, {_described(trial, source.sweep)}, {why}"

@@ -214,11 +214,9 @@ def plan_stage(stage: list[Source], command: Command, target: str | None = None)
     )
 
 
-def made_with_data(stage: list[Source], data: "Data") -> dict[str, str]:
+def made_with_data(stage: list[Source], fingerprint: str) -> dict[str, str]:
     """The fingerprint of the data of a stage, under its name in `run.json`."""
-    from jaxexp.api import data_fingerprint
-
-    return {f"data of {stage[0].sweep.name}": data_fingerprint(data)}
+    return {f"data of {stage[0].sweep.name}": fingerprint}
 
 
 def names_of(data: "Data") -> dict[str, list[str]]:
@@ -346,7 +344,7 @@ class Session:
     def _take_over(self, directory: RunDirectory) -> None:
         """The sweeps that were complete already."""
         for number, stage in enumerate(self.stages):
-            data = self.first.trained["data"] if self.first and number == 0 else None
+            data = self._trained_first.get("data") if number == 0 else None
             for source in stage:
                 if source.space is not None:  # its batches are read from their checkpoints
                     continue
@@ -366,9 +364,10 @@ class Session:
                 self._estimate(directory, source.sweep, estimate)
             return
         planned = self.first if number == 0 and self.first else plan_stage(stage, self.command)
-        directory.check_same(made_with_data(stage, planned.data), force=force)
+        trained = self._trained_first if planned is self.first else planned.trained
+        directory.check_same(made_with_data(stage, trained["data"]), force=force)
         if stage[0].space is not None:
-            self._run_study(directory, stage[0], planned)
+            self._run_study(directory, stage[0], planned, trained)
             return
         search = self.command.search
         ranked = {ranked_by(source.sweep, planned.task.metrics, search) for source in todo}
@@ -381,6 +380,7 @@ class Session:
                 planned,
                 own,
                 self.command.checkpoints or directory.checkpoints,
+                trained,
                 metric,
                 best,
                 stop=stop,
@@ -393,26 +393,31 @@ class Session:
 
     @contextlib.contextmanager
     def _training(
-        self, planned: "PlannedRun", sweeps: list[Sweep], location: Path | str, metric: str,
-        best: int, **options: Any,
+        self, planned: "PlannedRun", sweeps: list[Sweep], location: Path | str,
+        trained: Mapping[str, str], metric: str, best: int, control: "Control | None",
+        **options: Any,
     ) -> "Iterator[Iterator[tuple[Sweep, xr.Dataset]]]":  # fmt: skip
         """Train sweeps of a plan, shown, with checkpoints: each with its results once complete."""
         from jaxexp import api
         from jaxexp.execution.checkpoints import Checkpoints
 
         with api.terminal_progress(planned, self.console, sweeps, metric, best) as progress:
-            every, of = self.command.checkpoint_every, planned.trained
-            if control := options.get("control"):
-                of = of | {"stopping": control.identity}
-            checkpoints = Checkpoints(location, progress.note, every, of)
+            rules = {"stopping": control.identity} if control else {}
+            checkpoints = Checkpoints(
+                location, progress.note, self.command.checkpoint_every, {**trained, **rules}
+            )
             with closing(checkpoints):
                 training = api.train(
-                    planned, sweeps=sweeps, progress=progress, checkpointer=checkpoints, **options
-                )
+                    planned, sweeps=sweeps, progress=progress, checkpointer=checkpoints,
+                    control=control, **options,
+                )  # fmt: skip
                 with closing(training) as finished:
                     yield finished
 
-    def _run_study(self, directory: RunDirectory, source: Source, planned: "PlannedRun") -> None:
+    def _run_study(
+        self, directory: RunDirectory, source: Source, planned: "PlannedRun",
+        trained: Mapping[str, str],
+    ) -> None:  # fmt: skip
         """Train what a study suggests, batch by batch, and keep all as one sweep."""
         from jaxexp import api
         from jaxexp.cli import studying
@@ -433,6 +438,7 @@ class Session:
                     batch,
                     [*batch.sweeps],
                     within(self.command.checkpoints or directory.checkpoints, kept),
+                    trained,
                     search.metric,
                     SHOWN,
                     stop=stop,
@@ -515,7 +521,12 @@ class Session:
 
     def _identity(self) -> dict[str, str]:
         """What decides the numbers, in words and digests; the data of later stages do so later."""
-        return self._made_by() | self._asked() | (self.first.trained if self.first else {})
+        return self._made_by() | self._asked() | self._trained_first
+
+    @functools.cached_property
+    def _trained_first(self) -> dict[str, str]:
+        """By the first stage, if it is planned already; reading all data may take a while."""
+        return self.first.trained if self.first else {}
 
     def _made_by(self) -> dict[str, str]:
         """The code that makes the numbers."""

@@ -66,7 +66,10 @@ def _check(store: "Store", identity: Mapping[str, str], free: Collection[str]) -
         return
     fixed = {name: own for name, own in identity.items() if name not in free}
     if differs := differences({n: own for n, own in before.items() if n not in free}, fixed):
-        raise UserError(f"{store.location}: checkpoints of another run: {'; '.join(differs)}")
+        raise UserError(
+            f"{store.location}: checkpoints of another run: {'; '.join(differs)}; keep those of "
+            "this one elsewhere, or delete them"
+        )
 
 
 def _written(store: "Store") -> dict[str, str]:
