@@ -657,10 +657,11 @@ def test_a_page_is_drawn_where_its_figures_are_gone(tmp_path, rates):
 
 @pytest.mark.parametrize("arguments", [["list"], ["--help"], ["--version"], ["show", "{run}"]])
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+@pytest.mark.parametrize("buffering", [1, -1])
 def test_where_nothing_can_be_written_it_is_told_in_a_line(
-    arguments, encoding, rates, monkeypatch, capsys
+    arguments, encoding, buffering, rates, monkeypatch, capsys
 ):
-    with open("/dev/full", "w", encoding=encoding) as full:
+    with open("/dev/full", "w", buffering, encoding=encoding) as full:
         monkeypatch.setattr("sys.stdout", full)
         with pytest.raises(SystemExit) as stopped:
             cli.main([argument.replace("{run}", str(rates)) for argument in arguments])

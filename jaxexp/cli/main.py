@@ -1,12 +1,13 @@
 """The command line."""
 
+import contextlib
 import dataclasses
 import gc
 import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
@@ -796,25 +797,32 @@ def _run(
         try:
             session = Session(command, console, signals)
             if not begun:
-                session.check_inputs()
-            with session.held(begun=begun), held as directory:
+                session.check_begins()
+            with held as directory, session.held(), _resumable(path):
                 begun = True
                 page = session.run(directory, force=force)
         except InterruptedRunError:
             signals.leave()
-        except UserError as error:
-            if not (begun and isinstance(error.__cause__, OSError)):  # a full disk, say
-                raise
-            raise UserError(
-                f"{error}; what its checkpoints hold is kept, and once there is a remedy, `jaxexp "
-                f"resume {shlex.quote(str(path))}` goes on"
-            ) from error
     _show_best(session)
     _say_logs(session, path)
     console.print(f"done in {time.perf_counter() - started:.0f} s")
     _finish(page, session.errors)
     if session.missing:
         raise typer.Exit(3)
+
+
+@contextlib.contextmanager
+def _resumable(path: Path) -> Iterator[None]:
+    """Say how to go on where files cannot be written or read, as on a full disk."""
+    try:
+        yield
+    except UserError as error:
+        if isinstance(error, UnavailableError) or not isinstance(error.__cause__, OSError):
+            raise
+        raise UserError(
+            f"{error}; what its checkpoints hold is kept, and once there is a remedy, `jaxexp "
+            f"resume {shlex.quote(str(path))}` goes on"
+        ) from error
 
 
 def _show_best(session: Session) -> None:
@@ -888,6 +896,15 @@ def _flush() -> None:
         sys.stdout.flush()
 
 
+def _is_full() -> bool:
+    """Whether it is standard output that cannot be written, not even an empty line."""
+    try:
+        print(flush=True)  # what has failed may have left the buffer
+    except OSError:
+        return True
+    return False
+
+
 def _say_error(error: str) -> None:
     console.print(f"error: {error}", style="red", soft_wrap=True)
 
@@ -911,11 +928,11 @@ def _guard(command: Callable[[], object]) -> NoReturn:
     except BrokenPipeError:  # the reader, `head` say, has seen enough
         _leave()
     except OSError as error:
-        if error.filename is not None:
+        if not _is_full():
             raise
         _leave(error.strerror or str(error))
     except UnicodeEncodeError as error:
-        if error.encoding != sys.stdout.encoding:
+        if not sys.stdout or error.encoding != sys.stdout.encoding:
             raise
         lacking = error.object[error.start : error.end].encode("ascii", "backslashreplace").decode()
         _leave(f"{error.encoding} lacks {lacking}; PYTHONIOENCODING=utf-8 has it")

@@ -306,23 +306,22 @@ class Session:
             claims.remove(self.kept, process)
         return page
 
-    @contextlib.contextmanager
-    def held(self, *, begun: bool) -> Iterator[None]:
+    def held(self) -> contextlib.AbstractContextManager[None]:
         """Hold the place that was asked for checkpoints, in which nobody else's may lie.
 
-        Of a run that was begun, the run directory says whether it may go on with other code.
+        Whether a run may go on with other code, its directory says.
         """
         if self.kept is None:
-            yield
-            return
-        with claims.held(self.kept, self._identity(), self._made_by() if begun else ()):
-            yield
+            return contextlib.nullcontext()
+        return claims.held(self.kept, self._identity(), self._made_by())
 
-    def check_inputs(self) -> None:
-        """Raise UserError for a file or folder that is given in vain.
+    def check_begins(self) -> None:
+        """Raise UserError for a file, a folder or checkpoints that a new run does not read.
 
         Not of several stages, and not of what another library fits: it reads later.
         """
+        if self.kept is not None:
+            claims.check(self.kept, self._identity())
         if len(self.stages) == 1 and self.first is not None:
             check_read(self.command.inputs, self.stages[0][0].sweep.name)
 

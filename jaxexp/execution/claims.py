@@ -24,12 +24,30 @@ def held(store: "Store", identity: Mapping[str, str], free: Collection[str] = ()
     Raises UserError for those of a run whose identity differs, but for what is `free` to, and for a
     place that another process holds or that cannot be written.
     """
-    _check(store, identity, free)  # first: nothing is written where something else lies
+    check(store, identity, free)  # first: nothing is written where something else lies
     with contextlib.ExitStack() as stack:
         with _keeping(store):
             stack.enter_context(store.held())
-        _check(store, identity, free)
+        check(store, identity, free)
         yield
+
+
+def check(store: "Store", identity: Mapping[str, str], free: Collection[str] = ()) -> None:
+    """Raise what `held` raises of what lies there, and write nothing."""
+    before = {name: own for name, own in _written(store).items() if name != PROCESS}
+    if not before:
+        with _keeping(store):
+            if not store.is_empty():
+                raise UserError(
+                    f"{store.location}: expected an empty folder, or one of checkpoints"
+                )
+        return
+    fixed = {name: own for name, own in identity.items() if name not in free}
+    if differs := differences({n: own for n, own in before.items() if n not in free}, fixed):
+        raise UserError(
+            f"{store.location}: checkpoints of another run: {'; '.join(differs)}; keep those of "
+            "this one elsewhere, or delete them"
+        )
 
 
 def claim(store: "Store", identity: Mapping[str, str]) -> str:
@@ -53,23 +71,6 @@ def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
         for name in {**now, **before}
         if before.get(name) != now.get(name)
     ]
-
-
-def _check(store: "Store", identity: Mapping[str, str], free: Collection[str]) -> None:
-    before = {name: own for name, own in _written(store).items() if name != PROCESS}
-    if not before:
-        with _keeping(store):
-            if not store.is_empty():
-                raise UserError(
-                    f"{store.location}: expected an empty folder, or one of checkpoints"
-                )
-        return
-    fixed = {name: own for name, own in identity.items() if name not in free}
-    if differs := differences({n: own for n, own in before.items() if n not in free}, fixed):
-        raise UserError(
-            f"{store.location}: checkpoints of another run: {'; '.join(differs)}; keep those of "
-            "this one elsewhere, or delete them"
-        )
 
 
 def _written(store: "Store") -> dict[str, str]:
