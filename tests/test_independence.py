@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from jax import lax
 
 import jaxexp as jx
-from jaxexp.training import independence, masks
+from jaxexp.training import independence, masks, tracing
 from jaxexp.training.independence import EXAMPLES, MASK, Spread, reaches
 
 B = 8
@@ -359,6 +359,27 @@ def test_what_joins_examples_without_a_mask_is_known_to(name):
     assert filling(UNMASKED[name])[0].spread is Spread.YES
 
 
+INTEGERS = {  # of which values are not those of real numbers, or of bools
+    "division": lambda x, k, mask: jnp.where(lax.div(jnp.where(mask, 2, 1), 2) == 0, k, 0).sum(),
+    "overflow": lambda x, k, mask: jnp.where(
+        jnp.where(mask, 0, jnp.int32(2**31 - 1)) + jnp.int32(1) < 0, k, 0).sum(),
+    "bits": lambda x, k, mask: lax.reduce(
+        jnp.where(mask, 3, 7) | k, jnp.int32(-1), lax.bitwise_and, (0,)),
+    "one of bits": lambda x, k, mask: lax.reduce(
+        jnp.where(mask, k + 6, 1), jnp.int32(-1), lax.bitwise_and, (0,)),
+    "rounded": lambda x, k, mask: jnp.where(
+        jnp.where(mask, 1.0, 2.6).astype(int) == 2, k, 0).sum(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", INTEGERS)
+def test_values_that_are_known_are_those_that_are_computed(name):
+    [found] = filling(INTEGERS[name])
+    mask = np.arange(B) % 3 > 0
+    others = [INTEGERS[name](X_BxTxF, np.where(mask, K_B, k), mask) for k in (1, 2, 4)]
+    assert found.spread or len({int(own) for own in others}) == 1
+
+
 def test_a_mask_counts_whatever_the_size():
     for name in ("mean", "weighted", "times", "any", "counted", "products"):
         assert not filling(MASKED[name], size=B)[0].spread, name
@@ -459,8 +480,8 @@ def compiled(monkeypatch):
         made.append(function)
         return real(function, *given)
 
-    real = masks._compiled
-    monkeypatch.setattr(masks, "_compiled", compile_)
+    real = tracing.compiled_quickly
+    monkeypatch.setattr(tracing, "compiled_quickly", compile_)
     masks._found.clear()
     return made
 
@@ -1057,11 +1078,21 @@ def test_which_batches_may_be_computed_in_parts(name):
         ({"module": Net()}, False),  # drops units
         ({"module": Spectral()}, False),  # has a state
         ({"module": Images()}, True),
+        ({"module": linen.Dense(3, param_dtype=jnp.bfloat16)}, False),  # rounded in each part
+        ({"module": linen.Dense(3, dtype=jnp.float16)}, False),
+        ({"module": linen.Dense(3), "loss": lambda p, y: entropy(doubled(p), y)}, False),
     ],
 )
 def test_which_models_may_be_trained_in_parts(changes, parts):
     task = jx.supervised(**{"module": Words(recurrent=False), "loss": entropy} | changes)
     assert mixing(task, trials=SIZES).whole != parts
+
+
+def test_a_backward_pass_of_ones_own_for_parameters_is_of_the_whole_batch():
+    """It need not be linear, as one that clips is not."""
+    task = linear(apply=lambda trial, params, x: x @ clipped_by_count(params["w"]))
+    assert mixing(task, NUMBERS, SIZES).whole
+    assert not mixing(linear(), NUMBERS, SIZES).whole
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])

@@ -184,8 +184,10 @@ class _Proof:
                 other = given[1 - i].value(beside)
                 return not any(value is not None and value == 0 for value in (own, other))
         value = given[i].value(axis)
-        neutral = value is not None and name in NEUTRAL and value == NEUTRAL[name]
-        return not neutral
+        if value is None or name not in NEUTRAL:
+            return True
+        of_bits = name in ("reduce_and", "reduce_or") and value.dtype != bool
+        return of_bits or not bool(value == NEUTRAL[name])
 
     def _known(
         self, eqn: jax_core.JaxprEqn, given: list[Reach], shapes: list[Shape], out: Shape
@@ -194,8 +196,10 @@ class _Proof:
         name = eqn.primitive.name
         if name in VALUES and all(len(shape) in (len(out), 0) for shape in shapes):
             axes = {axis for own in given for axis in own.known}
-            made = {axis: _computed(name, eqn.params, [own.value(axis) for own in given])
-                    for axis in axes}  # fmt: skip
+            dtypes = [v.aval.dtype for v in (*eqn.invars, *eqn.outvars)]
+            made = {
+                axis: _computed(name, [own.value(axis) for own in given], dtypes) for axis in axes
+            }
             return {axis: value for axis, value in made.items() if value is not None}
         if name not in PLACING or len(given) != 1:
             return {}
@@ -286,8 +290,15 @@ def _along_turns(own: Reach) -> Reach:
     return _shifted(own, -1)
 
 
-def _computed(name: str, params: Mapping[str, Any], values: Sequence[Any]) -> Any:
-    """A value that is made of others, some of which may not be known; None if it is not known."""
+def _computed(name: str, known: Sequence[Any], dtypes: Sequence[Any]) -> Any:
+    """A value that is made of others, some of which may not be known; None if it is not known.
+
+    Of what NumPy and XLA compute alike, in any bit; `dtypes` are those of the others and its own.
+    """
+    values = [
+        value if value is None else np.asarray(value).astype(dtype)[()]
+        for value, dtype in zip(known, dtypes, strict=False)
+    ]
     if name == "select_n":
         return None if values[0] is None else values[1 + int(values[0])]
     if name in ("mul", "and", "or"):
@@ -297,10 +308,10 @@ def _computed(name: str, params: Mapping[str, Any], values: Sequence[Any]) -> An
             return next(v for v in values if v is not None and v == absorbing)
     if any(value is None for value in values):
         return None
+    if name == "convert_element_type" and values[0].dtype.kind not in "bui":
+        return None  # not all floats are numbers of another kind
     with np.errstate(all="ignore"):
-        if name == "convert_element_type":
-            return np.asarray(values[0]).astype(params["new_dtype"])[()]
-        made = VALUES[name](*values)
+        made = np.asarray(VALUES[name](*values)).astype(dtypes[-1])[()]
     return made if made == made else None
 
 
@@ -460,8 +471,8 @@ PLACING = {
 }  # fmt: skip
 VALUES: dict[str, Callable[..., Any]] = {
     "abs": np.abs, "add": np.add, "add_any": np.add, "and": np.bitwise_and,
-    "convert_element_type": np.asarray, "copy": lambda a: a, "div": np.divide, "eq": np.equal,
-    "exp": np.exp, "ge": np.greater_equal, "gt": np.greater, "le": np.less_equal, "lt": np.less,
+    "convert_element_type": np.asarray, "copy": lambda a: a, "eq": np.equal,
+    "ge": np.greater_equal, "gt": np.greater, "le": np.less_equal, "lt": np.less,
     "max": np.maximum, "min": np.minimum, "mul": np.multiply, "ne": np.not_equal,
     "neg": np.negative, "not": np.invert, "or": np.bitwise_or, "select_n": np.asarray,
     "sign": np.sign, "square": np.square, "stop_gradient": lambda a: a, "sub": np.subtract,

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import TypeAlias
 
+import jax
 import numpy as np
 from jax.extend import core as jax_core
 from jax.typing import ArrayLike
@@ -100,6 +101,15 @@ def operations(program: Program) -> set[str]:
     return found.union(*(operations(own) for eqn in jaxpr.eqns for own in inner(eqn.params)))
 
 
+def floats(program: Program) -> set[np.dtype]:
+    """The types of all floats that it is given or makes, those of inner programs too."""
+    jaxpr = program.jaxpr if isinstance(program, jax_core.ClosedJaxpr) else program
+    values = [*jaxpr.invars, *jaxpr.constvars, *(v for eqn in jaxpr.eqns for v in eqn.outvars)]
+    found = {v.aval.dtype for v in values if hasattr(v.aval, "dtype")}
+    own = {dtype for dtype in found if jax.numpy.issubdtype(dtype, jax.numpy.floating)}
+    return own.union(*(floats(each) for eqn in jaxpr.eqns for each in inner(eqn.params)))
+
+
 def _functions(program: Program) -> Iterator[Callable[..., object]]:
     """Those of Python among the parameters of operations."""
     jaxpr = program.jaxpr if isinstance(program, jax_core.ClosedJaxpr) else program
@@ -147,8 +157,6 @@ def _constants(program: Program) -> Iterator[ArrayLike]:
 
 
 def _plain(constant: ArrayLike) -> ArrayLike:
-    import jax
-
     if hasattr(constant, "dtype") and jax.numpy.issubdtype(constant.dtype, jax.dtypes.prng_key):
         return jax.random.key_data(constant)
     return constant

@@ -39,10 +39,6 @@ DRAWS = 8  # of examples, others, variables and a trial's hyperparameters
 NOISE = 0.3  # of parameters, in their own scale: many begin at zero, where nothing shows
 FAR = (1.0, 1e3)  # what others' numbers are multiplied by: some things show in large ones alone
 ROUNDING = 1e-5  # of gradients, whose sums some devices take in any order
-QUICK: dict[str, Any] = {  # to compile: each program runs a few times
-    "xla_backend_optimization_level": 0,
-    "xla_llvm_disable_expensive_passes": True,
-}
 FILLING = (
     "what fills it up would change the losses of its examples, or the model's state: heed the "
     "`mask` (B,) of a batch, where its examples have to do with one another, or how many they are "
@@ -339,13 +335,18 @@ class _Probe:
         """Whether a batch may be computed in parts, of a task that takes each example by itself.
 
         Nothing may depend on the place of an example in its batch, as what is drawn for each does,
-        on a state that goes from step to step, or on the loss of other parameters.
+        on a state that goes from step to step, or on the loss of other parameters. Gradients have
+        to add up: backward passes of the user's own need not be linear, and floats of 16 bits are
+        rounded in each part.
         """
-        if jax.tree.leaves(self.shapes.variables.state) or self.asks_for_losses():
+        state = jax.tree.leaves(self.shapes.variables.state)
+        if state or not self.filled or self.asks_for_losses():
             return False
-        spread, _ = self.reach(
-            MANY, EXAMPLES, train=True, size=MANY, drawn=UNKNOWN, anywhere=True
-        ) if self.filled else (Spread.UNKNOWN, set())  # fmt: skip
+        program = self.traced(functools.partial(self.examples, train=True), MANY)
+        small = {dtype for dtype in jaxprs.floats(program) if dtype.itemsize < 4}
+        if small or any(name.startswith("custom_vjp") for name in jaxprs.operations(program)):
+            return False
+        spread, _ = self.reach(MANY, EXAMPLES, train=True, size=MANY, drawn=UNKNOWN, anywhere=True)
         return spread is Spread.NO
 
     def asks_for_losses(self) -> bool:
@@ -462,7 +463,7 @@ class _Probe:
     @functools.cached_property
     def compiled_init(self) -> jax.stages.Compiled:
         """Once for all that is tried."""
-        return _compiled(self.init, self.shapes.leaves, self.shapes.rng, self.arrays)
+        return tracing.compiled_quickly(self.init, self.shapes.leaves, self.shapes.rng, self.arrays)
 
     def draws(self, leaves: Sequence[Leaves]) -> Iterator[tuple[_Given, _Given]]:
         """The same examples twice, beside different ones, at some point of a trial's training."""
@@ -613,10 +614,6 @@ def _moved(variables: Variables, count: int, rng: np.random.Generator) -> Variab
     return Variables(jax.tree.map(param, variables.params), jax.tree.map(state, variables.state))
 
 
-def _compiled(function: Callable[..., PyTree], *given: PyTree) -> jax.stages.Compiled:
-    return jax.jit(function).lower(*given).compile(QUICK)
-
-
 def _runnable(
     program: jax_core.ClosedJaxpr, shapes: Sequence[jax.ShapeDtypeStruct]
 ) -> Callable[[_Given], list[np.ndarray] | None]:
@@ -624,7 +621,7 @@ def _runnable(
 
     @functools.cache
     def compiled() -> jax.stages.Compiled:
-        return _compiled(jax_core.jaxpr_as_fun(program), *shapes)
+        return tracing.compiled_quickly(jax_core.jaxpr_as_fun(program), *shapes)
 
     def run(given: _Given) -> list[np.ndarray] | None:
         try:

@@ -248,7 +248,8 @@ def train_steps(
         if norms is not None:
             share = jnp.where(ends, 1 / steps, 0)
             norms = jnp.where(i == 0, 0, norms) + task.gradient_norms(grads) * share
-        sums = _sums(task, outputs, jnp.where(active, weight_B, 0))
+        counted_B = jnp.where(active, weight_B, 0) if waits or microbatch else weight_B
+        sums = _sums(task, outputs, counted_B)
         weights = record.step_weight_S
         if weights is not None:
             weights = weights.at[place].set(weight)

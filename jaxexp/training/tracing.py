@@ -7,7 +7,7 @@ import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,10 @@ from jaxexp.training.trees import PyTree
 
 P = ParamSpec("P")
 T = TypeVar("T")
+QUICK: dict[str, Any] = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+}
 _TRACING = threading.RLock()
 
 
@@ -51,6 +55,15 @@ def one_at_a_time(function: Callable[P, T]) -> Callable[P, T]:
             return function(*arguments, **named)
 
     return held
+
+
+def compiled_quickly(function: Callable[..., PyTree], *given: PyTree) -> jax.stages.Compiled:
+    """Compiled for what runs a few times, before anything is trained."""
+    traced = jax.jit(function).lower(*given)
+    try:
+        return traced.compile(QUICK | {"xla_cpu_use_fusion_emitters": False})
+    except jax.errors.JaxRuntimeError:  # the last of the options is unknown, as from jaxlib 0.12 on
+        return traced.compile(QUICK)
 
 
 def inspection(task: Task, trial: Trial, arrays: Arrays) -> Inspection:

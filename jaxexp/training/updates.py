@@ -7,7 +7,6 @@ and Muon do, does not. The built-in ones do; others are tried out.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +17,7 @@ from numpy.typing import DTypeLike
 
 from jaxexp.spec.padding import ProgramSpec, each_layer
 from jaxexp.spec.trial import Trial
-from jaxexp.training import precision, tracing
+from jaxexp.training import keys, precision, tracing
 from jaxexp.training.supervised import Supervised
 from jaxexp.training.task import Arrays, Task, Variables, update
 from jaxexp.training.trees import PyTree
@@ -27,11 +26,6 @@ from jaxexp.training.trees import PyTree
 SCALES = (1.0, 1e-3, 0.1, 1e4, 1.0)
 RELATIVE = 1e-4  # of the largest update of an array: sums in another order differ by less
 MOST_KINDS = 3  # of sizes to try
-QUICK: dict[str, Any] = {  # to compile: each function runs a few times
-    "xla_backend_optimization_level": 0,
-    "xla_llvm_disable_expensive_passes": True,
-}
-QUICKER = QUICK | {"xla_cpu_use_fusion_emitters": False}  # not of jaxlib 0.12
 
 
 def padded_sizes(trials: Sequence[Trial]) -> list[str]:
@@ -99,12 +93,11 @@ class _Model:
 
     def shapes(self, trial: Trial) -> PyTree:
         """Of the parameters."""
-        key = jax.random.key(0)
-        return jax.eval_shape(self._init, self._leaves(trial), key, self.arrays).params
+        return jax.eval_shape(self._init, self._leaves(trial), keys.like(), self.arrays).params
 
     def start(self, trial: Trial) -> Variables:
         """Before the first step."""
-        made: Variables = self._run(self._init, trial, jax.random.key(0), self.arrays)
+        made: Variables = self._run(self._init, trial, keys.key(0), self.arrays)
         return made
 
     def updates(self, trial: Trial, params: PyTree, grads: PyTree) -> PyTree:
@@ -136,16 +129,8 @@ class _Model:
         leaves = self._leaves(trial)
         if function not in self._compiled:
             with precision.asked():
-                self._compiled[function] = _compiled(function, leaves, *given)
+                self._compiled[function] = tracing.compiled_quickly(function, leaves, *given)
         return jax.tree.map(np.asarray, self._compiled[function](leaves, *given))
-
-
-def _compiled(function: Callable[..., PyTree], *given: PyTree) -> jax.stages.Compiled:
-    traced = jax.jit(function).lower(*given)
-    try:
-        return traced.compile(QUICKER)
-    except jax.errors.JaxRuntimeError:  # the last of the options is unknown
-        return traced.compile(QUICK)
 
 
 def _flat(tree: PyTree, *leading: int) -> np.ndarray:
