@@ -95,11 +95,15 @@ def mixing(
     for trial in trials:
         alike.setdefault(key(trial), []).append(trial)
 
-    @functools.cache
-    def of(own: object) -> Mixing:
-        return _Probe(task, data, alike[own]).found()
+    found: dict[object, Mixing] = {}
 
-    return lambda trial: of(key(trial))
+    def of(trial: Trial) -> Mixing:
+        own = key(trial)
+        if own not in found:
+            found[own] = _Probe(task, data, alike.get(own, [trial])).found()
+        return found[own]
+
+    return of
 
 
 class _Given(NamedTuple):
