@@ -280,8 +280,19 @@ MASKED = {
     "counted": lambda x, k, mask: mask.sum() / jnp.maximum(mask.sum(), 1),
     "products": lambda x, k, mask: (x[:, 0] * mask[:, None]).T @ x[:, 1],
     "contrast": contrast,
+    "quotient": lambda x, k, mask: jnp.einsum("b,btf->tf", mask / mask.sum(), x),
+    "average": lambda x, k, mask: jnp.average(
+        x[:, 0, 0], weights=mask / jnp.maximum(mask.sum(), 1)
+    ),
+    "added": lambda x, k, mask: jax.nn.logsumexp(x[:, 0, 0] + jnp.where(mask, 0, -jnp.inf)),
+    "logarithm": lambda x, k, mask: jax.nn.softmax(x[:, 0, 0] + jnp.log(mask * 1.0)) @ x[:, 0],
+    "root": lambda x, k, mask: (jnp.sqrt(mask * 1.0) * x[:, 0, 0]).sum(),
 }
 NOT_TOLD = {
+    "large": lambda x, k, mask: jax.nn.logsumexp(x[:, 0, 0] + jnp.where(mask, 0, -1e9)),
+    "power": lambda x, k, mask: (mask**2 * x[:, 0, 0]).sum(),
+    "otherwise": lambda x, k, mask: jnp.where(mask[:, None, None], 0, x).sum(),
+    "not there": lambda x, k, mask: (x[:, 0, 0] * ~mask).sum(),
     "diagonal": lambda x, k, mask: jnp.diagonal(x[:, 0] @ x[:, 0].T),
     "its own": lambda x, k, mask: x[jnp.arange(B), k],
 }
@@ -291,10 +302,9 @@ UNMASKED = {
     "hardest": lambda x, k, mask: jnp.where(
         x[:, 0, 0] >= lax.top_k(x[:, 0, 0], 4)[0][-1], x[:, 0, 0], 0),
     "clipped": lambda x, k, mask: jnp.minimum(x, x.mean(0) + 3 * x.std(0)),
-    "otherwise": lambda x, k, mask: jnp.where(mask[:, None, None], 0, x).sum(),
-    "not there": lambda x, k, mask: (x[:, 0, 0] * ~mask).sum(),
-    "own rows": lambda x, k, mask: jax.nn.softmax(jnp.where(
-        mask[:, None], x[:, 0] @ x[:, 0].T, 0.0), axis=1),
+    "own rows": lambda x, k, mask: jax.nn.softmax(
+        jnp.where(mask[:, None], x[:, 0] @ x[:, 0].T, 0.0), axis=1
+    ),
 }  # fmt: skip
 
 
@@ -381,7 +391,7 @@ def test_values_that_are_known_are_those_that_are_computed(name):
 
 
 def test_a_mask_counts_whatever_the_size():
-    for name in ("mean", "weighted", "times", "any", "counted", "products"):
+    for name in ("mean", "weighted", "times", "any", "counted", "products", "quotient", "added"):
         assert not filling(MASKED[name], size=B)[0].spread, name
     assert filling(lambda x, k, mask: jnp.ones_like(x).sum(), size=B)[0].spread is Spread.YES
 

@@ -42,6 +42,7 @@ class Reach(NamedTuple):
     axes: frozenset[int] = frozenset()  # along which examples lie: at the places of others alone,
     spread: Spread = Spread.NO  # if it is not more than that
     known: Mapping[int, Any] = {}  # values that are the same at all others' places of an axis
+    masked: frozenset[int] = frozenset()  # axes along which a mask may have put such values
 
     def value(self, axis: int) -> Any:
         """That at others' places of an axis; None if it is not known."""
@@ -50,7 +51,8 @@ class Reach(NamedTuple):
 
 CLEAN = Reach()
 EXAMPLES = Reach(frozenset([0]))
-MASK = Reach(known={0: np.bool_(False)})  # others are those where it is False
+# Others are those where it is False.
+MASK = Reach(known={0: np.bool_(False)}, masked=frozenset([0]))
 UNKNOWN = Reach(spread=Spread.UNKNOWN)
 
 
@@ -81,7 +83,8 @@ def _either(one: Reach, other: Reach) -> Reach:
         for axis in {*one.known, *other.known}
         if one.value(axis) is not None and _equal(one.value(axis), other.value(axis))
     }
-    return Reach(one.axes | other.axes, max(one.spread, other.spread), known)
+    spread = max(one.spread, other.spread)
+    return Reach(one.axes | other.axes, spread, known, one.masked | other.masked)
 
 
 def _equal(one: Any, other: Any) -> bool:
@@ -117,7 +120,7 @@ class _Proof:
             return unknown
         if name in PASSED_ON and len(given) == len(unknown):
             return given
-        untouched = all(not own.axes and not own.spread and not own.known for own in given)
+        untouched = all(own == CLEAN for own in given)
         if untouched and (self.size is None or name not in NESTED):
             return [self._created(eqn, _shape(v)) for v in eqn.outvars]
         control = {"scan": self._scan, "while": self._while, "cond": self._cond}
@@ -138,24 +141,35 @@ class _Proof:
         name, shapes = eqn.primitive.name, [_shape(v) for v in eqn.invars]
         known = self._known(eqn, given, shapes, out)
         taken = self._taken(eqn, given)
+        rule = APART.get(name) or ALIKE.get(name)
+
+        def moved(i: int, axis: int) -> int:
+            if rule is None:
+                return MIXED
+            alone: list[Axis] = [axis if i == j else None for j in range(len(given))]
+            to = rule(_Operation(alone, axis, shapes, out, eqn.params))
+            whole = to is not None and to != MIXED and out[to] == shapes[i][axis]
+            return to if to is not None and whole else MIXED
+
+        masks = {moved(i, axis) for i, own in enumerate(given) for axis in own.masked}
+        masked = frozenset(range(len(out)) if rule is None and masks else masks - {MIXED})
         if not any(taken):
             made = self._created(eqn, out)
-            return made._replace(known=known) if not made.spread else made
-        rule = APART.get(name) or ALIKE.get(name)
+            return made._replace(known=known, masked=masked) if not made.spread else made
         if rule is None:
             return UNKNOWN
         axes, spread = set[int](), Spread.NO
         for i, own in enumerate(taken):
             for axis in own:
-                alone: list[Axis] = [axis if i == j else None for j in range(len(given))]
-                to = rule(_Operation(alone, axis, shapes, out, eqn.params))
-                if to not in (None, MIXED) and out[to] == shapes[i][axis]:
+                to = moved(i, axis)
+                if to != MIXED:
                     axes.add(to)
                 elif self._counts(eqn, given, i, axis):
-                    spread = max(spread, Spread.YES if name in JOINING else Spread.UNKNOWN)
+                    sure = name in JOINING and not self._may_be_masked(eqn, given, i, axis)
+                    spread = max(spread, Spread.YES if sure else Spread.UNKNOWN)
         if spread:
             return Reach(spread=spread)
-        made = Reach(frozenset(axes), known=known)
+        made = Reach(frozenset(axes), known=known, masked=masked)
         if self.size is not None:
             return made
         # As many as there are, others may be anything; what is known of them is always the same.
@@ -176,18 +190,20 @@ class _Proof:
 
     def _counts(self, eqn: jax_core.JaxprEqn, given: list[Reach], i: int, axis: int) -> bool:
         """Whether others count among what is joined along an axis that goes, or is run over."""
-        name = eqn.primitive.name
-        if name == "dot_general":
-            (contracted, _), own = eqn.params["dimension_numbers"], given[i].value(axis)
-            if axis in contracted[i]:
-                beside = contracted[1 - i][list(contracted[i]).index(axis)]
-                other = given[1 - i].value(beside)
-                return not any(value is not None and value == 0 for value in (own, other))
-        value = given[i].value(axis)
+        name, value = eqn.primitive.name, given[i].value(axis)
+        beside = _beside(eqn, i, axis)
+        if beside is not None:
+            other = given[1 - i].value(beside)
+            return not any(v is not None and v == 0 for v in (value, other))
         if value is None or name not in NEUTRAL:
             return True
         of_bits = name in ("reduce_and", "reduce_or") and value.dtype != bool
         return of_bits or not bool(value == NEUTRAL[name])
+
+    def _may_be_masked(self, eqn: jax_core.JaxprEqn, given: list[Reach], i: int, axis: int) -> bool:
+        """Whether others may have been made not to count, in a way that is not followed."""
+        beside = _beside(eqn, i, axis)
+        return axis in given[i].masked or (beside is not None and beside in given[1 - i].masked)
 
     def _known(
         self, eqn: jax_core.JaxprEqn, given: list[Reach], shapes: list[Shape], out: Shape
@@ -196,7 +212,7 @@ class _Proof:
         name = eqn.primitive.name
         if name in VALUES and all(len(shape) in (len(out), 0) for shape in shapes):
             axes = {axis for own in given for axis in own.known}
-            dtypes = [v.aval.dtype for v in (*eqn.invars, *eqn.outvars)]
+            dtypes = [getattr(v.aval, "dtype") for v in (*eqn.invars, *eqn.outvars)]  # noqa: B009
             made = {
                 axis: _computed(name, [own.value(axis) for own in given], dtypes) for axis in axes
             }
@@ -281,13 +297,25 @@ class _Proof:
 def _shifted(own: Reach, by: int) -> Reach:
     """Of an array with another axis before the rest, or without the first."""
     known = {axis if axis == EVERYWHERE else axis + by: v for axis, v in own.known.items()}
-    return Reach(frozenset(axis + by for axis in own.axes), own.spread, known)
+    axes, masked = (frozenset(axis + by for axis in each) for each in (own.axes, own.masked))
+    return Reach(axes, own.spread, known, masked)
 
 
 def _along_turns(own: Reach) -> Reach:
-    if 0 in own.axes or 0 in own.known:
+    if 0 in own.axes or 0 in own.known or 0 in own.masked:
         return Reach(spread=max(own.spread, Spread.UNKNOWN))
     return _shifted(own, -1)
+
+
+def _beside(eqn: jax_core.JaxprEqn, i: int, axis: int) -> Axis:
+    """The axis of the other factor with which a product is summed over this one."""
+    if eqn.primitive.name != "dot_general":
+        return None
+    contracted, _ = eqn.params["dimension_numbers"]
+    if axis not in contracted[i]:
+        return None
+    other: int = contracted[1 - i][list(contracted[i]).index(axis)]
+    return other
 
 
 def _computed(name: str, known: Sequence[Any], dtypes: Sequence[Any]) -> Any:
@@ -295,24 +323,25 @@ def _computed(name: str, known: Sequence[Any], dtypes: Sequence[Any]) -> Any:
 
     Of what NumPy and XLA compute alike, in any bit; `dtypes` are those of the others and its own.
     """
-    values = [
+    values: list[Any] = [
         value if value is None else np.asarray(value).astype(dtype)[()]
         for value, dtype in zip(known, dtypes, strict=False)
     ]
     if name == "select_n":
         return None if values[0] is None else values[1 + int(values[0])]
-    if name in ("mul", "and", "or"):
-        absorbing = name == "or"
-        bools = all(value is None or value.dtype == bool for value in values)
-        if (name == "mul" or bools) and any(v is not None and v == absorbing for v in values):
-            return next(v for v in values if v is not None and v == absorbing)
+    if (absorbed := _absorbed(name, values)) is not None:
+        return absorbed
     if any(value is None for value in values):
         return None
-    if name == "convert_element_type" and values[0].dtype.kind not in "bui":
-        return None  # not all floats are numbers of another kind
+    if name in EXACT and values[0] not in (0, np.inf, -np.inf):
+        return None
+    if name == "convert_element_type" and dtypes[-1].kind in "iu" and dtypes[0].kind not in "biu":
+        return None  # not all floats are whole numbers
     with np.errstate(all="ignore"):
-        made = np.asarray(VALUES[name](*values)).astype(dtypes[-1])[()]
-    return made if made == made else None
+        made = VALUES[name](*values)
+    if made is None or made != made:
+        return None
+    return np.asarray(made).astype(dtypes[-1])[()]
 
 
 class _Operation(NamedTuple):
@@ -456,6 +485,24 @@ def _gather(op: _Operation) -> Axis:
     return to
 
 
+def _absorbed(name: str, values: Sequence[Any]) -> Any:
+    """What decides a result alone, whatever finite number the other is."""
+    for i, value in enumerate(values):
+        if value is None:
+            continue
+        infinite = value.dtype.kind == "f" and np.isinf(value)
+        if (
+            (name in ("and", "or") and value.dtype == bool and value == (name == "or"))
+            or (name == "mul" and value == 0)
+            or (name == "div" and i == 0 and value == 0 and value.dtype.kind == "f")
+            or (name == "add" and infinite)
+        ):
+            return value
+        if name == "sub" and infinite:
+            return value if i == 0 else np.negative(value)
+    return None
+
+
 JOINING = {
     "argmax", "argmin", "cumlogsumexp", "cummax", "cummin", "cumprod", "cumsum", "dot_general",
     "reduce", "reduce_and", "reduce_max", "reduce_min", "reduce_or", "reduce_prod", "reduce_sum",
@@ -469,9 +516,14 @@ PLACING = {
     "broadcast_in_dim", "reduce_and", "reduce_max", "reduce_min", "reduce_or", "reduce_sum",
     "reshape", "rev", "slice", "squeeze", "transpose",
 }  # fmt: skip
-VALUES: dict[str, Callable[..., Any]] = {
+EXACT: dict[str, Callable[..., Any]] = {  # of 0 and infinities
+    "exp": np.exp, "expm1": np.expm1, "log": np.log, "log1p": np.log1p, "sqrt": np.sqrt,
+    "tanh": np.tanh,
+}  # fmt: skip
+VALUES: dict[str, Callable[..., Any]] = EXACT | {
     "abs": np.abs, "add": np.add, "add_any": np.add, "and": np.bitwise_and,
-    "convert_element_type": np.asarray, "copy": lambda a: a, "eq": np.equal,
+    "convert_element_type": np.asarray, "copy": lambda a: a, "div": lambda *_: None,
+    "eq": np.equal,
     "ge": np.greater_equal, "gt": np.greater, "le": np.less_equal, "lt": np.less,
     "max": np.maximum, "min": np.minimum, "mul": np.multiply, "ne": np.not_equal,
     "neg": np.negative, "not": np.invert, "or": np.bitwise_or, "select_n": np.asarray,
