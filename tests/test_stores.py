@@ -20,7 +20,9 @@ def url(request, tmp_path):
     """Of a store of objects that is empty: in memory, as those of a cloud are, and on a disk."""
     made_url = f"{request.param}://{tmp_path}/run"
     yield made_url
-    store(made_url).remove()
+    files, root = fsspec.core.url_to_fs(made_url)
+    if files.exists(root):
+        files.rm(root, recursive=True)
 
 
 def test_a_run_resumes_from_objects_with_the_same_bits(
@@ -58,20 +60,39 @@ def test_a_damaged_object_is_told_and_the_one_before_it_used(
 
 
 def test_a_store_keeps_the_last_snapshots_and_removes_all(url):
+    program = "0123456789abcdef"
     there = store(url)
     assert there.is_empty()
     for step in (1, 2, 3, 10):
-        there.save("program", step, {"step": step}, np.arange(step, dtype=np.uint8))
-    assert sorted(there.steps("program")) == [3, 10]
-    assert there.meta("program", 10) == {"step": 10}
-    np.testing.assert_array_equal(there.packed("program", 10), np.arange(10))
-    assert there.has("program")
+        there.save(program, step, {"step": step}, np.arange(step, dtype=np.uint8))
+    assert sorted(there.steps(program)) == [3, 10]
+    assert there.meta(program, 10) == {"step": 10}
+    np.testing.assert_array_equal(there.packed(program, 10), np.arange(10))
+    assert there.has(program)
     assert not there.has("other")
     there.put("identity.json", b"{}")
     assert there.read("identity.json") == b"{}"
     assert there.read("other.json") is None
-    there.remove()
+    there.remove("identity.json")
     assert there.is_empty()
+
+
+@pytest.mark.parametrize("at", ["{}/kept", "file://{}/kept", "memory://{}/kept"])
+def test_what_a_run_has_not_written_stays_when_its_checkpoints_go(at, tmp_path):
+    there, identity = store(at.format(tmp_path)), {"data": "one"}
+    files, root = fsspec.core.url_to_fs(there.location)
+    with claims.held(there, identity):
+        process = claims.claim(there, identity)
+        for folder in (there, store(f"{there.location}/batch-0001")):
+            folder.save("0123456789abcdef", 1, {}, np.arange(3, dtype=np.uint8))
+            folder.close()
+        for name in ("thesis.txt", "2024/1", "batch-0001/notes.txt"):
+            files.makedirs(f"{root}/{name}".rpartition("/")[0], exist_ok=True)
+            files.pipe_file(f"{root}/{name}", b"mine")
+        claims.remove(there, process)
+    left = {path.removeprefix(f"{root}/") for path in files.find(root)}
+    assert left == {"thesis.txt", "2024/1", "batch-0001/notes.txt"}
+    files.rm(root, recursive=True)
 
 
 def test_checkpoints_of_another_run_are_refused_behind_a_url(url):

@@ -15,7 +15,7 @@ from jaxexp.execution.checkpoints import Checkpoints
 from jaxexp.execution.control import Control
 from jaxexp.execution.driver import Machine
 from jaxexp.execution.records import TrialRecord
-from jaxexp.execution.stores import Folder
+from jaxexp.execution.stores import SHARED, Folder
 from jaxexp.execution.trainer import Checkpointer, Progress, Training
 from jaxexp.planning.nodes import Queue, needed
 from jaxexp.training import flags
@@ -320,7 +320,7 @@ def _marker(checkpointer: Checkpoints | None) -> Iterator[str]:
     if checkpointer is None or not isinstance(checkpointer.store, Folder):
         yield ""
         return
-    file = checkpointer.store.path / ".shared"
+    file = checkpointer.store.path / SHARED
     checkpointer.store.put(file.name, b"")
     try:
         yield str(file)

@@ -59,9 +59,9 @@ def claim(store: "Store", identity: Mapping[str, str]) -> str:
 
 
 def remove(store: "Store", process: str) -> None:
-    """Delete all, unless another process has claimed it since: objects have no locks."""
+    """Delete what the run has kept, unless another process has claimed it since: objects have no locks."""
     if _written(store).get(PROCESS) == process:
-        store.remove()
+        store.remove(FILE)
 
 
 def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:

@@ -7,7 +7,9 @@ import contextlib
 import json
 import logging
 import posixpath
+import re
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
@@ -22,6 +24,9 @@ from jaxexp.base.locks import HOLDER, LOCK, held
 if TYPE_CHECKING:
     import orbax.checkpoint as ocp
 
+PROGRAM = re.compile(r"[0-9a-f]{16}")  # the folder of its snapshots, named by `Program.id`
+BATCH = re.compile(r"batch-\d{4,}")  # the folder of the programs of a batch of a study
+SHARED = ".shared"  # a file by which the nodes of a cluster find out whether they see a folder
 KEPT = 2  # snapshots of each program: the last ones
 LENGTH_BYTES = 8  # of the number at the start of an object: how long its description is
 Json: TypeAlias = dict[str, Any]
@@ -76,8 +81,8 @@ class Store(Protocol):
         """Forget all that is open."""
         ...
 
-    def remove(self) -> None:
-        """Delete everything."""
+    def remove(self, *files: str) -> None:
+        """Delete the snapshots, then these files: all that a run writes, and nothing else."""
         ...
 
 
@@ -101,6 +106,21 @@ def within(location: str | Path, name: str) -> str:
     's3://bucket/run/batch-0001'
     """
     return posixpath.join(str(location), name)
+
+
+def _remove(folder: Path, files: Collection[str]) -> None:
+    """Delete what runs write into a folder, and the folder if nothing else is there."""
+    there = list(folder.iterdir()) if folder.is_dir() else []
+    for path in there:
+        if BATCH.fullmatch(path.name):
+            _remove(path, [SHARED])
+        elif PROGRAM.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        for path in there:  # last: they say whose the snapshots are
+            if path.name in files:
+                path.unlink()
+        folder.rmdir()
 
 
 def _orbax() -> ModuleType:
@@ -186,9 +206,10 @@ class Folder:
         for program in list(self._managers):
             self.drop(program)
 
-    def remove(self) -> None:
-        """See `Store`."""
-        shutil.rmtree(self.path, ignore_errors=True)
+    def remove(self, *files: str) -> None:
+        """See `Store`; the folder goes, too, if it is empty then."""
+        partial = (f"{name}.partial" for name in files)
+        _remove(self.path, (*files, *partial, LOCK, HOLDER, SHARED))
 
     def _manager(self, program: str) -> "ocp.CheckpointManager":
         if program not in self._managers:
@@ -280,10 +301,22 @@ class Objects:
     def close(self) -> None:
         """See `Store`."""
 
-    def remove(self) -> None:
+    def remove(self, *files: str) -> None:
         """See `Store`."""
-        with contextlib.suppress(FileNotFoundError):
-            self._files.rm(self._root, recursive=True)
+        self._remove(self._root, files)
+
+    def _remove(self, folder: str, files: Collection[str]) -> None:
+        listed = {posixpath.basename(path): path for path in self._listed(folder)}
+        for name, path in listed.items():
+            if BATCH.fullmatch(name):
+                self._remove(path, ())
+            elif PROGRAM.fullmatch(name):
+                self._files.rm(path, recursive=True)
+        for name in listed.keys() & files:  # last: they say whose the snapshots are
+            self._files.rm_file(listed[name])
+        if "/" in folder.strip("/"):  # else it may be a bucket, of which a run has made none
+            with contextlib.suppress(OSError, NotImplementedError):
+                self._files.rmdir(folder)  # which fails where anything else lies
 
     def _start(self, program: str, step: int) -> int:
         """Where the arrays begin."""
