@@ -405,12 +405,96 @@ def test_checkpoints_kept_elsewhere_are_those_of_one_run(place, tmp_path, capsys
     made = json.loads((tmp_path / "own" / "run.json").read_text())
     made["inputs"]["data"] = other[-1]
     (tmp_path / "own" / "run.json").write_text(json.dumps(made | {"finished": False}))
+    kept = tmp_path / "kept" / "identity.json"
+    made_by = kept.read_text()
+    kept.write_text(made_by.replace('"process": "', '"process": "0'))  # another run's, since
     told = told_by(capsys, "resume", str(tmp_path / "own"), "--force")
     assert f"{tmp_path / 'kept'}: checkpoints of another run: " in told
+    assert "delete them, or start this one anew with other --checkpoints" in told
+    kept.write_text(made_by)
     with held(tmp_path / "kept"):
         told = told_by(capsys, *line, str(tmp_path / "again"), *own[1:])
         assert f"{tmp_path / 'kept'}: in use by process" in told
     assert sorted((tmp_path / "kept").rglob("*")) == before
+
+
+def unfinished(place, tmp_path, monkeypatch, capsys):
+    """The line of a run that was interrupted as it ended, with its checkpoints elsewhere."""
+    (tmp_path / "mine.py").write_text(ELSEWHERE)
+    line = ["run", str(tmp_path / "mine.py"), "--data", str(place / "data")]
+    line += ["--checkpoints", str(tmp_path / "kept"), "--out", str(tmp_path / "own")]
+    with monkeypatch.context() as patched:
+        patched.setattr(claims, "remove", lambda *_: None)
+        told_by(capsys, *line, code=0)
+    made = json.loads((tmp_path / "own" / "run.json").read_text())
+    return line, made | {"finished": False}
+
+
+def test_checkpoints_of_ones_own_elsewhere_start_afresh_with_force(
+    place, tmp_path, capsys, monkeypatch
+):
+    _, made = unfinished(place, tmp_path, monkeypatch, capsys)
+    write_csvs(tmp_path / "other", 600)
+    made["inputs"]["data"] = str(tmp_path / "other")
+    (tmp_path / "own" / "run.json").write_text(json.dumps(made))
+    line = ["resume", str(tmp_path / "own")]
+    told = told_by(capsys, *line)
+    assert f"{tmp_path / 'own'}: not the run that was started: data of mine was" in told
+    assert "--force resumes it all the same" in told
+    assert (tmp_path / "kept").exists()
+    told = told_by(capsys, *line, "--force", code=0)
+    assert "on other data; the sweep runs again" in told
+    assert not (tmp_path / "kept").exists()
+
+
+def test_what_else_differs_from_ones_own_checkpoints_needs_force(
+    place, tmp_path, capsys, monkeypatch
+):
+    """As where a file that the sweep's file imports holds another task."""
+    _, made = unfinished(place, tmp_path, monkeypatch, capsys)
+    (tmp_path / "own" / "run.json").write_text(json.dumps(made))
+    kept = tmp_path / "kept" / "identity.json"
+    kept.write_text(json.dumps(json.loads(kept.read_text()) | {"task": "0", "gone": "1"}))
+    line = ["resume", str(tmp_path / "own")]
+    told = told_by(capsys, *line)
+    assert "task was 0, is " in told
+    assert "--force resumes this one all the same, and its trials start afresh" in told
+    told_by(capsys, *line, "--force", code=0)
+    assert not (tmp_path / "kept").exists()
+
+
+@pytest.mark.parametrize(
+    "kept", ["", "..", "results", "models/mine", "figures", "logs", "run.json", "file://results"]
+)
+def test_checkpoints_among_the_files_of_the_run_are_refused(kept, tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(ELSEWHERE)
+    out = tmp_path / "runs" / "own"
+    scheme, _, name = kept.rpartition("://")
+    place = f"{scheme}://{out / name}" if scheme else str(out / name)
+    told = told_by(
+        capsys, "run", str(tmp_path / "mine.py"), "--out", str(out), "--checkpoints", place
+    )
+    assert "--checkpoints /" in told
+    assert f"expected a folder outside {out}, or one of its own in it, such as" in told
+    assert not out.parent.exists()
+
+
+def refuse(kept, _):
+    raise jaxexp.UserError(f"{kept.location}: no")
+
+
+def test_a_place_that_cannot_be_used_leaves_no_run_behind(tmp_path, capsys, monkeypatch):
+    (tmp_path / "mine.py").write_text(ELSEWHERE)
+    (tmp_path / "file").touch()
+    out = tmp_path / "own"
+    line = ["run", str(tmp_path / "mine.py"), "--out", str(out), "--checkpoints"]
+    assert "checkpoints cannot be kept here" in told_by(capsys, *line, str(tmp_path / "file/in"))
+    with held(tmp_path / "held"):
+        assert "in use by process" in told_by(capsys, *line, str(tmp_path / "held"))
+    with monkeypatch.context() as patched:  # as behind a URL, where only writing tells
+        patched.setattr(claims, "claim", refuse)
+        assert "memory://kept: no" in told_by(capsys, *line, "memory://kept")
+    assert not out.exists()
 
 
 def test_a_run_killed_as_it_began_is_begun_again(tmp_path):

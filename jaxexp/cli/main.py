@@ -797,8 +797,12 @@ def _run(
         try:
             session = Session(command, console, signals)
             if not begun:
-                session.check_begins()
-            with held as directory, session.held(), _resumable(path):
+                session.check_begins(RunDirectory(path))
+            with (
+                held as directory,
+                session.held(directory, begun=begun, force=force),
+                _resumable(path),
+            ):
                 begun = True
                 page = session.run(directory, force=force)
         except InterruptedRunError:

@@ -57,12 +57,13 @@ class RunFile(TypedDict, total=False):
     log: list[str]
     finished: bool
     made_with: dict[str, str]
+    claimed: str
     missing: dict[str, str]
 
 
 READ = {  # of `run.json`, here; the rest is the command's
     "format": int, "sweeps": list[str], "title": str, "summary": str, "finished": bool,
-    "made_with": dict[str, str], "missing": dict[str, str],
+    "made_with": dict[str, str], "claimed": str, "missing": dict[str, str],
 }  # fmt: skip
 
 
@@ -154,6 +155,25 @@ class RunDirectory:
                 shutil.rmtree(folder)
         for file in (self.page, self.study):
             file.unlink(missing_ok=True)
+
+    def withdraw(self) -> None:
+        """Undo `create`, where the run could not begin."""
+        with contextlib.suppress(OSError):
+            self._command.unlink()
+            self.results.rmdir()
+            for name in LEFTOVERS:
+                (self.path / name).unlink(missing_ok=True)
+            self.path.rmdir()
+
+    def check_kept(self, place: Path) -> None:
+        """Raise UserError for a folder for checkpoints that has, or will have, the run's files."""
+        folder, kept = place.resolve(), self.checkpoints.resolve()
+        inside = self.writes(folder) and not folder.is_relative_to(kept)
+        if inside or self.path.resolve().is_relative_to(folder):
+            raise UserError(
+                f"--checkpoints {place}: files of the run itself lie there; expected a folder "
+                f"outside {self.path}, or one of its own in it, such as {self.checkpoints}"
+            )
 
     def writes(self, file: Path) -> bool:
         """Whether a file is one that the run writes, or lies in a folder of it."""
@@ -263,21 +283,34 @@ class RunDirectory:
             if before.get(name, now) != now
         ]
 
-    def check_same(self, made_with: Mapping[str, str], *, force: bool) -> None:
-        """Write down what the numbers depend on, or compare it with what is written down.
-
-        Raises UserError for what differs, unless `force`.
-        """
-        command = self.command()
-        before = command.get("made_with", {})
+    def check_resumes(self, made_with: Mapping[str, str], *, force: bool) -> None:
+        """Raise UserError for what is not as it is written down, unless `force`."""
         differs = self.differences(made_with)
         if differs and not force:
             raise UserError(
                 f"{self.path}: not the run that was started: {'; '.join(differs)}; --force resumes "
                 "it all the same, with the sweeps and checkpoints that still fit"
             )
+
+    def check_same(self, made_with: Mapping[str, str], *, force: bool) -> None:
+        """Write down what the numbers depend on, or compare it with what is written down.
+
+        Raises UserError for what differs, unless `force`.
+        """
+        self.check_resumes(made_with, force=force)
+        command = self.command()
         with self._writing():
-            self._write({**command, "made_with": {**before, **made_with}})
+            self._write({**command, "made_with": {**command.get("made_with", {}), **made_with}})
+
+    @property
+    def claimed(self) -> str | None:
+        """The name under which this run has last claimed its place for checkpoints."""
+        return self.command().get("claimed")
+
+    def say_claimed(self, process: str) -> None:
+        """Write down the name under which the run has claimed its place for checkpoints."""
+        with self._writing():
+            self._write({**self.command(), "claimed": process})
 
     def say_missing(self, missing: Mapping[str, str]) -> None:
         """Write down the sweeps that are missing, each with the reason."""

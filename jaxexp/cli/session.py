@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from jaxexp.api import PlannedRun
     from jaxexp.execution.control import Control, Stopping
     from jaxexp.execution.records import TrialRecord
+    from jaxexp.execution.stores import Store
     from jaxexp.report.page import Section
     from jaxexp.search.batches import Training
     from jaxexp.training.data import Data
@@ -271,7 +272,7 @@ class Session:
             with contextlib.suppress(*[UnavailableError] * (len(self.stages) > 1)):
                 self.first = plan_stage(self.stages[0], command)
         self.control = self._controlled()
-        self.kept = None
+        self.kept: Store | None = None
         if command.checkpoints is not None:
             from jaxexp.execution import stores
 
@@ -284,7 +285,6 @@ class Session:
         `InterruptedRunError`.
         """
         directory.check_same(self._made_by() | self._asked(), force=force)
-        process = "" if self.kept is None else claims.claim(self.kept, self._identity())
         self._take_over(directory)
         for number, stage in enumerate(self.stages):
             known = self.results.keys() | self.missing.keys()
@@ -303,25 +303,52 @@ class Session:
         page = pages.write(directory, self.sections, list(self.results.values()))
         directory.finish()
         if self.kept is not None:
-            claims.remove(self.kept, process)
+            claims.remove(self.kept, directory.claimed)
         return page
 
-    def held(self) -> contextlib.AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def held(self, directory: RunDirectory, *, begun: bool, force: bool) -> Iterator[None]:
         """Hold the place that was asked for checkpoints, in which nobody else's may lie.
 
-        Whether a run may go on with other code, its directory says.
+        Raises UserError, and leaves no run directory behind if the run had not begun before.
         """
-        if self.kept is None:
-            return contextlib.nullcontext()
-        return claims.held(self.kept, self._identity(), self._made_by())
+        with contextlib.ExitStack() as stack:
+            try:
+                if begun:
+                    directory.check_resumes(self._known(), force=force)
+                if self.kept is not None:
+                    stack.enter_context(self._held(self.kept, directory, begun, force))
+                    directory.say_claimed(claims.claim(self.kept, self._identity()))
+            except Exception:
+                if not begun:
+                    directory.withdraw()
+                raise
+            yield
 
-    def check_begins(self) -> None:
+    def _held(
+        self, kept: "Store", directory: RunDirectory, begun: bool, force: bool
+    ) -> contextlib.AbstractContextManager[None]:
+        """Whether a run may go on with other code, its directory says; with `force`, it may."""
+        if not begun:
+            return claims.held(kept, self._identity())
+        free, remedy = (
+            {*self._made_by()},
+            "delete them, or start this one anew with other --checkpoints",
+        )
+        if claims.is_last(kept, directory.claimed):
+            free |= claims.written(kept) | {*self._identity()} if force else set()
+            remedy = "--force resumes this one all the same, and its trials start afresh"
+        return claims.held(kept, self._identity(), free, remedy)
+
+    def check_begins(self, directory: RunDirectory) -> None:
         """Raise UserError for a file, a folder or checkpoints that a new run does not read.
 
         Not of several stages, and not of what another library fits: it reads later.
         """
         if self.kept is not None:
-            claims.check(self.kept, self._identity())
+            if self.kept.path is not None:
+                directory.check_kept(self.kept.path)
+            claims.check_begins(self.kept, self._identity())
         if len(self.stages) == 1 and self.first is not None:
             check_read(self.command.inputs, self.stages[0][0].sweep.name)
 
@@ -517,6 +544,13 @@ class Session:
     @functools.cached_property
     def _sources(self) -> list[Source]:
         return [source for stage in self.stages for source in stage]
+
+    def _known(self) -> dict[str, str]:
+        """What the run directory writes down, as far as it is known before anything trains."""
+        own = self._made_by() | self._asked()
+        return (
+            own | made_with_data(self.stages[0], self._trained_first["data"]) if self.first else own
+        )
 
     def _identity(self) -> dict[str, str]:
         """What decides the numbers, in words and digests; the data of later stages do so later."""

@@ -15,24 +15,38 @@ if TYPE_CHECKING:
     from jaxexp.execution.stores import Store
 
 FILE, PROCESS = "identity.json", "process"
+ELSEWHERE = "keep those of this one elsewhere, or delete them"
 
 
 @contextlib.contextmanager
-def held(store: "Store", identity: Mapping[str, str], free: Collection[str] = ()) -> Iterator[None]:
+def held(
+    store: "Store", identity: Mapping[str, str], free: Collection[str] = (),
+    remedy: str = ELSEWHERE,
+) -> Iterator[None]:  # fmt: skip
     """Hold a place where nothing is, or checkpoints of this run.
 
-    Raises UserError for those of a run whose identity differs, but for what is `free` to, and for a
-    place that another process holds or that cannot be written.
+    Raises UserError for those of a run whose identity differs, but for what is `free` to, with the
+    remedy, and for a place that another process holds or that cannot be written.
     """
-    check(store, identity, free)  # first: nothing is written where something else lies
+    check(store, identity, free, remedy)  # first: nothing is written where something else lies
     with contextlib.ExitStack() as stack:
         with _keeping(store):
             stack.enter_context(store.held())
-        check(store, identity, free)
+        check(store, identity, free, remedy)
         yield
 
 
-def check(store: "Store", identity: Mapping[str, str], free: Collection[str] = ()) -> None:
+def check_begins(store: "Store", identity: Mapping[str, str]) -> None:
+    """Raise what `held` raises, as far as that can be told, and write nothing."""
+    check(store, identity)
+    with _keeping(store):
+        store.check_free()
+
+
+def check(
+    store: "Store", identity: Mapping[str, str], free: Collection[str] = (),
+    remedy: str = ELSEWHERE,
+) -> None:  # fmt: skip
     """Raise what `held` raises of what lies there, and write nothing."""
     before = {name: own for name, own in _written(store).items() if name != PROCESS}
     if not before:
@@ -45,8 +59,7 @@ def check(store: "Store", identity: Mapping[str, str], free: Collection[str] = (
     fixed = {name: own for name, own in identity.items() if name not in free}
     if differs := differences({n: own for n, own in before.items() if n not in free}, fixed):
         raise UserError(
-            f"{store.location}: checkpoints of another run: {'; '.join(differs)}; keep those of "
-            "this one elsewhere, or delete them"
+            f"{store.location}: checkpoints of another run: {'; '.join(differs)}; {remedy}"
         )
 
 
@@ -58,9 +71,19 @@ def claim(store: "Store", identity: Mapping[str, str]) -> str:
     return process
 
 
-def remove(store: "Store", process: str) -> None:
-    """Delete what the run has kept, unless another process has claimed it since: objects have no locks."""
-    if _written(store).get(PROCESS) == process:
+def is_last(store: "Store", process: str | None) -> bool:
+    """Whether nobody has claimed a place since the process of this name."""
+    return process is not None and _written(store).get(PROCESS) == process
+
+
+def written(store: "Store") -> set[str]:
+    """The names of what is written of the run whose checkpoints lie there."""
+    return {*_written(store)}
+
+
+def remove(store: "Store", process: str | None) -> None:
+    """Delete what the run keeps, unless another process has claimed it: objects have no locks."""
+    if is_last(store, process):
         store.remove(FILE)
 
 

@@ -4,8 +4,10 @@ Nothing that is read is unpickled: a snapshot is JSON and an array of bytes.
 """
 
 import contextlib
+import errno
 import json
 import logging
+import os
 import posixpath
 import re
 import shutil
@@ -16,10 +18,11 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import fsspec
 import numpy as np
+from fsspec.implementations.local import LocalFileSystem
 
 from jaxexp.base.errors import UserError
 from jaxexp.base.files import write_whole
-from jaxexp.base.locks import HOLDER, LOCK, held
+from jaxexp.base.locks import HOLDER, LOCK, held, holder, is_held
 
 if TYPE_CHECKING:
     import orbax.checkpoint as ocp
@@ -36,6 +39,15 @@ class Store(Protocol):
     """Snapshots by the id of their program and a number, each a description and bytes."""
 
     location: str  # for other processes, and people
+
+    @property
+    def path(self) -> Path | None:
+        """Of the folder, if it is one of this machine."""
+        ...
+
+    def check_free(self) -> None:
+        """Raise UserError if it is in use, OSError if it cannot be written; writes nothing."""
+        ...
 
     def held(self) -> contextlib.AbstractContextManager[None]:
         """Held by this process, where a store can tell; raises UserError if it is in use."""
@@ -145,8 +157,17 @@ class Folder:
         self.location = str(self.path)
         self._managers: dict[str, ocp.CheckpointManager] = {}
 
-    def held(self) -> contextlib.AbstractContextManager[None]:
+    def check_free(self) -> None:
         """See `Store`, as for all methods."""
+        if is_held(self.path):
+            raise UserError(f"{self.path}: in use by {holder(self.path)}")
+        there = next(path for path in (self.path, *self.path.parents) if path.exists())
+        fault = errno.EACCES if there.is_dir() else errno.ENOTDIR
+        if fault == errno.ENOTDIR or not os.access(there, os.W_OK | os.X_OK):
+            raise OSError(fault, os.strerror(fault), str(there))
+
+    def held(self) -> contextlib.AbstractContextManager[None]:
+        """See `Store`."""
         return held(self.path)
 
     def read(self, name: str) -> bytes | None:
@@ -244,8 +265,16 @@ class Objects:
         except (ValueError, ImportError, OSError) as error:
             raise UserError(f"{url}: cannot be opened ({error})") from error
 
+    @property
+    def path(self) -> Path | None:
+        """See `Store`, as for all methods."""
+        return Path(self._root) if isinstance(self._files, LocalFileSystem) else None
+
+    def check_free(self) -> None:
+        """See `Store`: what can be written, only writing tells."""
+
     def held(self) -> contextlib.AbstractContextManager[None]:
-        """See `Store`, as for all methods: objects have no locks."""
+        """See `Store`: objects have no locks."""
         return contextlib.nullcontext()
 
     def read(self, name: str) -> bytes | None:
