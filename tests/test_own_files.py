@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import xarray as xr
 from test_cli import command, write_csvs
 
 import jaxexp as jx
-from jaxexp.cli import library
+from jaxexp.cli import library, prediction
 from jaxexp.cli import main as cli
 from jaxexp.reproduce import vision
 
@@ -190,6 +191,16 @@ def test_predictions_of_a_regression_are_those_of_the_best_setting(regression, t
     luckiest = results.best().trial
     first = re.findall(r"<td[^>]*>([^<]*)</td>", page[page.index("All 5 trials by") :])[:3]
     assert list(map(float, first)) == [1, luckiest.learning_rate, luckiest.seed]
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_columns_are_the_same_in_any_normal_form_of_unicode(forms, tmp_path):
+    trained, written = (unicodedata.normalize(form, "höhe") for form in forms)
+    (tmp_path / "new.csv").write_text(f"c,{written}\n1,2\n", encoding="utf-8")
+    like = np.zeros((1, 2), np.float32)
+    made, lines = prediction._read(tmp_path / "new.csv", [trained, "c"], like, print)
+    assert made.tolist() == [[2, 1]]
+    assert lines == [2]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from jaxexp.cli import library
 from jaxexp.cli.library import Source
 from jaxexp.cli.rundir import RunDirectory
 from jaxexp.cli.session import Command, made_with_data, names_of, plan_stage, stages
-from jaxexp.reproduce.cells import Cells
+from jaxexp.reproduce.cells import Cells, normal
 from jaxexp.results import models
 from jaxexp.results.models import Model, Prediction
 from jaxexp.results.results import apply, like_training
@@ -170,7 +170,7 @@ def _columns(cells: Cells, features: Sequence[str] | None, width: int) -> list[s
     """Those of the features; of a model without names for them, all there are."""
     if not features:
         _check_header(cells, width)
-    names = list(features or cells.names)
+    names = [normal(name) for name in features] if features else list(cells.names)
     if len(names) != width or not set(names) <= set(cells.names):
         cells.refuse(0, f"the columns are {', '.join(cells.names[:SHOWN])}", cells.wanted)
     return names

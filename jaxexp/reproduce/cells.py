@@ -4,6 +4,7 @@ import codecs
 import csv
 import io
 import reprlib
+import unicodedata
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SHOWN = 20  # of the names in a header
+
+
+def normal(name: str) -> str:
+    """A name as it is compared: programs write an ö as one character or as two.
+
+    >>> normal(" o\\u0308 ") == normal("\\u00f6")
+    True
+    """
+    return unicodedata.normalize("NFC", name.strip())
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,8 +41,8 @@ class Cells:
 
     @cached_property
     def names(self) -> list[str]:
-        """What stands in the header."""
-        names: list[str] = self._rows.iloc[0].str.strip().tolist()
+        """What stands in the header, in the Unicode normal form of `normal`."""
+        names: list[str] = self._rows.iloc[0].map(normal).tolist()
         return names
 
     def table(self, columns: list[str]) -> "pd.DataFrame":
