@@ -1,6 +1,7 @@
 """Runs of the command line that are killed, interrupted, moved and edited, and resumed."""
 
 import contextlib
+import errno
 import json
 import os
 import random
@@ -299,6 +300,27 @@ def test_a_directory_in_use_is_told(place, copy, capsys):
             line = ["run", str(place / "mine.py"), "--data", str(place / "data"), "--out"]
             assert "in use by process 77" in told_by(capsys, *line, str(copy), *force)
     assert has_checkpoint(copy)
+
+
+@pytest.mark.filterwarnings("ignore:flock not supported")
+def test_a_lock_that_may_outlive_its_process_is_told_with_what_to_do(tmp_path, monkeypatch):
+    """As on a file system without locks, after a crash of another machine."""
+    fcntl = pytest.importorskip("fcntl")
+    (tmp_path / ".holder").write_text("process 77 on abacus")
+    with FileLock(tmp_path / ".lock"), pytest.raises(jaxexp.UserError, match=r"abacus$"):
+        held(tmp_path).__enter__()
+
+    def missing(*_):
+        raise OSError(errno.ENOSYS, "no locks")
+
+    monkeypatch.setattr(fcntl, "flock", missing)
+    (tmp_path / ".lock").touch()
+    remedy = f"abacus; if it has ended, delete {tmp_path}/.lock"
+    with pytest.raises(jaxexp.UserError, match=re.escape(remedy)):
+        held(tmp_path).__enter__()
+    (tmp_path / ".lock").unlink()
+    with held(tmp_path):
+        pass
 
 
 @pytest.mark.nightly

@@ -1,6 +1,7 @@
 """A folder that one process uses at a time."""
 
 import contextlib
+import errno
 import os
 import socket
 from collections.abc import Iterator
@@ -9,6 +10,11 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from jaxexp.base.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # on Windows, which has other locks
+    fcntl = None  # type: ignore[assignment]
 
 LOCK, HOLDER = ".lock", ".holder"
 
@@ -30,7 +36,7 @@ def held(folder: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
-        raise UserError(f"{folder}: in use by {holder(folder)}") from None
+        raise in_use(folder) from None
     try:
         (folder / HOLDER).write_text(f"process {os.getpid()} on {socket.gethostname()}")
         yield
@@ -38,6 +44,24 @@ def held(folder: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):
             (folder / HOLDER).unlink(missing_ok=True)
         lock.release()
+
+
+def in_use(folder: Path) -> UserError:
+    """What says that a folder is held, by whom, and what to do where its lock may outlive them."""
+    remedy = f"; if it has ended, delete {folder / LOCK}" if _outlives(folder / LOCK) else ""
+    return UserError(f"{folder}: in use by {holder(folder)}{remedy}")
+
+
+def _outlives(lock: Path) -> bool:
+    """Whether a lock is only a file, as where the file system has no locks: it is left behind."""
+    if fcntl is None:
+        return False
+    try:
+        with lock.open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno == errno.ENOSYS
+    return False
 
 
 def holder(folder: Path) -> str:

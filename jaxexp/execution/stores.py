@@ -22,7 +22,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from jaxexp.base.errors import UserError
 from jaxexp.base.files import write_whole
-from jaxexp.base.locks import HOLDER, LOCK, held, holder, is_held
+from jaxexp.base.locks import HOLDER, LOCK, held, in_use, is_held
 
 if TYPE_CHECKING:
     import orbax.checkpoint as ocp
@@ -160,7 +160,7 @@ class Folder:
     def check_free(self) -> None:
         """See `Store`, as for all methods."""
         if is_held(self.path):
-            raise UserError(f"{self.path}: in use by {holder(self.path)}")
+            raise in_use(self.path)
         there = next(path for path in (self.path, *self.path.parents) if path.exists())
         fault = errno.EACCES if there.is_dir() else errno.ENOTDIR
         if fault == errno.ENOTDIR or not os.access(there, os.W_OK | os.X_OK):
