@@ -331,10 +331,8 @@ class Session:
         """Whether a run may go on with other code, its directory says; with `force`, it may."""
         if not begun:
             return claims.held(kept, self._identity())
-        free, remedy = (
-            {*self._made_by()},
-            "delete them, or start this one anew with other --checkpoints",
-        )
+        free = {*self._made_by()}
+        remedy = "delete them, or start this one anew with other --checkpoints"
         if claims.is_last(kept, directory.claimed):
             free |= claims.written(kept) | {*self._identity()} if force else set()
             remedy = "--force resumes this one all the same, and its trials start afresh"
@@ -548,9 +546,9 @@ class Session:
     def _known(self) -> dict[str, str]:
         """What the run directory writes down, as far as it is known before anything trains."""
         own = self._made_by() | self._asked()
-        return (
-            own | made_with_data(self.stages[0], self._trained_first["data"]) if self.first else own
-        )
+        if self.first is None:
+            return own
+        return own | made_with_data(self.stages[0], self._trained_first["data"])
 
     def _identity(self) -> dict[str, str]:
         """What decides the numbers, in words and digests; the data of later stages do so later."""

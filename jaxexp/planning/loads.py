@@ -94,14 +94,14 @@ def _turns(examples: int, batch_size: int) -> np.ndarray:
     return np.array([turns_per_epoch(examples, batch_size, way) for way in WAYS], float)
 
 
-def _sizes(trial: Trial) -> list[Hyperparameter]:
-    """Those of the model."""
+def model_sizes(trial: Trial) -> list[Hyperparameter]:
+    """Those that are not of any trial, as the batch size is."""
     return [f for f in trial.fields().values() if f.kind is Kind.SIZE and f.name != "batch_size"]
 
 
 def least_of(trials: Sequence[Trial]) -> Trial:
     """A trial with the smallest of each size of the model among these."""
-    names = [size.name for size in _sizes(trials[0])]
+    names = [size.name for size in model_sizes(trials[0])]
     smallest = {n: min(min(each_layer(getattr(t, n))) for t in trials) for n in names}
     return with_values(trials[0], **smallest)
 
@@ -112,7 +112,7 @@ def _with_least(trial: Trial, least: Trial, *, skipped: bool) -> Trial:
     With the least of what is computed all the same, the loads of trials can be added up before it
     is known which of them share a program.
     """
-    names = [size.name for size in _sizes(trial) if size.skipped is skipped]
+    names = [size.name for size in model_sizes(trial) if size.skipped is skipped]
     return with_values(trial, **{name: getattr(least, name) for name in names})
 
 

@@ -10,7 +10,17 @@ from dataclasses import dataclass
 from jaxexp.base.errors import UserError
 from jaxexp.base.words import count
 from jaxexp.planning.cost import MACHINES, Machine, Workload
-from jaxexp.planning.loads import WAYS, Best, Costs, Load, alone, best, enough_at_once, least_of
+from jaxexp.planning.loads import (
+    WAYS,
+    Best,
+    Costs,
+    Load,
+    alone,
+    best,
+    enough_at_once,
+    least_of,
+    model_sizes,
+)
 from jaxexp.planning.merging import Merger, Way
 from jaxexp.planning.nodes import functions_of
 from jaxexp.planning.programs import Estimate, Plan, Program, size_text
@@ -243,7 +253,9 @@ class _Planner:
             return [programs]
         sizes: dict[object, list[Program]] = {}
         for program in programs:
-            sizes.setdefault(_model_sizes(program.trials[0]), []).append(program)
+            trial = program.trials[0]
+            own = tuple(getattr(trial, size.name) for size in model_sizes(trial))
+            sizes.setdefault(own, []).append(program)
         return list(sizes.values())
 
     def _merge_alike(self, programs: list[Program]) -> list[Program]:
@@ -493,12 +505,6 @@ def unpadded(trial: Trial) -> tuple[object, ...]:
         if declared.kind in (Kind.STATIC, Kind.CHOICE)
     )
     return (type(trial), *own)
-
-
-def _model_sizes(trial: Trial) -> tuple[object, ...]:
-    """The sizes that are not of any trial, as the batch size is."""
-    own = ((n, d) for n, d in trial.fields().items() if n not in Trial.fields())
-    return tuple(getattr(trial, name) for name, declared in own if declared.kind is Kind.SIZE)
 
 
 def static_key(trial: Trial) -> tuple[object, ...]:

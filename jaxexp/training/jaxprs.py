@@ -94,20 +94,24 @@ def _lines(program: Program) -> Iterator[str]:
     yield " ".join(map(name, jaxpr.outvars))
 
 
+def equations(program: Program) -> Iterator[jax_core.JaxprEqn]:
+    """All of a program, and of those within it."""
+    jaxpr = program.jaxpr if isinstance(program, jax_core.ClosedJaxpr) else program
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for each in inner(eqn.params):
+            yield from equations(each)
+
+
 def operations(program: Program) -> set[str]:
-    """The names of all operations, those of inner programs too."""
-    jaxpr = program.jaxpr if isinstance(program, jax_core.ClosedJaxpr) else program
-    found = {eqn.primitive.name for eqn in jaxpr.eqns}
-    return found.union(*(operations(own) for eqn in jaxpr.eqns for own in inner(eqn.params)))
+    """The names of all operations."""
+    return {eqn.primitive.name for eqn in equations(program)}
 
 
-def floats(program: Program) -> set[np.dtype]:
-    """The types of all floats that it is given or makes, those of inner programs too."""
-    jaxpr = program.jaxpr if isinstance(program, jax_core.ClosedJaxpr) else program
-    values = [*jaxpr.invars, *jaxpr.constvars, *(v for eqn in jaxpr.eqns for v in eqn.outvars)]
-    found = {v.aval.dtype for v in values if hasattr(v.aval, "dtype")}
-    own = {dtype for dtype in found if jax.numpy.issubdtype(dtype, jax.numpy.floating)}
-    return own.union(*(floats(each) for eqn in jaxpr.eqns for each in inner(eqn.params)))
+def dtypes(program: Program) -> set[np.dtype]:
+    """The types of all that operations take and make."""
+    values = (v for eqn in equations(program) for v in (*eqn.invars, *eqn.outvars))
+    return {v.aval.dtype for v in values if hasattr(v.aval, "dtype")}
 
 
 def _functions(program: Program) -> Iterator[Callable[..., object]]:

@@ -6,7 +6,6 @@ key of its first trial.
 
 import jax
 from jax import Array
-from jax.extend import core as jax_core
 from jax.typing import ArrayLike
 
 from jaxexp.base.errors import UserError
@@ -46,9 +45,8 @@ def check(program: jaxprs.Program, name: str) -> None:
 
 
 def _others(program: jaxprs.Program) -> str | None:
-    """Of which other generator the first random numbers of a program are."""
-    jaxpr = program.jaxpr if isinstance(program, jax_core.ClosedJaxpr) else program
-    for eqn in jaxpr.eqns:
+    """Of which other generator random numbers of a program are."""
+    for eqn in jaxprs.equations(program):
         if eqn.primitive.name in OF_DEVICES:
             return f"jax.lax.{eqn.primitive.name}"
         for value in (*eqn.invars, *eqn.outvars):
@@ -57,7 +55,4 @@ def _others(program: jaxprs.Program) -> str | None:
                 continue
             if str(dtype) != DTYPE:
                 return f"a key of the type {dtype}"
-        for inner in jaxprs.inner(eqn.params):
-            if found := _others(inner):
-                return found
     return None

@@ -52,11 +52,6 @@ SIZED = (
     "what is computed of an example depends on how many there are in the array: count them by the "
     "`mask` (B,), and draw what is random of each with B as the first axis"
 )
-DERIVATIVES = {
-    "custom_jvp_call",
-    "custom_vjp_call",
-    "custom_vjp_call_jaxpr",
-}  # of one's own, or JAX's
 Leaves: TypeAlias = Mapping[str, Any]  # the hyperparameters that are traced, by name
 
 
@@ -142,13 +137,13 @@ class _Probe:
             jax.eval_shape(self.init, leaves, key, self.arrays),
         )
         self.shapes = self.sized(_Given(leaves, variables, None, None, key), 2 * HALF)
+        self._examples: dict[tuple[int, bool], tuple[jax_core.ClosedJaxpr, list[str]]] = {}
+        self._tangents: dict[int, jax_core.ClosedJaxpr | None] = {}
 
     def sized(self, given: _Given, n: int) -> _Given:
         """Shapes of a batch of n."""
-        batch = jax.tree.map(
-            lambda a: jax.ShapeDtypeStruct((n, *a.shape[1:]), a.dtype), self.arrays["train"]
-        )
-        return given._replace(batch=batch, mask=jax.ShapeDtypeStruct((n,), bool))
+        batch, mask = tracing.batch_of(self.arrays, n)
+        return given._replace(batch=batch, mask=mask)
 
     def trial(self, leaves: Leaves) -> Trial:
         return with_values(self.trials[0], **leaves)
@@ -252,14 +247,13 @@ class _Probe:
         sizes, draws = _some(self.sizes[train]), False
         if len(sizes) == 1 and not (train and self.filled):
             return None
-        function = functools.partial(self.examples, train=train)
         try:
-            many = self.traced(function, MANY)
+            many, _ = self.traced_examples(MANY, train=train)
             same = all(
-                jaxprs.same_but_for_size(self.traced(function, n), n, many, MANY)
+                jaxprs.same_but_for_size(self.traced_examples(n, train=train)[0], n, many, MANY)
                 for n in (MORE, *sizes)
             )
-            if same and train and DERIVATIVES & jaxprs.operations(many):
+            if same and train and _derivatives(many, *jaxprs.DERIVATIVES):
                 gradients = self.traced(self.gradients, MANY)
                 same = all(
                     jaxprs.same_but_for_size(self.traced(self.gradients, n), n, gradients, MANY)
@@ -276,7 +270,11 @@ class _Probe:
         programs = {}
         for n in {sizes[0], *sizes[-3:], max(1, sizes[-1] // 2)}:
             with contextlib.suppress(Exception):  # as above
-                programs[n] = self.traced(self.gradients if train else function, n)
+                programs[n] = (
+                    self.traced(self.gradients, n)
+                    if train
+                    else self.traced_examples(n, train=False)[0]
+                )
         return _Lengths(programs, draws)
 
     def spread(
@@ -307,14 +305,7 @@ class _Probe:
         prove = functools.partial(
             independence.reaches, differentiated=train, size=size, anywhere=anywhere
         )
-        function = functools.partial(self.examples, train=train)
-        program, (each, _) = jax.make_jaxpr(function, return_shape=True)(shapes)
-        metrics = self.task.metrics
-        names = [
-            name if name in metrics else ""
-            for name, own in each.items()
-            for _ in jax.tree.leaves(own)
-        ]
+        program, names = self.traced_examples(n, train=train)
         reached = prove(program, given)
         found = [
             (name, own.spread or Spread(not own.axes <= EXAMPLES.axes))
@@ -323,14 +314,10 @@ class _Probe:
         of_state = reached[len(names) :]
         found += [("", own.spread or Spread(bool(own.axes))) for own in of_state]
         # Derivatives may be the user's own, and are proven, too.
-        if train and "custom_jvp_call" in jaxprs.operations(program):
-            params = self.shapes.variables.params
-            towards = [CLEAN] * len(jax.tree.leaves(params))
-            try:
-                program = jax.make_jaxpr(self.tangents)(shapes, params)
-                [own] = prove(program, given + towards)
-            except (TypeError, NotImplementedError):  # a backward pass of the user's own
-                own = UNKNOWN
+        if train and _derivatives(program, "custom_jvp_call"):
+            tangents = self.traced_tangents(n)
+            towards = [CLEAN] * len(jax.tree.leaves(self.shapes.variables.params))
+            [own] = [UNKNOWN] if tangents is None else prove(tangents, given + towards)
             found.append(("", own.spread or Spread(not own.axes <= EXAMPLES.axes)))
         worst = max(spread for _, spread in found)
         return worst, {name for name, spread in found if spread}
@@ -346,9 +333,9 @@ class _Probe:
         state = jax.tree.leaves(self.shapes.variables.state)
         if state or not self.filled or self.asks_for_losses():
             return False
-        program = self.traced(functools.partial(self.examples, train=True), MANY)
-        small = {dtype for dtype in jaxprs.floats(program) if dtype.itemsize < 4}
-        if small or any(name.startswith("custom_vjp") for name in jaxprs.operations(program)):
+        program, _ = self.traced_examples(MANY, train=True)
+        floats = (t for t in jaxprs.dtypes(program) if jnp.issubdtype(t, jnp.floating))
+        if _derivatives(program, "custom_vjp_call") or any(t.itemsize < 4 for t in floats):
             return False
         spread, _ = self.reach(MANY, EXAMPLES, train=True, size=MANY, drawn=UNKNOWN, anywhere=True)
         return spread is Spread.NO
@@ -368,6 +355,30 @@ class _Probe:
 
         jax.eval_shape(one, self.shapes.leaves, self.shapes.variables.params)
         return asked
+
+    def traced_examples(self, n: int, *, train: bool) -> tuple[jax_core.ClosedJaxpr, list[str]]:
+        """Of so many, once; and of which metric each of its first results is, "" for the others."""
+        if (n, train) not in self._examples:
+            function = functools.partial(self.examples, train=train)
+            shapes = self.sized(self.shapes, n)
+            program, (each, _) = jax.make_jaxpr(function, return_shape=True)(shapes)
+            names = [
+                name if name in self.task.metrics else ""
+                for name, own in each.items()
+                for _ in jax.tree.leaves(own)
+            ]
+            self._examples[n, train] = program, names
+        return self._examples[n, train]
+
+    def traced_tangents(self, n: int) -> jax_core.ClosedJaxpr | None:
+        """Of so many examples, once; None where a backward pass of the user's own forbids it."""
+        if n not in self._tangents:
+            given = self.sized(self.shapes, n), self.shapes.variables.params
+            try:
+                self._tangents[n] = jax.make_jaxpr(self.tangents)(*given)
+            except (TypeError, NotImplementedError):
+                self._tangents[n] = None
+        return self._tangents[n]
 
     def traced(self, function: Callable[[_Given], PyTree], n: int) -> jax_core.ClosedJaxpr:
         """A function of so many examples."""
@@ -411,9 +422,8 @@ class _Probe:
     def program(self, *, train: bool) -> "_Program":
         """What is computed where nothing is proven."""
         if not train:
-            function = functools.partial(self.examples, train=False)
-            closed, (each, _) = jax.make_jaxpr(function, return_shape=True)(self.shapes)
-            return _Program(closed, len(jax.tree.leaves(each)), 0)
+            closed, names = self.traced_examples(2 * HALF, train=False)
+            return _Program(closed, len(names), 0)
         closed, (each, _, grads) = jax.make_jaxpr(self.gradients, return_shape=True)(self.shapes)
         return _Program(closed, len(jax.tree.leaves(each)), len(jax.tree.leaves(grads)))
 
@@ -493,6 +503,11 @@ class _Probe:
             )
             given = _Given(leaves[place], variables, one, None, keys.key(i))
             yield given, given._replace(batch=other)
+
+
+def _derivatives(program: jax_core.ClosedJaxpr, *of: str) -> bool:
+    """Whether it has rules of derivatives, the user's or JAX's own."""
+    return any(name.startswith(of) for name in jaxprs.operations(program))
 
 
 class _Lengths(NamedTuple):

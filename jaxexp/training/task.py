@@ -103,9 +103,9 @@ class Task(abc.ABC):
         """The loss of each example of a batch, what its metrics need, and the new state.
 
         `rng` is a key, new in every step, for whatever is random in training; in evaluation it is
-        the same for all batches. `mask` (B,) is True
-        for examples and False for what fills up the last batch: statistics over the batch must
-        leave the latter out; losses and metrics of theirs are left out by jaxexp.
+        the same for all batches. `mask` (B,) is True for examples and False for what fills up the
+        last batch: statistics over the batch must leave the latter out; losses and metrics of
+        theirs are left out by jaxexp.
         """
 
     def optimizer(self, trial: Trial, steps: int) -> optax.GradientTransformation:

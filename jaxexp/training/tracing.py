@@ -147,7 +147,7 @@ def _trace(
     """With these hyperparameters as numbers inside the program, and the others as they are."""
     read: set[str] = set()
     watched = _watch(trial, read)
-    batch, mask = _batch(arrays, 2)
+    batch, mask = batch_of(arrays, 2)
 
     def init(leaves: PyTree, rng: Array, data: Arrays) -> Variables:
         made = task.init(with_values(watched, **leaves), rng, data)
@@ -303,10 +303,10 @@ def fingerprint(
     """A digest that distinguishes tasks by what they compute, found out by tracing them.
 
     Neither a task's attributes nor what its functions close over escape it, and gradients count as
-    well, which may have rules of their own. `trial(leaves)` is a
-    trial, as a program has it, that takes one of the `steps`; `sizes` are the numbers of examples
-    that are computed at once in training and in evaluation, as a task may compute otherwise of
-    other numbers; with `processes` the digest is the same in any process.
+    well, which may have rules of their own. `trial(leaves)` is a trial, as a program has it, that
+    takes one of the `steps`; `sizes` are the numbers of examples that are computed at once in
+    training and in evaluation, as a task may compute otherwise of other numbers; with `processes`
+    the digest is the same in any process.
 
     Raises UserError for random numbers that would be others in a batch of trials than alone.
     """
@@ -342,7 +342,7 @@ def fingerprint(
             made.append(task.predictions(own, variables, data))
         return made
 
-    batches = [_batch(arrays, size) for size in sizes]
+    batches = [batch_of(arrays, size) for size in sizes]
     given = leaves, keys.like(), batches, arrays
     closed, shapes = jax.make_jaxpr(everything, return_shape=True)(*given)
     keys.check(closed, type(task).__name__)
@@ -351,7 +351,7 @@ def fingerprint(
     return f"{jaxprs.digest(closed, processes=processes)} {names}"
 
 
-def _batch(arrays: Arrays, size: int) -> tuple[Batch, jax.ShapeDtypeStruct]:
+def batch_of(arrays: Arrays, size: int) -> tuple[Batch, jax.ShapeDtypeStruct]:
     """Shapes of a batch of so many examples, and of its mask."""
     batch = jax.tree.map(
         lambda a: jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype), arrays["train"]
