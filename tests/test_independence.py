@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from jax import lax
 
 import jaxexp as jx
-from jaxexp.training import independence, masks, tracing
+from jaxexp.training import experiments, independence, masks, tracing
 from jaxexp.training.independence import EXAMPLES, MASK, Spread, reaches
 
 B = 8
@@ -776,11 +776,11 @@ def test_losses_that_are_not_finite_say_nothing():
 
 def test_of_many_values_the_extremes_are_tried():
     values = [(float(i), float(-i % 7)) for i in range(100)]
-    chosen = masks._spread(values)
-    assert len(chosen) <= masks.DRAWS + masks.HALF
+    chosen = experiments._spread(values)
+    assert len(chosen) <= experiments.DRAWS + experiments.HALF
     assert {0.0, 99.0} <= {a for a, _ in chosen}
     assert {0.0, 6.0} <= {b for _, b in chosen}
-    assert masks._spread([(2.0,), (1.0,), (2.0,)]) == [(1.0,), (2.0,)]
+    assert experiments._spread([(2.0,), (1.0,), (2.0,)]) == [(1.0,), (2.0,)]
 
 
 class Weighing(Cox):

@@ -1,0 +1,141 @@
+"""What a task computes of each example of a batch, as programs of batches of any size."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.extend import core as jax_core
+
+from jaxexp.spec.trial import Trial, with_values
+from jaxexp.training import keys, step, tracing
+from jaxexp.training.data import Data
+from jaxexp.training.task import Batch, Outputs, Task, Variables, update
+from jaxexp.training.trees import PyTree
+
+ANY = 32  # examples of a batch whose size does not matter
+Leaves: TypeAlias = Mapping[str, Any]  # the hyperparameters that are traced, by name
+
+
+class Given(NamedTuple):
+    """What a task's functions are given; of shapes, or of arrays."""
+
+    leaves: Leaves
+    variables: Variables
+    batch: Batch
+    mask: Any
+    rng: Any
+
+
+class Programs:
+    """Of a task and trials that agree in what is static, traced once for each size."""
+
+    def __init__(self, task: Task, data: Data, of: Trial) -> None:
+        """`of` is one of the trials."""
+        self.task, self.of, self.arrays = task, of, data.arrays()
+        leaves, key = tracing.traced_shapes(of), keys.like()
+        variables = jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype),
+            jax.eval_shape(self.init, leaves, key, self.arrays),
+        )
+        self.shapes = self.sized(Given(leaves, variables, None, None, key), ANY)
+        self._examples: dict[tuple[int, bool], tuple[jax_core.ClosedJaxpr, list[str]]] = {}
+        self._tangents: dict[int, jax_core.ClosedJaxpr | None] = {}
+
+    def sized(self, given: Given, n: int) -> Given:
+        """Shapes of a batch of n."""
+        batch, mask = tracing.batch_of(self.arrays, n)
+        return given._replace(batch=batch, mask=mask)
+
+    def trial(self, leaves: Leaves) -> Trial:
+        """A trial of theirs, by its traced values."""
+        return with_values(self.of, **leaves)
+
+    def init(self, leaves: Leaves, rng: Array, data: PyTree) -> Variables:
+        """What the task begins with."""
+        return self.task.init(self.trial(leaves), rng, data)
+
+    def examples(self, given: Given, *, train: bool) -> tuple[dict[str, PyTree], PyTree]:
+        """What there is of each example, (B, ...), the loss first; in training the new state."""
+        leaves, variables, batch, mask, rng = given
+        made: Outputs = self.task.apply(
+            self.trial(leaves), variables, batch, rng=rng, mask=mask, train=train
+        )
+        each: dict[str, PyTree] = {"": made.loss, **made.metrics}
+        for name, metric in self.task.metrics.items():
+            if metric.example is not None:
+                each[name] = metric.example(made.prediction, made.target)
+            elif metric.sums is not None:
+                both = jax.tree.leaves((made.prediction, made.target))
+                each[name] = [a for a in both if jnp.shape(a)[:1] == jnp.shape(made.loss)]
+        return each | {" weights": self.task.weights(batch)}, made.state if train else ()
+
+    def gradients(self, given: Given) -> tuple[dict[str, PyTree], PyTree, PyTree]:
+        """The same in training, and the gradients of the loss that is minimised."""
+
+        def loss(params: PyTree) -> tuple[Array, tuple[dict[str, PyTree], PyTree]]:
+            own = given._replace(variables=given.variables._replace(params=params))
+            each, state = self.examples(own, train=True)
+            weight_B = step.weights_of(self.task, given.batch, given.mask)
+            return step.weighted_mean(each[""], weight_B), (each, state)
+
+        grads, (each, state) = jax.grad(loss, has_aux=True)(given.variables.params)
+        return each, state, grads
+
+    def tangents(self, given: Given, towards: PyTree) -> Array:
+        """Of the loss of each example, (B,), for parameters that move."""
+
+        def loss(params: PyTree) -> Array:
+            own = given._replace(variables=given.variables._replace(params=params))
+            each: Array = self.examples(own, train=True)[0][""]
+            return each
+
+        _, tangent_B = jax.jvp(loss, (given.variables.params,), (towards,))
+        made: Array = tangent_B
+        return made
+
+    def asks_for_losses(self, steps: int) -> bool:
+        """Whether the optimizer computes the loss of other parameters, as a line search does."""
+        asked = False
+
+        def value_fn(params: PyTree) -> Array:
+            nonlocal asked
+            asked = True
+            return jnp.zeros(())
+
+        def one(leaves: Leaves, params: PyTree) -> PyTree:
+            optimizer = self.task.optimizer(self.trial(leaves), steps)
+            return update(optimizer, params, optimizer.init(params), params, 0.0, value_fn)
+
+        jax.eval_shape(one, self.shapes.leaves, self.shapes.variables.params)
+        return asked
+
+    def traced_examples(self, n: int, *, train: bool) -> tuple[jax_core.ClosedJaxpr, list[str]]:
+        """Of so many, once; and of which metric each of its first results is, "" for the others."""
+        if (n, train) not in self._examples:
+            function = functools.partial(self.examples, train=train)
+            shapes = self.sized(self.shapes, n)
+            program, (each, _) = jax.make_jaxpr(function, return_shape=True)(shapes)
+            names = [
+                name if name in self.task.metrics else ""
+                for name, own in each.items()
+                for _ in jax.tree.leaves(own)
+            ]
+            self._examples[n, train] = program, names
+        return self._examples[n, train]
+
+    def traced_tangents(self, n: int) -> jax_core.ClosedJaxpr | None:
+        """Of so many examples, once; None where a backward pass of the user's own forbids it."""
+        if n not in self._tangents:
+            given = self.sized(self.shapes, n), self.shapes.variables.params
+            try:
+                self._tangents[n] = jax.make_jaxpr(self.tangents)(*given)
+            except (TypeError, NotImplementedError):
+                self._tangents[n] = None
+        return self._tangents[n]
+
+    def traced(self, function: Callable[[Given], PyTree], n: int) -> jax_core.ClosedJaxpr:
+        """A function of so many examples."""
+        return jax.make_jaxpr(function)(self.sized(self.shapes, n))
