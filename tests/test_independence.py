@@ -1065,6 +1065,9 @@ WHOLE = {
 IN_PARTS = {
     "plain": lambda h, x, rng, mask: h**2,
     "masked": lambda h, x, rng, mask: jnp.where(mask, h**2, 0),
+    "looked up": lambda h, x, rng, mask: jnp.stack([h, h**2], 1)[
+        jnp.arange(len(h)), (x[:, 0] > 0).astype(int)
+    ],
     "classes": lambda h, x, rng, mask: (
         (jax.nn.one_hot(h.astype(int), 2) * jnp.arange(2.0)).sum(1) + h**2
     ),

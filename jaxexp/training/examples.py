@@ -10,7 +10,7 @@ from jax import Array
 from jax.extend import core as jax_core
 
 from jaxexp.spec.trial import Trial, with_values
-from jaxexp.training import keys, step, tracing
+from jaxexp.training import keys, lookups, step, tracing
 from jaxexp.training.data import Data
 from jaxexp.training.task import Batch, Outputs, Task, Variables, update
 from jaxexp.training.trees import PyTree
@@ -123,7 +123,7 @@ class Programs:
                 for name, own in each.items()
                 for _ in jax.tree.leaves(own)
             ]
-            self._examples[n, train] = program, names
+            self._examples[n, train] = lookups.in_own_rows(program), names
         return self._examples[n, train]
 
     def traced_tangents(self, n: int) -> jax_core.ClosedJaxpr | None:
@@ -131,7 +131,7 @@ class Programs:
         if n not in self._tangents:
             given = self.sized(self.shapes, n), self.shapes.variables.params
             try:
-                self._tangents[n] = jax.make_jaxpr(self.tangents)(*given)
+                self._tangents[n] = lookups.in_own_rows(jax.make_jaxpr(self.tangents)(*given))
             except (TypeError, NotImplementedError):
                 self._tangents[n] = None
         return self._tangents[n]

@@ -24,7 +24,6 @@ from jaxexp.training import jaxprs
 Axis: TypeAlias = int | None
 MIXED = -1  # an axis that is none: places of others among the rest
 EVERYWHERE = -1  # a value that is known of all places
-Shape: TypeAlias = tuple[int, ...]
 Rule: TypeAlias = "Callable[[_Operation], Axis]"
 
 
@@ -71,11 +70,6 @@ def reaches(
     return _Proof(differentiated, size, anywhere).outputs(program, list(given))
 
 
-def _shape(value: jax_core.Var | jax_core.Literal) -> Shape:
-    shape: Shape = getattr(value.aval, "shape", ())
-    return shape
-
-
 def _either(one: Reach, other: Reach) -> Reach:
     """Of an array that is one or the other."""
     known = {
@@ -98,7 +92,7 @@ class _Proof:
     def outputs(self, program: jaxprs.Program, given: Sequence[Reach]) -> list[Reach]:
         jaxpr = program.jaxpr if isinstance(program, jax_core.ClosedJaxpr) else program
         found: dict[jax_core.Var, Reach] = dict(zip(jaxpr.invars, given, strict=True))
-        found |= {v: self._listed(_shape(v)) for v in jaxpr.constvars}
+        found |= {v: self._listed(jaxprs.shape(v)) for v in jaxpr.constvars}
 
         def reach(value: jax_core.Var | jax_core.Literal) -> Reach:
             if not isinstance(value, jax_core.Literal):
@@ -122,7 +116,7 @@ class _Proof:
             return given
         untouched = all(own == CLEAN for own in given)
         if untouched and (self.size is None or name not in NESTED):
-            return [self._created(eqn, _shape(v)) for v in eqn.outvars]
+            return [self._created(eqn, jaxprs.shape(v)) for v in eqn.outvars]
         control = {"scan": self._scan, "while": self._while, "cond": self._cond}
         try:
             if name in control:
@@ -132,13 +126,13 @@ class _Proof:
                 return self.outputs(called, given)
             if spread:
                 return [Reach(spread=spread)] * len(eqn.outvars)
-            return [self._result(eqn, given, _shape(v)) for v in eqn.outvars]
+            return [self._result(eqn, given, jaxprs.shape(v)) for v in eqn.outvars]
         except (KeyError, AttributeError, IndexError, TypeError, ValueError):
             return unknown  # parameters as another version of JAX has them
 
-    def _result(self, eqn: jax_core.JaxprEqn, given: list[Reach], out: Shape) -> Reach:
+    def _result(self, eqn: jax_core.JaxprEqn, given: list[Reach], out: jaxprs.Shape) -> Reach:
         """One result of an operation that is given nothing which is spread."""
-        name, shapes = eqn.primitive.name, [_shape(v) for v in eqn.invars]
+        name, shapes = eqn.primitive.name, [jaxprs.shape(v) for v in eqn.invars]
         known = self._known(eqn, given, shapes, out)
         taken = self._taken(eqn, given)
         rule = APART.get(name) or ALIKE.get(name)
@@ -181,7 +175,7 @@ class _Proof:
         if eqn.primitive.name != "select_n" or self.size is not None:
             return every
         picked = {axis: given[0].value(axis) for axis in frozenset().union(*every)}
-        if _shape(eqn.invars[0]) != _shape(eqn.outvars[0]):
+        if jaxprs.shape(eqn.invars[0]) != jaxprs.shape(eqn.outvars[0]):
             return every
         return [  # of the cases, what is picked there
             frozenset(a for a in own if picked[a] is None or int(picked[a]) == i - 1)
@@ -206,7 +200,11 @@ class _Proof:
         return axis in given[i].masked or (beside is not None and beside in given[1 - i].masked)
 
     def _known(
-        self, eqn: jax_core.JaxprEqn, given: list[Reach], shapes: list[Shape], out: Shape
+        self,
+        eqn: jax_core.JaxprEqn,
+        given: list[Reach],
+        shapes: list[jaxprs.Shape],
+        out: jaxprs.Shape,
     ) -> dict[int, Any]:
         """Values of the result at others' places."""
         name = eqn.primitive.name
@@ -231,19 +229,19 @@ class _Proof:
                 known[to] = value
         return known
 
-    def _sized(self, shape: Shape) -> Reach:
+    def _sized(self, shape: jaxprs.Shape) -> Reach:
         """Of an array that lies in the order of the examples, if it has as many elements."""
         places = [i for i, n in enumerate(shape) if self.size and n and n % self.size == 0]
         if any(shape[i] != self.size for i in places):
             return UNKNOWN
         return Reach(frozenset(places))
 
-    def _listed(self, shape: Shape) -> Reach:
+    def _listed(self, shape: jaxprs.Shape) -> Reach:
         """The same, if its elements may differ."""
         made = self._sized(shape)
         return UNKNOWN if self.anywhere and made.axes else made
 
-    def _created(self, eqn: jax_core.JaxprEqn, shape: Shape) -> Reach:
+    def _created(self, eqn: jax_core.JaxprEqn, shape: jaxprs.Shape) -> Reach:
         """Of what is made of nothing that others reach."""
         made, name = self._sized(shape), eqn.primitive.name
         if not made.axes or name == "broadcast_in_dim":
@@ -349,8 +347,8 @@ class _Operation(NamedTuple):
 
     given: Sequence[Axis]  # None of all other arguments
     axis: int
-    shapes: Sequence[Shape]  # of what is given
-    out: Shape
+    shapes: Sequence[jaxprs.Shape]  # of what is given
+    out: jaxprs.Shape
     params: Mapping[str, Any]
 
 

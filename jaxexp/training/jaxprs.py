@@ -11,6 +11,8 @@ from jax.extend import core as jax_core
 from jax.typing import ArrayLike
 
 Program: TypeAlias = jax_core.ClosedJaxpr | jax_core.Jaxpr
+Atom: TypeAlias = jax_core.Var | jax_core.Literal
+Shape: TypeAlias = tuple[int, ...]
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 DERIVATIVES = ("custom_jvp_call", "custom_vjp_call")  # whose rules are made anew by every trace
@@ -71,7 +73,7 @@ def _lines(program: Program) -> Iterator[str]:
     jaxpr = program.jaxpr if isinstance(program, jax_core.ClosedJaxpr) else program
     names: dict[object, str] = {}
 
-    def name(value: jax_core.Var | jax_core.Literal) -> str:
+    def name(value: Atom) -> str:
         if not isinstance(value, jax_core.Literal):
             return names.setdefault(value, f"v{len(names)}")
         number = np.asarray(value.val)
@@ -92,6 +94,12 @@ def _lines(program: Program) -> Iterator[str]:
         for each in called:
             yield from _lines(each)
     yield " ".join(map(name, jaxpr.outvars))
+
+
+def shape(value: Atom) -> Shape:
+    """Of an array; () of what is none."""
+    own: Shape = getattr(value.aval, "shape", ())
+    return own
 
 
 def equations(program: Program) -> Iterator[jax_core.JaxprEqn]:
