@@ -316,7 +316,8 @@ def plan(
     if programs == "one":
         _check_updates(inspector, [t for each in sweeps if not each.timed for t in each.trials()])
     if any(inspector.mixes(trial).evaluated for trial in trials):
-        data = data.apart(bound.evaluation_batch_size)
+        largest = max(step.evaluated_counts(data).values())
+        data = data.apart(step.evaluation_batch_size(bound, largest))
     hardware = _hardware(devices, target, cluster, nodes)
     made = planning.plan(
         sweeps,
