@@ -317,7 +317,7 @@ def plan(
         _check_updates(inspector, [t for each in sweeps if not each.timed for t in each.trials()])
     if any(inspector.mixes(trial).evaluated for trial in trials):
         largest = max(step.evaluated_counts(data).values())
-        data = data.apart(step.evaluation_batch_size(bound, largest))
+        data = data.apart(min(largest, bound.evaluation_batch_size))
     hardware = _hardware(devices, target, cluster, nodes)
     made = planning.plan(
         sweeps,

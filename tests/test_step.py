@@ -141,7 +141,7 @@ def evaluated(task: Task, trial: Trial, data: Data, calls: int = 1):
     state, record = jax.jit(lambda: step.init(task, trial, 1, arrays))()
     run = jax.jit(functools.partial(step.evaluate, task, trial))
     n = step.count(arrays["evaluation"]["examples"])
-    batches = steps_per_epoch(n, step.evaluation_batch_size(task, n))
+    batches = steps_per_epoch(n, min(n, task.evaluation_batch_size))
     for first, last in itertools.pairwise(np.linspace(0, batches, calls + 1).astype(int)):
         record = run(state, record, first, last, arrays)
     splits = jax.tree.map(lambda a: np.asarray(a)[None, None], record.splits)

@@ -84,7 +84,7 @@ def compile_program(
     leaves = {name: own[0] for name, own in stack(program, task, data).items()}
     predictions = "predictions" in program.record
     trial = functools.partial(program.spec.trial, branches=program.one_by_one)
-    evaluated = step.evaluation_batch_size(task, step.evaluated_examples(data))
+    evaluated = step.evaluated_by_program(task, data)
     computes = fingerprint(
         task, trial, leaves, lengths, data, sizes=(program.rows, evaluated), predictions=predictions
     )

@@ -63,7 +63,7 @@ class RunningProgram:
         }
         self.steps = max(turns_per_epoch(n, size, program.microbatch) for n, size in sizes)
         evaluated = step.evaluated_examples(data)
-        size = step.evaluation_batch_size(task, evaluated)
+        size = step.evaluated_by_program(task, data)
         self.batches = steps_per_epoch(evaluated, size)
         self.epoch = self.step = self.batch = 0  # epochs finished, and how far the next one is
         self.places = np.arange(len(program.trials))  # in the program, of the trials in the lanes

@@ -49,9 +49,9 @@ TRAIN_SAMPLE = (512, 0.3, 10_000)  # examples evaluated: at least; a share of al
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """How many examples each fold trains on, in a run's arrays; a program knows the numbers."""
+    """Numbers of examples in a run's arrays, which a program knows: each fold's, or a batch's."""
 
-    n_F: tuple[int, ...]
+    n: tuple[int, ...]
 
 
 class Gathered(NamedTuple):
@@ -306,7 +306,7 @@ def evaluate(
     """Batches `first` to `last` (not included) of the examples to evaluate, in evaluation mode."""
     examples, members = data["evaluation"]["examples"], data["evaluation"]["members"]
     n = evaluated_examples(data)
-    size = evaluation_batch_size(task, n)
+    size = evaluated_by_program(task, data)
     examples = data["train"] if examples is None else examples
     order, by_rows = _same, "rows" in data["evaluation"]
     if by_rows:
@@ -333,16 +333,18 @@ def evaluate(
     return record._replace(splits=jax.lax.fori_loop(first, last, batch_sums, record.splits))
 
 
-def evaluation_batch_size(task: Task, n: int) -> int:
-    """How many of n examples are evaluated at once."""
+def evaluated_at_once(task: Task, data: Data) -> int:
+    """How many examples are evaluated at once."""
+    n = data.evaluated_apart or sum(evaluated_counts(data).values())
     return min(n, task.evaluation_batch_size)
 
 
-def evaluated_at_once(task: Task, data: Data) -> int:
-    """The same of data that are not yet the arrays of a run."""
-    if data.evaluated_apart:  # whose batches are filled up
-        return data.evaluated_apart
-    return evaluation_batch_size(task, sum(evaluated_counts(data).values()))
+def evaluated_by_program(task: Task, data: Arrays) -> int:
+    """The same of the arrays of a run."""
+    apart: Sizes | None = data["evaluation"].get("apart")
+    return (
+        min(evaluated_examples(data), task.evaluation_batch_size) if apart is None else apart.n[0]
+    )
 
 
 def with_evaluation(data: Data) -> dict[str, PyTree]:
@@ -403,7 +405,8 @@ def _by_rows(parts: Mapping[str, np.ndarray], apart: int) -> dict[str, PyTree]:
     of_M = np.concatenate([[split] * rows.shape[1] for split, rows in parts.items()])
     rows_FxM = np.concatenate(list(parts.values()), axis=1)
     members = {split: (of_M == split) & (rows_FxM >= 0) for split in parts}
-    return {"rows": rows_FxM, "members": members}
+    known = {"apart": Sizes((apart,))} if apart else {}
+    return {"rows": rows_FxM, "members": members, **known}
 
 
 def _sizes(data: Data) -> Sizes:
@@ -417,7 +420,7 @@ def training_examples(data: Arrays, trial: Trial | None = None) -> int:
     """
     if "folds" not in data:
         return count(data["train"])
-    n_F: tuple[int, ...] = data["folds"]["sizes"].n_F
+    n_F: tuple[int, ...] = data["folds"]["sizes"].n
     return max(n_F) if trial is None else n_F[trial.fold]
 
 
@@ -438,7 +441,7 @@ def _shuffled(
     if "folds" not in data:
         n = training_examples(data)
         return n, permutation(n, trial.seed, epoch)
-    grid, rows_FxN = one_of(data["folds"]["sizes"].n_F, trial.fold), data["folds"]["train"]
+    grid, rows_FxN = one_of(data["folds"]["sizes"].n, trial.fold), data["folds"]["train"]
     order = permutation(grid, trial.seed, epoch)
     return grid.n, lambda index: jnp.asarray(rows_FxN)[trial.fold, order(index)]
 
