@@ -20,12 +20,14 @@ class TaskFunctions(NamedTuple):
     predict: Callable[..., Any]  # (trial, params, x_B) -> prediction of a batch
     loss: Callable[..., Any]  # (trial, prediction, y_B) -> (B,)
     optimizer: Callable[..., optax.GradientTransformation]  # (trial, steps)
+    # (params, the optimizer's state) -> the parameters to evaluate
+    evaluated: Callable[..., Any] = lambda params, state: params
 
 
 def train_alone(
     own: TaskFunctions, trial: jx.Trial, data: jx.Data, params: Any
 ) -> tuple[Any, dict[str, float]]:
-    """Trained parameters, and the loss of each split after the last epoch.
+    """The parameters to evaluate, and the loss of each split, after the last epoch.
 
     `params` are the initial ones; each epoch takes the examples in the order of `permutation`, and
     its last batch is what is left of them.
@@ -48,6 +50,7 @@ def train_alone(
         for start in range(0, n, trial.batch_size):
             rows_B = order_N[start : start + trial.batch_size]
             params, state = step(params, state, data.train.x[rows_B], data.train.y[rows_B])
+    params = own.evaluated(params, state)
     losses = {
         split: float(mean_loss(params, *evaluated(split, examples)))
         for split, examples in data.splits.items()

@@ -43,6 +43,7 @@ SAME = {
     ),
     "LAMB": lambda t: optax.lamb(t.learning_rate),
     "LARS": lambda t: optax.lars(t.learning_rate),
+    "schedule-free": lambda t: contrib.schedule_free_adamw(t.learning_rate, 5),
     "signs": lambda t: optax.sign_sgd(t.learning_rate),
 }
 DIFFERENT = {
@@ -72,6 +73,20 @@ def found(make, axes, base=BASE):
 @pytest.mark.parametrize("name", SAME)
 def test_what_does_not_mind_padding_is_found_to(name):
     assert found(SAME[name], {"width": [3, 8], "depth": [1, 2, 4]})
+
+
+def test_what_is_evaluated_counts_too():
+    @dataclasses.dataclass(frozen=True)
+    class Averaged(Own):
+        def evaluation_params(self, trial, params, optimizer_state):
+            return jax.tree.map(lambda p: p - self.by * p.mean(), params)
+
+        by: float = 0.0
+
+    trials = jx.Sweep(BASE, {"width": [3, 8]}).trials()
+    for by in (0.0, 0.5):
+        task = Averaged(make=SAME["signs"], by=by).bind(DATA)
+        assert updates.same_when_padded(task, trials, DATA.arrays(), 50) == (by == 0)
 
 
 @pytest.mark.parametrize("name", DIFFERENT)

@@ -21,7 +21,7 @@ from jaxexp.spec.trial import Trial
 from jaxexp.training import draws, flags, precision, step
 from jaxexp.training.platform import traced_for
 from jaxexp.training.step import EpochRecord, Steps, TrainState
-from jaxexp.training.task import Arrays, Task
+from jaxexp.training.task import Arrays, Task, Variables, evaluation_variables
 from jaxexp.training.tracing import fingerprint, multiplications, one_at_a_time
 from jaxexp.training.trees import PyTree
 
@@ -64,6 +64,8 @@ class CompiledProgram:
         [Leaves, TrainState, EpochRecord, Number, Number, Arrays, Number], EpochRecord
     ]
     predict: Callable[[Leaves, TrainState, Arrays], PyTree] | None
+    # To those that are evaluated, unless they are those that are trained.
+    variables: Callable[[Leaves, TrainState], Variables] | None
 
 
 _compiled: dict[tuple[object, ...], CompiledProgram] = {}
@@ -174,6 +176,10 @@ class _Traced:
         trial, _ = self._own(leaves)
         return step.evaluate(self.task, trial, state, record, first, last, data)
 
+    def variables(self, leaves: Leaves, state: TrainState) -> Variables:
+        trial, _ = self._own(leaves)
+        return evaluation_variables(self.task, trial, state.variables, state.optimizer)
+
     def predict(self, leaves: Leaves, state: TrainState, data: Arrays) -> PyTree:
         trial, _ = self._own(leaves)
         return self.task.predictions(trial, state.variables, data)
@@ -210,6 +216,7 @@ class LoweredProgram(NamedTuple):
     steps: jax.stages.Lowered
     evaluate: jax.stages.Lowered
     predict: jax.stages.Lowered | None
+    variables: jax.stages.Lowered | None
 
 
 def _compile(parts: Iterator[tuple[str, jax.stages.Lowered]], platform: str) -> CompiledProgram:
@@ -224,7 +231,9 @@ def _compile(parts: Iterator[tuple[str, jax.stages.Lowered]], platform: str) -> 
                 options["steps"] = FOR_UPDATES
             compiling[name] = pool.submit(compile_with, options.get(name, {}), own)
         made = {name: one.result() for name, one in compiling.items()}
-    return CompiledProgram(made["init"], made["steps"], made["evaluate"], made.get("predict"))
+    return CompiledProgram(
+        made["init"], made["steps"], made["evaluate"], made.get("predict"), made.get("variables")
+    )
 
 
 def lowered(
@@ -232,7 +241,9 @@ def lowered(
 ) -> LoweredProgram:
     """All functions of a program; see `lowered_in_turn`."""
     made = dict(lowered_in_turn(program, task, mesh, data, lanes, chunk))
-    return LoweredProgram(made["init"], made["steps"], made["evaluate"], made.get("predict"))
+    return LoweredProgram(
+        made["init"], made["steps"], made["evaluate"], made.get("predict"), made.get("variables")
+    )
 
 
 def lowered_in_turn(
@@ -316,8 +327,19 @@ def lowered_in_turn(
     }
     if "predictions" in program.record:
         left["predict"] = predict_jit, (leaves, state, data)
+    if _averages(traced, leaves, state):
+        left["variables"] = batched(traced.variables, TRIALS, TRIALS), (leaves, state)
     for name, (function, arguments) in left.items():
         yield name, lower(function, *arguments, products=products)
+
+
+@one_at_a_time
+def _averages(traced: _Traced, leaves: PyTree, state: TrainState) -> bool:
+    """Whether trials are evaluated at other parameters than those that are trained."""
+    own = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), (leaves, state))
+    made = jax.make_jaxpr(traced.variables)(*own).jaxpr
+    trained = made.invars[len(leaves) :]  # and the optimizer's state behind them
+    return bool(made.outvars != trained[: len(made.outvars)])
 
 
 def _without_axis(

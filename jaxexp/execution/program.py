@@ -153,7 +153,7 @@ class RunningProgram:
         With their predictions where recorded. Of all trials, if no places are given.
         """
         places = self.places if places is None else places
-        kept = self.state.variables if self.best is None else self.best
+        kept = self.evaluated() if self.best is None else self.best
         predictions = {}
         if self.compiled.predict:
             # Asked of those trials alone that end here, of which some are prefixes.
@@ -165,15 +165,21 @@ class RunningProgram:
         predictions, kept = jax.tree.map(lambda a: a[own], self.to_host((predictions, kept)))
         return End(places, predictions, kept, self.best_epoch[places])
 
+    def evaluated(self) -> Variables:
+        """The variables at which the trials are evaluated; not copied, if they are the trained."""
+        if self.compiled.variables is None:
+            return self.state.variables
+        return self.compiled.variables(self.leaves, self.state)
+
     def keep_best(self, places: np.ndarray) -> None:
         """Keep the parameters that these trials have now, until they are better once more."""
         self.best_epoch[places] = self.epoch
         if self.best is None:
-            self.best = self._put(jax.tree.map(jnp.copy, self.state.variables), TRIALS)
+            self.best = self._put(jax.tree.map(jnp.copy, self.evaluated()), TRIALS)
             return
         better = self._put(np.isin(self._lanes_of(), places), TRIALS)
         # Left to XLA, they might lie elsewhere than what is compiled expects.
-        self.best = self._put(_replace(better, self.state.variables, self.best), TRIALS)
+        self.best = self._put(_replace(better, self.evaluated(), self.best), TRIALS)
 
     def compact(self, places: np.ndarray, lanes: int) -> None:
         """Go on with these trials alone, in a batch of so many lanes, between two epochs.

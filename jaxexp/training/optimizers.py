@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from typing import TypeVar
 
+import jax
 import optax
+from optax.contrib import ScheduleFreeState, schedule_free_eval_params
 
 from jaxexp.base.errors import UserError
 from jaxexp.spec.padding import Choice, choose
@@ -41,6 +43,41 @@ def one_of(
         return choose(choice, updates), {option: state for option, (_, state) in results.items()}
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def evaluated(
+    trial: Trial, params: PyTree, state: PyTree,
+    of: Callable[[PyTree, PyTree], PyTree],
+) -> PyTree:  # fmt: skip
+    """What `of` makes of the parameters and the optimizer's state: those to evaluate.
+
+    Of several optimizers in one program, it is asked for each.
+    """
+    choice = trial.optimizer
+    if not isinstance(choice, Choice) or not isinstance(state, dict):
+        return of(params, state)
+    made = {option: of(params, own) for option, own in state.items()}
+    same = all(each is params for each in made.values())
+    return params if same else choose(choice, made.__getitem__)
+
+
+def schedule_free(params: PyTree, state: PyTree) -> PyTree:
+    """The average of a schedule-free optimizer; of others the parameters themselves.
+
+    Raises UserError where some of the parameters alone are trained by such an optimizer.
+
+    Source: Defazio et al., The Road Less Scheduled, 2024; `optax.contrib.schedule_free`.
+    """
+    states = jax.tree.leaves(state, is_leaf=lambda each: isinstance(each, ScheduleFreeState))
+    found = [each for each in states if isinstance(each, ScheduleFreeState)]
+    if not found:
+        return params
+    if len(found) > 1 or len({*map(jax.tree.structure, (found[0].z, params))}) > 1:
+        raise UserError(
+            "the optimizer is schedule-free for a part of the parameters: expected one for all, or "
+            "`evaluation_params`, which says at which parameters a trial is evaluated"
+        )
+    return schedule_free_eval_params(found[0], params)
 
 
 def check(trial: Trial) -> None:

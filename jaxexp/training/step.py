@@ -34,6 +34,7 @@ from jaxexp.training.task import (
     Task,
     Variables,
     check_outputs,
+    evaluation_variables,
     extended_update,
     update,
 )
@@ -308,6 +309,7 @@ def evaluate(
     n = evaluated_examples(data)
     size = evaluated_by_program(task, data)
     examples = data["train"] if examples is None else examples
+    variables = evaluation_variables(task, trial, state.variables, state.optimizer)
     order, by_rows = _same, "rows" in data["evaluation"]
     if by_rows:
         fold = trial.fold if "folds" in data else 0
@@ -320,7 +322,7 @@ def evaluate(
         batch, mask_B = _take(examples, n, start, size, size, order, holes=by_rows)
         member_B, _ = _take(members, n, start, size, size, _same)
         rng = keys.key(0)
-        outputs = task.apply(trial, state.variables, batch, rng=rng, mask=mask_B, train=False)
+        outputs = task.apply(trial, variables, batch, rng=rng, mask=mask_B, train=False)
         check_outputs(task, outputs, size)
         weight_B = weights_of(task, batch, mask_B)
         made = {}

@@ -41,6 +41,7 @@ from jaxexp.training.task import (
     Task,
     Variables,
     check_state,
+    evaluation_variables,
     try_optimizer,
 )
 from jaxexp.training.trees import PyTree
@@ -59,6 +60,7 @@ def supervised(
     loss: Callable[..., Array],
     metrics: Mapping[str, Metric] | None = None,
     optimizer: Optimizer | None = None,
+    evaluation_params: Callable[..., PyTree] | None = None,
     loss_unit: str = "",
     evaluation_batch_size: int = 1024,
 ) -> "Supervised":
@@ -81,6 +83,10 @@ def supervised(
             will take; the built-in one that `trial.optimizer` names, if not given. Traced
             hyperparameters are arrays in it, which some schedules of optax do not take: give those
             a peak of 1, and put `optax.scale(trial.learning_rate)` behind.
+        evaluation_params: a function of (params, optimizer_state), or of (trial, params,
+            optimizer_state), that returns the parameters at which trials are evaluated, ranked and
+            returned, such as an average that the optimizer keeps. If not given, they are those
+            that are trained, or the average of a schedule-free optimizer of `optax.contrib`.
         loss_unit: of the loss, for figures and tables.
         evaluation_batch_size: how many examples are evaluated at once. A loss that compares the
             examples of a batch, and noise drawn in evaluation, depend on it where a split has more.
@@ -129,10 +135,13 @@ def supervised(
     checked_function(
         "loss", loss, ("prediction", "target"), ("trial", "prediction", "target"), by_name=("mask",)
     )
+    if evaluation_params is not None:
+        given = ("params", "optimizer_state")
+        checked_function("evaluation_params", evaluation_params, given, ("trial", *given))
     if not isinstance(loss_unit, str):
         raise UserError(f"loss_unit={loss_unit!r}: expected text, such as 'nats'")
     size = checked_int("evaluation_batch_size", evaluation_batch_size)
-    return Supervised(model, loss, made, optimizer, loss_unit, size)
+    return Supervised(model, loss, made, optimizer, evaluation_params, loss_unit, size)
 
 
 class Supervised(Task):
@@ -140,7 +149,8 @@ class Supervised(Task):
 
     def __init__(
         self, model: "SupervisedModel", loss: Callable[..., Array], metrics: Mapping[str, Metric],
-        optimizer: Optimizer | None, loss_unit: str, evaluation_batch_size: int,
+        optimizer: Optimizer | None, evaluation_params: Callable[..., PyTree] | None,
+        loss_unit: str, evaluation_batch_size: int,
         classification: bool = False, binary: bool = False,
     ) -> None:  # fmt: skip
         """See `supervised`.
@@ -148,12 +158,13 @@ class Supervised(Task):
         `classification` says whether targets may be labels, `binary` whether they are 0 and 1.
         """
         self._parts = (
-            model, loss, tuple(metrics.items()), optimizer, loss_unit, evaluation_batch_size,
-            classification, binary,
+            model, loss, tuple(metrics.items()), optimizer, evaluation_params, loss_unit,
+            evaluation_batch_size, classification, binary,
         )  # fmt: skip
         self.binary = binary
         self.model, self.loss, self.metrics = model, loss, dict(metrics)
         self._optimizer, self.loss_unit = optimizer, loss_unit
+        self._evaluation_params = evaluation_params
         self.evaluation_batch_size, self.classification = evaluation_batch_size, classification
         self._checked: set[object] = set()
 
@@ -179,8 +190,9 @@ class Supervised(Task):
         metrics = {name: metric.for_target(y) for name, metric in self.metrics.items()}
         labels = isinstance(y, np.ndarray) and y.dtype.kind in "iu" and y.ndim == 1
         return Supervised(
-            self.model, self.loss, metrics, self._optimizer, self.loss_unit,
-            self.evaluation_batch_size, labels, labels and set(np.unique(y).tolist()) <= {0, 1},
+            self.model, self.loss, metrics, self._optimizer, self._evaluation_params,
+            self.loss_unit, self.evaluation_batch_size, labels,
+            labels and set(np.unique(y).tolist()) <= {0, 1},
         )  # fmt: skip
 
     def check(self, trial: Trial, data: Data) -> None:
@@ -262,6 +274,8 @@ class Supervised(Task):
             with naming("optimizer"):
                 optimizer = self.optimizer(own, 1000)
                 try_optimizer("optimizer", optimizer, variables.params)
+            with naming("evaluation_params"):
+                evaluation_variables(self, own, variables, optimizer.init(variables.params))
             return prediction
 
         return jax.eval_shape(step, keys.like(), x, y, dict(traced)), y
@@ -317,6 +331,16 @@ class Supervised(Task):
         """Whether the function given takes `steps`."""
         made = self._optimizer
         return callable(made) and (arity(made) > 1 or parameters(made)[1:2] == ("steps",))
+
+    def evaluation_params(self, trial: Trial, params: PyTree, optimizer_state: PyTree) -> PyTree:
+        """What the function given returns, or else what any task does."""
+        own = self._evaluation_params
+        if own is None:
+            return super().evaluation_params(trial, params, optimizer_state)
+        of_trial = (_plain(trial),) if arity(own) > 2 or parameters(own)[:1] == ("trial",) else ()
+        return optimizers.evaluated(
+            trial, params, optimizer_state, functools.partial(own, *of_trial)
+        )
 
     def predict(self, trial: Trial, variables: Variables, x: PyTree) -> PyTree:
         """The model's prediction (B, ...) of inputs (B, ...), in evaluation mode."""

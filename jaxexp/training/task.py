@@ -120,6 +120,14 @@ class Task(abc.ABC):
         """Whether `optimizer` depends on `steps`: if overridden it is taken to."""
         return type(self).optimizer is not Task.optimizer
 
+    def evaluation_params(self, trial: Trial, params: PyTree, optimizer_state: PyTree) -> PyTree:
+        """The parameters at which a trial is evaluated, ranked and returned.
+
+        The default takes those that are trained, or the average of a schedule-free optimizer of
+        `optax.contrib`. Averages that an optimizer of one's own keeps are in its state.
+        """
+        return optimizers.evaluated(trial, params, optimizer_state, optimizers.schedule_free)
+
     def bind(self, data: Data) -> "Task":
         """This task for these data, whose number of classes it may take over, for example.
 
@@ -196,6 +204,32 @@ def update(
     value_fn = value_fn or (lambda params: sum(a.sum() for a in jax.tree.leaves(params)))
     extra = {"value": jnp.asarray(value), "grad": grads, "value_fn": value_fn}
     return extended_update(optimizer, grads, state, params, extra)
+
+
+def evaluation_variables(
+    task: Task, trial: Trial, variables: Variables, optimizer_state: PyTree
+) -> Variables:
+    """The variables at which a trial is evaluated, ranked and returned.
+
+    Raises UserError for parameters of another structure, or other shapes, than those trained.
+    """
+    params = variables.params
+    made = task.evaluation_params(trial, params, optimizer_state)
+    if made is params:
+        return variables
+    part = f"{type(task).__name__}.evaluation_params"
+    for tree in (params, made):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            if not isinstance(leaf, int | float) and not hasattr(leaf, "dtype"):
+                where = f"{part}: params{jax.tree_util.keystr(path)}"
+                raise UserError(f"{where} is a {type(leaf).__name__}, expected an array")
+    shapes, wanted = (jax.tree.map(lambda a: str(jnp.shape(a)), tree) for tree in (made, params))
+    if jax.tree.flatten(shapes) != jax.tree.flatten(wanted):
+        raise UserError(
+            f"{part} returned arrays of shapes {shapes}, expected those of the parameters, {wanted}"
+        )
+    same = jax.tree.map(lambda new, old: jnp.asarray(new, jnp.result_type(old)), made, params)
+    return variables._replace(params=same)
 
 
 def try_optimizer(part: str, optimizer: optax.GradientTransformation, params: PyTree) -> None:

@@ -28,6 +28,7 @@ from jaxexp.training.task import (
     Task,
     Variables,
     check_outputs,
+    evaluation_variables,
     try_optimizer,
     update,
 )
@@ -186,7 +187,9 @@ def _trace(
                 "optax.GradientTransformation"
             )
         try_optimizer(f"{type(task).__name__}.optimizer", optimizer, params)
-        return update(optimizer, params, optimizer.init(params), params)
+        state = optimizer.init(params)
+        made = evaluation_variables(task, trial, Variables(params), state).params
+        return made, update(optimizer, params, state, params)
 
     def recorded(params: PyTree, leaves: PyTree, state: PyTree, data: Arrays) -> PyTree:
         own, trial = Variables(params, state), with_values(watched, **leaves)
@@ -338,6 +341,9 @@ def fingerprint(
             made.append(
                 update(optimizer, grads, state, variables.params, mean, lambda p: loss(p)[0])
             )
+            evaluated = evaluation_variables(task, own, variables, state)
+            if evaluated is not variables:
+                made.append(evaluated)
         if predictions:
             made.append(task.predictions(own, variables, data))
         return made

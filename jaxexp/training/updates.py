@@ -67,14 +67,18 @@ def _same(trial: Trial, padded: "_Model") -> bool:
     grads_KxP[:, place_Q] = rng.standard_normal((len(SCALES), len(place_Q)))
     grads_KxP *= np.array(SCALES)[:, None]
     own = _cut(start_P[place_Q], shapes), _cut(grads_KxP[:, place_Q], shapes)
-    expected = alone.updates(trial, *own)
-    found = padded.updates(trial, start.params, _cut(grads_KxP, start.params))
-    found_KxP, zero_P = _flat(found, len(SCALES)), start_P == 0
+    zero_P = start_P == 0
     zero_P[place_Q] = False
-    if found_KxP[:, zero_P].any() or not _flat(expected, len(SCALES)).any():
-        return False
-    alike = jax.tree.map(_close, expected, _cut(found_KxP[:, place_Q], shapes))
-    return all(jax.tree.leaves(alike))
+    both = alone.updates(trial, *own)
+    both_padded = padded.updates(trial, start.params, _cut(grads_KxP, start.params))
+    for expected, found in zip(both, both_padded, strict=True):
+        found_KxP = _flat(found, len(SCALES))
+        if found_KxP[:, zero_P].any() or not _flat(expected, len(SCALES)).any():
+            return False
+        alike = jax.tree.map(_close, expected, _cut(found_KxP[:, place_Q], shapes))
+        if not all(jax.tree.leaves(alike)):
+            return False
+    return True
 
 
 def _own_places(task: Task, trial: Trial, padded: Variables) -> PyTree:
@@ -100,9 +104,10 @@ class _Model:
         made: Variables = self._run(self._init, trial, keys.key(0), self.arrays)
         return made
 
-    def updates(self, trial: Trial, params: PyTree, grads: PyTree) -> PyTree:
-        """Of the parameters, (K, ...) each, by gradients (K, ...)."""
-        return self._run(self._updates, trial, params, grads)
+    def updates(self, trial: Trial, params: PyTree, grads: PyTree) -> tuple[PyTree, PyTree]:
+        """Of the parameters, (K, ...) each, by gradients (K, ...); and those to evaluate then."""
+        made: tuple[PyTree, PyTree] = self._run(self._updates, trial, params, grads)
+        return made
 
     def _init(self, leaves: Mapping[str, Array], rng: Array, data: Arrays) -> Variables:
         made = self.task.init(self.spec.trial(leaves), rng, data)
@@ -110,7 +115,8 @@ class _Model:
         return arrays
 
     def _updates(self, leaves: Mapping[str, Array], params: PyTree, grads: PyTree) -> PyTree:
-        optimizer = self.task.optimizer(self.spec.trial(leaves), self.steps)
+        trial = self.spec.trial(leaves)
+        optimizer = self.task.optimizer(trial, self.steps)
 
         def value_fn(params: PyTree) -> Array:
             return sum((jnp.square(a).sum() for a in jax.tree.leaves(params)), jnp.zeros(()))
@@ -118,7 +124,9 @@ class _Model:
         def step(carry: tuple[PyTree, PyTree], grads: PyTree) -> tuple[PyTree, PyTree]:
             params, state = carry
             made, state = update(optimizer, grads, state, params, value_fn(params), value_fn)
-            return (optax.apply_updates(params, made), state), made
+            params = optax.apply_updates(params, made)
+            evaluated = self.task.evaluation_params(trial, params, state)
+            return (params, state), (made, evaluated)
 
         return jax.lax.scan(step, (params, optimizer.init(params)), grads)[1]
 
