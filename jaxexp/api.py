@@ -22,7 +22,6 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from jaxexp.base.batches import steps_per_epoch
 from jaxexp.base.errors import UserError
 from jaxexp.base.files import digest, write_whole
 from jaxexp.base.numbers import checked_int
@@ -225,16 +224,11 @@ def task_fingerprint(task: Task, data: Data, sweeps: Sequence[Sweep]) -> str:
     def found(trial: Trial) -> str:
         return fingerprint(
             task, lambda leaves: with_values(trial, **leaves), traced_shapes(trial),
-            _steps(trial, data), arrays, sizes=(trial.batch_size, evaluated), processes=True,
+            (data.steps_of(trial),), arrays, sizes=(trial.batch_size, evaluated), processes=True,
         )  # fmt: skip
 
     every = map(found, some[:1] if is_plain_value(task) else some)
     return digest(json.dumps([type(task).__name__, task.evaluation_batch_size, *every]))
-
-
-def _steps(trial: Trial, data: Data) -> tuple[int]:
-    """Of all its epochs."""
-    return (trial.epochs * steps_per_epoch(data.counts_of(trial.fold)["train"], trial.batch_size),)
 
 
 def data_fingerprint(data: Data) -> str:
@@ -673,7 +667,7 @@ class _Inspector:
 
     def pads_sizes(self, trials: Sequence[Trial]) -> bool:
         """Whether their optimizer updates trials that are padded to one size as it does alone."""
-        steps = max(_steps(trial, self.data)[0] for trial in trials)
+        steps = max(map(self.data.steps_of, trials))
         return same_when_padded(self.task, trials, self.data.arrays(), steps)
 
     def _run_length_matters(self, trial: Trial) -> bool:

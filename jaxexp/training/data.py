@@ -13,9 +13,11 @@ from typing import Any, NamedTuple, Self, TypeAlias
 
 import numpy as np
 
+from jaxexp.base.batches import steps_per_epoch
 from jaxexp.base.errors import UserError
 from jaxexp.base.numbers import is_int
 from jaxexp.base.words import count
+from jaxexp.spec.trial import Trial
 from jaxexp.training.checks import (
     BLOCK_BYTES,
     check_alike,
@@ -238,6 +240,11 @@ class Data:
     def counts_of(self, fold: int) -> dict[str, int]:
         """The number of examples N of each split of a fold; without folds, of the data."""
         return self.counts if self.folds is None else self._counts_by_fold[fold]
+
+    def steps_of(self, trial: Trial) -> int:
+        """How many steps a trial takes in all its epochs, on its fold where there are folds."""
+        n = self.counts_of(trial.fold)["train"]
+        return trial.epochs * steps_per_epoch(n, trial.batch_size)
 
     @functools.cached_property
     def _counts_by_fold(self) -> list[dict[str, int]]:

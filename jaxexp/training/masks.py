@@ -19,7 +19,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core as jax_core
 
-from jaxexp.base.batches import steps_per_epoch
 from jaxexp.planning.plan import static_key
 from jaxexp.spec.trial import Trial
 from jaxexp.training import independence, jaxprs, step, tracing
@@ -96,9 +95,8 @@ class _Kind:
     """Trials that agree in what is static, and their task."""
 
     def __init__(self, task: Task, data: Data, trials: Sequence[Trial]) -> None:
-        self.programs, n = Programs(task, data, trials[0]), data.counts["train"]
-        self.trials = trials
-        self.steps = max(t.epochs * steps_per_epoch(n, t.batch_size) for t in trials)
+        self.programs, self.trials = Programs(task, data, trials[0]), trials
+        self.steps = max(map(data.steps_of, trials))
         of_trials = sorted({trial.batch_size for trial in trials})
         folds = range(data.n_folds or 1)
         rests = {data.counts_of(fold)["train"] % size for fold in folds for size in of_trials}

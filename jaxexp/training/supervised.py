@@ -11,7 +11,6 @@ import optax
 from flax import linen
 from jax import Array
 
-from jaxexp.base.batches import steps_per_epoch
 from jaxexp.base.errors import UserError
 from jaxexp.base.numbers import checked_int
 from jaxexp.planning.plan import static_key
@@ -209,8 +208,7 @@ class Supervised(Task):
             self._check(trial, data)
             self._checked.add(key)
         if self.optimizer_uses_steps(trial):
-            examples = data.counts_of(trial.fold)["train"]
-            steps = trial.epochs * steps_per_epoch(examples, trial.batch_size)
+            steps = data.steps_of(trial)
             if (key, steps) not in self._checked:
                 with naming(f"optimizer of {steps:,} steps"):
                     self.optimizer(trial, steps)
