@@ -7,7 +7,9 @@ import itertools
 from dataclasses import dataclass, field
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from rich.console import Console
 from rings import execute, planned
@@ -351,6 +353,33 @@ def test_the_best_epochs_parameters(problem, devices):
         at_best = own.curves["accuracy"].sel(split="validation", epoch=epoch)
         np.testing.assert_allclose(accuracy, at_best, atol=1e-6)
     assert "EarlyStopping(metric='loss'" in results.dataset.attrs["stopping"]
+
+
+def test_where_no_epoch_is_the_best_the_last_ones_parameters_count():
+    """Where a metric is finite for some trials, or for none."""
+    X_Nx1 = np.linspace(-1, 1, 40, dtype=np.float32)[:, None]
+    data = jx.arrays(X_Nx1, 2 * X_Nx1[:, 0], validation=8)
+
+    def off(limit):
+        return jx.Metric("lower", example=lambda p, t: jnp.where(jnp.abs(p) < limit, -p, jnp.nan))
+
+    task = jx.supervised(
+        init=lambda trial, rng, x: {"w": jnp.zeros(1)},
+        apply=lambda trial, params, x: x @ params["w"],
+        loss=optax.squared_error,
+        metrics={"small": off(0.05), "never": off(0.0)},
+    )
+
+    sweep = jx.Sweep(jx.Trial(epochs=5, batch_size=8), {"learning_rate": [1e-3, 0.1]})
+    for metric, best in (("small", [5, 0]), ("never", [0, 0])):
+        rule = jx.EarlyStopping(metric, patience=3)
+        results = jx.run(sweep, task, data, stopping=rule, progress=False, devices=1)
+        assert results["best_epoch"].values.tolist() == best
+        own = results.trial(learning_rate=0.1)
+        error_N = data.validation.x @ own.params["w"] - data.validation.y
+        loss = own.curves["loss"].sel(split="validation", epoch=3)
+        np.testing.assert_allclose((error_N**2).mean(), loss, rtol=1e-4)
+        assert results.table("loss").set_index("learning_rate")["epoch"].loc[0.1] == 3
 
 
 def named(data, label_N):

@@ -69,7 +69,8 @@ class RunningProgram:
         self.places = np.arange(len(program.trials))  # in the program, of the trials in the lanes
         self.lanes = program.filled()
         self.best: Variables | None = None  # the best so far of each lane, where they are kept
-        self.best_epoch = np.zeros(len(program.trials), int)  # (T,) of which they are
+        # Of which epoch they are, (T,): 0 of a trial that has none yet, -1 where none are kept.
+        self.best_epoch = np.full(len(program.trials), -1)
         self.values = stack(program, task, data)  # what differs between trials, (T,) each
 
     def start(self, snapshot: Snapshot | None = None) -> None:
@@ -154,6 +155,10 @@ class RunningProgram:
         """
         places = self.places if places is None else places
         kept = self.evaluated() if self.best is None else self.best
+        if (self.best_epoch[self.places] == 0).any():
+            # Of these nothing was best.
+            none = self._put(self.best_epoch[self._lanes_of()] == 0, TRIALS)
+            kept = self._put(_replace(none, self.evaluated(), kept), TRIALS)
         predictions = {}
         if self.compiled.predict:
             # Asked of those trials alone that end here, of which some are prefixes.
@@ -173,13 +178,14 @@ class RunningProgram:
 
     def keep_best(self, places: np.ndarray) -> None:
         """Keep the parameters that these trials have now, until they are better once more."""
-        self.best_epoch[places] = self.epoch
         if self.best is None:
+            self.best_epoch[:] = 0
             self.best = self._put(jax.tree.map(jnp.copy, self.evaluated()), TRIALS)
-            return
-        better = self._put(np.isin(self._lanes_of(), places), TRIALS)
-        # Left to XLA, they might lie elsewhere than what is compiled expects.
-        self.best = self._put(_replace(better, self.evaluated(), self.best), TRIALS)
+        else:
+            better = self._put(np.isin(self._lanes_of(), places), TRIALS)
+            # Left to XLA, they might lie elsewhere than what is compiled expects.
+            self.best = self._put(_replace(better, self.evaluated(), self.best), TRIALS)
+        self.best_epoch[places] = self.epoch
 
     def compact(self, places: np.ndarray, lanes: int) -> None:
         """Go on with these trials alone, in a batch of so many lanes, between two epochs.
@@ -255,7 +261,7 @@ class RunningProgram:
 
 @jax.jit
 def _replace(better: jax.Array, new: PyTree, old: PyTree) -> PyTree:
-    """By lane, `new` where it is better."""
+    """By lane, `new` where it is better, or has to do."""
 
     def replace(new: jax.Array, old: jax.Array) -> jax.Array:
         return jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old)

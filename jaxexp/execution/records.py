@@ -30,7 +30,9 @@ class TrialRecord:
     variables: Variables | None
     seconds: float  # its share, by its work, of the device-seconds of its program's training
     compile_seconds: float  # its share of its program's compilation
-    best_epoch: int = 0  # after which these are its variables; 0: after the last one
+    # After which these are its variables; 0: after the last one, as none was better than another;
+    # -1: after the last one, as no rule keeps the best.
+    best_epoch: int = -1
     # After which epochs it went on as a copy of which trial, with which hyperparameters.
     changes: dict[int, tuple[Trial, dict[str, float]]] = field(default_factory=dict)
 
@@ -62,7 +64,7 @@ class End:
     places: np.ndarray  # (k,) in the program, ascending
     predictions: dict[str, np.ndarray]
     variables: Variables
-    best_epoch: np.ndarray  # (k,) after which these are the variables; 0: after the last one
+    best_epoch: np.ndarray  # (k,) as of `TrialRecord`
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class Snapshot:
     state: TrainState | None  # (A, ...); None when no trial is left
     record: EpochRecord | None  # (A, ...) of the epoch under way
     best: Variables | None  # (A, ...) where the best are kept
-    best_epoch: np.ndarray  # (T,) of which they are; 0 where none is kept
+    best_epoch: np.ndarray  # (T,) of which they are; 0 where there is none yet, -1 if none is kept
     history: EpochRecord | None  # of the finished epochs, (T, E, ...); once stopped, repeated
     ends: dict[int, End]
     values: dict[str, np.ndarray]  # (T,) of hyperparameters that were changed

@@ -43,7 +43,7 @@ def to_dataset(
     - `step_loss`, `steps_per_epoch`, `epochs_trained`, `diverged_epoch` and `diverged_step` (from
       1, over the whole run; 0: never), `trial_id`.
     - of runs with stopping rules, `best_epoch`: the one whose parameters a trial has in the end
-      (0: the last one trained), where a rule says that.
+      (0: the last one trained, as no epoch had a finite value), where a rule says that.
     - where trials went on as copies of others, `parent` by epoch: the place of the trial whose
       state it took over after that epoch (-1: none), and `own_learning_rate` and the like by epoch.
     - `seconds`: device-seconds of training, the trial's share of its program's by its work.
@@ -89,8 +89,8 @@ def to_dataset(
             else "share, by its work, of a program that trained others beside it",
         ),
     }
-    if any(r.best_epoch for r in own):
-        variables["best_epoch"] = variable([r.best_epoch for r in own])
+    if any(r.best_epoch >= 0 for r in own):
+        variables["best_epoch"] = variable([max(r.best_epoch, 0) for r in own])
     if any(r.changes for r in own):
         for name, values in _lineage(own).items():
             variables[name] = variable(values, "epoch")
