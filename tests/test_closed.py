@@ -446,8 +446,8 @@ def test_checkpoints_of_another_stopping_rule_are_refused(tmp_path):
     for rule in (EndsAfter(2), EndsBefore(4)):
         with pytest.raises(jx.UserError, match=r"checkpoints of another run: stopping was"):
             run(sweep, line(), stopping=rule, checkpoint_dir=tmp_path)
-    with pytest.raises(jx.UserError, match="EndsAfter holds a function, which cannot"):
-        run(sweep, line(), stopping=EndsAfter(lambda: 1), checkpoint_dir=tmp_path / "other")
+    with pytest.raises(jx.UserError, match="EndsAfter holds a list_iterator as epoch, which can"):
+        run(sweep, line(), stopping=EndsAfter(iter([])), checkpoint_dir=tmp_path / "other")
 
 
 def test_an_optimizer_with_a_key_is_saved_and_goes_on(tmp_path):

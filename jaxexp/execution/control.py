@@ -4,11 +4,8 @@ Rules are asked after epochs, with the curves so far. Those here are functions o
 so that a run which resumes decides as the one that was interrupted.
 """
 
-import dataclasses
-import enum
 import math
 import time
-import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
@@ -16,6 +13,7 @@ from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 
 from jaxexp.base.batches import steps_per_epoch
+from jaxexp.base.contents import content
 from jaxexp.base.errors import UserError
 from jaxexp.base.files import digest
 from jaxexp.base.numbers import checked_int, is_number
@@ -361,49 +359,15 @@ def _has_repr(rule: StoppingRule) -> bool:
 
 def _identity(rule: StoppingRule) -> str:
     """Its name; of a rule of the user's own, a digest of its code and of what it holds as well."""
-    name = _name(rule)
-    own = [cls for cls in type(rule).__mro__ if cls is not object]
-    if own[0].__module__.startswith("jaxexp."):
+    name, cls = _name(rule), type(rule)
+    if cls.__module__.startswith("jaxexp."):
         return name
-    functions = [
-        value
-        for cls in own
-        for _, value in sorted(vars(cls).items())
-        if isinstance(value, types.FunctionType)
-    ]
-    held = {} if _has_repr(rule) else getattr(rule, "__dict__", {})
+    said = _has_repr(rule)
+    held = None if said else object.__getstate__(rule)
     try:
-        return f"{name} ({digest(_written(held), *(_written(f.__code__) for f in functions))})"
+        return f"{name} ({digest(content((cls, held), lenient=said))})"
     except TypeError as error:
         raise UserError(
             f"stopping: {name} holds {error}, which cannot be compared when the run is resumed: "
             "give it a `__repr__` that says all that it decides by"
         ) from error
-
-
-def _written(value: object) -> str:
-    """Numbers, text and arrays, what holds them, and code: the same in every process.
-
-    Raises TypeError, with what it is, for anything else.
-    """
-    kind = type(value).__name__
-    if value is None or isinstance(value, bool | int | float | complex | str | bytes | enum.Enum):
-        return f"{kind} {value!r}"
-    if isinstance(value, types.CodeType):
-        return _written((value.co_code, value.co_names, value.co_consts))
-    if isinstance(value, dict):
-        return f"{kind} {[(_written(key), _written(own)) for key, own in value.items()]}"
-    if isinstance(value, tuple | list):
-        return f"{kind} {list(map(_written, value))}"
-    if isinstance(value, set | frozenset):
-        return f"{kind} {sorted(map(_written, value))}"
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        own = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        return f"{kind} {_written(own)}"
-    if value is Ellipsis or isinstance(value, slice | range | np.dtype):
-        return f"{kind} {value!r}"
-    if isinstance(value, np.ndarray | np.generic) or hasattr(value, "__array__"):
-        array = np.asarray(value)
-        if not array.dtype.hasobject:
-            return f"{kind} {array.dtype} {array.shape} {digest(array.tobytes())}"
-    raise TypeError(f"a {kind}")
