@@ -609,6 +609,17 @@ def controlled(planned: PlannedRun, stopping: Stopping) -> Control:
     return control
 
 
+def deciding(control: Control | None, task: Task, what: str = "stopping") -> dict[str, str]:
+    """What decides what becomes of trials between epochs; {} where they all go on.
+
+    Rules compare by what is better of a metric, which nothing else of a run depends on.
+    """
+    if not control:
+        return {}
+    better = {f"direction of {name}": str(own.direction) for name, own in task.metrics.items()}
+    return {what: control.identity, **better}
+
+
 class _Inspector:
     """What a task costs and reads, found out once for trials that differ in numbers alone."""
 
@@ -867,7 +878,7 @@ def _checkpoints(
     if folder is None:
         yield None
         return
-    rules = {"stopping": control.identity} if control else {}
+    rules = deciding(control, planned.task)
     identity, place = planned.identity | rules, store(folder)
     of = {name: identity[name] for name in ("task", "data")} | rules
     with claims.held(place, identity):

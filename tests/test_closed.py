@@ -450,6 +450,24 @@ def test_checkpoints_of_another_stopping_rule_are_refused(tmp_path):
         run(sweep, line(), stopping=EndsAfter(iter([])), checkpoint_dir=tmp_path / "other")
 
 
+@pytest.mark.parametrize("rule", [jx.EarlyStopping("off"), jx.search.Halving("off", factor=2)])
+def test_checkpoints_of_another_direction_are_refused_where_a_rule_may_compare(tmp_path, rule):
+    def off(direction):
+        return line(metrics={"off": jx.Metric(direction, example=lambda p, t: jnp.abs(p - t))})
+
+    sweep = jx.Sweep(TRIAL, {"learning_rate": [0.1, 0.01]})
+    run(sweep, off("lower"), stopping=rule, checkpoint_dir=tmp_path)
+    with pytest.raises(jx.UserError, match="direction of off was lower, is higher"):
+        run(sweep, off("higher"), stopping=rule, checkpoint_dir=tmp_path)
+
+
+def test_the_direction_of_a_metric_is_no_part_of_what_is_trained(tmp_path):
+    for direction in ("lower", "higher"):
+        task = line(metrics={"off": jx.Metric(direction, example=lambda p, t: jnp.abs(p - t))})
+        found = run(TRIAL, task, checkpoint_dir=tmp_path)
+        assert found["off"].attrs["direction"] == direction
+
+
 def test_an_optimizer_with_a_key_is_saved_and_goes_on(tmp_path):
     task = line(optimizer=lambda trial: optax.noisy_sgd(trial.learning_rate, key=1))
     sweep = jx.Sweep(TRIAL.replace(epochs=4), {"learning_rate": [0.1, 0.01, 0.001]})

@@ -426,10 +426,8 @@ class Session:
         from jaxexp.execution.checkpoints import Checkpoints
 
         with api.terminal_progress(planned, self.console, sweeps, metric, best) as progress:
-            rules = {"stopping": control.identity} if control else {}
-            checkpoints = Checkpoints(
-                location, progress.note, self.command.checkpoint_every, {**trained, **rules}
-            )
+            of = {**trained, **api.deciding(control, planned.task)}
+            checkpoints = Checkpoints(location, progress.note, self.command.checkpoint_every, of)
             with closing(checkpoints):
                 training = api.train(
                     planned, sweeps=sweeps, progress=progress, checkpointer=checkpoints,
@@ -569,7 +567,11 @@ class Session:
     def _asked(self) -> dict[str, str]:
         """What it is to train."""
         sweeps = {f"sweep {own.sweep.name}": own.sweep.id for own in self._sources}
-        rule = {"search": self.control.identity} if self.control else {}
+        rule: dict[str, str] = {}
+        if self.first is not None:
+            from jaxexp.api import deciding
+
+            rule = deciding(self.control, self.first.task, "search")
         if any(source.space is not None for source in self._sources):
             rule["optuna"] = metadata.version("optuna")  # which decides what is suggested
         return sweeps | rule
