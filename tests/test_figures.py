@@ -682,7 +682,7 @@ class TestLineage:
         if members == 48:
             assert "48 members" in legend(fig)
             [cloud] = [line for line in fig.axes[0].lines if line in fig.clouds]
-            assert fig.clouds[cloud][47] == "member 47 (learning rate 0.1)"
+            assert fig.clouds[cloud][47] == "member 47 (final learning rate 2.5e-5)"
 
     def test_a_member_that_diverged_has_no_accuracy(self) -> None:
         ds = population()

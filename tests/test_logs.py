@@ -6,6 +6,7 @@ import struct
 from pathlib import Path
 
 import pytest
+from datasets import population
 from small_results import SWEEP, call, loss, results, write_sweep
 
 from jaxexp.base.errors import UserError
@@ -204,3 +205,10 @@ def test_what_is_written_of_a_trial():
     assert diverged.final == {}
     with pytest.raises(UserError, match="--log 'x': expected one of"):
         logs.check(["x"])
+
+
+def test_of_a_population_the_last_rate_is_written_and_the_first_as_such():
+    member = list(logs.trials(population().assign(trial_id=("sample", list("abcd")))))[-1]
+    assert member.name == "final learning rate 2.5e-5"
+    assert member.hyperparameters["learning_rate"] == 2.5e-5
+    assert member.hyperparameters["initial_learning_rate"] == 0.1

@@ -5,9 +5,12 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from test_resume import assert_same_results, has_checkpoint, wait_for
@@ -15,6 +18,7 @@ from test_resume import assert_same_results, has_checkpoint, wait_for
 import jaxexp as jx
 from jaxexp.cli import main as cli
 from jaxexp.search import PBT, Halving, Hyperband
+from jaxexp.spec.values import text
 
 SWEEP = """
 import jaxexp as jx
@@ -92,6 +96,32 @@ def test_a_search_is_the_one_of_python(sampler, place):
         np.testing.assert_array_equal(own[name].values, other[name].values, name)
     assert (own["epochs_trained"] < 3).any() == (sampler in ("halving", "hyperband"))
     assert ("parent" in own) == (sampler == "pbt")
+    if sampler == "pbt":
+        tells_what_members_had_in_the_end(place, own)
+
+
+def tells_what_members_had_in_the_end(place: Path, own: xr.Dataset) -> None:
+    """All that looks at the run, of the best: its rate is another than the one it began with."""
+    rates, last = own["learning_rate"].values, own["own_learning_rate"].values[:, -1]
+    assert (rates != last).any()
+    assert here("export", "out", "--csv", "all.csv") == 0
+    assert here("export", "out", "--csv", "final.csv", "--final") == 0
+    final, every = pd.read_csv(place / "final.csv"), pd.read_csv(place / "all.csv")
+    np.testing.assert_allclose(final["learning_rate"], last)
+    np.testing.assert_allclose(final["initial_learning_rate"], rates)
+    by_epoch = every[every["split"] == "train"]["learning_rate"].to_numpy().reshape(-1, 3)
+    np.testing.assert_allclose(by_epoch, own["own_learning_rate"].values)
+    best = jx.select.best(own, "accuracy")[1]
+    rate = text(best["own_learning_rate"].values[-1].item())
+    (place / "new.csv").write_text("a,b\n0.1,0.2\n")
+    for command, told in (
+        (["show", "out"], "final learning rate"),
+        (["runs", "."], f"mine, {jx.select.label(best)}: "),
+        (["predict", "out", "new.csv"], f"model: mine, final learning rate {rate}, seed "),
+    ):
+        with redirect_stdout(out := StringIO()), redirect_stderr(out):
+            assert here(*command) == 0
+        assert told in out.getvalue()
 
 
 def of_seeds(place: Path, sampler: str) -> jx.Results:

@@ -107,9 +107,17 @@ class TestInGeneral:
         assert all(picture.alt.endswith((".", ")")) for picture in made.figures)
         return made
 
+    def test_no_page_calls_a_rate_the_best_that_a_member_dropped(self) -> None:
+        made = self.section(population(loss=[0.2, 0.4, 0.6, 0.1]))
+        assert made.question == "How do the 4 members of this population compare?"
+        assert "0.1220 nats: final learning rate 2.5e-5. The same trial" in made.answer
+        assert made.lead.startswith("Members copied one another")
+        assert [list(table)[1] for table in made.tables.values()] == ["final learning rate"]
+
     def test_a_population_has_a_lineage(self) -> None:
         captions = [picture.caption for picture in self.section(population()).figures]
         [lineage] = [caption for caption in captions if "became a copy of" in caption]
+        assert len(captions) == 3  # curves of both metrics, and none by a rate that changed
         assert lineage.endswith("began as member 0 (learning rate 0.0001) and is no copy.")
 
     def test_a_regression_without_classes_or_accuracy(self) -> None:

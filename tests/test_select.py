@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import xarray as xr
-from datasets import REGRESSION, dataset, grid
+from datasets import REGRESSION, dataset, grid, population
 
 from jaxexp.base.errors import UserError
 from jaxexp.report import figures
@@ -301,3 +301,32 @@ def test_the_capitals_and_underscores_of_a_users_name_are_kept():
     assert select.words("loss of $x_1$") == "loss of $x_1$"
     assert figures.final_by(dataset(metrics={"loss": ("lower", ""), "mAP": ("higher", "")}),
                             "learning_rate", "mAP").alt.startswith("mAP after")  # fmt: skip
+
+
+def test_members_of_a_population_are_named_by_what_they_had_in_the_end():
+    """The last one begins with a rate of 0.1, and ends with a quarter of another's 0.0001."""
+    ds = population(loss=[0.2, 0.4, 0.6, 0.1])
+    label, best = select.best(ds)
+    assert label == select.label(best, ["learning_rate"]) == "final learning rate 2.5e-5"
+    assert "final learning rate 2.5e-5" in select.best_in_words(ds)
+    ranked, table = select.rank(ds), select.table(ds)
+    assert ranked["learning_rate"].tolist() == [2.5e-5, 1e-4, 1e-3, 1e-2]
+    assert table["final learning rate"].tolist() == [2.5e-5, 1e-4, 1e-3, 1e-2]
+    assert "learning rate" not in table
+    assert select.distinct(ds, "learning_rate") == [2.5e-5, 1e-4, 1e-3, 1e-2]
+    assert select.where(ds, learning_rate=2.5e-5)["learning_rate"].values.tolist() == [0.1]
+    with pytest.raises(
+        UserError, match=r"no trial has final learning_rate = 0.1; there are 0.0001,"
+    ):
+        select.where(ds, learning_rate=0.1)
+    at_first = select.label(select.point(ds.isel(epoch=[0]), 3)[1], ["learning_rate"])
+    assert at_first == "final learning rate 0.1"  # of the epochs that are there
+    assert figures.final_by(ds, "learning_rate").axes[0].get_xlabel() == "final learning rate"
+
+
+def test_members_that_began_with_the_same_values_are_not_averaged():
+    ds = population().assign_coords(
+        learning_rate=("sample", [0.1, 0.1, 0.01, 0.01]), seed=("sample", [0, 1, 2, 3])
+    )
+    assert not seeds.several(ds)
+    assert seeds.several(ds.drop_vars(["parent", "own_learning_rate"]))

@@ -129,7 +129,8 @@ def export(
 
     Columns: sweep, trial_id, every hyperparameter; then epoch, split and each metric. With --final:
     epochs_trained, diverged_epoch, diverged_step (0: never), seconds, and each metric by split,
-    such as validation_loss. What a trial did not reach is empty.
+    such as validation_loss. What a trial did not reach is empty. Of a population,
+    learning_rate is that of the epoch, or the last, and initial_learning_rate the first.
 
     jaxexp export runs/rates --csv rates.csv --final
     """

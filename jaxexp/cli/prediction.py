@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 import pandas as pd
+import xarray as xr
 
 from jaxexp.api import data_fingerprint
 from jaxexp.base.errors import UserError
@@ -16,7 +17,7 @@ from jaxexp.cli.library import Source
 from jaxexp.cli.rundir import RunDirectory
 from jaxexp.cli.session import Command, made_with_data, names_of, plan_stage, stages
 from jaxexp.reproduce.cells import Cells, normal
-from jaxexp.results import models
+from jaxexp.results import models, select
 from jaxexp.results.models import Model, Prediction
 from jaxexp.results.results import apply, like_training
 from jaxexp.spec.sweep import Sweep
@@ -85,7 +86,8 @@ def predict_files(
         for changed in directory.differences(made_with_data(stage, data_fingerprint(planned.data))):
             note(f"{changed}; if the sweep's file scales by its data, it now does so by others")
         predicted = _of_tables(model, trial, planned, files, note)
-    return predicted, f"model: {source.sweep.name}, {_described(trial, source.sweep)}, {why}"
+    described = _described(trial, source.sweep, _point(dict(own)[source.sweep.name], trial))
+    return predicted, f"model: {source.sweep.name}, {described}, {why}"
 
 
 def _refuse(directory: RunDirectory, differs: Sequence[str]) -> None:
@@ -125,10 +127,22 @@ def _trial(trials: Sequence[Trial], model: Model) -> Trial:
     raise UserError(f"{model.path}: the model of a trial that the sweep does not have any more")
 
 
-def _described(trial: Trial, sweep: Sweep) -> str:
+def _point(ds: xr.Dataset, trial: Trial) -> xr.Dataset:
+    ids = select.by_trial(ds, ds["trial_id"]).tolist()
+    return select.point(ds, ids.index(trial.id))[1]
+
+
+def _described(trial: Trial, sweep: Sweep, point: xr.Dataset) -> str:
     names = [name for axis in sweep.axes for name in axis]
     names += [] if "seed" in names else ["seed"]
-    return ", ".join(f"{name.replace('_', ' ')} {text(getattr(trial, name))}" for name in names)
+    values = [
+        select.in_the_end(point, n).item() if select.changed(point, n) else getattr(trial, n)
+        for n in names
+    ]
+    return ", ".join(
+        f"{select.named(point, name)} {text(value)}"
+        for name, value in zip(names, values, strict=True)
+    )
 
 
 def _of_tables(

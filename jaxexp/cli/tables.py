@@ -75,7 +75,7 @@ def _best(ds: xr.Dataset, by: str | None, split: str | None, top: int) -> Table:
     )
     made.add_column("", justify="right")
     for name in names:
-        made.add_column(select.words(name), justify="right")
+        made.add_column(select.named(ds, name), justify="right")
     uneven = counts is not None and counts.min() < counts.max()
     if uneven:
         made.add_column("seeds", justify="right")
@@ -315,7 +315,8 @@ def _settings(
                     if values is None
                     else ", ".join(dict.fromkeys(map(select.number, values)))
                 )
-                facts.setdefault(f"{sweep}: {select.words(name)}", {})[run] = said
+                when = "initial " if select.changed(ds, name) else ""
+                facts.setdefault(f"{sweep}: {when}{select.words(name)}", {})[run] = said
     return facts
 
 
@@ -356,10 +357,12 @@ def _differing(title: str, facts: Facts) -> list[Table | str]:
 def rows(results: Mapping[str, xr.Dataset], *, final: bool) -> pd.DataFrame:
     """The results as rows: of each trial, epoch and split; or of each trial, if `final`.
 
-    Both begin with `sweep`, `trial_id` and every hyperparameter. Then come `epoch`, `split` and
-    each metric; or `epochs_trained`, `diverged_epoch` and `diverged_step` (0: never), `seconds`
-    and each metric after the last epoch, as `validation_loss`. Epochs that a trial did not train
-    have no row; a metric is missing from the epoch on in which its trial diverged.
+    Both begin with `sweep`, `trial_id` and every hyperparameter: one that a population changed as
+    it was in that epoch, or in the end, and as `initial_learning_rate` what the trial began with.
+    Then come `epoch`, `split` and each metric; or `epochs_trained`, `diverged_epoch` and
+    `diverged_step` (0: never), `seconds` and each metric after the last epoch, as
+    `validation_loss`. Epochs that a trial did not train have no row; a metric is missing from the
+    epoch on in which its trial diverged.
     """
     parts = [_final_rows(ds) if final else _rows(ds) for ds in results.values()]
     return pd.concat(parts, ignore_index=True)
@@ -367,13 +370,14 @@ def rows(results: Mapping[str, xr.Dataset], *, final: bool) -> pd.DataFrame:
 
 def _trials(ds: xr.Dataset) -> pd.DataFrame:
     own = select.values_by_trial(ds)
+    began = select.initial_by_trial(ds)
     base = json.loads(ds.attrs.get("base", "{}"))
     ids = select.by_trial(ds, ds["trial_id"]).astype(str)
     columns: dict[str, object] = {"sweep": ds.attrs.get("sweep", "sweep"), "trial_id": ids}
-    taken = {"sweep", "epoch", "split", *select.metrics(ds)} & {*base, *own}
+    taken = {"sweep", "epoch", "split", *select.metrics(ds), *began} & {*base, *own}
     if taken:
         raise UserError(f"hyperparameter {min(taken)!r}: an exported column has this name already")
-    for name, value in {**base, **own}.items():
+    for name, value in {**base, **own, **began}.items():
         columns[name] = value
     return pd.DataFrame(columns, index=pd.RangeIndex(select.size(ds)))
 
@@ -385,11 +389,17 @@ def _rows(ds: xr.Dataset) -> pd.DataFrame:
     made = trials.loc[np.repeat(trials.index, repeat)].reset_index(drop=True)
     made["epoch"] = np.concatenate([np.repeat(np.arange(1, e + 1), len(splits)) for e in epochs])
     made["split"] = np.concatenate([np.tile(np.array(splits, object), e) for e in epochs])
+
+    def by_row(values: xr.DataArray) -> np.ndarray:
+        laid = values.broadcast_like(ds["loss"]).transpose(*order, "epoch", "split").values
+        by_trial = laid.reshape(len(trials), ds.sizes["epoch"], len(splits))
+        return np.concatenate([v[:e].reshape(-1) for v, e in zip(by_trial, epochs, strict=True)])
+
+    for name in select.hyperparameters(ds):
+        if select.changed(ds, name):
+            made[name] = by_row(ds[f"own_{name}"])
     for metric in select.metrics(ds):
-        values = select.until_divergence(ds, metric).transpose(*order, "epoch", "split").values
-        by_trial = values.reshape(len(trials), ds.sizes["epoch"], len(splits))
-        own = [v[:e].reshape(-1) for v, e in zip(by_trial, epochs, strict=True)]
-        made[metric] = np.concatenate(own).astype(float)
+        made[metric] = by_row(select.until_divergence(ds, metric)).astype(float)
     return made
 
 

@@ -182,12 +182,13 @@ def in_general(ds: xr.Dataset, keep: Keep, name: str = "") -> Section:
     means = seeds.average(ds) if several else ds
     answer = _answered(means)
     alone = select.size(ds) == 1
-    found = None if alone else importance(ds)
+    copies = select.is_population(ds)  # whose hyperparameters changed: the lineage shows them
+    found = None if alone or copies else importance(ds)
     if alone:
         drawn = [_picture(figures.splits(ds, list(select.metrics(ds))))]
     else:
         drawn = [_picture(figures.curves(ds, metric)) for metric in select.metrics(ds)]
-        if "parent" in ds:
+        if copies:
             drawn.append(
                 _picture(figures.lineage(ds))._replace(caption=f"{LINEAGE} {figures.descent(ds)}")
             )
@@ -195,7 +196,7 @@ def in_general(ds: xr.Dataset, keep: Keep, name: str = "") -> Section:
             bars = _picture(figures.importances(found.table, str(found)))
             drawn.append(bars._replace(caption=str(found)))
         by_importance = [] if found is None or not found.trusted else found.table["name"].tolist()
-        drawn += [_picture(figure) for figure in _of_axes(ds, by_importance)]
+        drawn += [_picture(figure) for figure in ([] if copies else _of_axes(ds, by_importance))]
     return Section(
         row=name,
         title=words(name),
@@ -223,6 +224,8 @@ def in_general(ds: xr.Dataset, keep: Keep, name: str = "") -> Section:
 def _asked(ds: xr.Dataset, alone: bool) -> str:
     if alone:
         return "How does the trial end?"
+    if select.is_population(ds):
+        return f"How do the {number(select.size(ds))} members of this population compare?"
     names = [words(name) for name in _figured(ds)]
     if set(names) <= set(select.REPLICATES):
         return f"How do the {number(select.size(ds))} trials of this sweep compare?"
@@ -278,6 +281,8 @@ def _lead(ds: xr.Dataset, answer: str) -> str:
     """How clear it is which setting is best by the loss, to stand behind the `answer`."""
     if bool((ds["diverged_epoch"] > 0).all()) or select.size(ds) < 2:
         return ""
+    if select.is_population(ds):
+        return "Members copied one another: other populations, with other seeds, may end otherwise."
     if not seeds.several(ds):
         return "There is one seed of each: other seeds may rank them otherwise."
     lead = seeds.lead(ds)

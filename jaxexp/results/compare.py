@@ -85,15 +85,15 @@ def _higher(results: Results, metric: str) -> bool:
 
 def _runs(baseline: str, ds: xr.Dataset, names: list[str], metric: str, split: str) -> pd.DataFrame:
     own = tuple(name for name in names if name in hyperparameters(ds))
-    trials = [point for _, point in points(ds)]
+    trials, values = [point for _, point in points(ds)], select.values_by_trial(ds)
     words = [select.label(point, own) for point in trials]
-    values, loss = final(ds, metric), final(ds, "loss").sel(split=split)
+    measured, loss = final(ds, metric), final(ds, "loss").sel(split=split)
     return pd.DataFrame(
         {
             "baseline": baseline,
             "run": [f"{baseline}, {label}" if own else baseline for label in words],
-            **{n: [p[n].item() for p in trials] for n in own},
-            **{s: by_trial(ds, values.sel(split=s)).astype(float) for s in select.splits(ds)},
+            **{n: values[n].tolist() for n in own},
+            **{s: by_trial(ds, measured.sel(split=s)).astype(float) for s in select.splits(ds)},
             "loss": by_trial(ds, loss).astype(float),
             "seconds": by_trial(ds, ds["seconds"]).astype(float),
             "status": [status(point) for point in trials],

@@ -38,7 +38,8 @@ class LoggedTrial:
     Attributes:
         name: its label, "learning rate 0.01, seed 3".
         id: sixteen hexadecimal digits.
-        hyperparameters: all of them, by name.
+        hyperparameters: all of them, by name; those that changed while a population trained as
+            they were in the end, and as "initial_learning_rate" what the trial began with.
         curves: by "validation/loss" and the like, the epochs (from 1) and values.
         final: the same after the last epoch; empty if the trial diverged.
         status: "finished", or when it diverged.
@@ -55,6 +56,7 @@ class LoggedTrial:
 def trials(ds: xr.Dataset) -> Iterator[LoggedTrial]:
     """Every trial of a sweep's results."""
     base, names = json.loads(ds.attrs.get("base", "{}")), select.hyperparameters(ds)
+    values = select.values_by_trial(ds) | select.initial_by_trial(ds)
     for place in range(select.size(ds)):
         _, point = select.point(ds, place)
         status, curves, final = select.status(point), {}, {}
@@ -69,7 +71,7 @@ def trials(ds: xr.Dataset) -> Iterator[LoggedTrial]:
         yield LoggedTrial(
             name=select.label(point, names),
             id=str(point["trial_id"].item()),
-            hyperparameters=base | {name: point[name].item() for name in names},
+            hyperparameters=base | {name: own[place].item() for name, own in values.items()},
             curves=curves,
             final=final,
             status=status,

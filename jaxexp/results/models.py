@@ -52,8 +52,9 @@ class About(TypedDict):
 class Model:
     """A saved model.
 
-    `about` holds "sweep", "trial" (its hyperparameters), "metrics" by name and split after the last
-    epoch, "diverged", and the attributes of the data that it was trained on, "attrs".
+    `about` holds "sweep", "trial" (its hyperparameters; of a member of a population, those that it
+    began with), "metrics" by name and split after the last epoch, "diverged", and the attributes of
+    the data that it was trained on, "attrs".
 
     >>> model = Model(Path("model.npz"), {"sweep": "rates"}, {"params/w": np.zeros(3)})
     >>> model.variables().params

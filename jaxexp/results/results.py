@@ -30,7 +30,7 @@ class TrialResult:
     """One trial of a sweep.
 
     Attributes:
-        trial: its hyperparameters.
+        trial: its hyperparameters; of a member of a population, those that it began with.
         curves: its part of the dataset: every metric by epoch and split, and more.
         variables: its trained parameters and state; None if they were not kept.
 
@@ -61,7 +61,9 @@ class TrialResult:
         """What it is, and how it ended."""
         last = select.final(self.curves, "loss")
         losses = ", ".join(f"{s.item()} {float(last.sel(split=s)):.4g}" for s in last["split"])
-        return f"TrialResult({self.trial}, loss: {losses})"
+        names = [n for n in self.trial.fields() if select.changed(self.curves, n)]
+        ended = f", in the end {select.label(self.curves, names)}" if names else ""
+        return f"TrialResult({self.trial}{ended}, loss: {losses})"
 
 
 class Results:
@@ -133,6 +135,7 @@ class Results:
     def trial(self, **values: object) -> TrialResult:
         """The trial whose hyperparameters have these values: `results.trial(width=16, seed=3)`.
 
+        Of a population, those that its members began with: the seed alone finds one.
         Raises UserError unless there is exactly one.
         """
         trials = self.sweep.trials()

@@ -46,9 +46,35 @@ def hyperparameters(ds: xr.Dataset) -> tuple[str, ...]:
 
 
 def replicates(ds: xr.Dataset) -> list[str]:
-    """The hyperparameters along the axes of `ds` that repeat a setting: "seed", "fold"."""
-    order = axes(ds)
+    """The hyperparameters along the axes of `ds` that repeat a setting: "seed", "fold".
+
+    None of a population: its members have a seed each, and copy one another.
+    """
+    order = () if is_population(ds) else axes(ds)
     return [n for n in REPLICATES if n in ds.coords and set(ds[n].dims) & set(order)]
+
+
+def is_population(ds: xr.Dataset) -> bool:
+    """Whether trials went on as copies of others, with hyperparameters that changed."""
+    return "parent" in ds
+
+
+def changed(ds: xr.Dataset, name: str) -> bool:
+    """Whether hyperparameter `name` changed while the trials of a population trained."""
+    return f"own_{name}" in ds
+
+
+def named(ds: xr.Dataset, name: str) -> str:
+    """Hyperparameter `name` in words, as `in_the_end` has it: "width", "final learning rate"."""
+    return f"final {words(name)}" if changed(ds, name) else words(name)
+
+
+def in_the_end(ds: xr.Dataset, name: str) -> xr.DataArray:
+    """Hyperparameter `name` of the trials; one that `changed`, as in the epoch of `last_epoch`.
+
+    The coordinate `ds[name]` has the value with which a trial began.
+    """
+    return _at_last_epoch(ds, ds[f"own_{name}"]) if changed(ds, name) else ds[name]
 
 
 def averaged_over(ds: xr.Dataset) -> dict[str, list[int]]:
@@ -202,7 +228,8 @@ def with_unit(ds: xr.Dataset, metric: str, value: str) -> str:
 def label(point: xr.Dataset, names: Iterable[str] = ()) -> str:
     """One trial in words: "learning rate 0.001", "depth 2, width 16".
 
-    Names its hyperparameters `names`, or else every one that has been chosen by selection.
+    Names its hyperparameters `names`, or else every one that has been chosen by selection; those
+    that changed while it trained `in_the_end`: "final learning rate 0.02".
     """
     chosen = tuple(names)
     if not chosen:
@@ -210,12 +237,12 @@ def label(point: xr.Dataset, names: Iterable[str] = ()) -> str:
         declared = json.loads(point.attrs.get("base", "{}"))
         chosen = tuple(name for name in scalar if name in declared or not declared)
     applying = (name for name in chosen if applies(point, name).all())
-    return _label({name: point[name].item() for name in applying})
+    return _label({named(point, name): in_the_end(point, name).item() for name in applying})
 
 
 def _label(values: Mapping[str, object]) -> str:
-    named = ", ".join(f"{words(name)} {number(value)}" for name, value in values.items())
-    return named or "single trial"
+    """Of values by their names in words."""
+    return ", ".join(f"{name} {number(value)}" for name, value in values.items()) or "single trial"
 
 
 def applies(ds: xr.Dataset, name: str) -> np.ndarray:
@@ -292,7 +319,7 @@ def same(value: object, wanted: object) -> bool:
 
 
 def where(ds: xr.Dataset, **values: object) -> xr.Dataset:
-    """The trials whose hyperparameters have these values: `where(ds, width=16)`.
+    """The trials whose hyperparameters have these values `in_the_end`: `where(ds, width=16)`.
 
     Works on an axis of its own and on one zipped with others; the axis stays, made shorter. Floats
     are compared as float32, as `results.trial` does. A tuple of widths is written as in Python or
@@ -303,13 +330,15 @@ def where(ds: xr.Dataset, **values: object) -> xr.Dataset:
         if name not in hyperparameters(ds):
             varying = ", ".join(hyperparameters(ds)) or "none"
             raise UserError(f"{name} does not vary here; the hyperparameters that do: {varying}")
-        if ds[name].dtype.kind in "UO":  # text, also of numbers among tuples
-            keep = np.array([_same_text(str(own), value) for own in ds[name].values])
+        values_P = in_the_end(ds, name).values
+        if values_P.dtype.kind in "UO":  # text, also of numbers among tuples
+            keep = np.array([_same_text(str(own), value) for own in values_P])
         else:
-            keep = np.array([same(own, value) for own in ds[name].values.tolist()])
+            keep = np.array([same(own, value) for own in values_P.tolist()])
         if not keep.any():
-            there = ", ".join(dict.fromkeys(number(own) for own in ds[name].values))
-            raise UserError(f"no trial has {name} = {value}; there are {there}")
+            there = ", ".join(dict.fromkeys(number(own) for own in values_P))
+            asked = f"final {name}" if changed(ds, name) else name
+            raise UserError(f"no trial has {asked} = {value}; there are {there}")
         ds = ds.isel({ds[name].dims[0]: np.flatnonzero(keep)})
     return ds
 
@@ -326,11 +355,18 @@ def final(ds: xr.Dataset, metric: str = "loss") -> xr.DataArray:
 
 def _at_the_end(ds: xr.Dataset, values: xr.DataArray) -> xr.DataArray:
     """`values` (axes, epoch, split) of the epoch that counts, (axes, split), also of one split."""
-    selected = [dim for dim in ("epoch", "split") if dim not in values.dims]
-    last, when = (own.drop_vars(selected, errors="ignore")
-                  for own in (last_epoch(ds), ds["diverged_epoch"]))  # fmt: skip
-    made = values.expand_dims(selected).sel(epoch=last).where(when == 0)
-    return made.drop_vars("epoch").transpose(..., "split")
+    if "split" not in values.dims:
+        values = values.expand_dims("split")
+    when = ds["diverged_epoch"].drop_vars(("epoch", "split"), errors="ignore")
+    return _at_last_epoch(ds, values).where(when == 0).transpose(..., "split")
+
+
+def _at_last_epoch(ds: xr.Dataset, values: xr.DataArray) -> xr.DataArray:
+    """`values` by epoch, or of one that was selected, as of `last_epoch`."""
+    if "epoch" not in values.dims:
+        values = values.expand_dims("epoch")
+    last = last_epoch(ds).drop_vars(("epoch", "split"), errors="ignore")
+    return values.sel(epoch=last).drop_vars("epoch")
 
 
 def last_epoch(ds: xr.Dataset) -> xr.DataArray:
@@ -480,9 +516,9 @@ def rank(ds: xr.Dataset, metric: str = "loss", split: str | None = None) -> pd.D
     one; diverged trials come last, the earliest very last. Of means over seeds, those of which a
     seed diverged come after those of which none did, and then those for which the metric is
     undefined for more seeds after those for fewer: what is left may be the easier ones.
-    Columns: `trial` (its label), each of its hyperparameters, `value`, `epoch` (whose parameters it
-    has in the end: the last one trained, or the best), `status`. The index is the trial's place in
-    `points(ds)`.
+    Columns: `trial` (its label), each of its hyperparameters `in_the_end`, `value`, `epoch` (whose
+    parameters it has in the end: the last one trained, or the best), `status`. The index is the
+    trial's place in `points(ds)`.
     Raises UserError for an unknown metric or split.
     """
     return _ranked(ds, metric, split).drop(columns="place")
@@ -535,21 +571,34 @@ def by_trial(ds: xr.Dataset, values: xr.DataArray) -> np.ndarray:
 
 
 def values_by_trial(ds: xr.Dataset) -> dict[str, np.ndarray]:
-    """By name, the value that each trial has, in the order of `points`."""
+    """By name, the value that each trial has `in_the_end`, in the order of `points`."""
+    return {name: _along(ds, in_the_end(ds, name)) for name in hyperparameters(ds)}
+
+
+def initial_by_trial(ds: xr.Dataset) -> dict[str, np.ndarray]:
+    """Of those that `changed` what each trial began with: "initial_learning_rate" and the like."""
+    own = [name for name in hyperparameters(ds) if changed(ds, name)]
+    return {f"initial_{name}": _along(ds, ds[name]) for name in own}
+
+
+def _along(ds: xr.Dataset, values: xr.DataArray) -> np.ndarray:
+    """`values` along some of the axes as one for each trial, in the order of `points`."""
     order = axes(ds)
-    shape = [ds.sizes[axis] for axis in order]
-    index = np.unravel_index(np.arange(size(ds)), shape) if order else ()
+    index = np.unravel_index(np.arange(size(ds)), [ds.sizes[axis] for axis in order])
     along = dict(zip(order, index, strict=True))
-    return {name: ds[name].values[along[str(ds[name].dims[0])]] for name in hyperparameters(ds)}
+    made: np.ndarray = values.values[tuple(along[str(dim)] for dim in values.dims)]
+    return made
 
 
 def distinct(ds: xr.Dataset, name: str) -> list[Plain]:
-    """The values of hyperparameter `name`, each once: numbers by size, then others by their text.
+    """The values `in_the_end` of hyperparameter `name`, each once.
 
-    Numbers and tuples of them are known also where they are text, as beside None.
+    Numbers by size, then others by their text. Numbers and tuples of them are known also where they
+    are text, as beside None.
     """
-    numeric = ds[name].dtype.kind in "biuf"
-    return sorted(set(ds[name].values.tolist()), key=None if numeric else _text_order)
+    values = in_the_end(ds, name).values
+    numeric = values.dtype.kind in "biuf"
+    return sorted(set(values.tolist()), key=None if numeric else _text_order)
 
 
 def _text_order(value: object) -> tuple[bool, int, tuple[float, ...], str]:
@@ -578,8 +627,10 @@ def _same_text(own: str, value: object) -> bool:
 
 
 def _rows(ds: xr.Dataset) -> list[dict[str, object]]:
-    """The hyperparameters of each trial that do something there."""
-    columns = [(name, values, applies(ds, name)) for name, values in values_by_trial(ds).items()]
+    """The hyperparameters of each trial that do something there, by their names in words."""
+    columns = [
+        (named(ds, name), values, applies(ds, name)) for name, values in values_by_trial(ds).items()
+    ]
     return [{name: v[i] for name, v, there in columns if there[i]} for i in range(size(ds))]
 
 
@@ -693,7 +744,7 @@ def table(
         shown, there = ranked[name], applies(ds, name)[ranked.index]
         if not there.all():  # empty cells
             shown = (shown.astype("Int64") if shown.dtype.kind in "iu" else shown).where(there)
-        made[words(name)] = shown
+        made[named(ds, name)] = shown
     counts = seed_counts(ds)
     if counts is not None and counts.min() < counts.max():
         made["seeds"] = counts[ranked.index]

@@ -31,7 +31,8 @@ class PBT:
     be numbers inside the program: learning rates, weight decay, dropout …, declared with
     `jaxexp.traced`. A member's seed, which shuffles its examples, stays its own: several can begin
     at one point, where a space has few. In the results, `parent` by epoch says of which member
-    each became a copy, and `own_learning_rate` and the like which values it had.
+    each became a copy, and `own_learning_rate` and the like which values it had; the coordinate
+    `learning_rate` is the value that it began with.
 
     Args:
         space: what is searched, and the trial that all members begin as.

@@ -281,13 +281,13 @@ def final_by(
         against = _Against(ds, axis, own, split)
         against.draw(fig, ax)
         even = "\n(values at equal distances)" if against.even else ""
-        ax.set_xlabel(select.words(axis) + even)
+        ax.set_xlabel(select.named(ds, axis) + even)
     note = headed(seeds_note(ds), applying_note(every, axis))
     say_which(fig, note)
     add_legend(fig, panels.flat[: len(metrics)])
     fig.alt = (
         f"{capitalised(' and '.join(map(select.words, metrics)))} {select.measured_when(ds)} "
-        f"against {select.words(axis)}, {select.count(select.size(ds), select.what(ds))}. "
+        f"against {select.named(ds, axis)}, {select.count(select.size(ds), select.what(ds))}. "
         f"{select.best_in_words(every, metrics[0], split)}"
     )
     return attach(fig, list(panels.flat[: len(metrics)]), cols, note)

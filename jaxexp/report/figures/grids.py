@@ -60,7 +60,7 @@ def heat_map(
     np.add.at(undefined, tuple(at), ~lost & value.isna().to_numpy())
     mean = np.divide(total, found, out=np.full(shape, np.nan), where=found > 0)
     std = np.full(shape, np.nan)
-    settings = {x, y} < set(select.hyperparameters(ds)) <= {x, y, *select.REPLICATES}
+    settings = {x, y} < set(select.hyperparameters(ds)) <= {x, y, *select.replicates(ds)}
     if settings:
         squares = np.zeros(shape)
         np.add.at(squares, tuple(at), ((value - mean[tuple(at)]) ** 2).fillna(0).to_numpy())
@@ -87,7 +87,8 @@ def heat_map(
         ax.tick_params(axis="x", labelrotation=60)
     explained = "\n(div. or ×: trials that diverged)" if lost.any() else ""
     note = headed(applying_note(every, x, y))
-    ax.set(xlabel=select.words(x) + explained, ylabel=select.words(y))
+    in_words = {name: select.named(ds, name) for name in (x, y)}
+    ax.set(xlabel=in_words[x] + explained, ylabel=in_words[y])
     written = _write_cells(ax, mean, std, diverged, image)
     if known.size:
         missing = diverged + undefined if settings else np.zeros(shape, int)
@@ -106,13 +107,13 @@ def heat_map(
     if known.size:
         best = f"; the best cell is {number(float(mean[row, column]))}"
     fig.alt = (
-        f"Map of {axis_label(ds, metric, split)} over {select.words(x)} and {select.words(y)}, "
+        f"Map of {axis_label(ds, metric, split)} over {in_words[x]} and {in_words[y]}, "
         f"{shape[1]} by {shape[0]} cells{best}."
     ) + (f" {note}." if note else "")
     names = {key: [number(v) for v in values[name]] for key, name in (("x", x), ("y", y))}
     hovers = [
         [
-            f"{select.words(x)} {names['x'][j]}\n{select.words(y)} {names['y'][i]}\n"
+            f"{in_words[x]} {names['x'][j]}\n{in_words[y]} {names['y'][i]}\n"
             + _in_words(
                 mean[i, j], std[i, j], int(found[i, j]), int(diverged[i, j]), int(undefined[i, j])
             )
@@ -123,7 +124,7 @@ def heat_map(
     fig.interactive = heat_spec(
         mean, names, hovers, written, (int(row), int(column)) if known.size else None,
         higher=higher, log=logarithmic,
-        labels={"x": select.words(x), "y": select.words(y),
+        labels={"x": in_words[x], "y": in_words[y],
                 "bar": of + axis_label(ds, metric, split)},
         size=(max(width, 5.6), height), note=note,
     )  # fmt: skip

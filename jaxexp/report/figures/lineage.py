@@ -99,7 +99,9 @@ def descent(ds: xr.Dataset, metric: str = "loss", split: str | None = None) -> s
     members = len(copies.parent_TxE)
     founders = {int(copies.ancestry(member)[0]) for member in range(members)}
     first = int(copies.ancestry(best)[0])
-    began = select.label(select.point(ds, first)[1], select.hyperparameters(ds))
+    names = select.hyperparameters(ds)
+    own = [f"own_{name}" for name in names if select.changed(ds, name)]
+    began = select.label(select.point(ds, first)[1].drop_vars(own), names)
     through = int((np.diff(copies.ancestry(best)) != 0).sum())
     return (
         f"{_copies_in_words(len(copies.epoch_C))}. The {number(members)} members at the end "
@@ -117,7 +119,7 @@ class _Copies:
     """Who became a copy of whom, after which epoch."""
 
     def __init__(self, ds: xr.Dataset) -> None:
-        if "parent" not in ds:
+        if not select.is_population(ds):
             raise UserError("these results have no parent: expected those of a population")
         self.parent_TxE = _by_member(ds["parent"]).astype(int)
         if self.parent_TxE.max() >= len(self.parent_TxE):

@@ -65,7 +65,7 @@ def parallel(ds: xr.Dataset, metric: str = "loss", split: str | None = None) -> 
     bad = select.size(ds) - len(value)
     fig.alt = (
         f"Parallel coordinates of {select.count(len(value), select.what(ds))} through "
-        f"{', '.join(map(select.words, names))} to {label}. "
+        f"{', '.join(select.named(ds, name) for name in names)} to {label}. "
         f"{select.best_in_words(ds, metric, split)}"
     )
     note = f"Brighter is better{f'; without {number(bad)} that have no value' if bad else ''}"
@@ -87,7 +87,7 @@ class _Axis:
     ) -> None:  # fmt: skip
         """`there` says in which trials the hyperparameter does something."""
         there = np.ones(len(column), bool) if there is None else there
-        self.label = label or select.words(name)
+        self.label = label or select.named(ds, name)
         self.names: list[str] = []
         numeric = pd.api.types.is_numeric_dtype(column) and column.dtype.kind != "b"
         if numeric:
