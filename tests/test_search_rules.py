@@ -9,6 +9,7 @@ import scipy.stats
 
 import jaxexp as jx
 from jaxexp.execution.control import Curves
+from jaxexp.execution.trainer import Silent
 from jaxexp.search.halving import Halving, Hyperband
 from jaxexp.search.population import PBT
 
@@ -167,9 +168,17 @@ def test_whole_numbers_move_by_steps_up_and_down_within_the_space(own, now, expe
     assert explored(own, now) == expected
 
 
+class Told(Silent):
+    """What the display of the progress is told last."""
+
+    def changed(self, program, values):
+        self.values = values
+
+
 def test_a_population_trains_and_its_lineage_is_recorded(problem):
     pbt = PBT(SPACE, population=8, interval=2, metric="accuracy")
-    results = jx.run(pbt, *problem, progress=False)
+    told = Told()
+    results = jx.run(pbt, *problem, progress=told)
     parent = results["parent"].values  # (8, 9)
     copied = [(m, e) for m, e in zip(*np.nonzero(parent >= 0), strict=True)]
     assert {e + 1 for _, e in copied} <= {2, 4, 6, 8}
@@ -180,6 +189,10 @@ def test_a_population_trains_and_its_lineage_is_recorded(problem):
         assert at[parent[member, epoch]] >= np.median(at)
         assert 1e-4 <= rates[member, epoch + 1] <= 0.1
     np.testing.assert_array_equal(rates[:, 0], results["learning_rate"].values)
+    best = results.best("accuracy")
+    last = jx.select.number(float(best.curves["own_learning_rate"][-1]))
+    assert f", in the end final learning rate {last}, loss" in repr(best)
+    assert told.values["learning_rate"] == pytest.approx(rates[:, -1])
 
 
 class EndAt5:

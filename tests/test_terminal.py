@@ -197,7 +197,7 @@ def test_the_best_so_far_is_named_with_its_sweep():
     progress.measured(rates, 1, value("rates"))
     progress.measured(shapes, 1, value("shapes"))
     assert progress.best() == "best so far: validation accuracy 0.75 (rates, learning rate 1e-5)"
-    assert asked == [("accuracy", "validation")] * 2
+    assert asked == [("accuracy", "validation"), ("loss", "validation")] * 2
     values["shapes"] = np.array([0.1, 0.9, 0.2])
     progress.measured(shapes, 2, value("shapes"))  # the last epoch: looked at, however soon
     assert progress.best() == "best so far: validation accuracy 0.9 (shapes, width 16)"
@@ -209,7 +209,26 @@ def test_metrics_are_not_looked_at_all_the_time():
     for epoch in range(1, 11):
         clock.now += 0.2
         progress.measured(rates, epoch, lambda *_: looked.append(1) or np.zeros(2))
-    assert 3 <= len(looked) <= 5
+    assert 3 <= len(looked) / 2 <= 5  # the metric, and the loss
+
+
+def test_of_equal_trials_the_one_with_the_lower_loss_is_the_best_so_far():
+    """As the table in the end has them."""
+    rates = program(RATES)
+    progress, _, _ = shown(rates, sweeps=(RATES,))
+    values = {"accuracy": np.array([0.5, 0.5]), "loss": np.array([np.nan, 2.0])}
+    progress.measured(rates, 10, lambda metric, _: values[metric])
+    assert progress.best().endswith("(learning rate 1e-5)")
+
+
+def test_a_member_of_a_population_is_named_by_what_it_had_when_it_was_measured():
+    rates = program(RATES)
+    progress, _, _ = shown(rates, sweeps=(RATES,), best=2)
+    progress.changed(rates, {"learning_rate": np.float32([0.25, 1e-5])})
+    progress.measured(rates, 10, lambda *_: np.array([0.75, 0.5]))
+    progress.changed(rates, {"learning_rate": np.float32([0.75, 1e-5])})
+    assert progress.best().endswith("(learning rate 0.25)")
+    assert list(progress.table().columns[-1].cells) == ["0.25", "1e-5"]
 
 
 def test_programs_that_no_sweep_needs_do_not_count():

@@ -166,6 +166,9 @@ class _Told:
             found = {(m, split): value(m, split) for m in self._metrics for split in self._splits}
             self._tell(self._program, "measured", epoch, jax.tree.map(np.asarray, found))
 
+    def changed(self, program: Program, values: Mapping[str, np.ndarray]) -> None:
+        self._tell(self._program, "changed", values)
+
     def stopped(self, program: Program, epoch: int, trials: int) -> None:
         self._tell(self._program, "stopped", epoch, trials)
 

@@ -7,10 +7,10 @@ import heapq
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 from rich.console import Console, Group, RenderableType
@@ -45,6 +45,15 @@ class Ranking:
     split: str
     higher: bool = False
     unit: str = ""
+
+
+class _Measured(NamedTuple):
+    """What was measured last of a trial."""
+
+    value: float
+    loss: float  # which decides among equal values
+    epoch: int  # after which,
+    changed: Mapping[str, object]  # and hyperparameters that are not those it began with
 
 
 @dataclass
@@ -91,7 +100,8 @@ class TerminalProgress:
         self.names = list(dict.fromkeys(sweep.name for sweep in sweeps))
         self.epochs = sum(len(p.trials) * p.epochs for p in needed)
         self._watched = {id(p): _Watched(trials=len(p.trials)) for p in needed}
-        self._latest: dict[Trial, tuple[float, int]] = {}  # what was measured, after which epoch
+        self._latest: dict[Trial, _Measured] = {}
+        self._changed: dict[Trial, Mapping[str, object]] = {}
         self._shown = best
         self._lock = threading.RLock()
         self._lines, self._told = 0, -math.inf
@@ -183,6 +193,12 @@ class TerminalProgress:
                 if not own.trials:
                     own.done = program.epochs
 
+    def changed(self, program: Program, values: Mapping[str, np.ndarray]) -> None:
+        """Trials that copied others have these hyperparameters, (T,) each."""
+        with self._lock:
+            for place, trial in enumerate(program.trials):
+                self._changed[trial] = {name: own[place].item() for name, own in values.items()}
+
     def measured(
         self, program: Program, epoch: int, value: Callable[[str, str], np.ndarray]
     ) -> None:
@@ -191,12 +207,13 @@ class TerminalProgress:
         ends = any(trial.epochs == epoch for trial in program.trials)
         if own is None or asked is None or not (ends or now - own.looked >= SHOWN_EVERY):
             return
-        values = value(asked.metric, asked.split)
+        values, losses = value(asked.metric, asked.split), value("loss", asked.split)
         with self._lock:
             own.looked = now
-            for trial, number in zip(program.trials, values, strict=True):
+            for trial, number, loss in zip(program.trials, values, losses, strict=True):
                 if epoch <= trial.epochs:
-                    self._latest[trial] = float(number), epoch
+                    changed = self._changed.get(trial, {})
+                    self._latest[trial] = _Measured(float(number), float(loss), epoch, changed)
 
     def what(self) -> str:
         """What goes on: "compiling epochs", "training epochs, compiling 2 programs"."""
@@ -237,8 +254,8 @@ class TerminalProgress:
         found = self._best(1)
         if not found or self.ranking is None:
             return ""
-        trial, number, _ = found[0]
-        value = f"{number:.4g} {self.ranking.unit}".rstrip()
+        trial, own = found[0]
+        value = f"{own.value:.4g} {self.ranking.unit}".rstrip()
         return f"best so far: {self._measure} {value}{self._label(trial)}"
 
     def table(self) -> Table | None:
@@ -247,16 +264,16 @@ class TerminalProgress:
         if not found or self.ranking is None:
             return None
         names = list(dict.fromkeys(
-            name for trial, *_ in found for sweep in self._sweeps.get(trial, ())
+            name for trial, _ in found for sweep in self._sweeps.get(trial, ())
             for axis in sweep.axes for name in axis
         ))  # fmt: skip
         unit = f", {self.ranking.unit}" if self.ranking.unit else ""
         made = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
         for title in ("best so far", f"{self._measure}{unit}", "epoch", *names):
             made.add_column(title.replace("_", " "), justify="right", no_wrap=True)
-        for rank, (trial, number, epoch) in enumerate(found, 1):
-            values = (_written(getattr(trial, name)) for name in names)
-            made.add_row(str(rank), f"{number:.4g}", str(epoch), *values)
+        for rank, (trial, own) in enumerate(found, 1):
+            values = (self._value(trial, name) for name in names)
+            made.add_row(str(rank), f"{own.value:.4g}", str(own.epoch), *values)
         return made
 
     @property
@@ -266,12 +283,17 @@ class TerminalProgress:
         split = "training" if self.ranking.split == "train" else self.ranking.split
         return f"{split} {self.ranking.metric.replace('_', ' ')}"
 
-    def _best(self, most: int) -> list[tuple[Trial, float, int]]:
-        """The best trials, what was measured last, and after which epoch; the best first."""
+    def _best(self, most: int) -> list[tuple[Trial, _Measured]]:
+        """The best trials and what was measured last, the best first, as results rank them."""
         sign = -1 if self.ranking is not None and self.ranking.higher else 1
+
+        def key(found: tuple[Trial, _Measured]) -> tuple[float, float]:
+            _, own = found
+            return sign * own.value, own.loss if math.isfinite(own.loss) else math.inf
+
         with self._lock:
-            finite = [(t, v, e) for t, (v, e) in self._latest.items() if math.isfinite(v)]
-        return heapq.nsmallest(most, finite, key=lambda own: sign * own[1])
+            finite = [(t, own) for t, own in self._latest.items() if math.isfinite(own.value)]
+        return heapq.nsmallest(most, finite, key=key)
 
     def _label(self, trial: Trial) -> str:
         """Its values along the axes of its sweep, if it has any."""
@@ -279,9 +301,13 @@ class TerminalProgress:
         if sweep is None:
             return ""
         axes = [name for axis in sweep.axes for name in axis]
-        words = [f"{name.replace('_', ' ')} {_written(getattr(trial, name))}" for name in axes]
+        words = [f"{name.replace('_', ' ')} {self._value(trial, name)}" for name in axes]
         named = [sweep.name] if len(self.names) > 1 else []
         return f" ({', '.join([*named, *words])})" if named or words else ""
+
+    def _value(self, trial: Trial, name: str) -> str:
+        """A hyperparameter as the trial had it when it was measured last."""
+        return _written(self._latest[trial].changed.get(name, getattr(trial, name)))
 
     def to_go(self) -> str:
         """The time to go in words, which say whether it is an estimate or has been seen."""

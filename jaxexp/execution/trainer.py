@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -53,6 +53,12 @@ class Progress(Protocol):
         this method will do.
         """
 
+    def changed(self, program: Program, values: Mapping[str, np.ndarray]) -> None:
+        """Which hyperparameters, (T,) each, trials that copied others have had until now.
+
+        Told before what was measured with them. Objects without this method will do.
+        """
+
     def stopped(self, program: Program, epoch: int, trials: int) -> None:
         """So many trials of a program end after this epoch, before their last one.
 
@@ -75,6 +81,9 @@ class Silent:
     def measured(
         self, program: Program, epoch: int, value: Callable[[str, str], np.ndarray]
     ) -> None:
+        """Say nothing."""
+
+    def changed(self, program: Program, values: Mapping[str, np.ndarray]) -> None:
         """Say nothing."""
 
     def stopped(self, program: Program, epoch: int, trials: int) -> None:
@@ -493,6 +502,8 @@ class Training:
                 lambda old, rows: _with_rows(old, own.places, rows), self.history[-1], new
             )
         self.history.append(new)
+        if self.changes and hasattr(self.progress, "changed"):
+            self.progress.changed(self.program, self._changed(own))
         if hasattr(self.progress, "measured"):
             epoch = len(self.history)
 
@@ -500,6 +511,10 @@ class Training:
                 return self.values(metric, split)[:, epoch - 1]
 
             self.progress.measured(self.program, epoch, value)
+
+    def _changed(self, own: RunningProgram) -> dict[str, np.ndarray]:
+        """The hyperparameters that trials have changed, (T,) each, as they are now."""
+        return {n: own.values[n] for change in self.changes.values() for n in change.values}
 
     def _measured(self, metric: str, split: str, record: EpochRecord) -> np.ndarray:
         """What was measured at the end of, or during, an epoch, (T,)."""
@@ -542,13 +557,13 @@ class Training:
             rows = np.searchsorted(own.places, np.flatnonzero(alive))
             kept = own.to_host((own.state, own.record, own.best))
             state, record, best = jax.tree.map(lambda a: a[rows], kept)
-        values = {n: own.values[n] for change in self.changes.values() for n in change.values}
         return Snapshot(
             epoch=own.epoch, step=own.step, batch=own.batch, chunk=self.chunk,
             seconds=self.seconds, compile_seconds=self.compile_seconds, settled=self.settled,
             lanes=own.lanes, places=np.flatnonzero(alive), stopped=self.stopped.copy(),
             state=state, record=record, best=best, best_epoch=own.best_epoch.copy(),
-            history=history, ends=dict(self.ends), values=values, changes=dict(self.changes),
+            history=history, ends=dict(self.ends), values=self._changed(own),
+            changes=dict(self.changes),
         )  # fmt: skip
 
     def _without(self, snapshot: Snapshot) -> Snapshot:
