@@ -245,6 +245,18 @@ def test_a_column_that_stands_twice_is_refused(classified, tmp_path, capsys):
     assert "line 1: column u is repeated in 'u', 'v', 'u', expected the columns u, v, each" in err
 
 
+def test_values_far_outside_of_those_trained_on_are_told(classified, tmp_path, capsys):
+    """As of rows that are not scaled as the sweep's file scales its examples."""
+    (tmp_path / "new.csv").write_text("u,v\n0.5,1\n50,0.5\n-20,0.5\n2.5,0.5\n")
+    _, err = told(capsys, "predict", str(classified), str(tmp_path / "new.csv"))
+    assert f"{tmp_path / 'new.csv'}: values far outside of those trained on: u in 2 of 4 " in err
+    assert re.search(r"rows \(−20 to 50, in training −[01]\S* to [12]\S*\); if the sweep's", err)
+    assert "scales its examples, scale rows likewise" in err
+    (tmp_path / "new.csv").write_text("u,v\n0.5,1\n2.5,0.5\n")
+    _, err = told(capsys, "predict", str(classified), str(tmp_path / "new.csv"))
+    assert "far outside" not in err
+
+
 def test_a_file_of_another_kind_than_the_models_read(regression, capsys):
     _, err = told(capsys, "predict", str(regression), "cat.jpg", code=2)
     assert "cat.jpg: no sweep of this run has models for that" in err

@@ -502,7 +502,9 @@ def predict(
     value; and the probability of that class, separated by tabs.
 
     The first row of a CSV file is a header: the names of the columns. Of data that had names, the
-    columns are found by them; of others, they are taken in their order.
+    columns are found by them; of others, they are taken in their order. Rows are to be scaled as
+    the sweep's file scales its data. Images are predicted by sweeps whose file defines
+    `predict(model, files)`, as `probing` does not.
 
     jaxexp predict runs/places new_places.csv
     """

@@ -20,6 +20,7 @@ from jaxexp.reproduce.cells import Cells, normal
 from jaxexp.results import models, select
 from jaxexp.results.models import Model, Prediction
 from jaxexp.results.results import apply, like_training
+from jaxexp.results.select import number
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial
 from jaxexp.spec.values import text
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from jaxexp.training.data import Data
 
 SHOWN = 20  # of many names, in a message
+FAR = 3  # of many columns with values far outside of those trained on
 
 
 def predict_files(
@@ -216,4 +218,28 @@ def _read(
         note(f"{file}: the model knows no names: its inputs are {', '.join(names)}, in this order")
     dtype = np.dtype(like.dtype)
     made = np.stack([_numbers(cells, table[name], dtype) for name in names], axis=1)
+    if far := _far_outside(names, made, like):
+        note(
+            f"{file}: values far outside of those trained on: {far}; if the sweep's file scales "
+            "its examples, scale rows likewise"
+        )
     return made, cells.lines[1:]
+
+
+def _far_outside(names: Sequence[str], x_NxF: np.ndarray, trained_MxF: np.ndarray) -> str:
+    """In which columns rows lie outside of the range trained on by more than its width; or ""."""
+    low_F, high_F = trained_MxF.min(0).astype(float), trained_MxF.max(0).astype(float)
+    width_F = high_F - low_F
+    far_NxF = (x_NxF < low_F - width_F) | (x_NxF > high_F + width_F)
+    said = [
+        f"{names[i]} in {far_NxF[:, i].sum():,} of {count(len(x_NxF), 'row')} ("
+        f"{_range(x_NxF[:, i])}, in training {_range(trained_MxF[:, i])})"
+        for i in np.flatnonzero(far_NxF.any(0))
+    ]
+    more = f"; and {count(len(said) - FAR, 'more column')}" if len(said) > FAR else ""
+    return "; ".join(said[:FAR]) + more
+
+
+def _range(values: np.ndarray) -> str:
+    low, high = number(float(values.min())), number(float(values.max()))
+    return low if low == high else f"{low} to {high}"
