@@ -213,6 +213,23 @@ def test_where_names_what_does_not_vary_and_what_is_not_there():
         select.where(ds, learning_rate="much")
 
 
+def test_where_takes_a_float_as_it_is_shown_unless_two_are_shown_so():
+    rates = [0.00018805946, 0.5098574, 0.50985742, 12345.678]
+    ds = dataset({"learning_rate": rates})
+    for shown in (0.0001881, 12346, 0.5098574):
+        made = select.where(ds, learning_rate=shown)["learning_rate"].values
+        np.testing.assert_allclose(made, shown, rtol=1e-3)
+        assert len(made) == 1 + (shown == 0.5098574)  # as float32 has them
+    two = dataset({"learning_rate": [0.50985, 0.50989, 0.1]})
+    with pytest.raises(
+        UserError, match=r"learning_rate = 0.5099: expected one of 0.50985, 0.50989"
+    ):
+        select.where(two, learning_rate=0.5099)
+    for other in (0.00018, 0.000188, 0.00018811):  # others, that round to what is shown or less
+        with pytest.raises(UserError, match="no trial has learning_rate"):
+            select.where(ds, learning_rate=other)
+
+
 def test_a_sweep_of_many_trials_is_ranked_at_once():
     ds = dataset({"point": {"learning_rate": np.geomspace(1e-5, 1, 3000), "seed": np.arange(3000)}})
     assert select.rank(ds).index[0] == 0

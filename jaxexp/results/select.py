@@ -14,6 +14,7 @@ import pandas as pd
 import xarray as xr
 
 from jaxexp.base.errors import UserError
+from jaxexp.base.numbers import is_number
 from jaxexp.spec.values import text
 
 # A hyperparameter's value in a dataset: numbers that can be compared, or text.
@@ -322,7 +323,8 @@ def where(ds: xr.Dataset, **values: object) -> xr.Dataset:
     """The trials whose hyperparameters have these values `in_the_end`: `where(ds, width=16)`.
 
     Works on an axis of its own and on one zipped with others; the axis stays, made shorter. Floats
-    are compared as float32, as `results.trial` does. A tuple of widths is written as in Python or
+    are compared as float32, as `results.trial` does; where none is equal, one may be given as it is
+    shown, rounded, unless another is shown alike. A tuple of widths is written as in Python or
     as it is labelled: (64, 32, 16) or "64-32-16".
     Raises UserError for a hyperparameter that does not vary, and for a value that no trial has.
     """
@@ -335,12 +337,26 @@ def where(ds: xr.Dataset, **values: object) -> xr.Dataset:
             keep = np.array([_same_text(str(own), value) for own in values_P])
         else:
             keep = np.array([same(own, value) for own in values_P.tolist()])
+            keep = keep if keep.any() else _shown_as(name, values_P, value)
         if not keep.any():
             there = ", ".join(dict.fromkeys(number(own) for own in values_P))
             asked = f"final {name}" if changed(ds, name) else name
             raise UserError(f"no trial has {asked} = {value}; there are {there}")
         ds = ds.isel({ds[name].dims[0]: np.flatnonzero(keep)})
     return ds
+
+
+def _shown_as(name: str, own: np.ndarray, value: object) -> np.ndarray:
+    """Which floats `number` rounds to `value`; raises UserError where they differ."""
+    if own.dtype.kind != "f" or not is_number(value):
+        return np.zeros(len(own), bool)
+    shown = [number(v).replace("−", "-").replace(",", "") for v in own]
+    keep = np.array([s != "–" and float(s) == value for s in shown])
+    if len(found := dict.fromkeys(own[keep].tolist())) > 1:
+        raise UserError(
+            f"{name} = {value}: expected one of {', '.join(map(text, found))}, shown alike"
+        )
+    return keep
 
 
 def final(ds: xr.Dataset, metric: str = "loss") -> xr.DataArray:
