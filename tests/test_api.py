@@ -128,6 +128,22 @@ def test_what_was_trained_on_can_be_predicted_of(dtype, shape):
     np.testing.assert_allclose(results.predict(jnp.asarray(x)), expected, rtol=1e-5)
 
 
+def test_an_mlp_that_was_trained_on_whole_numbers_predicts_of_fractions_too():
+    x = np.arange(24).reshape(8, 3)
+    sweep = jx.Sweep(jx.MLPTrial(epochs=1, depth=1, width=4, batch_size=4, activation="identity"))
+    results = jx.run(sweep, data=jx.arrays(x, list("ab" * 4)), progress=False)
+    assert results.data.train.x.dtype == np.int32
+    low, middle, high = np.log(results.predict_proba([[0, 0, 4], [0, 0, 4.5], [0, 0, 5]]))
+    np.testing.assert_allclose(middle[0] - middle[1], ((low + high) / 2) @ [1, -1], rtol=1e-4)
+    np.testing.assert_array_equal(results.predict_proba(x), results.predict_proba(x * 1.0))
+
+    class Own(jx.MLPClassification):
+        def predict(self, trial, variables, x):
+            return super().predict(trial, variables, x % 2)
+
+    assert not Own().takes_fractions()
+
+
 def test_other_types_than_those_trained_on_are_converted_or_refused_in_true_words():
     whole = by_hand(np.arange(24).reshape(8, 3))
     given = [[1, 0, 1]]

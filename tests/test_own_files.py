@@ -198,7 +198,8 @@ def test_columns_are_the_same_in_any_normal_form_of_unicode(forms, tmp_path):
     trained, written = (unicodedata.normalize(form, "höhe") for form in forms)
     (tmp_path / "new.csv").write_text(f"c,{written}\n1,2\n", encoding="utf-8")
     like = np.zeros((1, 2), np.float32)
-    made, lines = prediction._read(tmp_path / "new.csv", [trained, "c"], like, print)
+    task = jx.MLPClassification()
+    made, lines = prediction._read(tmp_path / "new.csv", [trained, "c"], task, like, print)
     assert made.tolist() == [[2, 1]]
     assert lines == [2]
 
@@ -255,6 +256,18 @@ def test_values_far_outside_of_those_trained_on_are_told(classified, tmp_path, c
     (tmp_path / "new.csv").write_text("u,v\n0.5,1\n2.5,0.5\n")
     _, err = told(capsys, "predict", str(classified), str(tmp_path / "new.csv"))
     assert "far outside" not in err
+
+
+def test_fractions_are_read_where_the_model_computes_with_whole_numbers_as_with_floats(tmp_path):
+    (tmp_path / "new.csv").write_text("n,m\n4.5,1\n")
+    like = np.zeros((1, 2), np.int32)
+    made, _ = prediction._read(
+        tmp_path / "new.csv", ["n", "m"], jx.MLPClassification(), like, print
+    )
+    assert made.tolist() == [[4.5, 1]]
+    looked_up = jx.supervised(init=lambda trial, rng, x: {}, apply=lambda t, p, x: x, loss=min)
+    with pytest.raises(jx.UserError, match=r"n is '4.5', expected a whole number that int32 holds"):
+        prediction._read(tmp_path / "new.csv", ["n", "m"], looked_up, like, print)
 
 
 def test_a_file_of_another_kind_than_the_models_read(regression, capsys):

@@ -19,12 +19,13 @@ from jaxexp.cli.session import Command, made_with_data, names_of, plan_stage, st
 from jaxexp.reproduce.cells import Cells, normal
 from jaxexp.results import models, select
 from jaxexp.results.models import Model, Prediction
-from jaxexp.results.results import apply, like_training
+from jaxexp.results.results import apply, input_dtype, like_training
 from jaxexp.results.select import number
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial
 from jaxexp.spec.values import text
 from jaxexp.training import keys
+from jaxexp.training.task import Task
 from jaxexp.training.trees import PyTree
 
 if TYPE_CHECKING:
@@ -154,10 +155,10 @@ def _of_tables(
     """Of every row of CSV files whose columns are the features."""
     task, data, trained = planned.task, planned.data, model.about["attrs"]
     features = trained.get("features", data.features)
-    read = [_read(file, features, data.train.x, note) for file in files]
+    read = [_read(file, features, task, data.train.x, note) for file in files]
     arrays = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), data.arrays())
     like = jax.eval_shape(lambda rng, data: task.init(trial, rng, data), keys.like(), arrays)
-    x_NxF = like_training(data, np.concatenate([x for x, _ in read]))
+    x_NxF = like_training(task, data, np.concatenate([x for x, _ in read]))
     prediction, probability_NxC = apply(task, trial, model.variables(like), x_NxF)
     rows = [
         f"{file}:{line}" for file, (_, lines) in zip(files, read, strict=True) for line in lines
@@ -193,19 +194,21 @@ def _columns(cells: Cells, features: Sequence[str] | None, width: int) -> list[s
 
 
 def _numbers(cells: Cells, column: pd.Series, dtype: np.dtype) -> np.ndarray:
-    """Text as numbers of the type that was trained on."""
+    """Text as numbers of a type."""
     numbers = pd.to_numeric(column, errors="coerce").astype(np.float64)
     cells.check(column, pd.Series(np.isfinite(numbers), column.index), "a number")
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         made = numbers.to_numpy().astype(dtype)
         held = np.isfinite(made) if dtype.kind == "f" else made == numbers
-    cells.check(column, pd.Series(held, column.index), f"a number that {dtype} holds")
+    what = "a whole number" if dtype.kind in "iu" else "a number"
+    cells.check(column, pd.Series(held, column.index), f"{what} that {dtype} holds, as trained on")
     return made
 
 
 def _read(
-    file: Path, features: Sequence[str] | None, like: PyTree, note: Callable[[str], None]
-) -> tuple[np.ndarray, list[int]]:
+    file: Path, features: Sequence[str] | None, task: Task, like: PyTree,
+    note: Callable[[str], None],
+) -> tuple[np.ndarray, list[int]]:  # fmt: skip
     """The features of every row, (N, F), from the columns of their names, or all; and its line."""
     if np.ndim(like) != 2:
         raise UserError(f"{file}: this model does not predict rows of a table")
@@ -216,7 +219,7 @@ def _read(
     table = cells.table(names)
     if not features:
         note(f"{file}: the model knows no names: its inputs are {', '.join(names)}, in this order")
-    dtype = np.dtype(like.dtype)
+    dtype = input_dtype(task, np.dtype(like.dtype))
     made = np.stack([_numbers(cells, table[name], dtype) for name in names], axis=1)
     if far := _far_outside(names, made, like):
         note(

@@ -153,6 +153,11 @@ class MLPClassification(Task):
         """Of logits (B, C): their softmax."""
         return jax.nn.softmax(prediction)
 
+    def takes_fractions(self) -> bool:
+        """An MLP does; of a subclass that predicts otherwise, nothing is known."""
+        own, cls = type(self), MLPClassification
+        return own.predict is cls.predict and own.module is cls.module
+
     def gradient_norms(self, grads: PyTree) -> Array:
         """Squared L2 norm of the kernel's gradient in each affine layer of the program."""
         kernels = [stack["affine"]["kernel"] for stack in stacks(grads)]

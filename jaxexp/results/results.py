@@ -196,7 +196,7 @@ class Results:
             )
         if chosen.variables is None:
             raise UserError("the parameters were not kept: run with keep_params=True")
-        x = like_training(self.data, X)
+        x = like_training(self.task, self.data, X)
         return apply(self.task, chosen.trial, chosen.variables, x, self._compiled)
 
     def _has(self, found: TrialResult) -> bool:
@@ -254,10 +254,17 @@ def _compiled_for(task: Task, trial: Trial, compiled: dict[Trial, Predict]) -> P
     return compiled.setdefault(alike, jax.jit(precision.rounded(predict, trial.matmul_precision)))
 
 
-def like_training(data: Data, X: PyTree) -> PyTree:
-    """Inputs of the shape and type of those of the training split, (N, ...).
+def input_dtype(task: Task, trained: np.dtype) -> np.dtype:
+    """The type of inputs to predict of, of a task that was trained on one of NumPy's."""
+    floats = dtype_kind(trained) == "f" or not task.takes_fractions()
+    return trained if floats else np.dtype(np.float32)
 
-    Arrays of that kind are taken as they are, others as `inputs` takes them; then it is converted.
+
+def like_training(task: Task, data: Data, X: PyTree) -> PyTree:
+    """Inputs of the shape of those of the training split, (N, ...), and of the task's type.
+
+    Arrays of a kind trained on are taken as they are, others as `inputs` takes them; then it is
+    converted.
 
     Raises UserError for others.
     """
@@ -274,11 +281,11 @@ def like_training(data: Data, X: PyTree) -> PyTree:
             f"X: the shape is {made.shape}, expected (N{''.join(f', {n}' for n in x.shape[1:])}), "
             "as trained on"
         )
-    return _cast(made, x.dtype)
+    return _cast(made, input_dtype(task, x.dtype))
 
 
 def _cast(made: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """To the type that was trained on; refuses another kind of number, and what is not held."""
+    """To a type; refuses floats for whole numbers, and what it does not hold."""
     if made.dtype == dtype:
         return made
     kind = dtype_kind(dtype)

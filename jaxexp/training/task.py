@@ -151,6 +151,14 @@ class Task(abc.ABC):
         """Of each class, (B, C), given a prediction; None where nothing is classified."""
         return None
 
+    def takes_fractions(self) -> bool:
+        """Whether a model trained on whole numbers or bools computes with them as with floats.
+
+        It then predicts of any numbers; others, which may look numbers up in a table, of the type
+        that they were trained on alone.
+        """
+        return False
+
     def predictions(self, trial: Trial, variables: Variables, data: Arrays) -> dict[str, Array]:
         """What to keep of the trained model's output, where a sweep records "predictions"."""
         return {}
