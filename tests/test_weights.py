@@ -101,6 +101,11 @@ def other_architecture():
     return state | {"conv1.weight": torch.zeros(64, 3, 3, 3), "extra.weight": torch.zeros(1)}
 
 
+def with_bias(value):
+    state = network().state_dict()
+    return state | {"layer1.0.bn1.bias": torch.full((64,), value, dtype=torch.float64)}
+
+
 BAD = {
     "missing": (lambda path: path, "no such file"),
     "empty": (lambda path: write(path, b""), "damaged"),
@@ -119,6 +124,11 @@ BAD = {
         r"ResNet 18 or 34.*bn1\.bias: missing, not \(64,\); "
         r"conv1\.weight: \(64, 3, 3, 3\), not \(64, 3, 7, 7\); extra\.weight: \(1,\), not there$",
     ),
+    "NaN": (
+        lambda path: saved(path, with_bias(float("nan"))),
+        r"layer1\.0\.bn1\.bias holds nan \(64 of 64 numbers are not finite\), expected finite",
+    ),
+    "beyond float32": (lambda path: saved(path, with_bias(1e39)), r"bn1\.bias holds inf"),
     "no resnet": (
         lambda path: saved(path, torch.nn.Linear(2, 2).state_dict()),
         r"bn1\.bias: missing, not \(64,\).* and \d+ more$",

@@ -124,7 +124,7 @@ def _walk(
 
 
 def _check(weights: StateDict, path: Path) -> None:
-    """Raise UserError, with the first differences, unless names and shapes are a ResNet's."""
+    """Raise UserError, with the first differences, unless it is a ResNet's, all numbers finite."""
     depth = depth_of(weights)
     outputs = len(weights["fc.weight"]) if weights.get("fc.weight", np.zeros(())).ndim == 2 else 1
     expected = {
@@ -141,6 +141,12 @@ def _check(weights: StateDict, path: Path) -> None:
             f"{path}: expected the weights of a ResNet {' or '.join(map(str, BLOCKS))}; beside "
             f"ResNet {depth}'s differ {'; '.join(lines[:4])}{more}"
         )
+    for name, array in weights.items():
+        if (bad := array[~np.isfinite(array)]).size:
+            raise UserError(
+                f"{path}: {name} holds {bad[0]} ({bad.size:,} of {array.size:,} numbers are not "
+                "finite), expected finite numbers, as float32 holds them"
+            )
 
 
 def _read(path: Path) -> StateDict:
