@@ -283,7 +283,10 @@ def test_predict_tells_what_it_lacks(reproduced, capsys, tmp_path):
     assert (code, "nowhere.jpg: no such file" in told) == (2, True)
     code, told = fails(capsys, "predict", run, "a.jpg", "--sweep", "probing")
     assert code == 2
-    assert "a.jpg: no sweep of this run has models for that" in told
+    assert (
+        "a.jpg: expected models of a sweep whose file defines `predict(model, files)`, for other "
+        "files than CSV; this run has those of scratch, fine_tuning"
+    ) in told
     code, told = fails(capsys, "predict", run, "a.jpg", "--sweep", "epochs")
     assert code == 2
     assert "--sweep 'epochs': expected one of boosted_trees, scratch, probing, " in told

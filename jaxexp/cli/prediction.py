@@ -61,10 +61,13 @@ def predict_files(
         predicts = not files or (source.predict is None) == bool(tables)
         return predicts and not (export and source.export is None)
 
-    own = [(name, ds) for name, ds in results if sweep in (None, name) and serves(sources[name])]
+    serving = [name for name, _ in results if serves(sources[name])]
+    own = [(name, ds) for name, ds in results if name in serving and sweep in (None, name)]
     if not own:
-        what = f"--export {export}" if export else str(files[0])
-        raise UserError(f"{what}: no sweep of this run has models for that")
+        raise UserError(
+            f"{files[0] if files else f'--export {export}'}: expected models of a sweep whose file "
+            f"defines {_needed(files, tables, export)}; this run has {_those(directory, serving)}"
+        )
     # The page of a sweep without questions ranks its trials by loss.
     asked = any(sources[name].sweep.questions for name, _ in own)
     metric = command.search.metric if command.search else None if asked else "loss"
@@ -91,6 +94,23 @@ def predict_files(
         predicted = _of_tables(model, trial, planned, files, note)
     described = _described(trial, source.sweep, _point(dict(own)[source.sweep.name], trial))
     return predicted, f"model: {source.sweep.name}, {described}, {why}"
+
+
+def _needed(files: Sequence[Path], tables: Sequence[Path], export: Path | None) -> str:
+    """The functions of a sweep's file that predict such files and export models."""
+    needed = []
+    if files:
+        no, kinds = ("no ", "CSV files") if tables else ("", "other files than CSV")
+        needed.append(f"{no}`predict(model, files)`, for {kinds}")
+    if export:
+        needed.append("`export(model, path)`, for --export")
+    return " and ".join(needed)
+
+
+def _those(directory: RunDirectory, sweeps: Sequence[str]) -> str:
+    """Those of sweeps that have models, in words."""
+    there = [name for name in sweeps if any((directory.models / name).glob("*.npz"))]
+    return f"those of {', '.join(there)}" if there else "none"
 
 
 def _refuse(directory: RunDirectory, differs: Sequence[str]) -> None:
