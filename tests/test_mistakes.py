@@ -146,9 +146,13 @@ MISTAKES = {
     "no targets": (lambda: plan(jx.arrays(X)), "needs jaxexp.Examples with inputs x and targets y"),
     # Shapes
     "(B, 1) for (B,)": (lambda: regression(4, 1), r"shape \(2, 1\), its target \(2,\)"),
+    "(B, 1) for (B,), and a loss that knows": (
+        lambda: regression(4, 1, loss=lambda prediction, y: (prediction[..., 0] - y) ** 2),
+        r"most losses and metrics would .*expected equal shapes, as of prediction\[\.\.\., 0\]",
+    ),
     "(B,) for (B, 1)": (
         lambda: plan(jx.arrays(X, NUMBER[:, None]), init=zeros(4), loss=optax.squared_error),
-        r"shape \(2,\), its target \(2, 1\)",
+        r"shape \(2,\), its target \(2, 1\): .* equal shapes, as of target\[\.\.\., 0\]",
     ),
     "(B, 3) for (B,)": (lambda: regression(4, 3), r"loss: .*prediction float32 \(2, 3\)"),
     "prediction of the batch": (

@@ -372,7 +372,9 @@ def _plain(trial: Trial) -> Trial:
 def _check_broadcast(prediction: PyTree, target: PyTree) -> None:
     shape, wanted = (getattr(a, "shape", None) for a in (prediction, target))
     if shape and wanted and (shape == (*wanted, 1) or wanted == (*shape, 1)):
+        longer = "prediction" if len(shape) > len(wanted) else "target"
         raise UserError(
             f"the prediction of a batch of {wanted[0]} has the shape {shape}, its target "
-            f"{wanted}: they would be compared each with each; expected equal shapes"
+            f"{wanted}: most losses and metrics would compare each with each; expected equal "
+            f"shapes, as of {longer}[..., 0]"
         )
