@@ -466,10 +466,19 @@ def listed(directories: Iterable["RunDirectory"]) -> Table:
             if state == "complete":
                 state = "damaged" if "not a results file" in str(error) else "without results"
         else:
-            trials = f"{sum(map(select.size, results.values())):,}"
+            trials = f"{_trained(results):,}"
             best = _best_of_run(results)
         made.add_row(directory.path.name, state, age(time.time() - changed), trials, best)
     return made
+
+
+def _trained(results: Mapping[str, xr.Dataset]) -> int:
+    """The number of trials: one that sweeps of a plan share is trained once."""
+    return len({
+        (ds.attrs.get("plan", name), trial)
+        for name, ds in results.items()
+        for trial in select.by_trial(ds, ds["trial_id"]).tolist()
+    })  # fmt: skip
 
 
 def _best_of_run(results: Mapping[str, xr.Dataset]) -> str:
