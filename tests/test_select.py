@@ -132,6 +132,15 @@ def test_numbers(value, text):
 
 @pytest.mark.parametrize(
     ("value", "text"),
+    [(603.4, "603"), (99.7, "100"), (99.4, "99"), (-600.0, "−600"), (0.0603, "0.06"),
+     (1234.5, "1234"), (2e7, "2e7")],
+)  # fmt: skip
+def test_numbers_of_few_digits_keep_those_of_whole_numbers(value, text):
+    assert select.number(value, 2) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
     [(0.5, "0.5000"), (-0.25, "−0.2500"), (1e-5, "1e-5"), (0.0, "0.0000"), (48_211.3, "48,211"),
      (3e-4, "3e-4"), (np.inf, "inf")],
 )  # fmt: skip

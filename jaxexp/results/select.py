@@ -156,8 +156,8 @@ def _check(ds: xr.Dataset, metric: str, split: str | None = None) -> None:
 def number(value: object, digits: int = 4) -> str:
     """`value` as a person writes it: 1, 0.001, 1e-5, 106,897; on and off for booleans.
 
-    Fractions are rounded to `digits` significant digits. A negative number has a minus sign (−);
-    an exponent is written as it is typed (1e-5).
+    Fractions are rounded to `digits` significant digits, larger numbers to whole ones. A negative
+    number has a minus sign (−); an exponent is written as it is typed (1e-5).
     """
     if value is None:
         return "none"
@@ -170,7 +170,8 @@ def number(value: object, digits: int = 4) -> str:
     size = abs(float(value))
     if np.isnan(size):
         return "–"
-    if 1_000 <= size < 1e7:
+    # Whole digits stay: 603 of two digits is 603, not 6e2.
+    if size < 1e7 and (size >= 1_000 or round(size) >= 10**digits):
         return number(round(float(value)))
     mantissa, exponential, exponent = f"{value:.{digits}g}".partition("e")
     return _minus(f"{mantissa}e{int(exponent)}" if exponential else mantissa)
