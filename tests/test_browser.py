@@ -12,6 +12,7 @@ from datasets import dataset, of_sweep, population
 
 from jaxexp.cli import library
 from jaxexp.report import figures, page, sections
+from jaxexp.results import seeds, select
 from jaxexp.spec.sweep import Verdict
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -255,3 +256,21 @@ def test_titles_and_ticks_of_awkward_numbers_do_not_meet(browser, tmp_path):
     assert min(gaps) > 0
     texts = tab.page.locator(".xtick text").all_text_contents()
     assert sum("div." in text or "diverged" in text for text in texts) >= 3
+
+
+def test_a_table_of_two_metrics_on_three_splits_fits_a_desktop(browser, tmp_path):
+    """With means over seeds: its heads are wrapped, and nothing is scrolled sideways."""
+    ds = dataset(
+        {"shape": {"depth": range(1, 9), "width": range(10, 18)}, "seed": [0, 1]},
+        metrics={"loss": ("lower", "nats"), "accuracy": ("higher", "")},
+        splits=["train", "validation", "test"],
+    )
+    section = page.Section(
+        row="1", title="Wide", question="?", answer="Yes.",
+        tables={"": select.table(seeds.average(ds))},
+    )  # fmt: skip
+    path = tmp_path / "wide.html"
+    path.write_text(page.render([section], page.Meta(title="Wide", summary="")))
+    table = Tab(browser, path, 1280).page.locator("section .scroll")
+    assert table.locator("th").count() == 9
+    assert table.evaluate("(box) => box.scrollWidth - box.clientWidth") == 0
