@@ -257,7 +257,7 @@ def _far_outside(names: Sequence[str], x_NxF: np.ndarray, trained_MxF: np.ndarra
     said = [
         f"{names[i]} in {far_NxF[:, i].sum():,} of {count(len(x_NxF), 'row')} ("
         f"{_range(x_NxF[:, i])}, in training {_range(trained_MxF[:, i])})"
-        for i in np.flatnonzero(far_NxF.any(0))
+        for i in np.flatnonzero(far_NxF.any(0)).tolist()
     ]
     more = f"; and {count(len(said) - FAR, 'more column')}" if len(said) > FAR else ""
     return "; ".join(said[:FAR]) + more
