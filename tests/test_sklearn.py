@@ -16,11 +16,13 @@ from scipy import sparse
 from sklearn.base import clone
 from sklearn.datasets import load_diabetes, load_iris
 from sklearn.exceptions import ConvergenceWarning, FitFailedWarning
+from sklearn.metrics import f1_score, make_scorer
 from sklearn.model_selection import (
     GridSearchCV,
     GroupKFold,
     KFold,
     PredefinedSplit,
+    ShuffleSplit,
     StratifiedKFold,
     cross_val_score,
     train_test_split,
@@ -261,6 +263,8 @@ def test_a_module_on_images():
         ({"tol": -1}, "tol=-1: expected a number at least 0, or None"),
         ({"n_iter_no_change": 0}, "n_iter_no_change=0: expected a whole number above 0"),
         ({"early_stopping": "yes"}, "early_stopping='yes': expected True or False"),
+        ({"verbose": -1}, "verbose=-1: expected True or False, or a whole number at least 0"),
+        ({"verbose": 0.5}, "verbose=0.5: expected True or False, or a whole number at least 0"),
         ({"validation_fraction": 1}, "validation_fraction=1: expected a number between"),
         ({"shuffle": False}, "shuffle=False: expected True"),
         ({"warm_start": True}, "warm_start=True: expected False"),
@@ -278,7 +282,7 @@ def test_parameters_that_cannot_be_are_refused(bad, said):
         (5, NAMES, "module: 5 outputs, expected one for each of the 3 classes of y"),
         (None, NAMES, "module: 1 output, expected one for each of the 3 classes of y"),
         (3, NAMES == "setosa", "module: 3 outputs, expected one for each of the 2 classes of y"),
-        (1, NAMES == "setosa", r"has the shape \(2, 1\), its target \(2,\)"),
+        (1, NAMES == "setosa", r"outputs \(B, 1\), expected \(B,\) or \(B, 2\) for two classes"),
     ],
 )
 def test_modules_whose_outputs_are_not_those_of_the_classes_are_refused(outputs, y, said):
@@ -504,9 +508,10 @@ def test_folds_on_which_no_fit_can_be_made_lose_their_scores_alone():
 def test_a_fold_whose_held_out_examples_weigh_nothing_loses_its_scores_alone():
     x = np.random.default_rng(0).normal(size=(90, 2))
     cv, weight = KFold(3), np.ones(90)
-    held = train_test_split(list(cv.split(x))[1][0], test_size=0.1, random_state=0)[1]
-    weight[held] = 0.0
     model = MLPRegressor((4,), early_stopping=True, **OPTIONS)
+    (seed,) = model._seeds(1)
+    held = train_test_split(list(cv.split(x))[1][0], test_size=0.1, random_state=seed)[1]
+    weight[held] = 0.0
     search = VectorizedSearchCV(model, {"alpha": [0.1]}, cv=cv, refit=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -547,6 +552,99 @@ def test_candidates_with_the_module_of_the_estimator_train_together(monkeypatch)
     )
     search.fit(X, NAMES)
     assert [len(trials) for trials in plans] == [6]
+
+
+EARLY = MLPClassifier((4,), early_stopping=True, **OPTIONS | {"max_iter": 2})
+ALPHA = {"alpha": [0.0, 5.0]}
+HALVES = KFold(2, shuffle=True, random_state=0)
+RNG = np.random.RandomState(3)
+EVEN = [(TEST - 1, TEST)]
+BOOTSTRAP = [(np.random.default_rng(k).integers(0, 150, 100), TEST) for k in range(2)]
+SHAPES = Regressor(Net(4, None), jx.Trial(epochs=2, batch_size=25), random_state=0)
+# By name: estimator, candidates, splits and labels or targets.
+LIKE_GRID_SEARCH = {
+    "rows in any order": (EARLY, ALPHA, ShuffleSplit(2, test_size=0.3, random_state=0), Y),
+    "rows that repeat": (EARLY, ALPHA, BOOTSTRAP, Y),
+    "a generator": (clone(EARLY).set_params(random_state=RNG), ALPHA, HALVES, Y),
+    "one and two axes": (SHAPES, {"module": [Net(4, None), Net(4, 1)]}, EVEN, X[:, 0]),
+}
+
+
+@pytest.mark.parametrize("case", LIKE_GRID_SEARCH)
+def test_a_search_scores_as_grid_search_around_the_same_estimator(case):
+    estimator, grid, cv, y = LIKE_GRID_SEARCH[case]
+    options = {"cv": cv, "refit": False, "scoring": "neg_log_loss" if y is Y else "r2"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        found, wanted = (
+            search(estimator, grid, **options).fit(X, y).cv_results_
+            for search in (VectorizedSearchCV, GridSearchCV)
+        )
+    np.testing.assert_allclose(found["mean_test_score"], wanted["mean_test_score"], rtol=1e-5)
+
+
+def test_a_generator_among_the_parameters_is_not_drawn_from():
+    rng = np.random.RandomState(3)
+    grid = {"random_state": [rng]}
+    alone = clone(EARLY).set_params(random_state=np.random.RandomState(3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        found = [VectorizedSearchCV(EARLY, grid, cv=2).fit(X, Y) for _ in range(2)]
+        alone.fit(X, Y)
+    assert rng.randint(1000) == np.random.RandomState(3).randint(1000)
+    for search in found:
+        np.testing.assert_array_equal(search.predict_proba(X), alone.predict_proba(X))
+    assert found[0].best_score_ == found[1].best_score_
+
+
+def test_scorers_return_numbers():
+    several = make_scorer(f1_score, average=None)
+    for wrong in (several, {"several": several}, *(lambda *_, r=r: r for r in ([0.1], None, "1"))):
+        search = VectorizedSearchCV(EARLY, {"alpha": [0.1]}, cv=2, scoring=wrong, refit=False)
+        with pytest.raises(ValueError, match="scoring must return a number, got"):
+            search.fit(X, Y)
+
+
+def test_several_scores_of_a_function_that_fails_for_some_candidates():
+    def scores(model, x, y):
+        if model.alpha == 5.0:
+            raise ValueError("of no use")
+        return {"one": 1.0, "two": 2.0}
+
+    search = VectorizedSearchCV(EARLY, ALPHA, cv=2, scoring=scores, refit=False, error_score=-1)
+    with pytest.warns(UserWarning, match="of no use"):
+        results = search.fit(X, Y).cv_results_
+    assert results["mean_test_one"].tolist() == [1, -1]
+    assert results["mean_test_two"].tolist() == [2, -1]
+
+
+def test_weights_or_predictions_that_overflow_in_the_last_update_are_no_success():
+    once = OPTIONS | {"max_iter": 1, "batch_size": "auto"}
+    model = MLPRegressor((4,), solver="sgd", learning_rate_init=1e38, **once)
+    with pytest.raises(ValueError, match="not finite any more, or the weights"):
+        model.fit(X, 1000 * X[:, 0])
+    model = MLPRegressor((4,), learning_rate_init=1e38, **once).fit(X, X[:, 0])
+    assert np.isfinite(model.coefs_[0]).all()
+    with pytest.raises(ValueError, match=r"outputs are not finite for .* of 150 examples"):
+        model.predict(X)
+    model = MLPClassifier((4,), solver="sgd", momentum=0.0, **once)
+    search = VectorizedSearchCV(model, {"learning_rate_init": [1e30, 1e-9]}, cv=2, error_score=-1)
+    with pytest.warns(UserWarning, match="outputs are not finite"):
+        search.fit(X, Y)
+    assert search.cv_results_["mean_test_score"][0] == -1
+    assert search.best_params_ == {"learning_rate_init": 1e-9}
+
+
+def test_a_class_may_be_impossible():
+    class Never(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(3)(x).at[:, 2].set(-jnp.inf)
+
+    model = Classifier(Never(), jx.Trial(epochs=1, batch_size=25), random_state=0)
+    weight = np.where(Y == 2, 0.0, 1.0)
+    model = model.fit(X, Y, sample_weight=weight)
+    assert (model.predict_proba(X)[:, 2] == 0).all()
 
 
 def test_a_candidate_that_diverges():

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+import jax
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.exceptions import ConvergenceWarning
@@ -31,8 +32,8 @@ from jaxexp.training.task import Task, Variables
 from jaxexp.training.tracing import is_plain_value
 
 NOT_FINITE = (
-    "the loss is not finite any more: expected a lower learning rate, or inputs at unit scale "
-    "(StandardScaler)"
+    "the loss is not finite any more, or the weights: expected a lower learning rate, or inputs "
+    "at unit scale (StandardScaler)"
 )
 LEAST = 1  # of the training examples, whose curves nobody sees, that are evaluated
 
@@ -69,7 +70,10 @@ class Fitted:
     @property
     def finite(self) -> bool:
         """Whether there is something to predict with."""
-        return self.variables is not None and bool(np.isfinite(self.curve.loss_E[-1]))
+        if self.variables is None or not np.isfinite(self.curve.loss_E[-1]):
+            return False
+        # The last loss is that before the last update.
+        return all(np.isfinite(a).all() for a in jax.tree.leaves(self.variables.params))
 
 
 class Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
@@ -85,7 +89,7 @@ class Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     early_stopping: bool
     validation_fraction: float
     random_state: Any
-    verbose: bool
+    verbose: bool | int
     # Parameters that are no hyperparameters of a trial: candidates that differ in them train apart.
     apart: tuple[str, ...] = (
         "tol", "n_iter_no_change", "early_stopping", "validation_fraction", "random_state",
@@ -98,11 +102,12 @@ class Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         """Train on X, (N, F), and y, (N,); examples may have weights, (N,).
 
         Raises ValueError for parameters and data that cannot be, before anything is trained, and
-        for a loss that leaves the finite numbers.
+        for a loss or weights that leave the finite numbers.
         """
         self._check()
         prepared = self._prepare(X, y, sample_weight)
-        fitted = self._train(prepared, self._seeds(1)[0])
+        (seed,) = self._seeds(1)
+        fitted = self._train(prepared, seed, seed)
         if not fitted.finite:
             raise ValueError(NOT_FINITE)
         self._adopt(fitted)
@@ -115,12 +120,15 @@ class Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             )
         return self
 
-    def _train(self, prepared: Prepared, seed: int) -> Fitted:
+    def _train(self, prepared: Prepared, seed: int, split_seed: int) -> Fitted:
         """One trial, on all of the data but what is held out."""
+        prepared = self._shaped(prepared)
         task, rule = self._make_task(prepared), self._rule()
         trials: list[Trial] = []
         try:
-            data = self._data(prepared, self._held_out(prepared, np.arange(len(prepared.y))))
+            data = self._data(
+                prepared, self._held_out(prepared, np.arange(len(prepared.y)), split_seed)
+            )
             trials.append(self._make_trial(data.counts["train"], seed))
             sweep = Sweep(trials[0])
             results = run(sweep, task, data, stopping=rule, progress=bool(self.verbose))
@@ -146,9 +154,13 @@ class Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             raise ValueError(
                 f"n_iter_no_change={self.n_iter_no_change!r}: expected a whole number above 0"
             )
-        for name in ("early_stopping", "verbose"):
-            if not isinstance(getattr(self, name), bool | np.bool_):
-                raise ValueError(f"{name}={getattr(self, name)!r}: expected True or False")
+        if not isinstance(self.early_stopping, bool | np.bool_):
+            raise ValueError(f"early_stopping={self.early_stopping!r}: expected True or False")
+        whole = is_int(self.verbose) and self.verbose >= 0
+        if not (whole or isinstance(self.verbose, bool | np.bool_)):
+            raise ValueError(
+                f"verbose={self.verbose!r}: expected True or False, or a whole number at least 0"
+            )
         if not is_number(self.validation_fraction) or not 0 < self.validation_fraction < 1:
             raise ValueError(
                 f"validation_fraction={self.validation_fraction!r}: expected a number between 0 "
@@ -166,6 +178,10 @@ class Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     def _prepare(self, X: Any, y: Any, sample_weight: Any) -> Prepared:
         """X, y and weights, checked; raises ValueError for what is not finite, dense numbers."""
         raise NotImplementedError
+
+    def _shaped(self, prepared: Prepared) -> Prepared:
+        """With targets as these parameters want them."""
+        return prepared
 
     def _reason(self, error: UserError, prepared: Prepared, trials: Sequence[Trial]) -> str:
         """In words of these parameters, why trials cannot be trained."""
@@ -189,17 +205,21 @@ class Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         return NoImprovement("running_loss", float(self.tol), int(self.n_iter_no_change))
 
     def _held_out(
-        self, prepared: Prepared, rows: np.ndarray
+        self, prepared: Prepared, rows: np.ndarray, seed: int
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Of these rows, those to train on, and those by which early stopping decides."""
+        """Of these rows, those to train on, and those by which early stopping decides.
+
+        They are drawn by their places, so that the numbers of the rows do not matter; and from a
+        seed, since a generator would draw others for every fold.
+        """
         if not self.early_stopping:
             return rows, None
         labels = prepared.y[rows] if prepared.y.dtype.kind in "iu" else None
-        rng = check_random_state(self.random_state)
         train, validation = train_test_split(
-            rows, test_size=self.validation_fraction, stratify=labels, random_state=rng
-        )
-        return np.sort(train), np.sort(validation)
+            np.arange(len(rows)), test_size=self.validation_fraction, stratify=labels,
+            random_state=seed,
+        )  # fmt: skip
+        return rows[np.sort(train)], rows[np.sort(validation)]
 
     def _fits_plan(self, prepared: Prepared, rows: np.ndarray) -> bool:
         """Whether to train on these rows of the data is what it would be without the others."""
@@ -316,11 +336,15 @@ class NetworkClassifier(ClassifierMixin, Network):  # type: ignore[misc]
         return logs
 
     def _logits(self, X: Any) -> np.ndarray:
-        """(N, C); of a network with one output, that of class 0 is 0."""
+        """(N, C); of a network with one output, that of class 0 is 0.
+
+        Raises ValueError where there is no most probable class.
+        """
         logits = self._outputs(X)
         if logits.ndim == 1 or logits.shape[1] == 1:
             logits_N = logits.reshape(-1)
-            return np.stack([np.zeros_like(logits_N), logits_N], axis=1)
+            logits = np.stack([np.zeros_like(logits_N), logits_N], axis=1)
+        _check_finite(np.isfinite(logits.max(1)))  # -inf is a probability of 0
         return logits
 
 
@@ -344,15 +368,29 @@ class NetworkRegressor(RegressorMixin, Network):  # type: ignore[misc]
         return Prepared(x_NxF, target_NxK, self._weights(sample_weight, x_NxF), attributes)
 
     def predict(self, X: Any) -> np.ndarray:
-        """The prediction for each example: (N,), or (N, K) where y was."""
+        """The prediction for each example: (N,), or (N, K) where y was.
+
+        Raises ValueError where it is no finite number.
+        """
         outputs_NxK = self._outputs(X)
         outputs_NxK = outputs_NxK.reshape(len(outputs_NxK), -1)
+        _check_finite(np.isfinite(outputs_NxK).all(1))
         return outputs_NxK[:, 0] if self._one_output else outputs_NxK
 
 
 def curve_of(loss_E: np.ndarray, score_E: np.ndarray | None, epochs: int) -> Curve:
     """Of the epochs that a trial was trained."""
     return Curve(loss_E[:epochs], None if score_E is None else score_E[:epochs])
+
+
+def _check_finite(finite_N: np.ndarray) -> None:
+    """Refuse outputs past float32: weights may be finite, and what is computed of them not."""
+    if not finite_N.all():
+        raise ValueError(
+            f"the network's outputs are not finite for {np.count_nonzero(~finite_N)} of "
+            f"{len(finite_N)} examples: expected a lower learning rate, or inputs at unit scale "
+            "(StandardScaler)"
+        )
 
 
 @functools.lru_cache(maxsize=32)

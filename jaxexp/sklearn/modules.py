@@ -37,7 +37,7 @@ class _Module(Network):
         self, module: Any, trial: Trial | None = None, *, loss: Any = None,
         optimizer: Any = None, tol: float | None = None,
         n_iter_no_change: int = 10, early_stopping: bool = False,
-        validation_fraction: float = 0.1, random_state: Any = None, verbose: bool = False,
+        validation_fraction: float = 0.1, random_state: Any = None, verbose: bool | int = False,
     ) -> None:  # fmt: skip
         """See `Classifier`."""
         self.module, self.trial, self.loss, self.optimizer = module, trial, loss, optimizer
@@ -111,7 +111,8 @@ class Classifier(NetworkClassifier, _Module):
         loss: a function of logits and labels (B,) that returns (B,); the cross entropy, if not
             given.
         optimizer: as for `jaxexp.supervised`; the one that the trial names, if not given.
-        tol: an epoch that is not better than the best by this counts as none; None never stops.
+        tol: an epoch that is not better than the best by this counts as none. None never stops, or
+            is 0 with `early_stopping`.
         n_iter_no_change: training ends after more than so many of them in a row.
         early_stopping: whether the accuracy on held out examples decides, instead of the loss.
         validation_fraction: of examples to hold out.
@@ -139,6 +140,8 @@ class Classifier(NetworkClassifier, _Module):
             for trial in {static_key(trial): trial for trial in trials}.values():
                 shape = getattr(self._outputs_of(prepared, trial), "shape", ())
                 n = (*shape[1:], 1)[0]
+                if len(shape) == 2 and (n, n_classes) == (1, 2):
+                    return "module: outputs (B, 1), expected (B,) or (B, 2) for two classes"
                 if len(shape) in (1, 2) and n != n_classes and (n, n_classes) != (1, 2):
                     return (
                         f"module: {n} output{'s' * (n > 1)}, expected one for each of the "
@@ -173,9 +176,8 @@ class Regressor(NetworkRegressor, _Module):
     True
     """
 
-    def _prepare(self, X: Any, y: Any, sample_weight: Any) -> Prepared:
+    def _shaped(self, prepared: Prepared) -> Prepared:
         """With targets of as many axes as the module's outputs have."""
-        prepared = super()._prepare(X, y, sample_weight)
         if prepared.y.shape[1] > 1:
             return prepared
         try:

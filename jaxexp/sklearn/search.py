@@ -2,7 +2,6 @@
 
 import dataclasses
 import time
-import traceback
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from sklearn.base import clone, is_classifier
 from sklearn.exceptions import FitFailedWarning
 from sklearn.model_selection import ParameterGrid, ParameterSampler, check_cv
 from sklearn.model_selection._search import BaseSearchCV  # what third parties derive from, too
+from sklearn.model_selection._validation import _score
 from sklearn.utils import indexable
 from sklearn.utils._indexing import _safe_indexing
 from sklearn.utils.validation import _check_method_params, _num_samples
@@ -51,10 +51,10 @@ class VectorizedSearchCV(BaseSearchCV):  # type: ignore[misc]
     with the data on each device once; candidates are then scored with scikit-learn's own scorers.
 
     Folds whose sizes differ by less than 1 % are filled up to the longest, with rows that count
-    nothing. On a fold without training examples of some class, where networks have fewer outputs,
-    each candidate is fitted alone, as by `GridSearchCV`. Candidates that differ in what is no
-    hyperparameter of a trial (`tol`, `early_stopping`, `random_state`, a module or its loss …)
-    train in plans of their own.
+    nothing; rows may repeat, as in a bootstrap. On a fold without training examples of some class,
+    where networks have fewer outputs, each candidate is fitted alone, as by `GridSearchCV`.
+    Candidates that differ in what is no hyperparameter of a trial (`tol`, `early_stopping`,
+    `random_state`, a module or its loss …) train in plans of their own.
 
     Args:
         estimator: one of `jaxexp.sklearn`. (A pipeline goes around the search, or its transformer
@@ -70,8 +70,8 @@ class VectorizedSearchCV(BaseSearchCV):  # type: ignore[misc]
         cv: see there.
         random_state: of random candidates. Trials' seeds are drawn by the estimators' own.
         verbose: above 0, progress is shown.
-        error_score: the score of a candidate whose loss leaves the finite numbers, or that cannot
-            be fitted on a fold alone; or "raise".
+        error_score: the score of a candidate whose loss, weights or predictions leave the finite
+            numbers, or that cannot be fitted on a fold alone; or "raise".
         return_train_score: see there.
 
     `mean_fit_time` is each fit's share of the time that all took, an estimate; `refit_time_`,
@@ -141,7 +141,7 @@ class VectorizedSearchCV(BaseSearchCV):  # type: ignore[misc]
                 self.best_score_ = results[f"mean_test_{refit_metric}"][self.best_index_]
             self.best_params_ = results["params"][self.best_index_]
         if self.refit:
-            self.best_estimator_ = clone(self.estimator).set_params(**self.best_params_)
+            self.best_estimator_ = self._candidate(self.best_params_)
             started = time.perf_counter()
             self.best_estimator_.fit(X, y, **fit_params)
             self.refit_time_ = time.perf_counter() - started
@@ -160,19 +160,25 @@ class VectorizedSearchCV(BaseSearchCV):  # type: ignore[misc]
             raise ValueError(f"params={self.params!r}: no candidates, expected one at least")
         return made
 
+    def _candidate(self, params: Mapping[str, Any]) -> Network:
+        """An estimator of its own: what it does with a parameter's value, no other notices."""
+        made: Network = clone(self.estimator).set_params(**clone(dict(params), safe=False))
+        return made
+
     def _fit_and_score(
         self, X: Any, y: Any, splits: Sequence[Split], candidates: Sequence[Mapping[str, Any]],
         sample_weight: Any, scorers: Any, score_params: Mapping[str, Any],
     ) -> list[dict[str, Any]]:  # fmt: skip
         """Of every candidate and fold, as scikit-learn's own loop has them."""
-        estimators = [clone(self.estimator).set_params(**own) for own in candidates]
+        estimators = [self._candidate(own) for own in candidates]
         for estimator in estimators:
             estimator._check()
         prepared = estimators[0]._prepare(X, y, sample_weight)
         groups = _alike(self.estimator, candidates, estimators)
+        shaped = [estimators[places[0]]._shaped(prepared) for places in groups]
         found: dict[tuple[int, int, int], Fit] = {}  # by candidate, fold and seed
-        for places in groups:
-            found |= self._train(X, y, sample_weight, prepared, splits, estimators, places)
+        for places, ready in zip(groups, shaped, strict=True):
+            found |= self._train(X, y, sample_weight, ready, splits, estimators, places)
         parts = [
             [
                 (
@@ -207,14 +213,13 @@ class VectorizedSearchCV(BaseSearchCV):  # type: ignore[misc]
             if len(lost) == len(found):
                 raise ValueError(message)
             warnings.warn(message, FitFailedWarning, stacklevel=3)
-        # A dict of scores stands where there are several, also where a fit has failed.
-        like = next(own["test_scores"] for own in made if own["test_scores"] is not None)
-        error = self.error_score
-        error = dict.fromkeys(like, error) if isinstance(like, dict) else error
+        # A dict of scores stands where there are several, also where a fit or a scorer has failed.
+        like = next((s for own in made if isinstance(s := own["test_scores"], dict)), None)
+        error = self.error_score if like is None else dict.fromkeys(like, self.error_score)
         for row in made:
-            row |= {
-                n: error for n in ("test_scores", "train_scores") if n in row and row[n] is None
-            }
+            for name in {"test_scores", "train_scores"} & {*row}:
+                if row[name] is None or (like is not None and not isinstance(row[name], dict)):
+                    row[name] = error
         return made
 
     def _score(
@@ -228,23 +233,9 @@ class VectorizedSearchCV(BaseSearchCV):  # type: ignore[misc]
                 raise ValueError(f"{own.fitted.trial}: {NOT_FINITE}")
             return None
         estimator._adopt(own.fitted)
-
-        def score(part: Any) -> Any:
-            X, y, params = part
-            try:
-                made = scorers(estimator, X, y, **params)
-            except Exception:
-                if self.error_score == "raise":
-                    raise
-                made = traceback.format_exc()
-            several = made if isinstance(made, dict) else {"score": made}
-            failed = {name: said for name, said in several.items() if isinstance(said, str)}
-            for name, said in failed.items():  # what scikit-learn has of an exception
-                warnings.warn(f"{name} failed:\n{said}", UserWarning, stacklevel=5)
-            several = several | dict.fromkeys(failed, self.error_score)
-            return several if isinstance(made, dict) else several["score"]
-
-        return [score(part) for part in split]
+        return [
+            _score(estimator, X, y, scorers, params, self.error_score) for X, y, params in split
+        ]
 
     def _train(
         self, X: Any, y: Any, sample_weight: Any, prepared: Prepared, splits: Sequence[Split],
@@ -254,7 +245,7 @@ class VectorizedSearchCV(BaseSearchCV):  # type: ignore[misc]
         found: dict[tuple[int, int, int], Fit] = {}
         first = estimators[places[0]]
         seeds = first._seeds(self.n_seeds)
-        held = _in_plans(first, prepared, [train for train, _ in splits])
+        held = _in_plans(first, prepared, [train for train, _ in splits], seeds[0])
         for own in _of_one_size({fold: len(train) for fold, (train, _) in held.items()}):
             asked = [(place, fold, seed) for place in places for fold in own
                      for seed in range(self.n_seeds)]  # fmt: skip
@@ -274,17 +265,19 @@ class VectorizedSearchCV(BaseSearchCV):  # type: ignore[misc]
             weight = _check_method_params(X, params={"weight": sample_weight}, indices=train)
             part = _safe_indexing(X, train), _safe_indexing(y, train), weight["weight"]
             found |= {
-                (place, fold, i): self._fit_alone(estimators[place], fold, part, seed)
+                (place, fold, i): self._fit_alone(estimators[place], fold, part, seed, seeds[0])
                 for place in places
                 for i, seed in enumerate(seeds)
             }
         return found
 
-    def _fit_alone(self, estimator: Network, fold: int, part: Sequence[Any], seed: int) -> Fit:
+    def _fit_alone(
+        self, estimator: Network, fold: int, part: Sequence[Any], seed: int, split_seed: int
+    ) -> Fit:
         """What the estimator's own `fit` would train on X, y and weights of a fold."""
         started = time.perf_counter()
         try:
-            fitted = estimator._train(estimator._prepare(*part), seed)
+            fitted = estimator._train(estimator._prepare(*part), seed, split_seed)
         except Exception as error:  # whatever it is, as in scikit-learn's loop
             if self.error_score == "raise":
                 raise
@@ -297,6 +290,7 @@ class VectorizedSearchCV(BaseSearchCV):  # type: ignore[misc]
     ) -> dict[Trial, Fit]:  # fmt: skip
         """One plan: these trials on these folds."""
         started = time.perf_counter()
+        prepared, held = _without_repeats(prepared, held)
         distinct = list(dict.fromkeys(trials))
         try:
             data = arrays(prepared.X_NxF, prepared.y, validation=None, weights=prepared.weight_N)
@@ -367,13 +361,13 @@ def _alike(
 
 
 def _in_plans(
-    first: Network, prepared: Prepared, folds: Sequence[np.ndarray]
+    first: Network, prepared: Prepared, folds: Sequence[np.ndarray], seed: int
 ) -> dict[int, tuple[np.ndarray, np.ndarray | None]]:
     """The rows to train on, and those held out, of folds that may share a plan."""
     made: dict[int, tuple[np.ndarray, np.ndarray | None]] = {}
     for fold, rows in enumerate(folds):
         try:
-            held = first._held_out(prepared, np.asarray(rows))
+            held = first._held_out(prepared, np.asarray(rows), seed)
         except ValueError:  # a class has too few examples here: the fit alone says so
             continue
         weight_N = prepared.weight_N
@@ -381,6 +375,31 @@ def _in_plans(
         if counts and first._fits_plan(prepared, held[0]):
             made[fold] = held
     return made
+
+
+def _without_repeats(
+    prepared: Prepared, held: Sequence[tuple[np.ndarray, np.ndarray | None]]
+) -> tuple[Prepared, Sequence[tuple[np.ndarray, np.ndarray | None]]]:
+    """The same folds, of data with copies of the rows that a fold has several times."""
+    n = len(prepared.y)
+    places = []  # of the k-th copy of row i: k · n + i
+    for train, validation in held:
+        row_M = np.concatenate([train, [] if validation is None else validation]).astype(int)
+        order_M = np.argsort(row_M, kind="stable")
+        sorted_M = row_M[order_M]
+        copy_M = np.empty_like(row_M)
+        copy_M[order_M] = np.arange(len(row_M)) - np.searchsorted(sorted_M, sorted_M)
+        places.append(copy_M * n + row_M)
+    kept = np.union1d(np.arange(n), np.concatenate(places))
+    if len(kept) == n:
+        return prepared, held
+    X_NxF, y = prepared.X_NxF[kept % n], prepared.y[kept % n]
+    weight_N = None if prepared.weight_N is None else prepared.weight_N[kept % n]
+    folds = []
+    for (train, validation), place_M in zip(held, places, strict=True):
+        own, other = np.split(np.searchsorted(kept, place_M), [len(train)])
+        folds.append((own, None if validation is None else other))
+    return dataclasses.replace(prepared, X_NxF=X_NxF, y=y, weight_N=weight_N), folds
 
 
 def _of_one_size(sizes: Mapping[int, int]) -> list[list[int]]:
@@ -396,10 +415,15 @@ def _of_one_size(sizes: Mapping[int, int]) -> list[list[int]]:
 
 def _mean_scores(scores: Sequence[Sequence[Any] | None], part: int, error_score: Any) -> Any:
     """The mean over seeds of one part's scores; None where none was scored."""
-    own = [score[part] for score in scores if score is not None]
-    if not own:
+    if all(score is None for score in scores):
         return None
-    if not isinstance(own[0], dict):
-        return float(np.mean(own + [error_score] * (len(scores) - len(own))))
-    lost = [error_score] * (len(scores) - len(own))
-    return {name: float(np.mean([each[name] for each in own] + lost)) for name in own[0]}
+    own = [error_score if score is None else score[part] for score in scores]
+    like = next((each for each in own if isinstance(each, dict)), None)
+    if like is None:
+        return float(np.mean(own))
+    return {
+        name: float(
+            np.mean([each[name] if isinstance(each, dict) else error_score for each in own])
+        )
+        for name in like
+    }
