@@ -28,6 +28,7 @@ from sklearn.model_selection import (
     train_test_split,
 )
 from sklearn.neural_network import MLPClassifier as SklearnClassifier
+from sklearn.neural_network import MLPRegressor as SklearnRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -196,6 +197,32 @@ def test_epochs_without_improvement_are_counted_as_scikit_learn_counts_them():
                 if cost < best:
                     best, epoch_of_best = cost, epoch
             assert (waited, best_epoch) == (count, epoch_of_best)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"solver": "sgd", "learning_rate_init": 0.02, "momentum": 0.9},
+        {"solver": "adam", "learning_rate_init": 0.03, "epsilon": 0.1},
+    ],
+)
+def test_several_targets_are_trained_on_as_by_scikit_learn(options):
+    """From the same weights, on whole batches: to the same predictions, with the same losses."""
+    y = np.stack([3 * X[:, 0], X[:, 1] - 2, X[:, 2] * X[:, 3]], 1)
+    options = {"alpha": 2.0, "batch_size": 150, "random_state": 0, **options}
+    still = options | {"learning_rate_init": 1e-30}
+    start = MLPRegressor((4,), max_iter=1, tol=None, **still).fit(X, y)
+    own = MLPRegressor((4,), max_iter=6, tol=None, **options).fit(X, y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        theirs = SklearnRegressor(hidden_layer_sizes=(4,), max_iter=1, warm_start=True, **options)
+        theirs.fit(X, y)
+        del theirs._optimizer  # whose moments are those of a first epoch
+        theirs.coefs_ = [kernel.astype(float) for kernel in start.coefs_]
+        theirs.intercepts_ = [bias.astype(float) for bias in start.intercepts_]
+        theirs.set_params(max_iter=6).fit(X, y)
+    np.testing.assert_allclose(own.predict(X), theirs.predict(X), atol=1e-5)
+    np.testing.assert_allclose(own.loss_curve_, theirs.loss_curve_[-6:], rtol=1e-5)
 
 
 def test_early_stopping_ends_with_the_best_epoch():

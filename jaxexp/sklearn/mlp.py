@@ -100,7 +100,11 @@ class SklearnMLP(MLPClassification):
         assert isinstance(trial, SklearnTrial)
         if self.regression:
             prediction_BxK = self.predict(trial, variables, batch.x)
-            loss_B = jnp.square(prediction_BxK - batch.y).mean(1) / 2
+            squares_BxK = jnp.square(prediction_BxK - batch.y) / 2
+            loss_B = squares_BxK.mean(1)
+            if train and self.classes != 1:  # as there: the gradient is that of the sum
+                sum_B = squares_BxK.sum(1)
+                loss_B = jax.lax.stop_gradient(loss_B) + (sum_B - jax.lax.stop_gradient(sum_B))
             outputs = Outputs(loss_B, prediction_BxK, batch.y, state=variables.state)
         else:
             outputs = super().apply(trial, variables, batch, rng=rng, mask=mask, train=train)
@@ -136,8 +140,24 @@ class SklearnMLP(MLPClassification):
         assert isinstance(trial, SklearnTrial)
         rate = trial.learning_rate
         if name == "adam":
-            return optax.adam(rate, b1=trial.beta_1, b2=trial.beta_2, eps=trial.epsilon)
+            scaled = scale_by_adam(trial.beta_1, trial.beta_2, trial.epsilon)
+            return optax.chain(scaled, optax.scale_by_learning_rate(rate))
         return optax.sgd(rate, momentum=trial.momentum, nesterov=trial.nesterovs)
+
+
+def scale_by_adam(beta_1: float, beta_2: float, epsilon: float) -> optax.GradientTransformation:
+    """As optax has it, but for epsilon: here it is added before the bias is corrected."""
+
+    def update(
+        updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, optax.OptState]:
+        assert isinstance(state, optax.ScaleByAdamState)
+        corrected = epsilon / jnp.sqrt(1 - beta_2 ** (state.count + 1))
+        own = optax.scale_by_adam(beta_1, beta_2, corrected)
+        made: tuple[optax.Updates, optax.OptState] = own.update(updates, state, params)
+        return made
+
+    return optax.GradientTransformation(optax.scale_by_adam(beta_1, beta_2).init, update)
 
 
 class _MLP(Network):
@@ -327,8 +347,9 @@ class MLPClassifier(NetworkClassifier, _MLP):
 class MLPRegressor(NetworkRegressor, _MLP):
     """A multi-layer perceptron, with the parameters of `sklearn.neural_network.MLPRegressor`.
 
-    See `MLPClassifier` for them, and for what is left out. The loss is half the mean squared error,
-    over several targets their mean; R² on held out examples decides with `early_stopping`.
+    See `MLPClassifier` for them, and for what is left out. The loss is half the
+    squared error: over several targets the gradient is that of their sum, and `loss_curve_` has
+    their mean, as in scikit-learn. R² on held out examples decides with `early_stopping`.
 
     >>> from sklearn.datasets import load_diabetes
     >>> X, y = load_diabetes(return_X_y=True)
