@@ -225,6 +225,17 @@ def test_several_targets_are_trained_on_as_by_scikit_learn(options):
     np.testing.assert_allclose(own.loss_curve_, theirs.loss_curve_[-6:], rtol=1e-5)
 
 
+def test_parameters_of_scikit_learn_are_taken():
+    for own, theirs in (
+        (MLPClassifier(), SklearnClassifier()),
+        (MLPRegressor(), SklearnRegressor()),
+    ):
+        params = {name: v for name, v in theirs.get_params().items() if name != "loss"}
+        assert own.get_params() == params
+    for verbose in (0, 1):
+        MLPClassifier(verbose=verbose)._check()
+
+
 def test_early_stopping_ends_with_the_best_epoch():
     options = {**OPTIONS, "max_iter": 200, "tol": 1e-3, "early_stopping": True}
     model = MLPClassifier((8,), learning_rate_init=0.05, n_iter_no_change=3, **options).fit(X, Y)
@@ -292,6 +303,8 @@ def test_a_module_on_images():
         ({"early_stopping": "yes"}, "early_stopping='yes': expected True or False"),
         ({"verbose": -1}, "verbose=-1: expected True or False, or a whole number at least 0"),
         ({"verbose": 0.5}, "verbose=0.5: expected True or False, or a whole number at least 0"),
+        ({"power_t": 0.3}, "power_t=0.3: expected 0.5"),
+        ({"max_fun": 10}, "max_fun=10: expected 15000"),
         ({"validation_fraction": 1}, "validation_fraction=1: expected a number between"),
         ({"shuffle": False}, "shuffle=False: expected True"),
         ({"warm_start": True}, "warm_start=True: expected False"),

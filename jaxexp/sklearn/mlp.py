@@ -166,12 +166,12 @@ class _MLP(Network):
     def __init__(
         self, hidden_layer_sizes: Any = (100,), activation: str = "relu", *,
         solver: str = "adam", alpha: float = 1e-4, batch_size: int | str = "auto",
-        learning_rate: str = "constant", learning_rate_init: float = 1e-3, max_iter: int = 200,
-        shuffle: bool = True, random_state: Any = None, tol: float | None = 1e-4,
-        verbose: bool = False, warm_start: bool = False, momentum: float = 0.9,
-        nesterovs_momentum: bool = True, early_stopping: bool = False,
+        learning_rate: str = "constant", learning_rate_init: float = 1e-3, power_t: float = 0.5,
+        max_iter: int = 200, shuffle: bool = True, random_state: Any = None,
+        tol: float | None = 1e-4, verbose: bool | int = False, warm_start: bool = False,
+        momentum: float = 0.9, nesterovs_momentum: bool = True, early_stopping: bool = False,
         validation_fraction: float = 0.1, beta_1: float = 0.9, beta_2: float = 0.999,
-        epsilon: float = 1e-8, n_iter_no_change: int = 10,
+        epsilon: float = 1e-8, n_iter_no_change: int = 10, max_fun: int = 15000,
     ) -> None:  # fmt: skip
         """See `MLPClassifier`."""
         self.hidden_layer_sizes = hidden_layer_sizes
@@ -181,6 +181,7 @@ class _MLP(Network):
         self.batch_size = batch_size
         self.learning_rate = learning_rate
         self.learning_rate_init = learning_rate_init
+        self.power_t = power_t
         self.max_iter = max_iter
         self.shuffle = shuffle
         self.random_state = random_state
@@ -195,6 +196,7 @@ class _MLP(Network):
         self.beta_2 = beta_2
         self.epsilon = epsilon
         self.n_iter_no_change = n_iter_no_change
+        self.max_fun = max_fun
 
     def _check(self) -> None:
         """Raise ValueError for parameters that cannot be, and those of scikit-learn left out."""
@@ -203,6 +205,8 @@ class _MLP(Network):
             "activation": list(ACTIVATIONS),
             "solver": ["adam", "sgd"],
             "learning_rate": ["constant"],
+            "power_t": [0.5],
+            "max_fun": [15000],
             "shuffle": [True],
             "warm_start": [False],
             "nesterovs_momentum": [True, False],
@@ -302,8 +306,9 @@ class MLPClassifier(NetworkClassifier, _MLP):
     distribution, Adam or stochastic gradient descent, the same counting of epochs without an
     improvement. Two classes are two outputs with a softmax.
 
-    Left out are `solver="lbfgs"`, learning rates that vary ("invscaling", "adaptive"),
-    `shuffle=False`, `warm_start=True`, and targets of several labels, which are refused by name;
+    Left out are `solver="lbfgs"` (so `max_fun` has its default alone), learning rates that vary
+    ("invscaling", "adaptive"; so has `power_t`), `shuffle=False`, `warm_start=True`, networks
+    without a hidden layer, `momentum=1`, and targets of several labels, which are refused by name;
     and `partial_fit`, of which each call would begin with new moments of the optimizer.
 
     Args:
@@ -317,8 +322,9 @@ class MLPClassifier(NetworkClassifier, _MLP):
         max_iter: the epochs at most.
         shuffle: True.
         random_state: a number, or as scikit-learn has it.
-        tol: an epoch that is not better than the best by this counts as none; None never stops.
-        verbose: whether progress is shown.
+        tol: an epoch that is not better than the best by this counts as none. None never stops, or
+            is 0 with `early_stopping`.
+        verbose: whether progress is shown; a number above 0 says so, too.
         warm_start: False.
         momentum: of "sgd".
         nesterovs_momentum: of "sgd".
@@ -328,6 +334,8 @@ class MLPClassifier(NetworkClassifier, _MLP):
         beta_2: see there.
         epsilon: see there.
         n_iter_no_change: training ends after more than so many epochs without an improvement.
+        power_t: 0.5, which nothing reads.
+        max_fun: 15000, which nothing reads.
 
     Attributes:
         classes_: the classes, (C,).
@@ -347,7 +355,7 @@ class MLPClassifier(NetworkClassifier, _MLP):
 class MLPRegressor(NetworkRegressor, _MLP):
     """A multi-layer perceptron, with the parameters of `sklearn.neural_network.MLPRegressor`.
 
-    See `MLPClassifier` for them, and for what is left out. The loss is half the
+    See `MLPClassifier` for them, and for what is left out; so is `loss`. The loss is half the
     squared error: over several targets the gradient is that of their sum, and `loss_curve_` has
     their mean, as in scikit-learn. R² on held out examples decides with `early_stopping`.
 
