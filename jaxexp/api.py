@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar, Unpack, cast, overload
 
@@ -25,6 +24,7 @@ from rich.console import Console
 from jaxexp.base.errors import UserError
 from jaxexp.base.files import digest, write_whole
 from jaxexp.base.numbers import checked_int
+from jaxexp.base.versions import version
 from jaxexp.base.words import did_you_mean
 from jaxexp.execution import claims, driver, targets
 from jaxexp.execution.checkpoints import EVERY_SECONDS, Checkpoints

@@ -197,21 +197,23 @@ def _stream(
         thread.start()
     try:
         for _ in [one for own in streams for one in own]:
-            while finished.empty():  # a stream that compiles hears of nothing
-                if asked.is_set() and not shared.busy(threads):
-                    raise InterruptedRunError
-                time.sleep(POLL_SECONDS)
-            result = finished.get()
+            result = None
+            while result is None:
+                try:
+                    result = finished.get(timeout=POLL_SECONDS)
+                except queue.Empty:  # a stream that compiles hears of nothing
+                    if asked.is_set() and not shared.busy(threads):
+                        raise InterruptedRunError from None
             if isinstance(result, BaseException):
                 raise result
             if result:
                 yield result
-        while any(thread.is_alive() for thread in threads) and not asked.is_set():
-            time.sleep(POLL_SECONDS)
+        while (alive := [t for t in threads if t.is_alive()]) and not asked.is_set():
+            alive[0].join(POLL_SECONDS)
     finally:
         over.set()
-        while shared.busy(threads):
-            time.sleep(POLL_SECONDS)
+        while busy := shared.busy(threads):
+            busy[0].join(POLL_SECONDS)
 
 
 class Machine:
@@ -238,9 +240,9 @@ class Machine:
                     self._placed[device] = jax.device_put(self.arrays, device)
             return joined([self._placed[device] for device in mesh.devices.flat], mesh)
 
-    def busy(self, streams: Sequence[threading.Thread]) -> bool:
-        """Whether a stream is running that does not compile."""
-        return any(stream.is_alive() and stream not in self.compiling_streams for stream in streams)
+    def busy(self, streams: Sequence[threading.Thread]) -> list[threading.Thread]:
+        """The streams that are running, and do not compile."""
+        return [each for each in streams if each.is_alive() and each not in self.compiling_streams]
 
     @contextlib.contextmanager
     def compiling(self) -> Iterator[None]:

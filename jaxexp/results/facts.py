@@ -2,9 +2,9 @@
 
 import platform
 from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import TypeAlias
 
+from jaxexp.base.versions import version
 from jaxexp.planning.programs import Plan
 
 Facts: TypeAlias = dict[str, str | int]
