@@ -1,3 +1,4 @@
+import io
 import itertools
 import json
 import re
@@ -12,6 +13,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from PIL import Image
 
 from jaxexp.base.errors import UserError
 from jaxexp.report import figures
@@ -102,6 +105,16 @@ def drawn(fig: Figure) -> bytes:
     png = figures.to_png(fig, dpi=50)
     assert png.startswith(PNG)
     return png
+
+
+@pytest.mark.parametrize("width", [3.26, 2.4 + 0.62 * 6])
+def test_a_picture_is_as_wide_as_it_is_drawn(width):
+    """Rows of another length would slant it."""
+    fig = Figure(figsize=(width, 0.62))
+    fig.add_artist(Rectangle((0.5, -1), 1, 3, color="black"))
+    picture = np.asarray(Image.open(io.BytesIO(figures.to_png(fig, dpi=150))).convert("L"))
+    assert (picture == picture[:1]).all()
+    assert len(np.unique(picture)) > 1
 
 
 class TestSelect:

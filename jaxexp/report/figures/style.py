@@ -82,9 +82,8 @@ def to_png(fig: Figure, dpi: int = 150) -> bytes:
     """
     drawn, png = io.BytesIO(), io.BytesIO()
     with rc_context(STYLE):
-        fig.savefig(drawn, format="rgba", dpi=dpi)
-    width, height = (int(size * dpi) for size in fig.get_size_inches())
-    image = Image.frombytes("RGBA", (width, height), drawn.getvalue()).convert("RGB")
+        fig.savefig(drawn, format="png", dpi=dpi, pil_kwargs={"compress_level": 0})
+    image = Image.open(drawn).convert("RGB")
     image.quantize(256, dither=Image.Dither.NONE).save(png, format="PNG", optimize=True)
     return png.getvalue()
 
