@@ -21,6 +21,7 @@ from alone import TaskFunctions, train_alone
 from flax import linen, nnx
 
 import jaxexp as jx
+from jaxexp.execution import checkpoints
 from jaxexp.training.shuffle import permutation
 
 RNG = np.random.default_rng(0)
@@ -425,29 +426,64 @@ def test_checkpoints_of_another_schedule_are_refused(tmp_path):
 
 
 class EndsAfter:
-    def __init__(self, epoch):
-        self.epoch = epoch
+    """It may be of any form: all that counts is what it says."""
+
+    def __init__(self, epoch, best=1, rungs=()):
+        self.ends, self.best = (lambda now: now >= epoch), best
+        if rungs:
+            self.rungs = rungs
 
     def stop(self, epoch, trials, curves):
-        return np.full(len(trials), epoch >= self.epoch)
+        return np.full(len(trials), self.ends(epoch)) & (curves.costs()[:, -1] > 0)
+
+    def improved(self, epoch, trials, curves):
+        return np.full(len(trials), epoch == self.best)
 
 
-class EndsBefore(EndsAfter):
-    def stop(self, epoch, trials, curves):
-        return np.full(len(trials), epoch >= self.epoch - 1)
-
-
-def test_checkpoints_of_another_stopping_rule_are_refused(tmp_path):
+@pytest.mark.parametrize("rungs", [(), (2, 3, 4)])
+def test_a_rule_of_ones_own_has_to_decide_as_it_did(tmp_path, rungs):
+    """Also where the run it was of is complete; what it would have done later does not matter."""
     sweep = jx.Sweep(TRIAL.replace(epochs=6), {"learning_rate": [0.1, 0.01]})
-    first = run(sweep, line(), stopping=EndsAfter(4), checkpoint_dir=tmp_path)
-    again = run(sweep, line(), stopping=EndsAfter(4), checkpoint_dir=tmp_path)
-    assert first["loss"].identical(again["loss"])
-    EndsBefore.__qualname__ = EndsAfter.__qualname__
-    for rule in (EndsAfter(2), EndsBefore(4)):
-        with pytest.raises(jx.UserError, match=r"checkpoints of another run: stopping was"):
-            run(sweep, line(), stopping=rule, checkpoint_dir=tmp_path)
-    with pytest.raises(jx.UserError, match="EndsAfter holds a list_iterator as epoch, which can"):
-        run(sweep, line(), stopping=EndsAfter(iter([])), checkpoint_dir=tmp_path / "other")
+
+    def go(*rule):
+        return run(sweep, line(), stopping=EndsAfter(*rule, rungs=rungs), checkpoint_dir=tmp_path)
+
+    first = go(4, 1)
+    assert first["loss"].identical(go(4, 1)["loss"])
+    assert first["epochs_trained"].values.tolist() == [4, 4]
+    assert go(4, 1)["best_epoch"].values.tolist() == [1, 1]
+    with pytest.raises(jx.UserError, match="EndsAfter: ends 2 trials after epoch 3, and ended 0"):
+        go(3, 1)
+    with pytest.raises(jx.UserError, match=r"says that epoch 2 is the best of .*, and said 1"):
+        go(4, 2)
+    with pytest.raises(jx.UserError, match="checkpoints of another run: stopping was"):
+        run(sweep, line(), checkpoint_dir=tmp_path)
+    if rungs:  # the last is asked about anew
+        assert go(5, 1)["epochs_trained"].values.tolist() == [6, 6]
+        return
+    with pytest.raises(jx.UserError, match="EndsAfter: ends 0 trials after epoch 4, and ended 2"):
+        go(5, 1)
+
+
+def test_an_interrupted_run_goes_on_with_a_rule_that_agrees_so_far(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "SHARE", 1e9)  # of the time, in which they are written
+
+    class Interrupting(EndsAfter):
+        def stop(self, epoch, trials, curves):
+            if epoch == 5:
+                raise KeyboardInterrupt
+            return super().stop(epoch, trials, curves)
+
+    Interrupting.__qualname__ = EndsAfter.__qualname__
+    sweep = jx.Sweep(TRIAL.replace(epochs=6), {"learning_rate": [0.1, 0.01]})
+    every = {"checkpoint_dir": tmp_path, "checkpoint_every": 1e-9}
+    with pytest.raises(KeyboardInterrupt):
+        run(sweep, line(), stopping=Interrupting(6), **every)
+    with pytest.raises(jx.UserError, match="EndsAfter: ends 2 trials after epoch 1, and ended 0"):
+        run(sweep, line(), stopping=EndsAfter(1), checkpoint_dir=tmp_path)
+    resumed = run(sweep, line(), stopping=EndsAfter(5), checkpoint_dir=tmp_path)
+    whole = run(sweep, line(), stopping=EndsAfter(5))
+    assert resumed["loss"].identical(whole["loss"])
 
 
 @pytest.mark.parametrize("rule", [jx.EarlyStopping("off"), jx.search.Halving("off", factor=2)])

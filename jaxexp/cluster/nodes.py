@@ -7,13 +7,14 @@ import os
 import platform
 import socket
 import sys
+import sysconfig
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from jaxexp.base.contents import is_installed
 from jaxexp.base.errors import UnavailableError, UserError
 from jaxexp.base.numbers import is_int
 from jaxexp.cluster import probing
@@ -269,12 +270,17 @@ def _ray() -> ModuleType:
 
 def own_modules() -> list[ModuleType]:
     """Modules of the user's own files, which nodes cannot import."""
+    paths = sysconfig.get_paths()
+    installed = [Path(paths[name]).resolve() for name in ("stdlib", "platstdlib", "purelib",
+                                                          "platlib")]  # fmt: skip
+    installed.append(Path(__file__).resolve().parents[1])
     made = []
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
         if name == "__main__" or not file or not isinstance(module, ModuleType):
             continue
-        if not is_installed(file):
+        path = Path(file).resolve()
+        if not any(folder in path.parents for folder in installed):
             made.append(module)
     return made
 

@@ -13,9 +13,7 @@ from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 
 from jaxexp.base.batches import steps_per_epoch
-from jaxexp.base.contents import content
 from jaxexp.base.errors import UserError
-from jaxexp.base.files import digest
 from jaxexp.base.numbers import checked_int, is_number
 from jaxexp.base.words import did_you_mean
 from jaxexp.spec.sweep import Sweep
@@ -285,11 +283,18 @@ class Control:
 
     @property
     def identity(self) -> str:
-        """The same in every process for rules that decide alike, and have the same code.
+        """The same in every process for rules that decide alike.
 
-        Raises UserError for a rule that holds what nobody can tell from anything else.
+        Of the user's own, all that is known is what they are called: they are asked again.
         """
-        return ", ".join(map(_identity, self.rules))
+        return ", ".join(
+            type(rule).__qualname__ if _is_own(rule) else _name(rule) for rule in self.rules
+        )
+
+    @property
+    def asked_again(self) -> bool:
+        """Whether a run that resumes has to see that the rules decide as they did."""
+        return any(map(_is_own, self.rules))
 
     def check(self, trials: Sequence[Trial], curves: Curves, data: Data) -> None:
         """Raise UserError where a rule refuses the run."""
@@ -357,17 +362,6 @@ def _has_repr(rule: StoppingRule) -> bool:
     return type(rule).__repr__ is not object.__repr__
 
 
-def _identity(rule: StoppingRule) -> str:
-    """Its name; of a rule of the user's own, a digest of its code and of what it holds as well."""
-    name, cls = _name(rule), type(rule)
-    if cls.__module__.startswith("jaxexp."):
-        return name
-    said = _has_repr(rule)
-    held = None if said else object.__getstate__(rule)
-    try:
-        return f"{name} ({digest(content((cls, held), lenient=said))})"
-    except TypeError as error:
-        raise UserError(
-            f"stopping: {name} holds {error}, which cannot be compared when the run is resumed: "
-            "give it a `__repr__` that says all that it decides by"
-        ) from error
+def _is_own(rule: StoppingRule) -> bool:
+    """Whether it is of the user's own."""
+    return not type(rule).__module__.startswith("jaxexp.")

@@ -32,6 +32,10 @@ from jaxexp.training.trees import PyTree
 
 CALL_SECONDS = 1.0  # of one call: a run can stop, and save, between two of them
 ENOUGH_LESS = 7 / 8  # of what is computed: states are not moved for trials that save less
+SAME_RULE = (
+    "expected a rule that decides by the curves alone, and the one with which the checkpoints were "
+    "written, or another folder for them"
+)
 FIRST_CALL = 4  # steps, or batches, when nobody knows yet how long they take
 
 
@@ -187,6 +191,8 @@ class Training:
             self._begun, self.snapshot = True, self._load()
             self._take_up(self.snapshot)
             if self.snapshot:
+                if self.control.asked_again:
+                    self._ask_again(self.snapshot)
                 for epoch in np.unique(self.stopped[self.stopped > 0]).tolist():
                     self._tell_stopped(epoch, int((self.stopped == epoch).sum()))
                 self.progress.moved(self.program, self.snapshot.epoch)
@@ -276,13 +282,55 @@ class Training:
         """End trials after a rung: where the program waits there, or did before it was resumed."""
         new = places[self.stopped[places] == 0]
         waits = self.snapshot is not None and self.snapshot.epoch == epoch
-        if len(new) and not waits:
-            raise RuntimeError("a run that resumes has decided otherwise than before")
+        if not waits:
+            self._compare(epoch, np.union1d(self._ended_alone.pop(epoch, places), places))
         self._stop(epoch, new)
         if waits and self.snapshot:
             # What the others were here is not needed.
             self.ends[epoch] = _of_places(self.ends[epoch], np.flatnonzero(self._ended(epoch)))
             self.snapshot = self._without(self.snapshot)
+
+    def _ask_again(self, snapshot: Snapshot) -> None:
+        """Refuse a snapshot where the rules, asked of its curves, decide otherwise than they did.
+
+        Nothing else could tell whether a rule of the user's own is the same.
+        """
+        trials = len(self.program.trials)
+        best_T = np.full(trials, -1)
+        for epoch in range(1, snapshot.settled + 1):
+            asked = np.flatnonzero(
+                ((self.stopped == 0) | (self.stopped >= epoch)) & (self._epochs_T >= epoch)
+            )
+            if not len(asked):
+                break
+            own = [self.program.trials[place] for place in asked]
+            curves = self.curves(lambda metric, split: self.values(metric, split)[asked, :epoch])  # noqa: B023
+            improved = self.control.improved(epoch, own, curves)
+            if improved is not None:
+                best_T = np.maximum(best_T, 0)
+                best_T[asked[improved]] = epoch
+            stopped = self.control.stop(epoch, own, curves)
+            ends = asked[stopped & (self._epochs_T[asked] > epoch)]
+            if epoch in self.control.rungs:
+                self._ended_alone[epoch] = ends  # and those that are told there
+            else:
+                self._compare(epoch, ends)
+        if not np.array_equal(best_T, snapshot.best_epoch):
+            place = int(np.flatnonzero(best_T != snapshot.best_epoch)[0])
+            raise UserError(
+                f"{self.control.words}: says that epoch {max(best_T[place], 0)} is the best of "
+                f"{self.program.trials[place]}, and said {max(snapshot.best_epoch[place], 0)}; "
+                f"{SAME_RULE}"
+            )
+
+    def _compare(self, epoch: int, ends: np.ndarray) -> None:
+        """Refuse a rule that now ends these trials after an epoch, and ended others."""
+        ended = np.flatnonzero(self.stopped == epoch)
+        if not np.array_equal(ended, ends):
+            raise UserError(
+                f"{self.control.words}: ends {count(len(ends), 'trial')} after epoch {epoch}, "
+                f"and ended {'others' if len(ends) == len(ended) else len(ended)}; {SAME_RULE}"
+            )
 
     @property
     def _alive(self) -> np.ndarray:
@@ -303,6 +351,8 @@ class Training:
         trials = len(self.program.trials)
         self.history, self.ends = [], {}
         self.changes: dict[int, Change] = {}
+        # Of rungs that are behind, those that ended without being compared with other programs.
+        self._ended_alone: dict[int, np.ndarray] = {}
         self.stopped = np.zeros(trials, int)  # the epoch after which each was, 0 for none
         self.seconds = self.compile_seconds = 0.0
         self.settled = 0
