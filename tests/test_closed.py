@@ -735,6 +735,18 @@ def test_folds_and_splits_are_evaluated_apart():
         np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
 
+def test_a_place_is_that_among_the_examples_of_a_split():
+    def placed(prediction, target):
+        return optax.squared_error(prediction, target) * jnp.linspace(1, 2, 99)[: len(target)]
+
+    results = run(TRIAL, line(loss=placed))
+    w = results.params()["w"]
+    for split, examples in DATA.splits.items():
+        found = results["loss"].sel(split=split).isel(epoch=-1)
+        expected = placed(examples.x @ w, examples.y).mean()
+        np.testing.assert_allclose(np.squeeze(found), expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     "apply",
     [

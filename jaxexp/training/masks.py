@@ -110,6 +110,7 @@ class _Kind:
             False: sorted({evaluated, *(min(evaluated, count) for count in counts)}),
         }
         self.filled = len(self.sizes[True]) > 1 or data.folds is not None
+        self.several = len(data.splits) > 1 or data.folds is not None
 
     @tracing.one_at_a_time
     def found(self) -> Mixing:
@@ -119,6 +120,8 @@ class _Kind:
         filling, blamed = self.spread(lengths, MASK, train=True)
         evaluated_filling, blamed_too = self.spread(lengths, MASK, train=False)
         evaluated, _ = self.spread(lengths, EXAMPLES, train=False)
+        if evaluated is Spread.NO and self.several and not self.anywhere():
+            evaluated = Spread.UNKNOWN
         metrics = {*blamed, *blamed_too}
         known = Mixing(
             filling=filling is Spread.YES,
@@ -232,6 +235,16 @@ class _Kind:
             found.append(("", own.spread or Spread(not own.axes <= EXAMPLES.axes)))
         worst = max(spread for _, spread in found)
         return worst, {name for name, spread in found if spread}
+
+    def anywhere(self) -> bool:
+        """Whether an example of one split may stand anywhere, behind those of others, say."""
+        try:
+            spread, _ = self.reach(
+                MANY, EXAMPLES, train=False, size=MANY, drawn=UNKNOWN, anywhere=True
+            )
+        except Exception:  # whatever the functions raise for batches of another size
+            return False
+        return spread is Spread.NO
 
     def in_parts(self) -> bool:
         """Whether a batch may be computed in parts, of a task that takes each example by itself.
