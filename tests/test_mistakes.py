@@ -142,6 +142,10 @@ MISTAKES = {
     "labels from -1": (lambda: plan(jx.arrays(X, LABEL - 1)), "label is -1, expected 0 to 2"),
     "labels as floats": (lambda: plan(NUMBERS), r"loss: \w+Error .* target float32 \(2,\)"),
     "a class without examples": (lambda: plan(init=zeros(4, 5)), "label 3 does not occur"),
+    "groups as labels": (
+        lambda: plan(init=zeros(4, 2)),
+        r"expected 0 to 1 .*; whole numbers are labels where a prediction is \(B, 2\): .* floats",
+    ),
     "rows missing": (lambda: jx.arrays(X[:50], LABEL), "y: 60 rows, expected 50"),
     "no targets": (lambda: plan(jx.arrays(X)), "needs jaxexp.Examples with inputs x and targets y"),
     # Shapes

@@ -76,7 +76,9 @@ def supervised(
             it is given `train`, `mask` and `rng` too, where it takes them.
         loss: a function of a batch's prediction and target that returns (B,); or of (trial,
             prediction, target), where hyperparameters decide it. One that compares the examples of
-            a batch takes `mask`, too, (B,), False for those that only fill it up.
+            a batch takes `mask`, too, (B,), False for those that only fill it up. Targets (B,) of
+            whole numbers are labels where predictions are (B, K): counts, or the groups of a
+            contrastive loss, are given as floats.
         metrics: of `jaxexp.metrics`, or your own `jaxexp.Metric`, by name.
         optimizer: a function of (trial), or of (trial, steps), the number of steps that the trial
             will take; the built-in one that `trial.optimizer` names, if not given. Traced
@@ -232,7 +234,13 @@ class Supervised(Task):
                 f"({wanted[0]}, ...): one for each example"
             )
         if self.classification and len(shape) == 2 and shape[1] > 1:
-            check_labels(data, shape[1])
+            try:
+                check_labels(data, shape[1])
+            except UserError as error:
+                raise UserError(
+                    f"{error}; whole numbers are labels where a prediction is (B, {shape[1]}): "
+                    "what is none, as a count or a group, is given as floats, y.astype('float32')"
+                ) from error
         elif self.classification and shape == wanted and OF_LABELS & set(self.metrics.values()):
             check_labels(data, 2)
 
