@@ -309,9 +309,12 @@ def plan(
     _check_filling(inspector, trials, programs)
     if programs == "one":
         _check_updates(inspector, [t for each in sweeps if not each.timed for t in each.trials()])
-    if any(inspector.mixes(trial).evaluated for trial in trials):
-        largest = max(step.evaluated_counts(data).values())
-        data = data.apart(min(largest, bound.evaluation_batch_size))
+    mixing = list(map(inspector.mixes, trials))
+    if any(own.evaluated for own in mixing):
+        at_once = bound.evaluation_batch_size
+        if not any(own.evaluated_sized for own in mixing):  # noise may be drawn by their number
+            at_once = min(at_once, max(step.evaluated_counts(data).values()))
+        data = data.apart(at_once)
     hardware = _hardware(devices, target, cluster, nodes)
     made = planning.plan(
         sweeps,

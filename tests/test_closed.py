@@ -465,6 +465,39 @@ def test_a_rule_of_ones_own_has_to_decide_as_it_did(tmp_path, rungs):
         go(5, 1)
 
 
+def test_trials_that_end_at_a_rung_by_another_rule_end_there():
+    sweep = jx.Sweep(TRIAL.replace(epochs=6), {"learning_rate": [0.1, 0.01, 0.001]})
+    rules = [jx.Budget(steps=4), jx.search.Halving("loss", factor=2, first=1)]
+    assert run(sweep, line(), stopping=rules)["epochs_trained"].values.tolist() == [1, 1, 1]
+
+
+def test_another_rule_is_refused_where_a_program_waits_at_a_rung(tmp_path):
+    class EndsOne:
+        def __init__(self, rate):
+            self.rate = rate
+
+        def stop(self, epoch, trials, curves):
+            return np.array([epoch == 2 and t.learning_rate == self.rate for t in trials])
+
+    class Halting(jx.search.Halving):
+        def stop(self, epoch, trials, curves):
+            raise KeyboardInterrupt
+
+    Halting.__qualname__, Halting.__module__ = "Halving", jx.search.Halving.__module__
+    sweep = jx.Sweep(TRIAL.replace(epochs=6), {"learning_rate": [0.1, 0.01, 0.001]})
+
+    def go(rate, halving=jx.search.Halving):
+        rules = [EndsOne(rate), halving("loss", factor=2, first=2)]
+        return run(sweep, line(), stopping=rules, checkpoint_dir=tmp_path)
+
+    with pytest.raises(KeyboardInterrupt):
+        go(0.1, Halting)
+    for rate in (0.01, 5.0):
+        with pytest.raises(jx.UserError, match=r"after epoch 2, and ended (others|1|2)"):
+            go(rate)
+    assert go(0.1)["epochs_trained"].values.tolist()[0] == 2
+
+
 def test_an_interrupted_run_goes_on_with_a_rule_that_agrees_so_far(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "SHARE", 1e9)  # of the time, in which they are written
 
@@ -735,9 +768,29 @@ def test_folds_and_splits_are_evaluated_apart():
         np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
 
+def test_a_last_batch_to_evaluate_counts_as_one_of_its_size():
+    def by_length(prediction, target):
+        return optax.squared_error(prediction, target) / len(target)
+
+    with pytest.raises(jx.UserError, match=r"evaluation_batch_size=6: the last .* 8 validation"):
+        run(TRIAL, line(loss=by_length, evaluation_batch_size=6))
+
+
+def test_noise_in_evaluation_depends_on_no_other_split():
+    def noisy(trial, params, x, train, rng):
+        return x @ params["w"] + (0 if train else jax.random.normal(rng, (3, len(x)))[1])
+
+    found = [
+        run(TRIAL, line(apply=noisy), jx.arrays(X_Nx3[:20], Y_N[:20], validation=4, test=test))
+        for test in (None, (X_Nx3, Y_N))
+    ]
+    one, other = (own["loss"].sel(split=["train", "validation"]) for own in found)
+    np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
 def test_a_place_is_that_among_the_examples_of_a_split():
     def placed(prediction, target):
-        return optax.squared_error(prediction, target) * jnp.linspace(1, 2, 99)[: len(target)]
+        return optax.squared_error(prediction, target) * jnp.linspace(1, 2, 2000)[: len(target)]
 
     results = run(TRIAL, line(loss=placed))
     w = results.params()["w"]

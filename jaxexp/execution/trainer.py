@@ -282,8 +282,11 @@ class Training:
         """End trials after a rung: where the program waits there, or did before it was resumed."""
         new = places[self.stopped[places] == 0]
         waits = self.snapshot is not None and self.snapshot.epoch == epoch
-        if not waits:
-            self._compare(epoch, np.union1d(self._ended_alone.pop(epoch, places), places))
+        alone = self._ended_alone.pop(epoch, None)
+        if alone is not None:
+            self._compare(epoch, np.union1d(alone, places))
+        elif len(new) and not waits:
+            self._compare(epoch, np.union1d(np.flatnonzero(self.stopped == epoch), new))
         self._stop(epoch, new)
         if waits and self.snapshot:
             # What the others were here is not needed.
@@ -311,10 +314,14 @@ class Training:
                 best_T[asked[improved]] = epoch
             stopped = self.control.stop(epoch, own, curves)
             ends = asked[stopped & (self._epochs_T[asked] > epoch)]
-            if epoch in self.control.rungs:
-                self._ended_alone[epoch] = ends  # and those that are told there
-            else:
+            if epoch not in self.control.rungs or (self.stopped[ends] != epoch).any():
                 self._compare(epoch, ends)
+            # At a rung others may have ended, too. Where none has, it may be yet to decide.
+            behind = snapshot.epoch > epoch or snapshot.step + snapshot.batch > 0
+            if epoch in self.control.rungs and (
+                behind or not np.array_equal(np.flatnonzero(self.stopped == epoch), ends)
+            ):
+                self._ended_alone[epoch] = ends
         if not np.array_equal(best_T, snapshot.best_epoch):
             place = int(np.flatnonzero(best_T != snapshot.best_epoch)[0])
             raise UserError(

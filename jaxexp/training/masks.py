@@ -52,6 +52,7 @@ class Mixing(NamedTuple):
     evaluated_filling: bool  # the same in evaluation
     evaluated: bool  # other examples, in evaluation
     sized: bool  # how many examples there are in all, in training
+    evaluated_sized: bool = False  # the same in evaluation, perhaps, where `evaluated`
     metric: str = ""  # whose values are all that is changed, if it is a metric alone
     whole: bool = True  # unless a batch may be computed in parts
 
@@ -100,14 +101,17 @@ class _Kind:
         of_trials = sorted({trial.batch_size for trial in trials})
         folds = range(data.n_folds or 1)
         rests = {data.counts_of(fold)["train"] % size for fold in folds for size in of_trials}
-        evaluated = step.evaluated_at_once(task, data)
         counts = [n for fold in folds for n in step.evaluated_counts(data, fold).values()]
+        # Of several splits, or of one at a time: `Data.apart`.
+        evaluated = step.evaluated_at_once(task, data)
+        apart = min(max(counts), task.evaluation_batch_size), task.evaluation_batch_size
+        lasts = {n % size for n in counts for size in (evaluated, *apart)} - {0}
         # In training and in evaluation, the batches that there are,
         self.batches = {True: _some(of_trials), False: [evaluated]}
         # and how many examples count in them: not all of a last batch, or of one of several splits.
         self.sizes = {
             True: sorted({*of_trials, *rests} - {0}),
-            False: sorted({evaluated, *(min(evaluated, count) for count in counts)}),
+            False: sorted({evaluated, *lasts, *(min(evaluated, count) for count in counts)}),
         }
         self.filled = len(self.sizes[True]) > 1 or data.folds is not None
         self.several = len(data.splits) > 1 or data.folds is not None
@@ -128,6 +132,7 @@ class _Kind:
             evaluated_filling=evaluated_filling is Spread.YES,
             evaluated=evaluated is not Spread.NO,
             sized=False,
+            evaluated_sized=evaluated is not Spread.NO and made[False] is not None,
             metric="" if "" in metrics else next(iter(sorted(metrics)), ""),
         )
         proven = {True: filling, False: evaluated_filling}
@@ -291,4 +296,4 @@ def _sized(found: Mixing, *, train: bool, by_draws: bool) -> Mixing:
     if train:
         return found._replace(sized=True, filling=found.filling or not by_draws)
     filling = found.evaluated_filling or not by_draws
-    return found._replace(evaluated=True, evaluated_filling=filling)
+    return found._replace(evaluated=True, evaluated_filling=filling, evaluated_sized=True)
