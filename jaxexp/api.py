@@ -542,6 +542,8 @@ def train(
     where, environment = _where(planned)
     if control:
         environment["stopping"] = control.words
+        if control.metric is not None:
+            environment["ranked_by"] = control.metric
     waiting = {sweep.name: set(sweep.trials()) for sweep in left}
     needed = set().union(*waiting.values())
     programs = [p for p in made.programs if any(trial in needed for trial, _ in p.members)]
@@ -892,6 +894,8 @@ def _checkpoints(
 
 def write_report(results: "Results | Mapping[str, Results]", path: str | Path) -> Path:
     """Write a page of the results of any sweep: curves, best trials, a figure for each axis.
+
+    Trials are ranked by the metric by which a search has compared them, or else by the loss.
 
     Args:
         results: what `jaxexp.run` returned.

@@ -93,7 +93,7 @@ def test_a_batch_is_a_sweep_of_its_points(data):
         np.testing.assert_array_equal(
             again["first"]["affine"]["kernel"], expected["first"]["affine"]["kernel"]
         )
-    assert set(once.dataset.attrs) | {"stopping"} == set(results.dataset.attrs)
+    assert set(once.dataset.attrs) | {"stopping", "ranked_by"} == set(results.dataset.attrs)
     assert once.dataset.attrs["base"] == results.dataset.attrs["base"]
 
 

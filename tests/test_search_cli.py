@@ -92,6 +92,8 @@ def test_a_search_is_the_one_of_python(sampler, place):
     assert here(*search(*options, *trials, "--out", "out")) == 0
     own, other = results(place / "out"), expected(place, sampler)
     assert own.attrs["ranked_by"] == "accuracy"
+    compared = None if sampler in ("random", "sobol") else "accuracy"
+    assert other.dataset.attrs.get("ranked_by") == compared
     for name in ("learning_rate", "loss", "accuracy", "epochs_trained", "trial_id"):
         np.testing.assert_array_equal(own[name].values, other[name].values, name)
     assert (own["epochs_trained"] < 3).any() == (sampler in ("halving", "hyperband"))
@@ -258,6 +260,7 @@ def test_a_study_is_the_one_of_python(place, capsys):
     assert own.attrs["ranked_by"] == "accuracy"
     assert own.attrs["sweep"] == "mine"
     assert own["gradient_norm"].sizes["sample"] == 14
+    assert other.dataset.attrs["ranked_by"] == "accuracy"
     for name in ("learning_rate", "loss", "accuracy", "epochs_trained", "trial_id"):
         np.testing.assert_array_equal(own[name].values, other[name].values, name)
     kept = study_of(place / "out")

@@ -120,6 +120,30 @@ class TestInGeneral:
         assert len(captions) == 3  # curves of both metrics, and none by a rate that changed
         assert lineage.endswith("began as member 0 (learning rate 0.0001) and is no copy.")
 
+    def test_a_search_by_another_metric_is_ranked_by_it(self) -> None:
+        rising = {"accuracy": np.linspace(0.5, 0.9, 48)}
+        made = self.section(grid(48, values=rising, ranked_by="accuracy"))
+        assert made.answer.startswith("The highest validation accuracy after the last epoch is ")
+        assert " The lowest validation loss after the last epoch is " in made.answer
+        assert made.lead.startswith("With 2 of 2 seeds, learning rate 1e-5, width 64, ")
+        assert all(" by validation accuracy after the last epoch, best" in c for c in made.tables)
+        for table in made.tables.values():
+            assert (table["validation accuracy"].diff().dropna() <= 0).all()
+        own = [picture.alt for picture in made.figures]
+        assert own[0].startswith("Validation accuracy by epoch")
+        assert not any(alt.startswith("Validation loss") for alt in [own[0], *own[2:]])
+        assert not any("The lowest validation loss" in alt for alt in own[2:])
+
+    def test_of_a_search_by_another_metric_the_lineage_is_that_of_its_best(self) -> None:
+        values = {"accuracy": [0.2, 0.9, 0.4, 0.3]}
+        ds = population(loss=[0.2, 0.4, 0.6, 0.5], values=values, ranked_by="accuracy")
+        made = self.section(ds)
+        [lineage] = [p for p in made.figures if "became a copy of" in p.caption]
+        told = "the best by validation accuracy began as member 1 (learning rate 0.001)"
+        assert told in lineage.caption
+        assert told in lineage.alt
+        assert figures.lineage(ds).axes[0].get_ylabel() == "validation accuracy"
+
     def test_a_regression_without_classes_or_accuracy(self) -> None:
         lost = np.where(np.arange(48) % 7 == 2, 3, 0)
         made = self.section(grid(48, metrics=REGRESSION, diverged=lost))

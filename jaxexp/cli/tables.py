@@ -37,12 +37,6 @@ def wide(file: TextIO | None = None) -> Console:
     return Console(file=file, width=width, highlight=False, markup=False, emoji=False)
 
 
-def default_metric(ds: xr.Dataset) -> str:
-    """The metric by which the page calls a trial of these results the best."""
-    metric = str(ds.attrs.get("ranked_by", "loss"))
-    return metric if metric in select.metrics(ds) else "loss"
-
-
 def best_trials(
     ds: xr.Dataset, *, by: str | None = None, split: str | None = None, top: int = 10,
     each_seed: bool = False,
@@ -60,7 +54,7 @@ def best_trials(
 
 
 def _best(ds: xr.Dataset, by: str | None, split: str | None, top: int) -> Table:
-    by, split = by or default_metric(ds), split or select.default_split(ds)
+    by, split = by or select.ranked_by(ds), split or select.default_split(ds)
     ranked = select.rank(ds, by, split)
     shown, names = ranked.iloc[:top], select.hyperparameters(ds)
     measured = [(by, s) for s in sorted(select.splits(ds), key=lambda s: s != split)]
@@ -168,7 +162,7 @@ def best_of_each(
     made.add_column("trials", justify="right")
     made.add_column("diverged", justify="right")
     for name, ds in have.items():
-        metric, own = by or default_metric(ds), split or select.default_split(ds)
+        metric, own = by or select.ranked_by(ds), split or select.default_split(ds)
         label, value, _ = _best_setting(ds, metric, own)
         diverged = int((ds["diverged_epoch"] > 0).sum())
         words = select.metric_words(metric, own)
@@ -270,7 +264,7 @@ def _best_by_run(runs: Mapping[str, Mapping[str, xr.Dataset]], by: str | None) -
 
 def _shared(found: Sequence[xr.Dataset], by: str | None) -> tuple[str, str]:
     """A metric and a split that all results of a sweep have, if there are such."""
-    metric = by or default_metric(found[0])
+    metric = by or select.ranked_by(found[0])
     if not all(metric in select.metrics(ds) for ds in found):
         metric = by or "loss"
     splits = [select.default_split(ds) for ds in found]
@@ -484,7 +478,7 @@ def _trained(results: Mapping[str, xr.Dataset]) -> int:
 def _best_of_run(results: Mapping[str, xr.Dataset]) -> str:
     """The best trial of a run's first sweep, and how many others there are."""
     name, ds = next(iter(results.items()))
-    metric, split = default_metric(ds), select.default_split(ds)
+    metric, split = select.ranked_by(ds), select.default_split(ds)
     label, outcome, _ = _best_setting(ds, metric, split)
     words = select.metric_words(metric, split)
     more = f" (and {count(len(results) - 1, 'sweep')} more)" if len(results) > 1 else ""

@@ -277,6 +277,15 @@ class Control:
         return any(hasattr(rule, "change") for rule in self.rules)
 
     @property
+    def metric(self) -> str | None:
+        """By which a search compares trials with one another, if there is one that says so."""
+        for rule in self.rules:
+            own = getattr(rule, "metric", None)
+            if isinstance(own, str) and (hasattr(rule, "rungs") or hasattr(rule, "change")):
+                return own
+        return None
+
+    @property
     def words(self) -> str:
         """What the rules are."""
         return ", ".join(_name(rule) for rule in self.rules)

@@ -170,7 +170,7 @@ def _notes(datasets: Mapping[str, xr.Dataset]) -> list[str]:
 
 
 def in_general(ds: xr.Dataset, keep: Keep, name: str = "") -> Section:
-    """What can be said of any sweep of any task, of 2 trials or 2,000.
+    """What can be said of any sweep of any task, of 2 trials or 2,000, by `select.ranked_by`.
 
     Curves, the lineage of a population, a figure for each axis, a map of two or parallel
     coordinates of more, what matters, and all trials. Where the seed or the fold is an axis,
@@ -180,29 +180,31 @@ def in_general(ds: xr.Dataset, keep: Keep, name: str = "") -> Section:
     name = name or str(ds.attrs.get("sweep", "sweep"))
     several = seeds.several(ds)
     means = seeds.average(ds) if several else ds
-    answer = _answered(means)
+    metrics = select.metrics_by_rank(ds)
+    metric = metrics[0]
+    answer = _answered(means, metrics)
     alone = select.size(ds) == 1
     copies = select.is_population(ds)  # whose hyperparameters changed: the lineage shows them
-    found = None if alone or copies else importance(ds)
+    found = None if alone or copies else importance(ds, metric)
     if alone:
-        drawn = [_picture(figures.splits(ds, list(select.metrics(ds))))]
+        drawn = [_picture(figures.splits(ds, metrics))]
     else:
-        drawn = [_picture(figures.curves(ds, metric)) for metric in select.metrics(ds)]
+        drawn = [_picture(figures.curves(ds, own)) for own in metrics]
         if copies:
-            drawn.append(
-                _picture(figures.lineage(ds))._replace(caption=f"{LINEAGE} {figures.descent(ds)}")
-            )
+            told = f"{LINEAGE} {figures.descent(ds)}"
+            drawn.append(_picture(figures.lineage(ds))._replace(caption=told))
         if found is not None and found.trusted:
             bars = _picture(figures.importances(found.table, str(found)))
             drawn.append(bars._replace(caption=str(found)))
         by_importance = [] if found is None or not found.trusted else found.table["name"].tolist()
-        drawn += [_picture(figure) for figure in ([] if copies else _of_axes(ds, by_importance))]
+        of_axes = [] if copies else _of_axes(ds, metrics, by_importance)
+        drawn += [_picture(figure) for figure in of_axes]
     return Section(
         row=name,
         title=words(name),
         question=_asked(ds, alone),
         answer=answer,
-        lead=_lead(ds, answer),
+        lead=_lead(ds, metric, answer),
         figures=_keep_all(
             drawn,
             f"{words(name)}, figure",
@@ -210,7 +212,7 @@ def in_general(ds: xr.Dataset, keep: Keep, name: str = "") -> Section:
             name,
             keep,
         ),
-        tables=_all_tables(ds, means),
+        tables=_all_tables(ds, means, metric),
         seconds=_seconds({"": ds}),
         quick=int(ds.attrs.get("quick", 0)),
         notes=[
@@ -235,7 +237,7 @@ def _asked(ds: xr.Dataset, alone: bool) -> str:
     return f"{which} {listed} {are} best, of {number(select.size(ds))} trials?"
 
 
-def _of_axes(ds: xr.Dataset, by_importance: Sequence[str]) -> list[Figure]:
+def _of_axes(ds: xr.Dataset, metrics: Sequence[str], by_importance: Sequence[str]) -> list[Figure]:
     """A figure for each axis, the most important first, and one for what they do together."""
     names = _figured(ds)
     names = [
@@ -244,11 +246,11 @@ def _of_axes(ds: xr.Dataset, by_importance: Sequence[str]) -> list[Figure]:
     ]
     drawn: list[Figure] = []
     if len(names) >= 3:
-        drawn.append(figures.parallel(ds))
+        drawn.append(figures.parallel(ds, metrics[0]))
     gridded = [n for n in names if len(select.distinct(ds, n)) <= CELLS]
     pairs = [p for p in itertools.combinations(gridded, 2) if ds[p[0]].dims != ds[p[1]].dims]
-    drawn += [figures.heat_map(ds, *pair) for pair in pairs[:1]]
-    return drawn + [figures.final_by(ds, n, select.metrics(ds)) for n in names[:FIGURED]]
+    drawn += [figures.heat_map(ds, *pair, metrics[0]) for pair in pairs[:1]]
+    return drawn + [figures.final_by(ds, n, metrics) for n in names[:FIGURED]]
 
 
 def _figured(ds: xr.Dataset) -> list[str]:
@@ -259,12 +261,12 @@ def _figured(ds: xr.Dataset) -> list[str]:
     return [name for name in several if name not in select.REPLICATES] or several
 
 
-def _answered(ds: xr.Dataset) -> str:
-    """The best by the loss, and by the next metric."""
-    first = select.best_in_words(ds)
-    if bool((ds["diverged_epoch"] > 0).all()) or len(select.metrics(ds)) < 2:
+def _answered(ds: xr.Dataset, metrics: Sequence[str]) -> str:
+    """The best by the first metric, and by the next."""
+    first = select.best_in_words(ds, metrics[0])
+    if bool((ds["diverged_epoch"] > 0).all()) or len(metrics) < 2:
         return first
-    split, best, metric = select.default_split(ds), select.ties(ds), select.metrics(ds)[1]
+    split, best, metric = select.default_split(ds), select.ties(ds, metrics[0]), metrics[1]
     ranked, higher = select.rank(ds, metric)["value"], select.direction(ds, metric) == "higher"
     first_of_all = ranked.iloc[0] == (ranked.max() if higher else ranked.min())
     same = len(best) == 1 and select.ties(ds, metric) == best
@@ -277,33 +279,33 @@ def _answered(ds: xr.Dataset) -> str:
     return f"{first} {select.best_in_words(ds, metric)}"
 
 
-def _lead(ds: xr.Dataset, answer: str) -> str:
-    """How clear it is which setting is best by the loss, to stand behind the `answer`."""
+def _lead(ds: xr.Dataset, metric: str, answer: str) -> str:
+    """How clear it is which setting is best by the metric, to stand behind the `answer`."""
     if bool((ds["diverged_epoch"] > 0).all()) or select.size(ds) < 2:
         return ""
     if select.is_population(ds):
         return "Members copied one another: other populations, with other seeds, may end otherwise."
     if not seeds.several(ds):
         return "There is one seed of each: other seeds may rank them otherwise."
-    lead = seeds.lead(ds)
+    lead = seeds.lead(ds, metric)
     if lead is None:
         return ""
     return str(lead) if " The same setting has " in answer else lead.told(answer)
 
 
-def _all_tables(ds: xr.Dataset, means: xr.Dataset) -> dict[str, pd.DataFrame]:
+def _all_tables(ds: xr.Dataset, means: xr.Dataset, metric: str) -> dict[str, pd.DataFrame]:
     """The best settings where there are several seeds, and all trials, by caption."""
     trials = select.size(ds)
-    by = f"by {metric_words('loss', select.default_split(ds))} {select.measured_when(ds)}"
+    by = f"by {metric_words(metric, select.default_split(ds))} {select.measured_when(ds)}"
     tables = {}
     if means is not ds and select.size(means) > 1:
         settings = select.size(means)
         which = f"The best {BEST} of {number(settings)}" if settings > BEST else f"All {settings}"
         over = f"mean ± standard deviation over {seeds.in_words(means)}"
         caption = f"{which} settings {by}, best first: {over}"
-        tables[caption] = select.table(means, most=BEST)
+        tables[caption] = select.table(means, metric, most=BEST)
     which = f"All {number(trials)} trials" if trials <= ROWS else (
         f"The best {number(ROWS)} of {number(trials)} trials"
     )  # fmt: skip
-    tables[f"{which} {by}, best first" if trials > 1 else ""] = select.table(ds, most=ROWS)
+    tables[f"{which} {by}, best first" if trials > 1 else ""] = select.table(ds, metric, most=ROWS)
     return tables

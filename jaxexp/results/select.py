@@ -124,6 +124,20 @@ def default_split(ds: xr.Dataset) -> str:
     return "validation" if "validation" in splits(ds) else splits(ds)[0]
 
 
+def ranked_by(ds: xr.Dataset) -> str:
+    """The metric by which pages and tables call a trial the best.
+
+    That of a search, or the one that a run has written down; or else the loss.
+    """
+    metric = str(ds.attrs.get("ranked_by", "loss"))
+    return metric if metric in metrics(ds) else "loss"
+
+
+def metrics_by_rank(ds: xr.Dataset) -> list[str]:
+    """The `metrics`, but first the one that trials are `ranked_by`."""
+    return sorted(metrics(ds), key=lambda metric: metric != ranked_by(ds))
+
+
 def direction(ds: xr.Dataset, metric: str = "loss") -> str:
     """Which values of `metric` are better: "higher" or "lower".
 

@@ -109,7 +109,10 @@ class Search:
                 else "its sampler has suggested all that it has"
             )
             raise UserError(f"study={self.study.study_name!r}: nothing is left to train; {why}")
-        return join(self.runs, self.name, self._seeds(self.runs[0].sweep.base))
+        made = join(self.runs, self.name, self._seeds(self.runs[0].sweep.base))
+        if len(self.metrics) == 1:
+            made.dataset.attrs["ranked_by"] = self.metrics[0]
+        return made
 
     def _ask(self, most: int, dead: "list[FrozenTrial]") -> list[Asked]:
         """Trials that a dead process has left, which leave the list, then new ones."""

@@ -45,12 +45,13 @@ def lineage(
     A member's line ends where it gave up its state; an orange line leads from the member whose
     state it took over to where it went on. A wide line is the ancestry of the best member by the
     first metric: the epochs whose steps its parameters have in them. The metrics are the first two
-    of the results, if not given, of `split` (`select.default_split` if not given); hyperparameters
-    are those that were varied, three at most.
+    of `select.metrics_by_rank`, if not given, of `split` (`select.default_split` if not given);
+    hyperparameters are those that were varied, three at most.
     Raises UserError for results without copies, and for a metric or a split that there is not.
     """
     split = split or select.default_split(ds)
-    metrics = [metric] if isinstance(metric, str) else list(metric or select.metrics(ds)[:METRICS])
+    first = select.metrics_by_rank(ds)[:METRICS]
+    metrics = [metric] if isinstance(metric, str) else list(metric or first)
     copies = _Copies(ds)
     best = int(select.rank(ds, metrics[0], split).index[0])
     ancestry_E = copies.ancestry(best)
@@ -87,12 +88,13 @@ def lineage(
     return attach(fig, list(panels[:, 0]))
 
 
-def descent(ds: xr.Dataset, metric: str = "loss", split: str | None = None) -> str:
+def descent(ds: xr.Dataset, metric: str | None = None, split: str | None = None) -> str:
     """In words: how many copies there were, and from whom the members at the end descend.
 
+    The best member is that by `metric` (`select.ranked_by` if not given).
     Raises UserError as `lineage` does.
     """
-    split = split or select.default_split(ds)
+    metric, split = metric or select.ranked_by(ds), split or select.default_split(ds)
     copies = _Copies(ds)
     ranked = select.rank(ds, metric, split)
     best = int(ranked.index[0])
