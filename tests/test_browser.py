@@ -258,6 +258,41 @@ def test_titles_and_ticks_of_awkward_numbers_do_not_meet(browser, tmp_path):
     assert sum("div." in text or "diverged" in text for text in texts) >= 3
 
 
+def test_many_values_are_told_apart_on_a_dark_telephone(browser, tmp_path):
+    ds = dataset({
+        "learning_rate": [0.001, 0.003, 0.01, 0.03, 0.1, 0.3], "optimizer": ["adam", "sgd"],
+        "activation": ["relu", "tanh"], "width": [8, 16],
+    })  # fmt: skip
+    drawn = [figures.heat_map(ds, "learning_rate", "optimizer"), figures.parallel(ds)]
+    pictures = [page.Picture(figures.to_png(f, dpi=30), f.alt, f.interactive) for f in drawn]
+    section = page.Section(row="1", title="Grid", question="?", answer="Yes.", figures=pictures)
+    path = tmp_path / "grid.html"
+    path.write_text(page.render([section], page.Meta(title="Grid", summary="")))
+    tab = Tab(browser, path, 390, color_scheme="dark")
+    tab.draw()
+    texts = tab.page.locator(".xtick text")
+    assert texts.all_text_contents() == ["0.001", "0.003", "0.01", "0.03", "0.1", "0.3"]
+    boxes = tab.page.evaluate(
+        "[...document.querySelectorAll('.xtick text, .textpoint text')].map((text) => {"
+        " const { left, right, top, bottom } = text.getBoundingClientRect();"
+        " return [left, right, top, bottom]; })"
+    )
+    for i, (left, right, top, bottom) in enumerate(boxes):
+        for a, b, c, d in boxes[:i]:
+            assert right <= a or b <= left or bottom <= c or d <= top
+    coordinates = tab.page.locator(".plot", has=tab.page.locator(".parcoords"))
+    scale = coordinates.evaluate("(plot) => plot.data[0].line.colorscale.map((part) => part[1])")
+    lights = [brightness(colour) for colour in scale]
+    assert lights == sorted(lights)
+    assert lights[0] > 0.35
+    assert "scroll sideways" in coordinates.text_content()
+
+
+def brightness(colour: str) -> float:
+    red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    return 0.3 * red + 0.59 * green + 0.11 * blue
+
+
 def test_a_table_of_two_metrics_on_three_splits_fits_a_desktop(browser, tmp_path):
     """With means over seeds: its heads are wrapped, and nothing is scrolled sideways."""
     ds = dataset(

@@ -38,7 +38,14 @@ function recolour(value, key = "") {
   if (Array.isArray(value)) return key.endsWith("olor") ? value.map((v) => recolour(v, key)) : value;
   if (typeof value === "string") return key.endsWith("olor") ? lightened(value) : value;
   if (!value || typeof value !== "object" || ArrayBuffer.isView(value)) return value;
-  return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, recolour(v, k)]));
+  return Object.fromEntries(Object.entries(value).map(([k, v]) =>
+    [k, key === "line" && k === "colorscale" ? brighter(v) : recolour(v, k)]));
+}
+
+// The part of a scale of thin lines that is seen on a dark page, in the same order.
+function brighter(scale) {
+  const seen = scale.slice(Math.floor(0.4 * scale.length));
+  return seen.map(([, colour], i) => [i / (seen.length - 1), colour]);
 }
 
 // ---- Traces that are written short in the page.
@@ -92,13 +99,18 @@ function laidOut(spec, width) {
   }
   const panels = axes.filter((key) => key[0] === "x").length;
   if (!panels) { // parallel coordinates bring their own axes
-    base.annotations.push({
-      text: wrap(meta.note, width).join("<br>"), showarrow: false, xref: "paper", yref: "paper",
-      x: 0, xanchor: "left", y: 0, yanchor: "top", yshift: -14, xshift: -50,
-    });
     // Room for the numbers of each axis: on a narrow page the figure scrolls.
-    const wide = Math.max(width, 110 + 85 * (spec.data[0].dimensions || []).length);
-    return { ...base, width: wide, height: meta.height, margin: { l: 60, r: 50, t: 70, b: 50 }, ...layout };
+    const names = (spec.data[0].dimensions || []).map((own) => own.label);
+    const half = (name) => 3.6 * (name || "").length + 6; // each stands in the middle above its axis
+    const [l, r] = [Math.max(60, half(names[0])), Math.max(50, half(names[names.length - 1]))];
+    const wide = Math.max(width, l + r + 85 * names.length);
+    const note = wrap(meta.note + (wide > width ? "; scroll sideways to see all axes" : ""), width);
+    base.annotations.push({
+      text: note.join("<br>"), showarrow: false, align: "left", xref: "paper", yref: "paper",
+      x: 0, xanchor: "left", y: 0, yanchor: "top", yshift: -14, xshift: 10 - l,
+    });
+    const margin = { l, r, t: 70, b: 34 + 16 * note.length };
+    return { ...base, width: wide, height: meta.height, margin, ...layout };
   }
   const columns = Math.max(1, Math.min(meta.columns, Math.floor(width / 250)));
   const rows = Math.ceil(panels / columns);
@@ -131,6 +143,12 @@ function laidOut(spec, width) {
     axis.tickangle = 0;
     if (!apart(axis.ticktext)) axis.ticktext = axis.ticktext.map((t) =>
       t.split("<br>")[0] + (/diverged/.test(t) ? "<br>div." : ""));
+    const short = (text) => !text.includes("<br>") && text.length <= 12;
+    if (!apart(axis.ticktext) && axis.ticktext.every((text, i) =>
+      short(text) && (!i || at[i] - at[i - 1] >= 15))) {
+      axis.tickangle = -90; // all of them, upright
+      continue;
+    }
     let last = -Infinity;
     axis.ticktext = axis.ticktext.map((text, i) => {
       const half = wide(text) / 2;
@@ -143,8 +161,10 @@ function laidOut(spec, width) {
     layout[key].title.text = wrap(layout[key].title.text || "", panelWidth + 40).join("<br>");
   }
   const below = Math.max(...axes.filter((k) => k[0] === "x").map((key) => {
-    const ticks = Math.max(1, ...(layout[key].ticktext || []).map((t) => String(t).split("<br>").length));
-    return 22 + 15 * ticks + 17 * (layout[key].title.text || "").split("<br>").length;
+    const texts = (layout[key].ticktext || []).map(String);
+    const high = layout[key].tickangle ? 7 * Math.max(...texts.map((t) => t.length))
+      : 15 * Math.max(1, ...texts.map((t) => t.split("<br>").length));
+    return 22 + high + 17 * (layout[key].title.text || "").split("<br>").length;
   }));
   const noted = meta.note ? wrap(meta.note, width) : [];
   const above = 12 + 16 * titled + (noted.length ? 8 + 16 * noted.length : 0);
@@ -241,7 +261,7 @@ function decluttered(trace, layout) {
     const { range } = layout.xaxis;
     const cell = (layout.width - layout.margin.l - layout.margin.r) / (range[1] - range[0]);
     const longest = Math.max(0, ...trace.text.flatMap((t) => t.split("<br>").map((s) => s.length)));
-    return { ...trace, visible: 6.3 * longest < cell };
+    return { ...trace, visible: 7.2 * longest + 6 < cell };
   }
   if (!trace.meta || !trace.meta.declutter) return trace;
   const axes = ["x", "y"].map((n) => layout[trace[n + "axis"].replace(/^[xy]/, n + "axis")]);
