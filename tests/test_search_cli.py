@@ -5,9 +5,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -17,6 +19,8 @@ from test_resume import assert_same_results, has_checkpoint, wait_for
 
 import jaxexp as jx
 from jaxexp.cli import main as cli
+from jaxexp.cli import pages, signals
+from jaxexp.cli.rundir import RunDirectory
 from jaxexp.search import PBT, Halving, Hyperband
 from jaxexp.spec.values import text
 
@@ -190,6 +194,31 @@ def test_its_run_directory_is_one_like_any_other(place, capsys):
     assert "random" in told
     assert here(*search("--trials", "3", "--out", "runs/a")) == 2
     assert "already holds a run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("then", ["save", "draw"])
+def test_a_budget_that_is_over_when_all_is_trained_ends_nothing(then, place, monkeypatch):
+    clock = SimpleNamespace(over=None, start=lambda: None)
+    clock.cancel = lambda: setattr(clock, "over", None)
+
+    def timer(seconds, over):
+        clock.over = over
+        return clock
+
+    owner = {"save": RunDirectory, "draw": pages}[then]
+    before = getattr(owner, then)
+
+    def late(*arguments):
+        if clock.over:
+            clock.over()
+        return before(*arguments)
+
+    monkeypatch.setattr(signals, "threading", SimpleNamespace(Timer=timer, Event=threading.Event))
+    monkeypatch.setattr(owner, then, late)
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    assert here(*search("--trials", "2", "--budget", "1h", "--out", "out")) == 0
+    assert (place / "out/report.html").exists()
+    assert json.loads((place / "out/run.json").read_text())["finished"]
 
 
 def start(place: Path, *arguments: str) -> subprocess.Popen:

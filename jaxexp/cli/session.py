@@ -375,9 +375,7 @@ class Session:
                 dataset = directory.finished(source.sweep, self._say, data)
                 if dataset is not None:
                     self.missing.pop(source.sweep.name, None)
-                    self.results[source.sweep.name] = dataset
-                    self._log(directory, source.sweep, dataset)
-                    self.sections += pages.draw(directory, source.sweep, dataset)
+                    self._show(directory, source.sweep, dataset)
 
     def _run_stage(
         self, directory: RunDirectory, number: int, stage: list[Source], todo: list[Source],
@@ -514,8 +512,15 @@ class Session:
         if self.command.quick:
             dataset = dataset.assign_attrs(quick=QUICK_EPOCHS)
         directory.save(sweep, dataset)
-        self._log(directory, sweep, dataset)
+        self._show(directory, sweep, dataset)
+
+    def _show(self, directory: RunDirectory, sweep: Sweep, dataset: "xr.Dataset") -> None:
+        """Draw, and log, results that the directory holds."""
         self.results[sweep.name] = dataset
+        known = self.results.keys() | self.missing.keys()
+        if known >= {source.sweep.name for source in self._sources}:
+            self.signals.end_budget()
+        self._log(directory, sweep, dataset)
         self.sections += pages.draw(directory, sweep, dataset)
 
     def _log(self, directory: RunDirectory, sweep: Sweep, dataset: "xr.Dataset") -> None:

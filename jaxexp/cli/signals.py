@@ -64,6 +64,17 @@ class Signals:
         """Whether the budget has ended the run, and no signal."""
         return self._status == BUDGET_STATUS
 
+    def end_budget(self) -> None:
+        """From now on the end of the budget ends nothing, nor does one that has just ended.
+
+        Once all is trained and saved, there is no time to save.
+        """
+        if self._timer:
+            self._timer.cancel()
+        if self.over:
+            self._status = 128 + signal.SIGINT
+            self._stop.clear()
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._stop.is_set():
             os._exit(self._status)
