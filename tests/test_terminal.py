@@ -505,6 +505,23 @@ def test_compare_puts_runs_side_by_side(rates, two, tmp_path):
     assert lines_with(told, str(rates), "not in this run")
     assert "versions, devices and data that differ: none" in told
 
+    wider = jx.Sweep(SWEEP.base, {"width": [4, 8], "learning_rate": [1e-2]}, name="wider")
+    without = write_run(tmp_path / "without", results(wider))
+    _, told, _ = call("compare", rates, other, without)
+    settings = told.split("settings that differ")[1].split("versions, devices")[0]
+    assert lines_with(settings, "seed", "–", "7")
+    assert not lines_with(settings, "rates:")
+
+
+def test_compare_gives_no_difference_of_a_mean_to_a_trial(rates, tmp_path):
+    seeded = jx.Sweep(SWEEP.base, {"learning_rate": [1e-2], "seed": [0, 1]}, name="rates")
+    means = [write_run(tmp_path / name, results(seeded)) for name in ("a", "b")]
+    _, told, _ = call("compare", rates, *means)
+    assert [lines_with(told, str(run), "±")[0].split()[-1] for run in means] == ["–", "–"]
+    _, told, _ = call("compare", *means, rates)
+    best = [lines_with(told, str(run), "nats")[0].split()[-1] for run in (means[1], rates)]
+    assert best == ["0", "–"]
+
 
 @pytest.mark.parametrize("kind", ["csv", "parquet", "json"])
 def test_exported_rows_are_read_back(kind, rates, tmp_path):

@@ -89,7 +89,8 @@ def compare(
 ) -> None:
     """Compare runs: the best trial of each sweep, and what differs between them.
 
-    Differences are those to the first run. Settings, versions, devices and data are listed where
+    Differences are those to the first run; there is none between a mean over seeds and a single
+    trial. Settings, versions, devices and data are listed where
     they differ.
 
     jaxexp compare runs/before runs/after

@@ -247,7 +247,7 @@ def _best_by_run(runs: Mapping[str, Mapping[str, xr.Dataset]], by: str | None) -
     for sweep in sweeps:
         found = {run: own[sweep] for run, own in runs.items() if sweep in own}
         metric, split = _shared(list(found.values()), by)
-        first: float | None = None
+        first: tuple[bool, float] | None = None
         for number, run in enumerate(runs):
             words = select.metric_words(metric, split)
             head = (sweep, words) if not number else ("", "")
@@ -255,8 +255,11 @@ def _best_by_run(runs: Mapping[str, Mapping[str, xr.Dataset]], by: str | None) -
                 made.add_row(*head, run, "not in this run", "–", "")
                 continue
             label, outcome, value = _best_setting(found[run], metric, split)
-            difference = "" if first is None else _signed(value - first)
-            first = value if first is None else first
+            mean = seeds.several(found[run])
+            difference = ""
+            if first is not None:  # a mean is no better than one lucky trial is
+                difference = _signed(value - first[1]) if mean == first[0] else "–"
+            first = first or (mean, value)
             made.add_row(*head, run, label, outcome, difference)
         made.add_section()
     return [made]
@@ -297,8 +300,7 @@ def _settings(
     sweeps = list(dict.fromkeys(name for own in runs.values() for name in own))
     for sweep in sweeps:
         held = {run: own[sweep] for run, own in runs.items() if sweep in own}
-        if len(held) < 2:
-            continue
+        own_facts: dict[str, dict[str, str]] = {}
         for run, ds in held.items():
             base = json.loads(ds.attrs.get("base", "{}"))
             axes = {name: ds[name].values for name in select.hyperparameters(ds)}
@@ -310,8 +312,16 @@ def _settings(
                     else ", ".join(dict.fromkeys(map(select.number, values)))
                 )
                 when = "initial " if select.changed(ds, name) else ""
-                facts.setdefault(f"{sweep}: {when}{select.words(name)}", {})[run] = said
+                own_facts.setdefault(f"{sweep}: {when}{select.words(name)}", {})[run] = said
+        facts |= _unequal(own_facts, list(held))  # where the sweep is not, nothing differs
     return facts
+
+
+def _unequal(facts: Facts, runs: Sequence[str]) -> dict[str, Mapping[str, str]]:
+    """Those in which some of these runs differ."""
+    return {
+        name: own for name, own in facts.items() if len({own.get(run, "–") for run in runs}) > 1
+    }
 
 
 def _plain(value: object) -> str:
@@ -331,9 +341,7 @@ def _made_with(runs: Mapping[str, Mapping[str, xr.Dataset]]) -> Facts:
 
 def _differing(title: str, facts: Facts) -> list[Table | str]:
     runs = list(dict.fromkeys(run for own in facts.values() for run in own))
-    differ = {
-        name: own for name, own in facts.items() if len({own.get(run, "–") for run in runs}) > 1
-    }
+    differ = _unequal(facts, runs)
     if not differ:
         return [f"{title}: none"]
     made = _table(title)
