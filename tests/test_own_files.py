@@ -258,6 +258,14 @@ def test_values_far_outside_of_those_trained_on_are_told(classified, tmp_path, c
     assert "far outside" not in err
 
 
+def test_values_beside_a_constant_are_far_where_their_digits_show_it():
+    trained = np.array([[7.0, 0.0], [7.0, 1.0]], np.float32)
+    close, other = np.array([[7.000001, 0.5]], np.float32), np.array([[7.05, 0.5]], np.float32)
+    assert prediction._far_outside(["const", "x"], close, trained) == ""
+    told = prediction._far_outside(["const", "x"], other, trained)
+    assert told == "const in 1 of 1 row (7.05, in training 7)"
+
+
 def test_fractions_are_read_where_the_model_computes_with_whole_numbers_as_with_floats(tmp_path):
     (tmp_path / "new.csv").write_text("n,m\n4.5,1\n")
     like = np.zeros((1, 2), np.int32)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 SHOWN = 20  # of many names, in a message
 FAR = 3  # of many columns with values far outside of those trained on
+NARROW = 1e-3  # a range, by the size of its values: from there on four digits tell them apart
 
 
 def predict_files(
@@ -250,9 +251,13 @@ def _read(
 
 
 def _far_outside(names: Sequence[str], x_NxF: np.ndarray, trained_MxF: np.ndarray) -> str:
-    """In which columns rows lie outside of the range trained on by more than its width; or ""."""
+    """In which columns rows lie outside of the range trained on by more than its width; or "".
+
+    Of a narrow range, such as that of a constant, by more than a thousandth of its values, too.
+    """
     low_F, high_F = trained_MxF.min(0).astype(float), trained_MxF.max(0).astype(float)
-    width_F = high_F - low_F
+    largest_F = np.maximum(np.abs(low_F), np.abs(high_F))
+    width_F = np.maximum(high_F - low_F, NARROW * largest_F)
     far_NxF = (x_NxF < low_F - width_F) | (x_NxF > high_F + width_F)
     said = [
         f"{names[i]} in {far_NxF[:, i].sum():,} of {count(len(x_NxF), 'row')} ("
