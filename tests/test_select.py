@@ -342,9 +342,13 @@ def test_members_of_a_population_are_named_by_what_they_had_in_the_end():
     assert select.distinct(ds, "learning_rate") == [2.5e-5, 1e-4, 1e-3, 1e-2]
     assert select.where(ds, learning_rate=2.5e-5)["learning_rate"].values.tolist() == [0.1]
     with pytest.raises(
-        UserError, match=r"no trial has final learning_rate = 0.1; there are 0.0001,"
+        UserError, match=r"no trial ends with learning_rate = 0.1; there are 0.0001,"
     ):
         select.where(ds, learning_rate=0.1)
+    for name in ("final_learning_rate", "initial_learning_rate"):
+        expected = f"{name}: expected learning_rate, which selects by the values that trials end"
+        with pytest.raises(UserError, match=expected):
+            select.where(ds, **{name: 0.1})
     at_first = select.label(select.point(ds.isel(epoch=[0]), 3)[1], ["learning_rate"])
     assert at_first == "final learning rate 0.1"  # of the epochs that are there
     assert figures.final_by(ds, "learning_rate").axes[0].get_xlabel() == "final learning rate"

@@ -345,8 +345,7 @@ def where(ds: xr.Dataset, **values: object) -> xr.Dataset:
     """
     for name, value in values.items():
         if name not in hyperparameters(ds):
-            varying = ", ".join(hyperparameters(ds)) or "none"
-            raise UserError(f"{name} does not vary here; the hyperparameters that do: {varying}")
+            raise UserError(_not_varying(ds, name))
         values_P = in_the_end(ds, name).values
         if values_P.dtype.kind in "UO":  # text, also of numbers among tuples
             keep = np.array([_same_text(str(own), value) for own in values_P])
@@ -355,10 +354,19 @@ def where(ds: xr.Dataset, **values: object) -> xr.Dataset:
             keep = keep if keep.any() else _shown_as(name, values_P, value)
         if not keep.any():
             there = ", ".join(dict.fromkeys(number(own) for own in values_P))
-            asked = f"final {name}" if changed(ds, name) else name
-            raise UserError(f"no trial has {asked} = {value}; there are {there}")
+            has = "ends with" if changed(ds, name) else "has"
+            raise UserError(f"no trial {has} {name} = {value}; there are {there}")
         ds = ds.isel({ds[name].dims[0]: np.flatnonzero(keep)})
     return ds
+
+
+def _not_varying(ds: xr.Dataset, name: str) -> str:
+    """Why trials cannot be selected by this name."""
+    own = name.removeprefix("final_").removeprefix("initial_")
+    if own != name and changed(ds, own):
+        return f"{name}: expected {own}, which selects by the values that trials end with"
+    varying = ", ".join(hyperparameters(ds)) or "none"
+    return f"{name} does not vary here; the hyperparameters that do: {varying}"
 
 
 def _shown_as(name: str, own: np.ndarray, value: object) -> np.ndarray:
