@@ -297,6 +297,7 @@ def _settings(
         for name, value in named.items():
             given = value not in (None, {}, [])
             facts.setdefault(name, {})[run] = _plain(value) if given else "–"
+    of_sweeps: dict[str, Mapping[str, str]] = {}
     sweeps = list(dict.fromkeys(name for own in runs.values() for name in own))
     for sweep in sweeps:
         held = {run: own[sweep] for run, own in runs.items() if sweep in own}
@@ -313,8 +314,8 @@ def _settings(
                 )
                 when = "initial " if select.changed(ds, name) else ""
                 own_facts.setdefault(f"{sweep}: {when}{select.words(name)}", {})[run] = said
-        facts |= _unequal(own_facts, list(held))  # where the sweep is not, nothing differs
-    return facts
+        of_sweeps |= _unequal(own_facts, list(held))  # where the sweep is not, nothing differs
+    return {**facts, **of_sweeps}
 
 
 def _unequal(facts: Facts, runs: Sequence[str]) -> dict[str, Mapping[str, str]]:
