@@ -72,7 +72,7 @@ def found(make, axes, base=BASE):
 
 @pytest.mark.parametrize("name", SAME)
 def test_what_does_not_mind_padding_is_found_to(name):
-    assert found(SAME[name], {"width": [3, 8], "depth": [1, 2, 4]})
+    assert found(SAME[name], {("width", "depth"): [(3, 1), (3, 2), (8, 3)]})
 
 
 def test_what_is_evaluated_counts_too():
@@ -96,7 +96,7 @@ def test_what_minds_is_found_to(name):
 
 def test_each_size_counts():
     """Of depths, the arrays of hidden layers that both have; of batch norm, the scales of 1."""
-    assert not found(DIFFERENT["clipped from some size on"], {"depth": [1, 2, 4]})
+    assert not found(DIFFERENT["clipped from some size on"], {"depth": [2, 3]})
     assert found(DIFFERENT["Muon"], {"width": [8], "batch_size": [4, 8], "seed": range(2)})
     normed = BASE.replace(batch_norm=True)
     assert found(SAME["AdamW with a warm-up"], {"width": [3, 8]}, normed)
@@ -104,21 +104,24 @@ def test_each_size_counts():
     assert found(SAME["clipped Adam"], {("width", "depth"): [((3, 5), 2), (8, 3), (4, 1)]})
 
 
-@pytest.mark.parametrize("name", ["Muon", "clipped Adam"])
-def test_trials_are_padded_only_where_they_train_as_alone(name):
-    task, axes = Own(make=(SAME | DIFFERENT)[name]), {"width": [3, 8], "seed": range(2)}
-    merged = programs_of(task, axes)
-    assert len(merged) == (1 if name in SAME else 2)
-    assert len(programs_of(task, axes, programs="exact")) == 2
-    results = jx.run(jx.Sweep(BASE, axes), task, DATA, progress=False)
-    for width in axes["width"]:
-        alone = jx.run(jx.Sweep(BASE.replace(width=width)), task, DATA, progress=False)
-        mine = results["loss"].sel(width=width, seed=0)
-        np.testing.assert_allclose(mine, alone["loss"], rtol=2e-5)
+def test_trials_are_padded_only_where_they_train_as_alone():
+    sweep = jx.Sweep(BASE, {"width": [3, 8]})
+
+    def plans(name):
+        task = Own(make=(SAME | DIFFERENT)[name])
+        return [jx.plan(sweep, task, DATA, devices=1, programs=p) for p in ("auto", "exact")]
+
+    own, alone = plans("centred")
+    assert own.plan.programs == alone.plan.programs
+    merged, alone = plans("clipped Adam")
+    assert len(merged.plan.programs) == 1
+    assert len(alone.plan.programs) == 2
+    together, alone = (jx.run(plan, progress=False)["loss"] for plan in (merged, alone))
+    np.testing.assert_allclose(together, alone, rtol=2e-5)
 
 
 def test_one_program_of_them_is_refused():
-    task, axes = Own(make=DIFFERENT["Muon"]), {"width": [3, 8], "depth": [1, 2]}
+    task, axes = Own(make=DIFFERENT["centred"]), {("width", "depth"): [(3, 1), (8, 2)]}
     with pytest.raises(jx.UserError, match=r"differ in depth and width .* of Own would not"):
         programs_of(task, axes, programs="one")
     assert len(programs_of(task, {"batch_size": [4, 8]}, programs="one")) == 1
