@@ -11,13 +11,21 @@ from optax import contrib
 
 import jaxexp as jx
 from jaxexp.spec.padding import largest, value
-from jaxexp.training import updates
+from jaxexp.training import masks, updates
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(48, 3)).astype(np.float32)
 DATA = jx.arrays(X, (X[:, 0] > 0).astype(int) + (X[:, 2] > 0.3), validation=None)
 BASE = jx.MLPTrial(epochs=2, depth=2, width=8, batch_size=16, learning_rate=0.02)
 RATE = 0.02
+
+
+@pytest.fixture(scope="module", autouse=True)
+def examples_are_apart():
+    """Of all models here: to prove it takes longer than to try their optimizers."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jaxexp.api.mixing", lambda *_: lambda trial: masks.APART)
+        yield
 
 
 @dataclasses.dataclass(frozen=True)
