@@ -11,7 +11,7 @@ import jaxexp as jx
 from jaxexp.training import step
 from jaxexp.training.data import Data, Examples
 
-BASE = jx.MLPTrial(epochs=3, depth=2, width=8, batch_size=16, learning_rate=0.01)
+BASE = jx.MLPTrial(epochs=3, depth=1, width=4, batch_size=16, learning_rate=0.01)
 
 
 def blobs(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -27,9 +27,9 @@ def splits_of(n: int, folds: int) -> list[tuple[np.ndarray, np.ndarray]]:
 
 def test_a_fold_trains_and_validates_as_its_rows_alone():
     x, y = blobs(120)
-    splits = splits_of(120, 4)  # 90 and 30 rows each
+    splits = splits_of(120, 2)  # 60 rows each
     folded = jx.folds(jx.arrays(x, y, validation=None), splits)
-    axes = {"batch_size": [16, 30], "fold": range(4)}
+    axes = {"batch_size": [16, 30], "fold": range(2)}
     found = jx.run(jx.Sweep(BASE, axes), data=folded, progress=False, programs="one")
     for fold, (train, validation) in enumerate(splits):
         own = jx.arrays(x[train], y[train], validation=(x[validation], y[validation]))
@@ -43,7 +43,7 @@ def test_a_fold_trains_and_validates_as_its_rows_alone():
 
 RNG = np.random.default_rng(4)
 SPLITS = [  # of 240 rows: as of groups and of time series, and two that differ by a row
-    (RNG.permutation(240)[:n], np.arange(0)) for n in (17, 40, 121, 120, 200)
+    (RNG.permutation(240)[:n], np.arange(0)) for n in (17, 121, 120)
 ]
 SPLITS = [
     (own, np.setdiff1d(np.arange(240), own)[: 20 + 5 * i]) for i, (own, _) in enumerate(SPLITS)
@@ -89,10 +89,13 @@ def assert_folds_are_runs_of_their_own(base, axes, task, *, weights=False, plan=
             np.testing.assert_allclose(got, expected, rtol=3e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("weights", [False, True])
 @pytest.mark.parametrize(
-    "optimizer",
-    [{"optimizer": "sgd"}, {"optimizer": "sgd", "momentum": 0.9}, {"optimizer": "adam"}],
+    ("optimizer", "weights"),
+    [
+        ({"optimizer": "sgd"}, True),
+        ({"optimizer": "sgd", "momentum": 0.9}, True),
+        ({"optimizer": "adam"}, False),
+    ],
 )
 def test_folds_of_any_size_train_as_their_rows_alone(optimizer, weights):
     base = LINE_BASE.replace(**optimizer)
@@ -118,8 +121,7 @@ def test_a_schedule_is_told_the_steps_of_its_fold():
     def optimizer(trial, steps):
         return optax.adam(optax.cosine_decay_schedule(trial.learning_rate, steps))
 
-    axes = {"learning_rate": [0.03, 0.1]}
-    assert_folds_are_runs_of_their_own(LINE_BASE, axes, line(optimizer=optimizer))
+    assert_folds_are_runs_of_their_own(LINE_BASE, {}, line(optimizer=optimizer))
 
 
 def test_of_each_fold_as_many_training_examples_are_evaluated_as_of_its_rows_alone():
@@ -138,12 +140,12 @@ def test_of_each_fold_as_many_training_examples_are_evaluated_as_of_its_rows_alo
 def test_a_batch_larger_than_a_fold_is_refused_as_on_its_rows_alone():
     x, y, _ = line_data()
     folded = jx.folds(jx.arrays(x, y, validation=None), SPLITS)
-    sweep = jx.Sweep(LINE_BASE.replace(batch_size=20), {"fold": range(5)})
+    sweep = jx.Sweep(LINE_BASE.replace(batch_size=20), {"fold": range(3)})
     with pytest.raises(jx.UserError, match="=20: larger than the 17 training examples of fold 0"):
         jx.plan(sweep, line(), folded)
-    with pytest.raises(jx.UserError, match=r"steps=7: expected at least 13, .* batch_size=16"):
+    with pytest.raises(jx.UserError, match=r"steps=7: expected at least 8, .* batch_size=16"):
         jx.run(
-            jx.Sweep(LINE_BASE, {"fold": range(5)}), line(), folded, progress=False,
+            jx.Sweep(LINE_BASE, {"fold": range(3)}), line(), folded, progress=False,
             stopping=jx.Budget(steps=7),
         )  # fmt: skip
 
@@ -182,10 +184,10 @@ def test_folds_of_unequal_size_use_each_row_once_and_evaluate_what_is_left():
     assert (found["steps_per_epoch"] == 3).all()
     for fold, (train, validation) in enumerate(splits):
         trial = found.trial(fold=fold)
+        logits = found.task.predict(trial.trial, trial.variables, x)
+        loss = -np.log(np.exp(logits) / np.exp(logits).sum(1, keepdims=True))
         for name, rows in (("train", train), ("validation", validation)):
-            logits = found.task.predict(trial.trial, trial.variables, x[rows])
-            loss = -np.log(np.exp(logits) / np.exp(logits).sum(1, keepdims=True))
-            wanted = loss[np.arange(len(rows)), y[rows]].mean()
+            wanted = loss[rows, y[rows]].mean()
             last = trial.curves["loss"].sel(split=name).values[-1]
             np.testing.assert_allclose(last, wanted, rtol=1e-5)
             if name == "train":  # parameters stand still: the mean over the epoch's steps
