@@ -222,12 +222,20 @@ def test_columns_are_the_same_in_any_normal_form_of_unicode(forms, tmp_path):
         (None, "no such file, expected a CSV file with 1 column of numbers"),
     ],
 )
-def test_tables_that_cannot_be_predicted(table, message, regression, tmp_path, capsys):
+def test_tables_that_cannot_be_predicted(table, message, tmp_path):
+    file = tmp_path / "new.csv"
     if table is not None:
-        (tmp_path / "new.csv").write_text(table)
+        file.write_text(table)
+    with pytest.raises(jx.UserError) as refused:
+        prediction._read(file, None, jx.MLPClassification(), np.zeros((1, 1), np.float32), print)
+    assert message in str(refused.value)
+    assert str(file) in str(refused.value)
+
+
+def test_a_table_that_cannot_be_predicted_is_told(regression, tmp_path, capsys):
+    (tmp_path / "new.csv").write_text("a\nx\n")
     _, err = told(capsys, "predict", str(regression), str(tmp_path / "new.csv"), code=2)
-    assert message in err
-    assert str(tmp_path / "new.csv") in err
+    assert f"{tmp_path / 'new.csv'}, line 2: a is 'x', expected a number" in err
 
 
 def test_rows_are_told_by_their_lines_and_columns_without_names_by_their_order(

@@ -45,12 +45,18 @@ sweep = jx.Sweep(
 )
 """
 
-# The command line, where no file may grow beyond so many bytes, as on a full disk; -1: any.
+# The command line, where no file may grow beyond so many bytes, as on a full disk; -1: any. Of
+# several limits, one after another.
 LIMITED = """
 import resource, runpy, signal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST, LARGEST))
-runpy.run_module("jaxexp", run_name="__main__")
+for largest in LARGEST:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, -1))
+    try:
+        runpy.run_module("jaxexp", run_name="__main__")
+    except SystemExit as ended:
+        code = ended.code
+raise SystemExit(code)
 """
 
 
@@ -63,7 +69,7 @@ def place(tmp_path_factory):
     return folder
 
 
-def start(place: Path, *arguments: str, largest_file: int = -1) -> subprocess.Popen:
+def start(place: Path, *arguments: str, largest_files=(-1,)) -> subprocess.Popen:
     """The command line in a process of its own, whose home and cache are in `place`."""
     environment = {
         **os.environ,
@@ -71,7 +77,7 @@ def start(place: Path, *arguments: str, largest_file: int = -1) -> subprocess.Po
         "XDG_CACHE_HOME": str(place / "cache"),
         "HOME": str(place / "home"),
     }
-    line = [sys.executable, "-c", LIMITED.replace("LARGEST", str(largest_file)), *arguments]
+    line = [sys.executable, "-c", LIMITED.replace("LARGEST", str(largest_files)), *arguments]
     pipe = subprocess.PIPE
     return subprocess.Popen(line, cwd=place, env=environment, stdout=pipe, stderr=pipe, text=True)
 
@@ -248,28 +254,25 @@ def test_wrong_budgets_are_refused(written, tmp_path, capsys):
 
 
 @pytest.fixture(scope="module")
-def interrupted(place):
-    """A run directory with checkpoints."""
-    out = place / "interrupted"
-    code, told = stop(place, out, signal.SIGTERM)
-    assert code == 143, told
-    return out
-
-
-def stop(place: Path, out: Path, number: signal.Signals) -> tuple[int, str]:
+def stopped(place):
+    """A run directory with checkpoints, and how its process ended."""
+    out = place / "an [i] run"  # not to be taken for markup
     process = start(place, *run_line(out))
     wait_for(lambda: has_checkpoint(out), process)
-    process.send_signal(number)
-    asked = time.monotonic()
-    code, told = finish(process)
-    print(f"left {time.monotonic() - asked:.1f} s after the signal")
-    return code, told
+    process.send_signal(signal.SIGINT)
+    return out, *finish(process)
 
 
-def test_ctrl_c_saves_and_says_how_to_resume(place, tmp_path):
-    out = tmp_path / "a [b] run"  # not to be taken for markup
-    code, told = stop(place, out, signal.SIGINT)
+@pytest.fixture(scope="module")
+def interrupted(stopped):
+    assert stopped[1] == 130, stopped[2]
+    return stopped[0]
+
+
+def test_ctrl_c_saves_and_says_how_to_resume(stopped):
+    out, code, told = stopped
     assert code == 130
+    assert has_checkpoint(out)
     assert f"interrupted; resume with: jaxexp resume '{out}'" in told
     assert "0 of 1 sweep complete and saved" in told
     assert "Traceback" not in told
@@ -388,7 +391,7 @@ def test_the_same_command_on_an_unfinished_run_says_how_to_resume(place, interru
         "run", str(place / "mine.py"), "--data", str(place / "data"), "--out", str(interrupted),
         "--checkpoint-every", "0.1",
     ]  # fmt: skip
-    assert f"unfinished; `jaxexp resume {interrupted}` resumes it" in told_by(capsys, *line)
+    assert f"unfinished; `jaxexp resume '{interrupted}'` resumes it" in told_by(capsys, *line)
     assert "already holds a run" in told_by(capsys, *line, "--seed", "5")
     assert has_checkpoint(interrupted)
 
@@ -541,12 +544,14 @@ def test_results_of_other_trials_are_not_taken_for_ones_own(place, whole):
 
 @pytest.mark.parametrize("later", ["", pytest.param("resumed", marks=pytest.mark.nightly)])
 def test_a_full_disk_stops_no_training_but_is_told_of_results(later, place, whole, tmp_path):
+    """Also where it was too full to begin, at first."""
     out = tmp_path / "run"
-    process = start(place, *run_line(out), largest_file=20_000)
-    code, told = finish(process)
+    code, told = finish(start(place, *run_line(out), largest_files=(10, 20_000)))
     assert code == 2, told
     told = told.replace("\n", " ")
-    assert "a checkpoint could not be written" in told
+    before, warned, told = told.partition("a checkpoint could not be written")
+    assert warned
+    assert f"error: {out}: cannot write a run here" in before
     assert f"error: {out}: cannot write a run here (File too large); what its checkpoints" in told
     assert f"`jaxexp resume {out}` goes on" in told
     assert "Traceback" not in told
@@ -555,15 +560,6 @@ def test_a_full_disk_stops_no_training_but_is_told_of_results(later, place, whol
         code, told = finish(start(place, "resume", str(out)))
         assert code == 0, told
         assert_same_results(out, whole)
-
-
-def test_a_disk_too_full_to_begin(place, tmp_path):
-    code, told = finish(start(place, *run_line(tmp_path / "run"), largest_file=10))
-    assert code == 2
-    assert "cannot write a run here" in told
-    assert "Traceback" not in told
-    with rundir.RunDirectory.create(tmp_path / "run", {"sweeps": []}, force=False):
-        pass  # when there is space again
 
 
 @pytest.mark.parametrize("where", ["file/run", "x" * 300])
@@ -611,7 +607,7 @@ def test_an_error_in_one_stream_while_another_compiles(place, tmp_path):
 def test_nothing_is_written_elsewhere(place, whole):
     """The whole run had a home, a cache and a current folder of its own."""
     found = {path.relative_to(place).parts[0] for path in place.rglob("*") if path.is_file()}
-    assert found <= {"data", "mine.py", "whole", "interrupted", "cache"}
+    assert found <= {"data", "mine.py", "whole", "an [i] run", "cache"}
     assert {path.name for path in (place / "cache").iterdir()} <= {"jaxexp", "matplotlib"}
     left = {path.relative_to(whole).parts[0] for path in whole.rglob("*")}
     assert left == {".lock", "run.json", "results", "models", "report.html"}  # it has no figures
