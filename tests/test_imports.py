@@ -179,39 +179,36 @@ def test_torch_is_for_measuring_and_weights_alone():
     assert users <= TORCH
 
 
-def loaded(*modules: str) -> set[str]:
-    """All that importing these loads, in a process of its own."""
-    code = f"import sys, {', '.join(modules)}; print(*{{n.split('.')[0] for n in sys.modules}})"
+def loaded(*groups: list[str]) -> list[set[str]]:
+    """All that a process of its own has loaded once it has imported each group of modules."""
+    told = "print(*{n.split('.')[0] for n in sys.modules})"
+    code = "\n".join(["import sys", *(f"import {', '.join(own)}; {told}" for own in groups)])
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "jaxexp" in done.stdout.split()
-    return set(done.stdout.split())
+    found = [set(line.split()) for line in done.stdout.splitlines()]
+    assert len(found) == len(groups)
+    assert all("jaxexp" in own for own in found)
+    return found
 
 
 OPTIONAL = {"optuna", "torch", "torchvision", "xgboost", "sklearn", "PIL"}
 SLOW = {"jax", "jaxlib", "flax", "optax", "matplotlib", "xarray", "pandas", "rich", "orbax"}
 
 
-def test_what_is_optional_is_imported_where_it_is_used():
-    """Pillow comes with Matplotlib."""
+def test_training_does_not_wait_for_what_only_results_need_nor_these_for_what_is_optional():
+    """What is optional is imported where it is used. Pillow comes with Matplotlib."""
+    training = [f"jaxexp.{name}" for name in ("api", "cli.session", "cli.rundir", "cli.inputs")]
     modules = [*of_folder("nn"), *of_folder("api"), *of_folder("results"), "jaxexp.report.figures"]
-    found = loaded(*(name.removesuffix(".__init__") for name in modules))
-    assert not found & OPTIONAL - {"PIL"}
+    before, after = loaded(training, [name.removesuffix(".__init__") for name in modules])
+    assert not before & {"pandas", "xarray"}
+    assert not after & OPTIONAL - {"PIL"}
 
 
-def test_describing_starts_at_once():
+def test_describing_and_the_command_line_start_at_once():
     modules = [*of_folder("base"), *of_folder("spec"), *of_folder("planning"), "jaxexp"]
-    names = [name.removesuffix(".__init__") for name in modules]
-    assert not loaded(*names) & (OPTIONAL | SLOW)
-    assert not loaded("jaxexp.training.data") & (OPTIONAL | SLOW)
-
-
-def test_the_command_line_starts_at_once():
-    assert not loaded("jaxexp.cli.main") & (OPTIONAL | SLOW - {"rich"})
-
-
-def test_training_does_not_wait_for_what_only_results_need():
-    modules = [f"jaxexp.{name}" for name in ("api", "cli.session", "cli.rundir", "cli.inputs")]
-    assert not loaded(*modules) & {"pandas", "xarray"}
+    described = [name.removesuffix(".__init__") for name in modules]
+    *before, after = loaded(["jaxexp.training.data"], described, ["jaxexp.cli.main"])
+    assert not set.union(*before) & (OPTIONAL | SLOW)
+    assert not after & (OPTIONAL | SLOW - {"rich"})
 
 
 DOCUMENTED = [m for m, path in MODULES.items() if ">>> " in path.read_text(encoding="utf-8")]

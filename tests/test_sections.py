@@ -48,12 +48,12 @@ def answered(
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("epoch", [1, 5])
-def test_a_diverged_trial_is_told_and_never_best(name, epoch):
+def test_a_diverged_trial_is_told_and_never_best(name):
+    """Every other one in its first epoch, the others in their fifth."""
     sweep = library.load(name)
     trials = len(sweep.trials())
     for place, trial in enumerate(sweep.trials() if trials > 1 else ()):
-        end = min(epoch, trial.epochs)
+        end = min((1, 5)[place % 2], trial.epochs)
         for section in answered(sweep, {place: end}, draw=False):
             [note] = section.notes
             assert note.startswith(f"1 of {trials} trials diverged: ")
