@@ -78,6 +78,12 @@ def small_pictures():
         yield
 
 
+@pytest.fixture
+def no_figures(monkeypatch):
+    """On pages that the command line writes in this process, and nobody looks at."""
+    monkeypatch.setattr("jaxexp.cli.pages.draw", lambda *_: [])
+
+
 @pytest.fixture(scope="session", autouse=True)
 def rings_are_a_plain_value():
     """Their task computes what its fields say, as jaxexp's own do: no program need trace that."""

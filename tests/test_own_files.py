@@ -125,6 +125,7 @@ def test_ones_own_run_is_drawn_again(regression, capsys):
     assert (regression / "report.html").read_bytes() == before
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_ones_own_run_is_resumed(regression, tmp_path, capsys):
     """As if it had been stopped before its results were written."""
     content = json.loads((regression / "run.json").read_text())
@@ -651,6 +652,7 @@ def test_seeds_that_are_asked_for_twice_are_refused(content, arguments, message,
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_all_seeds_that_are_asked_for_train(tmp_path, capsys):
     (tmp_path / "mine.py").write_text(BEGINNING)
     data = write_csvs(tmp_path / "data", 300)

@@ -27,6 +27,8 @@ from jaxexp.cli import main as cli
 from jaxexp.cli.signals import Signals
 from jaxexp.execution import claims
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 TIMES = {"compile_seconds", "train_seconds", "wall_seconds", "started"}
 SWEEP = """
 import jaxexp as jx

@@ -55,11 +55,6 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
-def no_figures(monkeypatch) -> None:
-    """Of pages that nobody looks at."""
-    monkeypatch.setattr("jaxexp.cli.pages.draw", lambda *_: [])
-
-
 def here(*arguments: str) -> int:
     with pytest.raises(SystemExit) as stopped:
         cli.main(list(arguments))
@@ -95,9 +90,9 @@ def expected(place: Path, sampler: str) -> jx.Results:
 
 
 @pytest.mark.parametrize("sampler", ["random", "sobol", "halving", "hyperband", "pbt"])
-def test_a_search_is_the_one_of_python(sampler, place, monkeypatch):
+def test_a_search_is_the_one_of_python(sampler, place, request):
     if sampler != "pbt":
-        no_figures(monkeypatch)
+        request.getfixturevalue("no_figures")
     trials = [] if sampler == "hyperband" else ["--trials", "6"]
     options = ["--sampler", sampler, "--seed", "2", "--metric", "accuracy", "--set", "width=4"]
     assert here(*search(*options, *trials, "--out", "out")) == 0
@@ -156,9 +151,9 @@ SEEDS = ["--seed", "2", "--seeds", "3", "--metric", "accuracy", "--set", "width=
 
 
 @pytest.mark.parametrize("sampler", ["random", "sobol", "halving", "hyperband"])
-def test_each_point_is_trained_with_several_seeds(sampler, place, capsys, monkeypatch):
+def test_each_point_is_trained_with_several_seeds(sampler, place, capsys, request):
     if sampler != "random":
-        no_figures(monkeypatch)
+        request.getfixturevalue("no_figures")
     trials = [] if sampler == "hyperband" else ["--trials", "4"]
     assert here(*search("--sampler", sampler, *SEEDS, *trials, "--out", "out")) == 0
     assert "3 seeds" in capsys.readouterr().err  # the table is of means
@@ -325,9 +320,9 @@ def test_a_study_is_the_one_of_python(place, capsys):
     assert len(study_of(place / "out").trials) == 3
 
 
-def test_a_study_is_told_the_mean_over_the_seeds(place, monkeypatch):
+@pytest.mark.usefixtures("no_figures")
+def test_a_study_is_told_the_mean_over_the_seeds(place):
     pytest.importorskip("optuna")
-    no_figures(monkeypatch)
     size = ["--sampler", "optuna", "--trials", "5", "--batch", "3", *SEEDS]
     assert here(*search(*size, "--out", "out")) == 0
     own = results(place / "out")

@@ -367,6 +367,7 @@ def of_section_6(monkeypatch, *sweeps: Path) -> None:
     monkeypatch.setitem(cli.SECTIONS, "6", section)
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_what_cannot_run_is_told_at_the_start_and_the_rest_runs(tmp_path, monkeypatch):
     first = write_sweep(tmp_path / "first.py")
     last = write_sweep(tmp_path / "last.py", GONE)
