@@ -97,6 +97,7 @@ def test_results_open_with_xarray_alone_and_say_how_they_were_made(reproduced):
     assert stored == set(SECTIONS["6"].sweeps)
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_the_learning_is_real(tmp_path):
     """On the embedded places, better than always naming the largest country, after two epochs."""
     line = ["run", "learning_rate", "--quick", "--set", "learning_rate=0.01"]
