@@ -314,13 +314,13 @@ class Training:
                 best_T[asked[improved]] = epoch
             stopped = self.control.stop(epoch, own, curves)
             ends = asked[stopped & (self._epochs_T[asked] > epoch)]
-            if epoch not in self.control.rungs or (self.stopped[ends] != epoch).any():
+            ended = np.flatnonzero(self.stopped == epoch)
+            if epoch not in self.control.rungs or not np.isin(ends, ended).all():
                 self._compare(epoch, ends)
+                continue
             # At a rung others may have ended, too. Where none has, it may be yet to decide.
             behind = snapshot.epoch > epoch or snapshot.step + snapshot.batch > 0
-            if epoch in self.control.rungs and (
-                behind or not np.array_equal(np.flatnonzero(self.stopped == epoch), ends)
-            ):
+            if behind or len(ended) > len(ends):
                 self._ended_alone[epoch] = ends
         if not np.array_equal(best_T, snapshot.best_epoch):
             place = int(np.flatnonzero(best_T != snapshot.best_epoch)[0])
