@@ -282,10 +282,9 @@ class Training:
         """End trials after a rung: where the program waits there, or did before it was resumed."""
         new = places[self.stopped[places] == 0]
         waits = self.snapshot is not None and self.snapshot.epoch == epoch
-        alone = self._ended_alone.pop(epoch, None)
-        if alone is not None:
-            self._compare(epoch, np.union1d(alone, places))
-        elif len(new) and not waits:
+        if epoch in self._ended_alone:
+            self._compare(epoch, np.union1d(self._ended_alone.pop(epoch), places))
+        elif not waits:
             self._compare(epoch, np.union1d(np.flatnonzero(self.stopped == epoch), new))
         self._stop(epoch, new)
         if waits and self.snapshot:

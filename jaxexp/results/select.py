@@ -605,28 +605,22 @@ def _finite_first(values: np.ndarray) -> np.ndarray:
 
 
 def by_trial(ds: xr.Dataset, values: xr.DataArray) -> np.ndarray:
-    """`values` (axes) as an array of one value per trial, in the order of `points`."""
-    return values.transpose(*axes(ds)).values.reshape(-1)
+    """`values` along some of the axes as one for each trial, in the order of `points`."""
+    sizes = {axis: ds.sizes[axis] for axis in axes(ds)}
+    laid = values.variable.set_dims(sizes)  # type: ignore[no-untyped-call]
+    made: np.ndarray = laid.transpose(*sizes).values.reshape(-1)
+    return made
 
 
 def values_by_trial(ds: xr.Dataset) -> dict[str, np.ndarray]:
     """By name, the value that each trial has `in_the_end`, in the order of `points`."""
-    return {name: _along(ds, in_the_end(ds, name)) for name in hyperparameters(ds)}
+    return {name: by_trial(ds, in_the_end(ds, name)) for name in hyperparameters(ds)}
 
 
 def initial_by_trial(ds: xr.Dataset) -> dict[str, np.ndarray]:
     """Of those that `changed` what each trial began with: "initial_learning_rate" and the like."""
     own = [name for name in hyperparameters(ds) if changed(ds, name)]
-    return {f"initial_{name}": _along(ds, ds[name]) for name in own}
-
-
-def _along(ds: xr.Dataset, values: xr.DataArray) -> np.ndarray:
-    """`values` along some of the axes as one for each trial, in the order of `points`."""
-    order = axes(ds)
-    index = np.unravel_index(np.arange(size(ds)), [ds.sizes[axis] for axis in order])
-    along = dict(zip(order, index, strict=True))
-    made: np.ndarray = values.values[tuple(along[str(dim)] for dim in values.dims)]
-    return made
+    return {f"initial_{name}": by_trial(ds, ds[name]) for name in own}
 
 
 def distinct(ds: xr.Dataset, name: str) -> list[Plain]:

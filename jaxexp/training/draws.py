@@ -15,9 +15,11 @@ import jax.numpy as jnp
 from jax import Array
 from jax.extend import core as jax_core
 
+from jaxexp.training import jaxprs
+from jaxexp.training.jaxprs import Atom
+
 P = ParamSpec("P")
 T = TypeVar("T")
-Atom: TypeAlias = jax_core.Var | jax_core.Literal
 Values: TypeAlias = dict[jax_core.Var, Any]
 
 FOLD, BITS = "random_fold_in", "random_bits"
@@ -104,7 +106,7 @@ def _new(renamed: dict[jax_core.Var, Atom], var: jax_core.Var) -> jax_core.Var:
 
 def _needed(eqns: list[jax_core.JaxprEqn], results: Sequence[Atom]) -> list[jax_core.JaxprEqn]:
     """Those that the results depend on: initialising a model also computes what it returns."""
-    wanted = _variables(results)
+    wanted = jaxprs.variables(results)
     found, left = [], list(eqns)
     while left:
         eqn = left.pop()
@@ -113,7 +115,7 @@ def _needed(eqns: list[jax_core.JaxprEqn], results: Sequence[Atom]) -> list[jax_
         if eqn.primitive.name == "scan" and (turns := _turns_at_once(eqn, wanted)):
             left += turns
             continue
-        wanted |= _variables(eqn.invars)
+        wanted |= jaxprs.variables(eqn.invars)
         found.append(eqn)
     return found[::-1]
 
@@ -137,7 +139,7 @@ def _turns_at_once(
     eqns = list(_flat(inner, renamed))
     results = [_renamed(renamed, inner.outvars[i]) for i in several]
     eqns = _needed(eqns, results)
-    used = _variables([*results, *(atom for eqn in eqns for atom in eqn.invars)])
+    used = jaxprs.variables([*results, *(atom for eqn in eqns for atom in eqn.invars)])
     if not used.isdisjoint(inner.invars[constants : constants + carried]):
         return None
     own = [*inner.invars[:constants], *inner.invars[constants + carried :]]
@@ -153,8 +155,8 @@ def _turns_at_once(
     turns = list(_flat(made.jaxpr, names))
     own_results = [_renamed(names, atom) for atom in made.jaxpr.outvars]
     computed = {var for eqn in turns for var in eqn.outvars}
-    if len(_variables(own_results) & computed) < len(several):  # some are given, or are the same
-        return None
+    if len(jaxprs.variables(own_results) & computed) < len(several):
+        return None  # some are given, or are the same
     to_results: dict[Atom, jax_core.Var] = dict(
         zip(own_results, (scan.outvars[i] for i in several), strict=True)
     )
@@ -167,11 +169,6 @@ def _turns_at_once(
         )
         for eqn in turns
     ]
-
-
-def _variables(atoms: Sequence[Atom]) -> set[jax_core.Var]:
-    """Without the constants among them."""
-    return {atom for atom in atoms if isinstance(atom, jax_core.Var)}
 
 
 def _ready(
@@ -196,7 +193,7 @@ def _ready(
 def _compute(program: jax_core.Jaxpr, eqns: Sequence[jax_core.JaxprEqn], values: Values) -> None:
     """Compute some operations of a program."""
     made = [var for eqn in eqns for var in eqn.outvars]
-    used = _variables([atom for eqn in eqns for atom in eqn.invars])
+    used = jaxprs.variables([atom for eqn in eqns for atom in eqn.invars])
     given = [var for var in values if var in used]
     part = program.replace(constvars=[], invars=given, outvars=made, eqns=list(eqns))
     results = jax_core.jaxpr_as_fun(jax_core.ClosedJaxpr(part, ()))(*(values[v] for v in given))

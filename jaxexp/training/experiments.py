@@ -229,8 +229,7 @@ def _drawn(i: int, n: int) -> np.ndarray:
 
 
 def _used(jaxpr: jax_core.Jaxpr) -> set[jax_core.Var]:
-    values = [*jaxpr.outvars, *(v for eqn in jaxpr.eqns for v in eqn.invars)]
-    return {v for v in values if isinstance(v, jax_core.Var)}
+    return jaxprs.variables([*jaxpr.outvars, *(v for eqn in jaxpr.eqns for v in eqn.invars)])
 
 
 def _rows(examples: Batch, rows: np.ndarray) -> Batch:

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import jax
@@ -100,6 +100,21 @@ def shape(value: Atom) -> Shape:
     """Of an array; () of what is none."""
     own: Shape = getattr(value.aval, "shape", ())
     return own
+
+
+def variables(atoms: Iterable[Atom]) -> set[jax_core.Var]:
+    """Those among them that are no literals."""
+    return {atom for atom in atoms if isinstance(atom, jax_core.Var)}
+
+
+def needed(eqns: Sequence[jax_core.JaxprEqn], results: Iterable[Atom]) -> list[jax_core.JaxprEqn]:
+    """Those on which the results depend, or that have effects; compilers drop the others, too."""
+    wanted, found = variables(results), []
+    for eqn in reversed(eqns):
+        if eqn.effects or not wanted.isdisjoint(eqn.outvars):
+            wanted |= variables(eqn.invars)
+            found.append(eqn)
+    return found[::-1]
 
 
 def equations(program: Program) -> Iterator[jax_core.JaxprEqn]:

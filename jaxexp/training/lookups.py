@@ -34,12 +34,7 @@ def _rewritten(jaxpr: jax_core.Jaxpr, held: dict[jax_core.Var, object]) -> jax_c
         eqns += made
     if not changed:
         return jaxpr
-    wanted, needed = {v for v in jaxpr.outvars if isinstance(v, jax_core.Var)}, []
-    for eqn in reversed(eqns):
-        if eqn.effects or not wanted.isdisjoint(eqn.outvars):
-            wanted |= {v for v in eqn.invars if isinstance(v, jax_core.Var)}
-            needed.append(eqn)
-    made_anew: jax_core.Jaxpr = jaxpr.replace(eqns=needed[::-1])
+    made_anew: jax_core.Jaxpr = jaxpr.replace(eqns=jaxprs.needed(eqns, jaxpr.outvars))
     return made_anew
 
 

@@ -398,19 +398,16 @@ class _Counted:
 
 def _count(jaxpr: jax_core.Jaxpr) -> _Counted:
     """Multiplications and products that results of a traced function need, loops in full."""
-    made, needed = _Counted(), {v for v in jaxpr.outvars if isinstance(v, jax_core.Var)}
-    for eqn in reversed(jaxpr.eqns):
-        if needed.isdisjoint(eqn.outvars):  # compilers drop it, too
-            continue
-        needed |= {v for v in eqn.invars if isinstance(v, jax_core.Var)}
-        shapes = [_shape(v) for v in eqn.outvars]
+    made = _Counted()
+    for eqn in jaxprs.needed(jaxpr.eqns, jaxpr.outvars):
+        shapes = [jaxprs.shape(v) for v in eqn.outvars]
         if eqn.primitive.name == "dot_general":
             (contract, _), _ = eqn.params["dimension_numbers"]
-            left = _shape(eqn.invars[0])
+            left = jaxprs.shape(eqn.invars[0])
             made.multiplications += math.prod(shapes[0]) * math.prod(left[i] for i in contract)
             made.products += 1
         elif eqn.primitive.name == "conv_general_dilated":
-            kernel, numbers = _shape(eqn.invars[1]), eqn.params["dimension_numbers"]
+            kernel, numbers = jaxprs.shape(eqn.invars[1]), eqn.params["dimension_numbers"]
             per_output = math.prod(kernel) / kernel[numbers.rhs_spec[0]]
             made.multiplications += math.prod(shapes[0]) * per_output
             made.products += 1
@@ -423,9 +420,3 @@ def _count(jaxpr: jax_core.Jaxpr) -> _Counted:
             made.multiplications += times * counted.multiplications
             made.products += times * counted.products
     return made
-
-
-def _shape(value: jax_core.Var | jax_core.Literal) -> tuple[int, ...]:
-    """() of what has none."""
-    shape: tuple[int, ...] = getattr(value.aval, "shape", ())
-    return shape
