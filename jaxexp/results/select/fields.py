@@ -1,0 +1,301 @@
+"""What a dataset of results holds: its axes, its metrics and splits, and its trials in the end."""
+
+import json
+from typing import Any, TypeAlias
+
+import numpy as np
+import xarray as xr
+
+from jaxexp.base.errors import UserError
+from jaxexp.results.select.wording import (
+    count,
+)
+from jaxexp.spec.values import text
+
+# A hyperparameter's value in a dataset: numbers that can be compared, or text.
+Plain: TypeAlias = Any
+# Coordinates that are never hyperparameters.
+INDEXES = frozenset(("epoch", "split", "step", "layer"))
+# Hyperparameters that repeat a setting, which is judged by its mean over them.
+REPLICATES = ("seed", "fold")
+
+
+def axes(ds: xr.Dataset) -> tuple[str, ...]:
+    """The dimensions of `ds` that are axes of the sweep, in order.
+
+    Those that `ds.attrs["axes"]` names and that have not been selected away; without the
+    attribute, the dimensions of the loss but for epoch and split.
+    """
+    _check_dataset(ds)
+    if "axes" in ds.attrs:
+        return tuple(dim for dim in json.loads(ds.attrs["axes"]) if dim in ds.dims)
+    return tuple(str(dim) for dim in ds["loss"].dims if dim not in INDEXES)
+
+
+def hyperparameters(ds: xr.Dataset) -> tuple[str, ...]:
+    """The hyperparameters that vary along the axes of `ds`, in the order of the axes."""
+    order = axes(ds)
+    varying = [str(n) for n, c in ds.coords.items() if c.ndim == 1 and c.dims[0] in order]
+    declared = json.loads(ds.attrs.get("base", "{}"))
+    varying = [name for name in varying if name in declared] or varying
+    return tuple(sorted(varying, key=lambda name: order.index(str(ds[name].dims[0]))))
+
+
+def replicates(ds: xr.Dataset) -> list[str]:
+    """The hyperparameters along the axes of `ds` that repeat a setting: "seed", "fold".
+
+    None of a population: its members have a seed each, and copy one another.
+    """
+    order = () if is_population(ds) else axes(ds)
+    return [n for n in REPLICATES if n in ds.coords and set(ds[n].dims) & set(order)]
+
+
+def is_population(ds: xr.Dataset) -> bool:
+    """Whether trials went on as copies of others, with hyperparameters that changed."""
+    return "parent" in ds
+
+
+def changed(ds: xr.Dataset, name: str) -> bool:
+    """Whether hyperparameter `name` changed while the trials of a population trained."""
+    return f"own_{name}" in ds
+
+
+def in_the_end(ds: xr.Dataset, name: str) -> xr.DataArray:
+    """Hyperparameter `name` of the trials; one that `changed`, as in the epoch of `last_epoch`.
+
+    The coordinate `ds[name]` has the value with which a trial began.
+    """
+    return _at_last_epoch(ds, ds[f"own_{name}"]) if changed(ds, name) else ds[name]
+
+
+def averaged_over(ds: xr.Dataset) -> dict[str, list[int]]:
+    """The seeds and folds that means are over, by "seed" and "fold"; empty of single trials."""
+    found = {name: ds.attrs.get(f"averaged_{name}s") for name in REPLICATES}
+    return {name: json.loads(values) for name, values in found.items() if values is not None}
+
+
+def what(ds: xr.Dataset) -> str:
+    """What a point of these results is: a "setting" of means over seeds, or else a "trial"."""
+    return "setting" if averaged_over(ds) else "trial"
+
+
+def replicate(ds: xr.Dataset) -> str:
+    """What repeats a setting, of results or of their means: "seed", "fold" or "seed-fold pair"."""
+    names = list(averaged_over(ds)) or replicates(ds)
+    return "seed-fold pair" if len(names) > 1 else "".join(names) or "seed"
+
+
+def count_replicates(ds: xr.Dataset, n: int) -> str:
+    """How often a setting is repeated: "3 seeds", "5 folds", "2 seeds × 5 folds"."""
+    each = averaged_over(ds) or {
+        name: np.unique(ds[name].values).tolist() for name in replicates(ds)
+    }
+    if len(each) > 1 and n == np.prod([len(values) for values in each.values()]):
+        return " × ".join(count(len(values), name) for name, values in each.items())
+    return count(n, replicate(ds))
+
+
+def metrics(ds: xr.Dataset) -> tuple[str, ...]:
+    """The names of what was measured by epoch and split, the loss first."""
+    _check_dataset(ds)
+    if "metrics" in ds.attrs:
+        return tuple(json.loads(ds.attrs["metrics"]))
+    found = [str(name) for name, v in ds.data_vars.items() if {"epoch", "split"} <= set(v.dims)]
+    return tuple(sorted(found, key=lambda name: name != "loss"))
+
+
+def splits(ds: xr.Dataset) -> tuple[str, ...]:
+    """The splits that the results have, "train" first."""
+    return tuple(str(split) for split in np.atleast_1d(ds["split"].values))
+
+
+def default_split(ds: xr.Dataset) -> str:
+    """The split by which trials are ranked: "validation" if there is one, else "train"."""
+    return "validation" if "validation" in splits(ds) else splits(ds)[0]
+
+
+def ranked_by(ds: xr.Dataset) -> str:
+    """The metric by which pages and tables call a trial the best.
+
+    That of a search, or the one that a run has written down; or else the loss.
+    """
+    metric = str(ds.attrs.get("ranked_by", "loss"))
+    return metric if metric in metrics(ds) else "loss"
+
+
+def metrics_by_rank(ds: xr.Dataset) -> list[str]:
+    """The `metrics`, but first the one that trials are `ranked_by`."""
+    return sorted(metrics(ds), key=lambda metric: metric != ranked_by(ds))
+
+
+def direction(ds: xr.Dataset, metric: str = "loss") -> str:
+    """Which values of `metric` are better: "higher" or "lower".
+
+    Raises UserError for an unknown metric.
+    """
+    check_metric(ds, metric)
+    # Files of an earlier jaxexp do not say it: they hold a loss and an accuracy.
+    earlier = "higher" if metric == "accuracy" else "lower"
+    return str(ds[metric].attrs.get("direction", earlier))
+
+
+def units(ds: xr.Dataset, metric: str = "loss") -> str:
+    """The unit of `metric`, such as "nats", or ""."""
+    return str(ds[metric].attrs.get("units", ""))
+
+
+def _check_dataset(ds: xr.Dataset) -> None:
+    if not isinstance(ds, xr.Dataset):
+        hint = ": give results.dataset" if hasattr(ds, "dataset") else ""
+        raise UserError(f"a {type(ds).__name__}, expected the dataset of results{hint}")
+
+
+def check_metric(ds: xr.Dataset, metric: str, split: str | None = None) -> None:
+    """Raise UserError for a metric or a split that the results do not have."""
+    if metric not in metrics(ds):
+        raise UserError(f"metric={metric!r}: these results have {', '.join(metrics(ds))}")
+    if split is not None and split not in splits(ds):
+        raise UserError(f"split={split!r}: these results have {', '.join(splits(ds))}")
+
+
+def applies(ds: xr.Dataset, name: str) -> np.ndarray:
+    """Whether hyperparameter `name` does anything in each trial, in the order of `points`.
+
+    A search space may say so: momentum only where the optimizer is SGD.
+    """
+    wanted = json.loads(ds.attrs.get("conditions", "{}")).get(name, {})
+    given = values_by_trial(ds) if wanted else {}
+    there = np.ones(size(ds), bool)
+    for other, values in wanted.items():
+        if other in ds.coords:
+            own = given.get(other, ds[other].values.reshape(-1))
+            there &= np.array([text(value) in values for value in own])
+    return there
+
+
+def applying(ds: xr.Dataset, *names: str) -> xr.Dataset:
+    """The trials in which all of these hyperparameters do something; all where that is none."""
+    there = np.logical_and.reduce([applies(ds, name) for name in names])
+    dims = {str(ds[name].dims[0]) for name in names}
+    if there.all() or not there.any() or dims != set(axes(ds)):
+        return ds
+    return ds.isel({dims.pop(): np.flatnonzero(there)})
+
+
+def size(ds: xr.Dataset) -> int:
+    """The number of trials of `ds`."""
+    return int(np.prod([ds.sizes[axis] for axis in axes(ds)], dtype=int))
+
+
+def final(ds: xr.Dataset, metric: str = "loss") -> xr.DataArray:
+    """`metric` of each trial as it is in the end, (axes, split); NaN where it diverged.
+
+    That is after its own last epoch, or after the best one where a stopping rule has kept its
+    parameters. Raises UserError for an unknown metric.
+    """
+    check_metric(ds, metric)
+    return _at_the_end(ds, ds[metric])
+
+
+def _at_the_end(ds: xr.Dataset, values: xr.DataArray) -> xr.DataArray:
+    """`values` (axes, epoch, split) of the epoch that counts, (axes, split), also of one split."""
+    if "split" not in values.dims:
+        values = values.expand_dims("split")
+    when = ds["diverged_epoch"].drop_vars(("epoch", "split"), errors="ignore")
+    return _at_last_epoch(ds, values).where(when == 0).transpose(..., "split")
+
+
+def _at_last_epoch(ds: xr.Dataset, values: xr.DataArray) -> xr.DataArray:
+    """`values` by epoch, or of one that was selected, as of `last_epoch`."""
+    if "epoch" not in values.dims:
+        values = values.expand_dims("epoch")
+    last = last_epoch(ds).drop_vars(("epoch", "split"), errors="ignore")
+    return values.sel(epoch=last).drop_vars("epoch")
+
+
+def last_epoch(ds: xr.Dataset) -> xr.DataArray:
+    """The epoch, (axes), whose parameters each trial has in the end, or the last one selected."""
+    last = ds["epochs_trained"]
+    if "best_epoch" in ds:
+        last = last.where(ds["best_epoch"] == 0, ds["best_epoch"])
+    there_E = np.atleast_1d(ds["epoch"].values)
+    place = np.searchsorted(there_E, last.values, side="right") - 1
+    return last.copy(data=there_E[np.maximum(place, 0)].astype(int))
+
+
+def stopped(ds: xr.Dataset) -> xr.DataArray:
+    """Whether a rule ended each trial early, (axes), but for divergence; of means, all seeds."""
+    trained = ds["epochs_trained"]
+    own = json.loads(ds.attrs.get("base", "{}")).get("epochs", 0) if "stopping" in ds.attrs else 0
+    planned = ds["epochs"] if own and "epochs" in ds.coords else own
+    early: xr.DataArray = (trained < planned) & (ds["diverged_epoch"] == 0)
+    return early
+
+
+def carried_on(ds: xr.Dataset, until: xr.DataArray) -> xr.Dataset:
+    """Curves of trials that were stopped, as if they had stayed as they are in the end.
+
+    From its last epoch on, a trial has the values of `final`, up to the epoch `until`, (axes); so
+    that trials stopped at different times have a mean.
+    """
+    made = {}
+    for metric in metrics(ds):
+        end = ds[metric].sel(epoch=last_epoch(ds)).drop_vars("epoch")
+        own = ds[metric].where(ds["epoch"] < ds["epochs_trained"], end)
+        made[metric] = own.where(ds["epoch"] <= until)
+    trained = ds["epochs_trained"]
+    kept = ds.assign(made).assign(epochs_trained=until.transpose(*trained.dims).astype(int))
+    if "best_epoch" in ds and bool((ds["best_epoch"] > 0).any()):
+        kept = kept.assign_attrs(best_epochs=1)  # what is left of them: `measured_when`
+    return kept.drop_vars("best_epoch", errors="ignore")
+
+
+def until_divergence(ds: xr.Dataset, variable: str = "loss") -> xr.DataArray:
+    """A `variable` by epoch as it is, but NaN from the epoch in which a trial diverged.
+
+    A network of NaN has no loss, but it has an accuracy: that of always naming the first class.
+    """
+    diverged = ds["diverged_epoch"]
+    return ds[variable].where((diverged == 0) | (ds["epoch"] < diverged))
+
+
+def spread(ds: xr.Dataset, metric: str = "loss") -> xr.DataArray | None:
+    """The standard deviation over the seeds of `final`, (axes, split); None of single seeds."""
+    name = f"{metric}_std"
+    if name not in ds:
+        return None
+    return _at_the_end(ds, ds[name])
+
+
+def undefined(ds: xr.Dataset, metric: str = "loss") -> xr.DataArray:
+    """Of how many seeds that finished `final` is NaN, (axes, split), of means; else 0."""
+    name = f"{metric}_undefined"
+    if name not in ds:
+        return xr.zeros_like(final(ds, metric), dtype=int)
+    return _at_the_end(ds, ds[name]).fillna(0).astype(int)
+
+
+def seed_counts(ds: xr.Dataset) -> np.ndarray | None:
+    """How many seeds each setting of means has, in the order of `points`; None of single trials."""
+    if "diverged_seeds" not in ds:
+        return None
+    return by_trial(ds, ds["seeds"] + ds["diverged_seeds"]).astype(int)
+
+
+def by_trial(ds: xr.Dataset, values: xr.DataArray) -> np.ndarray:
+    """`values` along some of the axes as one for each trial, in the order of `points`."""
+    sizes = {axis: ds.sizes[axis] for axis in axes(ds)}
+    laid = values.variable.set_dims(sizes)  # type: ignore[no-untyped-call]
+    made: np.ndarray = laid.transpose(*sizes).values.reshape(-1)
+    return made
+
+
+def values_by_trial(ds: xr.Dataset) -> dict[str, np.ndarray]:
+    """By name, the value that each trial has `in_the_end`, in the order of `points`."""
+    return {name: by_trial(ds, in_the_end(ds, name)) for name in hyperparameters(ds)}
+
+
+def initial_by_trial(ds: xr.Dataset) -> dict[str, np.ndarray]:
+    """Of those that `changed` what each trial began with: "initial_learning_rate" and the like."""
+    own = [name for name in hyperparameters(ds) if changed(ds, name)]
+    return {f"initial_{name}": by_trial(ds, ds[name]) for name in own}

@@ -1,0 +1,85 @@
+"""Numbers, names and counts as a person writes them."""
+
+import numpy as np
+
+from jaxexp.spec.values import text
+
+
+def number(value: object, digits: int = 4) -> str:
+    """`value` as a person writes it: 1, 0.001, 1e-5, 106,897; on and off for booleans.
+
+    Fractions are rounded to `digits` significant digits, larger numbers to whole ones. A negative
+    number has a minus sign (−); an exponent is written as it is typed (1e-5).
+    """
+    if value is None:
+        return "none"
+    if isinstance(value, bool | np.bool_):
+        return "on" if value else "off"
+    if isinstance(value, int | np.integer):
+        return _minus(f"{value:,}" if abs(int(value)) >= 10_000 else str(value))
+    if not isinstance(value, float | np.floating):
+        return text(value)
+    size = abs(float(value))
+    if np.isnan(size):
+        return "–"
+    # Whole digits stay: 603 of two digits is 603, not 6e2.
+    if size < 1e7 and (size >= 1_000 or round(size) >= 10**digits):
+        return number(round(float(value)))
+    mantissa, exponential, exponent = f"{value:.{digits}g}".partition("e")
+    return _minus(f"{mantissa}e{int(exponent)}" if exponential else mantissa)
+
+
+def decimals(value: float, digits: int = 4) -> str:
+    """`value` to a fixed number of decimals: "0.5000".
+
+    As `number` writes it where those would hide it: far below 1, or 1,000 and above.
+    """
+    if value == 0 or 10.0 ** (1 - digits) <= abs(value) < 1_000:
+        return _minus(f"{value:.{digits}f}")
+    return number(float(value), digits)
+
+
+def signed(value: float, digits: int = 3) -> str:
+    """A difference with its sign: "+0.012", "−0.004"."""
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
+def count(n: int, noun: str) -> str:
+    """A number of things: "1 program", "12 programs"."""
+    return f"{number(int(n))} {noun}{'' if n == 1 else 's'}"
+
+
+def mean_over(seeds: str) -> str:
+    """What is said of numbers with a "±": " (mean ± standard deviation over 6 seeds)"."""
+    return f" (mean ± standard deviation over {seeds})"
+
+
+def _minus(digits: str) -> str:
+    """The sign of a number as a minus sign, and none before 0."""
+    if not digits.startswith("-"):
+        return digits
+    return f"−{digits[1:]}" if any(digit in digits for digit in "123456789i") else digits[1:]
+
+
+def words(name: str) -> str:
+    """The name of a hyperparameter, metric or sweep as it stands in a sentence.
+
+    One that is no name of Python's is prose already: "a$x_1$".
+    """
+    return name.replace("_", " ") if name.isidentifier() else name
+
+
+def metric_words(metric: str, split: str) -> str:
+    """A metric of a split as it stands in a sentence: "validation loss", "training r2"."""
+    return f"{'training' if split == 'train' else split} {words(metric)}"
+
+
+def plus_minus(value: float, std: object = None, digits: int = 4) -> str:
+    """A value and its standard deviation: "0.9130 ± 0.0040"; the value alone without one."""
+    width = float("nan") if std is None else float(std)  # type: ignore[arg-type]
+    if not np.isfinite(width):
+        return decimals(value, digits)
+    # To as many decimals as the value, unless they would hide it.
+    alike = width >= 0.5 * 10.0**-digits and abs(value) < 1_000
+    shown = f"{width:.{digits}f}" if alike else number(width, 2)
+    return f"{decimals(value, digits)} ± {shown}"
