@@ -19,7 +19,7 @@ from jaxexp.spec.sweep import Comparison, Question, Sweep, Verdict
 from jaxexp.spec.trial import MLPTrial, Trial, choice, size, static, traced
 
 if TYPE_CHECKING:
-    from jaxexp import nn, search
+    from jaxexp import nn, reproduce, search
     from jaxexp.api import PlannedRun, Problem, plan, run, write_report
     from jaxexp.base.counting import counting
     from jaxexp.base.files import digest
@@ -87,6 +87,7 @@ __all__ = [
     "metrics",
     "nn",
     "plan",
+    "reproduce",
     "run",
     "search",
     "seeds",
@@ -134,6 +135,7 @@ _MODULES = {
     "figures": "jaxexp.report.figures",
     "metrics": "jaxexp.training.metrics",
     "nn": "jaxexp.nn",
+    "reproduce": "jaxexp.reproduce",
     "seeds": "jaxexp.results.seeds",
     "search": "jaxexp.search",
     "select": "jaxexp.results.select",

@@ -6,8 +6,8 @@ About 8 s on 4 cores. Expect validation accuracies of about 0.91, and 0.95 with 
 """
 
 import jaxexp as jx
-from jaxexp.reproduce.places import problem
-from jaxexp.reproduce.statements import over_seeds
+
+statements = jx.reproduce.statements
 
 
 def draw(results):
@@ -45,7 +45,7 @@ def answer(results):
             f"with {name}, it is {start} after the first epoch, and changes by {jump} an epoch"
         )
     return (
-        f"The validation accuracy at the end{over_seeds(results)}: {ends}. "
+        f"The validation accuracy at the end{statements.over_seeds(results)}: {ends}. "
         f"{'; '.join(parts).capitalize()}."
     )
 
@@ -70,7 +70,7 @@ def verdict(results):
     )
 
 
-__all__ = ["problem", "sweep"]
+problem = jx.reproduce.places.problem
 
 sweep = jx.Sweep(
     base=jx.MLPTrial(epochs=50),

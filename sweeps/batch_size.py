@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 
 import jaxexp as jx
-from jaxexp.reproduce.places import problem
 
 REPORT = pd.DataFrame(
     {
@@ -100,7 +99,7 @@ def verdict(results):
     )
 
 
-__all__ = ["problem", "sweep"]
+problem = jx.reproduce.places.problem
 
 sweep = jx.Sweep(
     base=jx.MLPTrial(),

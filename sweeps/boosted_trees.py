@@ -6,26 +6,22 @@ About half a minute on 4 cores for 2,000 images: one fit, with XGBoost's default
 """
 
 import jaxexp as jx
-from jaxexp.reproduce import answers
-from jaxexp.reproduce.trials import EstimatorTrial
+
+answers = jx.reproduce.answers
 
 
 def check(inputs):
     """Read the images before anything is trained."""
-    from jaxexp.reproduce import images
-
-    images.load(inputs, images.middle())
+    jx.reproduce.images.load(inputs, jx.reproduce.images.middle())
 
 
 def estimate(sweep, inputs):
     """Fit XGBoost."""
-    from jaxexp.reproduce import estimators
-
-    return estimators.boosted_trees(sweep, inputs)
+    return jx.reproduce.estimators.boosted_trees(sweep, inputs)
 
 
 sweep = jx.Sweep(
-    base=EstimatorTrial(),
+    base=jx.reproduce.trials.EstimatorTrial(),
     record=("predictions",),
     questions=(
         jx.Question(

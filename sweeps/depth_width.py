@@ -6,8 +6,8 @@ About 20 s on 4 cores. Expect test accuracies from about 0.72 (one layer) to 0.9
 """
 
 import jaxexp as jx
-from jaxexp.reproduce.places import problem
-from jaxexp.reproduce.statements import best_at, listed, near, over_seeds
+
+statements = jx.reproduce.statements
 
 
 def best(results):
@@ -46,7 +46,7 @@ def answer_worst(results):
         return f"The worst of the grid is {name}."
     return (
         f"The worst by validation loss after the last epoch is {name}, at "
-        f"{jx.select.outcome(point)}{over_seeds(results)}. {_test(point)}"
+        f"{jx.select.outcome(point)}{statements.over_seeds(results)}. {_test(point)}"
     )
 
 
@@ -60,13 +60,13 @@ def _test(point):
 def verdict_best(results):
     """Whether the best validation loss is about 0.25."""
     _, point = jx.select.point(jx.seeds.average(results), best(results))
-    return near(point, 0.25, within=0.05)
+    return statements.near(point, 0.25, within=0.05)
 
 
 def verdict_worst(results):
     """Whether the worst validation loss is about 1.0."""
     _, point = jx.select.point(jx.seeds.average(results), worst(results))
-    return near(point, 1.0, within=0.1)
+    return statements.near(point, 1.0, within=0.1)
 
 
 def by_depth(results):
@@ -82,13 +82,13 @@ def by_width(results):
 def _answer_along(results):
     return (
         f"{jx.seeds.best_in_words(results, 'accuracy')} "
-        f"Validation accuracies after the last epoch: {listed(results, 'accuracy')}."
+        f"Validation accuracies after the last epoch: {statements.listed(results, 'accuracy')}."
     )
 
 
 SHAPES = [(1, 16), (2, 16), (6, 16), (10, 16), (6, 8), (6, 32), (6, 64)]
 
-__all__ = ["problem", "sweep"]
+problem = jx.reproduce.places.problem
 
 sweep = jx.Sweep(
     base=jx.MLPTrial(epochs=50),
@@ -122,7 +122,7 @@ sweep = jx.Sweep(
             draw=lambda results: [jx.figures.final_by(by_depth(results), "depth", "accuracy")],
             answer=lambda results: _answer_along(by_depth(results)),
             reference="best at 2 hidden layers.",
-            verdict=lambda results: best_at(
+            verdict=lambda results: statements.best_at(
                 by_depth(results), "accuracy", "depth", 2, "2 hidden layers"
             ),
         ),
@@ -133,7 +133,7 @@ sweep = jx.Sweep(
             draw=lambda results: [jx.figures.final_by(by_width(results), "width", "accuracy")],
             answer=lambda results: _answer_along(by_width(results)),
             reference="best at about 30 units.",
-            verdict=lambda results: best_at(
+            verdict=lambda results: statements.best_at(
                 by_width(results), "accuracy", "width", 32, "about 30 units"
             ),
         ),

@@ -6,8 +6,8 @@ About 8 s on 4 cores. Expect a validation accuracy near 0.9 and three curves tha
 """
 
 import jaxexp as jx
-from jaxexp.reproduce.places import problem
-from jaxexp.reproduce.statements import over_seeds
+
+statements = jx.reproduce.statements
 
 
 def draw(results):
@@ -29,8 +29,8 @@ def answer(results):
     turn = verdict(results).reason
     return (
         f"The validation loss is lowest in epoch {lowest} of {last}, {value} nats"
-        f"{over_seeds(results)}. It lies {at_lowest} nats from the training loss there, and "
-        f"{at_end} after the last epoch. {turn[0].upper()}{turn[1:]}"
+        f"{statements.over_seeds(results)}. It lies {at_lowest} nats from the training loss there, "
+        f"and {at_end} after the last epoch. {turn[0].upper()}{turn[1:]}"
     )
 
 
@@ -69,7 +69,7 @@ def verdict(results):
     )
 
 
-__all__ = ["problem", "sweep"]
+problem = jx.reproduce.places.problem
 
 sweep = jx.Sweep(
     base=jx.MLPTrial(epochs=100),

@@ -6,40 +6,32 @@ As long as `scratch`: all weights are trained, the last layer from new ones.
 """
 
 import jaxexp as jx
-from jaxexp.reproduce import answers
-from jaxexp.reproduce.trials import ImageTrial
+
+answers = jx.reproduce.answers
 
 
 def check(inputs):
     """Read images and weights before anything is trained."""
-    from jaxexp.reproduce import problems
-
-    problems.check_pretrained(inputs)
+    jx.reproduce.problems.check_pretrained(inputs)
 
 
 def problem(inputs):
     """Images as the weights expect them, and the weights."""
-    from jaxexp.reproduce import problems
-
-    return problems.fine_tuning(inputs)
+    return jx.reproduce.problems.fine_tuning(inputs)
 
 
 def predict(model, files):
     """The class of image files."""
-    from jaxexp.reproduce import predict
-
-    return predict.predict(model, files)
+    return jx.reproduce.predict.predict(model, files)
 
 
 def export(model, path):
     """Write a model's weights for torchvision."""
-    from jaxexp.reproduce import predict
-
-    predict.export(model, path)
+    jx.reproduce.predict.export(model, path)
 
 
 sweep = jx.Sweep(
-    base=ImageTrial(pretrained=True),
+    base=jx.reproduce.trials.ImageTrial(pretrained=True),
     axes={"learning_rate": [1e-1, 1e-2, 1e-3, 1e-4, 1e-5]},
     record=("predictions",),
     questions=(

@@ -7,7 +7,6 @@ stays at the share of the largest country.
 """
 
 import jaxexp as jx
-from jaxexp.reproduce.places import problem
 
 LAYERS = [0, 30, 60, 90, 95, 99]
 
@@ -86,7 +85,7 @@ def verdict_cure(results):
     )
 
 
-__all__ = ["problem", "sweep"]
+problem = jx.reproduce.places.problem
 
 sweep = jx.Sweep(
     base=jx.MLPTrial(depth=100, width=4, epochs=10),

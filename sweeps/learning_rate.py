@@ -7,8 +7,8 @@ loss that wanders about the entropy of the labels.
 """
 
 import jaxexp as jx
-from jaxexp.reproduce.places import problem
-from jaxexp.reproduce.statements import listed
+
+statements = jx.reproduce.statements
 
 
 def draw(results):
@@ -21,7 +21,8 @@ def answer(results):
     """Which rate is best and how clearly, and where the others end."""
     entropy = results.attrs["label_entropy"]
     return (
-        f"{jx.seeds.best_in_words(results)} After the last epoch: {listed(results, 'loss')}. "
+        f"{jx.seeds.best_in_words(results)} "
+        f"After the last epoch: {statements.listed(results, 'loss')}. "
         f"A network that ignores its input stands at {entropy:.2f} nats."
     )
 
@@ -46,7 +47,7 @@ def verdict(results):
     )
 
 
-__all__ = ["problem", "sweep"]
+problem = jx.reproduce.places.problem
 
 sweep = jx.Sweep(
     base=jx.MLPTrial(epochs=50),

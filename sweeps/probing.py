@@ -7,26 +7,22 @@ about a second.
 """
 
 import jaxexp as jx
-from jaxexp.reproduce import answers
-from jaxexp.reproduce.trials import ProbeTrial
+
+answers = jx.reproduce.answers
 
 
 def check(inputs):
     """Read images and weights before anything is trained."""
-    from jaxexp.reproduce import problems
-
-    problems.check_pretrained(inputs)
+    jx.reproduce.problems.check_pretrained(inputs)
 
 
 def problem(inputs):
     """The features of the images."""
-    from jaxexp.reproduce import problems
-
-    return problems.probing(inputs)
+    return jx.reproduce.problems.probing(inputs)
 
 
 sweep = jx.Sweep(
-    base=ProbeTrial(),
+    base=jx.reproduce.trials.ProbeTrial(),
     axes={"learning_rate": [1e-1, 1e-2, 1e-3, 1e-4, 1e-5]},
     record=("predictions",),
     questions=(

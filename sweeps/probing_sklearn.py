@@ -6,26 +6,22 @@ One fit of `LogisticRegression()`, in about a second beyond the features.
 """
 
 import jaxexp as jx
-from jaxexp.reproduce import answers
-from jaxexp.reproduce.trials import EstimatorTrial
+
+answers = jx.reproduce.answers
 
 
 def check(inputs):
     """Read images and weights before anything is trained."""
-    from jaxexp.reproduce import problems
-
-    problems.check_pretrained(inputs)
+    jx.reproduce.problems.check_pretrained(inputs)
 
 
 def estimate(sweep, inputs):
     """Fit scikit-learn's logistic regression."""
-    from jaxexp.reproduce import estimators
-
-    return estimators.logistic_regression(sweep, inputs)
+    return jx.reproduce.estimators.logistic_regression(sweep, inputs)
 
 
 sweep = jx.Sweep(
-    base=EstimatorTrial(),
+    base=jx.reproduce.trials.EstimatorTrial(),
     record=("predictions",),
     questions=(
         jx.Question(

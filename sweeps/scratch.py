@@ -6,40 +6,32 @@ Some seconds per learning rate on 4 cores for 800 images of 64 pixels, some minu
 """
 
 import jaxexp as jx
-from jaxexp.reproduce import answers
-from jaxexp.reproduce.trials import ImageTrial
+
+answers = jx.reproduce.answers
 
 
 def check(inputs):
     """Read the images before anything is trained."""
-    from jaxexp.reproduce import images
-
-    images.load(inputs, images.stretched(inputs.image_size))
+    jx.reproduce.images.load(inputs, jx.reproduce.images.stretched(inputs.image_size))
 
 
 def problem(inputs):
     """Images scaled to [0, 1]."""
-    from jaxexp.reproduce import problems
-
-    return problems.scratch(inputs)
+    return jx.reproduce.problems.scratch(inputs)
 
 
 def predict(model, files):
     """The class of image files."""
-    from jaxexp.reproduce import predict
-
-    return predict.predict(model, files)
+    return jx.reproduce.predict.predict(model, files)
 
 
 def export(model, path):
     """Write a model's weights for torchvision."""
-    from jaxexp.reproduce import predict
-
-    predict.export(model, path)
+    jx.reproduce.predict.export(model, path)
 
 
 sweep = jx.Sweep(
-    base=ImageTrial(),
+    base=jx.reproduce.trials.ImageTrial(),
     axes={"learning_rate": [1e-1, 1e-2, 1e-3, 1e-4, 1e-5]},
     record=("predictions",),
     questions=(

@@ -7,8 +7,8 @@ About 10 s on 4 cores. Expect validation accuracies of about 0.9 from the raw co
 """
 
 import jaxexp as jx
-from jaxexp.reproduce.places import problem
-from jaxexp.reproduce.statements import over_seeds
+
+statements = jx.reproduce.statements
 
 
 def draw(results):
@@ -33,7 +33,7 @@ def answer(results):
     if lead is not None:
         won = f"{lead.best} has the higher test accuracy with {lead.wins} of {lead.seeds} seeds"
         clear = f" {won[0].upper()}{won[1:]}, by {lead.interval}."
-    return f"At the end{over_seeds(results)}: {'; '.join(parts)}.{clear}"
+    return f"At the end{statements.over_seeds(results)}: {'; '.join(parts)}.{clear}"
 
 
 def verdict(results):
@@ -53,7 +53,7 @@ def verdict(results):
     )
 
 
-__all__ = ["problem", "sweep"]
+problem = jx.reproduce.places.problem
 
 sweep = jx.Sweep(
     base=jx.MLPTrial(epochs=50),

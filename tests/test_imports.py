@@ -130,6 +130,14 @@ def test_the_reproduction_uses_public_names_alone():
     assert not [wrong for path in CLIENTS for wrong in not_public(path)]
 
 
+def test_sweeps_import_nothing_inside_jaxexp():
+    sweeps = [path for path in CLIENTS if path.is_relative_to(ROOT / "sweeps")]
+    assert len(sweeps) > 10
+    for path in sweeps:
+        ours = {name for name in imports(path) if name.partition(".")[0] == "jaxexp"}
+        assert ours <= {"jaxexp"}, path
+
+
 def not_public(path: Path) -> list[str]:
     """What a file imports of jaxexp, or takes from `jx`, that is not public."""
     found = []

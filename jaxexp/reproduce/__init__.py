@@ -1,4 +1,39 @@
 """The published report: its data, its networks' inputs, its questions and tables.
 
 A client of the library: it imports the public names of `jaxexp` and its own modules, nothing else.
+Those that sweeps use are imported when they are first used, as `jx.reproduce.places`.
 """
+
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jaxexp.reproduce import (
+        answers,
+        estimators,
+        images,
+        places,
+        predict,
+        problems,
+        statements,
+        trials,
+    )
+
+__all__ = [
+    "answers",
+    "estimators",
+    "images",
+    "places",
+    "predict",
+    "problems",
+    "statements",
+    "trials",
+]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Import a module when it is first used."""
+    if name in __all__:
+        return importlib.import_module(f"jaxexp.reproduce.{name}")
+    raise AttributeError(f"module 'jaxexp.reproduce' has no attribute {name!r}")

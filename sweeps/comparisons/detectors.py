@@ -7,7 +7,6 @@ which flatters a baseline of many runs.
 import json
 
 import jaxexp as jx
-from jaxexp.reproduce.images import picture
 
 NAMES = {
     "boosted_trees": "XGBoost",
@@ -155,7 +154,7 @@ def draw_samples(results):
     images = found.images
     return [
         jx.figures.pictures(
-            [picture(dataset.attrs["images"], file) for file in images.index],
+            [jx.reproduce.images.picture(dataset.attrs["images"], file) for file in images.index],
             [classes[label] for label in images["label"]],
             [
                 f"best: {right:.3f}\nworst: {wrong:.3f}"
