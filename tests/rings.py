@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxexp.api import Problem, _Inspector
+from jaxexp.api import Inspector, Problem
 from jaxexp.execution.driver import stream
 from jaxexp.execution.records import TrialRecord
 from jaxexp.execution.trainer import Progress
@@ -48,7 +48,7 @@ class RegionTask(MLPClassification):
 
 def workload(task: Task, data: Data) -> Workload:
     """As `jaxexp.plan` makes it, whatever the trials."""
-    return _Inspector(task, data, []).workload([])
+    return Inspector(task, data, []).workload([])
 
 
 # How trials of one program may train: one after another or not, and in which microbatches.

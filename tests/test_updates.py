@@ -24,7 +24,7 @@ RATE = 0.02
 def examples_are_apart():
     """Of all models here: to prove it takes longer than to try their optimizers."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jaxexp.api.mixing", lambda *_: lambda trial: masks.APART)
+        patch.setattr("jaxexp.api.inspector.mixing", lambda *_: lambda trial: masks.APART)
         yield
 
 

@@ -1,0 +1,211 @@
+"""What is refused of sweeps, tasks and options, before anything is planned."""
+
+import functools
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar, cast
+
+from jaxexp.api.inspector import Inspector
+from jaxexp.base.errors import UserError
+from jaxexp.base.numbers import checked_int
+from jaxexp.base.words import did_you_mean
+from jaxexp.nn.classification import MLPClassification
+from jaxexp.spec.sweep import Sweep
+from jaxexp.spec.trial import Kind, MLPTrial, Trial
+from jaxexp.spec.values import text
+from jaxexp.training import step
+from jaxexp.training.masks import COMPARES, FILLING, SIZED
+from jaxexp.training.task import Task
+from jaxexp.training.updates import padded_sizes
+
+if TYPE_CHECKING:
+    pass
+
+
+FunctionT = TypeVar("FunctionT", bound=Callable[..., object])
+
+
+ALWAYS_READ = {"epochs", "batch_size", "seed", "matmul_precision"}  # by the engine
+
+
+# Variables and dimensions of every dataset of results; see `to_dataset`.
+RESERVED = {"loss", "step_loss", "steps_per_epoch", "epochs_trained", "diverged_epoch"}
+
+
+def refuses_unknown_arguments(function: FunctionT) -> FunctionT:
+    """Refuse arguments of unknown names with a hint, where Python raises a TypeError."""
+    known = inspect.signature(function).parameters
+
+    @functools.wraps(function)
+    def checked(*args: object, **named: object) -> object:
+        for name in named:
+            if name in known:
+                continue
+            hint = did_you_mean(name, known)
+            if name in MLPTrial.fields():
+                hint = f"it is a hyperparameter, as in jaxexp.Sweep(jaxexp.Trial({name}=…)) "
+            raise UserError(
+                f"jaxexp.{function.__name__}: unknown argument {name!r}: {hint}"
+                f"(there are: {', '.join(known)})"
+            )
+        return function(*args, **named)
+
+    return cast(FunctionT, checked)
+
+
+def check_read(sweep: Sweep, inspector: Inspector) -> None:
+    """Raise UserError for a hyperparameter that was set, or varies, and that nothing reads."""
+    trials = sweep.trials()
+    read = ALWAYS_READ.union(*(inspector(trial).reads for trial in trials))
+    read |= {"fold"} if inspector.data.folds is not None else set()
+    for name, declared in sweep.base.fields().items():
+        values = {getattr(trial, name) for trial in trials}
+        if name not in read and values != {declared.default}:
+            raise UserError(
+                f"{name} is set to {' or '.join(sorted(map(str, values)))}, but "
+                f"{type(inspector.task).__name__} never reads it: the numbers would be those of "
+                "trials without it"
+            )
+
+
+def check_records(sweep: Sweep, task: Task, inspector: Inspector) -> None:
+    """Raise UserError for what is to be recorded, and that nothing can be recorded of."""
+    if "predictions" in sweep.record and type(task).predictions is Task.predictions:
+        raise UserError(
+            f"record='predictions' of sweep {sweep.name!r}: {type(task).__name__} defines none"
+        )
+    if "predictions" in sweep.record:
+        _check_predictions(sweep, task, inspector)
+    if "gradient_norms" in sweep.record and not all(
+        inspector(trial).cost.layers for trial in sweep.trials()
+    ):
+        raise UserError(
+            f"record='gradient_norms' of sweep {sweep.name!r}: no array of parameters has two axes "
+            "or more, and so there are no layers"
+        )
+
+
+def _check_predictions(sweep: Sweep, task: Task, inspector: Inspector) -> None:
+    said = f"record='predictions' of sweep {sweep.name!r}: {type(task).__name__}"
+    if not task.prediction_dims:
+        raise UserError(f"{said}.prediction_dims is empty, expected the dimensions of each")
+    found, coords = inspector(sweep.trials()[0]).predicted, inspector.data.coords
+    for name, dims in task.prediction_dims.items():
+        if missing := [dim for dim in dims if dim not in coords]:
+            raise UserError(
+                f"{said}.prediction_dims[{name!r}] has {missing[0]!r}, expected dimensions of "
+                f"Data.coords ({', '.join(coords) or 'there are none'})"
+            )
+        size = math.prod(len(coords[dim][1]) for dim in dims)
+        if found and found.get(name) != size:
+            raise UserError(
+                f"{said}.predictions has {found.get(name, 'none')} numbers for {name!r}, expected "
+                f"{size}, as many as {' × '.join(dims)}"
+            )
+
+
+def check_filling(inspector: Inspector, trials: Sequence[Trial], programs: str) -> None:
+    """Raise UserError for a batch to fill up, where that would change what is computed of it."""
+    task, data = inspector.task, inspector.data
+    sizes = sorted({trial.batch_size for trial in trials})
+    size = task.evaluation_batch_size
+    for trial in trials:
+        mixes, examples = inspector.mixes(trial), data.counts_of(trial.fold)["train"]
+        why = COMPARES.format(mixes.metric) if mixes.metric else FILLING
+        of = f" of fold {trial.fold}" if data.folds is not None else ""
+        counts = step.evaluated_counts(data, trial.fold)
+        evaluated = [(n, split) for split, n in counts.items() if n % size]
+        if mixes.filling and examples % trial.batch_size:
+            raise UserError(
+                f"batch_size={trial.batch_size}: the last of the batches of {examples} examples"
+                f"{of} would be partial, and {why}, or choose a batch size that divides {examples}"
+            )
+        if mixes.filling and programs == "one" and len(sizes) > 1:
+            raise UserError(
+                f"programs='one': a batch of {sizes[0]} would be padded to {sizes[-1]}, and "
+                f"{why}, or run with programs='exact'"
+            )
+        if mixes.sized and programs == "one" and len(sizes) > 1:
+            raise UserError(
+                f"programs='one': a batch of {sizes[0]} would be padded to {sizes[-1]}, and "
+                f"{SIZED}, or run with programs='exact'"
+            )
+        if mixes.evaluated_filling and evaluated:
+            n, split = evaluated[-1]
+            raise UserError(
+                f"evaluation_batch_size={size}: the last of the batches of {n} {split} examples "
+                f"would be partial, and {why}, or choose an evaluation_batch_size that divides "
+                f"{' and '.join(str(n) for n in dict.fromkeys(counts.values()))}"
+            )
+
+
+def check_updates(inspector: Inspector, trials: Sequence[Trial]) -> None:
+    """Raise UserError for models to pad, where the optimizer would update them otherwise."""
+    for kind in dict.fromkeys(map(type, trials)):
+        own = [trial for trial in trials if type(trial) is kind]
+        if not inspector.pads_sizes(own):
+            raise UserError(
+                f"programs='one': models that differ in {' and '.join(padded_sizes(own))} would "
+                f"be padded, and the optimizer of {type(inspector.task).__name__} would not update "
+                "them as alone (it may take means over whole arrays, or heed their shapes, as "
+                "Adafactor and Muon do): run with programs='auto' or 'exact'"
+            )
+
+
+def check_task(task: Task) -> None:
+    """Raise UserError for attributes of a task that are not what they should be."""
+    checked_int("evaluation_batch_size", task.evaluation_batch_size, least=1)
+    for name in ("metrics", "prediction_dims"):
+        value = getattr(task, name)
+        if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+            raise UserError(f"{name}={value!r}: expected a dict whose keys are names")
+
+
+def check_metric_names(task: Task, trials: Sequence[Trial]) -> None:
+    """Raise UserError for a metric that would take the place of something else in the results."""
+    for name in task.metrics:
+        taken = next((type(trial) for trial in trials if name in trial.fields()), None)
+        if taken is not None:
+            raise UserError(
+                f"metrics[{name!r}]: {taken.__name__} has a hyperparameter of this name"
+            )
+        of = name.removesuffix("_std")  # what means over seeds have beside them
+        spread = of != name and (of in RESERVED or of in task.metrics)
+        taken_too = name in RESERVED or spread or name in task.prediction_dims
+        if taken_too or name.startswith("running_"):
+            raise UserError(f"metrics[{name!r}]: results have something else of this name")
+
+
+def check_pads(task: Task, trials: Sequence[Trial]) -> None:
+    """Raise UserError for hyperparameters to pad, where the task does not pad its model."""
+    if type(task).crop is not Task.crop:
+        return
+    for name, declared in {n: d for t in trials for n, d in t.fields().items()}.items():
+        padded = declared.kind in (Kind.SIZE, Kind.CHOICE) and name not in Trial.fields()
+        values = {getattr(trial, name) for trial in trials if name in trial.fields()}
+        if padded and len(values) > 1:
+            raise UserError(
+                f"{name} is declared with jaxexp.{declared.kind.value}, so that trials with "
+                f"{' and '.join(sorted(map(text, values)))} may share a program, but "
+                f"{type(task).__name__} pads no model (it defines no `crop`): declare it with "
+                "jaxexp.static, or run with programs='exact'"
+            )
+
+
+def checked_task(task: Task | None, trials: Sequence[Trial]) -> Task:
+    """The task, or the usual one of MLPs; raises UserError for what is none."""
+    if task is None and all(isinstance(trial, MLPTrial) for trial in trials):
+        return MLPClassification()
+    if not isinstance(task, Task):
+        names = ", ".join(sorted({type(trial).__name__ for trial in trials}))
+        raise UserError(
+            f"task={short(task)}: expected a jaxexp.Task that trains {names}; "
+            "jaxexp.supervised(module=…, loss=…) makes the usual one"
+        )
+    return task
+
+
+def short(value: object) -> str:
+    """What a message says of a value that may be large: its type."""
+    return "None" if value is None else f"a {type(value).__name__}"

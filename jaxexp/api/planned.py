@@ -1,0 +1,333 @@
+"""Planning a run: which trials of which sweeps share a program, where, and at what cost."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+import jax
+
+from jaxexp.api.checks import (
+    RESERVED,
+    check_filling,
+    check_metric_names,
+    check_pads,
+    check_read,
+    check_records,
+    check_task,
+    check_updates,
+    checked_task,
+    refuses_unknown_arguments,
+    short,
+)
+from jaxexp.api.inspector import Inspector
+from jaxexp.base.errors import UserError
+from jaxexp.base.files import digest
+from jaxexp.base.numbers import checked_int
+from jaxexp.base.versions import version
+from jaxexp.execution import driver, targets
+from jaxexp.execution.devices import check_compiles, chosen, device_memory, host_memory
+from jaxexp.execution.devices import devices as all_devices
+from jaxexp.execution.targets import Compilations, Target
+from jaxexp.planning import plan as planning
+from jaxexp.planning.nodes import forecast
+from jaxexp.planning.programs import Plan
+from jaxexp.spec.sweep import Sweep
+from jaxexp.spec.trial import Trial, with_values
+from jaxexp.training import flags, step
+from jaxexp.training.data import Data
+from jaxexp.training.task import Task
+from jaxexp.training.tracing import fingerprint, is_plain_value, traced_shapes
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from jaxexp.cluster.nodes import Cluster
+
+LIBRARIES = ("jaxexp", "jax", "jaxlib", "flax", "optax", "numpy")  # which decide numbers
+MOST_TRACED = 8  # trials that differ in sizes alone, to tell a task from another
+RESERVED |= {"diverged_step", "trial_id", "seconds", "gradient_norm", "best_epoch", "parent"}
+RESERVED |= {"epoch", "split", "step", "layer", "seeds", "diverged_seeds"}
+
+
+class Problem(NamedTuple):
+    """What a sweep is run on: what a sweep file's `problem(inputs)` returns.
+
+    >>> import jaxexp as jx
+    >>> def problem(inputs):
+    ...     return Problem(jx.MLPClassification(), jx.arrays([[0.0], [1.0]] * 4, [0, 1] * 4))
+    >>> problem(None).data.counts
+    {'train': 6, 'validation': 2}
+    """
+
+    task: Task
+    data: Data
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedRun:
+    """Sweeps, the task and the data that they are run on, and how: `print` it to see.
+
+    >>> import jaxexp as jx
+    >>> data = jx.arrays([[0.0], [1.0]] * 4, [0, 1] * 4)
+    >>> planned = plan(jx.Sweep(jx.MLPTrial(batch_size=2), {"seed": range(3)}), data=data)
+    >>> print(str(planned).partition(" on ")[0])
+    3 trials in 1 program
+    """
+
+    sweeps: tuple[Sweep, ...]
+    task: Task
+    data: Data
+    plan: Plan
+    devices: tuple[jax.Device, ...]
+    target: Target | None = None  # hardware that is not here
+    cluster: "Cluster | None" = None  # whose nodes train, in place of devices of this machine
+
+    def compiled(self) -> Compilations:
+        """Compile every program for the target, and return what its compiler says: `print` it.
+
+        Compiling takes seconds for each program. Nothing runs.
+
+        Raises UserError of a plan for the devices that are here.
+
+        >>> import jaxexp as jx
+        >>> data = jx.arrays([[0.0], [1.0]] * 4, [0, 1] * 4)
+        >>> try:
+        ...     plan(jx.Sweep(jx.MLPTrial(batch_size=2)), data=data).compiled()
+        ... except jx.UserError as error:
+        ...     print(error)
+        this plan has no target: expected one of jaxexp.plan(…, target="tpu-v5e-4")
+        """
+        if self.target is None:
+            raise UserError(
+                'this plan has no target: expected one of jaxexp.plan(…, target="tpu-v5e-4")'
+            )
+        if not self.devices:
+            raise UserError(f"a plan for nodes of {self.target.name} is not compiled: plan without")
+        arrays = step.with_evaluation(self.data)
+        return targets.compile_plan(self.plan, self.task, arrays, self.target)
+
+    def tradeoff(self) -> "pd.DataFrame":
+        """What more or fewer programs would take, as estimated: padding against compilations.
+
+        Programs of different sizes are merged pair by pair, from one for each size on, until no
+        two can be merged; each row is a grouping on the way, of so many `programs`.
+        `train_seconds` (padding included), `compile_seconds` and `seconds`, their sum, are those
+        of one device. `padding` is the share of the arithmetic that no trial needs. `chosen` is
+        True for the grouping of this plan: of programs that may be merged, the fewest that take at
+        most 15 % more than the best. Programs that are cut into parts, for want of memory or for
+        several nodes, count once. `jaxexp.figures.tradeoff` draws it.
+
+        >>> import jaxexp as jx
+        >>> data = jx.arrays([[0.0], [1.0]] * 4, [0, 1] * 4)
+        >>> planned = plan(jx.Sweep(jx.MLPTrial(batch_size=2), {"width": [4, 8]}), data=data)
+        >>> planned.tradeoff()[["programs", "chosen"]].values.tolist()
+        [[2, False], [1, True]]
+        """
+        import pandas as pd
+
+        trials = [trial for sweep in self.sweeps for trial in sweep.trials()]
+        groupings, chosen = planning.tradeoff(
+            self.sweeps,
+            Inspector(self.task, self.data, trials).workload(trials),
+            mode=self.plan.mode,
+            backend=self.plan.backend,
+        )
+        made = pd.DataFrame([vars(grouping) for grouping in groupings])
+        made.insert(3, "seconds", made["train_seconds"] + made["compile_seconds"])
+        made["chosen"] = [i == chosen for i in range(len(made))]
+        return made
+
+    def __str__(self) -> str:
+        """Programs, padding, devices, memory and time, as estimated; of nodes, a forecast."""
+        if self.plan.nodes == 1:
+            return str(self.plan)
+        return f"{self.plan}\n{forecast(self.plan).text(self.plan.nodes)}"
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What decides the numbers, in words and digests."""
+        named = {f"sweep {sweep.name}": sweep.id for sweep in self.sweeps}
+        return {**surroundings(), **named, **self.trained}
+
+    @property
+    def trained(self) -> dict[str, str]:
+        """What is trained, whatever the trials: digests of the task and of the data."""
+        task = task_fingerprint(self.task, self.data, self.sweeps)
+        return {"task": task, "data": data_fingerprint(self.data)}
+
+
+def surroundings() -> dict[str, str]:
+    """What decides the numbers beside sweep, task and data: versions, and options of JAX."""
+    return {**versions(), **flags.of_numbers()}
+
+
+def versions() -> dict[str, str]:
+    """Of the libraries on which numbers depend."""
+    return {name: version(name) for name in LIBRARIES}
+
+
+def task_fingerprint(task: Task, data: Data, sweeps: Sequence[Sweep]) -> str:
+    """Of what the task computes, in any process.
+
+    Traced is a trial of every kind that never shares a program with another, and some of their
+    sizes. What a program would trace is no number of Python here, either: 0 times what a task
+    closes over would be 0.
+    """
+    trials = {planning.static_key(trial): trial for sweep in sweeps for trial in sweep.trials()}
+    arrays = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), data.arrays())
+    kinds = {(planning.unpadded(trial), *traced_shapes(trial)): trial for trial in trials.values()}
+    sizes = list(trials.values())[:: -(-len(trials) // MOST_TRACED)]
+    some = list(dict.fromkeys([*kinds.values(), *sizes]))
+    evaluated = step.evaluated_at_once(task, data)
+
+    def found(trial: Trial) -> str:
+        return fingerprint(
+            task, lambda leaves: with_values(trial, **leaves), traced_shapes(trial),
+            (data.steps_of(trial),), arrays, sizes=(trial.batch_size, evaluated), processes=True,
+        )  # fmt: skip
+
+    every = map(found, some[:1] if is_plain_value(task) else some)
+    return digest(json.dumps([type(task).__name__, task.evaluation_batch_size, *every]))
+
+
+def data_fingerprint(data: Data) -> str:
+    """Of the data; one that stands in their attributes saves reading them all."""
+    return str(data.attrs.get("data_fingerprint") or data.fingerprint)
+
+
+@refuses_unknown_arguments
+def plan(
+    sweep: Sweep | Sequence[Sweep],
+    task: Task | None = None,
+    data: Data | None = None,
+    *,
+    devices: int | Sequence[jax.Device] | None = None,
+    programs: str = "auto",
+    memory: float | None = None,
+    target: str | None = None,
+    cluster: str | None = None,
+    nodes: int | None = None,
+) -> PlannedRun:
+    """How one or several sweeps would run: which trials share a program, where, at what cost.
+
+    Args:
+        sweep: a sweep, or several that run as one plan; a trial of more than one trains once.
+        task: what is trained; `MLPClassification()` for sweeps of `MLPTrial`, if not given.
+        data: what it is trained on, made by `jaxexp.arrays` or by hand.
+        devices: how many to use, or which; all, if not given.
+        programs: "auto" pads trials of other sizes into one program where that costs less than
+            compiling another, "exact" pads nothing, "one" forces one program.
+        memory: how many bytes the run may take on the host; what is free now, if not given.
+        target: hardware that is not here, to plan for (`tpu-v5e-4` and the like): see
+            `PlannedRun.compiled`.
+        cluster: a Ray cluster whose nodes train: "auto" for the one that this machine is part of,
+            HOST:PORT, or ray://HOST:PORT. `devices` are then a number, of each node.
+        nodes: how many machines with these devices to plan for; those of the cluster, if not given.
+            With a `target`, `devices` are then the chips of each, and nothing can be compiled.
+
+    Raises:
+        UnavailableError: the compiler of the target, or Ray, is not installed.
+        UserError: trials that cannot be trained on the data, a hyperparameter that varies though
+            the task never reads it, or too little memory.
+
+    >>> import jaxexp as jx
+    >>> data = jx.arrays([[0.0], [1.0], [2.0], [3.0]], [0, 1, 0, 1], validation=None)
+    >>> planned = jx.plan(jx.Sweep(jx.MLPTrial(epochs=2, batch_size=4)), data=data)
+    >>> planned.plan.trials
+    1
+    """
+    check_compiles()
+    flags.check_threads()
+    sweeps = tuple(sweep) if isinstance(sweep, list | tuple) else (sweep,)
+    for each in sweeps:
+        if not isinstance(each, Sweep):
+            hint = ", as jaxexp.Sweep(trial) is for one trial" if isinstance(each, Trial) else ""
+            raise UserError(f"sweep={each!r}: expected a jaxexp.Sweep{hint}")
+    if not sweeps:
+        raise UserError("expected at least one sweep")
+    if not isinstance(data, Data):
+        raise UserError(
+            f"data={short(data)}: expected jaxexp.Data; jaxexp.arrays(X, y) makes them of arrays"
+        )
+    number = isinstance(memory, int | float) and not isinstance(memory, bool)
+    if memory is not None and not (number and memory >= 0):
+        raise UserError(f"memory={memory!r}: expected a number of bytes")
+    trials = [trial for each in sweeps for trial in each.trials()]
+    all_devices()  # sets JAX up, before anything that is traced asks it for its backend
+    task = checked_task(task, trials)
+    check_task(task)
+    check_metric_names(task, trials)
+    if programs != "exact":
+        check_pads(task, trials)
+    bound = task.bind(data)
+    driver.check(trials, bound, data)
+    inspector = Inspector(bound, data, trials)
+    for each in sweeps:
+        check_read(each, inspector)
+        check_records(each, bound, inspector)
+    check_filling(inspector, trials, programs)
+    if programs == "one":
+        check_updates(inspector, [t for each in sweeps if not each.timed for t in each.trials()])
+    mixing = list(map(inspector.mixes, trials))
+    if any(own.evaluated for own in mixing):
+        at_once = bound.evaluation_batch_size
+        if not any(own.evaluated_sized for own in mixing):  # noise may be drawn by their number
+            at_once = min(at_once, max(step.evaluated_counts(data).values()))
+        data = data.apart(at_once)
+    hardware = _hardware(devices, target, cluster, nodes)
+    made = planning.plan(
+        sweeps,
+        hardware.devices,
+        inspector.workload(trials),
+        mode=programs,
+        backend=hardware.backend,
+        host_memory=host_memory() if memory is None else memory,
+        device_memory=hardware.limits,
+        nodes=hardware.nodes,
+    )
+    return PlannedRun(sweeps, bound, data, made, hardware.used, hardware.target, hardware.cluster)
+
+
+class _Hardware(NamedTuple):
+    """What a plan is made for."""
+
+    backend: str
+    devices: int  # of a node
+    limits: tuple[float, ...]  # bytes that may be used on each of them; () if they share the host's
+    nodes: int = 1
+    used: tuple[jax.Device, ...] = ()
+    target: Target | None = None
+    cluster: "Cluster | None" = None
+
+
+def _hardware(
+    devices: int | Sequence[jax.Device] | None, target: str | None, cluster: str | None,
+    nodes: int | None,
+) -> _Hardware:  # fmt: skip
+    if nodes is not None:
+        checked_int("nodes", nodes, least=1)
+    if cluster is not None:
+        if target is not None:
+            raise UserError(f"target={target!r}: expected only one of target and cluster")
+        from jaxexp.cluster import nodes as cluster_nodes
+
+        own = cluster_nodes.joined(cluster)
+        limits = own.memory_of(devices)
+        return _Hardware(own.platform, len(limits), limits, int(nodes or own.size), cluster=own)
+    if target is None:
+        used = chosen(devices)
+        return _Hardware(used[0].platform, len(used), device_memory(used), int(nodes or 1), used)
+    absent = targets.find(target)
+    memory = targets.MAY_BE_USED * absent.memory
+    if nodes is not None:  # nothing is compiled
+        each = absent.chips if devices is None else devices
+        checked_int("devices", each, least=1)
+        number = int(cast(int, each))
+        return _Hardware(absent.backend, number, (memory,) * number, int(nodes), target=absent)
+    if devices is not None:
+        raise UserError(
+            f"devices={devices!r}: {target} has its own, expected only one of both, or nodes, too"
+        )
+    used = targets.devices(absent)
+    return _Hardware(absent.backend, len(used), (memory,) * len(used), 1, used, absent)
