@@ -12,8 +12,7 @@ from test_results import dataset
 
 from jaxexp.base.errors import UserError
 from jaxexp.base.files import SEAL, matches, read_sealed, write_whole
-from jaxexp.cli import main as cli
-from jaxexp.cli import rundir
+from jaxexp.cli import rundir, starting
 from jaxexp.cli.inputs import Inputs
 from jaxexp.cli.session import Command
 from jaxexp.reproduce.tables import load_places
@@ -60,7 +59,7 @@ SETTINGS = st.tuples(NAMES, st.lists(VALUES, min_size=1, max_size=3)).map(
 def test_settings(texts):
     base = MLPTrial(batch_size=32)
     try:
-        trials = Sweep(base=base).set(cli._parse(texts)).trials()
+        trials = Sweep(base=base).set(starting.parse_settings(texts)).trials()
     except UserError:
         return
     given_values = {text.split("=")[0].strip(): text.split("=", 1)[1].split(",") for text in texts}

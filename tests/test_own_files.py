@@ -14,7 +14,7 @@ import xarray as xr
 from test_cli import command, write_csvs
 
 import jaxexp as jx
-from jaxexp.cli import library, prediction
+from jaxexp.cli import begun, library, prediction
 from jaxexp.cli import main as cli
 from jaxexp.reproduce import vision
 
@@ -147,7 +147,7 @@ def test_lost_results_of_a_complete_run_are_trained_again(
     _, err = told(capsys, "show", str(tmp_path / "run"), code=2)
     assert f"`jaxexp resume {tmp_path / 'run'}` trains the sweep again" in err
     resumed = []
-    monkeypatch.setattr(cli, "_run", lambda command, path, *_, **__: resumed.append(path))
+    monkeypatch.setattr(begun, "run_in", lambda command, path, *_, **__: resumed.append(path))
     told(capsys, "resume", str(tmp_path / "run"))
     assert resumed == [tmp_path / "run"]
 

@@ -18,6 +18,7 @@ from torch_resnet import SMALL, make, small_networks, torch, torchvision
 import jaxexp as jx
 from jaxexp.base.errors import UserError
 from jaxexp.cli import main as cli
+from jaxexp.cli import sections
 from jaxexp.execution.records import TrialRecord
 from jaxexp.reproduce import answers, backbone, vision
 from jaxexp.reproduce.images.decode import Transform, read_image
@@ -231,13 +232,13 @@ def test_a_sweep_alone_without_its_weights_ends_with_3(folder, capsys, tmp_path,
 
 def test_without_the_libraries_section_6_is_run_alone(capsys, monkeypatch):
     monkeypatch.setattr(vision, "missing_libraries", lambda: ["XGBoost"])
-    assert cli._sections(None) == ("6",)
+    assert sections.asked_sections(None) == ("6",)
     assert "section 7 needs pip install 'jaxexp[vision]'" in capsys.readouterr().err
-    assert cli._sections("6") == ("6",)
+    assert sections.asked_sections("6") == ("6",)
     with pytest.raises(UserError, match="--section 7: needs XGBoost: pip install 'jaxexp"):
-        cli._sections("7")
+        sections.asked_sections("7")
     monkeypatch.undo()
-    assert cli._sections(None) == cli._sections("all") == ("6", "7")
+    assert sections.asked_sections(None) == sections.asked_sections("all") == ("6", "7")
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TypeVar, cast
 
 from jaxexp.api.inspector import Inspector
 from jaxexp.base.errors import UserError
@@ -18,10 +18,6 @@ from jaxexp.training import step
 from jaxexp.training.masks import COMPARES, FILLING, SIZED
 from jaxexp.training.task import Task
 from jaxexp.training.updates import padded_sizes
-
-if TYPE_CHECKING:
-    pass
-
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., object])
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import jax
 
@@ -15,9 +14,6 @@ from jaxexp.training.masks import mixing
 from jaxexp.training.task import Inspection, Task
 from jaxexp.training.tracing import inspection
 from jaxexp.training.updates import same_when_padded
-
-if TYPE_CHECKING:
-    pass
 
 
 class Inspector:

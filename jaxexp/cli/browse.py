@@ -30,12 +30,6 @@ def completed_sweeps(ctx: typer.Context, incomplete: str) -> list[str]:
     return sorted(file.stem for file in files if file.stem.startswith(incomplete))
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the commands."""
-    for command in (show, compare, export, runs):
-        app.command()(command)
-
-
 def show(
     run: Run,
     sweep: Annotated[
@@ -189,3 +183,6 @@ def _results(run: Path, sweep: str | None = None, option: str = "sweep") -> "dic
     if sweep not in results:
         raise UserError(f"{option} {sweep!r}: this run has results of {', '.join(results)}")
     return {sweep: results[sweep]}
+
+
+COMMANDS = (show, compare, export, runs)

@@ -1,0 +1,157 @@
+"""The command that times jaxexp beside its peers."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jaxexp.base.errors import UserError
+from jaxexp.cli.benchmarks import benchmark
+from jaxexp.cli.inputs import Inputs, check_read
+from jaxexp.cli.options import (
+    Data,
+    Settings,
+)  # fmt: skip
+from jaxexp.cli.session import Command, plan_stage, stages
+from jaxexp.cli.starting import parse_settings
+
+
+def bench(
+    data: Data = None,
+    trials: Annotated[int, typer.Option(min=1, help="Trials: learning rates × seeds.")] = 64,
+    seeds: Annotated[int, typer.Option(min=1, help="Different seeds among the trials.")] = 4,
+    epochs: Annotated[int, typer.Option(min=1, help="Timed epochs of jaxexp.")] = 5,
+    width: Annotated[int, typer.Option(min=1, help="Units of each hidden layer.")] = 16,
+    peers: Annotated[bool, typer.Option(help="Time PyTorch beside it, if installed.")] = True,
+    vision: Annotated[
+        bool,
+        typer.Option("--vision", help="Time a ResNet 18 and decoding beside torchvision instead."),
+    ] = False,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="With --vision: decode those of this folder, laid out as for `run`; photographs "
+            "made for it, if not given.",
+        ),
+    ] = None,
+    study: Annotated[
+        bool,
+        typer.Option(
+            "--optuna",
+            help="Time a study of Optuna instead, beside its own loop with PyTorch and "
+            "scikit-learn.",
+        ),
+    ] = False,
+    cross_validation: Annotated[
+        bool,
+        typer.Option(
+            "--sklearn",
+            help="Time a cross-validated search instead, beside scikit-learn's GridSearchCV.",
+        ),
+    ] = False,
+    searches: Annotated[
+        bool,
+        typer.Option(
+            "--searches",
+            help="Compare halving, Hyperband and population-based training with random search "
+            "instead: on digits, and with --data on those places.",
+        ),
+    ] = False,
+    profiled: Annotated[
+        str | None,
+        typer.Option(
+            "--profile",
+            metavar="NAME_OR_FILE",
+            help="Trace the training step of a sweep instead, and print what it is made of.",
+        ),
+    ] = None,
+    settings: Settings = None,
+    on_cluster: Annotated[
+        bool,
+        typer.Option(
+            "--cluster",
+            help="Time a grid on a cluster of two nodes of this machine instead, beside Ray Tune.",
+        ),
+    ] = False,
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help="Little of a comparison, to see that it runs."),
+    ] = False,
+) -> None:
+    """Time a grid of learning rates and seeds beside PyTorch, compilation apart.
+
+    The report's way (a DataLoader, one trial after another) and the best that PyTorch can do:
+    resident tensors, torch.func.vmap with and without torch.compile, several processes.
+
+    jaxexp bench --trials 16 --epochs 2
+    """
+    if images is not None and not vision:
+        raise UserError(f"--images {images}: expected together with --vision")
+    kinds = {
+        "--vision": vision, "--optuna": study, "--sklearn": cross_validation,
+        "--searches": searches, "--cluster": on_cluster,
+        "--profile": profiled is not None,
+    }  # fmt: skip
+    asked = [name for name, given in kinds.items() if given]
+    if len(asked) > 1:
+        raise UserError(f"{asked[1]}: expected without {asked[0]}")
+    if settings and profiled is None:
+        raise UserError("--set: expected together with --profile")
+    if profiled is not None:
+        if quick:
+            raise UserError("--quick: expected without --profile")
+        _bench_profile(profiled, settings or [], data)
+        return
+    if quick and (vision or not asked):
+        raise UserError("--quick: expected with --optuna, --sklearn, --searches or --cluster")
+    if cross_validation:
+        benchmark("crossvalidation").compare(data, quick=quick)
+        return
+    if study:
+        _bench("studies", "--optuna", "optuna,torch", quick=quick)
+        return
+    if on_cluster:
+        _bench("cluster", "--cluster", "cluster", quick=quick)
+        return
+    if searches:
+        benchmark("searches").compare(data, quick=quick)
+        return
+    if vision:
+        decoding = benchmark("decoding")
+        if images is not None:
+            decoding.scan(images)  # a folder that cannot be used is told at once
+        benchmark("resnet").compare_resnet()
+        decoding.compare_decoding(own=images)
+        return
+    benchmark("grid").compare(
+        data, trials=trials, seeds=seeds, epochs=epochs, width=width, peers=peers
+    )
+
+
+def _bench_profile(sweep: str, settings: list[str], data: Path | None) -> None:
+    """Profile a step of a sweep."""
+    command = Command(
+        sweeps=(sweep,),
+        title="",
+        settings=parse_settings(settings),
+        devices=1,
+        inputs=Inputs(data=data),
+    )
+    [[source]] = stages(command.sources())
+    if source.estimate is not None:
+        raise UserError(f"{source.sweep.name}: another library fits its models; it has no steps")
+    planned = plan_stage([source], command)
+    check_read(command.inputs, source.sweep.name)
+    benchmark("profile").profile(planned)
+
+
+def _bench(name: str, option: str, extras: str, *, quick: bool) -> None:
+    """Run a benchmark whose peers are in extras."""
+    try:
+        found = benchmark(name)
+    except ImportError as error:
+        raise UserError(
+            f"{option}: {error.name} is missing: pip install 'jaxexp[{extras}]'"
+        ) from error
+    found.compare(quick=quick)
