@@ -19,7 +19,7 @@ from jaxexp.execution.devices import cores, devices
 from jaxexp.execution.program import RunningProgram, place
 from jaxexp.reproduce.places import of as places_problem
 from jaxexp.reproduce.tables import Places, load_places
-from jaxexp.training.step import with_evaluation
+from jaxexp.training.evaluation import with_evaluation
 
 OURS, TRAINING = "jaxexp", "jaxexp, training alone"
 Row = tuple[float, list[float], str]  # seconds of set-up, of epochs per trial, and a note

@@ -25,7 +25,7 @@ from jaxexp.base.errors import UserError
 from jaxexp.execution.devices import cores
 from jaxexp.execution.hlo import computations
 from jaxexp.execution.program import RunningProgram, place
-from jaxexp.training.step import with_evaluation
+from jaxexp.training.evaluation import with_evaluation
 
 SHOWN = 24  # rows; the others are one
 SECONDS = 2.0  # of training that is traced, about

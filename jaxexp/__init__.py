@@ -24,13 +24,7 @@ if TYPE_CHECKING:
     from jaxexp.base.counting import counting
     from jaxexp.base.files import digest
     from jaxexp.cli.inputs import Inputs
-    from jaxexp.execution.control import (
-        Budget,
-        Curves,
-        EarlyStopping,
-        StopDiverged,
-        StoppingRule,
-    )
+    from jaxexp.execution.control import Budget, Curves, EarlyStopping, StopDiverged, StoppingRule
     from jaxexp.execution.devices import devices
     from jaxexp.nn.classification import MLPClassification
     from jaxexp.report import figures

@@ -12,8 +12,8 @@ import xarray as xr
 
 import jaxexp as jx
 from jaxexp.cli import main as cli
+from jaxexp.cli.command import Command
 from jaxexp.cli.rundir import RunDirectory
-from jaxexp.cli.session import Command
 from jaxexp.execution.records import TrialRecord
 from jaxexp.results.dataset import to_dataset
 from jaxexp.results.facts import host_facts

@@ -22,7 +22,7 @@ from jaxexp.execution.compiling import state_like
 from jaxexp.execution.program import RunningProgram
 from jaxexp.execution.trainer import Silent
 from jaxexp.spec.sweep import Sweep
-from jaxexp.training.step import with_evaluation
+from jaxexp.training.evaluation import with_evaluation
 
 SWEEPS = {
     "on all devices": ("exact", Sweep(base=BASE, axes={"seed": range(5)}, record=ALL)),

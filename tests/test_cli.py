@@ -13,8 +13,9 @@ import pytest
 import xarray as xr
 
 from jaxexp.base.errors import UserError
-from jaxexp.cli import library, session
+from jaxexp.cli import library
 from jaxexp.cli import main as cli
+from jaxexp.cli.command import QUICK_EPOCHS
 from jaxexp.reproduce.report import SECTIONS
 from jaxexp.reproduce.tables import load_places
 
@@ -88,7 +89,7 @@ def test_reproduce_answers_every_row_with_its_figures(reproduced):
 def test_results_open_with_xarray_alone_and_say_how_they_were_made(reproduced):
     with xr.open_dataset(reproduced / "results" / "learning_rate.nc") as dataset:
         assert dataset["loss"].dims == ("learning_rate", "epoch", "split")
-        assert dataset.sizes["epoch"] == session.QUICK_EPOCHS
+        assert dataset.sizes["epoch"] == QUICK_EPOCHS
         assert dataset["learning_rate"].values.tolist() == [1, 1e-2, 1e-3, 1e-5]
         assert json.loads(dataset.attrs["seeds"]) == [3]
         assert dataset.attrs["data"] == str(reproduced.parent / "data")

@@ -18,7 +18,7 @@ from jaxexp.execution.records import TrialRecord
 from jaxexp.execution.trainer import Silent
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import MLPTrial, Trial
-from jaxexp.training import step
+from jaxexp.training import evaluation, step
 from jaxexp.training.data import Data
 from jaxexp.training.task import Outputs, Task, Variables
 
@@ -190,7 +190,7 @@ def test_one_thread_at_a_time_traces_what_a_checkpoint_holds(devices):
     slow, (_, data) = Slow(), growth(12)
     sweep = Sweep(Trial(epochs=1, optimizer="sgd"), {"batch_size": [2, 3, 4, 6]})
     programs = planned([sweep], Problem(slow, data), devices).programs
-    arrays, slow.most = step.with_evaluation(data), 0
+    arrays, slow.most = evaluation.with_evaluation(data), 0
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda own: compiling.state_like(own, slow, arrays), programs))
     assert slow.most == 1
@@ -392,6 +392,6 @@ def test_what_cannot_be_compiled_is_said_when_its_turn_has_come(devices, monkeyp
 def test_optimizers_of_two_moments_are_told_apart(problem, devices, optimizer, two):
     made = planned([Sweep(BASE.replace(optimizer=optimizer))], problem, devices[:1])
     mesh = jax.sharding.Mesh(devices[:1], "trials")
-    arrays = step.with_evaluation(problem.data)
+    arrays = evaluation.with_evaluation(problem.data)
     found = compiling.lowered(made.programs[0], problem.task, mesh, arrays, 1, 1)
     assert compiling.keeps_two_moments(found.init.out_info[0]) == two

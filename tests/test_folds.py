@@ -8,7 +8,7 @@ import optax
 import pytest
 
 import jaxexp as jx
-from jaxexp.training import step
+from jaxexp.training import evaluation
 from jaxexp.training.data import Data, Examples
 
 BASE = jx.MLPTrial(epochs=3, depth=1, width=4, batch_size=16, learning_rate=0.01)
@@ -128,13 +128,13 @@ def test_of_each_fold_as_many_training_examples_are_evaluated_as_of_its_rows_alo
     x = np.arange(3000, dtype=np.float32)[:, None]
     rows = [np.arange(n) for n in (20, 600, 2900)]
     folded = jx.folds(jx.arrays(x, x[:, 0], validation=None), [(r, np.array([2999])) for r in rows])
-    evaluation = step.with_evaluation(folded)["evaluation"]
+    whole = evaluation.with_evaluation(folded)["evaluation"]
     for fold, (own, size) in enumerate(zip(rows, (20, 512, 870), strict=True)):
-        member_M = evaluation["members"]["train"][fold]
-        alone = step.train_sample(jx.arrays(x[own], x[own, 0], validation=None))
-        np.testing.assert_array_equal(evaluation["rows"][fold][member_M], alone)
-        assert member_M.sum() == size == step.evaluated_counts(folded, fold)["train"]
-    assert step.evaluated_counts(folded) == {"train": 870, "validation": 1}
+        member_M = whole["members"]["train"][fold]
+        alone = evaluation.train_sample(jx.arrays(x[own], x[own, 0], validation=None))
+        np.testing.assert_array_equal(whole["rows"][fold][member_M], alone)
+        assert member_M.sum() == size == evaluation.evaluated_counts(folded, fold)["train"]
+    assert evaluation.evaluated_counts(folded) == {"train": 870, "validation": 1}
 
 
 def test_a_batch_larger_than_a_fold_is_refused_as_on_its_rows_alone():

@@ -13,8 +13,8 @@ from test_results import dataset
 from jaxexp.base.errors import UserError
 from jaxexp.base.files import SEAL, matches, read_sealed, write_whole
 from jaxexp.cli import rundir, starting
+from jaxexp.cli.command import Command
 from jaxexp.cli.inputs import Inputs
-from jaxexp.cli.session import Command
 from jaxexp.reproduce.tables import load_places
 from jaxexp.results.dataset import load, save
 from jaxexp.spec.sweep import Sweep

@@ -10,8 +10,8 @@ from datasets import population
 from small_results import SWEEP, call, loss, results, write_sweep
 
 from jaxexp.base.errors import UserError
+from jaxexp.cli.command import Command
 from jaxexp.cli.rundir import RunDirectory
-from jaxexp.cli.session import Command
 from jaxexp.results import logs
 
 pytestmark = pytest.mark.integration

@@ -13,7 +13,7 @@ from jaxexp.nn.classification import MLPClassification
 from jaxexp.planning.programs import Program
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import MLPTrial
-from jaxexp.training.step import with_evaluation
+from jaxexp.training.evaluation import with_evaluation
 
 KINDS = {
     "batch norm, norms": {"batch_norm": True, "optimizer": "adamw", "width": 24},

@@ -14,9 +14,10 @@ from jaxexp.base.batches import steps_per_epoch
 from jaxexp.nn import classification, mlp
 from jaxexp.nn.classification import MLPClassification
 from jaxexp.spec.trial import MLPTrial
+from jaxexp.training.carry import EpochRecord, TrainState
 from jaxexp.training.data import Examples
 from jaxexp.training.shuffle import permutation
-from jaxexp.training.step import EpochRecord, TrainState, init, train_steps
+from jaxexp.training.step import init, train_steps
 
 torch = pytest.importorskip("torch")
 torch.set_num_threads(1)  # these networks are too small to share, and JAX has threads too

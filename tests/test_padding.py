@@ -18,7 +18,7 @@ from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import ACTIVATIONS as ACTIVATION_NAMES
 from jaxexp.spec.trial import FEATURES, MLPTrial
 from jaxexp.training.data import Examples
-from jaxexp.training.step import with_evaluation
+from jaxexp.training.evaluation import with_evaluation
 
 BASE = MLPTrial(epochs=2, batch_size=32, depth=2, width=5, learning_rate=1e-2)
 # What may differ within a grid. Batch norm stands with SGD: before a batch norm the bias of an

@@ -15,7 +15,7 @@ import jaxexp as jx
 from jaxexp.base.batches import steps_per_epoch, turns_per_epoch
 from jaxexp.nn.classification import MLPClassification, cross_entropy
 from jaxexp.spec.trial import MLPTrial, Trial
-from jaxexp.training import step
+from jaxexp.training import batching, carry, evaluation, step
 from jaxexp.training.data import Data, Examples
 from jaxexp.training.metrics import Metric
 from jaxexp.training.shuffle import permutation
@@ -54,7 +54,7 @@ def run_epochs(
     trial: Trial, epochs: int, calls: int = 1
 ) -> tuple[list[np.ndarray], list[float], np.ndarray]:
     """Of every epoch its step losses and its running loss; and the visits to each example."""
-    task, data = Diary(), step.with_evaluation(Data(np.arange(N, dtype=np.int32)))
+    task, data = Diary(), evaluation.with_evaluation(Data(np.arange(N, dtype=np.int32)))
     run = jax.jit(functools.partial(step.train_steps, task, trial, 1))
     (state, record), steps, means = step.init(task, trial, 1, data), [], []
     cuts = np.linspace(0, steps_per_epoch(N, trial.batch_size), calls + 1).astype(int)
@@ -62,7 +62,7 @@ def run_epochs(
         for first, last in itertools.pairwise(cuts):
             state, record = run(state, record, epoch, first, last, data)
         steps.append(np.asarray(record.step_loss_S))
-        means.append(float(step.running_loss(trial.batch_size, steps[-1][None], None, N)[0]))
+        means.append(float(carry.running_loss(trial.batch_size, steps[-1][None], None, N)[0]))
     return steps, means, np.asarray(state.variables.state)
 
 
@@ -137,15 +137,15 @@ def test_microbatches_of_up_to_two_to_the_31_examples(n):
 
 def evaluated(task: Task, trial: Trial, data: Data, calls: int = 1):
     """The model at its start, and its metrics by split."""
-    arrays = step.with_evaluation(data)
+    arrays = evaluation.with_evaluation(data)
     state, record = jax.jit(lambda: step.init(task, trial, 1, arrays))()
-    run = jax.jit(functools.partial(step.evaluate, task, trial))
-    n = step.count(arrays["evaluation"]["examples"])
+    run = jax.jit(functools.partial(evaluation.evaluate, task, trial))
+    n = batching.count(arrays["evaluation"]["examples"])
     batches = steps_per_epoch(n, min(n, task.evaluation_batch_size))
     for first, last in itertools.pairwise(np.linspace(0, batches, calls + 1).astype(int)):
         record = run(state, record, first, last, arrays)
     splits = jax.tree.map(lambda a: np.asarray(a)[None, None], record.splits)
-    found = {split: step.values(task, sums) for split, sums in splits.items()}
+    found = {split: carry.values(task, sums) for split, sums in splits.items()}
     return state.variables, jax.tree.map(lambda a: a[0, 0], found)
 
 
@@ -169,12 +169,12 @@ def test_evaluation_is_the_mean_over_all_examples_of_a_split(problem, validation
 
 def test_nan_in_one_split_does_not_leak_into_another():
     splits = {s: np.ones(n, np.float32) for s, n in (("train", 4), ("validation", 3), ("test", 3))}
-    arrays = step.with_evaluation(Data(**splits))
+    arrays = evaluation.with_evaluation(Data(**splits))
     arrays["evaluation"]["examples"] = arrays["evaluation"]["examples"].copy()
     arrays["evaluation"]["examples"][8] = np.nan  # the second of the test split
     trial, task = Trial(batch_size=2), Loss()
     state, record = step.init(task, trial, 1, arrays)
-    run = jax.jit(functools.partial(step.evaluate, task, trial))
+    run = jax.jit(functools.partial(evaluation.evaluate, task, trial))
     record = run(state, record, 0, 3, arrays)
     assert float(record.splits["train"]["loss"]["total"]) == 4
     assert float(record.splits["validation"]["loss"]["total"]) == 3
@@ -184,9 +184,9 @@ def test_nan_in_one_split_does_not_leak_into_another():
 def test_of_many_training_examples_a_fixed_sample_is_evaluated():
     for n, size in ((37, 37), (512, 512), (600, 512), (10_000, 3_000), (1_000_000, 10_000)):
         data = Data(np.arange(n, dtype=np.int32))
-        sample_K = step.train_sample(data)
+        sample_K = evaluation.train_sample(data)
         assert len(sample_K) == len(set(sample_K.tolist())) == size
-        np.testing.assert_array_equal(sample_K, step.train_sample(data))
+        np.testing.assert_array_equal(sample_K, evaluation.train_sample(data))
         assert (np.diff(sample_K) > 0).all()
         assert sample_K[0] >= 0
         assert sample_K[-1] < n
@@ -194,7 +194,7 @@ def test_of_many_training_examples_a_fixed_sample_is_evaluated():
     for asked, size in ((None, 512), (7, 7), (2000, 1000)):
         data = Data(numbers_N, validation=numbers_N[:3], train_sample=asked)
         _, found = evaluated(Loss(), Trial(batch_size=10), data)
-        sample_K = step.train_sample(data)
+        sample_K = evaluation.train_sample(data)
         assert len(sample_K) == size
         assert found["train"]["loss"] == pytest.approx(numbers_N[sample_K].mean())
         assert found["validation"]["loss"] == 1
@@ -213,7 +213,7 @@ def naive(i: int, n: int, batch_size: int) -> int:
 def test_a_finished_trial_stays_at_its_end_beside_one_that_trains():
     """100,000 examples in batches of 1 and of all: step 21,475 × 100,000 is past 2**31."""
     n = 100_000
-    first = jax.jit(jax.vmap(lambda i, b: step.first_example(i, n, b), (0, None)))
+    first = jax.jit(jax.vmap(lambda i, b: batching.first_example(i, n, b), (0, None)))
     i_S = np.array([0, 1, 21_474, 21_475, 42_949, 42_950, n - 1], np.int32)
     for batch_size in (1, 7, n // 2 + 1, n):
         expected_S = [naive(int(i), n, batch_size) for i in i_S]
@@ -229,7 +229,7 @@ def test_steps_of_any_batch_size_up_to_two_to_the_31_examples(n):
 
     @jax.jit
     def places(i, batch_size, offset_K):
-        position_K = step.first_example(i, n, batch_size) + offset_K
+        position_K = batching.first_example(i, n, batch_size) + offset_K
         inside_K = (position_K < jnp.uint32(n)) & (offset_K < batch_size.astype(jnp.uint32))
         return steps_per_epoch(n, batch_size), position_K, inside_K
 
@@ -274,15 +274,17 @@ class Line(Task):
 
 def trained(data: Data, trial: Trial, microbatch: int | None = None):
     """After one epoch: the slope, its record, and metrics by split."""
-    task, arrays = Line(), step.with_evaluation(data)
+    task, arrays = Line(), evaluation.with_evaluation(data)
     state, record = step.init(task, trial, 1, arrays, microbatch=microbatch)
     turns = turns_per_epoch(data.counts["train"], trial.batch_size, microbatch)
     run = jax.jit(functools.partial(step.train_steps, task, trial, 1, microbatch=microbatch))
     beyond = 0 if microbatch is None else 2  # as beside trials that take more turns
     state, record = run(state, record, 0, 0, turns + beyond, arrays)
-    record = jax.jit(functools.partial(step.evaluate, task, trial))(state, record, 0, 1, arrays)
+    record = jax.jit(functools.partial(evaluation.evaluate, task, trial))(
+        state, record, 0, 1, arrays
+    )
     splits = jax.tree.map(lambda a: np.asarray(a)[None, None], record.splits)
-    found = {split: step.values(task, sums) for split, sums in splits.items()}
+    found = {split: carry.values(task, sums) for split, sums in splits.items()}
     return float(state.variables.params), record, jax.tree.map(lambda a: float(a[0, 0]), found)
 
 
@@ -332,10 +334,10 @@ def test_running_metrics_are_of_training_and_the_others_of_the_epochs_end():
     errors = {"loss": np.square((slope - 1) * x_Nx1).mean(), "error": abs(slope - 1) * 1.5}
     assert found["train"] == found["validation"] == pytest.approx(errors, rel=1e-5)
     own = jax.tree.map(lambda a: np.asarray(a)[None, None], record.running)
-    running = float(step.values(Line(), own)["error"][0, 0])
+    running = float(carry.values(Line(), own)["error"][0, 0])
     assert running > 100  # in training mode
     assert running - 100 > 1.5 * found["train"]["error"]  # while the slope was worse
-    loss = step.running_loss(trial.batch_size, np.asarray(record.step_loss_S)[None], None, 8)
+    loss = carry.running_loss(trial.batch_size, np.asarray(record.step_loss_S)[None], None, 8)
     assert loss[0] == pytest.approx(float(record.step_loss_S.mean()), rel=1e-6)
     assert loss[0] > 2 * found["train"]["loss"]
 
@@ -343,7 +345,7 @@ def test_running_metrics_are_of_training_and_the_others_of_the_epochs_end():
 def test_weighted_running_loss_is_that_of_all_examples():
     weight_ExS = np.array([[3.0, 1.0, 0.0]])
     loss_ExS = np.array([[1.0, 5.0, 7.0]], np.float32)
-    assert step.running_loss(2, loss_ExS, weight_ExS, 6)[0] == 2
+    assert carry.running_loss(2, loss_ExS, weight_ExS, 6)[0] == 2
 
 
 def test_inputs_of_sines_are_cropped_to_their_own_number():

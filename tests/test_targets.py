@@ -15,13 +15,13 @@ from rings import force
 from typer.testing import CliRunner
 
 import jaxexp as jx
+from jaxexp.cli.command import Command, plan_stage, stages
 from jaxexp.cli.main import app
-from jaxexp.cli.session import Command, plan_stage, stages
 from jaxexp.execution import compiling, targets
 from jaxexp.execution.hlo import Steps, read_steps
 from jaxexp.execution.targets import TARGETS, Compilation
 from jaxexp.reproduce.tasks import ImageTask, ImageTrial
-from jaxexp.training import step
+from jaxexp.training import evaluation, step
 
 HAVE_COMPILER = importlib.util.find_spec("libtpu") is not None
 HAVE_GPU_COMPILER = bool(
@@ -184,7 +184,7 @@ def test_a_step_of_a_gpu_is_one_of_a_block():
 
 def test_steps_in_blocks_are_the_same_steps(problem):
     trial = jx.MLPTrial(epochs=1, depth=1, width=4, batch_size=16)
-    data = step.with_evaluation(problem.data)
+    data = evaluation.with_evaluation(problem.data)
     start = step.init(problem.task, trial, 1, data)
 
     def run(block, *cuts):
@@ -207,7 +207,7 @@ def test_the_arithmetic_of_a_step_is_counted():
     """As by hand: 3 products of a 3 x 8 kernel and an 8 x 3 one, less the inputs' gradient."""
     sweep = jx.Sweep(jx.MLPTrial(epochs=1, depth=1, width=8, batch_size=16))
     planned = jx.plan(sweep, data=data_of(), devices=1)
-    arrays = step.with_evaluation(planned.data)
+    arrays = evaluation.with_evaluation(planned.data)
     made = compiling.step_flops(planned.plan.programs[0], planned.task, arrays)
     assert made == 2 * 16 * (2 * 3 * 8 + 3 * 8 * 3)
 

@@ -23,7 +23,7 @@ from jaxexp.reproduce.images import load, middle
 from jaxexp.reproduce.report import SECTIONS
 from jaxexp.reproduce.tasks import LinearTask, binary_cross_entropy, in_batches
 from jaxexp.reproduce.trials import EstimatorTrial, ImageTrial, ProbeTrial
-from jaxexp.training import step
+from jaxexp.training import evaluation, step
 from jaxexp.training.shuffle import permutation
 
 pytest.importorskip("sklearn", reason="scikit-learn is not installed")
@@ -207,7 +207,7 @@ def test_a_trial_alone_equals_the_same_in_a_batch(inputs):
         made = task.predictions(trial, state.variables, arrays)
         return record.step_loss_S, made["probability"]
 
-    losses, probability = alone(step.with_evaluation(data))
+    losses, probability = alone(evaluation.with_evaluation(data))
     own = tuned.sel(learning_rate=1e-5)
     # Other programs round otherwise; two steps at 1e-5 amplify little.
     np.testing.assert_allclose(own["step_loss"], losses, rtol=1e-4)

@@ -14,7 +14,7 @@ from jaxexp.nn.classification import MLPClassification
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Kind, MLPTrial, Trial
 from jaxexp.spec.values import text
-from jaxexp.training import step
+from jaxexp.training import evaluation
 from jaxexp.training.masks import COMPARES, FILLING, SIZED
 from jaxexp.training.task import Task
 from jaxexp.training.updates import padded_sizes
@@ -110,7 +110,7 @@ def check_filling(inspector: Inspector, trials: Sequence[Trial], programs: str) 
         mixes, examples = inspector.mixes(trial), data.counts_of(trial.fold)["train"]
         why = COMPARES.format(mixes.metric) if mixes.metric else FILLING
         of = f" of fold {trial.fold}" if data.folds is not None else ""
-        counts = step.evaluated_counts(data, trial.fold)
+        counts = evaluation.evaluated_counts(data, trial.fold)
         evaluated = [(n, split) for split, n in counts.items() if n % size]
         if mixes.filling and examples % trial.batch_size:
             raise UserError(

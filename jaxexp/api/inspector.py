@@ -8,7 +8,7 @@ import jax
 from jaxexp.planning import plan as planning
 from jaxexp.planning.cost import Cost, Workload
 from jaxexp.spec.trial import Trial
-from jaxexp.training import step
+from jaxexp.training import evaluation
 from jaxexp.training.data import Data
 from jaxexp.training.masks import mixing
 from jaxexp.training.task import Inspection, Task
@@ -50,7 +50,7 @@ class Inspector:
     def workload(self, trials: Sequence[Trial]) -> Workload:
         """What training these trials takes, for `planning.plan`."""
         data, counts = self.data, self.data.counts
-        each = step.evaluated_counts(data)
+        each = evaluation.evaluated_counts(data)
         sample, evaluated = each["train"], sum(each.values())
         train_bytes = sum(a.nbytes for a in jax.tree.leaves(data.train))
         # What is evaluated of the training examples is a copy, or rows of each fold.

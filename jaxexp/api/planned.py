@@ -34,7 +34,7 @@ from jaxexp.planning.nodes import forecast
 from jaxexp.planning.programs import Plan
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial, with_values
-from jaxexp.training import flags, step
+from jaxexp.training import evaluation, flags
 from jaxexp.training.data import Data
 from jaxexp.training.task import Task
 from jaxexp.training.tracing import fingerprint, is_plain_value, traced_shapes
@@ -104,7 +104,7 @@ class PlannedRun:
             )
         if not self.devices:
             raise UserError(f"a plan for nodes of {self.target.name} is not compiled: plan without")
-        arrays = step.with_evaluation(self.data)
+        arrays = evaluation.with_evaluation(self.data)
         return targets.compile_plan(self.plan, self.task, arrays, self.target)
 
     def tradeoff(self) -> "pd.DataFrame":
@@ -179,7 +179,7 @@ def task_fingerprint(task: Task, data: Data, sweeps: Sequence[Sweep]) -> str:
     kinds = {(planning.unpadded(trial), *traced_shapes(trial)): trial for trial in trials.values()}
     sizes = list(trials.values())[:: -(-len(trials) // MOST_TRACED)]
     some = list(dict.fromkeys([*kinds.values(), *sizes]))
-    evaluated = step.evaluated_at_once(task, data)
+    evaluated = evaluation.evaluated_at_once(task, data)
 
     def found(trial: Trial) -> str:
         return fingerprint(
@@ -273,7 +273,7 @@ def plan(
     if any(own.evaluated for own in mixing):
         at_once = bound.evaluation_batch_size
         if not any(own.evaluated_sized for own in mixing):  # noise may be drawn by their number
-            at_once = min(at_once, max(step.evaluated_counts(data).values()))
+            at_once = min(at_once, max(evaluation.evaluated_counts(data).values()))
         data = data.apart(at_once)
     hardware = _hardware(devices, target, cluster, nodes)
     made = planning.plan(

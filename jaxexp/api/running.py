@@ -12,10 +12,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from jaxexp.api.checks import (
-    refuses_unknown_arguments,
-    short,
-)
+from jaxexp.api.checks import refuses_unknown_arguments, short
 from jaxexp.api.planned import PlannedRun, plan, versions
 from jaxexp.base.errors import UserError
 from jaxexp.base.files import write_whole

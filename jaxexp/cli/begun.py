@@ -9,10 +9,10 @@ import typer
 
 from jaxexp.base.errors import UserError
 from jaxexp.cli import library, pages
+from jaxexp.cli.command import Command, Json
 from jaxexp.cli.exits import console
 from jaxexp.cli.options import Budget
 from jaxexp.cli.rundir import RunDirectory
-from jaxexp.cli.session import Command, Json
 from jaxexp.cli.starting import finish, run_in
 from jaxexp.spec.sweep import Sweep
 

@@ -7,12 +7,12 @@ import typer
 
 from jaxexp.base.errors import UserError
 from jaxexp.cli.benchmarks import benchmark
+from jaxexp.cli.command import Command, plan_stage, stages
 from jaxexp.cli.inputs import Inputs, check_read
 from jaxexp.cli.options import (
     Data,
     Settings,
 )  # fmt: skip
-from jaxexp.cli.session import Command, plan_stage, stages
 from jaxexp.cli.starting import parse_settings
 
 

@@ -13,6 +13,7 @@ from jaxexp.base.errors import UserError
 from jaxexp.base.words import capitalised
 from jaxexp.cli import begun, browse, drawing, library
 from jaxexp.cli.bench import bench
+from jaxexp.cli.command import Command, plan_stage, stages
 from jaxexp.cli.exits import guarded
 from jaxexp.cli.inputs import IMAGENET, check_read
 from jaxexp.cli.options import (
@@ -49,7 +50,6 @@ from jaxexp.cli.options import (
 )  # fmt: skip
 from jaxexp.cli.searching import Search
 from jaxexp.cli.sections import asked_sections, check_inputs, inputs_of, seeds_of
-from jaxexp.cli.session import Command, plan_stage, stages
 from jaxexp.cli.starting import location, pairs_of, parse_settings, start
 from jaxexp.reproduce.report import SECTIONS, SOURCE
 

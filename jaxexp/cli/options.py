@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from jaxexp.base.errors import UserError
+from jaxexp.cli.command import QUICK_EPOCHS
 from jaxexp.cli.searching import BATCH, SAMPLERS
-from jaxexp.cli.session import QUICK_EPOCHS
 
 Data = Annotated[
     Path | None,

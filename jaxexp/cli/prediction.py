@@ -13,9 +13,10 @@ from jaxexp.api import data_fingerprint
 from jaxexp.base.errors import UserError
 from jaxexp.base.words import count
 from jaxexp.cli import library
+from jaxexp.cli.command import Command, plan_stage, stages
 from jaxexp.cli.library import Source
 from jaxexp.cli.rundir import RunDirectory
-from jaxexp.cli.session import Command, made_with_data, names_of, plan_stage, stages
+from jaxexp.cli.session import made_with_data, names_of
 from jaxexp.reproduce.cells import Cells, normal
 from jaxexp.results import models, select
 from jaxexp.results.models import Model, Prediction

@@ -13,9 +13,10 @@ import typer
 
 from jaxexp.base.errors import InterruptedRunError, UnavailableError, UserError
 from jaxexp.base.words import count
+from jaxexp.cli.command import Command
 from jaxexp.cli.exits import console, say_error
 from jaxexp.cli.rundir import RunDirectory
-from jaxexp.cli.session import Command, Session
+from jaxexp.cli.session import Session
 from jaxexp.cli.signals import Signals
 
 

@@ -18,9 +18,10 @@ from jaxexp.base.batches import steps_per_epoch
 from jaxexp.planning.programs import Program
 from jaxexp.spec.padding import Choice
 from jaxexp.spec.trial import Trial
-from jaxexp.training import draws, flags, precision, step
+from jaxexp.training import batching, draws, evaluation, flags, precision, step
+from jaxexp.training.carry import EpochRecord, TrainState
+from jaxexp.training.optimizing import Steps
 from jaxexp.training.platform import traced_for
-from jaxexp.training.step import EpochRecord, Steps, TrainState
 from jaxexp.training.task import Arrays, Task, Variables, evaluation_variables
 from jaxexp.training.tracing import fingerprint, multiplications, one_at_a_time
 from jaxexp.training.trees import PyTree
@@ -86,7 +87,7 @@ def compile_program(
     leaves = {name: own[0] for name, own in stack(program, task, data).items()}
     predictions = "predictions" in program.record
     trial = functools.partial(program.spec.trial, branches=program.one_by_one)
-    evaluated = step.evaluated_by_program(task, data)
+    evaluated = evaluation.evaluated_by_program(task, data)
     computes = fingerprint(
         task, trial, leaves, lengths, data, sizes=(program.rows, evaluated), predictions=predictions
     )
@@ -127,7 +128,7 @@ def run_steps(program: Program, task: Task, data: Arrays) -> tuple[int, ...]:
 
 
 def _run_steps(trial: Trial, data: Arrays) -> int:
-    return trial.epochs * steps_per_epoch(step.training_examples(data, trial), trial.batch_size)
+    return trial.epochs * steps_per_epoch(batching.training_examples(data, trial), trial.batch_size)
 
 
 def stack(program: Program, task: Task, data: Arrays) -> dict[str, np.ndarray]:
@@ -174,7 +175,7 @@ class _Traced:
         data: Arrays,
     ) -> EpochRecord:  # fmt: skip
         trial, _ = self._own(leaves)
-        return step.evaluate(self.task, trial, state, record, first, last, data)
+        return evaluation.evaluate(self.task, trial, state, record, first, last, data)
 
     def variables(self, leaves: Leaves, state: TrainState) -> Variables:
         trial, _ = self._own(leaves)

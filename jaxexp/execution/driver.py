@@ -21,7 +21,7 @@ from jaxexp.execution.records import TrialRecord
 from jaxexp.execution.trainer import Checkpointer, Progress, Silent, Training
 from jaxexp.planning.programs import Plan, Program
 from jaxexp.spec.trial import Trial
-from jaxexp.training import step
+from jaxexp.training import evaluation
 from jaxexp.training.data import Data
 from jaxexp.training.task import Arrays, Task
 
@@ -223,7 +223,7 @@ class Machine:
         """Nothing is placed yet."""
         self.task, self.devices = task, devices
         self.splits = tuple(data.counts)
-        self.arrays = step.with_evaluation(data)
+        self.arrays = evaluation.with_evaluation(data)
         self.compiling_streams: set[threading.Thread] = set()
         self._placed: dict[jax.Device, Arrays] = {}
         self._lock = threading.Lock()

@@ -15,8 +15,8 @@ from jaxexp.execution.compiling import SHARED, TRIALS, compile_program, stack
 from jaxexp.execution.control import Change
 from jaxexp.execution.records import End, Snapshot
 from jaxexp.planning.programs import Program
-from jaxexp.training import step
-from jaxexp.training.step import EpochRecord
+from jaxexp.training import batching, evaluation
+from jaxexp.training.carry import EpochRecord
 from jaxexp.training.task import Arrays, Task, Variables
 from jaxexp.training.trees import PyTree
 
@@ -59,11 +59,11 @@ class RunningProgram:
         """Nothing is compiled yet; `data` is what `place` returns."""
         self.program, self.task, self.mesh, self.data = program, task, mesh, data
         sizes = {
-            (step.training_examples(data, trial), trial.batch_size) for trial in program.trials
+            (batching.training_examples(data, trial), trial.batch_size) for trial in program.trials
         }
         self.steps = max(turns_per_epoch(n, size, program.microbatch) for n, size in sizes)
-        evaluated = step.evaluated_examples(data)
-        size = step.evaluated_by_program(task, data)
+        evaluated = evaluation.evaluated_examples(data)
+        size = evaluation.evaluated_by_program(task, data)
         self.batches = steps_per_epoch(evaluated, size)
         self.epoch = self.step = self.batch = 0  # epochs finished, and how far the next one is
         self.places = np.arange(len(program.trials))  # in the program, of the trials in the lanes

@@ -11,8 +11,8 @@ from jaxexp.base.batches import steps_per_epoch
 from jaxexp.execution.control import Change
 from jaxexp.planning.programs import Program
 from jaxexp.spec.trial import Trial
-from jaxexp.training import step
-from jaxexp.training.step import EpochRecord, TrainState
+from jaxexp.training import batching, carry
+from jaxexp.training.carry import EpochRecord, TrainState
 from jaxexp.training.task import Arrays, Task, Variables
 from jaxexp.training.trees import PyTree
 
@@ -103,8 +103,8 @@ def make_records(
     `history` is (T, E, ...), `ends` is by epochs trained, `data` are the arrays of the run,
     `stopped_T` the epoch after which a trial was stopped, or 0.
     """
-    running = step.values(task, history.running)
-    metrics = {split: step.values(task, sums) for split, sums in history.splits.items()}
+    running = carry.values(task, history.running)
+    metrics = {split: carry.values(task, sums) for split, sums in history.splits.items()}
     lengths = [
         min(trial.epochs, int(stopped_T[place]) or trial.epochs) for trial, place in program.members
     ]
@@ -150,12 +150,14 @@ def _record(
 ) -> TrialRecord:
     """Of one trial, padding left out."""
     history, running, metrics = own
-    examples = step.training_examples(data, trial)
+    examples = batching.training_examples(data, trial)
     steps = steps_per_epoch(examples, trial.batch_size)
     norms = history.norms_L
     if program.spec.pads_model:
         variables, norms = task.crop(trial, variables, norms)
-    loss = step.running_loss(trial.batch_size, history.step_loss_S, history.step_weight_S, examples)
+    loss = carry.running_loss(
+        trial.batch_size, history.step_loss_S, history.step_weight_S, examples
+    )
     return TrialRecord(
         trial=trial,
         metrics={split: metrics[split] for split in metrics},

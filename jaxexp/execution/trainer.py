@@ -25,8 +25,8 @@ from jaxexp.execution.control import RUNNING, Change, Control, Curves
 from jaxexp.execution.program import Call, RunningProgram, filled, lanes_computed
 from jaxexp.execution.records import End, Snapshot, TrialRecord, make_records
 from jaxexp.planning.programs import Program
-from jaxexp.training import step
-from jaxexp.training.step import EpochRecord
+from jaxexp.training import batching, carry
+from jaxexp.training.carry import EpochRecord
 from jaxexp.training.task import Arrays, Task, directions
 from jaxexp.training.trees import PyTree
 
@@ -168,7 +168,7 @@ class Training:
         self.snapshot: Snapshot | None = None  # to go on from; kept no longer than it is needed
         self._epochs_T = np.array([trial.epochs for trial in program.trials])
         n_and_size = [
-            (step.training_examples(shared.arrays, trial), trial.batch_size)
+            (batching.training_examples(shared.arrays, trial), trial.batch_size)
             for trial in program.trials
         ]
         self._n_and_size_Tx2 = np.array(n_and_size)
@@ -581,11 +581,11 @@ class Training:
             for n, size in np.unique(self._n_and_size_Tx2, axis=0).tolist():
                 own = (self._n_and_size_Tx2 == (n, size)).all(1)
                 weight_S = None if weight is None else np.asarray(weight)[own]
-                loss_T[own] = step.running_loss(size, np.asarray(loss)[own], weight_S, n)
+                loss_T[own] = carry.running_loss(size, np.asarray(loss)[own], weight_S, n)
             return loss_T
         sums = record.running if name != metric else record.splits[split]
         own = jax.tree.map(lambda a: a[:, None], {name: sums[name]})
-        return step.values(task, own)[name][:, 0]
+        return carry.values(task, own)[name][:, 0]
 
     def _load(self) -> Snapshot | None:
         if not self.checkpointer:

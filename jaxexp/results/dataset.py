@@ -17,7 +17,7 @@ from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial
 from jaxexp.spec.values import short, text
 from jaxexp.training.data import Attributes, Data
-from jaxexp.training.step import evaluated_counts
+from jaxexp.training.evaluation import evaluated_counts
 from jaxexp.training.task import Task
 
 SPLITS = ("train", "validation", "test")

@@ -22,11 +22,11 @@ from jaxexp.nn.mlp import for_each_layer, own_part, stacks
 from jaxexp.sklearn.base import Network, NetworkClassifier, NetworkRegressor, Prepared
 from jaxexp.spec.padding import Choice, choose, largest, value
 from jaxexp.spec.trial import MLPTrial, Trial, static, traced
+from jaxexp.training.batching import weights_of
 from jaxexp.training.data import Data
 from jaxexp.training.labels import check_labels
 from jaxexp.training.metrics import Metric, r2_around
 from jaxexp.training.optimizers import one_of
-from jaxexp.training.step import weights_of
 from jaxexp.training.task import Arrays, Batch, Inspection, Outputs, Task, Variables
 from jaxexp.training.trees import PyTree
 

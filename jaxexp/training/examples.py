@@ -10,7 +10,7 @@ from jax import Array
 from jax.extend import core as jax_core
 
 from jaxexp.spec.trial import Trial, with_values
-from jaxexp.training import keys, lookups, step, tracing
+from jaxexp.training import batching, keys, lookups, tracing
 from jaxexp.training.data import Data
 from jaxexp.training.task import Batch, Outputs, Task, Variables, update
 from jaxexp.training.trees import PyTree
@@ -78,8 +78,8 @@ class Programs:
         def loss(params: PyTree) -> tuple[Array, tuple[dict[str, PyTree], PyTree]]:
             own = given._replace(variables=given.variables._replace(params=params))
             each, state = self.examples(own, train=True)
-            weight_B = step.weights_of(self.task, given.batch, given.mask)
-            return step.weighted_mean(each[""], weight_B), (each, state)
+            weight_B = batching.weights_of(self.task, given.batch, given.mask)
+            return batching.weighted_mean(each[""], weight_B), (each, state)
 
         grads, (each, state) = jax.grad(loss, has_aux=True)(given.variables.params)
         return each, state, grads

@@ -14,7 +14,7 @@ from jax import Array
 from jax.extend import core as jax_core
 
 from jaxexp.spec.trial import Trial
-from jaxexp.training import flags, jaxprs, keys, step, tracing
+from jaxexp.training import batching, flags, jaxprs, keys, tracing
 from jaxexp.training.examples import ANY, Given, Leaves, Programs
 from jaxexp.training.task import Batch, Variables
 
@@ -88,7 +88,7 @@ class Experiments:
 
     def drawn(self, i: int, n: int) -> np.ndarray:
         """Rows of a batch."""
-        return np.random.default_rng(i).integers(step.count(self.arrays["train"]), size=n)
+        return np.random.default_rng(i).integers(batching.count(self.arrays["train"]), size=n)
 
     def program(self, *, train: bool) -> "_Program":
         """What is computed where nothing is proven."""
@@ -113,7 +113,7 @@ class Experiments:
         parts = [leaf for leaf, v in zip(leaves, inputs, strict=True) if v in used]
         largest = max((n for own in self.by_size.values() for n in own), default=0)
         for i in range(self.turns * len(self.leaves)):
-            parts += jax.tree.leaves(_rows(train, _drawn(i, step.count(train))))
+            parts += jax.tree.leaves(_rows(train, _drawn(i, batching.count(train))))
             parts += jax.tree.leaves(_rows(train, self.drawn(i, largest)))
         sha256 = hashlib.sha256()
         for part in parts:
@@ -157,7 +157,7 @@ class Experiments:
         """The same examples twice, beside different ones, at some point of a trial's training."""
         counts = [min(count, self.steps) for count in (0, 1000, 1, self.steps, 10)]
         train, key = self.arrays["train"], keys.key(0)
-        n = step.count(train)
+        n = batching.count(train)
         for i in range(self.turns * len(self.leaves)):
             place, turn = divmod(i, self.turns)
             rng = np.random.default_rng(i)

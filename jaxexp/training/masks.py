@@ -21,7 +21,7 @@ from jax.extend import core as jax_core
 
 from jaxexp.planning.plan import static_key
 from jaxexp.spec.trial import Trial
-from jaxexp.training import independence, jaxprs, step, tracing
+from jaxexp.training import evaluation, independence, jaxprs, tracing
 from jaxexp.training.data import Data
 from jaxexp.training.examples import Programs
 from jaxexp.training.experiments import Experiments
@@ -101,9 +101,9 @@ class _Kind:
         of_trials = sorted({trial.batch_size for trial in trials})
         folds = range(data.n_folds or 1)
         rests = {data.counts_of(fold)["train"] % size for fold in folds for size in of_trials}
-        counts = [n for fold in folds for n in step.evaluated_counts(data, fold).values()]
+        counts = [n for fold in folds for n in evaluation.evaluated_counts(data, fold).values()]
         # Of several splits, or of one at a time: `Data.apart`.
-        evaluated = step.evaluated_at_once(task, data)
+        evaluated = evaluation.evaluated_at_once(task, data)
         apart = min(max(counts), task.evaluation_batch_size), task.evaluation_batch_size
         lasts = {n % size for n in counts for size in (evaluated, *apart)} - {0}
         # In training and in evaluation, the batches that there are,
