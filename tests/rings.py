@@ -13,8 +13,8 @@ import pytest
 
 from jaxexp.api import Inspector, Problem
 from jaxexp.execution.driver import stream
+from jaxexp.execution.listeners import Progress
 from jaxexp.execution.records import TrialRecord
-from jaxexp.execution.trainer import Progress
 from jaxexp.nn.classification import MLPClassification
 from jaxexp.planning import loads
 from jaxexp.planning.cost import Workload

@@ -12,7 +12,7 @@ from flax import linen, nnx
 import jaxexp as jx
 from jaxexp.base.errors import InterruptedRunError
 from jaxexp.base.locks import held
-from jaxexp.execution.trainer import Silent
+from jaxexp.execution.listeners import Silent
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,8 @@ from jaxexp.base.errors import InterruptedRunError, UserError
 from jaxexp.execution import checkpoints, driver, trainer
 from jaxexp.execution.checkpoints import Checkpoints
 from jaxexp.execution.compiling import state_like
+from jaxexp.execution.listeners import Silent
 from jaxexp.execution.program import RunningProgram
-from jaxexp.execution.trainer import Silent
 from jaxexp.spec.sweep import Sweep
 from jaxexp.training.evaluation import with_evaluation
 

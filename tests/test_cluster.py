@@ -22,7 +22,7 @@ import jaxexp as jx
 from jaxexp.base.errors import UnavailableError
 from jaxexp.cluster import nodes as cluster_nodes
 from jaxexp.cluster.engine import Engine
-from jaxexp.execution.trainer import Silent
+from jaxexp.execution.listeners import Silent
 
 ray = pytest.importorskip("ray", reason="needs jaxexp[cluster]")
 from ray.cluster_utils import Cluster  # noqa: E402

@@ -14,8 +14,8 @@ from rings import assert_close, assert_same_bits, execute, planned, train
 from jaxexp.api import Problem
 from jaxexp.base.errors import InterruptedRunError, UserError
 from jaxexp.execution import compiling, driver, program
+from jaxexp.execution.listeners import Silent
 from jaxexp.execution.records import TrialRecord
-from jaxexp.execution.trainer import Silent
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import MLPTrial, Trial
 from jaxexp.training import evaluation, step

@@ -9,7 +9,7 @@ import scipy.stats
 
 import jaxexp as jx
 from jaxexp.execution.control import Curves
-from jaxexp.execution.trainer import Silent
+from jaxexp.execution.listeners import Silent
 from jaxexp.search.halving import Halving, Hyperband
 from jaxexp.search.population import PBT
 

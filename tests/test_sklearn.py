@@ -34,13 +34,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import jaxexp as jx
-from jaxexp.sklearn import (
-    Classifier,
-    MLPClassifier,
-    MLPRegressor,
-    Regressor,
-    VectorizedSearchCV,
-)
+from jaxexp.sklearn import Classifier, MLPClassifier, MLPRegressor, Regressor, VectorizedSearchCV
 from jaxexp.sklearn.stopping import NoImprovement
 
 X, Y = load_iris(return_X_y=True)

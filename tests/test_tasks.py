@@ -12,7 +12,7 @@ from rings import assert_close, execute
 
 import jaxexp as jx
 from jaxexp.execution import trainer
-from jaxexp.execution.trainer import Silent
+from jaxexp.execution.listeners import Silent
 from jaxexp.spec.padding import Choice, largest
 
 RNG = np.random.default_rng(0)

@@ -20,10 +20,10 @@ from jaxexp.execution import claims, driver
 from jaxexp.execution.checkpoints import EVERY_SECONDS, Checkpoints
 from jaxexp.execution.control import Control, Curves, Search, Stopping
 from jaxexp.execution.devices import check_compiles
+from jaxexp.execution.listeners import Checkpointer, Progress, Silent
 from jaxexp.execution.progress import Ranking, TerminalProgress
 from jaxexp.execution.records import TrialRecord
 from jaxexp.execution.stores import store
-from jaxexp.execution.trainer import Checkpointer, Progress, Silent
 from jaxexp.results.facts import facts
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial
@@ -101,7 +101,7 @@ def run(
         cluster: see there.
         nodes: see there.
         progress: a bar in terminals and notebooks, if not given; True for lines elsewhere too,
-            False for none, or an object with the methods of `jaxexp.execution.trainer.Progress`.
+            False for none, or an object with the methods of `jaxexp.execution.listeners.Progress`.
         checkpoint_dir: a folder for checkpoints, or a URL such as s3://bucket/run. The same call
             resumes an interrupted run from it.
         checkpoint_every: seconds between them.

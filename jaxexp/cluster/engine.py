@@ -14,9 +14,10 @@ from jaxexp.cluster.worker import Event, Work
 from jaxexp.execution.checkpoints import Checkpoints
 from jaxexp.execution.control import Control
 from jaxexp.execution.driver import Machine
+from jaxexp.execution.listeners import Checkpointer, Progress
 from jaxexp.execution.records import TrialRecord
 from jaxexp.execution.stores import SHARED, Folder
-from jaxexp.execution.trainer import Checkpointer, Progress, Training
+from jaxexp.execution.trainer import Training
 from jaxexp.planning.nodes import Queue, needed
 from jaxexp.training import flags
 from jaxexp.training.data import Data

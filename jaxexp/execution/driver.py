@@ -16,9 +16,10 @@ from jax.sharding import Mesh
 
 from jaxexp.base.errors import InterruptedRunError, UserError
 from jaxexp.execution.control import Control
+from jaxexp.execution.listeners import Checkpointer, Progress, Silent
 from jaxexp.execution.program import joined
 from jaxexp.execution.records import TrialRecord
-from jaxexp.execution.trainer import Checkpointer, Progress, Silent, Training
+from jaxexp.execution.trainer import Training
 from jaxexp.planning.programs import Plan, Program
 from jaxexp.spec.trial import Trial
 from jaxexp.training import evaluation

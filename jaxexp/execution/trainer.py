@@ -10,136 +10,29 @@ import contextlib
 import dataclasses
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
-from typing import Protocol
+from collections.abc import Callable
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from jaxexp.base.errors import InterruptedRunError, UserError
 from jaxexp.base.words import count
+from jaxexp.execution.calls import CallLength
 from jaxexp.execution.compiling import state_like
 from jaxexp.execution.control import RUNNING, Change, Control, Curves
+from jaxexp.execution.listeners import Checkpointer, Progress, Shared
 from jaxexp.execution.program import Call, RunningProgram, filled, lanes_computed
 from jaxexp.execution.records import End, Snapshot, TrialRecord, make_records
 from jaxexp.planning.programs import Program
 from jaxexp.training import batching, carry
 from jaxexp.training.carry import EpochRecord
-from jaxexp.training.task import Arrays, Task, directions
-from jaxexp.training.trees import PyTree
+from jaxexp.training.task import directions
 
-CALL_SECONDS = 1.0  # of one call: a run can stop, and save, between two of them
 ENOUGH_LESS = 7 / 8  # of what is computed: states are not moved for trials that save less
 SAME_RULE = (
     "expected a rule that decides by the curves alone, and the one with which the checkpoints were "
     "written, or another folder for them"
 )
-FIRST_CALL = 4  # steps, or batches, when nobody knows yet how long they take
-
-
-class Progress(Protocol):
-    """Shows how a run proceeds; called from several threads."""
-
-    def compiling(self, program: Program) -> None:
-        """A program is being compiled."""
-
-    def moved(self, program: Program, epochs: float) -> None:
-        """A program has trained so many epochs, from 0, the last perhaps in part."""
-
-    def measured(
-        self, program: Program, epoch: int, value: Callable[[str, str], np.ndarray]
-    ) -> None:
-        """A program has finished this epoch, from 1.
-
-        `value(metric, split)` computes what was measured of its trials then, (T,). Objects without
-        this method will do.
-        """
-
-    def changed(self, program: Program, values: Mapping[str, np.ndarray]) -> None:
-        """Which hyperparameters, (T,) each, trials that copied others have had until now.
-
-        Told before what was measured with them. Objects without this method will do.
-        """
-
-    def stopped(self, program: Program, epoch: int, trials: int) -> None:
-        """So many trials of a program end after this epoch, before their last one.
-
-        Objects without this method will do, too.
-        """
-
-    def note(self, text: str) -> None:
-        """Something that the user should know."""
-
-
-class Silent:
-    """No progress shown."""
-
-    def compiling(self, program: Program) -> None:
-        """Say nothing."""
-
-    def moved(self, program: Program, epochs: float) -> None:
-        """Say nothing."""
-
-    def measured(
-        self, program: Program, epoch: int, value: Callable[[str, str], np.ndarray]
-    ) -> None:
-        """Say nothing."""
-
-    def changed(self, program: Program, values: Mapping[str, np.ndarray]) -> None:
-        """Say nothing."""
-
-    def stopped(self, program: Program, epoch: int, trials: int) -> None:
-        """Say nothing."""
-
-    def note(self, text: str) -> None:
-        """Say nothing."""
-
-
-class Checkpointer(Protocol):
-    """Keeps snapshots, so that an interrupted run can resume; called from several threads."""
-
-    def due(self, program: Program) -> bool:
-        """Whether it is time for a snapshot of this program."""
-        ...
-
-    def save(self, program: Program, snapshot: Snapshot) -> None:
-        """Keep a snapshot; it raises nothing."""
-        ...
-
-    def load(
-        self, program: Program, like: Callable[[], tuple[PyTree, PyTree, PyTree]]
-    ) -> Snapshot | None:
-        """The newest intact snapshot of this program, if there is one.
-
-        `like` makes, if needed, state, record and predictions, as `state_like` does.
-        """
-        ...
-
-
-class Shared(Protocol):
-    """What the programs of a run share."""
-
-    task: Task
-    splits: tuple[str, ...]
-
-    @property
-    def arrays(self) -> Arrays:
-        """The data on the host."""
-        ...
-
-    def mesh(self, program: Program) -> Mesh:
-        """The devices of a program."""
-        ...
-
-    def on(self, mesh: Mesh) -> Arrays:
-        """The data, on each device of a mesh."""
-        ...
-
-    def compiling(self) -> AbstractContextManager[None]:
-        """While this thread compiles."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -429,7 +322,7 @@ class Training:
             self._ahead_seconds, self.compiled = 0.0, True
 
     def _train(self, own: RunningProgram, until: int, interrupted: Callable[[], bool]) -> None:
-        length, under_way = _CallLength(), collections.deque[Call]()
+        length, under_way = CallLength(), collections.deque[Call]()
         before, started = self.seconds, time.perf_counter()
 
         def wait(most: int = 0) -> None:
@@ -653,27 +546,3 @@ def _of_places(end: End, places: np.ndarray) -> End:
     rows = np.flatnonzero(np.isin(end.places, places))
     predictions, variables = jax.tree.map(lambda a: a[rows], (end.predictions, end.variables))
     return End(end.places[rows], predictions, variables, end.best_epoch[rows])
-
-
-class _CallLength:
-    """How much to do in one call, so that it takes about CALL_SECONDS."""
-
-    def __init__(self) -> None:
-        self.seconds = {True: 0.0, False: 0.0}  # of a training step; of a batch evaluated
-        self.last = time.perf_counter()
-
-    @property
-    def slow(self) -> bool:
-        """Whether calls take so long that none should wait while another runs."""
-        return max(self.seconds.values()) > CALL_SECONDS / 2
-
-    def most(self, training: bool) -> int:
-        """So many steps, or batches: few at first, to measure."""
-        seconds = self.seconds[training]
-        return max(1, int(CALL_SECONDS / seconds)) if seconds else FIRST_CALL
-
-    def arrived(self, call: Call) -> None:
-        """Learn from a call that has just finished."""
-        now = time.perf_counter()
-        self.seconds[call.training] = (now - self.last) / call.amount
-        self.last = now

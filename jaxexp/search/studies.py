@@ -11,7 +11,7 @@ from jaxexp.base.errors import UserError
 from jaxexp.base.numbers import checked_int
 from jaxexp.execution import driver
 from jaxexp.execution.control import Stopping
-from jaxexp.execution.trainer import Progress
+from jaxexp.execution.listeners import Progress
 from jaxexp.nn.classification import MLPClassification
 from jaxexp.results.results import Results
 from jaxexp.search.batches import Search, Train, Training

@@ -5,12 +5,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from jaxexp.base.errors import UserError
-from jaxexp.spec.distributions import (
-    Choice,
-    Conditional,
-    Distribution,
-    distribution,
-)
+from jaxexp.spec.distributions import Choice, Conditional, Distribution, distribution
 from jaxexp.spec.sweep import Axis
 from jaxexp.spec.trial import Trial, check_range, hyperparameters
 from jaxexp.spec.values import Value, check_texts, short, text

@@ -11,11 +11,7 @@ from jax.typing import ArrayLike
 from jaxexp.base.batches import steps_per_epoch
 from jaxexp.spec.trial import Trial
 from jaxexp.training.shuffle import one_of, permutation
-from jaxexp.training.task import (
-    Arrays,
-    Batch,
-    Task,
-)
+from jaxexp.training.task import Arrays, Batch, Task
 
 
 @jax.tree_util.register_static

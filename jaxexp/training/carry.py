@@ -9,11 +9,7 @@ from jax import Array
 
 from jaxexp.base.batches import steps_per_epoch
 from jaxexp.training.metrics import Metric
-from jaxexp.training.task import (
-    Outputs,
-    Task,
-    Variables,
-)
+from jaxexp.training.task import Outputs, Task, Variables
 from jaxexp.training.trees import PyTree
 
 Sums: TypeAlias = dict[str, PyTree]  # of each metric, the loss among them

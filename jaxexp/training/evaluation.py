@@ -11,22 +11,11 @@ from jax import Array
 from jaxexp.spec.padding import Traced
 from jaxexp.spec.trial import Trial
 from jaxexp.training import keys
-from jaxexp.training.batching import (
-    Sizes,
-    as_they_lie,
-    count,
-    take,
-    weights_of,
-)
+from jaxexp.training.batching import Sizes, as_they_lie, count, take, weights_of
 from jaxexp.training.carry import EpochRecord, Sums, TrainState, add, sums_of_batch
 from jaxexp.training.data import Data
 from jaxexp.training.folds import table
-from jaxexp.training.task import (
-    Arrays,
-    Task,
-    check_outputs,
-    evaluation_variables,
-)
+from jaxexp.training.task import Arrays, Task, check_outputs, evaluation_variables
 from jaxexp.training.trees import PyTree
 
 TRAIN_SAMPLE = (512, 0.3, 10_000)  # examples evaluated: at least; a share of all; at most

@@ -13,10 +13,7 @@ from jax import Array
 
 from jaxexp.base.errors import UserError
 from jaxexp.spec.trial import Trial
-from jaxexp.training.task import (
-    Variables,
-    accepts,
-)
+from jaxexp.training.task import Variables, accepts
 from jaxexp.training.trees import PyTree
 
 # How modules call what says whether they train, and its value in training.

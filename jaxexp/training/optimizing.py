@@ -10,10 +10,7 @@ from jax.typing import ArrayLike
 from jaxexp.base.errors import UserError
 from jaxexp.spec.padding import Choice, choose
 from jaxexp.spec.trial import Trial
-from jaxexp.training.task import (
-    Task,
-    extended_update,
-)
+from jaxexp.training.task import Task, extended_update
 from jaxexp.training.trees import PyTree
 
 Steps: TypeAlias = int | Choice[int]  # of a trial in all; a choice where they differ

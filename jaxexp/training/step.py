@@ -29,15 +29,7 @@ from jaxexp.training.batching import (
 from jaxexp.training.carry import EpochRecord, Gathered, Sums, TrainState, add, sums_of_batch
 from jaxexp.training.optimizing import Steps, optimizer_of
 from jaxexp.training.shuffle import mix
-from jaxexp.training.task import (
-    Arrays,
-    Batch,
-    Outputs,
-    Task,
-    Variables,
-    check_outputs,
-    update,
-)
+from jaxexp.training.task import Arrays, Batch, Outputs, Task, Variables, check_outputs, update
 from jaxexp.training.trees import PyTree
 
 

@@ -7,9 +7,7 @@ import numpy as np
 import xarray as xr
 
 from jaxexp.base.errors import UserError
-from jaxexp.results.select.wording import (
-    count,
-)
+from jaxexp.results.select.wording import count
 from jaxexp.spec.values import text
 
 # A hyperparameter's value in a dataset: numbers that can be compared, or text.

@@ -22,11 +22,7 @@ from jaxexp.results.select.fields import (
     units,
     values_by_trial,
 )
-from jaxexp.results.select.wording import (
-    count,
-    number,
-    words,
-)
+from jaxexp.results.select.wording import count, number, words
 
 
 def named(ds: xr.Dataset, name: str) -> str:

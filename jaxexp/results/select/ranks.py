@@ -27,17 +27,8 @@ from jaxexp.results.select.fields import (
     units,
     values_by_trial,
 )
-from jaxexp.results.select.labels import (
-    applying_by_trial,
-    named,
-    point,
-    statuses,
-    trial_in_words,
-)
-from jaxexp.results.select.wording import (
-    metric_words,
-    number,
-)
+from jaxexp.results.select.labels import applying_by_trial, named, point, statuses, trial_in_words
+from jaxexp.results.select.wording import metric_words, number
 from jaxexp.spec.values import text
 
 

@@ -1,0 +1,113 @@
+"""Numbers of a user as float32 and int32, refused where these would change them."""
+
+import numpy as np
+
+from jaxexp.base.errors import UserError
+from jaxexp.training.checks import (
+    BLOCK_BYTES,
+    FLOAT32,
+    INT32,
+    check_weight,
+    dtype_kind,
+    refuse_dtype,
+    refuse_where,
+)
+from jaxexp.training.reading import read
+
+WHOLE = 2**24  # up to it, float32 holds every whole number
+
+
+def to_numbers(
+    where: str,
+    array: np.ndarray,
+    features: tuple[str, ...] | None = None,
+    *,
+    categorical: bool = False,
+    rounding: bool = True,
+) -> np.ndarray:
+    """As float32, int32 or uint8, copied; refuses what these do not hold."""
+    kind = dtype_kind(array.dtype)
+    if kind not in "biuf" or categorical:
+        refuse_dtype(where, array, features)
+    if kind == "f":
+        return to_float32(where, array, features, rounding=rounding)
+    if kind == "b":
+        return array.astype(np.float32)
+    if array.dtype == np.uint8:
+        return array.copy()
+    return to_int32(where, array, features, rounding=rounding)
+
+
+def to_float32(
+    where: str,
+    array: np.ndarray,
+    features: tuple[str, ...] | None = None,
+    *,
+    rounding: bool = True,
+) -> np.ndarray:
+    """Finite numbers that float32 holds; raises UserError for others."""
+    refuse_where(where, ~np.isfinite(array), array, "a finite number", features)
+    with np.errstate(over="ignore", under="ignore"):
+        small = array.astype(np.float32)
+    refuse_where(
+        where, ~np.isfinite(small), array, f"at most {FLOAT32.max:.2g}, as float32 holds", features
+    )
+    wide = array.dtype.kind in "iuf" and array.dtype.itemsize >= 8
+    if rounding and wide and array.ndim <= 2:
+        _check_rounding(where, array, small, features)
+    return small
+
+
+def to_int32(
+    where: str,
+    array: np.ndarray,
+    features: tuple[str, ...] | None = None,
+    *,
+    rounding: bool = True,
+) -> np.ndarray:
+    """Whole numbers that int32 holds; raises UserError for others."""
+    beyond = (array > INT32.max) | (array < INT32.min)
+    refuse_where(where, beyond, array, f"{INT32.min} to {INT32.max}, as int32 holds", features)
+    small = array.astype(np.int32)
+    # They stay whole, but nearly every model and loss computes with them as float32.
+    if rounding and array.ndim <= 2 and (array.max() > WHOLE or array.min() < -WHOLE):
+        _check_rounding(where, small, small.astype(np.float32), features)
+    return small
+
+
+def _check_rounding(
+    where: str, array: np.ndarray, small: np.ndarray, features: tuple[str, ...] | None
+) -> None:
+    """Refuse columns whose differences float32 rounds away: times in seconds since 1970."""
+    wide_NxF, small_NxF = array.reshape(len(array), -1), small.reshape(len(array), -1)
+    step = max(1, BLOCK_BYTES // (8 * len(array)))
+    for start in range(0, wide_NxF.shape[1], step):
+        wide = wide_NxF[:, start : start + step].astype(np.float64)
+        spread_F, size_F = wide.std(0), np.abs(wide).max(0)
+        lost_F = np.abs(wide - small_NxF[:, start : start + step]).max(0)
+        # What varies by the rounding of float64 is a constant, and harmless.
+        for i in np.flatnonzero((spread_F > 1e-12 * size_F) & (lost_F > 0.01 * spread_F)):
+            place = ""
+            if array.ndim == 2:
+                place = f" column {features[start + i]!r}:" if features else f" column {start + i}:"
+            raise UserError(
+                f"{where}:{place} values up to {size_F[i]:.9g} that vary by only "
+                f"{spread_F[i]:.3g} are all but the same in float32, expected values that it "
+                "distinguishes: subtract their mean and divide by their standard deviation first"
+            )
+
+
+def to_weights(where: str, value: object, n: int) -> np.ndarray:
+    """One weight for each of n examples, at least 0; raises UserError for others."""
+    array, _, categorical = read(where, value)
+    if categorical or dtype_kind(array.dtype) not in "biuf":
+        refuse_dtype(where, array, None)
+    if array.shape != (n,):
+        raise UserError(f"{where}: shape {array.shape}, expected ({n},), one for each row of X")
+    refuse_where(where, ~(np.isfinite(array) & (array >= 0)), array, "a finite number, at least 0")
+    with np.errstate(over="ignore", under="ignore"):
+        weight_N = array.astype(np.float32)
+    lost_N = ~np.isfinite(weight_N) | ((weight_N == 0) & (array > 0))
+    refuse_where(where, lost_N, array, "a number that float32 holds")
+    check_weight(where, weight_N, n)
+    return weight_N

@@ -1,0 +1,144 @@
+"""Arrays, lists and frames as users give them, read without interpreting them."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+import numpy as np
+
+from jaxexp.base.errors import UserError
+from jaxexp.training.checks import (
+    convert,
+    dtype_kind,
+    first_twice,
+    plain_value,
+    refuse,
+    refuse_dtype,
+    some_names,
+)
+from jaxexp.training.trees import PyTree
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import polars as pl
+
+
+ONE_KIND = "text; or labels of one kind, not objects: .astype(str), .astype(int)"
+
+
+class Raw(NamedTuple):
+    """An array as it was given, with what a frame knew of it."""
+
+    array: np.ndarray
+    features: tuple[str, ...] | None = None
+    categorical: bool = False
+
+
+def read(where: str, value: object) -> Raw:
+    """What a user gave, as NumPy arrays: perhaps of text or objects, and perhaps their memory."""
+    roots = {base.__module__.partition(".")[0] for base in type(value).__mro__}
+    if "scipy" in roots and hasattr(value, "toarray"):
+        raise UserError(f"{where}: a sparse {type(value).__name__}, expected {where}.toarray()")
+    if isinstance(value, np.ma.MaskedArray):
+        raise UserError(
+            f"{where}: a masked array, expected a plain one: drop what is masked, or fill it "
+            f"with {where}.filled(...)"
+        )
+    if isinstance(value, (list, tuple)):
+        _check_unmasked(where, value)
+    if roots & {"pandas", "polars"}:
+        if type(value).__name__ == "LazyFrame":
+            raise UserError(f"{where}: a LazyFrame, expected {where}.collect()")
+        if hasattr(value, "columns"):
+            return _frame(where, cast("pd.DataFrame | pl.DataFrame", value))
+        if hasattr(value, "to_numpy"):
+            return Raw(convert(where, value), None, _is_categorical(value))
+    array = convert(where, value)
+    if array.dtype.names is not None:
+        raise UserError(
+            f"{where}: a structured array of the fields {some_names(array.dtype.names)}, expected "
+            "one number a column; a pandas or polars frame of it will do"
+        )
+    if array.dtype.kind in "US" and isinstance(value, (list, tuple)):
+        _check_all_text(where, value, array.ndim)
+    return Raw(array)
+
+
+def _check_unmasked(where: str, value: Sequence[object]) -> None:
+    """Refuse a list with masked arrays: NumPy would take what is under their masks."""
+    if not _has_masked(value):
+        return
+    for row, item in enumerate(value):
+        if _has_masked([item]):
+            raise UserError(
+                f"{where}: row {row} is masked, or a masked array, expected a plain one: "
+                "drop what is masked, or fill it with .filled(...)"
+            )
+
+
+def _has_masked(values: Sequence[object]) -> bool:
+    """Whether a masked array is among them, at any depth."""
+    kinds = set(map(type, values))  # few, of however many values
+    if any(issubclass(kind, np.ma.MaskedArray) for kind in kinds):
+        return True
+    below = any(issubclass(kind, (list, tuple)) for kind in kinds)
+    return below and any(_has_masked(each) for each in values if isinstance(each, (list, tuple)))
+
+
+def _check_all_text(where: str, value: object, ndim: int) -> None:
+    """NumPy makes text of the numbers beside text in a list."""
+    for index in np.ndindex(*np.shape(np.asarray(value, object))[:ndim]):
+        item: PyTree = value
+        for i in index:
+            item = item[i]
+        if not isinstance(item, (str, bytes)):
+            refuse(where, index, item, "text, as beside it, or numbers only")
+
+
+def _frame(where: str, frame: "pd.DataFrame | pl.DataFrame") -> Raw:
+    """A data frame, column by column, so that each has its own dtype."""
+    names = tuple(str(name) for name in frame.columns)
+    if (twice := first_twice(names)) is not None:
+        raise UserError(f"{where}: two columns {twice!r}, expected names that differ")
+    series = [
+        frame.iloc[:, i] if hasattr(frame, "iloc") else frame.to_series(i)
+        for i in range(len(names))
+    ]
+    columns = [convert(where, each) for each in series]
+    for name, column in zip(names, columns, strict=True):
+        if column.ndim != 1:
+            raise UserError(
+                f"{where}: column {name!r} holds arrays of shape {column.shape[1:]}, expected one "
+                "number a row"
+            )
+    if len(columns) == 1:  # of labels, perhaps
+        return Raw(columns[0][:, None], names, _is_categorical(series[0]))
+    for i, column in enumerate(columns):
+        if dtype_kind(column.dtype) not in "biuf" or _is_categorical(series[i]):
+            refuse_dtype(where, column[:, None], (names[i],))
+        if column.dtype == bool:
+            columns[i] = column.astype(np.float32)
+    if not columns:
+        return Raw(np.empty((len(frame), 0)), names)
+    return Raw(np.stack(columns, axis=1), names)
+
+
+def _is_categorical(series: object) -> bool:
+    return str(getattr(series, "dtype", "")) == "category"
+
+
+def check_same_index(where: str, value: object, other: object, *, like: str = "X") -> None:
+    """Rows are matched by position: pandas indexes that say otherwise are a mistake."""
+    index = getattr(value, "index", None)
+    expected = getattr(other, "index", None)
+    if index is None or expected is None:
+        return
+    if not (hasattr(index, "equals") and hasattr(expected, "equals")):
+        return
+    if len(index) == len(expected) and not index.equals(expected):
+        differ = (i for i, (a, b) in enumerate(zip(index, expected, strict=True)) if a != b)
+        row = next(differ, 0)
+        raise UserError(
+            f"{where}: row {row} has the index {plain_value(index[row])!r}, expected "
+            f"{plain_value(expected[row])!r} as in {like}: align them with .loc[{like}.index], or "
+            ".reset_index(drop=True) on both"
+        )
