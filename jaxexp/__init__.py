@@ -15,8 +15,9 @@ import importlib
 from typing import TYPE_CHECKING
 
 from jaxexp.base.errors import UnavailableError, UserError
+from jaxexp.spec.hyperparameters import choice, size, static, traced
 from jaxexp.spec.sweep import Comparison, Question, Sweep, Verdict
-from jaxexp.spec.trial import MLPTrial, Trial, choice, size, static, traced
+from jaxexp.spec.trial import MLPTrial, Trial
 
 if TYPE_CHECKING:
     from jaxexp import nn, reproduce, search
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
     from jaxexp.base.counting import counting
     from jaxexp.base.files import digest
     from jaxexp.cli.inputs import Inputs
-    from jaxexp.execution.control import Budget, Curves, EarlyStopping, StopDiverged, StoppingRule
     from jaxexp.execution.devices import devices
+    from jaxexp.execution.rules import Budget, Curves, EarlyStopping, StopDiverged, StoppingRule
     from jaxexp.nn.classification import MLPClassification
     from jaxexp.report import figures
     from jaxexp.results import compare, seeds, select

@@ -14,8 +14,9 @@ from jaxexp.planning.loads import Load, least_of
 from jaxexp.planning.merging import Merger
 from jaxexp.planning.plan import plan
 from jaxexp.planning.programs import Plan
+from jaxexp.spec.hyperparameters import static, traced
 from jaxexp.spec.sweep import Sweep
-from jaxexp.spec.trial import MLPTrial, Trial, static, traced
+from jaxexp.spec.trial import MLPTrial, Trial
 
 
 def digits_cost(trial: MLPTrial) -> Cost:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from jaxexp.base.errors import UserError
 from jaxexp.nn.classification import cost
 from jaxexp.planning.cost import MACHINES, Cost, Workload
-from jaxexp.planning.plan import MODES, static_key
+from jaxexp.planning.kinds import static_key
+from jaxexp.planning.plan import MODES
 from jaxexp.planning.plan import plan as plan_workload
 from jaxexp.planning.programs import Plan
 from jaxexp.spec.padding import ProgramSpec, bounds

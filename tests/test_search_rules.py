@@ -8,8 +8,8 @@ import pytest
 import scipy.stats
 
 import jaxexp as jx
-from jaxexp.execution.control import Curves
 from jaxexp.execution.listeners import Silent
+from jaxexp.execution.rules import Curves
 from jaxexp.search.halving import Halving, Hyperband
 from jaxexp.search.population import PBT
 

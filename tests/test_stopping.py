@@ -21,9 +21,10 @@ from jaxexp.base.errors import InterruptedRunError
 from jaxexp.execution import compiling, trainer
 from jaxexp.execution import program as running
 from jaxexp.execution.checkpoints import Checkpoints
-from jaxexp.execution.control import Change, Control, Curves
+from jaxexp.execution.control import Control
 from jaxexp.execution.driver import stream
 from jaxexp.execution.program import RunningProgram, filled
+from jaxexp.execution.rules import Change, Curves
 from jaxexp.planning.cost import MACHINES
 from jaxexp.results import seeds, select
 

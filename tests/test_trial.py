@@ -15,9 +15,10 @@ import pytest
 
 import jaxexp as jx
 from jaxexp.base.errors import UserError
+from jaxexp.spec.hyperparameters import Kind, choice, size, static, traced
 from jaxexp.spec.padding import ProgramSpec
 from jaxexp.spec.sweep import Sweep
-from jaxexp.spec.trial import Kind, Trial, choice, size, static, traced
+from jaxexp.spec.trial import Trial
 
 
 class Schedule(enum.Enum):

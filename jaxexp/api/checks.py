@@ -11,8 +11,9 @@ from jaxexp.base.errors import UserError
 from jaxexp.base.numbers import checked_int
 from jaxexp.base.words import did_you_mean
 from jaxexp.nn.classification import MLPClassification
+from jaxexp.spec.hyperparameters import Kind
 from jaxexp.spec.sweep import Sweep
-from jaxexp.spec.trial import Kind, MLPTrial, Trial
+from jaxexp.spec.trial import MLPTrial, Trial
 from jaxexp.spec.values import text
 from jaxexp.training import evaluation
 from jaxexp.training.masks import COMPARES, FILLING, SIZED

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import jax
 
-from jaxexp.planning import plan as planning
+from jaxexp.planning import kinds
 from jaxexp.planning.cost import Cost, Workload
 from jaxexp.spec.trial import Trial
 from jaxexp.training import evaluation
@@ -30,7 +30,7 @@ class Inspector:
 
     def __call__(self, trial: Trial) -> Inspection:
         """What the task costs and reads in this trial."""
-        key = planning.static_key(trial)
+        key = kinds.static_key(trial)
         if key not in self._found:
             rest = tuple(part for part in key if part != ("batch_size", trial.batch_size))
             if rest not in self._found:
@@ -40,7 +40,7 @@ class Inspector:
 
     def cost(self, trial: Trial) -> Cost:
         """What it costs; microbatches may be possible though a task says nothing of them."""
-        key = planning.static_key(trial)
+        key = kinds.static_key(trial)
         if key not in self._costs:
             own = self(trial).cost
             parts = own.microbatches or not self.mixes(trial).whole

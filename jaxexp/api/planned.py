@@ -29,6 +29,7 @@ from jaxexp.execution import driver, targets
 from jaxexp.execution.devices import check_compiles, chosen, device_memory, host_memory
 from jaxexp.execution.devices import devices as all_devices
 from jaxexp.execution.targets import Compilations, Target
+from jaxexp.planning import kinds
 from jaxexp.planning import plan as planning
 from jaxexp.planning.nodes import forecast
 from jaxexp.planning.programs import Plan
@@ -174,9 +175,9 @@ def task_fingerprint(task: Task, data: Data, sweeps: Sequence[Sweep]) -> str:
     sizes. What a program would trace is no number of Python here, either: 0 times what a task
     closes over would be 0.
     """
-    trials = {planning.static_key(trial): trial for sweep in sweeps for trial in sweep.trials()}
+    trials = {kinds.static_key(trial): trial for sweep in sweeps for trial in sweep.trials()}
     arrays = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), data.arrays())
-    kinds = {(planning.unpadded(trial), *traced_shapes(trial)): trial for trial in trials.values()}
+    kinds = {(kinds.unpadded(trial), *traced_shapes(trial)): trial for trial in trials.values()}
     sizes = list(trials.values())[:: -(-len(trials) // MOST_TRACED)]
     some = list(dict.fromkeys([*kinds.values(), *sizes]))
     evaluated = evaluation.evaluated_at_once(task, data)

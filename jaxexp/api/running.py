@@ -18,11 +18,12 @@ from jaxexp.base.errors import UserError
 from jaxexp.base.files import write_whole
 from jaxexp.execution import claims, driver
 from jaxexp.execution.checkpoints import EVERY_SECONDS, Checkpoints
-from jaxexp.execution.control import Control, Curves, Search, Stopping
+from jaxexp.execution.control import Control, Stopping
 from jaxexp.execution.devices import check_compiles
 from jaxexp.execution.listeners import Checkpointer, Progress, Silent
 from jaxexp.execution.progress import Ranking, TerminalProgress
 from jaxexp.execution.records import TrialRecord
+from jaxexp.execution.rules import Curves, Search
 from jaxexp.execution.stores import store
 from jaxexp.results.facts import facts
 from jaxexp.spec.sweep import Sweep

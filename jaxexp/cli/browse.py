@@ -93,12 +93,12 @@ def compare(
         raise UserError(f"compare {runs[0]}: expected two runs or more")
     if len({run.resolve() for run in runs}) < len(runs):
         raise UserError("compare: expected different runs, one is given twice")
-    from jaxexp.cli import tables
+    from jaxexp.cli import comparing, tables
 
     results = {str(run): _results(run) for run in runs}
     commands = {str(run): RunDirectory(run).command() for run in runs}
     console = tables.wide()
-    for table in tables.compared(results, commands, by):
+    for table in comparing.compared(results, commands, by):
         console.print(table)
 
 
@@ -139,11 +139,11 @@ def export(
     for kind, file in asked.items():
         if RunDirectory(run).writes(file):
             raise UserError(f"--{kind} {file}: a file of the run, expected one of another name")
-    from jaxexp.cli import tables
+    from jaxexp.cli import exporting
 
-    rows = tables.rows(_results(run, sweep, "--sweep"), final=final)
+    rows = exporting.rows(_results(run, sweep, "--sweep"), final=final)
     for kind, file in asked.items():
-        tables.export(rows, file, kind)
+        exporting.export(rows, file, kind)
         print(file)
 
 

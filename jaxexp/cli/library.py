@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from jaxexp.api import Problem
     from jaxexp.cli.inputs import Inputs
-    from jaxexp.execution.control import StoppingRule
+    from jaxexp.execution.rules import StoppingRule
     from jaxexp.results.models import Model, Prediction
 
 OPTIONAL = ("problem", "estimate", "check", "predict", "export")  # of a sweep file

@@ -14,7 +14,7 @@ from jaxexp.spec.sweep import Axis, Sweep
 from jaxexp.spec.trial import Trial
 
 if TYPE_CHECKING:
-    from jaxexp.execution.control import StoppingRule
+    from jaxexp.execution.rules import StoppingRule
 
 EXAMPLE = "--set learning_rate='loguniform(1e-4,1)'"
 BATCH = 64  # suggestions of a study that train at once, if not given

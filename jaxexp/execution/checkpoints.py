@@ -21,8 +21,8 @@ import numpy as np
 
 from jaxexp.base import memory
 from jaxexp.execution.claims import differences
-from jaxexp.execution.control import Change
 from jaxexp.execution.records import End, Snapshot
+from jaxexp.execution.rules import Change
 from jaxexp.execution.stores import Json, store
 from jaxexp.planning.programs import Program
 from jaxexp.training.trees import PyTree

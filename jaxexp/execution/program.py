@@ -12,8 +12,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxexp.base.batches import steps_per_epoch, turns_per_epoch
 from jaxexp.base.errors import UserError
 from jaxexp.execution.compiling import SHARED, TRIALS, compile_program, stack
-from jaxexp.execution.control import Change
 from jaxexp.execution.records import End, Snapshot
+from jaxexp.execution.rules import Change
 from jaxexp.planning.programs import Program
 from jaxexp.training import batching, evaluation
 from jaxexp.training.carry import EpochRecord

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from jaxexp.base.batches import steps_per_epoch
-from jaxexp.execution.control import Change
+from jaxexp.execution.rules import Change
 from jaxexp.planning.programs import Program
 from jaxexp.spec.trial import Trial
 from jaxexp.training import batching, carry

@@ -19,10 +19,11 @@ from jaxexp.base.errors import InterruptedRunError, UserError
 from jaxexp.base.words import count
 from jaxexp.execution.calls import CallLength
 from jaxexp.execution.compiling import state_like
-from jaxexp.execution.control import RUNNING, Change, Control, Curves
+from jaxexp.execution.control import Control
 from jaxexp.execution.listeners import Checkpointer, Progress, Shared
 from jaxexp.execution.program import Call, RunningProgram, filled, lanes_computed
 from jaxexp.execution.records import End, Snapshot, TrialRecord, make_records
+from jaxexp.execution.rules import RUNNING, Change, Curves
 from jaxexp.planning.programs import Program
 from jaxexp.training import batching, carry
 from jaxexp.training.carry import EpochRecord

@@ -20,8 +20,9 @@ import numpy as np
 
 from jaxexp.base.batches import turns_per_epoch
 from jaxexp.planning.cost import Cost, Machine, OneByOne, Workload
+from jaxexp.spec.hyperparameters import Hyperparameter, Kind
 from jaxexp.spec.padding import each_layer
-from jaxexp.spec.trial import Hyperparameter, Kind, Trial, with_values
+from jaxexp.spec.trial import Trial, with_values
 
 MICROBATCHES = (2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 WAYS: tuple[int | None, ...] = (*MICROBATCHES, None)

@@ -15,8 +15,9 @@ import numpy as np
 
 from jaxexp.planning.cost import Machine, Workload
 from jaxexp.planning.loads import Best, Costs, Load, best, stacked
+from jaxexp.spec.hyperparameters import Hyperparameter, Kind
 from jaxexp.spec.padding import each_layer
-from jaxexp.spec.trial import Hyperparameter, Kind, Trial, with_values
+from jaxexp.spec.trial import Trial, with_values
 from jaxexp.spec.values import Value
 
 MOST = 256  # groups of which every pair is compared

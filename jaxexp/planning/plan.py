@@ -4,12 +4,13 @@ import collections
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from jaxexp.base.errors import UserError
 from jaxexp.base.words import count
 from jaxexp.planning.cost import MACHINES, Machine, Workload
+from jaxexp.planning.kinds import static_key, static_values, unpadded, without_epochs
 from jaxexp.planning.loads import (
     WAYS,
     Best,
@@ -27,7 +28,7 @@ from jaxexp.planning.programs import Estimate, Plan, Program, size_text
 from jaxexp.planning.tradeoff import Grouping, combined
 from jaxexp.spec.padding import bounds
 from jaxexp.spec.sweep import Sweep
-from jaxexp.spec.trial import Kind, Trial
+from jaxexp.spec.trial import Trial
 
 MODES = ("auto", "exact", "one")
 STATE_COPIES = 3 * 2  # of parameters: they and Adam's moments; one more while a call runs
@@ -166,21 +167,21 @@ class _Planner:
         if self.mode == "one" and len({type(trial) for trial in shared}) > 1:
             raise UserError("programs=one: the trials are of different classes")
         longest: dict[Trial, int] = {}
-        rest = _without_epochs(shared)
+        rest = without_epochs(shared)
         for trial in shared:
             longest[rest(trial)] = max(longest.get(rest(trial), 0), trial.epochs)
         for trial in shared:
             epochs = trial.epochs
             if not self.workload.run_length_matters(trial):
                 epochs = longest[rest(trial)]
-            key = (type(trial), _static(trial), epochs)
+            key = (type(trial), static_values(trial), epochs)
             groups.setdefault(None if self.mode == "one" else key, []).append(trial)
         return list(groups.values())
 
     def _program(self, trials: Sequence[Trial]) -> Program:
         """One program for these trials, prefixes found."""
         longest: dict[Trial, Trial] = {}
-        rest = _without_epochs(trials)
+        rest = without_epochs(trials)
 
         def key(trial: Trial) -> Trial:
             return trial if self.workload.run_length_matters(trial) else rest(trial)
@@ -463,50 +464,3 @@ def _in_turns(program: Program, ordered: Sequence[Trial]) -> Program:
 
 def _first_id(program: Program) -> str:
     return min(trial.id for trial in program.trials)
-
-
-def _without_epochs(trials: Sequence[Trial]) -> Callable[[Trial], Trial]:
-    """What makes those of these trials equal that differ in their epochs alone."""
-    if len({trial.epochs for trial in trials}) <= 1:
-        return lambda trial: trial
-    return functools.cache(lambda trial: dataclasses.replace(trial, epochs=1))
-
-
-@functools.cache
-def _read_by_xla(kind: type[Trial]) -> tuple[tuple[str, ...], tuple[tuple[str, object], ...]]:
-    """Names of what XLA would have to know, and of what can be off, with the value that says so."""
-    known, can_be_off = list[str](), list[tuple[str, object]]()
-    for name, declared in kind.fields().items():
-        if declared.kind is Kind.TRACED:
-            if declared.off is not None:
-                can_be_off.append((name, declared.off))
-        elif declared.kind is not Kind.LENGTH:
-            known.append(name)
-    return tuple(known), tuple(can_be_off)
-
-
-def _static(trial: Trial) -> tuple[tuple[str, object], ...]:
-    """The values that XLA would have to know: trials that agree here share a program as it is.
-
-    Of a traced value that can be off, whether it is on.
-    """
-    known, can_be_off = _read_by_xla(type(trial))  # type: ignore[arg-type]  # classes have hashes
-    return (
-        *[(name, getattr(trial, name)) for name in known],
-        *[(name, getattr(trial, name) != off) for name, off in can_be_off],
-    )
-
-
-def unpadded(trial: Trial) -> tuple[object, ...]:
-    """Equal for trials that may share a program, their sizes padded."""
-    own = (
-        getattr(trial, name)
-        for name, declared in trial.fields().items()
-        if declared.kind in (Kind.STATIC, Kind.CHOICE)
-    )
-    return (type(trial), *own)
-
-
-def static_key(trial: Trial) -> tuple[object, ...]:
-    """Equal for trials that cost the same to train for a step, and read the same."""
-    return (type(trial), *_static(trial))

@@ -9,8 +9,9 @@ from functools import cached_property
 from jaxexp.base.files import digest
 from jaxexp.base.words import count
 from jaxexp.planning.cost import MACHINES
+from jaxexp.spec.hyperparameters import Kind
 from jaxexp.spec.padding import ProgramSpec
-from jaxexp.spec.trial import Kind, Trial
+from jaxexp.spec.trial import Trial
 from jaxexp.spec.values import text
 
 

@@ -14,8 +14,8 @@ from jaxexp.base.words import count
 from jaxexp.execution.records import TrialRecord
 from jaxexp.results.dataset import to_dataset
 from jaxexp.results.facts import host_facts
+from jaxexp.spec.hyperparameters import LARGEST
 from jaxexp.spec.sweep import Sweep
-from jaxexp.spec.trial import LARGEST
 from jaxexp.training.data import Attributes, Data
 from jaxexp.training.task import Task
 

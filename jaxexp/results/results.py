@@ -11,8 +11,9 @@ import xarray as xr
 
 from jaxexp.base.errors import UserError
 from jaxexp.results import seeds, select
+from jaxexp.spec.hyperparameters import Kind
 from jaxexp.spec.sweep import Sweep
-from jaxexp.spec.trial import Kind, Trial, with_values
+from jaxexp.spec.trial import Trial, with_values
 from jaxexp.spec.values import text
 from jaxexp.training import precision
 from jaxexp.training.arrays import inputs

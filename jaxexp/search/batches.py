@@ -11,14 +11,16 @@ import xarray as xr
 from jaxexp.api import PlannedRun, plan
 from jaxexp.base.errors import UserError
 from jaxexp.base.words import count
-from jaxexp.execution.control import StopDiverged, Stopping
+from jaxexp.execution.control import Stopping
+from jaxexp.execution.rules import StopDiverged
 from jaxexp.results import select
 from jaxexp.results.joining import join, sweep_over, varying
 from jaxexp.results.results import Results
 from jaxexp.search.reports import Asked, Replayed, Reports, Together, ending, tell
 from jaxexp.search.resuming import PROCESS, Folder, abandoned, again, this_process
 from jaxexp.search.suggestions import Suggestions
-from jaxexp.spec.trial import Kind, Trial
+from jaxexp.spec.hyperparameters import Kind
+from jaxexp.spec.trial import Trial
 from jaxexp.spec.values import Value, check_texts, float32
 from jaxexp.training.data import Data
 from jaxexp.training.task import Task

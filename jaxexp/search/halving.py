@@ -9,7 +9,7 @@ import numpy as np
 from jaxexp.base.errors import UserError
 from jaxexp.base.numbers import checked_int
 from jaxexp.base.words import count
-from jaxexp.execution.control import Curves
+from jaxexp.execution.rules import Curves
 from jaxexp.spec.samplers import random
 from jaxexp.spec.spaces import Space
 from jaxexp.spec.sweep import Sweep

@@ -8,12 +8,13 @@ import numpy as np
 from jaxexp.base.errors import UserError
 from jaxexp.base.numbers import checked_int, is_number
 from jaxexp.base.words import count
-from jaxexp.execution.control import Change, Curves
+from jaxexp.execution.rules import Change, Curves
 from jaxexp.spec.distributions import Choice, Conditional, Distribution
+from jaxexp.spec.hyperparameters import Kind
 from jaxexp.spec.samplers import members
 from jaxexp.spec.spaces import Space
 from jaxexp.spec.sweep import Sweep
-from jaxexp.spec.trial import Kind, Trial
+from jaxexp.spec.trial import Trial
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,9 @@ from jaxexp.base.numbers import is_int, is_number
 from jaxexp.nn.classification import MLPClassification, cost
 from jaxexp.nn.mlp import for_each_layer, own_part, stacks
 from jaxexp.sklearn.base import Network, NetworkClassifier, NetworkRegressor, Prepared
+from jaxexp.spec.hyperparameters import static, traced
 from jaxexp.spec.padding import Choice, choose, largest, value
-from jaxexp.spec.trial import MLPTrial, Trial, static, traced
+from jaxexp.spec.trial import MLPTrial, Trial
 from jaxexp.training.batching import weights_of
 from jaxexp.training.data import Data
 from jaxexp.training.labels import check_labels

@@ -16,7 +16,7 @@ from flax import linen
 from jax import Array
 
 from jaxexp.base.errors import UserError
-from jaxexp.planning.plan import static_key
+from jaxexp.planning.kinds import static_key
 from jaxexp.sklearn.base import Network, NetworkClassifier, NetworkRegressor, Prepared
 from jaxexp.spec.trial import Trial
 from jaxexp.training import keys, metrics

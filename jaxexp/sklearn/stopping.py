@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxexp.execution.control import Curves
+from jaxexp.execution.rules import Curves
 from jaxexp.spec.trial import Trial
 
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar, overload
 import numpy as np
 
 from jaxexp.base.errors import UserError
-from jaxexp.spec.trial import Hyperparameter, Kind, Trial, with_values
+from jaxexp.spec.hyperparameters import Hyperparameter, Kind
+from jaxexp.spec.trial import Trial, with_values
 from jaxexp.spec.values import Value, text
 
 if TYPE_CHECKING:

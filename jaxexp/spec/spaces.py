@@ -6,8 +6,9 @@ from typing import TypeAlias
 
 from jaxexp.base.errors import UserError
 from jaxexp.spec.distributions import Choice, Conditional, Distribution, distribution
+from jaxexp.spec.hyperparameters import check_range
 from jaxexp.spec.sweep import Axis
-from jaxexp.spec.trial import Trial, check_range, hyperparameters
+from jaxexp.spec.trial import Trial, hyperparameters
 from jaxexp.spec.values import Value, check_texts, short, text
 
 Axes: TypeAlias = Mapping[str | Axis, object]

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeAlias, Typ
 
 from jaxexp.base.errors import UserError
 from jaxexp.base.files import digest
-from jaxexp.spec.trial import RESERVED, Kind, Trial, hyperparameters
+from jaxexp.spec.hyperparameters import Kind
+from jaxexp.spec.trial import RESERVED, Trial, hyperparameters
 from jaxexp.spec.values import Value, check_texts, float32, text
 
 if TYPE_CHECKING:

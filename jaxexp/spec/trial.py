@@ -7,142 +7,31 @@ Nothing here imports JAX: describing a sweep starts at once.
 """
 
 import dataclasses
-import enum
 import functools
 import inspect
 import json
-import operator
 import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar, cast
 
 from jaxexp.base.errors import UserError
 from jaxexp.base.files import digest
 from jaxexp.base.words import did_you_mean
+from jaxexp.spec.hyperparameters import (
+    Hyperparameter,
+    Kind,
+    check_range,
+    choice,
+    declare,
+    size,
+    static,
+    traced,
+)
 from jaxexp.spec.values import Hint, Value, check_hint, convert, expected, name_of, plain, text
 
-T = TypeVar("T")
 TrialT = TypeVar("TrialT", bound="Trial")
-Number = TypeVar("Number", bound=float)
 PRECISIONS = ("float32", "tf32", "bfloat16")  # of products: see jaxexp.training.precision
-
-
-class Kind(enum.Enum):
-    """How trials that differ in a hyperparameter can share a compiled program."""
-
-    TRACED = "traced"  # it is a number inside the program
-    SIZE = "size"  # smaller trials are padded to the largest
-    CHOICE = "choice"  # all the options are computed and one is taken
-    STATIC = "static"  # they cannot: each value has a program of its own
-    LENGTH = "length"  # it says how long a trial trains: `epochs`, and nothing else
-
-
-def traced(
-    default: Number,
-    *,
-    off: float | None = None,
-    above: float | None = None,
-    at_least: float | None = None,
-    below: float | None = None,
-    at_most: float | None = None,
-) -> Number:
-    """A number inside the compiled program: trials that differ in it share one exactly.
-
-    `off` is the value that makes no difference to a program without it (a rate of 0): trials in
-    which it is on do not make the others compute it. The other arguments bound the value.
-
-    >>> @dataclass(frozen=True, kw_only=True)
-    ... class NetTrial(Trial):
-    ...     l2: float = traced(0.0, at_least=0)
-    >>> NetTrial().replace(l2=-1).check()
-    Traceback (most recent call last):
-        ...
-    jaxexp.base.errors.UserError: l2=-1.0: expected a number at least 0
-    """
-    bounds = {"above": above, "at_least": at_least, "below": below, "at_most": at_most}
-    return _declare(default, Kind.TRACED, None, off=off, **bounds)
-
-
-def static(
-    default: T,
-    *,
-    choices: Sequence[T] | None = None,
-    above: float | None = None,
-    at_least: float | None = None,
-    below: float | None = None,
-    at_most: float | None = None,
-) -> T:
-    """A value that the program is compiled for: each has a program of its own.
-
-    So is a field that declares nothing; this adds bounds, or the `choices` that there are.
-
-    >>> @dataclass(frozen=True, kw_only=True)
-    ... class NetTrial(Trial):
-    ...     pooling: str = static("max", choices=("max", "mean"))
-    >>> NetTrial.fields()["pooling"].kind
-    <Kind.STATIC: 'static'>
-    """
-    bounds = {"above": above, "at_least": at_least, "below": below, "at_most": at_most}
-    return _declare(default, Kind.STATIC, choices, **bounds)
-
-
-def size(default: T, *, at_least: int = 1, at_most: int | None = None, skipped: bool = False) -> T:
-    """A whole number that a model can pad: smaller trials may share a program with larger ones.
-
-    Inside a shared program it is a `jaxexp.spec.padding.Size`; the model must know what to do.
-    `skipped` says that the model leaves out what is past a trial's size where trials train one
-    after another (`Size.branches`).
-
-    >>> @dataclass(frozen=True, kw_only=True)
-    ... class NetTrial(Trial):
-    ...     units: int = size(16)
-    >>> NetTrial().replace(units=0).check()
-    Traceback (most recent call last):
-        ...
-    jaxexp.base.errors.UserError: units=0: expected a number at least 1
-    """
-    return _declare(default, Kind.SIZE, at_least=at_least, at_most=at_most, skipped=skipped)
-
-
-def choice(default: T, choices: Sequence[T] | None = None) -> T:
-    """One of several options, all of which a shared program can compute, and take one.
-
-    Inside a shared program it is a `jaxexp.spec.padding.Choice`; the model must know what to do.
-
-    >>> @dataclass(frozen=True, kw_only=True)
-    ... class NetTrial(Trial):
-    ...     activation: str = choice("relu", ("relu", "tanh"))
-    >>> NetTrial().replace(activation="tanh").activation
-    'tanh'
-    """
-    return _declare(default, Kind.CHOICE, choices)
-
-
-def _declare(
-    default: T, kind: Kind, choices: Sequence[T] | None = None, **bounds: float | None
-) -> T:
-    metadata: dict[str, object] = {"kind": kind, **bounds}
-    if choices is not None:
-        metadata["choices"] = tuple(choices)
-    return dataclasses.field(default=default, metadata=metadata)
-
-
-@dataclass(frozen=True)
-class Hyperparameter:
-    """What is declared of one field of a trial."""
-
-    name: str
-    hint: Hint
-    default: Value
-    kind: Kind
-    off: float | None = None
-    choices: tuple[Value, ...] | None = None
-    above: float | None = None
-    at_least: float | None = None
-    below: float | None = None
-    at_most: float | None = None
-    skipped: bool = False  # of a size: whether a model leaves out what is past a trial's
 
 
 class _SignatureOfInit:
@@ -182,7 +71,7 @@ class Trial:
     into a program.
     """
 
-    epochs: int = _declare(50, Kind.LENGTH, at_least=1)
+    epochs: int = declare(50, Kind.LENGTH, at_least=1)
     batch_size: int = size(256)
     optimizer: str = choice("adam", ("adam", "adamw", "sgd"))
     learning_rate: float = traced(1e-3, above=0)
@@ -284,7 +173,6 @@ def may_be_static(name: str) -> bool:
 # Hyperparameters that came later: at these values, ids of trials are those from before.
 ADDED = {"fold": 0, "matmul_precision": "float32"}
 OPTIMIZER = ("learning_rate", "momentum", "weight_decay")
-SMALLEST, LARGEST = 2.0**-126, 2.0**128 - 2.0**104  # of float32, subnormal numbers left out
 ABBREVIATIONS = {
     "lr": "learning_rate",
     "bs": "batch_size",
@@ -454,38 +342,3 @@ def _field(cls: type[Trial], field: dataclasses.Field[Value], hint: Hint) -> Hyp
 def _methods() -> set[str]:
     """What a trial has beside its hyperparameters."""
     return {name for name in dir(Trial) if name not in Trial.__dataclass_fields__}
-
-
-@functools.lru_cache(maxsize=1 << 16, typed=True)  # a grid has few values, in many trials
-def check_range(declared: Hyperparameter, value: Value) -> None:
-    """Raise UserError for a value out of the declared range of its hyperparameter."""
-    name, choices = declared.name, declared.choices
-    if choices is not None and value not in choices:
-        raise UserError(f"{name}={text(value)!r}: expected one of {', '.join(map(text, choices))}")
-    tests: dict[str, tuple[Callable[[float, float], bool], str]] = {
-        "above": (operator.gt, "above"),
-        "at_least": (operator.ge, "at least"),
-        "below": (operator.lt, "below"),
-        "at_most": (operator.le, "at most"),
-    }
-    bounds = {key: getattr(declared, key) for key in tests}
-    wanted = [(t, words, bounds[k]) for k, (t, words) in tests.items() if bounds[k] is not None]
-    each = [v for v in (value if isinstance(value, tuple) else (value,)) if v is not None]
-    if not all(test(cast(float, v), bound) for v in each for test, _, bound in wanted):
-        expected = " and ".join(f"{words} {bound:g}" for _, words, bound in wanted)
-        number = "numbers" if isinstance(value, tuple) else "a number"
-        raise UserError(f"{name}={text(value)}: expected {number} {expected}")
-    if declared.kind in (Kind.TRACED, Kind.SIZE, Kind.LENGTH):
-        _check_32_bits(name, each)
-
-
-def _check_32_bits(name: str, values: Sequence[Value]) -> None:
-    """Refuse what the 32 bits of a number inside a program would change: wrap, or make 0 or inf."""
-    for value in values:
-        if isinstance(value, int) and abs(value) >= 2**31:
-            raise UserError(f"{name}={value}: expected a whole number below {2**31} in magnitude")
-        if isinstance(value, float) and value and not SMALLEST <= abs(value) <= LARGEST:
-            raise UserError(
-                f"{name}={value}: expected a number that is 0 or between {SMALLEST:.1g} and "
-                f"{LARGEST:.1g} in magnitude, as float32 has it"
-            )

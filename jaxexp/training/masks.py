@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core as jax_core
 
-from jaxexp.planning.plan import static_key
+from jaxexp.planning.kinds import static_key
 from jaxexp.spec.trial import Trial
 from jaxexp.training import evaluation, independence, jaxprs, tracing
 from jaxexp.training.data import Data

@@ -13,7 +13,7 @@ from jax import Array
 
 from jaxexp.base.errors import UserError
 from jaxexp.base.numbers import checked_int
-from jaxexp.planning.plan import static_key
+from jaxexp.planning.kinds import static_key
 from jaxexp.spec.padding import Choice, Size, value
 from jaxexp.spec.trial import Trial, with_values
 from jaxexp.training import keys, optimizers, tracing

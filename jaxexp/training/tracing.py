@@ -18,7 +18,8 @@ from jax.extend import core as jax_core
 
 from jaxexp.base.errors import UserError
 from jaxexp.planning.cost import Cost
-from jaxexp.spec.trial import ENGINE, Hyperparameter, Kind, Trial, may_be_static, with_values
+from jaxexp.spec.hyperparameters import Hyperparameter, Kind
+from jaxexp.spec.trial import ENGINE, Trial, may_be_static, with_values
 from jaxexp.training import jaxprs, keys
 from jaxexp.training.task import (
     Arrays,

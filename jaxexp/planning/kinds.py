@@ -1,0 +1,55 @@
+"""Which trials are of one kind: what a program cannot do without knowing."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+
+from jaxexp.spec.hyperparameters import Kind
+from jaxexp.spec.trial import Trial
+
+
+def without_epochs(trials: Sequence[Trial]) -> Callable[[Trial], Trial]:
+    """What makes those of these trials equal that differ in their epochs alone."""
+    if len({trial.epochs for trial in trials}) <= 1:
+        return lambda trial: trial
+    return functools.cache(lambda trial: dataclasses.replace(trial, epochs=1))
+
+
+@functools.cache
+def _read_by_xla(kind: type[Trial]) -> tuple[tuple[str, ...], tuple[tuple[str, object], ...]]:
+    """Names of what XLA would have to know, and of what can be off, with the value that says so."""
+    known, can_be_off = list[str](), list[tuple[str, object]]()
+    for name, declared in kind.fields().items():
+        if declared.kind is Kind.TRACED:
+            if declared.off is not None:
+                can_be_off.append((name, declared.off))
+        elif declared.kind is not Kind.LENGTH:
+            known.append(name)
+    return tuple(known), tuple(can_be_off)
+
+
+def static_values(trial: Trial) -> tuple[tuple[str, object], ...]:
+    """The values that XLA would have to know: trials that agree here share a program as it is.
+
+    Of a traced value that can be off, whether it is on.
+    """
+    known, can_be_off = _read_by_xla(type(trial))  # type: ignore[arg-type]  # classes have hashes
+    return (
+        *[(name, getattr(trial, name)) for name in known],
+        *[(name, getattr(trial, name) != off) for name, off in can_be_off],
+    )
+
+
+def unpadded(trial: Trial) -> tuple[object, ...]:
+    """Equal for trials that may share a program, their sizes padded."""
+    own = (
+        getattr(trial, name)
+        for name, declared in trial.fields().items()
+        if declared.kind in (Kind.STATIC, Kind.CHOICE)
+    )
+    return (type(trial), *own)
+
+
+def static_key(trial: Trial) -> tuple[object, ...]:
+    """Equal for trials that cost the same to train for a step, and read the same."""
+    return (type(trial), *static_values(trial))

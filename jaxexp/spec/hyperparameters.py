@@ -1,0 +1,169 @@
+"""How the hyperparameters of a trial are declared, and the values that they take."""
+
+import dataclasses
+import enum
+import functools
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar, cast
+
+from jaxexp.base.errors import UserError
+from jaxexp.spec.values import Hint, Value, text
+
+T = TypeVar("T")
+Number = TypeVar("Number", bound=float)
+SMALLEST, LARGEST = 2.0**-126, 2.0**128 - 2.0**104  # of float32, subnormal numbers left out
+
+
+class Kind(enum.Enum):
+    """How trials that differ in a hyperparameter can share a compiled program."""
+
+    TRACED = "traced"  # it is a number inside the program
+    SIZE = "size"  # smaller trials are padded to the largest
+    CHOICE = "choice"  # all the options are computed and one is taken
+    STATIC = "static"  # they cannot: each value has a program of its own
+    LENGTH = "length"  # it says how long a trial trains: `epochs`, and nothing else
+
+
+def traced(
+    default: Number,
+    *,
+    off: float | None = None,
+    above: float | None = None,
+    at_least: float | None = None,
+    below: float | None = None,
+    at_most: float | None = None,
+) -> Number:
+    """A number inside the compiled program: trials that differ in it share one exactly.
+
+    `off` is the value that makes no difference to a program without it (a rate of 0): trials in
+    which it is on do not make the others compute it. The other arguments bound the value.
+
+    >>> @dataclass(frozen=True, kw_only=True)
+    ... class NetTrial(Trial):
+    ...     l2: float = traced(0.0, at_least=0)
+    >>> NetTrial().replace(l2=-1).check()
+    Traceback (most recent call last):
+        ...
+    jaxexp.base.errors.UserError: l2=-1.0: expected a number at least 0
+    """
+    bounds = {"above": above, "at_least": at_least, "below": below, "at_most": at_most}
+    return declare(default, Kind.TRACED, None, off=off, **bounds)
+
+
+def static(
+    default: T,
+    *,
+    choices: Sequence[T] | None = None,
+    above: float | None = None,
+    at_least: float | None = None,
+    below: float | None = None,
+    at_most: float | None = None,
+) -> T:
+    """A value that the program is compiled for: each has a program of its own.
+
+    So is a field that declares nothing; this adds bounds, or the `choices` that there are.
+
+    >>> @dataclass(frozen=True, kw_only=True)
+    ... class NetTrial(Trial):
+    ...     pooling: str = static("max", choices=("max", "mean"))
+    >>> NetTrial.fields()["pooling"].kind
+    <Kind.STATIC: 'static'>
+    """
+    bounds = {"above": above, "at_least": at_least, "below": below, "at_most": at_most}
+    return declare(default, Kind.STATIC, choices, **bounds)
+
+
+def size(default: T, *, at_least: int = 1, at_most: int | None = None, skipped: bool = False) -> T:
+    """A whole number that a model can pad: smaller trials may share a program with larger ones.
+
+    Inside a shared program it is a `jaxexp.spec.padding.Size`; the model must know what to do.
+    `skipped` says that the model leaves out what is past a trial's size where trials train one
+    after another (`Size.branches`).
+
+    >>> @dataclass(frozen=True, kw_only=True)
+    ... class NetTrial(Trial):
+    ...     units: int = size(16)
+    >>> NetTrial().replace(units=0).check()
+    Traceback (most recent call last):
+        ...
+    jaxexp.base.errors.UserError: units=0: expected a number at least 1
+    """
+    return declare(default, Kind.SIZE, at_least=at_least, at_most=at_most, skipped=skipped)
+
+
+def choice(default: T, choices: Sequence[T] | None = None) -> T:
+    """One of several options, all of which a shared program can compute, and take one.
+
+    Inside a shared program it is a `jaxexp.spec.padding.Choice`; the model must know what to do.
+
+    >>> @dataclass(frozen=True, kw_only=True)
+    ... class NetTrial(Trial):
+    ...     activation: str = choice("relu", ("relu", "tanh"))
+    >>> NetTrial().replace(activation="tanh").activation
+    'tanh'
+    """
+    return declare(default, Kind.CHOICE, choices)
+
+
+def declare(
+    default: T, kind: Kind, choices: Sequence[T] | None = None, **bounds: float | None
+) -> T:
+    """The field of a dataclass that declares it."""
+    metadata: dict[str, object] = {"kind": kind, **bounds}
+    if choices is not None:
+        metadata["choices"] = tuple(choices)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Hyperparameter:
+    """What is declared of one field of a trial."""
+
+    name: str
+    hint: Hint
+    default: Value
+    kind: Kind
+    off: float | None = None
+    choices: tuple[Value, ...] | None = None
+    above: float | None = None
+    at_least: float | None = None
+    below: float | None = None
+    at_most: float | None = None
+    skipped: bool = False  # of a size: whether a model leaves out what is past a trial's
+
+
+@functools.lru_cache(maxsize=1 << 16, typed=True)  # a grid has few values, in many trials
+def check_range(declared: Hyperparameter, value: Value) -> None:
+    """Raise UserError for a value out of the declared range of its hyperparameter."""
+    name, choices = declared.name, declared.choices
+    if choices is not None and value not in choices:
+        raise UserError(f"{name}={text(value)!r}: expected one of {', '.join(map(text, choices))}")
+    tests: dict[str, tuple[Callable[[float, float], bool], str]] = {
+        "above": (operator.gt, "above"),
+        "at_least": (operator.ge, "at least"),
+        "below": (operator.lt, "below"),
+        "at_most": (operator.le, "at most"),
+    }
+    bounds = {key: getattr(declared, key) for key in tests}
+    wanted = [(t, words, bounds[k]) for k, (t, words) in tests.items() if bounds[k] is not None]
+    each = [v for v in (value if isinstance(value, tuple) else (value,)) if v is not None]
+    if not all(test(cast(float, v), bound) for v in each for test, _, bound in wanted):
+        expected = " and ".join(f"{words} {bound:g}" for _, words, bound in wanted)
+        number = "numbers" if isinstance(value, tuple) else "a number"
+        raise UserError(f"{name}={text(value)}: expected {number} {expected}")
+    if declared.kind in (Kind.TRACED, Kind.SIZE, Kind.LENGTH):
+        _check_32_bits(name, each)
+
+
+def _check_32_bits(name: str, values: Sequence[Value]) -> None:
+    """Refuse what the 32 bits of a number inside a program would change: wrap, or make 0 or inf."""
+    for value in values:
+        if isinstance(value, int) and abs(value) >= 2**31:
+            raise UserError(f"{name}={value}: expected a whole number below {2**31} in magnitude")
+        if isinstance(value, float) and value and not SMALLEST <= abs(value) <= LARGEST:
+            raise UserError(
+                f"{name}={value}: expected a number that is 0 or between {SMALLEST:.1g} and "
+                f"{LARGEST:.1g} in magnitude, as float32 has it"
+            )
