@@ -14,7 +14,7 @@ from matplotlib.colors import to_hex
 
 from jaxexp.cli import library
 from jaxexp.report import figures
-from jaxexp.report.figures import interactive
+from jaxexp.report.figures import packing, traces
 from jaxexp.report.importance import importance
 
 
@@ -124,7 +124,7 @@ def test_a_cloud_names_each_of_its_curves_and_is_thinned():
     assert len(named(spec)) == 9
     cloud = named(spec)["992 others"]["meta"]
     assert "width 0" in [*cloud["names"], *named(spec)]
-    assert sum(map(len, cloud["y"])) <= interactive.CLOUD
+    assert sum(map(len, cloud["y"])) <= traces.CLOUD
     assert cloud["x"][0] == 1
     assert cloud["x"][-1] == 100
 
@@ -132,10 +132,10 @@ def test_a_cloud_names_each_of_its_curves_and_is_thinned():
 def test_long_curves_keep_their_extremes():
     y = np.random.default_rng(0).normal(size=100_000)
     y[77_777] = 50
-    kept = interactive.thinned(y)
-    assert len(kept) <= interactive.MOST
+    kept = packing.thinned(y)
+    assert len(kept) <= packing.MOST
     assert 77_777 in kept
-    assert interactive.thinned(y[:100]).tolist() == list(range(100))
+    assert packing.thinned(y[:100]).tolist() == list(range(100))
 
 
 def test_names_are_no_markup():

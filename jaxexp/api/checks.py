@@ -21,13 +21,11 @@ from jaxexp.training.task import Task
 from jaxexp.training.updates import padded_sizes
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., object])
-
-
 ALWAYS_READ = {"epochs", "batch_size", "seed", "matmul_precision"}  # by the engine
-
-
 # Variables and dimensions of every dataset of results; see `to_dataset`.
 RESERVED = {"loss", "step_loss", "steps_per_epoch", "epochs_trained", "diverged_epoch"}
+RESERVED |= {"diverged_step", "trial_id", "seconds", "gradient_norm", "best_epoch", "parent"}
+RESERVED |= {"epoch", "split", "step", "layer", "seeds", "diverged_seeds"}
 
 
 def refuses_unknown_arguments(function: FunctionT) -> FunctionT:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 import jax
 
 from jaxexp.api.checks import (
-    RESERVED,
     check_filling,
     check_metric_names,
     check_pads,
@@ -47,8 +46,6 @@ if TYPE_CHECKING:
 
 LIBRARIES = ("jaxexp", "jax", "jaxlib", "flax", "optax", "numpy")  # which decide numbers
 MOST_TRACED = 8  # trials that differ in sizes alone, to tell a task from another
-RESERVED |= {"diverged_step", "trial_id", "seconds", "gradient_norm", "best_epoch", "parent"}
-RESERVED |= {"epoch", "split", "step", "layer", "seeds", "diverged_seeds"}
 
 
 class Problem(NamedTuple):

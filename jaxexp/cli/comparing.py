@@ -12,8 +12,6 @@ from jaxexp.results import seeds, select
 
 if TYPE_CHECKING:
     from jaxexp.cli.rundir import RunFile
-
-
 MADE_WITH = (
     "jaxexp", "jax", "jaxlib", "flax", "optax", "numpy", "python", "machine", "device", "devices",
     "data", "data_fingerprint", "examples", "quick", "train_evaluation",

@@ -5,8 +5,6 @@ import time
 from jaxexp.execution.program import Call
 
 CALL_SECONDS = 1.0  # of one call: a run can stop, and save, between two of them
-
-
 FIRST_CALL = 4  # steps, or batches, when nobody knows yet how long they take
 
 

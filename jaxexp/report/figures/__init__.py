@@ -3,10 +3,11 @@
 They use matplotlib's objects alone, never pyplot, so nothing depends on a backend or piles up.
 """
 
+from jaxexp.report.figures.against import final_by
 from jaxexp.report.figures.baselines import accuracy_by, pictures, ranking
-from jaxexp.report.figures.curves import curves, final_by, splits
+from jaxexp.report.figures.curves import curves, splits
+from jaxexp.report.figures.figure import ReportFigure
 from jaxexp.report.figures.grids import heat_map
-from jaxexp.report.figures.interactive import ReportFigure
 from jaxexp.report.figures.lineage import descent, lineage
 from jaxexp.report.figures.many import importances, parallel
 from jaxexp.report.figures.maps import MAP_COLOURS, class_colours, class_distances, regions

@@ -8,7 +8,8 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from jaxexp.report.figures.interactive import ReportFigure, Style, attach
+from jaxexp.report.figures.figure import ReportFigure, Style
+from jaxexp.report.figures.interactive import attach
 from jaxexp.report.figures.style import SPLITS, STYLE, add_legend, grid_shape, make_panels
 from jaxexp.results import select
 from jaxexp.results.compare import finished

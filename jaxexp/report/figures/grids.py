@@ -11,7 +11,8 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from jaxexp.base.errors import UserError
-from jaxexp.report.figures.interactive import ReportFigure, heat_spec
+from jaxexp.report.figures.figure import ReportFigure
+from jaxexp.report.figures.interactive import heat_spec
 from jaxexp.report.figures.style import (
     STYLE,
     applying_note,

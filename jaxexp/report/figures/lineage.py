@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 
 from jaxexp.base.errors import UserError
 from jaxexp.base.words import capitalised
-from jaxexp.report.figures.interactive import ReportFigure, Style, attach
+from jaxexp.report.figures.figure import ReportFigure, Style
+from jaxexp.report.figures.interactive import attach
 from jaxexp.report.figures.style import (
     CATEGORIES,
     OTHERS,

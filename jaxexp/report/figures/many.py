@@ -8,16 +8,9 @@ import xarray as xr
 from matplotlib import colormaps, rc_context
 from matplotlib.collections import LineCollection
 
-from jaxexp.report.figures.interactive import (
-    MOST,
-    VIRIDIS,
-    ReportFigure,
-    Spec,
-    Style,
-    attach,
-    meta,
-    rounded,
-)
+from jaxexp.report.figures.figure import ReportFigure, Spec, Style
+from jaxexp.report.figures.interactive import VIRIDIS, attach, meta
+from jaxexp.report.figures.packing import MOST, rounded
 from jaxexp.report.figures.style import STYLE, averaged, axis_label, make_panels, wants_log
 from jaxexp.results import select
 from jaxexp.results.select import number

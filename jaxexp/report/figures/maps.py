@@ -13,7 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import AbstractPathEffect, withStroke
 from matplotlib.transforms import Bbox
 
-from jaxexp.report.figures.interactive import MOST, ReportFigure, Spec, meta, packed, rounded
+from jaxexp.report.figures.figure import ReportFigure, Spec
+from jaxexp.report.figures.interactive import meta
+from jaxexp.report.figures.packing import MOST, packed, rounded
 from jaxexp.report.figures.style import (
     STYLE,
     best_of,

@@ -9,7 +9,8 @@ import xarray as xr
 from matplotlib import colormaps, rc_context
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from jaxexp.report.figures.interactive import NO_HEIGHT, ReportFigure, attach
+from jaxexp.report.figures.figure import ReportFigure
+from jaxexp.report.figures.interactive import attach
 from jaxexp.report.figures.style import (
     STYLE,
     add_legend,
@@ -27,6 +28,7 @@ from jaxexp.report.figures.style import (
     trial_colours,
     wants_log,
 )
+from jaxexp.report.figures.traces import NO_HEIGHT
 from jaxexp.results import seeds, select
 from jaxexp.results.select import number, until_divergence, with_unit
 

@@ -15,7 +15,7 @@ from matplotlib.typing import ColorType
 from numpy.typing import ArrayLike
 from PIL import Image  # matplotlib needs it as well
 
-from jaxexp.report.figures.interactive import EpochLocator, Keyword, ReportFigure, Style
+from jaxexp.report.figures.figure import EpochLocator, Keyword, ReportFigure, Style
 from jaxexp.results import seeds, select
 from jaxexp.results.select import (
     axes,

@@ -15,7 +15,8 @@ from matplotlib.ticker import (
 
 from jaxexp.base.errors import UserError
 from jaxexp.base.words import count
-from jaxexp.report.figures.interactive import ReportFigure, Style, attach
+from jaxexp.report.figures.figure import ReportFigure, Style
+from jaxexp.report.figures.interactive import attach
 from jaxexp.report.figures.style import (
     STYLE,
     add_legend,

@@ -1,0 +1,40 @@
+"""Numbers and texts as Plotly's JSON has them."""
+
+import base64
+import html
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from jaxexp.report.figures.figure import Spec
+
+MOST = 2_000  # points of a curve
+
+
+def plain(text: str) -> str:
+    """Text for Plotly, which takes some marks for HTML."""
+    return html.escape(text, quote=False).replace("\n", "<br>")
+
+
+def rounded(values: ArrayLike) -> list[float | None]:
+    """Five significant digits, which is more than a screen shows; None for what is no number."""
+    flat = np.asarray(values, dtype=float).ravel()
+    return [float(f"{v:.5g}") if np.isfinite(v) else None for v in flat]
+
+
+def packed(values: np.ndarray) -> Spec:
+    """Small whole numbers in Plotly's binary form."""
+    small = values.astype("<i2" if values.size and values.max() > 127 else "i1")
+    kind = f"i{small.dtype.itemsize}"
+    data = base64.b64encode(np.ascontiguousarray(small).tobytes()).decode()
+    return {"dtype": kind, "bdata": data, "shape": ", ".join(map(str, small.shape))}
+
+
+def thinned(y: np.ndarray, most: int = MOST) -> np.ndarray:
+    """The places of at most `most` of `y`: the least and the largest of each stretch."""
+    if y.size <= most:
+        return np.arange(y.size)
+    parts = np.array_split(np.arange(y.size), most // 2)
+    low, high = np.where(np.isfinite(y), y, np.inf), np.where(np.isfinite(y), y, -np.inf)
+    ends = [[part[low[part].argmin()], part[high[part].argmax()]] for part in parts]
+    return np.unique(ends)
