@@ -95,11 +95,11 @@ __all__ = [
     "write_report",
 ]
 _LAZY = {
-    "Budget": "jaxexp.execution.control",
-    "Curves": "jaxexp.execution.control",
-    "EarlyStopping": "jaxexp.execution.control",
-    "StopDiverged": "jaxexp.execution.control",
-    "StoppingRule": "jaxexp.execution.control",
+    "Budget": "jaxexp.execution.rules",
+    "Curves": "jaxexp.execution.rules",
+    "EarlyStopping": "jaxexp.execution.rules",
+    "StopDiverged": "jaxexp.execution.rules",
+    "StoppingRule": "jaxexp.execution.rules",
     "Inputs": "jaxexp.cli.inputs",
     "Model": "jaxexp.results.models",
     "Prediction": "jaxexp.results.models",

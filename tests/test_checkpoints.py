@@ -16,7 +16,7 @@ from rings import WAYS, assert_close, assert_same_bits, execute, force, planned
 from test_driver import ALL, BASE
 
 from jaxexp.base.errors import InterruptedRunError, UserError
-from jaxexp.execution import checkpoints, driver, trainer
+from jaxexp.execution import calls, checkpoints, driver
 from jaxexp.execution.checkpoints import Checkpoints
 from jaxexp.execution.compiling import state_like
 from jaxexp.execution.listeners import Silent
@@ -60,8 +60,8 @@ def small(problem):
 @pytest.fixture
 def one_step(monkeypatch):
     """Calls of one step, or one batch, each: a run can stop anywhere."""
-    monkeypatch.setattr(trainer, "CALL_SECONDS", 0)
-    monkeypatch.setattr(trainer, "FIRST_CALL", 1)
+    monkeypatch.setattr(calls, "CALL_SECONDS", 0)
+    monkeypatch.setattr(calls, "FIRST_CALL", 1)
 
 
 class StopAfter(Silent):
@@ -259,8 +259,8 @@ def stopped(small, devices, tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoints")
     own = made("on all devices", devices, small)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "CALL_SECONDS", 0)
-        patch.setattr(trainer, "FIRST_CALL", 1)
+        patch.setattr(calls, "CALL_SECONDS", 0)
+        patch.setattr(calls, "FIRST_CALL", 1)
         assert resume(own, small, devices, folder, 10) is None
         assert resume(own, small, devices, folder, 10) is None
     assert {path.name for path in (folder / own.programs[0].id).iterdir()} == {"1", "2"}

@@ -258,8 +258,8 @@ def test_a_smaller_batch_that_several_programs_have_is_compiled_once(
     lane_epoch = parts(1.0).programs[0].estimate.seconds / 4 / 6
     saved = (4 - 1) * lane_epoch * (6 - 1)
     compacted = count_calls(monkeypatch, RunningProgram, "compact")
-    monkeypatch.setattr(trainer, "CALL_SECONDS", 0)
-    monkeypatch.setattr(trainer, "FIRST_CALL", 2)
+    monkeypatch.setattr(calls, "CALL_SECONDS", 0)
+    monkeypatch.setattr(calls, "FIRST_CALL", 2)
 
     def run(**options) -> dict:
         control = Control(KeepOne())
@@ -289,8 +289,8 @@ def test_a_smaller_batch_that_several_programs_have_is_compiled_once(
 def test_a_run_interrupted_anywhere_decides_the_same(name, calls, problem, devices, tmp_path,
                                                      monkeypatch, compacts):  # fmt: skip
     expected = train(problem, devices[:2], RULES[name])
-    monkeypatch.setattr(trainer, "CALL_SECONDS", 0)
-    monkeypatch.setattr(trainer, "FIRST_CALL", 2)
+    monkeypatch.setattr(calls, "CALL_SECONDS", 0)
+    monkeypatch.setattr(calls, "FIRST_CALL", 2)
     for left in (calls, 10**9):
         watch = StopAfter(left)
         keeper = Checkpoints(tmp_path, watch.notes.append)

@@ -174,9 +174,9 @@ def task_fingerprint(task: Task, data: Data, sweeps: Sequence[Sweep]) -> str:
     """
     trials = {kinds.static_key(trial): trial for sweep in sweeps for trial in sweep.trials()}
     arrays = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), data.arrays())
-    kinds = {(kinds.unpadded(trial), *traced_shapes(trial)): trial for trial in trials.values()}
+    each = {(kinds.unpadded(trial), *traced_shapes(trial)): trial for trial in trials.values()}
     sizes = list(trials.values())[:: -(-len(trials) // MOST_TRACED)]
-    some = list(dict.fromkeys([*kinds.values(), *sizes]))
+    some = list(dict.fromkeys([*each.values(), *sizes]))
     evaluated = evaluation.evaluated_at_once(task, data)
 
     def found(trial: Trial) -> str:

@@ -2,6 +2,11 @@
 
 A client of the library: it imports the public names of `jaxexp` and its own modules, nothing else.
 Those that sweeps use are imported when they are first used, as `jx.reproduce.places`.
+
+>>> import jaxexp as jx
+>>> problem = jx.reproduce.places.problem()
+>>> problem.data.features, len(problem.data.classes)
+(('long', 'lat'), 36)
 """
 
 import importlib

@@ -40,9 +40,10 @@ def traced(
     `off` is the value that makes no difference to a program without it (a rate of 0): trials in
     which it is on do not make the others compute it. The other arguments bound the value.
 
+    >>> import jaxexp as jx
     >>> @dataclass(frozen=True, kw_only=True)
-    ... class NetTrial(Trial):
-    ...     l2: float = traced(0.0, at_least=0)
+    ... class NetTrial(jx.Trial):
+    ...     l2: float = jx.traced(0.0, at_least=0)
     >>> NetTrial().replace(l2=-1).check()
     Traceback (most recent call last):
         ...
@@ -65,9 +66,10 @@ def static(
 
     So is a field that declares nothing; this adds bounds, or the `choices` that there are.
 
+    >>> import jaxexp as jx
     >>> @dataclass(frozen=True, kw_only=True)
-    ... class NetTrial(Trial):
-    ...     pooling: str = static("max", choices=("max", "mean"))
+    ... class NetTrial(jx.Trial):
+    ...     pooling: str = jx.static("max", choices=("max", "mean"))
     >>> NetTrial.fields()["pooling"].kind
     <Kind.STATIC: 'static'>
     """
@@ -82,9 +84,10 @@ def size(default: T, *, at_least: int = 1, at_most: int | None = None, skipped: 
     `skipped` says that the model leaves out what is past a trial's size where trials train one
     after another (`Size.branches`).
 
+    >>> import jaxexp as jx
     >>> @dataclass(frozen=True, kw_only=True)
-    ... class NetTrial(Trial):
-    ...     units: int = size(16)
+    ... class NetTrial(jx.Trial):
+    ...     units: int = jx.size(16)
     >>> NetTrial().replace(units=0).check()
     Traceback (most recent call last):
         ...
@@ -98,9 +101,10 @@ def choice(default: T, choices: Sequence[T] | None = None) -> T:
 
     Inside a shared program it is a `jaxexp.spec.padding.Choice`; the model must know what to do.
 
+    >>> import jaxexp as jx
     >>> @dataclass(frozen=True, kw_only=True)
-    ... class NetTrial(Trial):
-    ...     activation: str = choice("relu", ("relu", "tanh"))
+    ... class NetTrial(jx.Trial):
+    ...     activation: str = jx.choice("relu", ("relu", "tanh"))
     >>> NetTrial().replace(activation="tanh").activation
     'tanh'
     """
