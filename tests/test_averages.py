@@ -134,6 +134,32 @@ def test_they_are_part_of_what_a_task_is():
     assert digests[0] != digests[1]
 
 
+def two_averages(trial):
+    """Both begin as the parameters, as those of `averaging` do."""
+    return averaging(averaging(optax.sgd(trial.learning_rate), 0.5), 0.99)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (None, average),
+        (average, None),
+        (average, lambda params, optimizer_state: optimizer_state[0][1]),
+    ],
+)
+def test_an_average_that_begins_as_the_parameters_is_none_of_them(tmp_path, one, other):
+    """Neither is it taken for another average, whichever is compiled first."""
+    tasks = [line(optimizer=two_averages, evaluation_params=given) for given in (one, other)]
+    found = [run(jx.Sweep(TRIAL), task, checkpoint_dir=tmp_path / str(i))
+             for i, task in enumerate(tasks)]  # fmt: skip
+    for name in ("loss", "running_loss"):  # trained is the same, evaluated is not
+        same = np.array_equal(*(results[name] for results in found))
+        assert same == (name == "running_loss")
+    assert not np.allclose(*(results.params()["w"] for results in found))
+    with pytest.raises(jx.UserError, match=r"checkpoints of another run: task was"):
+        run(jx.Sweep(TRIAL), tasks[1], checkpoint_dir=tmp_path / "0")
+
+
 @pytest.mark.parametrize(
     ("parts", "message"),
     [

@@ -363,6 +363,46 @@ def decayed(factor):
     )
 
 
+def of_state(init, update):
+    return line(optimizer=lambda trial: optax.GradientTransformation(init, update))
+
+
+def heavy_ball(factor, start=0.0):
+    """Its state begins as an array of NumPy, with which Python computes at once."""
+
+    def update(grads, state, params=None):
+        moved = jax.tree.map(lambda m, g: factor * 0.1 * m + g, state, grads)
+        return jax.tree.map(lambda m: -0.01 * m, moved), moved
+
+    return of_state(lambda params: {"w": np.full(3, start, np.float32)}, update)
+
+
+def started(factor):
+    return heavy_ball(1, start=factor)
+
+
+def counting(factor):
+    def update(grads, count, params=None):
+        return jax.tree.map(lambda g: -0.01 * g * (1 + factor * count), grads), count + 1
+
+    return of_state(lambda params: 0, update)
+
+
+def of_one_state(factor):
+    """Two arrays of the model's state begin as one and the same."""
+
+    def init(rng):
+        return jx.Variables({"w": jnp.zeros(3)}, dict.fromkeys("ab", jnp.zeros(())))
+
+    def apply(made, train):
+        state = made.state
+        loss_B = made.loss * (1 + state["a" if factor == 1 else "b"])
+        new = {"a": state["a"] + 1, "b": state["b"] + 2}
+        return made._replace(loss=loss_B, state=new if train else state)
+
+    return by_hand(init, apply)
+
+
 PENALISED = jx.Sweep(
     trial_class(penalty=(float, jx.traced(0.0)))(epochs=2, batch_size=8), {"penalty": [0.1, 0.0]}
 )
@@ -370,10 +410,14 @@ PENALISED = jx.Sweep(
 
 @pytest.mark.parametrize(
     ("sweep", "task"),
-    [(TRIAL, nearest), (TRIAL, of_more_than_two), (PENALISED, penalised), (PENALISED, decayed)],
+    [
+        *((TRIAL, task) for task in (nearest, of_more_than_two)),
+        *((PENALISED, task) for task in (penalised, decayed)),
+        *((TRIAL, task) for task in (heavy_ball, started, counting, of_one_state)),
+    ],
 )
 def test_what_shows_at_a_size_or_at_a_value_alone_counts(tmp_path, sweep, task):
-    """Of batches of two, and where 0 times a factor is 0, such tasks compute the same."""
+    """Of batches of two, of 0 times a factor, and of a state as it begins, they are the same."""
     one, other = (losses(sweep, task(k), checkpoint_dir=tmp_path / str(k)) for k in (1, 5))
     assert not np.allclose(one, other)
     with pytest.raises(jx.UserError, match=r"checkpoints of another run: task was"):

@@ -21,6 +21,8 @@ from jaxexp.planning.cost import Cost
 from jaxexp.spec.hyperparameters import Hyperparameter, Kind
 from jaxexp.spec.trial import ENGINE, Trial, may_be_static, with_values
 from jaxexp.training import jaxprs, keys
+from jaxexp.training.batching import weighted_mean, weights_of
+from jaxexp.training.optimizing import optimizer_of
 from jaxexp.training.task import (
     Arrays,
     Batch,
@@ -319,32 +321,34 @@ def fingerprint(
 
     def everything(leaves: PyTree, rng: Array, batches: Sequence[PyTree], data: Arrays) -> PyTree:
         own = trial(leaves)
-        variables = jax.tree.map(jnp.asarray, task.init(own, rng, data))
-        made: list[PyTree] = [variables, task.gradient_norms(variables.params)]
+        optimizers = [optimizer_of(task, own, length) for length in steps]
+        started = task.init(own, rng, data)
+        states = [optimizer.init(started.params) for optimizer in optimizers]
+        variables, states = _apart((started, states))
+        made: list[PyTree] = [variables]
 
         def loss(params: PyTree, *, train: bool = True) -> tuple[Array, Outputs]:
             batch, mask = batches[0 if train else 1]
             given = variables._replace(params=params)
             outputs = task.apply(own, given, batch, rng=rng, mask=mask, train=train)
-            return outputs.loss.mean(), outputs
+            return weighted_mean(outputs.loss, weights_of(task, batch, mask)), outputs
 
         (mean, trained), grads = jax.value_and_grad(loss, has_aux=True)(variables.params)
+        mean, grads = _apart((mean, grads))
+        made.append(task.gradient_norms(grads))
         both = trained, loss(variables.params, train=False)[1]
         for (batch, mask), outputs in zip(batches, both, strict=True):
             for name, metric in task.metrics.items():
                 value_B = outputs.metrics.get(name)
                 sums = metric.sums_of(value_B, outputs.prediction, outputs.target, mask * 1.0)
+                sums = _apart(sums)
                 made.append({name: (sums, metric.compute(sums))})
             made += [tuple(outputs), task.weights(batch)]
-        for length in steps:
-            optimizer = task.optimizer(own, length)
-            state = optimizer.init(variables.params)
-            made.append(
-                update(optimizer, grads, state, variables.params, mean, lambda p: loss(p)[0])
-            )
-            evaluated = evaluation_variables(task, own, variables, state)
-            if evaluated is not variables:
-                made.append(evaluated)
+        for optimizer, state in zip(optimizers, states, strict=True):
+            made += [
+                update(optimizer, grads, state, variables.params, mean, lambda p: loss(p)[0]),
+                evaluation_variables(task, own, variables, state),
+            ]
         if predictions:
             made.append(task.predictions(own, variables, data))
         return made
@@ -356,6 +360,15 @@ def fingerprint(
     # A jaxpr does not know what parameters and metrics are called.
     names = list(task.metrics) if processes else jax.tree.structure(shapes)
     return f"{jaxprs.digest(closed, processes=processes)} {names}"
+
+
+def _apart(tree: PyTree) -> PyTree:
+    """The same arrays, as one function of a program has them of another: as arguments.
+
+    Nothing is computed with their values in advance, and no two of them are one and the same.
+    """
+    plain = jax.tree.map(lambda a: jnp.asarray(a, jnp.result_type(a)), tree)
+    return jax.lax.optimization_barrier(plain)
 
 
 def batch_of(arrays: Arrays, size: int) -> tuple[Batch, jax.ShapeDtypeStruct]:
