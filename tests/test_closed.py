@@ -459,16 +459,18 @@ def test_one_kind_among_many_that_computes_otherwise():
     assert one["task"] != other["task"]
 
 
-def test_checkpoints_of_another_schedule_are_refused(tmp_path):
+@pytest.mark.parametrize("epochs", [[2], [4, 2], [2, 4], [4, 2, 3]])
+def test_checkpoints_of_another_schedule_are_refused(tmp_path, epochs):
     def task(share):
-        def rate(trial, steps):  # 8 steps; the same for a thousand
-            return optax.sgd(0.1 * (share if steps < 100 else 1))
+        def rate(trial, steps):  # another for 8 steps alone
+            return optax.sgd(0.1 * (share if steps == 8 else 1))
 
         return line(optimizer=rate)
 
-    run(TRIAL, task(1), checkpoint_dir=tmp_path)
+    sweep = jx.Sweep(TRIAL, {"epochs": epochs})
+    run(sweep, task(1), checkpoint_dir=tmp_path)
     with pytest.raises(jx.UserError, match=r"checkpoints of another run: task was"):
-        run(TRIAL, task(2), checkpoint_dir=tmp_path)
+        run(sweep, task(2), checkpoint_dir=tmp_path)
 
 
 class EndsAfter:

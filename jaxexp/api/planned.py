@@ -1,5 +1,6 @@
 """Planning a run: which trials of which sweeps share a program, where, and at what cost."""
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -169,23 +170,34 @@ def task_fingerprint(task: Task, data: Data, sweeps: Sequence[Sweep]) -> str:
     """Of what the task computes, in any process.
 
     Traced is a trial of every kind that never shares a program with another, and some of their
-    sizes. What a program would trace is no number of Python here, either: 0 times what a task
+    sizes; with the first of each kind, the optimizers of all numbers of steps that trials of the
+    kind take. What a program would trace is no number of Python here, either: 0 times what a task
     closes over would be 0.
     """
-    trials = {kinds.static_key(trial): trial for sweep in sweeps for trial in sweep.trials()}
+    trials, steps = dict[tuple[object, ...], Trial](), dict[tuple[object, ...], set[int]]()
+    for trial in (trial for sweep in sweeps for trial in sweep.trials()):
+        key = kinds.static_key(trial)
+        trials[key] = trial
+        steps.setdefault(key, set()).add(data.steps_of(trial))
+    first, lengths = dict[object, Trial](), dict[object, set[int]]()
+    for key, trial in trials.items():
+        kind = (kinds.unpadded(trial), *traced_shapes(trial))
+        first.setdefault(kind, trial)
+        lengths.setdefault(kind, set()).update(steps[key])
+    asked = {trial: tuple(sorted(lengths[kind])) for kind, trial in first.items()}
+    for trial in list(trials.values())[:: -(-len(trials) // MOST_TRACED)]:
+        asked.setdefault(trial, (data.steps_of(trial),))
     arrays = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), data.arrays())
-    each = {(kinds.unpadded(trial), *traced_shapes(trial)): trial for trial in trials.values()}
-    sizes = list(trials.values())[:: -(-len(trials) // MOST_TRACED)]
-    some = list(dict.fromkeys([*each.values(), *sizes]))
     evaluated = evaluation.evaluated_at_once(task, data)
 
-    def found(trial: Trial) -> str:
+    def found(trial: Trial, lengths: tuple[int, ...]) -> str:
         return fingerprint(
             task, lambda leaves: with_values(trial, **leaves), traced_shapes(trial),
-            (data.steps_of(trial),), arrays, sizes=(trial.batch_size, evaluated), processes=True,
+            lengths if task.optimizer_uses_steps(trial) else (1,), arrays,
+            sizes=(trial.batch_size, evaluated), processes=True,
         )  # fmt: skip
 
-    every = map(found, some[:1] if is_plain_value(task) else some)
+    every = itertools.starmap(found, list(asked.items())[: 1 if is_plain_value(task) else None])
     return digest(json.dumps([type(task).__name__, task.evaluation_batch_size, *every]))
 
 
