@@ -473,6 +473,22 @@ def test_checkpoints_of_another_schedule_are_refused(tmp_path, epochs):
         run(sweep, task(2), checkpoint_dir=tmp_path)
 
 
+def test_checkpoints_of_other_predictions_are_refused_where_they_are_kept(tmp_path):
+    def task(factor):
+        return by_hand(
+            prediction_dims={"p": ("weight",)},
+            predictions=lambda self, trial, variables, data: {"p": factor * variables.params["w"]},
+        )
+
+    data = dataclasses.replace(DATA, coords={"weight": ("weight", np.arange(3))})
+    kept = jx.Sweep(TRIAL, record=("predictions",))
+    for sweep, folder in ((kept, tmp_path / "kept"), (jx.Sweep(TRIAL), tmp_path / "not")):
+        run(sweep, task(1), data, checkpoint_dir=folder)
+    run(jx.Sweep(TRIAL), task(2), data, checkpoint_dir=tmp_path / "not")
+    with pytest.raises(jx.UserError, match=r"checkpoints of another run: task was"):
+        run(kept, task(2), data, checkpoint_dir=tmp_path / "kept")
+
+
 class EndsAfter:
     """It may be of any form: all that counts is what it says."""
 

@@ -189,12 +189,13 @@ def task_fingerprint(task: Task, data: Data, sweeps: Sequence[Sweep]) -> str:
         asked.setdefault(trial, (data.steps_of(trial),))
     arrays = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), data.arrays())
     evaluated = evaluation.evaluated_at_once(task, data)
+    predictions = any("predictions" in sweep.record for sweep in sweeps)
 
     def found(trial: Trial, lengths: tuple[int, ...]) -> str:
         return fingerprint(
             task, lambda leaves: with_values(trial, **leaves), traced_shapes(trial),
             lengths if task.optimizer_uses_steps(trial) else (1,), arrays,
-            sizes=(trial.batch_size, evaluated), processes=True,
+            sizes=(trial.batch_size, evaluated), predictions=predictions, processes=True,
         )  # fmt: skip
 
     every = itertools.starmap(found, list(asked.items())[: 1 if is_plain_value(task) else None])
