@@ -1,8 +1,11 @@
 """Successive halving, Hyperband and population-based training: their rules, and small runs."""
 
+import dataclasses
+import types
 from collections import Counter
 from dataclasses import dataclass
 
+import jax
 import numpy as np
 import pytest
 import scipy.stats
@@ -212,6 +215,61 @@ def test_values_that_are_one_number_in_a_program_are_one_in_the_results(problem,
     rates = rates[np.isfinite(rates)]
     assert len(np.unique(rates)) == len(np.unique(rates.astype(np.float32)))
     assert (rates[:, None] == results["learning_rate"].values).any(0).all()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scaled(jx.Trial):
+    """Whose model reads what a population changes."""
+
+    power: float = jx.traced(1.0, above=0)
+
+
+@dataclass(frozen=True)
+class Scaling(jx.Task):
+    """A linear model times `power`, with recorded predictions of the validation examples."""
+
+    metrics = types.MappingProxyType({"mae": jx.metrics.mean_absolute_error})
+    prediction_dims = types.MappingProxyType({"at": ("row",)})
+
+    def init(self, trial, rng, data):
+        return jx.Variables({"w": jax.random.normal(rng, (3,))})
+
+    def predict(self, trial, variables, x):
+        return trial.power * (x @ variables.params["w"])
+
+    def apply(self, trial, variables, batch, *, rng, mask, train):
+        made = self.predict(trial, variables, batch.x)
+        return jx.Outputs((made - batch.y) ** 2, prediction=made, target=batch.y)
+
+    def predictions(self, trial, variables, data):
+        return {"at": self.predict(trial, variables, data["shown"])}
+
+
+@pytest.fixture(scope="module", params=[[], [jx.EarlyStopping(patience=3)]], ids=["last", "best"])
+def scaled(request):
+    """A population whose predictions depend on what it changes, at the last epoch or the best."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(40, 3)).astype(np.float32)
+    y = (np.tanh(x @ [1, 2, -1]) + 0.3 * rng.normal(size=40)).astype(np.float32)
+    data = jx.arrays(x, y, validation=11)
+    extra, coords = {"shown": data.validation.x}, {"row": ("row", np.arange(11))}
+    data = dataclasses.replace(data, extra=extra, coords=coords)
+    base = Scaled(epochs=6, batch_size=7, learning_rate=0.1)
+    space = jx.search.Space(base, {"power": jx.search.uniform(0.1, 5)})
+    pbt = PBT(space, population=6, quantile=0.4)
+    sweep = dataclasses.replace(pbt.sweep, record=("predictions",))
+    return jx.run(sweep, Scaling(), data, stopping=[pbt, *request.param], progress=False)
+
+
+def test_predictions_are_recorded_with_the_values_of_the_epoch_that_is_kept(scaled):
+    """Those of a later epoch belong to other parameters."""
+    dataset, y = scaled.dataset, scaled.data.validation.y
+    ends = jx.select.in_the_end(dataset, "power")
+    assert (ends != dataset["power"]).any()
+    if "best_epoch" in dataset:
+        assert (ends != dataset["own_power"].isel(epoch=-1)).any()
+    metric = jx.select.final(dataset, "mae").sel(split="validation")
+    np.testing.assert_allclose(np.abs(dataset["at"] - y).mean("row"), metric, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

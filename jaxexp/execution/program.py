@@ -1,7 +1,7 @@
 """A program on its devices: its trials in the lanes of a batch, and their state between calls."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -13,7 +13,7 @@ from jaxexp.base.batches import steps_per_epoch, turns_per_epoch
 from jaxexp.base.errors import UserError
 from jaxexp.execution.compiling import SHARED, TRIALS, compile_program, stack
 from jaxexp.execution.records import End, Snapshot
-from jaxexp.execution.rules import Change
+from jaxexp.execution.rules import Change, values_in
 from jaxexp.planning.programs import Program
 from jaxexp.training import batching, evaluation
 from jaxexp.training.carry import EpochRecord
@@ -71,7 +71,8 @@ class RunningProgram:
         self.best: Variables | None = None  # the best so far of each lane, where they are kept
         # Of which epoch they are, (T,): 0 of a trial that has none yet, -1 where none are kept.
         self.best_epoch = np.full(len(program.trials), -1)
-        self.values = stack(program, task, data)  # what differs between trials, (T,) each
+        self.begun_with = stack(program, task, data)  # what differs between trials, (T,) each
+        self.values = dict(self.begun_with)  # as it is now
 
     def start(self, snapshot: Snapshot | None = None) -> None:
         """Compile, and initialise every trial or take over the state of a snapshot."""
@@ -148,12 +149,12 @@ class RunningProgram:
             pass
         return call.record
 
-    def end(self, places: np.ndarray | None = None) -> End:
+    def end(self, places: np.ndarray, changes: Mapping[int, Change]) -> End:
         """Trials as they are, or as they were best where that is kept, on the host.
 
-        With their predictions where recorded. Of all trials, if no places are given.
+        With their predictions where recorded. `changes` are all those so far, by the epochs after
+        which they were made.
         """
-        places = self.places if places is None else places
         kept = self.evaluated() if self.best is None else self.best
         if (self.best_epoch[self.places] == 0).any():
             # Of these nothing was best.
@@ -163,7 +164,9 @@ class RunningProgram:
         if self.compiled.predict:
             # Asked of those trials alone that end here, of which some are prefixes.
             epochs = np.full(self.lanes, self.epoch, np.int32)
-            leaves = {**self.leaves, "epochs": self._put(epochs, TRIALS)}
+            kept_T = np.where(self.best_epoch > 0, self.best_epoch, self.epoch)
+            values = values_in(kept_T, self.begun_with, changes)
+            leaves = {**self._placed(values), "epochs": self._put(epochs, TRIALS)}
             state = self.state._replace(variables=kept)
             predictions = self.compiled.predict(leaves, state, self.data)
         own = np.searchsorted(self.places, places)
@@ -240,8 +243,13 @@ class RunningProgram:
         self._place_values()
 
     def _place_values(self) -> None:
-        own = jax.tree.map(lambda a: a[self.places], self.values)
-        self.leaves = self._put(self._in_lanes(own), TRIALS)
+        self.leaves = self._placed(self.values)
+
+    def _placed(self, values: Mapping[str, np.ndarray]) -> Mapping[str, jax.Array]:
+        """What differs between trials, (T,) each, in the lanes."""
+        own = {name: value_T[self.places] for name, value_T in values.items()}
+        placed: Mapping[str, jax.Array] = self._put(self._in_lanes(own), TRIALS)
+        return placed
 
     def _lanes_of(self) -> np.ndarray:
         """The place of the trial in each lane, (lanes,)."""

@@ -109,6 +109,25 @@ class Change(NamedTuple):
     values: dict[str, np.ndarray]  # of hyperparameters
 
 
+def values_in(
+    epoch_T: np.ndarray, begun: Mapping[str, np.ndarray], changes: Mapping[int, Change]
+) -> dict[str, np.ndarray]:
+    """The hyperparameters that each trial had in an epoch of its own, (T,) each.
+
+    Those that it began with, and what was changed, after which epochs.
+
+    >>> change = Change(np.array([0, 0]), {"power": np.array([1.0, 8.0])})
+    >>> values_in(np.array([2, 3]), {"power": np.array([1.0, 2.0])}, {2: change})["power"].tolist()
+    [1.0, 8.0]
+    """
+    made = dict(begun)
+    for epoch, change in sorted(changes.items()):
+        for name, value_T in change.values.items():
+            changed_T = np.where(epoch < epoch_T, value_T, made[name])
+            made[name] = changed_T.astype(begun[name].dtype)
+    return made
+
+
 @dataclass(frozen=True)
 class EarlyStopping:
     """A trial ends when a metric has not improved for some epochs.
