@@ -21,6 +21,7 @@ import jaxexp as jx
 from jaxexp.cli import main as cli
 from jaxexp.cli import pages, signals
 from jaxexp.cli.rundir import RunDirectory
+from jaxexp.results import models
 from jaxexp.search import PBT, Halving, Hyperband
 from jaxexp.spec.values import text
 
@@ -130,6 +131,56 @@ def tells_what_members_had_in_the_end(place: Path, own: xr.Dataset) -> None:
         with redirect_stdout(out := StringIO()), redirect_stderr(out):
             assert here(*command) == 0
         assert told in out.getvalue()
+
+
+SCALED = """
+from dataclasses import dataclass
+
+import jax
+import jaxexp as jx
+import numpy as np
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scaled(jx.Trial):
+    power: float = jx.traced(1.0, above=0)
+
+
+sweep = jx.Sweep(Scaled(epochs=4, batch_size=8, learning_rate=0.1), {"seed": [0]}, questions=())
+
+
+def problem(inputs):
+    task = jx.supervised(
+        init=lambda trial, rng, x: {"w": jax.random.normal(rng, (1,))},
+        apply=lambda trial, params, x: trial.power * (x @ params["w"]),
+        loss=lambda prediction, y: (prediction - y) ** 2,
+    )
+    x = np.linspace(-1, 1, 32, dtype=np.float32)[:, None]
+    return jx.Problem(task, jx.arrays(x, x[:, 0], validation=8))
+"""
+
+
+def test_models_of_a_population_predict_with_what_they_have_in_the_end(place, no_figures, capsys):
+    (place / "scaled.py").write_text(SCALED)
+    options = ["--trials", "6", "--seed", "2", "--sampler", "pbt"]
+    space = ["--set", "power=uniform(0.1,5)"]
+    assert here("search", "scaled.py", *space, *options, "--out", "out") == 0
+    with xr.open_dataset(place / "out/results/scaled.nc") as own:
+        own.load()
+    ends = jx.select.in_the_end(own, "power").values
+    (place / "new.csv").write_text("a\n1\n")
+    slopes = {}
+    for name, began, end in zip(own["trial_id"].values, own["power"].values, ends, strict=True):
+        model = models.load(place / f"out/models/scaled/{name}.npz")
+        assert float(model.about["trial"]["power"]) == pytest.approx(end)
+        assert float(model.about["initial"]["power"]) == pytest.approx(began)
+        slopes[name] = end * model.arrays["params/w"][0]
+    best = jx.select.best(own)[1]
+    assert best["power"] != jx.select.in_the_end(best, "power")
+    capsys.readouterr()
+    assert here("predict", "out", "new.csv") == 0
+    [line] = capsys.readouterr().out.splitlines()
+    assert float(line.split("\t")[1]) == pytest.approx(slopes[best["trial_id"].item()], rel=1e-4)
 
 
 def of_seeds(place: Path, sampler: str) -> jx.Results:

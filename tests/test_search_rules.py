@@ -193,8 +193,9 @@ def test_a_population_trains_and_its_lineage_is_recorded(problem):
         assert 1e-4 <= rates[member, epoch + 1] <= 0.1
     np.testing.assert_array_equal(rates[:, 0], results["learning_rate"].values)
     best = results.best("accuracy")
-    last = jx.select.number(float(best.curves["own_learning_rate"][-1]))
-    assert f", in the end final learning rate {last}, loss" in repr(best)
+    first = jx.select.number(best.initial.learning_rate)
+    assert f"learning_rate={best.curves['own_learning_rate'][-1]:g}" in repr(best)
+    assert f", began with learning rate {first}, loss" in repr(best)
     assert told.values["learning_rate"] == pytest.approx(rates[:, -1])
 
 
@@ -270,6 +271,17 @@ def test_predictions_are_recorded_with_the_values_of_the_epoch_that_is_kept(scal
         assert (ends != dataset["own_power"].isel(epoch=-1)).any()
     metric = jx.select.final(dataset, "mae").sel(split="validation")
     np.testing.assert_allclose(np.abs(dataset["at"] - y).mean("row"), metric, rtol=1e-5)
+
+
+def test_a_member_predicts_with_the_values_that_it_has_in_the_end(scaled):
+    """Its parameters were trained with these, and not with those that it began with."""
+    ends = jx.select.in_the_end(scaled.dataset, "power").values
+    for place, initial in enumerate(scaled.sweep.trials()):
+        own = scaled.trial(seed=initial.seed)
+        assert own.initial == initial
+        assert own.trial == initial.replace(power=ends[place])
+        made = scaled.predict(scaled.data.validation.x, own)
+        np.testing.assert_allclose(made, own.curves["at"], rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from jaxexp.cli.session import made_with_data, names_of
 from jaxexp.reproduce.cells import Cells, normal
 from jaxexp.results import models, select
 from jaxexp.results.models import Model, Prediction
-from jaxexp.results.results import apply, input_dtype, like_training
+from jaxexp.results.results import apply, input_dtype, like_training, trial_in_the_end
 from jaxexp.results.select import number
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial
@@ -81,7 +81,9 @@ def predict_files(
     if export and source.export:
         with library.calling(source.sweep, "export(model, path)", source.export):
             source.export(model, export)
-    trial = _trial(_trials(source, model), model)
+    initial = _trial(_trials(source, model), model)
+    point = _point(dict(own)[source.sweep.name], initial)
+    trial = trial_in_the_end(initial, point)
     predicted: Sequence[Prediction] = []
     if files and source.predict:
         with library.calling(source.sweep, "predict(model, files)", source.predict):
@@ -94,7 +96,7 @@ def predict_files(
         for changed in directory.differences(made_with_data(stage, data_fingerprint(planned.data))):
             note(f"{changed}; if the sweep's file scales by its data, it now does so by others")
         predicted = _of_tables(model, trial, planned, files, note)
-    described = _described(trial, source.sweep, _point(dict(own)[source.sweep.name], trial))
+    described = _described(trial, source.sweep, point)
     return predicted, f"model: {source.sweep.name}, {described}, {why}"
 
 
@@ -142,7 +144,8 @@ def _trials(source: Source, model: Model) -> Sequence[Trial]:
     """Those of the sweep; of a study, whose are only known in the end, that of the model alone."""
     if source.space is None:
         return source.sweep.trials()
-    return Sweep(source.sweep.base).set({k: [v] for k, v in model.about["trial"].items()}).trials()
+    initial = {name: [value] for name, value in model.about["initial"].items()}
+    return Sweep(source.sweep.base).set(initial).trials()
 
 
 def _trial(trials: Sequence[Trial], model: Model) -> Trial:
@@ -160,14 +163,7 @@ def _point(ds: xr.Dataset, trial: Trial) -> xr.Dataset:
 def _described(trial: Trial, sweep: Sweep, point: xr.Dataset) -> str:
     names = [name for axis in sweep.axes for name in axis]
     names += [] if "seed" in names else ["seed"]
-    values = [
-        select.in_the_end(point, n).item() if select.changed(point, n) else getattr(trial, n)
-        for n in names
-    ]
-    return ", ".join(
-        f"{select.named(point, name)} {text(value)}"
-        for name, value in zip(names, values, strict=True)
-    )
+    return ", ".join(f"{select.named(point, name)} {text(getattr(trial, name))}" for name in names)
 
 
 def _of_tables(

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import jax
 import numpy as np
@@ -11,10 +12,13 @@ from jaxexp.base.batches import steps_per_epoch
 from jaxexp.execution.rules import Change
 from jaxexp.planning.programs import Program
 from jaxexp.spec.trial import Trial
+from jaxexp.spec.values import short
 from jaxexp.training import batching, carry
 from jaxexp.training.carry import EpochRecord, TrainState
 from jaxexp.training.task import Arrays, Task, Variables
 from jaxexp.training.trees import PyTree
+
+Number: TypeAlias = bool | int | float | np.generic
 
 
 @dataclass
@@ -34,7 +38,16 @@ class TrialRecord:
     # -1: after the last one, as no rule keeps the best.
     best_epoch: int = -1
     # After which epochs it went on as a copy of which trial, with which hyperparameters.
-    changes: dict[int, tuple[Trial, dict[str, float]]] = field(default_factory=dict)
+    changes: dict[int, tuple[Trial, dict[str, Number]]] = field(default_factory=dict)
+
+    @property
+    def final(self) -> Trial:
+        """The trial with the hyperparameters of the epoch after which these are its variables."""
+        last = self.best_epoch if self.best_epoch > 0 else len(self.running["loss"])
+        values: dict[str, Number] = {}
+        for epoch, (_, changed) in sorted(self.changes.items()):
+            values |= changed if epoch < last else {}
+        return self.trial.replace(**values)
 
     @property
     def diverged_step(self) -> int:
@@ -135,7 +148,7 @@ def make_records(
                 changes={
                     epoch: (
                         program.trials[change.source[place]],
-                        {name: value_T[place] for name, value_T in change.values.items()},
+                        {name: short_form(own_T[place]) for name, own_T in change.values.items()},
                     )
                     for epoch, change in changes.items()
                     if epoch < length
@@ -143,6 +156,11 @@ def make_records(
             )
         )
     return made
+
+
+def short_form(value: Number) -> Number:
+    """One form of the numbers of spaces, in few digits, and of those that trained, in float32."""
+    return short(float(value)) if isinstance(value, float | np.floating) else value
 
 
 def _record(

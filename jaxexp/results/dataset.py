@@ -12,16 +12,15 @@ import xarray as xr
 from jaxexp.base.errors import UserError
 from jaxexp.base.files import read_sealed, write_whole
 from jaxexp.base.words import count
-from jaxexp.execution.records import TrialRecord
+from jaxexp.execution.records import TrialRecord, short_form
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial
-from jaxexp.spec.values import short, text
+from jaxexp.spec.values import text
 from jaxexp.training.data import Attributes, Data
 from jaxexp.training.evaluation import evaluated_counts
 from jaxexp.training.task import Task
 
 SPLITS = ("train", "validation", "test")
-Number: TypeAlias = bool | int | float | np.generic
 # Dimensions, array and attributes, as xarray takes them.
 Variable: TypeAlias = tuple[tuple[str, ...], np.ndarray, Mapping[str, str]]
 
@@ -112,20 +111,15 @@ def _lineage(own: Sequence[TrialRecord]) -> dict[str, list[np.ndarray]]:
     for record in own:
         epochs = len(record.running["loss"])
         parent = np.full(epochs, -1)
-        values = {name: np.full(epochs, _plain(getattr(record.trial, name))) for name in names}
+        values = {name: np.full(epochs, short_form(getattr(record.trial, name))) for name in names}
         for epoch, (source, changed) in sorted(record.changes.items()):
             parent[epoch - 1] = -1 if source == record.trial else place[source]
             for name, value in changed.items():
-                values[name][epoch:] = _plain(value)
+                values[name][epoch:] = value
         made["parent"].append(parent)
         for name in names:
             made[f"own_{name}"].append(values[name])
     return made
-
-
-def _plain(value: Number) -> Number:
-    """One form of the numbers of spaces, in few digits, and of those that trained, in float32."""
-    return short(float(value)) if isinstance(value, float | np.floating) else value
 
 
 def _pad(values: list[np.ndarray]) -> np.ndarray:

@@ -19,6 +19,7 @@ from jaxexp.base.errors import UserError
 from jaxexp.base.files import read_sealed, write_whole
 from jaxexp.execution.records import TrialRecord
 from jaxexp.results import seeds, select
+from jaxexp.spec.trial import Trial
 from jaxexp.spec.values import text
 from jaxexp.training.data import Attributes
 from jaxexp.training.task import PyTree, Variables
@@ -43,6 +44,7 @@ class About(TypedDict):
 
     sweep: str
     trial: dict[str, str]
+    initial: dict[str, str]
     metrics: dict[str, dict[str, float]]
     diverged: bool
     attrs: Attributes
@@ -52,9 +54,10 @@ class About(TypedDict):
 class Model:
     """A saved model.
 
-    `about` holds "sweep", "trial" (its hyperparameters; of a member of a population, those that it
-    began with), "metrics" by name and split after the last epoch, "diverged", and the attributes of
-    the data that it was trained on, "attrs".
+    `about` holds "sweep", "trial" (its hyperparameters; of a member of a population, those in the
+    end: of the epoch whose parameters it has), "initial" (those that it began with), "metrics" by
+    name and split after the last epoch, "diverged", and the attributes of the data that it was
+    trained on, "attrs".
 
     >>> model = Model(Path("model.npz"), {"sweep": "rates"}, {"params/w": np.zeros(3)})
     >>> model.variables().params
@@ -89,7 +92,8 @@ def save(folder: Path, sweep: str, record: TrialRecord, attrs: Attributes) -> No
     assert record.variables is not None
     about: About = {
         "sweep": sweep,
-        "trial": {name: text(value) for name, value in record.trial.values().items()},
+        "trial": _texts(record.final),
+        "initial": _texts(record.trial),
         "metrics": {
             name: {split: float(own[name][-1]) for split, own in record.metrics.items()}
             for name in record.running
@@ -119,6 +123,8 @@ def load(path: Path) -> Model:
         about: About = json.loads(str(arrays.pop(ABOUT)))
         if not isinstance(about, dict) or not isinstance(about["attrs"], dict):
             raise ValueError("it says nothing about itself")
+        # Files of an earlier jaxexp do not say it: it had no populations.
+        about.setdefault("initial", about["trial"])
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"{path}: not a model that jaxexp has saved, or damaged ({error})"
@@ -167,6 +173,10 @@ def best(
                 f" (mean ± standard deviation over {over}, of which this one has the median loss)"
             )
     return model, why
+
+
+def _texts(trial: Trial) -> dict[str, str]:
+    return {name: text(value) for name, value in trial.values().items()}
 
 
 def _named(variables: Variables) -> dict[str, jax.Array]:

@@ -11,6 +11,7 @@ import xarray as xr
 
 from jaxexp.base.errors import UserError
 from jaxexp.results import seeds, select
+from jaxexp.results.select.labels import trial_in_words
 from jaxexp.spec.hyperparameters import Kind
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial, with_values
@@ -31,9 +32,11 @@ class TrialResult:
     """One trial of a sweep.
 
     Attributes:
-        trial: its hyperparameters; of a member of a population, those that it began with.
+        trial: its hyperparameters; of a member of a population, those in the end: of the epoch
+            whose parameters it has.
         curves: its part of the dataset: every metric by epoch and split, and more.
         variables: its trained parameters and state; None if they were not kept.
+        initial: the hyperparameters that it began with, as in the sweep.
 
     >>> import jaxexp as jx
     >>> data = jx.arrays([[0.0], [1.0], [2.0], [3.0]] * 8, [0, 0, 1, 1] * 8)
@@ -46,6 +49,7 @@ class TrialResult:
     trial: Trial
     curves: xr.Dataset
     variables: Variables | None
+    initial: Trial
 
     @property
     def params(self) -> PyTree:
@@ -59,12 +63,13 @@ class TrialResult:
         return self.variables.params
 
     def __repr__(self) -> str:
-        """What it is, and how it ended."""
+        """What it is, what it began with where that changed, and how it ended."""
         last = select.final(self.curves, "loss")
         losses = ", ".join(f"{s.item()} {float(last.sel(split=s)):.4g}" for s in last["split"])
         names = [n for n in self.trial.fields() if select.changed(self.curves, n)]
-        ended = f", in the end {select.label(self.curves, names)}" if names else ""
-        return f"TrialResult({self.trial}{ended}, loss: {losses})"
+        values = {select.words(name): getattr(self.initial, name) for name in names}
+        began = f", began with {trial_in_words(values)}" if names else ""
+        return f"TrialResult({self.trial}{began}, loss: {losses})"
 
 
 class Results:
@@ -202,14 +207,25 @@ class Results:
 
     def _has(self, found: TrialResult) -> bool:
         """Whether it was trained here: another run's may have the same hyperparameters."""
-        own = found.trial in self.sweep.trials()
-        return own and found.variables is self._variables.get(found.trial.id)
+        own = found.initial in self.sweep.trials()
+        return own and found.variables is self._variables.get(found.initial.id)
 
     def _at(self, place: int) -> TrialResult:
         trial = self.sweep.trials()[place]
         index = np.unravel_index(place, self.sweep.shape) if self.sweep.shape else ()
         point = self.dataset.isel(dict(zip(self.sweep.dims, map(int, index), strict=True)))
-        return TrialResult(trial, point, self._variables.get(trial.id))
+        ended = trial_in_the_end(trial, point)
+        return TrialResult(ended, point, self._variables.get(trial.id), trial)
+
+
+def trial_in_the_end(trial: Trial, point: xr.Dataset) -> Trial:
+    """The trial with the hyperparameters of the epoch whose parameters it has.
+
+    What is computed with those parameters takes these: they are not those that it began with where
+    they changed while it trained. `point` is its part of a dataset.
+    """
+    names = [name for name in trial.fields() if select.changed(point, name)]
+    return trial.replace(**{name: select.in_the_end(point, name).item() for name in names})
 
 
 def apply(

@@ -33,7 +33,8 @@ class PBT:
     `jaxexp.traced`. A member's seed, which shuffles its examples, stays its own: several can begin
     at one point, where a space has few. In the results, `parent` by epoch says of which member
     each became a copy, and `own_learning_rate` and the like which values it had; the coordinate
-    `learning_rate` is the value that it began with.
+    `learning_rate` is the value that it began with. `TrialResult.trial` has the values in the end,
+    with which its predictions are computed, and `TrialResult.initial` those that it began with.
 
     Args:
         space: what is searched, and the trial that all members begin as.
