@@ -698,8 +698,8 @@ def test_tasks_by_hand_are_refused_before_anything_is_compiled(task, message):
     [
         ({}, "prediction_dims is empty"),
         ({"prediction_dims": {"p": ("row",)}}, r"\['p'\] has 'row', expected .* Data.coords"),
-        ({"prediction_dims": {"p": ("place",)}}, r"has 40 numbers for 'p', expected 2"),
-        ({"prediction_dims": {"q": ("place",)}}, r"has none numbers for 'q', expected 2"),
+        ({"prediction_dims": {"p": ("place",)}}, r"has an .* \(40,\) for 'p', expected .* \(2,\)"),
+        ({"prediction_dims": {"q": ("place",)}}, r"has none for 'q', expected the shape \(2,\)"),
     ],
 )
 def test_predictions_to_record_have_their_dimensions(attributes, message):
@@ -1113,6 +1113,44 @@ def test_external_results_hold_what_is_given():
     assert results["diverged_epoch"].values.tolist() == [0, 0]
     without = external(sweep=jx.Sweep(TRIAL), predictions=None, metrics=scores(accuracy=np.nan))
     assert "probability" not in without
+
+
+class Mapped(jx.MLPClassification):
+    """With predictions of a map, as tall as it is told."""
+
+    prediction_dims: typing.ClassVar = {"map": ("lat", "lon")}
+    shape = 2, 3
+
+    def predictions(self, trial, variables, data):
+        return {"map": jnp.zeros(self.shape)}
+
+
+MAP = dataclasses.replace(
+    LABELS, coords={"lat": ("lat", np.arange(2)), "lon": ("lon", np.arange(3))}
+)
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (6,), (3, 2), (1, 6), (6, 1)])
+def test_predictions_have_the_shape_of_their_dimensions_or_are_flat(shape):
+    """Others of as many numbers would be scrambled."""
+
+    class Own(Mapped):
+        pass
+
+    Own.shape = shape
+    sweep = jx.Sweep(jx.MLPTrial(epochs=1, batch_size=8), record=("predictions",))
+    of_map = np.arange(6).reshape(shape)
+    given = {"sweep": sweep, "problem": (Own(), MAP), "predictions": {"map": of_map}}
+    if shape in ((2, 3), (6,)):
+        jx.plan(sweep, Own(), MAP, devices=1)
+        assert external(**given)["map"].values.tolist() == [[0, 1, 2], [3, 4, 5]]
+        return
+    message = rf"'map'.* \({shape[0]}, {shape[1]}\)|\({shape[0]}, {shape[1]}\) for 'map'"
+    for refused in (lambda: jx.plan(sweep, Own(), MAP, devices=1), lambda: external(**given)):
+        with pytest.raises(jx.UserError, match=message) as raised:
+            refused()
+        assert "expected" in str(raised.value)
+        assert "the shape (2, 3), lat × lon, or all of them flat" in str(raised.value)
 
 
 @pytest.mark.parametrize(

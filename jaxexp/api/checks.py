@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar, cast
 
@@ -16,6 +15,7 @@ from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import MLPTrial, Trial
 from jaxexp.spec.values import text
 from jaxexp.training import evaluation
+from jaxexp.training.checks import is_laid_out
 from jaxexp.training.masks import COMPARES, FILLING, SIZED
 from jaxexp.training.task import Task
 from jaxexp.training.updates import padded_sizes
@@ -85,18 +85,19 @@ def _check_predictions(sweep: Sweep, task: Task, inspector: Inspector) -> None:
     said = f"record='predictions' of sweep {sweep.name!r}: {type(task).__name__}"
     if not task.prediction_dims:
         raise UserError(f"{said}.prediction_dims is empty, expected the dimensions of each")
-    found, coords = inspector(sweep.trials()[0]).predicted, inspector.data.coords
+    found, coords = inspector.predicted(sweep.trials()[0]), inspector.data.coords
     for name, dims in task.prediction_dims.items():
         if missing := [dim for dim in dims if dim not in coords]:
             raise UserError(
                 f"{said}.prediction_dims[{name!r}] has {missing[0]!r}, expected dimensions of "
                 f"Data.coords ({', '.join(coords) or 'there are none'})"
             )
-        size = math.prod(len(coords[dim][1]) for dim in dims)
-        if found and found.get(name) != size:
+        shape = tuple(len(coords[dim][1]) for dim in dims)
+        if found and (name not in found or not is_laid_out(found[name], shape)):
+            has = f"an array of the shape {found[name]}" if name in found else "none"
             raise UserError(
-                f"{said}.predictions has {found.get(name, 'none')} numbers for {name!r}, expected "
-                f"{size}, as many as {' × '.join(dims)}"
+                f"{said}.predictions has {has} for {name!r}, expected the shape {shape}, "
+                f"{' × '.join(dims)}, or all of them flat"
             )
 
 

@@ -1,5 +1,6 @@
 """What a task costs and reads, as planning asks it."""
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 
@@ -12,7 +13,7 @@ from jaxexp.training import evaluation
 from jaxexp.training.data import Data
 from jaxexp.training.masks import mixing
 from jaxexp.training.task import Inspection, Task
-from jaxexp.training.tracing import inspection
+from jaxexp.training.tracing import inspection, predicted_shapes
 from jaxexp.training.updates import same_when_padded
 
 
@@ -46,6 +47,15 @@ class Inspector:
             parts = own.microbatches or not self.mixes(trial).whole
             self._costs[key] = dataclasses.replace(own, microbatches=parts)
         return self._costs[key]
+
+    def predicted(self, trial: Trial) -> dict[str, tuple[int, ...]]:
+        """The shape of each of the predictions that it records; empty where they cannot be traced.
+
+        What keeps them from it is told when the program is compiled.
+        """
+        with contextlib.suppress(Exception):
+            return predicted_shapes(self.task, trial, self._shapes)
+        return {}
 
     def workload(self, trials: Sequence[Trial]) -> Workload:
         """What training these trials takes, for `planning.plan`."""

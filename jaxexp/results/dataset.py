@@ -16,6 +16,7 @@ from jaxexp.execution.records import TrialRecord, short_form
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial
 from jaxexp.spec.values import text
+from jaxexp.training.checks import is_laid_out
 from jaxexp.training.data import Attributes, Data
 from jaxexp.training.evaluation import evaluated_counts
 from jaxexp.training.task import Task
@@ -98,7 +99,11 @@ def to_dataset(
     if "predictions" in sweep.record:
         for name, dims in task.prediction_dims.items():
             shape = [len(data.coords[dim][1]) for dim in dims]
-            variables[name] = variable([r.predictions[name].reshape(shape) for r in own], *dims)
+            made = [r.predictions[name] for r in own]
+            # The shapes of one trial were checked before: those of others may depend on what it is.
+            if wrong := [array.shape for array in made if not is_laid_out(array.shape, shape)]:
+                raise UserError(f"predictions: {name!r} has the shape {wrong[0]}, expected {shape}")
+            variables[name] = variable([array.reshape(shape) for array in made], *dims)
     dataset = xr.Dataset(variables, attrs=_attributes(sweep, own, list(described), data, facts))
     return dataset.assign_coords(coordinates(sweep, dataset, data))
 

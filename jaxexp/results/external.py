@@ -16,6 +16,7 @@ from jaxexp.results.dataset import to_dataset
 from jaxexp.results.facts import host_facts
 from jaxexp.spec.hyperparameters import LARGEST
 from jaxexp.spec.sweep import Sweep
+from jaxexp.training.checks import is_laid_out
 from jaxexp.training.data import Attributes, Data
 from jaxexp.training.task import Task
 
@@ -34,14 +35,14 @@ def external_results(
         model: in words, for the plan.
         metrics: by split, by metric, the loss among them.
         seconds: that it took.
-        predictions: as the task would record them.
+        predictions: as the task would record them: of the shape of their dimensions, or flat.
         notes: what to know before believing the results, such as warnings of the library.
         versions: of libraries.
 
     Raises:
         UserError: for what is no number, a loss that is not finite, splits that the data do not
             have, metrics and predictions that the task does not have, those that are missing,
-            predictions of the wrong size, and versions by names that results have already.
+            predictions of another shape, and versions by names that results have already.
 
     >>> import jaxexp as jx
     >>> data = jx.arrays([[0.0], [1.0]] * 4, [0, 1] * 4, validation=None)
@@ -159,10 +160,12 @@ def _checked_predictions(
         if name not in arrays:
             raise UserError(f"predictions: no {name!r}, which the sweep records")
         shape = tuple(len(data.coords[dim][1]) for dim in dims)
-        if arrays[name].size != math.prod(shape) or arrays[name].dtype.kind not in "biuf":
+        numbers = arrays[name].dtype.kind in "biuf"
+        if not numbers or not is_laid_out(arrays[name].shape, shape):
             raise UserError(
                 f"predictions: {name!r} is an array of {arrays[name].dtype} of the shape "
-                f"{arrays[name].shape}, expected numbers of the shape {shape}"
+                f"{arrays[name].shape}, expected numbers of the shape {shape}, "
+                f"{' × '.join(dims)}, or all of them flat"
             )
     return arrays
 

@@ -1,5 +1,6 @@
 """Checks of arrays and trees of arrays: every refusal names the array, the row and the value."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -14,6 +15,14 @@ FLOAT32 = np.finfo(np.float32)
 
 
 BLOCK_BYTES = 16 << 20  # at a time, so that large arrays are never copied whole
+
+
+def is_laid_out(shape: Sequence[int], wanted: Sequence[int]) -> bool:
+    """Whether an array has the shape that is wanted, or is flat, the last axis fastest.
+
+    No other shape will do, even of as many numbers: a transposed array would be scrambled.
+    """
+    return tuple(shape) in (tuple(wanted), (math.prod(wanted),))
 
 
 def check_whole(where: str, y: np.ndarray) -> None:

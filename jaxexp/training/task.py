@@ -4,7 +4,6 @@ Shapes: B examples of a batch, N of a split.
 """
 
 import abc
-import dataclasses
 import inspect
 import types
 from collections.abc import Callable, Mapping
@@ -160,7 +159,10 @@ class Task(abc.ABC):
         return False
 
     def predictions(self, trial: Trial, variables: Variables, data: Arrays) -> dict[str, Array]:
-        """What to keep of the trained model's output, where a sweep records "predictions"."""
+        """What to keep of the trained model's output, where a sweep records "predictions".
+
+        By name, arrays of the shape that `prediction_dims` says, or flat, the last axis fastest.
+        """
         return {}
 
     def gradient_norms(self, grads: PyTree) -> Array:
@@ -196,9 +198,6 @@ class Inspection:
 
     cost: Cost
     reads: frozenset[str]  # the hyperparameters that the task reads
-    predicted: Mapping[str, int] = dataclasses.field(
-        default_factory=dict
-    )  # size of each prediction
 
 
 def update(

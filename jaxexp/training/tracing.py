@@ -76,6 +76,17 @@ def inspection(task: Task, trial: Trial, arrays: Arrays) -> Inspection:
 
 
 @one_at_a_time
+def predicted_shapes(task: Task, trial: Trial, arrays: Arrays) -> dict[str, tuple[int, ...]]:
+    """The shape of each of the predictions that a trial records; nothing is computed."""
+
+    def recorded(rng: Array, data: Arrays) -> PyTree:
+        return task.predictions(trial, task.init(trial, rng, data), data)
+
+    made = jax.eval_shape(recorded, keys.like(), arrays)
+    return {name: tuple(array.shape) for name, array in made.items()}
+
+
+@one_at_a_time
 def trace(task: Task, trial: Trial, arrays: Arrays) -> Inspection:
     """Trace one step of a trial, computing nothing.
 
@@ -214,10 +225,8 @@ def _trace(
 
     _shapes_of(evaluated, *given, name=f"{name}.apply")
     _shapes_of(updated, *given[:2], name=f"{name}.optimizer")
-    predicted: dict[str, int] = {}
     with contextlib.suppress(Exception):  # the data may lack what only those that record need
-        made = jax.eval_shape(recorded, *given[:3], arrays)
-        predicted = {each: math.prod(array.shape) for each, array in made.items()}
+        jax.eval_shape(recorded, *given[:3], arrays)
     _check_sums(task, seen[0])
     found = _count(jaxpr)
     sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves(variables.params)]
@@ -236,7 +245,7 @@ def _trace(
         layers=norms.shape[0],
         compilation=max(1.0, found.products / 20),
     )
-    return Inspection(cost, frozenset(read), predicted)
+    return Inspection(cost, frozenset(read))
 
 
 def _shapes_of(function: Callable[..., PyTree], *given: PyTree, name: str) -> PyTree:
