@@ -396,6 +396,89 @@ def test_a_mask_counts_whatever_the_size():
     assert filling(lambda x, k, mask: jnp.ones_like(x).sum(), size=B)[0].spread is Spread.YES
 
 
+def folded(a, start, join):
+    """A reduction of one's own."""
+    return lax.reduce(a, jnp.asarray(start, a.dtype), join, (0,))
+
+
+def turns(ends, mask):
+    """Of a loop that ends with its third turn, or before."""
+    return lax.while_loop(lambda i: (i < 3) & ~ends(mask), lambda i: i + 1, 0)
+
+
+# How many rows there are: of h (B,) and a mask (B,), what is masked being neutral to what joins it,
+NEUTRAL = {
+    "sum": lambda h, mask: jnp.where(mask, h, 0).sum(),
+    "count": lambda h, mask: mask.sum(),
+    "largest": lambda h, mask: jnp.where(mask, h, -jnp.inf).max(),
+    "smallest": lambda h, mask: jnp.where(mask, h, jnp.inf).min(),
+    "product": lambda h, mask: jnp.where(mask, h, 1).prod(),
+    "or": lambda h, mask: ((h > 1) & mask).any(),
+    "and": lambda h, mask: ((h < 1) | ~mask).all(),
+    "inner": lambda h, mask: jnp.dot(mask * 1.0, h),
+    "condition": lambda h, mask: lax.cond(mask.sum() > 6, jnp.sin, jnp.cos, h),
+    "loop": lambda h, mask: turns(lambda mask: mask.sum() > 6, mask),
+    "own": lambda h, mask: jnp.where(mask.any(), h, -h),
+}
+# not neutral,
+FILLING = {
+    "sum": lambda h, mask: jnp.where(mask, h, 1).sum(),
+    "largest": lambda h, mask: jnp.where(mask, h, 9).max(),
+    "largest of none": lambda h, mask: (~mask).max(),
+    "smallest": lambda h, mask: mask.min(),
+    "product": lambda h, mask: (mask * 1.0).prod(),
+    "or": lambda h, mask: (~mask).any(),
+    "and": lambda h, mask: mask.all(),
+    "exclusive or": lambda h, mask: lax.reduce_xor((~mask).astype(int), (0,)),
+    "inner": lambda h, mask: jnp.dot(~mask * 1.0, jnp.ones_like(h)),
+    "place of the largest": lambda h, mask: jnp.argmax(~mask),
+    "place of the smallest": lambda h, mask: jnp.argmin(mask),
+    "cumulative product": lambda h, mask: jnp.cumprod(mask * 1)[-1],
+    "cumulative sum": lambda h, mask: jnp.cumsum(~mask * 1)[-1],
+    "cumulative maximum": lambda h, mask: lax.cummax(~mask * 1)[-1],
+    "cumulative minimum": lambda h, mask: lax.cummin(mask * 1)[-1],
+    "cumulative logarithm": lambda h, mask: lax.cumlogsumexp(~mask * 1.0)[-1],
+    "sort": lambda h, mask: jnp.sort(mask * 1)[0],
+    "top": lambda h, mask: lax.top_k(~mask * 1.0, 1)[0],
+    "last": lambda h, mask: mask[-1],
+    "softmax": lambda h, mask: jax.nn.softmax(jnp.where(mask, h, 0))[0],
+    "rounded": lambda h, mask: lax.reduce_precision(~mask * 1.0, 8, 7).sum(),
+    "of ones own": lambda h, mask: folded(mask, True, lax.bitwise_and),
+    "condition": lambda h, mask: lax.cond(mask.all(), jnp.sin, jnp.cos, h),
+    "loop": lambda h, mask: turns(jnp.all, mask),
+    "own": lambda h, mask: jnp.where(mask.all(), h, -h),
+    "turns": lambda h, mask: lax.scan(lambda c, m: (c & m, None), True, mask)[0],
+}
+# or neutral in a way that no rule speaks of.
+LEFT_OUT = {
+    "sort": lambda h, mask: jnp.sort(jnp.where(mask, h, jnp.inf))[0],
+    "place": lambda h, mask: jnp.argmax(jnp.where(mask, h, -jnp.inf)),
+    "cumulative sum": lambda h, mask: jnp.cumsum(jnp.where(mask, h, 0))[-1],
+    "rounded": lambda h, mask: lax.reduce_precision(jnp.where(mask, h, 0), 8, 7).sum(),
+    "below the others": lambda h, mask: jnp.where(mask, h**2, 0).max(),
+    "of ones own": lambda h, mask: folded(jnp.where(mask, h, 0), 0, lax.add),
+}
+
+
+@pytest.mark.parametrize(
+    ("function", "proven", "same"),
+    [
+        *(pytest.param(f, True, True, id=f"neutral: {name}") for name, f in NEUTRAL.items()),
+        *(pytest.param(f, False, False, id=f"filling: {name}") for name, f in FILLING.items()),
+        *(pytest.param(f, False, True, id=f"left out: {name}") for name, f in LEFT_OUT.items()),
+    ],
+)
+def test_what_is_masked_counts_where_it_is_not_neutral(function, proven, same):
+    """Five examples by themselves, and filled up to eight."""
+    [found] = filling(lambda x, k, mask: function(x[:, 0, 0], mask), size=B)
+    assert (not found.spread and found.axes <= {0}) == proven
+    h, mask = X_BxTxF[:, 0, 0], np.arange(B) < 5
+    alone, filled = function(h[mask], mask[mask]), function(h, mask)
+    if np.ndim(filled) and len(filled) == B:
+        filled = filled[mask]
+    assert np.allclose(alone, filled) == same
+
+
 # Tasks
 
 N = 40
@@ -899,6 +982,44 @@ def test_what_depends_on_how_many_examples_there_are(loss, sized, filling):
     # In evaluation, how many there are of other splits, or the place behind them, would count too.
     expected = masks.Mixing(filling, evaluated_filling=filling, evaluated=True, sized=sized)
     assert found(of_batch(loss), trials=SIZES) == expected
+
+
+def noisy(loss):
+    """With noise that is drawn otherwise for a batch of another size."""
+    return lambda h, x, rng, mask: loss(h, x, rng, mask) + across(h, x, rng, mask)
+
+
+def if_full(h, x, rng, mask):
+    return h**2 * jnp.where(mask.all(), 1.0, 0.5)
+
+
+def by_smallest(h, x, rng, mask):
+    return h**2 * (0.5 + 0.5 * mask.min())
+
+
+def by_sum_of_noise(h, x, rng, mask):
+    return h + jax.random.normal(rng, h.shape).sum()
+
+
+@pytest.mark.parametrize(
+    "loss", [if_full, by_smallest, by_sum_of_noise, noisy(if_full), noisy(by_ones)]
+)
+def test_noise_excuses_nothing_else_that_fills_a_batch(loss):
+    made = found(of_batch(loss), trials=SIZES)
+    assert made == masks.Mixing(filling=True, evaluated_filling=True, evaluated=True, sized=True)
+
+
+@pytest.mark.parametrize("name", LEFT_OUT)
+def test_what_is_left_out_is_tried_out(name):
+    """And found to change nothing; in evaluation, other splits would stand beside it."""
+    task = of_batch(lambda h, x, rng, mask: h**2 + LEFT_OUT[name](lax.stop_gradient(h), mask))
+    assert found(task, trials=SIZES) == masks.APART._replace(evaluated=True)
+
+
+def test_a_loss_by_whether_its_batch_is_full_is_refused():
+    sweep = jx.Sweep(TRIAL.replace(batch_size=20))  # of 32: the last of 12
+    with pytest.raises(jx.UserError, match=r"batch_size=20: the last .* or how many they are"):
+        jx.plan(sweep, of_batch(if_full), CLASSES, devices=1)
 
 
 def beyond_ten(h, x, rng, mask):

@@ -57,7 +57,7 @@ UNKNOWN = Reach(spread=Spread.UNKNOWN)
 
 def reaches(
     program: jaxprs.Program, given: Sequence[Reach], *, differentiated: bool,
-    size: int | None = None, anywhere: bool = False,
+    size: int | None = None, anywhere: bool = False, own_draws: bool = False,
 ) -> list[Reach]:  # fmt: skip
     """How far others reach in each output of a program, of how far they do in its inputs.
 
@@ -65,9 +65,10 @@ def reaches(
     With a `size`, the number of examples, which no other axis has, others are examples past a
     smaller number: what the program makes of itself for each is followed, too, if it begins with
     the same elements whatever their number; if examples may be `anywhere` in a batch, then if all
-    of its elements are the same.
+    of its elements are the same. With `own_draws`, random numbers of each example are taken to be
+    the same whatever their number: is all that others change which ones are drawn?
     """
-    return _Proof(differentiated, size, anywhere).outputs(program, list(given))
+    return _Proof(differentiated, size, anywhere, own_draws).outputs(program, list(given))
 
 
 def _either(one: Reach, other: Reach) -> Reach:
@@ -86,8 +87,11 @@ def _equal(one: Any, other: Any) -> bool:
 
 
 class _Proof:
-    def __init__(self, differentiated: bool, size: int | None, anywhere: bool) -> None:
-        self.differentiated, self.size, self.anywhere = differentiated, size, anywhere
+    def __init__(
+        self, differentiated: bool, size: int | None, anywhere: bool, own_draws: bool
+    ) -> None:
+        self.differentiated, self.size = differentiated, size
+        self.anywhere, self.own_draws = anywhere, own_draws
 
     def outputs(self, program: jaxprs.Program, given: Sequence[Reach]) -> list[Reach]:
         jaxpr = program.jaxpr if isinstance(program, jax_core.ClosedJaxpr) else program
@@ -250,6 +254,8 @@ class _Proof:
             return self._listed(shape) if eqn.params["dimension"] in made.axes else made
         if self.anywhere:
             return UNKNOWN
+        if self.own_draws and name.startswith("random_"):
+            return made
         # Random numbers are functions of their place, counted along the axes.
         fry = name.startswith("random_") and "key<fry>" in str(eqn.invars[0].aval)
         counted = fry and bool(jax.config.jax_threefry_partitionable)  # type: ignore[attr-defined]

@@ -182,10 +182,10 @@ class _Kind:
             same = False
         if same:
             mask = MASK._replace(axes=EXAMPLES.axes)
-            spread, _ = self.reach(MANY, mask, train=train, size=MANY)
-            if spread is Spread.NO:
+            if self.reach(MANY, mask, train=train, size=MANY)[0] is Spread.NO:
                 return None
-            draws = self.reach(MANY, mask, train=train, drawn=UNKNOWN)[0] is not Spread.NO
+            own = self.reach(MANY, mask, train=train, size=MANY, own_draws=True)
+            draws = own[0] is Spread.NO
         programs = {}
         for n in {sizes[0], *sizes[-3:], max(1, sizes[-1] // 2)}:
             with contextlib.suppress(Exception):  # as above
@@ -209,7 +209,7 @@ class _Kind:
 
     def reach(
         self, n: int, mask: Reach, *, train: bool, size: int | None = None,
-        drawn: Reach = CLEAN, anywhere: bool = False,
+        drawn: Reach = CLEAN, anywhere: bool = False, own_draws: bool = False,
     ) -> tuple[Spread, set[str]]:  # fmt: skip
         """Whether others among n examples change more than what there is of them, and of what.
 
@@ -222,8 +222,9 @@ class _Kind:
             for _ in jax.tree.leaves(part)
         ]
         prove = functools.partial(
-            independence.reaches, differentiated=train, size=size, anywhere=anywhere
-        )
+            independence.reaches, differentiated=train, size=size, anywhere=anywhere,
+            own_draws=own_draws,
+        )  # fmt: skip
         program, names = self.programs.traced_examples(n, train=train)
         reached = prove(program, given)
         found = [
