@@ -1,7 +1,9 @@
 """Means over seeds, their spread, and whether the best setting leads by more than it."""
 
 import numpy as np
+import pandas as pd
 import pytest
+import scipy.stats
 import xarray as xr
 from datasets import dataset
 
@@ -84,6 +86,9 @@ def test_means_over_seeds_for_which_a_metric_is_undefined_say_so_and_rank_behind
     assert "(mean ± standard deviation over 4 seeds): width 16." in said
     better = "The next is width 8, which is better over the seeds known for both, by 0.16 (95 %"
     assert better in said
+    assert said.endswith("Student's t, seed by seed), which is within their spread.")
+    twice = undefined(auc=[[0.99, 0.991, 0.99, np.nan], [0.8, 0.802, 0.8, 0.82], [np.nan] * 4])
+    assert seeds.best_in_words(twice, "auc").endswith("Student's t, seed by seed).")
     assert seeds.lead(undefined(), "auc").difference == pytest.approx(-0.16, abs=1e-6)
 
 
@@ -137,17 +142,36 @@ def test_one_seed_has_no_spread():
     assert str(seeds.lead(ds)).endswith("The next is width 32.")
 
 
-def test_a_lead_counts_wins_and_has_the_interval_of_a_paired_bootstrap():
+def test_a_lead_counts_wins_and_has_the_t_interval_of_paired_differences():
     found = seeds.lead(swept(LOSS))
     gain = np.array(LOSS[2]) - np.array(LOSS[1])
     assert (found.best, found.second, found.settings) == ("width 16", "width 32", 3)
     assert (found.seeds, found.wins) == (4, 3)
     assert found.difference == pytest.approx(gain.mean(), abs=1e-6)
-    # Every mean of four gains lies on a grid; its exact distribution has 4**4 equal cases.
-    every = np.array(np.meshgrid(*[gain] * 4)).reshape(4, -1).mean(axis=0)
-    assert found.low == pytest.approx(np.percentile(every, 2.5), abs=0.01)
-    assert found.high == pytest.approx(np.percentile(every, 97.5), abs=0.01)
+    own = scipy.stats.ttest_1samp(gain, 0).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((own.low, own.high), abs=1e-6)
     assert found.clear == (found.low > 0)
+    assert found.interval.endswith(", Student's t, seed by seed)")
+
+
+@pytest.mark.parametrize("n", [2, 5])
+def test_of_equal_settings_one_is_clearly_better_as_rarely_as_the_interval_says(n):
+    """In 5 % of draws, of which 1000 have a standard error of 0.7 %: normal, or far from it."""
+    rng = np.random.default_rng(0)
+    draws = {
+        "normal": (rng.normal(size=(1000, n)), 0.07),
+        "with outliers": (rng.standard_t(3, size=(1000, n)), 0.07),
+        "skewed": (rng.exponential(size=(1000, n)) - 1, 0.15),
+    }
+    for name, (gains, most) in draws.items():
+        low_R, high_R = np.transpose([seeds._interval([pd.Series(gain)]) for gain in gains])
+        assert 0.02 < ((low_R > 0) | (high_R < 0)).mean() < most, name
+        assert (low_R > 0).mean() < 0.04, name
+
+
+def test_differences_that_do_not_vary_are_known():
+    assert seeds._interval([pd.Series([0.5, 0.5, 0.5])]) == (0.5, 0.5)
+    assert np.isnan(seeds._interval([pd.Series([0.5])])).all()
 
 
 def test_a_lead_smaller_than_the_spread_is_called_one():
@@ -307,13 +331,10 @@ def test_settings_with_other_seeds_are_compared_unpaired():
     assert (found.paired, found.seeds, found.best) == (False, 0, "learning rate 0.1")
     gain = loss[4:].mean() - loss[:4].mean()
     assert found.difference == pytest.approx(gain, abs=1e-6)
-    # Each side is drawn from alone: 4**4 × 3**3 equal cases.
-    one, two = (np.array(np.meshgrid(*[x] * x.size)).reshape(x.size, -1).mean(0)
-                for x in (loss[:4], loss[4:]))  # fmt: skip
-    every = (two[:, None] - one).ravel()
-    assert found.low == pytest.approx(np.percentile(every, 2.5), abs=0.01)
-    assert found.high == pytest.approx(np.percentile(every, 97.5), abs=0.01)
-    assert str(found).startswith("It leads learning rate 0.2 by 0.458 (95 % interval 0.3")
+    welch = scipy.stats.ttest_ind(loss[4:], loss[:4], equal_var=False).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((welch.low, welch.high), abs=1e-6)
+    assert str(found).startswith("It leads learning rate 0.2 by 0.458 (95 % interval 0.2")
+    assert "Welch's t, over the seeds of each)" in str(found)
 
 
 def test_one_seed_of_each_point_is_nothing_to_average():

@@ -32,7 +32,6 @@ from jaxexp.results.select import count, count_replicates, number
 from jaxexp.results.settings import Settings, flat
 from jaxexp.spec.values import text
 
-RESAMPLES = 10_000
 LEVEL = 95  # per cent, of an interval
 
 
@@ -201,14 +200,18 @@ class Lead:
         difference: by which its mean is better, in the unit of the metric; over the same seeds
             where they are `paired`. Below 0 where a setting that misses seeds, and ranks behind for
             it, is better over those that it has.
-        low: of the 95 % interval of the difference, by a bootstrap over the seeds: Efron and
-            Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 13, percentiles. With
-            five seeds or so it is somewhat too narrow.
+        low: of the 95 % interval of the difference: Student's t interval of the mean of the
+            differences, seed by seed ("The Probable Error of a Mean", Biometrika 1908), where they
+            are `paired`, and otherwise Welch's of the difference of two means, whose variances may
+            differ ("The generalization of 'Student's' problem", Biometrika 1947). They cover 95 %
+            for any number of seeds from 2 if differences are normal, and at least 88 % if they are
+            as skewed as exponential ones. With two seeds, an interval reaches 13 standard errors
+            to each side; NaN for one.
         high: of the same.
-        paired: whether the two have at least half of their seeds in common: the bootstrap then
-            draws the differences, seed by seed, and otherwise each setting's seeds apart.
+        paired: whether the two have at least half of their seeds in common.
         replicate: "seed", or "fold" or "seed-fold pair", which then stand for the seeds above.
-            Folds share most of their training examples, so that intervals are narrower still.
+            Folds share most of their training examples, so that their intervals are too narrow:
+            Nadeau and Bengio, "Inference for the Generalization Error" (2003).
     """
 
     best: str
@@ -230,7 +233,9 @@ class Lead:
     @property
     def interval(self) -> str:
         """The difference and how well it is known, in words."""
-        how = f"{'paired ' if self.paired else ''}bootstrap over the {self.replicate}s"
+        how = f"Student's t, {self.replicate} by {self.replicate}"
+        if not self.paired:
+            how = f"Welch's t, over the {self.replicate}s of each"
         return (
             f"{number(self.difference, 3)} ({LEVEL} % interval {number(self.low, 2)} to "
             f"{number(self.high, 2)}, {how})"
@@ -251,12 +256,13 @@ class Lead:
                 said, named = f"With {of}, {self.best} is the best. ", False
         if not np.isfinite(self.low):
             return f"{said}The next {f'after {self.best} ' if named else ''}is {self.second}."
-        if self.high < 0:
+        if self.difference < 0:
             turned = replace(self, difference=-self.difference, low=-self.high, high=-self.low)
             over = f"the {self.replicate}s known for both" if self.paired else "those it has"
             return (
                 f"{said}The next {f'after {self.best} ' if named else ''}is {self.second}, which "
-                f"is better over {over}, by {turned.interval}."
+                f"is better over {over}, by {turned.interval}"
+                f"{'' if turned.clear else ', which is within their spread'}."
             )
         lead = f"The lead of {self.best}" if named else "Its lead"
         if not self.clear:
@@ -325,16 +331,27 @@ def _lead(
 
 
 def _interval(samples: Sequence[pd.Series]) -> tuple[float, float]:
-    """Of the sum of the means of independent samples, by resampling each; NaN of single values."""
+    """Of the mean of a sample, by Student's t; of the sum of two independent means, by Welch's.
+
+    Of a number that varies in none of its samples it is that number; NaN of single values. A
+    bootstrap would be too narrow: of two values, percentiles are the values themselves, and cover
+    half of what they should.
+    """
+    from scipy.special import stdtrit  # it takes half a second to start
+
     if min(map(len, samples)) < 2:
         return float("nan"), float("nan")
-    rng, total_R = np.random.default_rng(0), np.zeros(RESAMPLES)
-    for sample in samples:
-        drawn_RxK = rng.integers(len(sample), size=(RESAMPLES, len(sample)))
-        total_R += sample.to_numpy()[drawn_RxK].mean(axis=1)
-    tails = ((100 - LEVEL) / 2, (100 + LEVEL) / 2)
-    low, high = (float(end) for end in np.percentile(total_R, tails))
-    return low, high
+    mean = sum(float(sample.mean()) for sample in samples)
+    squared_errors = [float(sample.var(ddof=1)) / len(sample) for sample in samples]
+    total = sum(squared_errors)
+    if total == 0:
+        return mean, mean
+    # Of a single sample, n - 1; else those of Welch and Satterthwaite.
+    freedom = total**2 / sum(
+        own**2 / (len(sample) - 1) for own, sample in zip(squared_errors, samples, strict=True)
+    )
+    half = float(stdtrit(freedom, (100 + LEVEL) / 200)) * total**0.5
+    return mean - half, mean + half
 
 
 def best_in_words(
