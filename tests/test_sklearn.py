@@ -715,3 +715,48 @@ def test_searches_that_cannot_be_are_refused():
         VectorizedSearchCV(model, {"alpha": [1]}, cv=60).fit(X, Y)
     with pytest.raises(ValueError, match="refit must be set to a scorer key"):
         VectorizedSearchCV(model, {"alpha": [1]}, scoring=["accuracy", "f1_macro"]).fit(X, Y)
+
+
+class Balanced(MLPClassifier):
+    def fit(self, X, y, sample_weight=None):
+        return super().fit(X, y, np.where(y == 1, 30.0, 1.0))
+
+
+class Prepares(Classifier):
+    def _prepare(self, X, y, sample_weight):
+        return super()._prepare(X - X.mean(0), y, sample_weight)
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (Balanced((4,), **OPTIONS), r"Balanced\.fit is not called on the folds.*GridSearchCV"),
+        (Prepares(three_classes, NetTrial()), r"Prepares\._prepare is not called on the folds"),
+    ],
+)
+def test_a_search_refuses_an_estimator_that_trains_in_a_way_of_its_own(model, said):
+    with pytest.raises(TypeError, match=said):
+        VectorizedSearchCV(model, {"random_state": [0]}, cv=2).fit(X, Y)
+
+
+class Contrary(MLPClassifier):
+    """Predicting and scored in a way of its own, with fewer parameters."""
+
+    def __init__(self, hidden_layer_sizes=(4,), random_state=0):
+        super().__init__(hidden_layer_sizes, **OPTIONS | {"random_state": random_state})
+
+    def predict(self, X):
+        return (super().predict(X) + 1) % 3
+
+    def score(self, X, y):
+        return -super().score(X, y)
+
+
+def test_a_subclass_that_trains_as_ours_is_searched_as_by_grid_search():
+    grid = {"hidden_layer_sizes": [(3,), (4,)]}
+    scores = [
+        kind(Contrary(), grid, cv=2).fit(X, Y).cv_results_["split1_test_score"]
+        for kind in (VectorizedSearchCV, GridSearchCV)
+    ]
+    np.testing.assert_allclose(*scores)
+    assert (scores[0] <= 0).all()

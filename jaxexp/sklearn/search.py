@@ -30,6 +30,8 @@ from jaxexp.training.folds import table
 
 ALIKE = 0.01  # folds whose sizes differ by less share a plan; others would wait for the longest
 PLAIN = (bool, int, float, str, NoneType, np.generic)  # of which `==` says everything
+# Methods that are not called fold by fold: trials are trained together, on data checked once.
+TOGETHER = ("fit", "_train", "_data", "_prepare")
 Split = tuple[np.ndarray, np.ndarray]
 
 
@@ -57,8 +59,10 @@ class VectorizedSearchCV(BaseSearchCV):  # type: ignore[misc]
     `random_state`, a module or its loss …) train in plans of their own.
 
     Args:
-        estimator: one of `jaxexp.sklearn`. (A pipeline goes around the search, or its transformer
-            before it: `make_pipeline(StandardScaler(), VectorizedSearchCV(…))`.)
+        estimator: one of `jaxexp.sklearn`, or of a subclass that trains as they do: one with a
+            `fit` of its own is refused, since no fold would be trained by it. (A pipeline goes
+            around the search, or its transformer before it:
+            `make_pipeline(StandardScaler(), VectorizedSearchCV(…))`.)
         params: lists of values by name, or several such dicts; with `n_iter` also distributions of
             scipy.
         n_iter: so many random candidates, or every combination if None.
@@ -111,6 +115,12 @@ class VectorizedSearchCV(BaseSearchCV):  # type: ignore[misc]
             raise TypeError(
                 f"estimator={self.estimator!r}: expected one of jaxexp.sklearn; for others there "
                 "is GridSearchCV, and a pipeline may hold this search as its last step"
+            )
+        if own := _own_training(type(self.estimator)):
+            raise TypeError(
+                f"estimator={self.estimator!r}: {own} is not called on the folds, which train "
+                "together; expected an estimator that trains as those of jaxexp.sklearn do, or "
+                "GridSearchCV around this one"
             )
         if not is_int(self.n_seeds) or self.n_seeds < 1:
             raise ValueError(f"n_seeds={self.n_seeds!r}: expected a whole number above 0")
@@ -322,6 +332,15 @@ class VectorizedSearchCV(BaseSearchCV):  # type: ignore[misc]
         return made
 
 
+def _own_training(cls: type[Network]) -> str:
+    """The method by which a subclass of the user's trains otherwise; "" if there is none."""
+    for name in TOGETHER:
+        owner = next(each for each in cls.__mro__ if name in vars(each))
+        if not owner.__module__.startswith("jaxexp."):
+            return f"{owner.__name__}.{name}"
+    return ""
+
+
 def _sweep(trials: Sequence[Trial]) -> Sweep:
     """These trials, along one dimension."""
     fields = trials[0].fields()
@@ -353,7 +372,8 @@ def _alike(
     groups: dict[tuple[object, ...], list[int]] = {}
     for place, (candidate, estimator) in enumerate(zip(candidates, estimators, strict=True)):
         own = given.get_params(deep=False) | candidate
-        values = [own[name] for name in given.apart]
+        # What a subclass does not take as a parameter, it sets itself.
+        values = [own[name] if name in own else getattr(estimator, name) for name in given.apart]
         identities = ((type(v), v if isinstance(v, PLAIN) else id(v)) for v in values)
         key = *identities, type(estimator.get_params(deep=False).get("trial"))
         groups.setdefault(key, []).append(place)
