@@ -258,6 +258,24 @@ def test_regressors_of_one_and_of_several_targets():
         assert own.score(x, y) > 0.3
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_what_differs_from_scikit_learn_is_what_the_documentation_says():
+    """The loss with weights, and of one column of targets; without a step that moves anything."""
+    x, y = load_diabetes(return_X_y=True)
+    x, y = x[:40], y[:40, None] / 100
+    weight = np.where(np.arange(40) < 20, 1.0, 9.0)
+    still = {"max_iter": 1, "batch_size": 8, "random_state": 0, "solver": "sgd", "alpha": 0}
+    still["learning_rate_init"] = 1e-20
+    ours = MLPRegressor((4,), **still).fit(x, y, weight)
+    assert ours.predict(x).shape == (40, 1)
+    loss = np.average((ours.predict(x) - y)[:, 0] ** 2 / 2, weights=weight)
+    np.testing.assert_allclose(ours.loss_curve_, [loss], rtol=1e-5)
+    theirs = SklearnRegressor(hidden_layer_sizes=(4,), **still).fit(x, y[:, 0], weight)
+    assert theirs.predict(x).shape == (40,)
+    loss = np.average((theirs.predict(x) - y[:, 0]) ** 2 / 2, weights=weight)
+    assert abs(theirs.loss_curve_[0] / loss - 1) > 1e-3
+
+
 def test_weights_count():
     weight = np.where(Y == 2, 0.0, 1.0)
     model = MLPClassifier((8,), learning_rate_init=0.1, **OPTIONS).fit(X, Y, sample_weight=weight)

@@ -302,10 +302,10 @@ class _MLP(Network):
 class MLPClassifier(NetworkClassifier, _MLP):
     """A multi-layer perceptron, with the parameters of `sklearn.neural_network.MLPClassifier`.
 
-    It trains in float32, one seed of `random_state` deciding everything, and converges as
-    scikit-learn's does: the same loss with the same penalty, initial weights of the same
-    distribution, Adam or stochastic gradient descent, the same counting of epochs without an
-    improvement. Two classes are two outputs with a softmax.
+    It trains in float32 (unless JAX's option `jax_enable_x64` is set), one seed of `random_state`
+    deciding everything, and converges as scikit-learn's does: the same loss with the same penalty,
+    initial weights of the same distribution, Adam or stochastic gradient descent, the same counting
+    of epochs without an improvement. Two classes are two outputs with a softmax.
 
     Left out are `solver="lbfgs"` (so `max_fun` has its default alone), learning rates that vary
     ("invscaling", "adaptive"; so has `power_t`), `shuffle=False`, `warm_start=True`, networks
@@ -341,6 +341,8 @@ class MLPClassifier(NetworkClassifier, _MLP):
     Attributes:
         classes_: the classes, (C,).
         loss_curve_: the mean loss of each epoch's steps, penalty included; the last is `loss_`.
+            Weighted, each step counts by the weight of its examples (scikit-learn: by their
+            number).
         validation_scores_: with `early_stopping`, the accuracy after each epoch.
         n_iter_: the epochs trained.
         coefs_: the weights of each layer, (in, out); `intercepts_` the biases.
@@ -356,9 +358,11 @@ class MLPClassifier(NetworkClassifier, _MLP):
 class MLPRegressor(NetworkRegressor, _MLP):
     """A multi-layer perceptron, with the parameters of `sklearn.neural_network.MLPRegressor`.
 
-    See `MLPClassifier` for them, and for what is left out; so is `loss`. The loss is half the
-    squared error: over several targets the gradient is that of their sum, and `loss_curve_` has
-    their mean, as in scikit-learn. R² on held out examples decides with `early_stopping`.
+    See `MLPClassifier` for them, and for what is left out; so is `loss`, which is the first
+    parameter there: pass `hidden_layer_sizes` by name to either. Where y is (N, 1), so are
+    predictions, which scikit-learn ravels. The loss is half the squared error: over several targets
+    the gradient is that of their sum, and `loss_curve_` has their mean, as in scikit-learn. R² on
+    held out examples decides with `early_stopping`.
 
     >>> from sklearn.datasets import load_diabetes
     >>> X, y = load_diabetes(return_X_y=True)
