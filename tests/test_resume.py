@@ -1,6 +1,7 @@
 """Runs of the command line that are killed, interrupted, moved and edited, and resumed."""
 
 import contextlib
+import dataclasses
 import errno
 import json
 import os
@@ -24,6 +25,7 @@ from jaxexp.base.errors import InterruptedRunError
 from jaxexp.base.locks import held
 from jaxexp.cli import library, rundir
 from jaxexp.cli import main as cli
+from jaxexp.cli.session import Session
 from jaxexp.cli.signals import Signals
 from jaxexp.execution import claims
 
@@ -466,11 +468,12 @@ def test_checkpoints_of_ones_own_elsewhere_start_afresh_with_force(
     (tmp_path / "own" / "run.json").write_text(json.dumps(made))
     line = ["resume", str(tmp_path / "own")]
     told = told_by(capsys, *line)
-    assert f"{tmp_path / 'own'}: not the run that was started: data of mine was" in told
+    assert f"{tmp_path / 'own'}: not the run that was started: " in told
+    assert "; data of mine was " in told
     assert "--force resumes it all the same" in told
     assert (tmp_path / "kept").exists()
     told = told_by(capsys, *line, "--force", code=0)
-    assert "on other data; the sweep runs again" in told
+    assert "mine.nc: results of another run (" in told
     assert not (tmp_path / "kept").exists()
 
 
@@ -532,16 +535,119 @@ def test_a_run_killed_as_it_began_is_begun_again(tmp_path):
         assert run.command()["finished"] is False
 
 
-def test_results_of_other_trials_are_not_taken_for_ones_own(place, whole):
-    directory, notes = rundir.RunDirectory(whole), []
+LINE = """
+import jax.numpy as jnp
+import jaxexp as jx
+import numpy as np
+import optax
+
+task = jx.supervised(
+    init=lambda trial, rng, x: {"w": jnp.ones(3)},
+    apply=lambda trial, params, x: SCALE * (x @ params["w"]),
+    loss=optax.squared_error,
+)
+sweep = jx.Sweep(jx.Trial(epochs=1, batch_size=8), {"learning_rate": [1e-2, 1e-3]})
+
+
+def problem(inputs):
+    x = np.linspace(-1, 1, 96, dtype="float32").reshape(32, 3)
+    return jx.Problem(task, jx.arrays(x, x[:, 0], validation=8))
+"""
+
+
+def write_line(file: Path, scale: float) -> None:
+    file.write_text(LINE.replace("SCALE", str(scale)))
+
+
+def killed_as_it_drew(out: Path) -> None:
+    """As a run is left whose results were complete, and its page was not."""
+    made = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps(made | {"finished": False}))
+
+
+def losses_of(out: Path, name: str) -> list[float]:
+    with xr.open_dataset(out / "results" / f"{name}.nc") as dataset:
+        return dataset["loss"].values.ravel().tolist()
+
+
+def test_results_of_another_task_are_not_taken_for_ones_own(tmp_path, capsys, monkeypatch):
+    """Nor are its models: an interrupted run has none that the new task would be put through."""
+    file, out = tmp_path / "line.py", tmp_path / "run"
+    write_line(file, 1.0)
+    told_by(capsys, "run", str(file), "--out", str(out), code=0)
+    before = losses_of(out, "line")
+    killed_as_it_drew(out)
+    told_by(capsys, "resume", str(out), code=0)  # nothing has changed: they are taken over
+    assert losses_of(out, "line") == before
+    killed_as_it_drew(out)
+    write_line(file, 2.0)
+    told = told_by(capsys, "resume", str(out))
+    assert "file of sweep line was " in told
+    assert "; task of line was " in told
+    assert losses_of(out, "line") == before
+    with monkeypatch.context() as patched:
+        patched.setattr(Session, "_run_stage", interrupted_at_once)
+        patched.setattr(Signals, "leave", lambda _: sys.exit(130))
+        told = told_by(capsys, "resume", str(out), "--force", code=130)
+    assert re.search(r"line.nc: results of another run \(task was .*\); the sweep runs again", told)
+    (tmp_path / "new.csv").write_text("a,b,c\n0.1,0.2,0.3\n")
+    assert "no results to report on" in told_by(
+        capsys, "predict", str(out), str(tmp_path / "new.csv")
+    )
+    assert not (out / "models" / "line").exists()
+    told_by(capsys, "resume", str(out), code=0)
+    assert losses_of(out, "line") != before
+    assert len(list((out / "models" / "line").glob("*.npz"))) == 2
+
+
+def interrupted_at_once(*_):
+    raise InterruptedRunError
+
+
+def test_results_of_a_sweep_beside_others_are_compared_with_its_own_task(
+    tmp_path, capsys, monkeypatch
+):
+    """Of what is planned only later as well; what still fits is kept."""
+    first, last, out = tmp_path / "first.py", tmp_path / "last.py", tmp_path / "run"
+    write_line(first, 1.0)
+    write_line(last, 1.0)
+    section = dataclasses.replace(cli.SECTIONS["6"], sweeps=(str(first), str(last)))
+    monkeypatch.setitem(cli.SECTIONS, "6", section)
+    line = ["reproduce", "--section", "6", "--out", str(out)]
+    told_by(capsys, *line, code=0)
+    kept = (out / "results" / "first.nc").read_bytes()
+    killed_as_it_drew(out)
+    last.write_text(LINE.replace("SCALE", "2.0") + GONE)
+    told = told_by(capsys, "resume", str(out), "--force", code=3)
+    assert "results of last cannot be compared with what would be trained now: on the moon" in told
+    write_line(last, 2.0)
+    told = told_by(capsys, "resume", str(out), "--force", code=0)
+    assert "last.nc: results of another run (task was " in told
+    assert "first.nc" not in told
+    assert (out / "results" / "first.nc").read_bytes() == kept
+    assert losses_of(out, "last") != losses_of(out, "first")
+
+
+GONE = """
+def problem(inputs):
+    raise jx.UnavailableError("on the moon")
+"""
+
+
+def test_results_whose_identity_is_unknown_or_another_run_again(place, whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "copy")
+    directory, notes = rundir.RunDirectory(tmp_path / "copy"), []
     sweep = library.load(str(place / "mine.py"))
-    found = directory.finished(sweep, notes.append)
+    found = directory.finished(sweep, {"sweep": sweep.id}, notes.append)
     assert found.sizes["learning_rate"] == 3
     assert not notes
-    assert directory.finished(sweep.set({"epochs": [2]}), notes.append) is None
-    assert "results of other trials; the sweep runs again" in notes[0]
-    assert directory.finished(sweep, notes.append, "0" * 16) is None
-    assert "results on other data; the sweep runs again" in notes[1]
+    for identity in ({"sweep": "0"}, {"data": "0"}, {"unheard": "of"}):
+        directory.save(sweep, found, {"sweep": sweep.id, "data": "1"})
+        assert directory.finished(sweep, identity, notes.append) is None
+        assert not directory.has_results(sweep)
+    assert f"sweep was {sweep.id}, is 0" in notes[0]
+    assert "results of another run (data was 1, is 0); the sweep runs again" in notes[1]
+    assert "unheard was missing, is of" in notes[2]
 
 
 @pytest.mark.parametrize("later", ["", pytest.param("resumed", marks=pytest.mark.nightly)])

@@ -466,6 +466,28 @@ def test_a_batch_whose_training_has_failed_is_resumed(place, monkeypatch, capsys
     assert_same_results(place / "failed", place / "whole")
 
 
+@pytest.mark.usefixtures("no_figures")
+def test_a_study_of_another_task_begins_anew_with_force(place, capsys):
+    """What it was told are losses of the old one."""
+    pytest.importorskip("optuna")
+    line = search("--sampler", "optuna", "--trials", "2", "--set", "epochs=1", "--out", "out")
+    assert here(*line) == 0
+    made = json.loads((place / "out/run.json").read_text())
+    (place / "out/run.json").write_text(json.dumps(made | {"finished": False}))
+    scaled = SWEEP.replace('astype("float32")', 'astype("float32") * 9')
+    (place / "mine.py").write_text(scaled)
+    before = [trial.value for trial in study_of(place / "out").trials]
+    assert here("resume", "out") == 2
+    capsys.readouterr()
+    assert here("resume", "out", "--force") == 0
+    told = capsys.readouterr().err
+    assert "study.journal: a study of another run (task of mine was " in told
+    assert "mine.nc: results of another run (task was " in told
+    after = [trial.value for trial in study_of(place / "out").trials]
+    assert len(after) == 2
+    assert after != before
+
+
 def test_without_optuna_it_is_said_how_to_install_it(place, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "optuna", None)
     assert here(*search("--sampler", "optuna", "--trials", "3")) == 2

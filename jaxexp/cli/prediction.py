@@ -16,7 +16,7 @@ from jaxexp.cli import library
 from jaxexp.cli.command import Command, plan_stage, stages
 from jaxexp.cli.library import Source
 from jaxexp.cli.rundir import RunDirectory
-from jaxexp.cli.session import made_with_data, names_of
+from jaxexp.cli.session import made_with, names_of
 from jaxexp.reproduce.cells import Cells, normal
 from jaxexp.results import models, select
 from jaxexp.results.models import Model, Prediction
@@ -93,7 +93,8 @@ def predict_files(
         if not force:
             _refuse(directory, _renamed(model, planned.data))
         [stage] = [own for own in stages(sources.values()) if source in own]
-        for changed in directory.differences(made_with_data(stage, data_fingerprint(planned.data))):
+        data = {"data": data_fingerprint(planned.data)}
+        for changed in directory.differences(made_with(stage, data)):
             note(f"{changed}; if the sweep's file scales by its data, it now does so by others")
         predicted = _of_tables(model, trial, planned, files, note)
     described = _described(trial, source.sweep, point)

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Self, TypedDict
 from jaxexp.base.errors import UserError
 from jaxexp.base.files import matches, write_whole
 from jaxexp.base.locks import HOLDER, LOCK, held, holder, is_held
+from jaxexp.execution.claims import differences
 from jaxexp.spec.sweep import Sweep
 
 if TYPE_CHECKING:
@@ -307,6 +308,10 @@ class RunDirectory:
         """The name under which this run has last claimed its place for checkpoints."""
         return self.command().get("claimed")
 
+    def has_results(self, sweep: Sweep) -> bool:
+        """Whether there is a results file of a sweep, intact or not."""
+        return (self.results / f"{sweep.name}.nc").is_file()
+
     def say_claimed(self, process: str) -> None:
         """Write down the name under which the run has claimed its place for checkpoints."""
         with self._writing():
@@ -323,24 +328,28 @@ class RunDirectory:
             self._write({**self.command(), "finished": True})
             shutil.rmtree(self.checkpoints, ignore_errors=True)
 
-    def save(self, sweep: Sweep, dataset: "xr.Dataset") -> None:
-        """Save the results of one sweep.
+    def save(
+        self, sweep: Sweep, dataset: "xr.Dataset", identity: Mapping[str, str] = {}
+    ) -> None:  # fmt: skip
+        """Save the results of one sweep, and what decides whether a resumed run takes them over.
 
         Raises UserError if they cannot be written.
         """
         from jaxexp.results import dataset as results
 
         with self._writing():
-            results.save(dataset, self.results / f"{sweep.name}.nc")
+            made = dataset.assign_attrs(identity=json.dumps(dict(identity)))
+            results.save(made, self.results / f"{sweep.name}.nc")
 
     def finished(
-        self, sweep: Sweep, note: Callable[[str], None], data: str | None = None
+        self, sweep: Sweep, identity: Mapping[str, str], note: Callable[[str], None]
     ) -> "xr.Dataset | None":
-        """The results of a sweep that is complete already, on data of this fingerprint, if given.
+        """The results of a sweep that is complete already, if they are of this identity.
 
-        `note` says what cannot be used.
+        Others are deleted, with their models: nothing must put these through another task. `note`
+        says what cannot be used. Raises UserError if it cannot be deleted.
         """
-        file = self.results / f"{sweep.name}.nc"
+        file, models = self.results / f"{sweep.name}.nc", self.models / sweep.name
         if not file.is_file():
             return None
         from jaxexp.results import dataset as results
@@ -350,14 +359,30 @@ class RunDirectory:
         except UserError as error:
             note(f"{error}; the sweep runs again")
             return None
-        for what, attribute, own in (
-            ("of other trials", "sweep_id", sweep.id),
-            ("on other data", "data_fingerprint", data),
-        ):
-            if own is not None and dataset.attrs.get(attribute, own) != own:
-                note(f"{file}: results {what}; the sweep runs again")
-                return None
+        made = json.loads(dataset.attrs.get("identity", "{}"))
+        before = {name: made[name] for name in identity.keys() & made.keys()}
+        if differs := differences(before, identity):
+            with self._writing():
+                file.unlink()
+                if models.exists():
+                    shutil.rmtree(models)
+            note(f"{file}: results of another run ({'; '.join(differs)}); the sweep runs again")
+            return None
         return dataset
+
+    def forget_study(self, identity: Mapping[str, str], note: Callable[[str], None]) -> None:
+        """Delete a study whose trials are not of this identity, with its checkpoints here.
+
+        Raises UserError if it cannot be deleted.
+        """
+        made = self.command().get("made_with", {})
+        before = {name: made[name] for name in identity.keys() & made.keys()}
+        if self.study.exists() and (differs := differences(before, identity)):
+            with self._writing():
+                if self.checkpoints.exists():
+                    shutil.rmtree(self.checkpoints)
+                self.study.unlink()
+            note(f"{self.study}: a study of another run ({'; '.join(differs)}); it begins anew")
 
     def load(self) -> "list[tuple[str, xr.Dataset]]":
         """The results of every sweep of the run that has some, by name, in the command's order.

@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 SHOWN = 5  # of the best trials, while a search trains
 
 
-def made_with_data(stage: list[Source], fingerprint: str) -> dict[str, str]:
-    """The fingerprint of the data of a stage, under its name in `run.json`."""
-    return {f"data of {stage[0].sweep.name}": fingerprint}
+def made_with(stage: list[Source], trained: Mapping[str, str]) -> dict[str, str]:
+    """The fingerprints of the task and the data of a stage, under their names in `run.json`."""
+    return {f"{what} of {stage[0].sweep.name}": own for what, own in trained.items()}
 
 
 def names_of(data: "Data") -> dict[str, list[str]]:
@@ -97,8 +97,8 @@ class Session:
         Raises UserError if the directory's run was begun otherwise (unless `force`), and
         `InterruptedRunError`.
         """
-        directory.check_same(self._made_by() | self._asked(), force=force)
-        self._take_over(directory)
+        self._take_over(directory, force)  # first: what is written down is of all that is kept
+        directory.check_same(self._known(), force=force)
         for number, stage in enumerate(self.stages):
             known = self.results.keys() | self.missing.keys()
             todo = [source for source in stage if source.sweep.name not in known]
@@ -178,17 +178,54 @@ class Session:
         drawn = [error for section in self.sections for error in section.errors]
         return list(dict.fromkeys([*drawn, *self.log_errors]))
 
-    def _take_over(self, directory: RunDirectory) -> None:
-        """The sweeps that were complete already."""
+    def _take_over(self, directory: RunDirectory, force: bool) -> None:
+        """The sweeps that were complete already, and are what would be trained now.
+
+        Later stages are planned for that only with `force`: without it, nothing that decides their
+        task has changed. Raises UnavailableError where one cannot be planned.
+        """
         for number, stage in enumerate(self.stages):
-            data = self._trained_first.get("data") if number == 0 else None
+            there = [source for source in stage if directory.has_results(source.sweep)]
+            decides: Mapping[str, str] = {}
+            if stage[0].estimate:
+                decides = self._estimated(stage[0])
+            elif number == 0 and self.first:
+                decides = self._decides(self.first, self._trained_first)
+            elif there and force:
+                decides = self._decided(stage, directory)
             for source in stage:
-                if source.space is not None:  # its batches are read from their checkpoints
-                    continue
-                dataset = directory.finished(source.sweep, self._say, data)
-                if dataset is not None:
+                own = {"sweep": source.sweep.id, **decides}
+                if source.space is not None:
+                    trained = made_with(stage, self._trained_first)
+                    named = {f"sweep {source.sweep.name}": source.sweep.id, **trained}
+                    directory.forget_study(named, self._say)
+                dataset = directory.finished(source.sweep, own, self._say)
+                # The batches of a study are read from their checkpoints.
+                if dataset is not None and source.space is None:
                     self.missing.pop(source.sweep.name, None)
                     self._show(directory, source.sweep, dataset)
+
+    def _decided(self, stage: list[Source], directory: RunDirectory) -> dict[str, str]:
+        """What would decide the results of a later stage, some of whose results are there."""
+        names = ", ".join(source.sweep.name for source in stage)
+        try:
+            planned = plan_stage(stage, self.command)
+        except UnavailableError as error:
+            raise UnavailableError(
+                f"{directory.results}: results of {names} cannot be compared with what would be "
+                f"trained now: {error}"
+            ) from error
+        return self._decides(planned, planned.trained)
+
+    def _decides(self, planned: "PlannedRun", trained: Mapping[str, str]) -> dict[str, str]:
+        """What decides results beside their trials: as of checkpoints, task, data and search."""
+        from jaxexp import api
+
+        return {**trained, **api.deciding(self.control, planned.task)}
+
+    def _estimated(self, source: Source) -> dict[str, str]:
+        """The same of what another library fits, of which nothing is known but its code."""
+        return {"code": code_digest(), "file": source.digest}
 
     def _run_stage(
         self, directory: RunDirectory, number: int, stage: list[Source], todo: list[Source],
@@ -196,11 +233,11 @@ class Session:
     ) -> None:  # fmt: skip
         if estimate := stage[0].estimate:
             for source in todo:
-                self._estimate(directory, source.sweep, estimate)
+                self._estimate(directory, source, estimate)
             return
         planned = self.first if number == 0 and self.first else plan_stage(stage, self.command)
         trained = self._trained_first if planned is self.first else planned.trained
-        directory.check_same(made_with_data(stage, trained["data"]), force=force)
+        directory.check_same(made_with(stage, trained), force=force)
         if stage[0].space is not None:
             self._run_study(directory, stage[0], planned, trained)
             return
@@ -224,7 +261,8 @@ class Session:
             ) as finished,
         ):
             for sweep, dataset in finished:
-                self._keep(directory, sweep, dataset)  # while the others train
+                identity = {"sweep": sweep.id, **self._decides(planned, trained)}
+                self._keep(directory, sweep, dataset, identity)  # while the others train
 
     @contextlib.contextmanager
     def _training(
@@ -284,7 +322,8 @@ class Session:
             options = plan_options(self.command)
             made = studying.run(search, source, planned, directory, train, options)
             sweep = dataclasses.replace(made.sweep, record=source.sweep.record)
-            self._keep(directory, sweep, made.dataset)
+            identity = {"sweep": source.sweep.id, **self._decides(planned, trained)}
+            self._keep(directory, sweep, made.dataset, identity)
 
     def _model_saver(
         self, directory: RunDirectory, sweeps: list[Sweep], planned: "PlannedRun"
@@ -303,28 +342,33 @@ class Session:
         return save
 
     def _estimate(
-        self, directory: RunDirectory, sweep: Sweep,
+        self, directory: RunDirectory, source: Source,
         estimate: "Callable[[Sweep, Inputs], xr.Dataset]",
     ) -> None:  # fmt: skip
         """Have another library fit a model, which does not tell how far it is."""
         from jaxexp.execution.progress import going_on
 
+        sweep = source.sweep
         trials = count(len(sweep.trials()), "trial")
         with (
             going_on(f"fitting {sweep.name}, {trials}, on the host", self.console),
             library.calling(sweep, "estimate(sweep, inputs)", estimate),
         ):
             dataset = estimate(sweep, self.command.inputs)
-        self._keep(directory, sweep, dataset)
+        self._keep(directory, sweep, dataset, {"sweep": sweep.id, **self._estimated(source)})
 
-    def _keep(self, directory: RunDirectory, sweep: Sweep, dataset: "xr.Dataset") -> None:
+    def _keep(
+        self, directory: RunDirectory, sweep: Sweep, dataset: "xr.Dataset",
+        identity: Mapping[str, str],
+    ) -> None:  # fmt: skip
+        """Save the results of a sweep, with what decides them, and show them."""
         from jaxexp.results import select
 
         ranked = ranked_by(sweep, select.metrics(dataset), self.command.search)
         dataset = dataset.assign_attrs(ranked_by=ranked)
         if self.command.quick:
             dataset = dataset.assign_attrs(quick=QUICK_EPOCHS)
-        directory.save(sweep, dataset)
+        directory.save(sweep, dataset, identity)
         self._show(directory, sweep, dataset)
 
     def _show(self, directory: RunDirectory, sweep: Sweep, dataset: "xr.Dataset") -> None:
@@ -364,7 +408,7 @@ class Session:
         own = self._made_by() | self._asked()
         if self.first is None:
             return own
-        return own | made_with_data(self.stages[0], self._trained_first["data"])
+        return own | made_with(self.stages[0], self._trained_first)
 
     def _identity(self) -> dict[str, str]:
         """What decides the numbers, in words and digests; the data of later stages do so later."""
