@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import shutil
+import sys
 import time
 from contextlib import redirect_stdout
 from io import StringIO
@@ -718,6 +719,29 @@ def test_where_nothing_can_be_written_it_is_told_in_a_line(
     if encoding == "ascii" and arguments[0] == "show":
         assert "ascii lacks \\u2013; PYTHONIOENCODING=utf-8 has it" in words(told)
     assert "Traceback" not in told
+
+
+@pytest.mark.usefixtures("no_figures")
+@pytest.mark.parametrize(
+    "arguments",
+    [["list"], ["--version"], ["show", "{run}"], ["compare", "{run}", "{other}"], ["runs", "{at}"],
+     ["run", "{sweep}", "--out", "{out}"]],
+)  # fmt: skip
+@pytest.mark.parametrize("closed", [("stdout",), ("stdin", "stdout", "stderr")])
+def test_what_is_written_to_a_closed_stream_is_dropped(arguments, closed, tmp_path, monkeypatch):
+    """As with `>&-`: Python has None in its place."""
+    places = {
+        "run": write_run(tmp_path / "made", results()), "at": tmp_path,
+        "other": write_run(tmp_path / "other", results(better=0.01)),
+        "sweep": write_sweep(tmp_path / "mine.py"), "out": tmp_path / "run",
+    }  # fmt: skip
+    for name in closed:
+        monkeypatch.setattr(f"sys.{name}", None)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([argument.format(**places) for argument in arguments])
+    assert not stopped.value.code
+    for name in closed:
+        getattr(sys, name).close()
 
 
 def test_parquet_without_its_library_is_told(rates, tmp_path, monkeypatch):

@@ -12,19 +12,25 @@ from jaxexp.base.errors import UnavailableError, UserError
 console = Console(stderr=True, highlight=False, markup=False)  # names of files may hold [ ]
 
 
+def _open_streams() -> None:
+    """What is written to a stream that was closed (`>&-`), which nobody wants to see, is dropped.
+
+    Python has None in its place, and no file that is opened later must get its number.
+    """
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            mode = "r" if name == "stdin" else "w"
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+
+
 def _flushed(command: Callable[[], object]) -> None:
     """Run a command, and write all that it has printed."""
     try:
         command()
     except SystemExit:
-        _flush()
-        raise
-    _flush()
-
-
-def _flush() -> None:
-    if sys.stdout:  # which may be closed
         sys.stdout.flush()
+        raise
+    sys.stdout.flush()
 
 
 def _is_full() -> bool:
@@ -51,6 +57,7 @@ def _leave(reason: str = "") -> NoReturn:
 
 def guarded(command: Callable[[], object]) -> NoReturn:
     """Run a command and exit, without a traceback for what users can mend."""
+    _open_streams()
     try:
         _flushed(command)
     except UserError as error:
@@ -65,7 +72,7 @@ def guarded(command: Callable[[], object]) -> NoReturn:
             raise
         _leave(error.strerror or str(error))
     except UnicodeEncodeError as error:
-        if not sys.stdout or error.encoding != sys.stdout.encoding:
+        if error.encoding != sys.stdout.encoding:
             raise
         lacking = error.object[error.start : error.end].encode("ascii", "backslashreplace").decode()
         _leave(f"{error.encoding} lacks {lacking}; PYTHONIOENCODING=utf-8 has it")
