@@ -600,6 +600,22 @@ def test_results_of_another_task_are_not_taken_for_ones_own(tmp_path, capsys, mo
     assert len(list((out / "models" / "line").glob("*.npz"))) == 2
 
 
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_run_deleted_while_it_trains_is_not_said_to_be_kept(moved, tmp_path, capsys, monkeypatch):
+    file, out = tmp_path / "line.py", tmp_path / "run"
+    write_line(file, 1.0)
+    saved = rundir.RunDirectory.save
+
+    def gone(*arguments):
+        out.rename(tmp_path / "moved") if moved else shutil.rmtree(out)
+        saved(*arguments)
+
+    monkeypatch.setattr(rundir.RunDirectory, "save", gone)
+    told = told_by(capsys, "run", str(file), "--out", str(out))
+    assert f"{out}: deleted or moved while the run was under way: its run.json is gone" in told
+    assert "is kept" not in told
+
+
 def interrupted_at_once(*_):
     raise InterruptedRunError
 

@@ -128,13 +128,13 @@ class RunDirectory:
                 f"{self.path}: a link to {os.readlink(self.path)}, which is not there; make that "
                 "folder, or choose another --out"
             )
-        if not self.path.exists() or self._command.is_file():
+        if not self.path.exists() or self.exists():
             return
         if not self.path.is_dir() or {p.name for p in self.path.iterdir()} - set(LEFTOVERS):
             raise UserError(f"{self.path}: exists, and is not an earlier run; choose another --out")
 
     def _check_replaceable(self, command: Mapping[str, object], force: bool) -> None:
-        if force or not self._command.is_file():
+        if force or not self.exists():
             return
         try:
             found = self.command()
@@ -261,6 +261,10 @@ class RunDirectory:
                 f"{FORMAT}, so run it with the jaxexp that wrote it, or train anew"
             )
         return command
+
+    def exists(self) -> bool:
+        """Whether a run is there, intact or not."""
+        return self._command.is_file()
 
     def state(self) -> str:
         """In words: "complete", "interrupted", "running", "damaged" and the like."""

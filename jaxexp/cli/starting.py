@@ -109,6 +109,11 @@ def _resumable(path: Path) -> Iterator[None]:
     except UserError as error:
         if isinstance(error, UnavailableError) or not isinstance(error.__cause__, OSError):
             raise
+        if not RunDirectory(path).exists():
+            raise UserError(
+                f"{path}: deleted or moved while the run was under way: its run.json is gone; if "
+                "it was moved, `jaxexp resume` goes on in its new place, from its last checkpoints"
+            ) from error
         raise UserError(
             f"{error}; what its checkpoints hold is kept, and once there is a remedy, `jaxexp "
             f"resume {shlex.quote(str(path))}` goes on"

@@ -119,7 +119,7 @@ class Checkpoints:
             self.store.drop(program.id)  # what is open cannot be relied on any more
             self._tell(
                 f"{self.store.location}: a checkpoint could not be written ({_reason(error)}); "
-                "the run continues, and what was saved before is kept"
+                "the run continues; what was saved before, if anything, is left as it is"
             )
 
     def _save(self, program: Program, meta: Json, arrays: dict[str, np.ndarray]) -> None:
