@@ -215,6 +215,8 @@ def test_the_same_call_resumes_an_interrupted_run(sweep, data, results, tmp_path
             moved.append(epochs)
 
     resumed = jx.run(sweep, data=data, progress=Watch(), **options)
+    assert resumed.dataset.attrs["resumed"]
+    assert "resumed" not in results.dataset.attrs
     assert moved[0] == int(moved[0]), "no snapshot was restored: the first call is part of an epoch"
     for name in ("loss", "accuracy", "step_loss"):
         np.testing.assert_array_equal(resumed[name], results[name])

@@ -177,6 +177,8 @@ def test_run_facts_are_those_of_the_plan_that_the_sweeps_share() -> None:
     facts = run_facts([xr.Dataset(attrs=attrs), xr.Dataset(attrs=attrs | later)])
     assert facts["Trials"] == "7"
     assert facts["Wall-clock"] == "1 min 40 s, compilation included"
+    resumed = run_facts([xr.Dataset(attrs=attrs | {"resumed": 1})])["Wall-clock"]
+    assert resumed == "50 s, compilation included; of what was resumed, since then alone"
     assert facts["Data"] == "europe (fingerprint abc)"
     assert facts["Seeds"] == "0, 1"
     assert facts["Started"] == "2026-01-02 03:04 UTC"

@@ -164,11 +164,12 @@ def run(
     made: dict[str, Results] = {}
     with (
         _shown(progress, planned) as shown,
-        _checkpoints(checkpoint_dir, checkpoint_every, planned, control, shown) as checkpointer,
+        _checkpoints(checkpoint_dir, checkpoint_every, planned, control, shown) as (kept_at, again),
     ):
         finished = train(
-            planned, progress=shown, checkpointer=checkpointer, finished=keep, control=control
-        )
+            planned, progress=shown, checkpointer=kept_at, finished=keep, control=control,
+            resumed=again,
+        )  # fmt: skip
         with contextlib.closing(finished):
             for own, dataset in finished:
                 made[own.name] = _results(dataset, own, planned, kept)
@@ -200,17 +201,21 @@ def train(
     stop: threading.Event | None = None,
     finished: Callable[[TrialRecord], None] | None = None,
     control: Control | None = None,
+    resumed: bool = False,
 ) -> "Generator[tuple[Sweep, xr.Dataset]]":
     """Train what is planned, and yield each sweep with its results as soon as it is complete.
 
     Of `sweeps`, if only some of the plan's are left to train, programs that none of them needs do
     not run. `finished` is given each trial's record, in which alone its parameters are. See
-    `driver.stream` for `checkpointer`, `stop` and `control`.
+    `driver.stream` for `checkpointer`, `stop` and `control`. Results of what goes on where an
+    earlier process ended, `resumed`, say so: `wall_seconds` are those of this one alone.
     """
     flags.check_threads()
     made, task, data = planned.plan, planned.task, planned.data
     left = planned.sweeps if sweeps is None else sweeps
     where, environment = _where(planned)
+    if resumed:
+        environment["resumed"] = 1
     if control:
         environment["stopping"] = control.words
         if control.metric is not None:
@@ -331,17 +336,19 @@ def _checkpoints(
     planned: PlannedRun,
     control: Control,
     progress: Progress,
-) -> Iterator[Checkpoints | None]:
+) -> Iterator[tuple[Checkpoints | None, bool]]:
+    """Those of a folder, if one is given, and whether an earlier call has begun there."""
     if folder is None:
-        yield None
+        yield None, False
         return
     rules = deciding(control, planned.task)
     identity, place = planned.identity | rules, store(folder)
     of = {name: identity[name] for name in ("task", "data")} | rules
     with claims.held(place, identity):
+        begun = bool(claims.written(place))
         claims.claim(place, identity)
         with contextlib.closing(Checkpoints(folder, progress.note, every, of)) as made:
-            yield made
+            yield made, begun
 
 
 def write_report(results: "Results | Mapping[str, Results]", path: str | Path) -> Path:

@@ -70,6 +70,7 @@ class Session:
         self.sections: list[Section] = []
         self.missing: dict[str, str] = {}
         self.log_errors: list[str] = []
+        self.resumed = False
         # What is wrong with the data, or cannot be had, is said at once.
         for source in self._sources:
             if source.check:
@@ -125,6 +126,7 @@ class Session:
 
         Raises UserError, and leaves no run directory behind if the run had not begun before.
         """
+        self.resumed = begun
         with contextlib.ExitStack() as stack:
             try:
                 if begun:
@@ -280,7 +282,7 @@ class Session:
             with closing(checkpoints):
                 training = api.train(
                     planned, sweeps=sweeps, progress=progress, checkpointer=checkpoints,
-                    control=control, **options,
+                    control=control, resumed=self.resumed, **options,
                 )  # fmt: skip
                 with closing(training) as finished:
                     yield finished

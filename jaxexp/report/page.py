@@ -192,13 +192,15 @@ def run_facts(runs: Sequence[xr.Dataset]) -> dict[str, str]:
     })  # fmt: skip
     started = [datetime.fromisoformat(a["started"]) for a in known if a.get("started")]
     wall = _over_plans(runs, "wall_seconds")
+    resumed = any(attrs.get("resumed") for attrs in known)
+    part = "; of what was resumed, since then alone" if resumed else ""
     quick = max((int(attrs.get("quick", 0)) for attrs in known), default=0)
     nats = any(v.attrs.get("units") == "nats" for ds in runs for v in ds.data_vars.values())
     facts = {
         "Quick run": f"stopped at {select.count(quick, 'epoch')} a trial" if quick else "",
         "Trials": _whole(_over_plans(runs, "plan_trials") or _over_plans(runs, "trials")),
         "Programs compiled": _whole(_over_plans(runs, "programs")),
-        "Wall-clock": f"{duration(wall)}, compilation included" if wall else "",
+        "Wall-clock": f"{duration(wall)}, compilation included{part}" if wall else "",
         "Device": _distinct([_device(attrs) for attrs in known]),
         "Data": _distinct([_data(attrs) for attrs in known]),
         "Training metrics": _distinct([str(a.get("train_evaluation", "")) for a in known]),
