@@ -127,6 +127,15 @@ MISTAKES = {
         lambda: jx.plan(jx.Sweep(TRIAL), task(), LABELS, epochs=2),
         r"jaxexp.plan: unknown .* 'epochs': it is a hyperparameter, .*jaxexp.Trial\(epochs=",
     ),
+    "a misspelt part of the data": (
+        lambda: jx.arrays(X, LABEL, validaton=0.5),
+        r"jaxexp.arrays: unknown argument 'validaton': did you mean validation\?",
+    ),
+    "a misspelt part of a task": (
+        lambda: jx.supervised(los=optax.squared_error),
+        r"jaxexp.supervised: unknown argument 'los': did you mean loss\?",
+    ),
+    "a misspelt split": (lambda: jx.folds(LABELS, fold=3), "'fold': did you mean folds"),
     "an abbreviation": (lambda: jx.Trial(lr=0.1), r"'lr': did you mean learning_rate\?"),
     "a misspelt hyperparameter": (lambda: jx.MLPTrial(widht=3), r"'widht': did you mean width\?"),
     "a misspelt one of one's own": (lambda: OwnTrial(hiden=3), r"'hiden': did you mean hidden\?"),
@@ -365,11 +374,6 @@ def test_training_without_compiling_is_refused():
     for sweep, rest in ((planned, ()), (jx.Sweep(TRIAL), (task(), LABELS))):
         with jax.disable_jit(), pytest.raises(jx.UserError, match="JAX_DISABLE_JIT=1"):
             jx.run(sweep, *rest)
-
-
-def test_python_names_an_unknown_argument():
-    with pytest.raises(TypeError, match="unexpected keyword argument 'losss'"):
-        jx.supervised(module=Net(), losss=abs)
 
 
 class Line(jx.Task):

@@ -1,14 +1,10 @@
 """What is refused of sweeps, tasks and options, before anything is planned."""
 
-import functools
-import inspect
-from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar, cast
+from collections.abc import Mapping, Sequence
 
 from jaxexp.api.inspector import Inspector
 from jaxexp.base.errors import UserError
 from jaxexp.base.numbers import checked_int
-from jaxexp.base.words import did_you_mean
 from jaxexp.nn.classification import MLPClassification
 from jaxexp.spec.hyperparameters import Kind
 from jaxexp.spec.sweep import Sweep
@@ -20,33 +16,11 @@ from jaxexp.training.masks import COMPARES, FILLING, SIZED
 from jaxexp.training.task import Task
 from jaxexp.training.updates import padded_sizes
 
-FunctionT = TypeVar("FunctionT", bound=Callable[..., object])
 ALWAYS_READ = {"epochs", "batch_size", "seed", "matmul_precision"}  # by the engine
 # Variables and dimensions of every dataset of results; see `to_dataset`.
 RESERVED = {"loss", "step_loss", "steps_per_epoch", "epochs_trained", "diverged_epoch"}
 RESERVED |= {"diverged_step", "trial_id", "seconds", "gradient_norm", "best_epoch", "parent"}
 RESERVED |= {"epoch", "split", "step", "layer", "seeds", "diverged_seeds"}
-
-
-def refuses_unknown_arguments(function: FunctionT) -> FunctionT:
-    """Refuse arguments of unknown names with a hint, where Python raises a TypeError."""
-    known = inspect.signature(function).parameters
-
-    @functools.wraps(function)
-    def checked(*args: object, **named: object) -> object:
-        for name in named:
-            if name in known:
-                continue
-            hint = did_you_mean(name, known)
-            if name in MLPTrial.fields():
-                hint = f"it is a hyperparameter, as in jaxexp.Sweep(jaxexp.Trial({name}=…)) "
-            raise UserError(
-                f"jaxexp.{function.__name__}: unknown argument {name!r}: {hint}"
-                f"(there are: {', '.join(known)})"
-            )
-        return function(*args, **named)
-
-    return cast(FunctionT, checked)
 
 
 def check_read(sweep: Sweep, inspector: Inspector) -> None:

@@ -17,7 +17,6 @@ from jaxexp.api.checks import (
     check_task,
     check_updates,
     checked_task,
-    refuses_unknown_arguments,
     short,
 )
 from jaxexp.api.inspector import Inspector
@@ -33,6 +32,7 @@ from jaxexp.planning import kinds
 from jaxexp.planning import plan as planning
 from jaxexp.planning.nodes import forecast
 from jaxexp.planning.programs import Plan
+from jaxexp.spec.arguments import refuses_unknown_arguments
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial, with_values
 from jaxexp.training import evaluation, flags

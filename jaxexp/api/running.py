@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from jaxexp.api.checks import refuses_unknown_arguments, short
+from jaxexp.api.checks import short
 from jaxexp.api.planned import PlannedRun, plan, versions
 from jaxexp.base.errors import UserError
 from jaxexp.base.files import write_whole
@@ -26,6 +26,7 @@ from jaxexp.execution.records import TrialRecord
 from jaxexp.execution.rules import Curves, Search
 from jaxexp.execution.stores import store
 from jaxexp.results.facts import facts
+from jaxexp.spec.arguments import refuses_unknown_arguments
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial
 from jaxexp.training import flags

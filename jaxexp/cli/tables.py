@@ -1,4 +1,4 @@
-"""Tables on the terminal: the best trials of a run, runs side by side, and rows to export."""
+"""Tables on the terminal: the best trials of a run, of each of its sweeps, and of a folder."""
 
 import math
 import sys
@@ -208,9 +208,6 @@ def _read(name: str, value: str, kind: str) -> object:
         expected = {"b": "on or off", "i": "a whole number", "u": "a whole number"}
         wanted = expected.get(kind, "a number")
         raise UserError(f"--where {name}={value}: expected {wanted}") from None
-
-
-# Runs side by side.
 
 
 def signed(value: float) -> str:

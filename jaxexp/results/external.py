@@ -14,6 +14,7 @@ from jaxexp.base.words import count
 from jaxexp.execution.records import TrialRecord
 from jaxexp.results.dataset import to_dataset
 from jaxexp.results.facts import host_facts
+from jaxexp.spec.arguments import refuses_unknown_arguments
 from jaxexp.spec.hyperparameters import LARGEST
 from jaxexp.spec.sweep import Sweep
 from jaxexp.training.checks import is_laid_out
@@ -21,6 +22,7 @@ from jaxexp.training.data import Attributes, Data
 from jaxexp.training.task import Task
 
 
+@refuses_unknown_arguments
 def external_results(
     sweep: Sweep, problem: tuple[Task, Data], *, model: str,
     metrics: Mapping[str, Mapping[str, float]], seconds: float,

@@ -204,8 +204,8 @@ class Lead:
             differences, seed by seed ("The Probable Error of a Mean", Biometrika 1908), where they
             are `paired`, and otherwise Welch's of the difference of two means, whose variances may
             differ ("The generalization of 'Student's' problem", Biometrika 1947). They cover 95 %
-            for any number of seeds from 2 if differences are normal, and at least 88 % if they are
-            as skewed as exponential ones. With two seeds, an interval reaches 13 standard errors
+            for any number of seeds from 2 if differences are normal, and about 88 % if they are as
+            skewed as exponential ones. With two seeds, an interval reaches 13 standard errors
             to each side; NaN for one.
         high: of the same.
         paired: whether the two have at least half of their seeds in common.

@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxexp.base.errors import UserError
 from jaxexp.base.numbers import is_int
+from jaxexp.spec.arguments import refuses_unknown_arguments
 from jaxexp.training.checks import named_leaves, plain_value, shape_like, some_names
 from jaxexp.training.data import Data, Examples
 from jaxexp.training.encoding import Encoder
@@ -14,6 +15,7 @@ from jaxexp.training.numbers import to_numbers, to_weights
 from jaxexp.training.reading import check_same_index, read
 
 
+@refuses_unknown_arguments
 def arrays(
     X: object,
     y: object = None,

@@ -8,10 +8,12 @@ import numpy as np
 from jaxexp.base.errors import UserError
 from jaxexp.base.numbers import checked_int, is_int
 from jaxexp.base.words import count
+from jaxexp.spec.arguments import refuses_unknown_arguments
 from jaxexp.training.checks import row_count
 from jaxexp.training.data import Data, Examples
 
 
+@refuses_unknown_arguments
 def folds(data: Data, folds: int | Iterable[tuple[object, object]], *, seed: int = 0) -> Data:
     """The same data, cross-validated: `Trial.fold` says which fold of them a trial trains on.
 

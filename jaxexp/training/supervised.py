@@ -14,6 +14,7 @@ from jax import Array
 from jaxexp.base.errors import UserError
 from jaxexp.base.numbers import checked_int
 from jaxexp.planning.kinds import static_key
+from jaxexp.spec.arguments import refuses_unknown_arguments
 from jaxexp.spec.padding import Choice, Size, value
 from jaxexp.spec.trial import Trial, with_values
 from jaxexp.training import keys, optimizers, tracing
@@ -51,6 +52,7 @@ Optimizer: TypeAlias = (
 OF_LABELS = {metrics_.accuracy, metrics_.auc, metrics_.log_loss, metrics_.brier}
 
 
+@refuses_unknown_arguments
 def supervised(
     *,
     module: Function | linen.Module | None = None,
