@@ -360,7 +360,7 @@ def test_comparisons_that_ship_compare_sweeps_by_their_file_names():
 
 
 def test_the_lead_names_its_setting_behind_a_sentence_on_another():
-    loss = np.array([[0.2, 0.2], [0.6, 0.6]])
+    loss = np.array([[0.2, 0.2], [0.6, 0.61]])
     axes = {"width": [8, 16], "seed": [0, 1]}
     same = sections.in_general(dataset(axes, loss=loss), forget)
     assert same.lead.startswith("It is the best with 2 of 2 seeds. It leads width 16 by ")

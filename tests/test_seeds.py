@@ -169,9 +169,12 @@ def test_of_equal_settings_one_is_clearly_better_as_rarely_as_the_interval_says(
         assert (low_R > 0).mean() < 0.04, name
 
 
-def test_differences_that_do_not_vary_are_known():
-    assert seeds._interval([pd.Series([0.5, 0.5, 0.5])]) == (0.5, 0.5)
+def test_of_one_difference_or_equal_ones_no_spread_is_known():
     assert np.isnan(seeds._interval([pd.Series([0.5])])).all()
+    assert np.isnan(seeds._interval([pd.Series([0.5, 0.5])])).all()
+    coarse = seeds.lead(swept([[0.25, 0.5, 0.25, 0.5], [0.5, 0.75, 0.5, 0.75]]))
+    assert not coarse.clear
+    assert "leads" not in str(coarse)
 
 
 def test_a_lead_smaller_than_the_spread_is_called_one():

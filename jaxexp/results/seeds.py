@@ -33,6 +33,7 @@ from jaxexp.results.settings import Settings, flat
 from jaxexp.spec.values import text
 
 LEVEL = 95  # per cent, of an interval
+ROUNDING = 1e-6  # of float32, relative: differences that vary by less are equal
 
 
 def several(ds: xr.Dataset) -> bool:
@@ -206,7 +207,8 @@ class Lead:
             differ ("The generalization of 'Student's' problem", Biometrika 1947). They cover 95 %
             for any number of seeds from 2 if differences are normal, and about 88 % if they are as
             skewed as exponential ones. With two seeds, an interval reaches 13 standard errors
-            to each side; NaN for one.
+            to each side. NaN for one seed, and where the differences of all are equal, which says
+            nothing of how they spread.
         high: of the same.
         paired: whether the two have at least half of their seeds in common.
         replicate: "seed", or "fold" or "seed-fold pair", which then stand for the seeds above.
@@ -333,9 +335,9 @@ def _lead(
 def _interval(samples: Sequence[pd.Series]) -> tuple[float, float]:
     """Of the mean of a sample, by Student's t; of the sum of two independent means, by Welch's.
 
-    Of a number that varies in none of its samples it is that number; NaN of single values. A
-    bootstrap would be too narrow: of two values, percentiles are the values themselves, and cover
-    half of what they should.
+    NaN of single values, and of equal ones: those of a coarse metric, such as the accuracy on few
+    examples, are equal by chance. A bootstrap would be too narrow: of two values, percentiles are
+    the values themselves, and cover half of what they should.
     """
     from scipy.special import stdtrit  # it takes half a second to start
 
@@ -344,8 +346,8 @@ def _interval(samples: Sequence[pd.Series]) -> tuple[float, float]:
     mean = sum(float(sample.mean()) for sample in samples)
     squared_errors = [float(sample.var(ddof=1)) / len(sample) for sample in samples]
     total = sum(squared_errors)
-    if total == 0:
-        return mean, mean
+    if total**0.5 <= ROUNDING * abs(mean):
+        return float("nan"), float("nan")
     # Of a single sample, n - 1; else those of Welch and Satterthwaite.
     freedom = total**2 / sum(
         own**2 / (len(sample) - 1) for own, sample in zip(squared_errors, samples, strict=True)
