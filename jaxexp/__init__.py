@@ -138,13 +138,15 @@ _MODULES = {
 }
 
 
-def __getattr__(name: str) -> object:
-    """Import what is used, when it is first used."""
-    if name in _LAZY:
-        return getattr(importlib.import_module(_LAZY[name]), name)
-    if name in _MODULES:
-        return importlib.import_module(_MODULES[name])
-    raise AttributeError(f"module 'jaxexp' has no attribute {name!r}")
+if not TYPE_CHECKING:  # which would take any name for one
+
+    def __getattr__(name: str) -> object:
+        """Import what is used, when it is first used."""
+        if name in _LAZY:
+            return getattr(importlib.import_module(_LAZY[name]), name)
+        if name in _MODULES:
+            return importlib.import_module(_MODULES[name])
+        raise AttributeError(f"module 'jaxexp' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -22,7 +22,7 @@ def answer(results):
     over = [dim for dim in validation.dims if dim != "epoch"]
     lowest = int(validation.mean(over).idxmin("epoch"))
     last = int(results["epoch"].max())
-    gap = (validation - loss.sel(split="train")).sel(epoch=[lowest, last])
+    gap = validation - loss.sel(split="train")
     at_lowest, at_end = (_signed(gap.sel(epoch=epoch)) for epoch in (lowest, last))
     mean, std = _mean_and_std(validation.sel(epoch=lowest))
     value = jx.select.plus_minus(mean, std, 3)

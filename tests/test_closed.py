@@ -459,6 +459,17 @@ def test_one_kind_among_many_that_computes_otherwise():
     assert one["task"] != other["task"]
 
 
+def test_a_table_by_batch_size_of_which_one_entry_is_another():
+    def task(odd):
+        rates = {size: 0.1 if size != 6 else odd for size in range(1, 13)}
+        return line(optimizer=lambda trial, steps: optax.sgd(rates[trial.batch_size]))
+
+    sweep = jx.Sweep(TRIAL, {"batch_size": range(1, 13)})
+    one, again, other = (jx.plan(sweep, task(k), DATA, devices=1).trained for k in (0.1, 0.1, 0.2))
+    assert one == again
+    assert one["task"] != other["task"]
+
+
 @pytest.mark.parametrize("epochs", [[2], [4, 2], [2, 4], [4, 2, 3]])
 def test_checkpoints_of_another_schedule_are_refused(tmp_path, epochs):
     def task(share):

@@ -203,8 +203,14 @@ def row(line: str) -> str:
         (row("1,2,-90.1,11"), "line 4: lat is '-90.1', expected a number of degrees from -90 to"),
         (row("1,2,48, "), "line 4: country is '', expected an integer or printable text"),
         (row('1,2,48,"a\nb"'), r"line 4: country is 'a\nb', expected an integer or printable te"),
-        (row("1,2,48"), "line 4: the row has 3 fields, expected 4 as in the header"),
-        (row("1,2,48,11,5"), "line 4: the row has 5 fields, expected 4 as in the header"),
+        (
+            row("1,2,48"),
+            "line 4: the row has 3 fields, split by commas, expected 4 as in the header",
+        ),
+        (
+            row("1,2,48,11,5"),
+            "line 4: the row has 5 fields, split by commas, expected 4 as in the header",
+        ),
         (row('1,2,48,"11'), "line 4: the row is not CSV (unexpected end of data), expected fie"),
         (row("1,2,48," + "a" * 200_000), "line 4: the row is not CSV (field larger than field"),
         (row("1," + "9" * 5000 + ",48,11"), "line 4: long is '999999999999...9999999999999', ex"),

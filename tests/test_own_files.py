@@ -214,8 +214,11 @@ def test_columns_are_the_same_in_any_normal_form_of_unicode(forms, tmp_path):
         ("0.5\n1\n", "line 1: the header is numbers alone (0.5), expected the names of 1 c"),
         ("\ufeff -5e-1\n", "line 1: the header is numbers alone (-5e-1), expected the names"),
         ("a\n\n1\n\nx\n", "line 5: a is 'x', expected a number"),
-        ("a\n1\n2,3\n", "line 3: the row has 2 fields, expected 1 as in the header"),
-        ("a\n1,2\n", "line 2: the row has 2 fields, expected 1 as in the header"),
+        (
+            "a\n1\n2,3\n",
+            "line 3: the row has 2 fields, split by commas, expected 1 as in the header",
+        ),
+        ("a\n1,2\n", "line 2: the row has 2 fields, split by commas, expected 1 as in the header"),
         ('a\n""\n', "line 2: a is '', expected a number"),
         ("a\nTrue\n", "line 2: a is 'True', expected a number"),
         ("a\n1e39\n", "line 2: a is '1e39', expected a number that float32 holds"),

@@ -177,11 +177,35 @@ def test_of_one_difference_or_equal_ones_no_spread_is_known():
     assert "leads" not in str(coarse)
 
 
+def test_means_of_best_epochs_are_those_and_curves_are_what_was_measured():
+    ds = swept(LOSS, trained=[[4, 6, 6, 5], [6] * 4, [6] * 4])
+    best = np.array([[2, 6, 3, 1], [6] * 4, [4] * 4])
+    ds = ds.assign(best_epoch=(("width", "seed"), best))
+    means = seeds.average(ds)
+    own = select.final(ds)
+    np.testing.assert_allclose(select.final(means), own.mean("seed"), rtol=1e-6)
+    np.testing.assert_allclose(select.spread(means), own.std("seed", ddof=1), rtol=1e-5)
+    measured = ds["loss"].sel(width=8, split="train")
+    after = own.sel(width=8, split="train", seed=SEEDS[0])
+    curve = means["loss"].sel(width=8, split="train")
+    assert float(curve.sel(epoch=4)) == pytest.approx(float(measured.sel(epoch=4).mean()))
+    at_five = [float(after), *measured.sel(epoch=5).values[1:]]
+    assert float(curve.sel(epoch=5)) == pytest.approx(np.mean(at_five))
+
+
+def test_settings_with_one_seed_in_common_are_compared_as_unpaired():
+    loss = [0.2, 0.3, 0.5, 0.6, 0.55]
+    axes = {"run": {"width": [8, 8, 16, 16, 16], "seed": [0, 1, 1, 2, 3]}}
+    found = seeds.lead(dataset(axes, loss=loss))
+    assert not found.paired
+    assert found.low < found.difference < found.high
+
+
 def test_a_lead_smaller_than_the_spread_is_called_one():
     close = seeds.lead(swept([[0.2, 0.4, 0.3, 0.1], [0.4, 0.2, 0.1, 0.31]]))
     assert not close.clear
     assert "within the spread of the seeds" in str(close)
-    wide = seeds.lead(swept([[0.2, 0.4, 0.3, 0.1], [0.5, 0.7, 0.6, 0.4]]))
+    wide = seeds.lead(swept([[0.2, 0.4, 0.3, 0.1], [0.5, 0.71, 0.6, 0.39]]))
     assert wide.clear
     assert str(wide).startswith("It is the best with 4 of 4 seeds. It leads width 16 by 0.3 (95 %")
 

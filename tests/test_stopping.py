@@ -18,6 +18,7 @@ from test_checkpoints import StopAfter
 import jaxexp as jx
 from jaxexp import api
 from jaxexp.base.errors import InterruptedRunError
+from jaxexp.execution import calls as call_lengths
 from jaxexp.execution import compiling, trainer
 from jaxexp.execution import program as running
 from jaxexp.execution.checkpoints import Checkpoints
@@ -258,8 +259,8 @@ def test_a_smaller_batch_that_several_programs_have_is_compiled_once(
     lane_epoch = parts(1.0).programs[0].estimate.seconds / 4 / 6
     saved = (4 - 1) * lane_epoch * (6 - 1)
     compacted = count_calls(monkeypatch, RunningProgram, "compact")
-    monkeypatch.setattr(calls, "CALL_SECONDS", 0)
-    monkeypatch.setattr(calls, "FIRST_CALL", 2)
+    monkeypatch.setattr(call_lengths, "CALL_SECONDS", 0)
+    monkeypatch.setattr(call_lengths, "FIRST_CALL", 2)
 
     def run(**options) -> dict:
         control = Control(KeepOne())
@@ -289,8 +290,8 @@ def test_a_smaller_batch_that_several_programs_have_is_compiled_once(
 def test_a_run_interrupted_anywhere_decides_the_same(name, calls, problem, devices, tmp_path,
                                                      monkeypatch, compacts):  # fmt: skip
     expected = train(problem, devices[:2], RULES[name])
-    monkeypatch.setattr(calls, "CALL_SECONDS", 0)
-    monkeypatch.setattr(calls, "FIRST_CALL", 2)
+    monkeypatch.setattr(call_lengths, "CALL_SECONDS", 0)
+    monkeypatch.setattr(call_lengths, "FIRST_CALL", 2)
     for left in (calls, 10**9):
         watch = StopAfter(left)
         keeper = Checkpoints(tmp_path, watch.notes.append)

@@ -140,7 +140,7 @@ def check_metric_names(task: Task, trials: Sequence[Trial]) -> None:
             raise UserError(
                 f"metrics[{name!r}]: {taken.__name__} has a hyperparameter of this name"
             )
-        of = name.removesuffix("_std")  # what means over seeds have beside them
+        of = name.removesuffix("_std").removeprefix("final_")  # what means over seeds have, too
         spread = of != name and (of in RESERVED or of in task.metrics)
         taken_too = name in RESERVED or spread or name in task.prediction_dims
         if taken_too or name.startswith("running_"):

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from jaxexp.cluster.nodes import Cluster
 
 LIBRARIES = ("jaxexp", "jax", "jaxlib", "flax", "optax", "numpy")  # which decide numbers
-MOST_TRACED = 8  # trials that differ in sizes alone, to tell a task from another
+MOST_TRACED = 32  # trials, each with a size that is new, to tell a task from another
 
 
 class Problem(NamedTuple):
@@ -169,10 +169,10 @@ def versions() -> dict[str, str]:
 def task_fingerprint(task: Task, data: Data, sweeps: Sequence[Sweep]) -> str:
     """Of what the task computes, in any process.
 
-    Traced is a trial of every kind that never shares a program with another, and some of their
-    sizes; with the first of each kind, the optimizers of all numbers of steps that trials of the
-    kind take. What a program would trace is no number of Python here, either: 0 times what a task
-    closes over would be 0.
+    Traced is a trial of every kind that never shares a program with another, and one of each of
+    their sizes, or some of very many; with the first of each kind, the optimizers of all numbers of
+    steps that trials of the kind take. What a program would trace is no number of Python here,
+    either: 0 times what a task closes over would be 0.
     """
     trials, steps = dict[tuple[object, ...], Trial](), dict[tuple[object, ...], set[int]]()
     for trial in (trial for sweep in sweeps for trial in sweep.trials()):
@@ -185,7 +185,12 @@ def task_fingerprint(task: Task, data: Data, sweeps: Sequence[Sweep]) -> str:
         first.setdefault(kind, trial)
         lengths.setdefault(kind, set()).update(steps[key])
     asked = {trial: tuple(sorted(lengths[kind])) for kind, trial in first.items()}
-    for trial in list(trials.values())[:: -(-len(trials) // MOST_TRACED)]:
+    showing, seen = list[Trial](), set[object]()
+    for trial in trials.values():
+        new = {(type(trial), *own) for own in kinds.static_values(trial)} - seen
+        showing += [trial] if new else []
+        seen |= new
+    for trial in showing[:: -(-len(showing) // MOST_TRACED)]:
         asked.setdefault(trial, (data.steps_of(trial),))
     arrays = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), data.arrays())
     evaluated = evaluation.evaluated_at_once(task, data)

@@ -87,7 +87,7 @@ class Cells:
                     if len(fields) != width:
                         raise jx.UserError(
                             f"{self.path}, line {start + 1}: the row has {len(fields)} fields, "
-                            f"expected {width} as in the header"
+                            f"split by commas, expected {width} as in the header"
                         )
                 start = reader.line_num
         except csv.Error as error:

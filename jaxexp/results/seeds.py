@@ -79,7 +79,9 @@ def average(ds: xr.Dataset) -> xr.Dataset:
     that finished, such as the AUC of a fold without positives, its means are over the others, and
     `auc_undefined` says how many are missing, by epoch and split; no such variable says that none
     is. `select.rank` has such means behind those that miss fewer. A seed that trained for fewer
-    epochs than another of its setting stays as it is in the end. Integers that are no numbers to
+    epochs than another of its setting stays as it is in the end; where seeds have the parameters of
+    their best epochs, `final_loss` and the like are means of these, which `select.final` takes.
+    Integers that are no numbers to
     average, such as predicted classes, are left out. Results without seeds to average are returned
     as they are.
     """
@@ -116,6 +118,13 @@ def average(ds: xr.Dataset) -> xr.Dataset:
             made[name] = mean.assign_attrs(ds[key].attrs)
             if name != "seconds":  # shares of what was measured for all seeds at once
                 made[f"{name}_std"] = std.assign_attrs(units=values.attrs.get("units", ""))
+    best = together["best_epoch"] if "best_epoch" in together else xr.DataArray(0)
+    for metric in select.metrics(together) if bool((best > 0).any()) else ():
+        end = select.final(together, metric)
+        missing = settings.sum(end.isnull() & finished)
+        if missing.any():
+            made[f"final_{metric}_undefined"] = missing
+        made[f"final_{metric}"], made[f"final_{metric}_std"] = _mean_and_std(settings, end)
     latest = settings.places(ds["diverged_epoch"], 1.0)  # of a setting without one that finished
     for name in ("diverged_epoch", "diverged_step"):
         if name in ds:
@@ -210,7 +219,7 @@ class Lead:
             to each side. NaN for one seed, and where the differences of all are equal, which says
             nothing of how they spread.
         high: of the same.
-        paired: whether the two have at least half of their seeds in common.
+        paired: whether the two have at least half of their seeds in common, and more than one.
         replicate: "seed", or "fold" or "seed-fold pair", which then stand for the seeds above.
             Folds share most of their training examples, so that their intervals are too narrow:
             Nadeau and Bengio, "Inference for the Generalization Error" (2003).
@@ -315,7 +324,8 @@ def _lead(
     first, second = (trials.loc[trials["setting"] == place, "value"] for place in ranked.index[:2])
     gain_K = (first - second).dropna()
     others = trials.loc[trials["setting"] != ranked.index[0], "value"].groupby(level=repeated).max()
-    paired = 2 * len(gain_K) >= min(len(first), len(second))
+    fewer = min(len(first), len(second))
+    paired = 2 * len(gain_K) >= fewer and len(gain_K) >= min(fewer, 2)
     difference = gain_K.mean() if paired else first.mean() - second.mean()
     low, high = _interval([gain_K] if paired else [first, -second])
     return Lead(

@@ -7,7 +7,6 @@ results have it, and else "train" (`default_split`).
 
 from jaxexp.results.select.fields import (
     REPLICATES,
-    Plain,
     applies,
     applying,
     averaged_over,
@@ -73,7 +72,6 @@ from jaxexp.results.select.wording import (
 
 __all__ = [
     "REPLICATES",
-    "Plain",
     "applies",
     "applying",
     "averaged_in_words",

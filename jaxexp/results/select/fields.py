@@ -192,15 +192,25 @@ def final(ds: xr.Dataset, metric: str = "loss") -> xr.DataArray:
     parameters. Raises UserError for an unknown metric.
     """
     check_metric(ds, metric)
-    return _at_the_end(ds, ds[metric])
+    found = _at_the_end(ds, metric)
+    assert found is not None
+    return found
 
 
-def _at_the_end(ds: xr.Dataset, values: xr.DataArray) -> xr.DataArray:
-    """`values` (axes, epoch, split) of the epoch that counts, (axes, split), also of one split."""
-    if "split" not in values.dims:
-        values = values.expand_dims("split")
+def _at_the_end(ds: xr.Dataset, metric: str, beside: str = "") -> xr.DataArray | None:
+    """A metric, or what means have `beside` it ("_std"), in the end, (axes, split); None without.
+
+    Means of best epochs, which are those of several epochs, have `final_loss` and the like.
+    """
+    name, of_means = f"{metric}{beside}", f"final_{metric}"
+    whole = "epoch" in ds[metric].dims and bool((last_epoch(ds) == ds["epochs_trained"]).all())
+    name = f"final_{name}" if of_means in ds and whole else name
+    if name not in ds:
+        return None
+    values = ds[name] if "split" in ds[name].dims else ds[name].expand_dims("split")
+    values = values if name.startswith(of_means) else _at_last_epoch(ds, values)
     when = ds["diverged_epoch"].drop_vars(("epoch", "split"), errors="ignore")
-    return _at_last_epoch(ds, values).where(when == 0).transpose(..., "split")
+    return values.where(when == 0).transpose(..., "split")
 
 
 def _at_last_epoch(ds: xr.Dataset, values: xr.DataArray) -> xr.DataArray:
@@ -233,13 +243,13 @@ def stopped(ds: xr.Dataset) -> xr.DataArray:
 def carried_on(ds: xr.Dataset, until: xr.DataArray) -> xr.Dataset:
     """Curves of trials that were stopped, as if they had stayed as they are in the end.
 
-    From its last epoch on, a trial has the values of `final`, up to the epoch `until`, (axes); so
+    After its last epoch, a trial has the values of `final`, up to the epoch `until`, (axes); so
     that trials stopped at different times have a mean.
     """
     made = {}
     for metric in metrics(ds):
         end = ds[metric].sel(epoch=last_epoch(ds)).drop_vars("epoch")
-        own = ds[metric].where(ds["epoch"] < ds["epochs_trained"], end)
+        own = ds[metric].where(ds["epoch"] <= ds["epochs_trained"], end)
         made[metric] = own.where(ds["epoch"] <= until)
     trained = ds["epochs_trained"]
     kept = ds.assign(made).assign(epochs_trained=until.transpose(*trained.dims).astype(int))
@@ -259,18 +269,15 @@ def until_divergence(ds: xr.Dataset, variable: str = "loss") -> xr.DataArray:
 
 def spread(ds: xr.Dataset, metric: str = "loss") -> xr.DataArray | None:
     """The standard deviation over the seeds of `final`, (axes, split); None of single seeds."""
-    name = f"{metric}_std"
-    if name not in ds:
-        return None
-    return _at_the_end(ds, ds[name])
+    return _at_the_end(ds, metric, "_std")
 
 
 def undefined(ds: xr.Dataset, metric: str = "loss") -> xr.DataArray:
     """Of how many seeds that finished `final` is NaN, (axes, split), of means; else 0."""
-    name = f"{metric}_undefined"
-    if name not in ds:
+    missing = _at_the_end(ds, metric, "_undefined")
+    if missing is None:
         return xr.zeros_like(final(ds, metric), dtype=int)
-    return _at_the_end(ds, ds[name]).fillna(0).astype(int)
+    return missing.fillna(0).astype(int)
 
 
 def seed_counts(ds: xr.Dataset) -> np.ndarray | None:
