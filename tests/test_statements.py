@@ -68,6 +68,7 @@ def test_overfitting_is_a_rise_that_chance_does_not_explain():
     assert flat.agrees is False
     one = course(falling).isel(seed=0, drop=True).assign_attrs(axes="[]")
     assert judged("epochs", "6.1.2.2", one).agrees is None
+    assert "±" not in question("epochs", "6.1.2.2").answer(dataset({}, epochs=100))
 
 
 def test_batch_norm():
