@@ -304,3 +304,19 @@ def test_a_plan_traces_no_size_that_no_trial_has(mode):
     sweep = jx.Sweep(HeadsTrial(batch_size=4), {"width": [12, 24], "depth": [3, 5]})
     planned = jx.plan(sweep, Heads(), DATA, programs=mode)
     assert sum(len(program.trials) for program in planned.plan.programs) == 4
+
+
+def test_what_a_task_raises_says_what_it_was_traced_with():
+    class Chooses(jx.Task):
+        def init(self, trial, rng, data):
+            return jx.Variables({"w": jnp.zeros(3)})
+
+        def apply(self, trial, variables, batch, *, rng, mask, train):
+            if len(batch.x) < 4:
+                raise ValueError("four of them")
+            return jx.Outputs(loss=batch.x @ variables.params["w"])
+
+    data = jx.arrays(np.ones((20, 3)), np.ones(20))
+    with pytest.raises(ValueError, match="four of them") as raised:
+        jx.plan(jx.Sweep(jx.Trial(batch_size=8)), Chooses(), data)
+    assert raised.value.__notes__[-1] == "Chooses was traced with a batch of two examples"
