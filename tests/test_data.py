@@ -219,7 +219,10 @@ def row(line: str) -> str:
         (row('"a\nb",2,48,11\n1,x,48,11'), "line 6: long is 'x'"),
         (row("1,2,48,11").replace("\n", "\r\n") + "1,x,48,11", "line 5: long is 'x'"),
         (row("1,2,48,11").replace("\n", "\r") + "1,x,48,11", "line 5: long is 'x'"),
-        ("long,lat,country,x\n1,2,3,4\n1,2,3\n", "line 3: the row has 3 fields, expected 4 as in"),
+        (
+            "long,lat,country,x\n1,2,3,4\n1,2,3\n",
+            "line 3: the row has 3 fields, split by commas, exp",
+        ),
         (GOOD.encode() + b"1,2,48,\xff\n", "line 4: byte 0xff is not text, expected a CSV file in"),
         (b"\xef\xbb\xbf" + GOOD.encode() + b"1,2,\xfe8,11\n", "line 4: byte 0xfe is not text"),
         (GOOD.encode("utf-16"), "line 1: byte 0xff is not text"),
