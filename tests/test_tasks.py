@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from alone import TaskFunctions, train_alone
 from rings import assert_close, execute
 
 import jaxexp as jx
@@ -97,6 +98,51 @@ def test_a_schedule_equals_plain_optax(devices):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), results.params(epochs=3), params
     )
+
+
+def bfloat16_init(trial, rng, x):
+    return jax.tree.map(lambda a: a.astype(jnp.bfloat16), init(trial, rng, x))
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        lambda trial: optax.sgd(trial.learning_rate, momentum=trial.warmup),
+        lambda trial: optax.adam(trial.learning_rate, b1=trial.warmup),
+    ],
+)
+def test_the_state_of_bfloat16_parameters_stays_so_beside_traced_hyperparameters(optimizer):
+    """Whole batches and microbatches, as alone and as a plain loop over optax."""
+    task = jx.supervised(
+        init=bfloat16_init, apply=apply, loss=optax.squared_error, optimizer=optimizer
+    )
+    sweep = jx.Sweep(LineTrial(epochs=2), {"batch_size": [8, 12], "warmup": [0.5, 0.9]})
+    together = jx.run(sweep, task, DATA, progress=False)
+    for i in (0, 3):
+        trial = sweep.trials()[i]
+        coords = {name: getattr(trial, name) for name in ("batch_size", "warmup")}
+        loss = together["loss"].sel(split="train", **coords)
+        single = jx.run(jx.Sweep(trial), task, DATA, progress=False)
+        np.testing.assert_allclose(loss, single["loss"].sel(split="train"), rtol=1e-2)
+        own = TaskFunctions(
+            lambda trial, params, x: apply(trial, params, x),
+            lambda trial, prediction, y: optax.squared_error(prediction, y),
+            lambda trial, steps: optimizer(trial),
+        )
+        params = bfloat16_init(trial, jax.random.key(trial.seed), X_Nx3[:1])
+        params, losses = train_alone(own, trial, DATA, params)
+        assert {str(leaf.dtype) for leaf in jax.tree.leaves(single.params())} == {"bfloat16"}
+        np.testing.assert_allclose(loss[-1], losses["train"], rtol=5e-2)
+
+
+def test_a_state_that_becomes_one_of_other_numbers_is_refused():
+    def update(grads, state, params=None):
+        return grads, {"count": state["count"] + 0.5}
+
+    counting = optax.GradientTransformation(lambda params: {"count": jnp.int32(0)}, update)
+    message = r"optimizer: state\['count'\] is int32 at first and float32 after an update"
+    with pytest.raises(jx.UserError, match=message):
+        jx.plan(jx.Sweep(LineTrial(), {"warmup": [0.2]}), line(lambda trial: counting), DATA)
 
 
 def test_a_prefix_is_shared_only_where_the_optimizer_does_not_ask_for_the_length():

@@ -18,7 +18,40 @@ Steps: TypeAlias = int | Choice[int]  # of a trial in all; a choice where they d
 
 def optimizer_of(task: Task, trial: Trial, run_steps: Steps) -> optax.GradientTransformation:
     """Of one trial; where the program's trials take other numbers of steps, of each of them."""
-    return _without_keys(_as_made(task, trial, run_steps))
+    return _without_keys(of_kept_types(_as_made(task, trial, run_steps)))
+
+
+def of_kept_types(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The same, whose state keeps the types that it begins with, as parameters do in optax.
+
+    Hyperparameters that are traced are float32 and make a state of bfloat16 parameters float32.
+    Its update raises UserError where integers become floats, say.
+    """
+
+    def update(
+        grads: PyTree, state: PyTree, params: PyTree = None, **extra: PyTree
+    ) -> tuple[PyTree, PyTree]:
+        updates, new = extended_update(optimizer, grads, state, params, extra)
+        if str(jax.tree.structure(new)) == str(
+            jax.tree.structure(state)
+        ):  # else JAX tells what differs
+            new = jax.tree_util.tree_map_with_path(_kept, state, new)
+        return updates, new
+
+    return optax.GradientTransformationExtraArgs(optimizer.init, update)
+
+
+def _kept(path: tuple[object, ...], old: ArrayLike, new: ArrayLike) -> ArrayLike:
+    was, now = jnp.result_type(old), jnp.result_type(new)
+    if was == now:
+        return new
+    for kind in (jnp.floating, jnp.integer, jnp.complexfloating):
+        if jnp.issubdtype(was, kind) and jnp.issubdtype(now, kind):
+            return jnp.asarray(new, was)
+    raise UserError(
+        f"optimizer: state{jax.tree_util.keystr(path)} is {was} at first and {now} after an "
+        f"update: expected {was} again"
+    )
 
 
 def _without_keys(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:

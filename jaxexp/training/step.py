@@ -119,7 +119,8 @@ def train_microbatch(
         Gathered(grads, total, weight_B.sum()),
     )
     weight = jnp.where(gathered.weight > 0, gathered.weight, 1)
-    mean, grads = gathered.loss / weight, jax.tree.map(lambda a: a / weight, gathered.grads)
+    mean = gathered.loss / weight
+    grads = jax.tree.map(lambda a: (a / weight).astype(a.dtype), gathered.grads)
     params, optimizer = state.variables.params, optimizer_of(task, trial, run_steps)
 
     def stepped(params: PyTree, old: PyTree) -> tuple[PyTree, PyTree]:

@@ -34,6 +34,7 @@ from jaxexp.training.models import (
     naming,
     parameters,
 )
+from jaxexp.training.optimizing import of_kept_types
 from jaxexp.training.task import (
     Arrays,
     Batch,
@@ -280,7 +281,7 @@ class Supervised(Task):
                         sums = metric.sums_of(None, prediction, y, jnp.ones(2), name=name)
                         metric.compute(sums, name=name)
             with naming("optimizer"):
-                optimizer = self.optimizer(own, 1000)
+                optimizer = of_kept_types(self.optimizer(own, 1000))
                 try_optimizer("optimizer", optimizer, variables.params)
             with naming("evaluation_params"):
                 evaluation_variables(self, own, variables, optimizer.init(variables.params))

@@ -22,7 +22,7 @@ from jaxexp.spec.hyperparameters import Hyperparameter, Kind
 from jaxexp.spec.trial import ENGINE, Trial, may_be_static, with_values
 from jaxexp.training import jaxprs, keys
 from jaxexp.training.batching import weighted_mean, weights_of
-from jaxexp.training.optimizing import optimizer_of
+from jaxexp.training.optimizing import of_kept_types, optimizer_of
 from jaxexp.training.task import (
     Arrays,
     Batch,
@@ -201,6 +201,7 @@ def _trace(
                 f"{type(task).__name__}.optimizer returned {type(optimizer).__name__}, expected an "
                 "optax.GradientTransformation"
             )
+        optimizer = of_kept_types(optimizer)
         try_optimizer(f"{type(task).__name__}.optimizer", optimizer, params)
         state = optimizer.init(params)
         made = evaluation_variables(task, trial, Variables(params), state).params

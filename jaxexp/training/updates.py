@@ -18,6 +18,7 @@ from numpy.typing import DTypeLike
 from jaxexp.spec.padding import ProgramSpec, each_layer
 from jaxexp.spec.trial import Trial
 from jaxexp.training import keys, precision, tracing
+from jaxexp.training.optimizing import optimizer_of
 from jaxexp.training.supervised import Supervised
 from jaxexp.training.task import Arrays, Task, Variables, update
 from jaxexp.training.trees import PyTree
@@ -116,7 +117,7 @@ class _Model:
 
     def _updates(self, leaves: Mapping[str, Array], params: PyTree, grads: PyTree) -> PyTree:
         trial = self.spec.trial(leaves)
-        optimizer = self.task.optimizer(trial, self.steps)
+        optimizer = optimizer_of(self.task, trial, self.steps)
 
         def value_fn(params: PyTree) -> Array:
             return sum((jnp.square(a).sum() for a in jax.tree.leaves(params)), jnp.zeros(()))
