@@ -42,6 +42,20 @@ def sgd_after(*parts):
     return lambda trial: optax.chain(*parts, optax.sgd(trial.learning_rate))
 
 
+def later(part, condition):
+    return optax.conditionally_transform(part, condition)
+
+
+def by_count(factor):
+    """Gradients moved by their mean, times a factor of a count."""
+
+    def update(grads, count, params=None):
+        moved = jax.tree.map(lambda g: g + factor(count) * g.mean(), grads)
+        return moved, count + 1
+
+    return sgd_after(optax.GradientTransformation(lambda params: jnp.int32(0), update))
+
+
 SAME = {
     "clipped Adam": lambda t: optax.chain(
         optax.clip_by_global_norm(0.05), optax.adam(t.learning_rate)
@@ -53,6 +67,8 @@ SAME = {
     "LARS": lambda t: optax.lars(t.learning_rate),
     "schedule-free": lambda t: contrib.schedule_free_adamw(t.learning_rate, 5),
     "signs": lambda t: optax.sign_sgd(t.learning_rate),
+    "clipped later": sgd_after(later(optax.clip_by_global_norm(0.1), lambda step: step >= 10)),
+    "every eighth step": lambda t: optax.MultiSteps(optax.adam(RATE), 8),
 }
 DIFFERENT = {
     "Adafactor": lambda t: optax.adafactor(t.learning_rate, min_dim_size_to_factor=2),
@@ -63,6 +79,9 @@ DIFFERENT = {
     "decay towards 1": sgd_after(optax.stateless(lambda grads, params: jax.tree.map(
         lambda g, p: g + 0.1 * (p - 1), grads, params))),
     "moves later": lambda t: optax.MultiSteps(contrib.muon(RATE), 8),
+    "centred later": sgd_after(later(optax.centralize(), lambda step: step >= 10)),
+    "centred at times": sgd_after(later(optax.centralize(), lambda step: step % 7 == 6)),
+    "a factor that is 0 at first": by_count(lambda count: jnp.clip(count - 12.0, 0.0, 1.0)),
     "not a number in padding": sgd_after(optax.stateless(lambda grads, params: jax.tree.map(
         lambda g: g / abs(g), grads))),
 }  # fmt: skip

@@ -2,7 +2,7 @@
 
 It does where it works coordinate by coordinate, or sums over arrays to which zeros add nothing
 (docs/internals/padding.md). One that takes means over arrays or heeds their shapes, as Adafactor
-and Muon do, does not. The built-in ones do; others are tried out.
+and Muon do, does not. The built-in ones do; others are tried out, at first steps and at later ones.
 """
 
 import math
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
+from jax.typing import ArrayLike
 from numpy.typing import DTypeLike
 
 from jaxexp.spec.padding import ProgramSpec, each_layer
@@ -25,6 +26,7 @@ from jaxexp.training.trees import PyTree
 
 # Of gradients, step by step: what clips them may begin anywhere, and a schedule at 0.
 SCALES = (1.0, 1e-3, 0.1, 1e4, 1.0)
+COUNTS = (0, 5, 10, 50, 100, 1000)  # of steps, as the optimizer counts them, before the first
 RELATIVE = 1e-4  # of the largest update of an array: sums in another order differ by less
 MOST_KINDS = 3  # of sizes to try
 
@@ -70,16 +72,25 @@ def _same(trial: Trial, padded: "_Model") -> bool:
     own = _cut(start_P[place_Q], shapes), _cut(grads_KxP[:, place_Q], shapes)
     zero_P = start_P == 0
     zero_P[place_Q] = False
-    both = alone.updates(trial, *own)
-    both_padded = padded.updates(trial, start.params, _cut(grads_KxP, start.params))
-    for expected, found in zip(both, both_padded, strict=True):
-        found_KxP = _flat(found, len(SCALES))
-        if found_KxP[:, zero_P].any() or not _flat(expected, len(SCALES)).any():
-            return False
-        alike = jax.tree.map(_close, expected, _cut(found_KxP[:, place_Q], shapes))
-        if not all(jax.tree.leaves(alike)):
-            return False
-    return True
+    grads, moved = _cut(grads_KxP, start.params), False
+    for count in _counts(padded.steps):
+        both = alone.updates(trial, *own, count)
+        both_padded = padded.updates(trial, start.params, grads, count)
+        for expected, found in zip(both, both_padded, strict=True):
+            found_KxP = _flat(found, len(SCALES))
+            if found_KxP[:, zero_P].any():
+                return False
+            alike = jax.tree.map(_close, expected, _cut(found_KxP[:, place_Q], shapes))
+            if not all(jax.tree.leaves(alike)):
+                return False
+        moved |= bool(_flat(both[0]).any())
+    return moved
+
+
+def _counts(steps: int) -> list[np.int32]:
+    """How many steps an optimizer is told that it has taken: none, some, half and nearly all."""
+    last = max(0, steps - len(SCALES))
+    return [*map(np.int32, sorted({0, steps // 2, last, *(c for c in COUNTS if c < steps)}))]
 
 
 def _own_places(task: Task, trial: Trial, padded: Variables) -> PyTree:
@@ -105,9 +116,14 @@ class _Model:
         made: Variables = self._run(self._init, trial, keys.key(0), self.arrays)
         return made
 
-    def updates(self, trial: Trial, params: PyTree, grads: PyTree) -> tuple[PyTree, PyTree]:
-        """Of the parameters, (K, ...) each, by gradients (K, ...); and those to evaluate then."""
-        made: tuple[PyTree, PyTree] = self._run(self._updates, trial, params, grads)
+    def updates(
+        self, trial: Trial, params: PyTree, grads: PyTree, count: np.int32
+    ) -> tuple[PyTree, PyTree]:
+        """Of the parameters, (K, ...) each, by gradients (K, ...); and those to evaluate then.
+
+        So many steps after the first, as the optimizer counts them.
+        """
+        made: tuple[PyTree, PyTree] = self._run(self._updates, trial, params, grads, count)
         return made
 
     def _init(self, leaves: Mapping[str, Array], rng: Array, data: Arrays) -> Variables:
@@ -115,7 +131,9 @@ class _Model:
         arrays: Variables = jax.tree.map(jnp.asarray, made)
         return arrays
 
-    def _updates(self, leaves: Mapping[str, Array], params: PyTree, grads: PyTree) -> PyTree:
+    def _updates(
+        self, leaves: Mapping[str, Array], params: PyTree, grads: PyTree, count: Array
+    ) -> PyTree:
         trial = self.spec.trial(leaves)
         optimizer = optimizer_of(self.task, trial, self.steps)
 
@@ -129,7 +147,8 @@ class _Model:
             evaluated = self.task.evaluation_params(trial, params, state)
             return (params, state), (made, evaluated)
 
-        return jax.lax.scan(step, (params, optimizer.init(params)), grads)[1]
+        state = jax.tree.map(lambda leaf: _counted_on(leaf, count), optimizer.init(params))
+        return jax.lax.scan(step, (params, state), grads)[1]
 
     def _leaves(self, trial: Trial) -> dict[str, np.ndarray]:
         return {name: own[0] for name, own in self.spec.leaves([trial]).items()}
@@ -140,6 +159,12 @@ class _Model:
             with precision.asked():
                 self._compiled[function] = tracing.compiled_quickly(function, leaves, *given)
         return jax.tree.map(np.asarray, self._compiled[function](leaves, *given))
+
+
+def _counted_on(leaf: ArrayLike, count: Array) -> ArrayLike:
+    """What an optimizer counts in is a signed integer of its state."""
+    dtype = jnp.result_type(leaf)
+    return leaf + count.astype(dtype) if jnp.issubdtype(dtype, jnp.signedinteger) else leaf
 
 
 def _flat(tree: PyTree, *leading: int) -> np.ndarray:
