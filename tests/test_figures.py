@@ -599,9 +599,29 @@ class TestAnySweep:
     def test_a_cut_axis_says_so(self) -> None:
         narrow = dataset({"width": [4, 8]}, values={"accuracy": [0.932, 0.93]})
         label = figures.final_by(narrow, "width", "accuracy").axes[0].get_ylabel()
-        assert re.search(r"\(axis from 0\.\d+ to 0\.9\d\)$", label)
+        assert re.search(r"\(axis from 0\.\d+ to 0\.9\d+\)$", label)
         whole = dataset({"width": [4, 8]}, values={"accuracy": [0.1, 0.93]})
         assert "axis" not in figures.final_by(whole, "width", "accuracy").axes[0].get_ylabel()
+
+    @pytest.mark.parametrize("ends", [(35.7, 37.3), (5.525, 5.58), (1e4, 1e4 + 1), (2e9, 2.001e9)])
+    def test_the_ends_that_an_axis_is_said_to_have_hold_every_point(self, ends) -> None:
+        [ax] = figures.final_by(
+            dataset({"width": [4, 8]}, loss=ends, splits=["train"]), "width"
+        ).axes
+        _, low, high = re.split(r"axis from | to ", ax.get_ylabel().strip(")").replace(",", ""))
+        shown = [float(low), float(high)]
+        heights = [y for line in ax.lines for y in ys(line)]
+        assert shown[0] < min(heights) < max(heights) < shown[1]
+        np.testing.assert_allclose(shown, ax.get_ylim(), atol=0.03 * np.ptp(ax.get_ylim()))
+
+    def test_ticks_of_an_axis_of_close_values_differ(self) -> None:
+        ds = dataset({"p": {"rate": 5 + 1e-5 * np.arange(40), "width": np.arange(40)}})
+        fig = figures.final_by(ds, "rate")
+        fig.draw_without_rendering()
+        names = [tick.get_text() for tick in fig.axes[0].get_xticklabels()]
+        assert len(set(names)) == len(names) > 3
+        every = figures.parallel(ds).interactive["data"][0]["dimensions"][0]["ticktext"]
+        assert len(set(every)) == 5
 
     def test_long_values_are_not_0_on_a_bar(self) -> None:
         ds = dataset({"learning_rate": [0.01, 1e-5]}, loss=1e-5, epochs=40, splits=["train"])

@@ -140,6 +140,18 @@ def test_numbers_of_few_digits_keep_those_of_whole_numbers(value, text):
 
 
 @pytest.mark.parametrize(
+    ("value", "span", "digits", "text"),
+    [(35.7123, 1.64, 0, "35.71"), (5.523, 0.06, 0, "5.523"), (12_345.67, 0.4, 0, "12,345.67"),
+     (-0.001, 100, 0, "0"), (25.0, 1.0, 0, "25"), (1.01e-5, 2e-6, 0, "1.01e-5"),
+     (-2e12, 2e12, 0, "−2e12"), (1.0, 0.5, 3, "1.000"), (25.2931, 0.018, 3, "25.2931"),
+     (0.0004, 10, 3, "0.0004"), (1234.5, 0.3, 3, "1234.50"), (0.56, 1e12, 3, "0.560"),
+     (0.5, 0.0, 0, "0.5000"), (float("inf"), 1.0, 0, "inf")],
+)  # fmt: skip
+def test_numbers_within_a_range_show_where_they_lie(value, span, digits, text):
+    assert select.within(value, span, digits) == text
+
+
+@pytest.mark.parametrize(
     ("value", "text"),
     [(0.5, "0.5000"), (-0.25, "−0.2500"), (1e-5, "1e-5"), (0.0, "0.0000"), (48_211.3, "48,211"),
      (3e-4, "3e-4"), (np.inf, "inf")],

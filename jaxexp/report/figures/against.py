@@ -8,7 +8,7 @@ import xarray as xr
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter, NullLocator
 
 from jaxexp.base.errors import UserError
 from jaxexp.base.words import capitalised
@@ -18,6 +18,7 @@ from jaxexp.report.figures.style import (
     RING,
     SPLITS,
     STYLE,
+    Ticks,
     add_legend,
     applying_note,
     averaged,
@@ -204,7 +205,7 @@ class _Against:
         else:
             if ax.get_xscale() == "linear":
                 ax.xaxis.set_major_locator(MaxNLocator(6))
-            ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: number(float(x))))
+            ax.xaxis.set_major_formatter(Ticks())
             ax.xaxis.set_minor_formatter(NullFormatter())
         if not few and self.diverged.any():
             bottom = ax.get_xaxis_transform()

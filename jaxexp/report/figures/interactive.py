@@ -17,7 +17,7 @@ from matplotlib.ticker import FixedLocator
 from jaxexp.report.figures.figure import EpochLocator, ReportFigure, Spec
 from jaxexp.report.figures.packing import plain, rounded
 from jaxexp.report.figures.traces import traces_of
-from jaxexp.results.select import number
+from jaxexp.results.select import number, within
 
 PIXELS = 100  # of the page, an inch
 VIRIDIS = [[round(float(at), 2), to_hex(colormaps["viridis"](at))] for at in np.linspace(0, 1, 11)]
@@ -79,7 +79,8 @@ def _axis(ax: Axes, which: str) -> Spec:
         ends = sorted([low, high])
         shown = [float(at) for at in axis.get_majorticklocs() if ends[0] <= at <= ends[1]]
         spec |= {"tickmode": "array", "tickvals": rounded(shown)}
-        spec["ticktext"] = [number(float(f"{at:.3g}")) for at in shown]
+        apart = shown[1] - shown[0] if len(shown) > 1 else high - low
+        spec["ticktext"] = [within(at, abs(apart)) for at in shown]
     if isinstance(locator, FixedLocator):
         places = axis.get_majorticklocs()
         texts = [tick.get_text() for tick in axis.get_majorticklabels()]
@@ -141,7 +142,8 @@ def heat_spec(
         "xgap": 1, "ygap": 1, "hoverongaps": True,
         "colorbar": {"title": {"text": plain(labels["bar"]), "side": "right"}, "thickness": 14,
                      "outlinewidth": 0, "tickmode": "array", "tickvals": rounded(ticks),
-                     "ticktext": [number(float(v), 3) for v in shown]},
+                     "ticktext": [number(float(v), 3) if log else within(v, ticks[1] - ticks[0])
+                                  for v in shown]},
     }  # fmt: skip
     texts: Spec = {
         "type": "scatter", "mode": "text", "x": [column for _, column, _, _ in written],

@@ -13,7 +13,7 @@ from jaxexp.report.figures.interactive import VIRIDIS, attach, meta
 from jaxexp.report.figures.packing import MOST, rounded
 from jaxexp.report.figures.style import STYLE, averaged, axis_label, make_panels, wants_log
 from jaxexp.results import select
-from jaxexp.results.select import number
+from jaxexp.results.select import number, within
 
 
 @rc_context(STYLE)
@@ -123,7 +123,9 @@ class _Axis:
             return "–"
         if self.names:
             return self.names[round(at)]
-        return number(float(10**at) if self.log else float(at), 3)
+        if self.log:
+            return number(float(10**at), 3)
+        return within(at, 0.05 * (self.high - self.first))
 
 
 def _twin(

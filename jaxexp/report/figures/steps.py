@@ -13,6 +13,7 @@ from jaxexp.report.figures.figure import ReportFigure
 from jaxexp.report.figures.interactive import attach
 from jaxexp.report.figures.style import (
     STYLE,
+    Ticks,
     add_legend,
     averaged,
     axis_label,
@@ -69,7 +70,7 @@ def step_noise(ds: xr.Dataset) -> ReportFigure:
     if min(lows) > 0:
         panels[0, 0].set_yscale("log")
         panels[0, 0].set_ylim(max(min(lows), 1e-6) / 10, max(highs) * 2)
-    panels[0, 0].yaxis.set_major_formatter(FuncFormatter(lambda loss, _: number(float(loss))))
+    panels[0, 0].yaxis.set_major_formatter(Ticks())
     panels[0, 0].yaxis.set_minor_formatter(NullFormatter())
     for ax in panels[:, 0]:
         ax.set_ylabel(axis_label(ds, "loss", "train"))
@@ -164,7 +165,7 @@ def bars(
         finite = values[np.isfinite(values)]
         if wants_log(values):
             ax.set_xscale("log")
-            ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: number(float(x))))
+            ax.xaxis.set_major_formatter(Ticks())
             ax.xaxis.set_minor_formatter(NullFormatter())
             ax.set_xlim(
                 finite.min() / 3, finite.max() * (8 if error is None else 25)

@@ -10,7 +10,7 @@ import xarray as xr
 from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import Formatter, LogLocator, NullFormatter
 from matplotlib.typing import ColorType
 from numpy.typing import ArrayLike
 from PIL import Image  # matplotlib needs it as well
@@ -28,6 +28,7 @@ from jaxexp.results.select import (
     rank,
     size,
     units,
+    within,
     words,
 )
 
@@ -238,6 +239,21 @@ def _ordered(ds: xr.Dataset) -> bool:
     return all((step >= 0).all() or (step <= 0).all() for step in steps)
 
 
+class Ticks(Formatter):
+    """Plain numbers, at equal distances with the digits that tell neighbouring ticks apart."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        """The text of one tick, at `x`."""
+        return number(float(x))
+
+    def format_ticks(self, values: Sequence[float]) -> list[str]:
+        """The texts of all of them."""
+        apart = np.diff(np.unique(np.asarray(values, dtype=float)))
+        if not apart.size or apart.max() > 1.5 * apart.min():  # of a log axis
+            return [self(x) for x in values]
+        return [within(float(x), float(apart.min())) for x in values]
+
+
 def by_epoch(ax: Axes, ds: xr.Dataset) -> None:
     """Give `ax` the epochs of `ds` as its width."""
     ax.set_xlabel("epoch")
@@ -276,7 +292,7 @@ def log_y(ax: Axes, values: ArrayLike) -> None:
         finite = finite[finite <= BEYOND * most]
     decades = np.log10(finite.max() / finite.min())
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 3 else (1,)))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(float(value))))
+    ax.yaxis.set_major_formatter(Ticks())
     ax.yaxis.set_minor_formatter(NullFormatter())
 
 
@@ -284,7 +300,8 @@ def label_y(ax: Axes, label: str) -> None:
     """Label the height of `ax`, and say so where a linear axis is cut far from zero."""
     low, high = sorted(ax.get_ylim())
     if ax.get_yscale() == "linear" and high - low < 0.5 * max(abs(low), abs(high)):
-        label += f"\n(axis from {number(low, 2)} to {number(high, 2)})"
+        ends = [within(end, high - low) for end in (low, high)]
+        label += f"\n(axis from {ends[0]} to {ends[1]})"
     if ax.get_yscale() == "log" and ax.dataLim.y1 > 1.5 * high:
         label += f"\n(up to {number(float(ax.dataLim.y1), 2)}, beyond the axis)"
     ax.set_ylabel(label)

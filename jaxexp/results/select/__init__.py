@@ -67,6 +67,7 @@ from jaxexp.results.select.wording import (
     number,
     plus_minus,
     signed,
+    within,
     words,
 )
 
@@ -132,6 +133,7 @@ __all__ = [
     "what",
     "where",
     "with_unit",
+    "within",
     "words",
     "worst",
 ]

@@ -1,5 +1,7 @@
 """Numbers, names and counts as a person writes them."""
 
+import math
+
 import numpy as np
 
 from jaxexp.spec.values import text
@@ -37,6 +39,29 @@ def decimals(value: float, digits: int = 4) -> str:
     if value == 0 or 10.0 ** (1 - digits) <= abs(value) < 1_000:
         return _minus(f"{value:.{digits}f}")
     return number(float(value), digits)
+
+
+def within(value: float, span: float, digits: int = 0) -> str:
+    """`value` with the digits that show its place in a range as wide as `span`.
+
+    Rounding moves it by at most a fortieth of the range. With `digits`, to at least so many
+    decimals, as `decimals` has them; without, no zero stands at the end.
+    """
+    size = abs(float(value))
+    if not (math.isfinite(size) and 0 < span < math.inf):
+        return decimals(value, digits or 4)
+    needed = math.ceil(-math.log10(span / 20))
+    places = max(needed, 0, digits if size < 1_000 else 0)
+    significant = math.floor(math.log10(size or 1)) + 1 + needed
+    if size >= 1e7:
+        mantissa, _, exponent = f"{value:.{max(significant - 1, 0)}e}".partition("e")
+        mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
+        return _minus(f"{mantissa}e{int(exponent)}")
+    hidden = places > 6 or (digits > 0 and size < 10.0 ** (1 - places))
+    if 0 < size < 1_000 and hidden:
+        return number(float(value), max(significant, digits, 1))
+    shown = f"{value:,.{places}f}" if size >= 10_000 else f"{value:.{places}f}"
+    return _minus(shown if digits or "." not in shown else shown.rstrip("0").rstrip("."))
 
 
 def signed(value: float, digits: int = 3) -> str:
