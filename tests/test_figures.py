@@ -664,6 +664,24 @@ class TestHeatMap:
         assert fig.axes[1].get_ylabel() == "mean training loss (nats)"
         drawn(fig)
 
+    def test_close_values_have_the_digits_that_tell_them_apart(self) -> None:
+        loss = np.array([[[24.0, 26.586], [24.0, 26.622]]])
+        ds = dataset({"width": [4], "depth": [1, 2], "seed": [0, 1]}, loss=loss, splits=["train"])
+        fig = figures.heat_map(ds, "width", "depth")
+        fig.draw_without_rendering()
+        cells = [text.get_text() for text in fig.axes[0].texts]
+        assert cells == ["25.2950\n±1.8286", "25.3130\n±1.8540"]
+        bar = [text.get_text() for text in fig.axes[1].get_yticklabels()]
+        assert len(set(bar)) == len(bar) > 3
+        shown = fig.interactive["data"][0]
+        assert len(set(shown["colorbar"]["ticktext"])) == 5
+        assert "25.2950 ± 1.8286" in shown["hovertext"][0][0]
+
+    def test_cells_have_equally_many_decimals(self) -> None:
+        ds = dataset({"width": [4, 8], "depth": [1, 2]}, loss=[1.1, 0.6393, 0.5, 0.75])
+        texts = [text.get_text() for text in figures.heat_map(ds, "width", "depth").axes[0].texts]
+        assert all(re.fullmatch(r"[01]\.\d{3}", text) for text in texts)
+
     def test_higher_is_better_where_the_metric_says_so(self) -> None:
         ds = dataset({"width": [4, 8], "optimizer": ["sgd", "adam"]}, metrics=REGRESSION,
                      values={"r2": [0.9, 0.1, 0.2, 0.3]})  # fmt: skip

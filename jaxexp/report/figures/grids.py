@@ -8,13 +8,14 @@ from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.image import AxesImage
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import NullFormatter
 
 from jaxexp.base.errors import UserError
 from jaxexp.report.figures.figure import ReportFigure
 from jaxexp.report.figures.interactive import heat_spec
 from jaxexp.report.figures.style import (
     STYLE,
+    Ticks,
     applying_note,
     axis_label,
     headed,
@@ -23,7 +24,7 @@ from jaxexp.report.figures.style import (
     wants_log,
 )
 from jaxexp.results import select
-from jaxexp.results.select import number
+from jaxexp.results.select import number, within
 
 NUMBERED = 12  # cells in a row that have room for their number
 
@@ -90,7 +91,8 @@ def heat_map(
     note = headed(applying_note(every, x, y))
     in_words = {name: select.named(ds, name) for name in (x, y)}
     ax.set(xlabel=in_words[x] + explained, ylabel=in_words[y])
-    written = _write_cells(ax, mean, std, diverged, image)
+    span = float(high - low)
+    written = _write_cells(ax, mean, std, diverged, image, span)
     if known.size:
         missing = diverged + undefined if settings else np.zeros(shape, int)
         fewest = np.isfinite(mean) & (missing == missing[np.isfinite(mean)].min())
@@ -101,12 +103,12 @@ def heat_map(
         ax.plot([a, b, b, a, a], [c, c, d, d, c], color="#D55E00", lw=2.5, clip_on=False)
     of = "" if found.max() <= 1 else "mean "
     bar = fig.colorbar(image, label=of + axis_label(ds, metric, split))
-    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: number(float(v))))
+    bar.ax.yaxis.set_major_formatter(Ticks())
     bar.ax.yaxis.set_minor_formatter(NullFormatter())
     say_which(fig, note)
     best = ""
     if known.size:
-        best = f"; the best cell is {number(float(mean[row, column]))}"
+        best = f"; the best cell is {within(float(mean[row, column]), span, 4)}"
     fig.alt = (
         f"Map of {axis_label(ds, metric, split)} over {in_words[x]} and {in_words[y]}, "
         f"{shape[1]} by {shape[0]} cells{best}."
@@ -116,7 +118,12 @@ def heat_map(
         [
             f"{in_words[x]} {names['x'][j]}\n{in_words[y]} {names['y'][i]}\n"
             + _in_words(
-                mean[i, j], std[i, j], int(found[i, j]), int(diverged[i, j]), int(undefined[i, j])
+                mean[i, j],
+                std[i, j],
+                span,
+                int(found[i, j]),
+                int(diverged[i, j]),
+                int(undefined[i, j]),
             )
             for j in range(shape[1])
         ]
@@ -132,28 +139,32 @@ def heat_map(
     return fig
 
 
-def _in_words(mean: float, std: float, found: int, diverged: int, undefined: int) -> str:
+def _in_words(
+    mean: float, std: float, span: float, found: int, diverged: int, undefined: int
+) -> str:
     """What a cell says under the pointer."""
     none = "no value" if undefined else "no finished trial"
-    said = select.plus_minus(mean, std) if np.isfinite(mean) else none
+    numbers = [within(own, span, 4) for own in (mean, std) if np.isfinite(own)]
+    said = " ± ".join(numbers) or none
     over = f", mean of {select.count(found, 'trial')}" if found > 1 else ""
     others = [f"{n} {how}" for n, how in ((diverged, "diverged"), (undefined, "undefined")) if n]
     return ", ".join([f"{said}{over}", *others])
 
 
 def _write_cells(
-    ax: Axes, mean: np.ndarray, std: np.ndarray, diverged: np.ndarray, image: AxesImage
-) -> list[tuple[int, int, str, bool]]:
+    ax: Axes, mean: np.ndarray, std: np.ndarray, diverged: np.ndarray, image: AxesImage,
+    span: float,
+) -> list[tuple[int, int, str, bool]]:  # fmt: skip
     """The number of each cell, its spread, and how many of its trials diverged.
 
-    Returns row and column, text, and whether the cell is dark.
+    `span` is that of the colours. Returns row and column, text, and whether the cell is dark.
     """
     written = []
     numbered = max(mean.shape) <= NUMBERED
     for (row, column), value in np.ndenumerate(mean):
-        lines = [number(value, 3)] if numbered and np.isfinite(value) else []
+        lines = [within(float(value), span, 3)] if numbered and np.isfinite(value) else []
         if lines and np.isfinite(std[row, column]):
-            lines.append(f"±{number(std[row, column], 2)}")
+            lines.append(f"±{within(float(std[row, column]), span, 3)}")
         lost = int(diverged[row, column])
         lines += [f"{lost} div." if numbered else "×"] if lost else []
         red, green, blue, _ = image.cmap(image.norm(value)) if np.isfinite(value) else (1, 1, 1, 1)
