@@ -1,7 +1,7 @@
 """The page in a browser: it draws, asks nothing of any network, and everybody can use it."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -116,6 +116,17 @@ def wide(browser: Any, report: Path) -> Tab:
     return Tab(browser, report, 1280)
 
 
+def pictured(browser: Any, folder: Path, drawn: Sequence[figures.ReportFigure], width: int) -> Tab:
+    """A page of these figures alone."""
+    pictures = [page.Picture(figures.to_png(f, dpi=30), f.alt, f.interactive) for f in drawn]
+    section = page.Section(row="1", title="Drawn", question="?", answer="Yes.", figures=pictures)
+    path = folder / "drawn.html"
+    path.write_text(page.render([section], page.Meta(title="Drawn", summary="")))
+    tab = Tab(browser, path, width)
+    tab.draw()
+    return tab
+
+
 def check(tab: Tab, width: int) -> None:
     count = tab.draw()
     assert count == 13
@@ -179,6 +190,23 @@ def test_the_legend_switches_a_curve_off_and_on_by_keyboard(wide):
     )
     tab.page.keyboard.press("Enter")
     assert button.get_attribute("aria-pressed") == "true"
+
+
+def test_the_legend_shows_the_marks_of_the_figure(browser, tmp_path):
+    ds = dataset({"optimizer": ["adam", "sgd"], "learning_rate": [0.1, 0.01]})
+    tab = pictured(browser, tmp_path, [figures.final_by(ds, "optimizer")], 1280)
+    marks = tab.page.evaluate(
+        "[...document.querySelectorAll('.legend button')].map((button) => {"
+        " const mark = button.querySelector('.swatch'), style = getComputedStyle(mark);"
+        " return [button.textContent.split(' ')[0], mark.className, style.clipPath]; })"
+    )
+    shown = {name + str(i): (shape, clip) for i, (name, shape, clip) in enumerate(marks)}
+    assert shown["each0"] == ("swatch dot", "none")
+    assert shown["mean1"] == ("swatch", "none")  # a line
+    shape, clip = shown["best2"]
+    assert shape == "swatch shape"
+    assert clip.count(",") == 2  # a triangle
+    assert shown["best3"] == ("swatch ring", "none")
 
 
 def test_the_pointer_is_told_which_trial_it_is_over(wide):

@@ -583,6 +583,9 @@ class TestAnySweep:
         assert [text.get_text() for text in ax.get_xticklabels()] == ["adam", "sgd"]
         assert {line.get_linestyle() for line in ax.lines} == {"None"}
         assert len(set(xs(ax.lines[0]))) == 24  # settings: none covers another
+        *_, best, ring = ax.lines
+        assert ring.get_label().startswith("best validation accuracy: ")
+        assert (*xs(ring), *ys(ring)) in zip(xs(best), ys(best), strict=True)
         [ax] = figures.final_by(ds, "seed").axes  # a seed is a name
         assert ax.get_xscale() == "linear"
 

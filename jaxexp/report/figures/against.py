@@ -97,6 +97,7 @@ class _Against:
         self.even = self.numeric and len(at) <= FEW and not _apart(at)
         at = np.arange(len(at)) if self.even else at
         self.at, self.x = at, at[self.group]
+        self.ringed = self.x  # where the points are drawn, of which the best is ringed
         self.diverged = (ranked["status"] != "finished").to_numpy()
         self.status = ranked["status"].tolist()
         last = select.final(ds, metric)
@@ -169,8 +170,10 @@ class _Against:
             points = bars.lines[0]
         else:
             [points] = ax.plot(x, y, label="each trial", **style)
+        self.ringed = x
         if not several:
             return points
+        self.ringed = self.x  # where the triangles of the best stand
         mean = [own.mean() if own.size else np.nan for own in groups]
         firsts = [self.order[self.group[self.order] == g][:1] for g in range(len(self.values))]
         best = [float(y[own[0]]) if own.size else np.nan for own in firsts]
@@ -188,9 +191,8 @@ class _Against:
         if not self.order.size:
             return
         y, at = self.y[self.split], int(self.order[0])
-        if self.line or self.numeric:  # on a strip, the triangle says it
-            best = f"best {select.metric_words(self.metric, self.split)}: {number(y[at])}"
-            ax.plot(self.x[at], y[at], **RING, ms=11, label=best)
+        best = f"best {select.metric_words(self.metric, self.split)}: {number(y[at])}"
+        ax.plot(self.ringed[at], y[at], **RING, ms=11, label=best)
 
     def _ticks(self, ax: Axes) -> None:
         few = len(self.values) <= FEW

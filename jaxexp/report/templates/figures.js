@@ -220,13 +220,25 @@ function wrap(text, pixels) {
 const plain = (text) => text.replace(/<br>/g, " ").replace(/&lt;/g, "<").replace(/&gt;/g, ">")
   .replace(/&amp;/g, "&");
 
+const SHAPES = { // of marks that are neither circles, squares nor lines
+  "triangle-up": "50% 0, 100% 100%, 0 100%", "triangle-down": "0 0, 100% 0, 50% 100%",
+  diamond: "50% 0, 100% 50%, 50% 100%, 0 50%", "line-ns-open": "40% 0, 60% 0, 60% 100%, 40% 100%",
+  x: "25% 0, 50% 25%, 75% 0, 100% 25%, 75% 50%, 100% 75%, 75% 100%, 50% 75%, 25% 100%, 0 75%,"
+    + " 25% 50%, 0 25%",
+};
+
 function swatch(trace) {
   const mark = document.createElement("span");
   mark.className = "swatch";
   const colour = (trace.mode || "").includes("lines") ? trace.line.color : trace.marker && trace.marker.color;
   if (typeof colour === "string") mark.style.color = colour;
   const symbol = trace.marker ? String(trace.marker.symbol) : "";
-  if (!(trace.mode || "").includes("lines")) mark.classList.add(symbol.endsWith("open") ? "ring" : "dot");
+  if (!(trace.mode || "").includes("lines")) {
+    const outline = SHAPES[symbol];
+    if (outline) mark.style.clipPath = `polygon(${outline})`;
+    if (outline || symbol === "square") mark.classList.add("shape");
+    else if (!symbol.startsWith("line-ew")) mark.classList.add(symbol.endsWith("open") ? "ring" : "dot");
+  }
   else if (trace.line.dash && trace.line.dash !== "solid") mark.classList.add("dashed");
   return mark;
 }
