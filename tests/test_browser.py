@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from datasets import dataset, of_sweep, population
 
@@ -272,7 +273,43 @@ def test_titles_and_ticks_of_awkward_numbers_do_not_meet(browser, tmp_path):
     path.write_text(page.render([section], page.Meta(title="Huge", summary="")))
     tab = Tab(browser, path, 1280)
     tab.draw()
-    gaps = tab.page.evaluate(
+    gaps = title_gaps(tab)
+    assert len(gaps) == 3
+    assert min(gaps) > 0
+    texts = tab.page.locator(".xtick text").all_text_contents()
+    assert sum("div." in text or "diverged" in text for text in texts) >= 3
+
+
+def test_long_names_are_whole_on_a_telephone(browser, tmp_path):
+    long, value = (
+        "a_rather_long_hyperparameter_name_that_somebody_took",
+        "sehr, sehr groß <&> wertvoll",
+    )
+    ds = dataset(
+        {long: [0.1, 0.2], "kind": ["klein", value], "seed": [0, 1]},
+        values={"accuracy": 0.6 + np.linspace(0, 0.1, 8)},
+    )  # fmt: skip
+    table = pd.DataFrame({"name": [long, "kind"], "drop": [0.5, 0.1]})
+    drawn = [
+        figures.importances(table, ""), figures.heat_map(ds, long, "kind"),
+        figures.heat_map(ds, "kind", long), figures.final_by(ds, "kind", "accuracy"),
+    ]  # fmt: skip
+    tab = pictured(browser, tmp_path, drawn, 390)
+    ends = tab.page.evaluate(
+        "[...document.querySelectorAll('.ytick text, .xtick text')].map((text) => {"
+        " const box = text.getBoundingClientRect();"
+        " const whole = text.closest('.plot').getBoundingClientRect();"
+        " return [box.left - whole.left, whole.right - box.right]; })"
+    )
+    assert min(min(end) for end in ends) >= 0
+    texts = tab.page.locator(".xtick text").all_text_contents()
+    assert sum("<&>" in text for text in texts) == 2
+    assert min(title_gaps(tab)) > 0
+
+
+def title_gaps(tab: Tab) -> list[float]:
+    """How many pixels there are between the title of each height and its ticks."""
+    return tab.page.evaluate(
         "[...document.querySelectorAll('figure.drawn .plot')].flatMap((plot) =>"
         " [...plot.querySelectorAll('text[class^=y][class*=title]')].map((title) => {"
         " const panel = title.getAttribute('class').match(/y\\d*title/)[0].slice(0, -5);"
@@ -280,10 +317,6 @@ def test_titles_and_ticks_of_awkward_numbers_do_not_meet(browser, tmp_path):
         " return Math.min(...ticks.map((t) => t.getBoundingClientRect().left))"
         "  - title.getBoundingClientRect().right; }))"
     )
-    assert len(gaps) == 3
-    assert min(gaps) > 0
-    texts = tab.page.locator(".xtick text").all_text_contents()
-    assert sum("div." in text or "diverged" in text for text in texts) >= 3
 
 
 def test_many_values_are_told_apart_on_a_dark_telephone(browser, tmp_path):

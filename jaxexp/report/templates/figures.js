@@ -122,25 +122,29 @@ function laidOut(spec, width) {
     layout[key].title.text = wrap(layout[key].title.text || "", high).join("<br>");
   }
   const yLines = (k) => ((layout["yaxis" + suffix(k)].title.text || "").split("<br>").length || 1);
-  const long = (axis) => Math.min(230, width * 0.45, 6.4 * Math.max(
-    ...((axis.ticktext || [""]).map((t) => Math.max(...String(t).split("<br>").map((s) => s.length)))),
-  ));
-  const left = Math.max(58, long(layout.yaxis) + 34) + 15 * (yLines(0) - 1);
+  for (const key of axes.filter((name) => name[0] === "y" && layout[name].ticktext)) {
+    layout[key].ticktext = layout[key].ticktext.map((text) =>
+      fitted(String(text).replace(/<br>/g, " "), Math.min(230, width * 0.4)));
+  }
+  const long = (axis) => Math.max(36, ...(axis.ticktext || []).map(textWidth)); // 36: of plain numbers
+  const left = long(layout.yaxis) + 34 + 16 * (yLines(0) - 1);
   const same = layout.yaxis2 && layout.yaxis2.matches;
   const most = Math.max(...Array.from({ length: panels }, (_, k) => yLines(k)));
   const texts = Array.from({ length: panels }, (_, k) => long(layout["yaxis" + suffix(k)]));
   const gapX = same ? (long(layout.yaxis) > 80 ? 24 : 48)
-    : Math.max(50, 24 + Math.max(...texts)) + 15 * most;
+    : 24 + Math.max(...texts) + 16 * most;
   const right = spec.data.some((t) => t.colorbar) ? 92 : 14;
   const panelWidth = (width - left - right - gapX * (columns - 1)) / columns;
   for (const key of axes.filter((name) => name[0] === "x" && layout[name].ticktext)) {
     const axis = layout[key]; // of crowded ticks the first line and "div." alone, and not each
-    const wide = (text) => 6.8 * Math.max(...text.split("<br>").map((part) => part.length + 1));
+    const wide = (text) => textWidth(text) + 7;
     const at = axis.tickvals.map((v) => ((axis.type === "log" ? Math.log10(v) : v) - axis.range[0])
       / (axis.range[1] - axis.range[0]) * panelWidth);
     const apart = (texts) => texts.every((text, i) =>
       !i || at[i] - at[i - 1] >= (wide(text) + wide(texts[i - 1])) / 2);
     axis.tickangle = 0;
+    const room = Math.min(...at.slice(1).map((place, i) => place - at[i])) - 8;
+    if (room >= 48 && !apart(axis.ticktext)) axis.ticktext = axis.ticktext.map((t) => fitted(t, room));
     if (!apart(axis.ticktext)) axis.ticktext = axis.ticktext.map((t) =>
       t.split("<br>")[0] + (/diverged/.test(t) ? "<br>div." : ""));
     const short = (text) => !text.includes("<br>") && text.length <= 12;
@@ -201,6 +205,33 @@ function laidOut(spec, width) {
     ...base, ...layout, annotations: base.annotations,
     height: Math.round(innerH + above + below), margin: { l: left, r: right, t: above, b: below, pad: 0 },
   };
+}
+
+// How many pixels the longest line of a text takes at 12 px.
+const pen = document.createElement("canvas").getContext("2d");
+function textWidth(text) {
+  pen.font = `12px ${getComputedStyle(document.body).fontFamily}`;
+  return Math.max(...text.split("<br>").map((line) => pen.measureText(plain(line)).width));
+}
+
+// A text in lines that take at most so many pixels; words longer than that are broken.
+function fitted(text, most) {
+  return text.split("<br>").map((line) => {
+    const found = [""];
+    const last = () => found[found.length - 1];
+    for (const word of line.split(" ")) {
+      if (last() && textWidth(`${last()} ${word}`) <= most) {
+        found[found.length - 1] += ` ${word}`;
+        continue;
+      }
+      if (last()) found.push("");
+      for (const letter of word.match(/&\w+;|./gu) || []) {
+        if (last() && textWidth(last() + letter) > most) found.push("");
+        found[found.length - 1] += letter;
+      }
+    }
+    return found.join("<br>");
+  }).join("<br>");
 }
 
 function wrap(text, pixels) {
