@@ -307,6 +307,15 @@ def test_long_names_are_whole_on_a_telephone(browser, tmp_path):
     assert min(title_gaps(tab)) > 0
 
 
+def test_names_of_parallel_axes_are_level_where_they_have_room(browser, tmp_path):
+    long = "a_rather_long_hyperparameter_name"
+    for name, width, angle in (("width", 1280, 0), (long, 390, -12)):
+        ds = dataset({name: [4, 8], "kind": ["a", "b"], long + "_more": [1, 2]})
+        tab = pictured(browser, tmp_path, [figures.parallel(ds)], width)
+        drawn = tab.page.locator(".plot", has=tab.page.locator(".parcoords"))
+        assert drawn.evaluate("(plot) => plot.data[0].labelangle") == angle
+
+
 def title_gaps(tab: Tab) -> list[float]:
     """How many pixels there are between the title of each height and its ticks."""
     return tab.page.evaluate(

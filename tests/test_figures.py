@@ -805,6 +805,21 @@ class TestAwkwardNumbers:
         near = dataset(metrics=REGRESSION, values={"r2": [0.9, 0.5, 0.1]}, diverged=[0, 0, 2])
         assert not figures.curves(near, "r2").interactive["layout"]["meta"]["note"]
 
+    def test_parallel_axes_have_the_scales_of_the_other_figures(self) -> None:
+        long = "sehr, sehr groß und mit einem langen Namen"
+        uniform = np.linspace(0.05, 0.95, 12)
+        ds = dataset({"rate": [0.0, 0.01, 1.0], "uniform": uniform, "kind": ["klein", long]})
+        fig = figures.parallel(ds)
+        rate, own, kind, _ = fig.interactive["data"][0]["dimensions"]
+        assert (rate["tickvals"], rate["ticktext"]) == ([0, 1, 2], ["0", "0.01", "1"])
+        assert own["range"] == [0.05, 0.95]  # not logarithms
+        assert figures.final_by(ds, "uniform").axes[0].get_xscale() == "linear"
+        assert kind["ticktext"] == ["klein", "sehr, sehr g…n Namen"]
+        fig.draw_without_rendering()
+        box = next(t for t in fig.axes[0].texts if "sehr" in t.get_text()).get_window_extent()
+        lines = [line.get_window_extent() for line in fig.axes[0].lines]
+        assert lines[2].x1 <= box.x0 < box.x1 < lines[3].x0
+
     def test_ticks_that_would_meet_stand_at_equal_distances(self) -> None:
         figure = figures.final_by(dataset({"scale": [-10.0, -1.0, 0.0, 1.0, 1000.0]}), "scale")
         ax = figure.axes[0]

@@ -15,6 +15,7 @@ from jaxexp.base.words import capitalised
 from jaxexp.report.figures.figure import ReportFigure, Style
 from jaxexp.report.figures.interactive import attach
 from jaxexp.report.figures.style import (
+    FEW,
     RING,
     SPLITS,
     STYLE,
@@ -26,16 +27,17 @@ from jaxexp.report.figures.style import (
     grid_shape,
     headed,
     label_y,
+    log_spreads,
     make_panels,
     say_which,
     scale_y,
     seeds_note,
+    want_even,
 )
 from jaxexp.report.figures.traces import NO_HEIGHT
 from jaxexp.results import select
 from jaxexp.results.select import number
 
-FEW = 10  # values each of which has its tick
 MEANS = 30  # values of a number that have a mean: of more, each would be of very few trials
 
 
@@ -94,7 +96,7 @@ class _Against:
         self.group = np.array([self.values.index(value) for value in given])
         at = np.array(self.values, float) if self.numeric else np.arange(len(self.values))
         # A few values most of which would share one place stand at equal distances.
-        self.even = self.numeric and len(at) <= FEW and not _apart(at)
+        self.even = self.numeric and want_even(at)
         at = np.arange(len(at)) if self.even else at
         self.at, self.x = at, at[self.group]
         self.ringed = self.x  # where the points are drawn, of which the best is ringed
@@ -130,7 +132,7 @@ class _Against:
         else:
             fig.hover[self._points(ax)] = self.trials
         self._ring(ax)
-        if self.numeric and not self.even and _log_spreads(self.at):
+        if self.numeric and not self.even and log_spreads(self.at):
             ax.set_xscale("log")
         self._ticks(ax)
         if self.diverged.any():  # which set no limits
@@ -228,12 +230,6 @@ class _Against:
         return f"\n{lost} of {int(own.sum())}\ndiverged"
 
 
-def _apart(x: np.ndarray) -> bool:
-    """Whether the ticks of sorted `x` have room beside one another on one of the scales."""
-    shown = np.log(x) if _log_spreads(x) else x
-    return len(x) < 3 or bool(np.diff(shown).min() >= 0.02 * np.ptp(shown))
-
-
 def _show_all(ax: Axes, x: np.ndarray) -> None:
     """Limits around sorted `x`."""
     if ax.get_xscale() == "log":
@@ -242,11 +238,3 @@ def _show_all(ax: Axes, x: np.ndarray) -> None:
     else:
         room = 0.1 * (float(np.ptp(x)) or 5.0)
         ax.set_xlim(x[0] - room, x[-1] + room)
-
-
-def _log_spreads(x: np.ndarray) -> bool:
-    """Whether sorted `x` has its closest values further apart on a log scale than on a linear."""
-    if x.min() <= 0 or x.min() == x.max():
-        return False
-    linear, log = np.diff(x) / np.ptp(x), np.diff(np.log(x)) / np.ptp(np.log(x))
-    return bool(log.min() > linear.min())

@@ -11,7 +11,15 @@ from matplotlib.collections import LineCollection
 from jaxexp.report.figures.figure import ReportFigure, Spec, Style
 from jaxexp.report.figures.interactive import VIRIDIS, attach, meta
 from jaxexp.report.figures.packing import MOST, rounded
-from jaxexp.report.figures.style import STYLE, averaged, axis_label, make_panels, wants_log
+from jaxexp.report.figures.style import (
+    STYLE,
+    averaged,
+    axis_label,
+    log_spreads,
+    make_panels,
+    want_even,
+    wants_log,
+)
 from jaxexp.results import select
 from jaxexp.results.select import number, within
 
@@ -54,6 +62,7 @@ def parallel(ds: xr.Dataset, metric: str = "loss", split: str | None = None) -> 
     for at, axis in enumerate(axes):
         ax.axvline(at, color="0.3", lw=0.8)
         for share, text in axis.ticks():
+            text = textwrap.fill(text, 14, max_lines=3, placeholder="…")
             ax.text(at + 0.02, share, text, fontsize=8, va="center", bbox=_BOX)
     bad = select.size(ds) - len(value)
     fig.alt = (
@@ -83,18 +92,23 @@ class _Axis:
         self.label = label or select.named(ds, name)
         self.names: list[str] = []
         numeric = pd.api.types.is_numeric_dtype(column) and column.dtype.kind != "b"
-        if numeric:
+        distinct = select.distinct(select.applying(ds, name), name) if name else []
+        known = np.array(distinct if numeric else [], float)  # scaled as in `final_by`
+        self.log = log_spreads(known) if log is None else log
+        if numeric and not want_even(known):
             values = column.to_numpy(float)
-            self.log = wants_log(values[there]) if log is None else log
-            with np.errstate(divide="ignore"):  # zeros that do nothing
+            with np.errstate(divide="ignore", invalid="ignore"):  # of values that do nothing
                 self.at = np.log10(values) if self.log else values
         else:
-            distinct = select.distinct(ds, name)
+            places = {value: place for place, value in enumerate(distinct)}
             self.names = [number(value) for value in distinct]
-            self.at = np.array([distinct.index(value) for value in column.tolist()], float)
+            self.at = np.array([places.get(value, 0) for value in column.tolist()], float)
             self.log = False
         few = np.unique(self.at[there])
-        self.few = few if len(few) <= 8 else np.array([])
+        if self.names:
+            self.few = few[:: -(-len(few) // 20) or 1]
+        else:
+            self.few = few if len(few) <= 8 else np.array([])
         low, high = (few.min(), few.max()) if few.size else (0.0, 1.0)
         self.first, self.high = float(low), float(high if high > low else low + 1)
         # The others stand below, at a dash.
@@ -128,6 +142,11 @@ class _Axis:
         return within(at, 0.05 * (self.high - self.first))
 
 
+def _short(text: str) -> str:
+    """Both ends of a text that is too long to stand in one line between two axes."""
+    return text if len(text) <= 20 else f"{text[:12]}…{text[-7:]}"
+
+
 def _twin(
     axes: list[_Axis], colour_N: np.ndarray, fig: ReportFigure, *, higher: bool, note: str
 ) -> Spec:
@@ -139,7 +158,7 @@ def _twin(
                 "values": rounded(axis.at),
                 "range": rounded([axis.low, axis.high]),
                 "tickvals": rounded(axis.places),
-                "ticktext": [axis.text(float(at)) for at in axis.places],
+                "ticktext": [_short(axis.text(float(at))) for at in axis.places],
             }
         )
     width, height = fig.get_size_inches()
@@ -149,7 +168,7 @@ def _twin(
                 "type": "parcoords", "dimensions": dimensions,
                 "line": {"color": rounded(colour_N), "colorscale": VIRIDIS, "cmin": 0, "cmax": 1,
                          "reversescale": not higher},
-                "labelangle": -12, "labelside": "top",
+                "labelside": "top",
             }
         ],
         "layout": {

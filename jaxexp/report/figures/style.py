@@ -62,6 +62,7 @@ SPLITS: dict[str, Style] = {
 }
 LINE = 0.21  # inches that a line of a legend takes
 BEYOND = 100.0  # times what nearly all values are below: where a log axis ends
+FEW = 10  # values of a hyperparameter each of which has its tick
 LOG_DECADES = 1.0  # positive numbers that span more are drawn on a log scale
 DIVERGED: Style = {"marker": "X", "markersize": 8, "markeredgecolor": "white"}
 STOPPED: Style = {"marker": "|", "markersize": 11, "markeredgewidth": 1.8}
@@ -267,6 +268,20 @@ def wants_log(values: ArrayLike) -> bool:
     if not finite.size or finite.min() <= 0:
         return False
     return bool(np.log10(finite.max() / finite.min()) > LOG_DECADES)
+
+
+def log_spreads(x: np.ndarray) -> bool:
+    """Whether sorted `x` has its closest values further apart on a log scale than on a linear."""
+    if not x.size or x.min() <= 0 or x.min() == x.max():
+        return False
+    linear, log = np.diff(x) / np.ptp(x), np.diff(np.log(x)) / np.ptp(np.log(x))
+    return bool(log.min() > linear.min())
+
+
+def want_even(x: np.ndarray) -> bool:
+    """Whether sorted `x` are so few, and on either scale so close, that they stand evenly."""
+    shown = np.log(x) if log_spreads(x) else x
+    return 2 < len(x) <= FEW and bool(np.diff(shown).min() < 0.02 * np.ptp(shown))
 
 
 def scale_y(ax: Axes, ds: xr.Dataset, metric: str, values: xr.DataArray | np.ndarray) -> None:

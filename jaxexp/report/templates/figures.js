@@ -100,10 +100,14 @@ function laidOut(spec, width) {
   const panels = axes.filter((key) => key[0] === "x").length;
   if (!panels) { // parallel coordinates bring their own axes
     // Room for the numbers of each axis: on a narrow page the figure scrolls.
-    const names = (spec.data[0].dimensions || []).map((own) => own.label);
-    const half = (name) => 3.6 * (name || "").length + 6; // each stands in the middle above its axis
-    const [l, r] = [Math.max(60, half(names[0])), Math.max(50, half(names[names.length - 1]))];
-    const wide = Math.max(width, l + r + 85 * names.length);
+    const own = spec.data[0].dimensions || [];
+    const drawn = (text) => textWidth(text) * 10 / 12; // Plotly's size
+    const halves = own.map(({ label }) => drawn(label) / 2 + 6); // each above the middle of its axis
+    const ticks = own.map(({ ticktext }) => Math.max(...ticktext.map(drawn)) + 14); // left of it
+    const [l, r] = [Math.max(60, halves[0], ticks[0]), Math.max(50, halves[own.length - 1])];
+    const wide = Math.max(width, l + r + Math.max(85 * own.length, Math.max(...ticks) * (own.length - 1)));
+    const apart = (wide - l - r) / (own.length - 1);
+    spec.labelangle = halves.every((half, i) => !i || half + halves[i - 1] <= apart) ? 0 : -12;
     const note = wrap(meta.note + (wide > width ? "; scroll sideways to see all axes" : ""), width);
     base.annotations.push({
       text: note.join("<br>"), showarrow: false, align: "left", xref: "paper", yref: "paper",
@@ -336,6 +340,7 @@ async function show(holder, spec) {
       return own;
     });
     const layout = laidOut(spec, width);
+    for (const own of data) if (own.type === "parcoords") own.labelangle = spec.labelangle;
     if (layout.width > width) plot.tabIndex = 0; // it scrolls, also by the keyboard
     else plot.removeAttribute("tabindex");
     await Plotly.react(plot, data.map((trace) => decluttered(trace, layout)), layout, CONFIG);
