@@ -805,6 +805,29 @@ class TestAwkwardNumbers:
         near = dataset(metrics=REGRESSION, values={"r2": [0.9, 0.5, 0.1]}, diverged=[0, 0, 2])
         assert not figures.curves(near, "r2").interactive["layout"]["meta"]["note"]
 
+    def test_an_axis_ends_before_a_finished_trial_that_would_flatten_all_others(self) -> None:
+        ds = dataset({"learning_rate": [1e-4, 1e-3, 0.03, 10.0]}, metrics=REGRESSION,
+                     values={"r2": [-5.07, -4.7, 0.7, -1.3e11]})  # fmt: skip
+        for draw in (figures.curves(ds, "r2"), figures.final_by(ds, "learning_rate", "r2")):
+            [ax] = draw.axes
+            low, high = ax.get_ylim()
+            assert -10 < low < -5.07 < 0.7 < high
+            assert ax.get_ylabel().endswith("\n(down to −1.3e11, beyond the axis)")
+        near = figures.curves(ds.isel(learning_rate=[0, 1, 2]), "r2").axes[0]
+        assert "beyond" not in near.get_ylabel()
+
+    def test_a_log_axis_of_many_values_has_several_ticks(self) -> None:
+        rate = np.geomspace(1.3e-3, 0.06, 40)
+        ds = dataset({"p": {"learning_rate": rate, "width": np.arange(40)}})
+        fig = figures.final_by(ds, "learning_rate", ["loss", "accuracy"])
+        fig.draw_without_rendering()
+        ax = fig.axes[1]
+        assert ax.get_xscale() == "log"
+        low, high = ax.get_xlim()
+        shown = [t for at, t in zip(ax.get_xticks(), ax.get_xticklabels(), strict=True)
+                 if low < at < high and t.get_text()]  # fmt: skip
+        assert len(shown) >= 3
+
     def test_parallel_axes_have_the_scales_of_the_other_figures(self) -> None:
         long = "sehr, sehr groß und mit einem langen Namen"
         uniform = np.linspace(0.05, 0.95, 12)

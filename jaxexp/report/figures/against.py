@@ -8,7 +8,7 @@ import xarray as xr
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from jaxexp.base.errors import UserError
 from jaxexp.base.words import capitalised
@@ -197,7 +197,7 @@ class _Against:
         ax.plot(self.ringed[at], y[at], **RING, ms=11, label=best)
 
     def _ticks(self, ax: Axes) -> None:
-        few = len(self.values) <= FEW
+        few = len(self.values) <= FEW and not (self.random and self._crowded(ax))
         if few or not self.numeric:
             kept = range(0, len(self.values), -(-len(self.values) // 20))
             names = [textwrap.fill(number(self.values[g]), 14) for g in kept]
@@ -209,6 +209,8 @@ class _Against:
         else:
             if ax.get_xscale() == "linear":
                 ax.xaxis.set_major_locator(MaxNLocator(6))
+            elif self.at[-1] < 1e3 * self.at[0]:  # of few decades, each may have but one tick
+                ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             ax.xaxis.set_major_formatter(Ticks())
             ax.xaxis.set_minor_formatter(NullFormatter())
         if not few and self.diverged.any():
@@ -217,6 +219,13 @@ class _Against:
             ax.plot(where, np.full(where.size, 0.03), "X", color="#CC0000", ms=6,
                     transform=bottom, gid=NO_HEIGHT,
                     label=f"diverged: {select.count(where.size, 'trial')}")  # fmt: skip
+
+    def _crowded(self, ax: Axes) -> bool:
+        """Whether ticks at the values of a number would cover one another."""
+        if not self.numeric or len(self.at) < 3:
+            return False
+        at = np.log(self.at) if ax.get_xscale() == "log" else self.at
+        return bool(np.diff(at).min() < 0.1 * np.ptp(at))
 
     def _below(self, group: int) -> str:
         """How many trials of one value diverged, in short lines below its tick."""

@@ -287,10 +287,27 @@ def want_even(x: np.ndarray) -> bool:
 def scale_y(ax: Axes, ds: xr.Dataset, metric: str, values: xr.DataArray | np.ndarray) -> None:
     """Make the height of `ax` logarithmic, with plain numbers, if `values` ask for it.
 
-    Only where lower is better: an accuracy or an R² is read on a linear axis.
+    Only where lower is better: an accuracy or an R² is read on a linear axis. That ends before
+    values of trials on the way to diverge that are so low that all others would look alike.
     """
+    if direction(ds, metric) == "higher":
+        _cut_below(ax, values)
     if direction(ds, metric) == "lower" and wants_log(values):
         log_y(ax, values)
+
+
+def _cut_below(ax: Axes, values: ArrayLike) -> None:
+    """End a linear axis before values that are far below the better half."""
+    finite = _finite(np.asarray(values, dtype=float))
+    if not finite.size:
+        return
+    best = float(finite.max())
+    span = best - float(np.median(finite)) or abs(best) or 1.0
+    if best - float(finite.min()) <= BEYOND**2 * span:
+        return
+    low = float(finite[finite >= best - BEYOND * span].min())
+    room = 0.1 * (best - low or span)
+    ax.set_ylim(low - room, best + room)
 
 
 def log_y(ax: Axes, values: ArrayLike) -> None:
@@ -317,6 +334,8 @@ def label_y(ax: Axes, label: str) -> None:
     if ax.get_yscale() == "linear" and high - low < 0.5 * max(abs(low), abs(high)):
         ends = [within(end, high - low) for end in (low, high)]
         label += f"\n(axis from {ends[0]} to {ends[1]})"
+    if ax.get_yscale() == "linear" and ax.dataLim.y0 < low - BEYOND * (high - low):
+        label += f"\n(down to {number(float(ax.dataLim.y0), 2)}, beyond the axis)"
     if ax.get_yscale() == "log" and ax.dataLim.y1 > 1.5 * high:
         label += f"\n(up to {number(float(ax.dataLim.y1), 2)}, beyond the axis)"
     ax.set_ylabel(label)
