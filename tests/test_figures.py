@@ -230,14 +230,22 @@ class TestCurves:
         assert 10 < high < 1000
         assert ax.get_ylabel() == "validation loss (nats)\n(up to 1e29, beyond the axis)"
 
+    def test_bands_are_said_of_curves_that_can_have_one(self) -> None:
+        ds = dataset({"width": [2, 4, 8, 16, 32, 64], "seed": [0, 1]},
+                     loss=0.2 + 0.1 * np.random.default_rng(0).random((6, 2)),
+                     diverged=[[1, 1]] * 4 + [[0, 0]] * 2)  # fmt: skip
+        fig = figures.curves(ds)
+        assert "bands" not in fig.interactive["layout"]["meta"]["note"]
+        assert legend(fig)[:2] == ["width 32", "width 64"]
+
     def test_a_diverged_curve_ends_with_a_mark(self) -> None:
         fig = figures.curves(results(diverged=(0, 1, 4)))
-        none, short = fig.axes[0].lines[1:]
+        short, none = fig.axes[0].lines[1:]  # what has no line is last
         assert xs(none) == []
         assert xs(short) == [1, 2, 3]
         assert short.get_markevery() == [2]
-        assert legend(fig)[1:] == ["learning rate 0.001 (diverged in epoch 1)",
-                                   "learning rate 1 (diverged in epoch 4)"]  # fmt: skip
+        assert legend(fig)[1:] == ["learning rate 1 (diverged in epoch 4)",
+                                   "learning rate 0.001 (diverged in epoch 1)"]  # fmt: skip
         drawn(fig)
 
     def test_the_curve_of_a_network_of_nan_ends_as_well(self) -> None:

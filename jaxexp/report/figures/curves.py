@@ -73,8 +73,13 @@ def curves(
     elif means is not ds and select.size(means) == 1:  # seeds alone
         others = _cloud(fig, ax, ds, metric, split, np.arange(select.size(ds)), "each seed")
     best = set(ranked["trial"].iloc[:BANDS]) if len(trials) > 5 else set(ranked["trial"])
-    for (name, point), colour in zip(trials, colours, strict=True):
+    coloured = list(zip(trials, colours, strict=True))
+    # Those without a curve, which diverged at once, come last in the legend.
+    coloured.sort(key=lambda own: not _known(own[0][1], metric, split))
+    bands = 0
+    for (name, point), colour in coloured:
         banded = select.label(point, select.hyperparameters(means)) in best
+        bands += banded and _known(point, metric, split)
         name = "mean" if others == "each seed" else name
         _curve(ax, point, metric, split, banded, color=colour, label=name)
     if others:  # behind the curves, but last in the legend
@@ -87,8 +92,9 @@ def curves(
     cut = _leave_out_diverged(ax, means, metric, split)
     label_y(ax, axis_label(ds, metric, split))
     note = seeds_note(means)
-    if note and len(best) < len(trials):
-        note += f" (the best {BANDS} with bands)"
+    curved = sum(_known(point, metric, split) for _, point in trials)
+    if note and bands < curved:
+        note += f" (the best {bands} with bands)"
     note = headed(note, stopped_note(means), cut)
     say_which(fig, note)
     add_legend(fig, [ax])
@@ -97,6 +103,11 @@ def curves(
         f"{_curves_in_words(len(trials), others)}. {select.best_in_words(means, metric, split)}"
     )
     return attach(fig, [ax], note=note)
+
+
+def _known(point: xr.Dataset, metric: str, split: str) -> bool:
+    """Whether a trial has any value to draw."""
+    return bool(np.isfinite(until_divergence(point, metric).sel(split=split)).any())
 
 
 def _leave_out_diverged(ax: Axes, ds: xr.Dataset, metric: str, split: str) -> str:
