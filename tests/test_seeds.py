@@ -210,6 +210,13 @@ def test_a_lead_smaller_than_the_spread_is_called_one():
     assert str(wide).startswith("It is the best with 4 of 4 seeds. It leads width 16 by 0.3 (95 %")
 
 
+def test_the_best_on_average_may_be_the_best_with_no_seed():
+    loss = [[0.3, 0.31, 0.3, 0.3], [0.1, 0.1, 0.9, 0.9], [0.9, 0.9, 0.1, 0.1]]
+    found = seeds.lead(swept(loss))
+    assert str(found).startswith("It is the best with none of 4 seeds.")
+    assert found.told("Another.").startswith("With none of 4 seeds is width 8 the best.")
+
+
 def test_where_higher_is_better():
     accuracy = np.array([[0.9, 0.8, 0.9, 0.9], [0.7, 0.85, 0.7, 0.7]])
     ds = swept([[1.0] * 4, [1.0] * 4], values={"accuracy": accuracy})

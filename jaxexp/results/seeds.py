@@ -259,12 +259,14 @@ class Lead:
     def told(self, after: str | None = None) -> str:
         """The same to stand behind the sentences `after`: with a name if they end with another."""
         named = after is not None and not after.endswith(f"{self.best}.")
-        of = f"{number(self.wins)} of {count(self.seeds, self.replicate)}"
+        of = f"{number(self.wins) if self.wins else 'none'} of {count(self.seeds, self.replicate)}"
         said = ""
         if self.paired and self.seeds:
             said = f"It is the best with {of}. "
             if named:
-                said, named = f"With {of}, {self.best} is the best. ", False
+                said = f"With {of}, {self.best} is the best. "
+                said = said if self.wins else f"With {of} is {self.best} the best. "
+                named = False
         if not np.isfinite(self.low):
             return f"{said}The next {f'after {self.best} ' if named else ''}is {self.second}."
         if self.difference < 0:
