@@ -3,6 +3,7 @@
 import doctest
 import functools
 import pickle
+import types
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ import sklearn.metrics as sk
 
 import jaxexp.training.metrics as metrics
 from jaxexp.base.errors import UserError
+from jaxexp.training import carry
 from jaxexp.training.metrics import Direction, Metric
 
 N, C = 1000, 5
@@ -369,3 +371,20 @@ def test_other_refusals():
     metric = Metric("lower", sums=lambda p, t, w: w, value=lambda w: w)
     with pytest.raises(UserError, match=r"^metric 'm': a value of shape \(2,\), expected one numb"):
         metric.compute(jnp.ones(2), name="m")
+
+
+def test_what_the_value_of_a_metric_reads_is_read_in_every_run():
+    class Scaled:
+        __hash__ = None
+        scale = 1.0
+
+        def __call__(self, sums):
+            return self.scale * sums["a"]
+
+    value = Scaled()
+    metric = Metric("lower", sums=lambda *_: {"a": jnp.ones(())}, value=value)
+    task = types.SimpleNamespace(metrics={"m": metric})
+    for scale in (1.0, 100.0):
+        value.scale = scale
+        found = carry.values(task, {"m": {"a": np.ones((2, 3), np.float32)}})
+        np.testing.assert_array_equal(found["m"], np.full((2, 3), scale))

@@ -81,6 +81,11 @@ def zeros(*shape):
     return lambda trial, rng, x: {"w": jnp.zeros(shape)}
 
 
+@dataclass(frozen=True, kw_only=True)
+class NamedTrial(jx.Trial):
+    final_loss: float = jx.traced(0.0)
+
+
 def task(**parts):
     """A linear model of three classes, with other parts."""
     usual = {
@@ -237,6 +242,18 @@ MISTAKES = {
     "name of a deviation": (
         lambda: plan(metrics={"loss_std": jx.metrics.accuracy}),
         r"metrics\['loss_std'\]: results have something else of this name",
+    ),
+    "name of what is missing": (
+        lambda: plan(metrics={"loss_undefined": jx.metrics.accuracy}),
+        r"metrics\['loss_undefined'\]: results have something else of this name",
+    ),
+    "name of a metric in the end": (
+        lambda: plan(metrics={"a": jx.metrics.accuracy, "final_a_std": jx.metrics.log_loss}),
+        r"metrics\['final_a_std'\]: results have something else of this name",
+    ),
+    "a hyperparameter named as a mean": (
+        lambda: jx.plan(jx.Sweep(NamedTrial(final_loss=1.0)), task(), LABELS),
+        r"NamedTrial.final_loss: means over seeds have something else of this name",
     ),
     "name of a count": (
         lambda: plan(metrics={"seeds": jx.metrics.accuracy}),

@@ -175,6 +175,8 @@ def test_of_one_difference_or_equal_ones_no_spread_is_known():
     coarse = seeds.lead(swept([[0.25, 0.5, 0.25, 0.5], [0.5, 0.75, 0.5, 0.75]]))
     assert not coarse.clear
     assert "leads" not in str(coarse)
+    near_one = swept([[0.97, 0.98, 0.96, 0.99], [0.96, 0.97, 0.95, 0.98]])
+    assert np.isnan(seeds.lead(near_one.astype(np.float32)).low)
 
 
 def test_means_of_best_epochs_are_those_and_curves_are_what_was_measured():
@@ -191,6 +193,12 @@ def test_means_of_best_epochs_are_those_and_curves_are_what_was_measured():
     assert float(curve.sel(epoch=4)) == pytest.approx(float(measured.sel(epoch=4).mean()))
     at_five = [float(after), *measured.sel(epoch=5).values[1:]]
     assert float(curve.sel(epoch=5)) == pytest.approx(np.mean(at_five))
+
+    alone = seeds.average(ds.sel(split="validation"))
+    np.testing.assert_allclose(
+        select.final(alone).squeeze("split"), own.sel(split="validation").mean("seed"), rtol=1e-6
+    )
+    assert "loss" in seeds.average(ds.sel(epoch=2))
 
 
 def test_settings_with_one_seed_in_common_are_compared_as_unpaired():

@@ -46,14 +46,26 @@ def later(part, condition):
     return optax.conditionally_transform(part, condition)
 
 
-def by_count(factor):
+def by_count(factor, kind=jnp.int32):
     """Gradients moved by their mean, times a factor of a count."""
 
     def update(grads, count, params=None):
         moved = jax.tree.map(lambda g: g + factor(count) * g.mean(), grads)
         return moved, count + 1
 
-    return sgd_after(optax.GradientTransformation(lambda params: jnp.int32(0), update))
+    return sgd_after(optax.GradientTransformation(lambda params: kind(0), update))
+
+
+def rounded_momentum():
+    """Whole numbers that count nothing."""
+
+    def update(grads, moments, params=None):
+        new = jax.tree.map(lambda g: jnp.clip(jnp.round(8 * g), -9, 9).astype(jnp.int8), grads)
+        return jax.tree.map(lambda g, m: g + 0.01 * m, grads, moments), new
+
+    return optax.GradientTransformation(
+        lambda params: jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.int8), params), update
+    )
 
 
 SAME = {
@@ -68,6 +80,7 @@ SAME = {
     "schedule-free": lambda t: contrib.schedule_free_adamw(t.learning_rate, 5),
     "signs": lambda t: optax.sign_sgd(t.learning_rate),
     "clipped later": sgd_after(later(optax.clip_by_global_norm(0.1), lambda step: step >= 10)),
+    "momentum in integers": sgd_after(rounded_momentum()),
     "every eighth step": lambda t: optax.MultiSteps(optax.adam(RATE), 8),
 }
 DIFFERENT = {
@@ -82,6 +95,7 @@ DIFFERENT = {
     "centred later": sgd_after(later(optax.centralize(), lambda step: step >= 10)),
     "centred at times": sgd_after(later(optax.centralize(), lambda step: step % 7 == 6)),
     "a factor that is 0 at first": by_count(lambda count: jnp.clip(count - 12.0, 0.0, 1.0)),
+    "an unsigned count": by_count(lambda count: 1.0 * (count >= 10), jnp.uint32),
     "not a number in padding": sgd_after(optax.stateless(lambda grads, params: jax.tree.map(
         lambda g: g / abs(g), grads))),
 }  # fmt: skip

@@ -134,15 +134,27 @@ def check_task(task: Task) -> None:
 
 def check_metric_names(task: Task, trials: Sequence[Trial]) -> None:
     """Raise UserError for a metric that would take the place of something else in the results."""
+    means = {  # what means over seeds have beside a metric
+        f"{of}{metric}{beside}"
+        for metric in ("loss", *task.metrics)
+        for of in ("", "final_")
+        for beside in ("", "_std", "_undefined")
+        if of or beside
+    }
+    for trial in {type(trial): trial for trial in trials}.values():
+        if both := sorted(means & trial.fields().keys()):
+            raise UserError(
+                f"{type(trial).__name__}.{both[0]}: means over seeds have something else of this "
+                "name, expected another"
+            )
     for name in task.metrics:
         taken = next((type(trial) for trial in trials if name in trial.fields()), None)
         if taken is not None:
             raise UserError(
                 f"metrics[{name!r}]: {taken.__name__} has a hyperparameter of this name"
             )
-        of = name.removesuffix("_std").removeprefix("final_")  # what means over seeds have, too
-        spread = of != name and (of in RESERVED or of in task.metrics)
-        taken_too = name in RESERVED or spread or name in task.prediction_dims
+        taken_too = name in RESERVED | means or name in task.prediction_dims
+        taken_too |= name.removesuffix("_std") in RESERVED
         if taken_too or name.startswith("running_"):
             raise UserError(f"metrics[{name!r}]: results have something else of this name")
 

@@ -33,7 +33,7 @@ from jaxexp.results.settings import Settings, flat
 from jaxexp.spec.values import text
 
 LEVEL = 95  # per cent, of an interval
-ROUNDING = 1e-6  # of float32, relative: differences that vary by less are equal
+ROUNDING = 1e-6  # of float32, relative to the numbers: differences that vary by less are equal
 
 
 def several(ds: xr.Dataset) -> bool:
@@ -121,6 +121,8 @@ def average(ds: xr.Dataset) -> xr.Dataset:
     best = together["best_epoch"] if "best_epoch" in together else xr.DataArray(0)
     for metric in select.metrics(together) if bool((best > 0).any()) else ():
         end = select.final(together, metric)
+        if "split" not in together.dims:
+            end = end.isel(split=0, drop=True)
         missing = settings.sum(end.isnull() & finished)
         if missing.any():
             made[f"final_{metric}_undefined"] = missing
@@ -150,7 +152,9 @@ def average(ds: xr.Dataset) -> xr.Dataset:
 
 
 def _same_length(ds: xr.Dataset, settings: Settings) -> xr.Dataset:
-    """With curves of equal length over the seeds of each setting."""
+    """With curves of equal length over the seeds of each setting; one epoch alone is as it is."""
+    if "epoch" not in ds.dims:
+        return ds
     last = ds["epochs_trained"]
     longest = settings.of_each(settings.max(last))
     alike = bool((last == longest).all())
@@ -329,7 +333,8 @@ def _lead(
     fewer = min(len(first), len(second))
     paired = 2 * len(gain_K) >= fewer and len(gain_K) >= min(fewer, 2)
     difference = gain_K.mean() if paired else first.mean() - second.mean()
-    low, high = _interval([gain_K] if paired else [first, -second])
+    largest = float(pd.concat([first, second]).abs().max())
+    low, high = _interval([gain_K] if paired else [first, -second], largest)
     return Lead(
         best=str(ranked["trial"].iloc[0]),
         second=str(ranked["trial"].iloc[1]),
@@ -344,10 +349,11 @@ def _lead(
     )
 
 
-def _interval(samples: Sequence[pd.Series]) -> tuple[float, float]:
+def _interval(samples: Sequence[pd.Series], largest: float = 0.0) -> tuple[float, float]:
     """Of the mean of a sample, by Student's t; of the sum of two independent means, by Welch's.
 
-    NaN of single values, and of equal ones: those of a coarse metric, such as the accuracy on few
+    NaN of single values, and of ones that are equal but for the rounding of the `largest` number of
+    which they are differences: those of a coarse metric, such as the accuracy on few
     examples, are equal by chance. A bootstrap would be too narrow: of two values, percentiles are
     the values themselves, and cover half of what they should.
     """
@@ -358,7 +364,7 @@ def _interval(samples: Sequence[pd.Series]) -> tuple[float, float]:
     mean = sum(float(sample.mean()) for sample in samples)
     squared_errors = [float(sample.var(ddof=1)) / len(sample) for sample in samples]
     total = sum(squared_errors)
-    if total**0.5 <= ROUNDING * abs(mean):
+    if total**0.5 <= ROUNDING * largest:
         return float("nan"), float("nan")
     # Of a single sample, n - 1; else those of Welch and Satterthwaite.
     freedom = total**2 / sum(

@@ -1,7 +1,5 @@
 """What a trial carries from step to step, and what is recorded of an epoch."""
 
-import functools
-from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
 import jax
@@ -10,7 +8,7 @@ import numpy as np
 from jax import Array
 
 from jaxexp.base.batches import steps_per_epoch
-from jaxexp.training.metrics import Direction, Metric
+from jaxexp.training.metrics import Metric
 from jaxexp.training.task import Outputs, Task, Variables
 from jaxexp.training.trees import PyTree
 
@@ -54,15 +52,9 @@ def values(task: Task, sums: Sums) -> dict[str, np.ndarray]:
             with np.errstate(invalid="ignore", divide="ignore"):
                 made[name] = np.asarray(own["total"] / own["weight"], np.float32)
         else:
-            made[name] = np.asarray(_by_epoch(metric.value)(own), np.float32)
+            compute = jax.jit(jax.vmap(jax.vmap(metric.compute)))
+            made[name] = np.asarray(compute(own), np.float32)
     return made
-
-
-@functools.lru_cache(64)  # the same metric, of a task that is made anew, is not compiled again
-def _by_epoch(value: Callable[[PyTree], Array]) -> Callable[[Sums], Array]:
-    """The value of a metric, of sums with two leading axes."""
-    compute = Metric(Direction.LOWER, sums=lambda *_: (), value=value).compute
-    return jax.jit(jax.vmap(jax.vmap(compute)))
 
 
 def running_loss(

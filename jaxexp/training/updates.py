@@ -90,7 +90,7 @@ def _same(trial: Trial, padded: "_Model") -> bool:
 def _counts(steps: int) -> list[np.int32]:
     """How many steps an optimizer is told that it has taken: none, some, half and nearly all."""
     last = max(0, steps - len(SCALES))
-    return [*map(np.int32, sorted({0, steps // 2, last, *(c for c in COUNTS if c < steps)}))]
+    return [*map(np.int32, sorted({0, last // 2, last, *(c for c in COUNTS if c <= last)}))]
 
 
 def _own_places(task: Task, trial: Trial, padded: Variables) -> PyTree:
@@ -162,9 +162,10 @@ class _Model:
 
 
 def _counted_on(leaf: ArrayLike, count: Array) -> ArrayLike:
-    """What an optimizer counts in is a signed integer of its state."""
+    """What an optimizer counts in is an integer of its state, a scalar."""
     dtype = jnp.result_type(leaf)
-    return leaf + count.astype(dtype) if jnp.issubdtype(dtype, jnp.signedinteger) else leaf
+    counts = jnp.ndim(leaf) == 0 and jnp.issubdtype(dtype, jnp.integer)
+    return leaf + count.astype(dtype) if counts else leaf
 
 
 def _flat(tree: PyTree, *leading: int) -> np.ndarray:

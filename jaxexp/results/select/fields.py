@@ -204,8 +204,8 @@ def _at_the_end(ds: xr.Dataset, metric: str, beside: str = "") -> xr.DataArray |
     """
     name, of_means = f"{metric}{beside}", f"final_{metric}"
     whole = "epoch" in ds[metric].dims and bool((last_epoch(ds) == ds["epochs_trained"]).all())
-    name = f"final_{name}" if of_means in ds and whole else name
-    if name not in ds:
+    name = f"final_{name}" if of_means in ds.data_vars and whole else name
+    if name not in ds.data_vars:
         return None
     values = ds[name] if "split" in ds[name].dims else ds[name].expand_dims("split")
     values = values if name.startswith(of_means) else _at_last_epoch(ds, values)
