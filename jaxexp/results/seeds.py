@@ -81,9 +81,8 @@ def average(ds: xr.Dataset) -> xr.Dataset:
     is. `select.rank` has such means behind those that miss fewer. A seed that trained for fewer
     epochs than another of its setting stays as it is in the end; where seeds have the parameters of
     their best epochs, `final_loss` and the like are means of these, which `select.final` takes.
-    Integers that are no numbers to
-    average, such as predicted classes, are left out. Results without seeds to average are returned
-    as they are.
+    Integers that are no numbers to average, such as predicted classes, are left out. Results
+    without seeds to average are returned as they are.
     """
     together = flat(ds)
     settings = Settings.of(together)
@@ -353,9 +352,9 @@ def _interval(samples: Sequence[pd.Series], largest: float = 0.0) -> tuple[float
     """Of the mean of a sample, by Student's t; of the sum of two independent means, by Welch's.
 
     NaN of single values, and of ones that are equal but for the rounding of the `largest` number of
-    which they are differences: those of a coarse metric, such as the accuracy on few
-    examples, are equal by chance. A bootstrap would be too narrow: of two values, percentiles are
-    the values themselves, and cover half of what they should.
+    which they are differences: those of a coarse metric, such as the accuracy on few examples, are
+    equal by chance. A bootstrap would be too narrow: of two values, percentiles are the values
+    themselves, and cover half of what they should.
     """
     from scipy.special import stdtrit  # it takes half a second to start
 

@@ -32,9 +32,8 @@ def of_kept_types(optimizer: optax.GradientTransformation) -> optax.GradientTran
         grads: PyTree, state: PyTree, params: PyTree = None, **extra: PyTree
     ) -> tuple[PyTree, PyTree]:
         updates, new = extended_update(optimizer, grads, state, params, extra)
-        if str(jax.tree.structure(new)) == str(
-            jax.tree.structure(state)
-        ):  # else JAX tells what differs
+        was, now = (str(jax.tree.structure(own)) for own in (state, new))
+        if was == now:  # else JAX tells what differs
             new = jax.tree_util.tree_map_with_path(_kept, state, new)
         return updates, new
 
