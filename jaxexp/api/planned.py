@@ -174,22 +174,21 @@ def task_fingerprint(task: Task, data: Data, sweeps: Sequence[Sweep]) -> str:
     steps that trials of the kind take. What a program would trace is no number of Python here,
     either: 0 times what a task closes over would be 0.
     """
-    trials, steps = dict[tuple[object, ...], Trial](), dict[tuple[object, ...], set[int]]()
-    for trial in (trial for sweep in sweeps for trial in sweep.trials()):
-        key = kinds.static_key(trial)
-        trials[key] = trial
-        steps.setdefault(key, set()).add(data.steps_of(trial))
+    distinct = {
+        (kinds.static_key(trial), data.steps_of(trial)): trial
+        for sweep in sweeps
+        for trial in sweep.trials()
+    }
     first, lengths = dict[object, Trial](), dict[object, set[int]]()
-    for key, trial in trials.items():
+    showing, seen = list[Trial](), set[object]()
+    for (_, steps), trial in distinct.items():
         kind = (kinds.unpadded(trial), *traced_shapes(trial))
         first.setdefault(kind, trial)
-        lengths.setdefault(kind, set()).update(steps[key])
-    asked = {trial: tuple(sorted(lengths[kind])) for kind, trial in first.items()}
-    showing, seen = list[Trial](), set[object]()
-    for trial in trials.values():
+        lengths.setdefault(kind, set()).add(steps)
         new = {(type(trial), *own) for own in kinds.static_values(trial)} - seen
         showing += [trial] if new else []
         seen |= new
+    asked = {trial: tuple(sorted(lengths[kind])) for kind, trial in first.items()}
     for trial in showing[:: -(-len(showing) // MOST_TRACED)]:
         asked.setdefault(trial, (data.steps_of(trial),))
     arrays = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), data.arrays())

@@ -332,9 +332,7 @@ class RunDirectory:
             self._write({**self.command(), "finished": True})
             shutil.rmtree(self.checkpoints, ignore_errors=True)
 
-    def save(
-        self, sweep: Sweep, dataset: "xr.Dataset", identity: Mapping[str, str] = {}
-    ) -> None:  # fmt: skip
+    def save(self, sweep: Sweep, dataset: "xr.Dataset", identity: Mapping[str, str] = {}) -> None:
         """Save the results of one sweep, and what decides whether a resumed run takes them over.
 
         Raises UserError if they cannot be written.
@@ -363,9 +361,7 @@ class RunDirectory:
         except UserError as error:
             note(f"{error}; the sweep runs again")
             return None
-        made = json.loads(dataset.attrs.get("identity", "{}"))
-        before = {name: made[name] for name in identity.keys() & made.keys()}
-        if differs := differences(before, identity):
+        if differs := _differing(json.loads(dataset.attrs.get("identity", "{}")), identity):
             with self._writing():
                 file.unlink()
                 if models.exists():
@@ -379,9 +375,8 @@ class RunDirectory:
 
         Raises UserError if it cannot be deleted.
         """
-        made = self.command().get("made_with", {})
-        before = {name: made[name] for name in identity.keys() & made.keys()}
-        if self.study.exists() and (differs := differences(before, identity)):
+        differs = _differing(self.command().get("made_with", {}), identity)
+        if self.study.exists() and differs:
             with self._writing():
                 if self.checkpoints.exists():
                     shutil.rmtree(self.checkpoints)
@@ -440,3 +435,8 @@ class RunDirectory:
         with self._writing():
             write_whole(self.page, html.encode())
         return self.page
+
+
+def _differing(made: Mapping[str, str], identity: Mapping[str, str]) -> list[str]:
+    """In words, what is not as it was made; what else is written down of it decides nothing."""
+    return differences({name: made[name] for name in identity.keys() & made.keys()}, identity)
