@@ -112,14 +112,16 @@ def test_tables_line_up_and_say_what_is_missing() -> None:
         {
             "batch": [1, 106_897],
             "val acc": [0.6221, np.nan],
-            "seconds": [152.7, 12.345],
+            "seconds": [152.7, 12.3456789],
+            "momentum": [0.9, 0.99999],
             "learning rate": [1.0, 1e-5],
             "batch norm": [True, False],
         }
     )
     html = page(section(tables={"": table}))
     cells = re.findall(r"<td[^>]*>([^<]*)</td>", html[html.index('<table class="numbers"') :])
-    assert cells == ["1", "0.6221", "152.7", "1", "on", "106,897", "–", "12.3", "1e-5", "off"]
+    assert cells[:6] == ["1", "0.6221", "152.7", "0.90000", "1", "on"]
+    assert cells[6:] == ["106,897", "–", "12.3", "0.99999", "1e-5", "off"]
 
 
 def test_a_named_index_is_a_column_and_a_plain_one_is_not() -> None:

@@ -132,6 +132,16 @@ def test_numbers(value, text):
 
 @pytest.mark.parametrize(
     ("value", "text"),
+    [(0.99999, "0.99999"), (np.float32(0.99999), "0.99999"), (-0.123456, "−0.123456"),
+     (0.1234567, "0.1235"), (1 / 3, "0.3333"), (1e-5, "1e-5"), (1234.5, "1234"), (16, "16"),
+     (True, "on"), (None, "none"), (np.nan, "–"), (np.inf, "inf"), ((64, 32), "64-32")],
+)  # fmt: skip
+def test_values_of_hyperparameters_are_shown_as_they_were_given(value, text):
+    assert select.setting(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
     [(603.4, "603"), (99.7, "100"), (99.4, "99"), (-600.0, "−600"), (0.0603, "0.06"),
      (1234.5, "1234"), (2e7, "2e7")],
 )  # fmt: skip
@@ -241,9 +251,9 @@ def test_where_takes_a_float_as_it_is_shown_unless_two_are_shown_so():
         made = select.where(ds, learning_rate=shown)["learning_rate"].values
         np.testing.assert_allclose(made, shown, rtol=1e-3)
         assert len(made) == 1 + (shown == 0.5098574)  # as float32 has them
-    two = dataset({"learning_rate": [0.50985, 0.50989, 0.1]})
+    two = dataset({"learning_rate": [0.50985012, 0.50989012, 0.1]})
     with pytest.raises(
-        UserError, match=r"learning_rate = 0.5099: expected one of 0.50985, 0.50989"
+        UserError, match=r"learning_rate = 0.5099: expected one of 0.50985012, 0.50989012"
     ):
         select.where(two, learning_rate=0.5099)
     for other in (0.00018, 0.000188, 0.00018811):  # others, that round to what is shown or less

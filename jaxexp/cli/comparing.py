@@ -96,9 +96,9 @@ def _settings(
             for name in {**base, **axes}:
                 values = axes.get(name)
                 said = (
-                    select.number(base[name])
+                    select.setting(base[name])
                     if values is None
-                    else ", ".join(dict.fromkeys(map(select.number, values)))
+                    else ", ".join(dict.fromkeys(map(select.setting, values)))
                 )
                 when = "initial " if select.changed(ds, name) else ""
                 own_facts.setdefault(f"{sweep}: {when}{select.words(name)}", {})[run] = said

@@ -72,7 +72,7 @@ def _best(ds: xr.Dataset, by: str | None, split: str | None, top: int) -> Table:
         made.add_column("status")
     for number, (place, row) in enumerate(shown.iterrows(), 1):
         at = int(str(place))
-        given = [select.number(row[name]) if applies[name][at] else "–" for name in names]
+        given = [select.setting(row[name]) if applies[name][at] else "–" for name in names]
         own = [str(counts[at])] if counts is not None and uneven else []
         values = [final[key][at] for key in measured]
         made.add_row(str(number), *given, *own, *values, *([ended[at]] if told else []))

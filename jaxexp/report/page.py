@@ -18,7 +18,8 @@ import xarray as xr
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from jaxexp.results import select
-from jaxexp.results.select import number
+from jaxexp.results.select import number, setting
+from jaxexp.results.select.wording import is_short
 from jaxexp.spec.sweep import Verdict
 from jaxexp.training.data import Attributes
 
@@ -321,18 +322,21 @@ def _with_spread(text: str, spread: float) -> str:
 def _column(column: pd.Series) -> list[str]:
     """The values as text: fractions to four digits of the largest, so that points line up.
 
-    Where they span so much that this would hide the small ones, each as `number` writes it.
+    To as many as they have where none has more than six. Where they span so much that this would
+    hide the small ones, each as `setting` writes it.
     """
     values = column.to_numpy()
     if values.dtype.kind != "f":
         return ["–" if _missing(value) else number(value) for value in values]
+    each = [setting(value) for value in values]
     sizes = np.abs(values[np.isfinite(values) & (values != 0)])
     if not sizes.size or sizes.max() >= 99 * sizes.min():  # no common number of decimals
-        return [number(value) for value in values]
-    needed = max(len(number(value).partition(".")[2]) for value in values)
-    places = min(needed, max(0, 3 - int(np.floor(np.log10(sizes.max())))))
-    if "e" in "".join(number(value) for value in values[np.isfinite(values)]):
-        return [number(value) for value in values]
+        return each
+    if "e" in "".join(each):
+        return each
+    places = max(len(text.partition(".")[2]) for text in each)
+    if not all(is_short(value) for value in values[np.isfinite(values)]):
+        places = min(places, max(0, 3 - int(np.floor(np.log10(sizes.max())))))
     fixed = [f"{value:,.{places}f}".replace("-", "−") for value in values]
     return ["–" if np.isnan(v) else text for v, text in zip(values, fixed, strict=True)]
 

@@ -36,7 +36,7 @@ from jaxexp.report.figures.style import (
 )
 from jaxexp.report.figures.traces import NO_HEIGHT
 from jaxexp.results import select
-from jaxexp.results.select import number
+from jaxexp.results.select import number, setting
 
 MEANS = 30  # values of a number that have a mean: of more, each would be of very few trials
 
@@ -200,7 +200,7 @@ class _Against:
         few = len(self.values) <= FEW and not (self.random and self._crowded(ax))
         if few or not self.numeric:
             kept = range(0, len(self.values), -(-len(self.values) // 20))
-            names = [textwrap.fill(number(self.values[g]), 14) for g in kept]
+            names = [textwrap.fill(setting(self.values[g]), 14) for g in kept]
             below = [self._below(g) if few else "" for g in kept]
             ax.set_xticks(
                 self.at[list(kept)], [a + b for a, b in zip(names, below, strict=True)],

@@ -24,7 +24,7 @@ from jaxexp.report.figures.style import (
     wants_log,
 )
 from jaxexp.results import select
-from jaxexp.results.select import number, within
+from jaxexp.results.select import setting, within
 
 NUMBERED = 12  # cells in a row that have room for their number
 
@@ -84,7 +84,7 @@ def heat_map(
     for name, ticks in ((x, ax.set_xticks), (y, ax.set_yticks)):
         step = -(-len(values[name]) // 20)
         kept = range(0, len(values[name]), step)
-        ticks(list(kept), [textwrap.fill(number(values[name][i], 3), 14) for i in kept])
+        ticks(list(kept), [textwrap.fill(setting(values[name][i]), 14) for i in kept])
     if shape[1] > 8:
         ax.tick_params(axis="x", labelrotation=60)
     explained = "\n(div. or ×: trials that diverged)" if lost.any() else ""
@@ -113,7 +113,7 @@ def heat_map(
         f"Map of {axis_label(ds, metric, split)} over {in_words[x]} and {in_words[y]}, "
         f"{shape[1]} by {shape[0]} cells{best}."
     ) + (f" {note}." if note else "")
-    names = {key: [number(v) for v in values[name]] for key, name in (("x", x), ("y", y))}
+    names = {key: [setting(v) for v in values[name]] for key, name in (("x", x), ("y", y))}
     hovers = [
         [
             f"{in_words[x]} {names['x'][j]}\n{in_words[y]} {names['y'][i]}\n"

@@ -21,7 +21,7 @@ from jaxexp.report.figures.style import (
     wants_log,
 )
 from jaxexp.results import select
-from jaxexp.results.select import number, within
+from jaxexp.results.select import number, setting, within
 
 
 @rc_context(STYLE)
@@ -101,7 +101,7 @@ class _Axis:
                 self.at = np.log10(values) if self.log else values
         else:
             places = {value: place for place, value in enumerate(distinct)}
-            self.names = [number(value) for value in distinct]
+            self.names = [setting(value) for value in distinct]
             self.at = np.array([places.get(value, 0) for value in column.tolist()], float)
             self.log = False
         few = np.unique(self.at[there])

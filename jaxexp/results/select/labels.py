@@ -22,7 +22,7 @@ from jaxexp.results.select.fields import (
     units,
     values_by_trial,
 )
-from jaxexp.results.select.wording import count, number, words
+from jaxexp.results.select.wording import count, number, setting, words
 
 
 def named(ds: xr.Dataset, name: str) -> str:
@@ -52,7 +52,7 @@ def label(point: xr.Dataset, names: Iterable[str] = ()) -> str:
 
 def trial_in_words(values: Mapping[str, object]) -> str:
     """Of values by their names in words."""
-    return ", ".join(f"{name} {number(value)}" for name, value in values.items()) or "single trial"
+    return ", ".join(f"{name} {setting(value)}" for name, value in values.items()) or "single trial"
 
 
 def status(point: xr.Dataset) -> str:

@@ -28,7 +28,7 @@ from jaxexp.results.select.fields import (
     values_by_trial,
 )
 from jaxexp.results.select.labels import applying_by_trial, named, point, statuses, trial_in_words
-from jaxexp.results.select.wording import metric_words, number
+from jaxexp.results.select.wording import metric_words, number, setting
 from jaxexp.spec.values import text
 
 
@@ -58,7 +58,7 @@ def where(ds: xr.Dataset, **values: object) -> xr.Dataset:
             keep = np.array([same(own, value) for own in values_P.tolist()])
             keep = keep if keep.any() else _shown_as(name, values_P, value)
         if not keep.any():
-            there = ", ".join(dict.fromkeys(number(own) for own in values_P))
+            there = ", ".join(dict.fromkeys(setting(own) for own in values_P))
             has = "ends with" if changed(ds, name) else "has"
             raise UserError(f"no trial {has} {name} = {value}; there are {there}")
         ds = ds.isel({ds[name].dims[0]: np.flatnonzero(keep)})
@@ -75,10 +75,10 @@ def _not_varying(ds: xr.Dataset, name: str) -> str:
 
 
 def _shown_as(name: str, own: np.ndarray, value: object) -> np.ndarray:
-    """Which floats `number` rounds to `value`; raises UserError where they differ."""
+    """Which floats `setting` rounds to `value`; raises UserError where they differ."""
     if own.dtype.kind != "f" or not is_number(value):
         return np.zeros(len(own), bool)
-    shown = [number(v).replace("−", "-").replace(",", "") for v in own]
+    shown = [setting(v).replace("−", "-").replace(",", "") for v in own]
     keep = np.array([s != "–" and float(s) == value for s in shown])
     if len(found := dict.fromkeys(own[keep].tolist())) > 1:
         raise UserError(

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from jaxexp.spec.values import text
+from jaxexp.spec.values import float32, text
 
 
 def number(value: object, digits: int = 4) -> str:
@@ -29,6 +29,21 @@ def number(value: object, digits: int = 4) -> str:
         return number(round(float(value)))
     mantissa, exponential, exponent = f"{value:.{digits}g}".partition("e")
     return _minus(f"{mantissa}e{int(exponent)}" if exponential else mantissa)
+
+
+def setting(value: object) -> str:
+    """The value of a hyperparameter as `number` writes it, but as it was given where that is short.
+
+    A float of up to six digits keeps them (0.99999, not 1); one that was drawn is rounded to four.
+    """
+    if isinstance(value, float | np.floating) and math.isfinite(value):
+        return number(value, 6 if is_short(value) else 4)
+    return number(value)
+
+
+def is_short(value: float) -> bool:
+    """Whether six significant digits are all that `value` has, as float32."""
+    return float32(float(f"{value:.6g}")) == float32(float(value))
 
 
 def decimals(value: float, digits: int = 4) -> str:
