@@ -365,4 +365,6 @@ def test_what_a_task_raises_says_what_it_was_traced_with():
     data = jx.arrays(np.ones((20, 3)), np.ones(20))
     with pytest.raises(ValueError, match="four of them") as raised:
         jx.plan(jx.Sweep(jx.Trial(batch_size=8)), Chooses(), data)
-    assert raised.value.__notes__[-1] == "Chooses was traced with a batch of two examples"
+    assert raised.value.__notes__[-1] == (
+        "Chooses was traced with a batch of two examples: any number has to work"
+    )

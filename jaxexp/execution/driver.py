@@ -122,7 +122,7 @@ def _decide(every: Sequence[Training], rung: int, control: Control) -> None:
         return
 
     def values(metric: str, split: str) -> np.ndarray:
-        return np.concatenate([one.values(metric, split)[own, :rung] for one, own in asked])
+        return np.concatenate([one.history.values(metric, split)[own, :rung] for one, own in asked])
 
     curves = asked[0][0].curves(values)
     stopped = control.stop_together(rung, trials, curves)

@@ -20,12 +20,12 @@ from jaxexp.base.words import count
 from jaxexp.execution.calls import CallLength
 from jaxexp.execution.compiling import state_like
 from jaxexp.execution.control import Control
+from jaxexp.execution.history import History
 from jaxexp.execution.listeners import Checkpointer, Progress, Shared
 from jaxexp.execution.program import Call, RunningProgram, filled, lanes_computed
 from jaxexp.execution.records import End, Snapshot, TrialRecord, make_records
-from jaxexp.execution.rules import RUNNING, Change, Curves
+from jaxexp.execution.rules import Change, Curves
 from jaxexp.planning.programs import Program
-from jaxexp.training import batching, carry
 from jaxexp.training.carry import EpochRecord
 from jaxexp.training.task import directions
 
@@ -61,17 +61,12 @@ class Training:
         self.own: RunningProgram | None = None  # on the devices, while it trains
         self.snapshot: Snapshot | None = None  # to go on from; kept no longer than it is needed
         self._epochs_T = np.array([trial.epochs for trial in program.trials])
-        n_and_size = [
-            (batching.training_examples(shared.arrays, trial), trial.batch_size)
-            for trial in program.trials
-        ]
-        self._n_and_size_Tx2 = np.array(n_and_size)
         self._lengths = sorted({(trial.epochs, place) for trial, place in program.members})
         self._begun = False
         self.compiled = False  # whether it has trained, or is about to
         self._compiling = threading.Lock()
         self._ahead_seconds = 0.0  # of compiling, before it was this program's turn
-        self.history: list[EpochRecord] = []  # (T, ...) each
+        self.history = History(program, shared.task, shared.arrays)
         self.ends: dict[int, End] = {}
         self._take_up(None)
 
@@ -123,13 +118,13 @@ class Training:
     def interrupted(self) -> Outcome | None:
         """Where an interrupted program stands, for another process; None if it has not begun."""
         snapshot = self.snapshot
-        if self.own is not None and len(self.history) == self.own.epoch:
+        if self.own is not None and len(self.history.epochs) == self.own.epoch:
             snapshot = self._snapshot(self.own)
         return None if snapshot is None else Outcome([], snapshot, [], self.stopped)
 
     def outcome(self, records: list[TrialRecord]) -> Outcome:
         """Where the program stands, for another process; `records` are what `run` returned."""
-        return Outcome(records, self.snapshot, self.history if records else [], self.stopped)
+        return Outcome(records, self.snapshot, self.history.epochs if records else [], self.stopped)
 
     def arrived(self, outcome: Outcome) -> list[TrialRecord]:
         """Stand where another process has brought the program; returns its records."""
@@ -140,7 +135,7 @@ class Training:
             self._take_up(outcome.snapshot)
             return []
         self.finished, self.snapshot, self.ends = True, None, {}
-        self.history, self.stopped = outcome.history, outcome.stopped
+        self.history.epochs, self.stopped = outcome.history, outcome.stopped
         # The trials are those of this process, whatever has become of their class on the way.
         own = {trial.id: trial for trial, _ in self.program.members}
         return [
@@ -161,16 +156,15 @@ class Training:
         places: np.ndarray = np.flatnonzero(wanted_T)
         return places
 
-    def values(self, metric: str, split: str) -> np.ndarray:
-        """What was measured, (T, epochs): of a stopped trial, its last values again and again."""
-        key = metric, "" if metric.startswith(RUNNING) else split
-        own = self._values.setdefault(key, [])
-        own += [self._measured(metric, split, record) for record in self.history[len(own) :]]
-        return np.stack(own, axis=1) if own else np.zeros((len(self.program.trials), 0))
-
     def curves(self, values: Callable[[str, str], np.ndarray]) -> Curves:
         """As rules want them, of these values."""
         return Curves(values, directions(self.shared.task), self.shared.splits)
+
+    def _curves(self, places: np.ndarray, epochs: int | None = None) -> Curves:
+        """Of the trials at these places, in their first epochs."""
+        return self.curves(
+            lambda metric, split: self.history.values(metric, split)[places, :epochs]
+        )
 
     def stop(self, epoch: int, places: np.ndarray) -> None:
         """End trials after a rung: where the program waits there, or did before it was resumed."""
@@ -200,7 +194,7 @@ class Training:
             if not len(asked):
                 break
             own = [self.program.trials[place] for place in asked]
-            curves = self.curves(lambda metric, split: self.values(metric, split)[asked, :epoch])  # noqa: B023
+            curves = self._curves(asked, epoch)
             improved = self.control.improved(epoch, own, curves)
             if improved is not None:
                 best_T = np.maximum(best_T, 0)
@@ -249,20 +243,17 @@ class Training:
     def _take_up(self, snapshot: Snapshot | None) -> None:
         """Be where a snapshot was taken, or at the start."""
         trials = len(self.program.trials)
-        self.history, self.ends = [], {}
+        self.ends = {}
         self.changes: dict[int, Change] = {}
         # Of rungs that are behind, those that ended without being compared with other programs.
         self._ended_alone: dict[int, np.ndarray] = {}
         self.stopped = np.zeros(trials, int)  # the epoch after which each was, 0 for none
         self.seconds = self.compile_seconds = 0.0
         self.settled = 0
-        self._values: dict[tuple[str, str], list[np.ndarray]] = {}
+        self.history.begin()
         if snapshot:
+            self.history.begin(snapshot.history, snapshot.epoch)
             self.chunk = min(self.chunk, snapshot.chunk)  # it may have been halved
-            self.history = [
-                jax.tree.map(lambda a: a[:, epoch], snapshot.history)  # noqa: B023
-                for epoch in range(snapshot.epoch)
-            ]
             self.ends, self.changes = dict(snapshot.ends), dict(snapshot.changes)
             self.stopped, self.settled = snapshot.stopped.copy(), snapshot.settled
             self.seconds, self.compile_seconds = snapshot.seconds, snapshot.compile_seconds
@@ -282,14 +273,15 @@ class Training:
             self.own = None  # it is the next program's turn
         if self._alive.any():
             return []
-        history = jax.tree.map(lambda *a: np.stack(a, axis=1), *self.history)
+        history = self.history.stacked()
+        assert history is not None
         made = make_records(
             self.program, self.shared.task, self.shared.arrays, history, self.ends, self.stopped,
             self.changes, self.seconds, self.compile_seconds,
         )  # fmt: skip
         self.finished, self.snapshot, self.ends = True, None, {}
         if not self.control.rungs:  # where other programs may still be compared with it
-            self.history = []
+            self.history.begin()
         return made
 
     def _running(self) -> RunningProgram:
@@ -305,7 +297,7 @@ class Training:
         self.chunk = -(-self.chunk // 2)
         # What the failed call has left as it was need not be trained again; what it was given to
         # write over, or did not bring home, is lost.
-        if self.own and len(self.history) == self.own.epoch:
+        if self.own and len(self.history.epochs) == self.own.epoch:
             with contextlib.suppress(RuntimeError, AttributeError):
                 self.snapshot = self._snapshot(self.own)
         self.snapshot, self.own = self.snapshot or self._load(), None
@@ -365,7 +357,7 @@ class Training:
         epoch = own.epoch
         asked = np.flatnonzero(self._alive)
         trials = [self.program.trials[place] for place in asked]
-        curves = self.curves(lambda metric, split: self.values(metric, split)[asked])
+        curves = self._curves(asked)
         if self.control:
             improved = self.control.improved(epoch, trials, curves)
             if improved is not None:
@@ -445,41 +437,21 @@ class Training:
         return Change(source_T, values)
 
     def _remember(self, own: RunningProgram, record: EpochRecord) -> None:
-        """Add an epoch to the history; where a trial has ended, as it was."""
-        new = own.to_host(record)
-        if len(own.places) < len(self.program.trials):
-            new = jax.tree.map(
-                lambda old, rows: _with_rows(old, own.places, rows), self.history[-1], new
-            )
-        self.history.append(new)
+        """Add an epoch to the history, and tell it."""
+        self.history.add(own.to_host(record), own.places)
         if self.changes and hasattr(self.progress, "changed"):
             self.progress.changed(self.program, self._changed(own))
         if hasattr(self.progress, "measured"):
-            epoch = len(self.history)
+            epoch = len(self.history.epochs)
 
             def value(metric: str, split: str) -> np.ndarray:
-                return self.values(metric, split)[:, epoch - 1]
+                return self.history.values(metric, split)[:, epoch - 1]
 
             self.progress.measured(self.program, epoch, value)
 
     def _changed(self, own: RunningProgram) -> dict[str, np.ndarray]:
         """The hyperparameters that trials have changed, (T,) each, as they are now."""
         return {n: own.values[n] for change in self.changes.values() for n in change.values}
-
-    def _measured(self, metric: str, split: str, record: EpochRecord) -> np.ndarray:
-        """What was measured at the end of, or during, an epoch, (T,)."""
-        task, name = self.shared.task, metric.removeprefix(RUNNING)
-        if metric == f"{RUNNING}loss":
-            loss, weight = record.step_loss_S, record.step_weight_S
-            loss_T = np.zeros(len(self.program.trials), np.float32)
-            for n, size in np.unique(self._n_and_size_Tx2, axis=0).tolist():
-                own = (self._n_and_size_Tx2 == (n, size)).all(1)
-                weight_S = None if weight is None else np.asarray(weight)[own]
-                loss_T[own] = carry.running_loss(size, np.asarray(loss)[own], weight_S, n)
-            return loss_T
-        sums = record.running if name != metric else record.splits[split]
-        own = jax.tree.map(lambda a: a[:, None], {name: sums[name]})
-        return carry.values(task, own)[name][:, 0]
 
     def _load(self) -> Snapshot | None:
         if not self.checkpointer:
@@ -498,9 +470,6 @@ class Training:
         return snapshot
 
     def _snapshot(self, own: RunningProgram) -> Snapshot:
-        history = None
-        if self.history:
-            history = jax.tree.map(lambda *a: np.stack(a, axis=1), *self.history)
         alive = self._alive
         state = record = best = None
         if alive.any():  # else nothing is left to resume
@@ -512,7 +481,7 @@ class Training:
             seconds=self.seconds, compile_seconds=self.compile_seconds, settled=self.settled,
             lanes=own.lanes, places=np.flatnonzero(alive), stopped=self.stopped.copy(),
             state=state, record=record, best=best, best_epoch=own.best_epoch.copy(),
-            history=history, ends=dict(self.ends), values=self._changed(own),
+            history=self.history.stacked(), ends=dict(self.ends), values=self._changed(own),
             changes=dict(self.changes),
         )  # fmt: skip
 
@@ -535,12 +504,6 @@ class Training:
             best=best,
             ends=dict(self.ends),
         )
-
-
-def _with_rows(old: np.ndarray, places: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    made = old.copy()
-    made[places] = rows
-    return made
 
 
 def _of_places(end: End, places: np.ndarray) -> End:

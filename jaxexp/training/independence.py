@@ -11,20 +11,18 @@ JAX's parameters of operations change among its versions: where one is missed, n
 
 import enum
 import functools
-import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.extend import core as jax_core
 
 from jaxexp.training import jaxprs
+from jaxexp.training.folding import VALUES, folded
+from jaxexp.training.operations import ALIKE, APART, MIXED, Axis, Operation
 
-Axis: TypeAlias = int | None
-MIXED = -1  # an axis that is none: places of others among the rest
 EVERYWHERE = -1  # a value that is known of all places
-Rule: TypeAlias = "Callable[[_Operation], Axis]"
 
 
 class Spread(enum.IntEnum):
@@ -145,7 +143,7 @@ class _Proof:
             if rule is None:
                 return MIXED
             alone: list[Axis] = [axis if i == j else None for j in range(len(given))]
-            to = rule(_Operation(alone, axis, shapes, out, eqn.params))
+            to = rule(Operation(alone, axis, shapes, out, eqn.params))
             whole = to is not None and to != MIXED and out[to] == shapes[i][axis]
             return to if to is not None and whole else MIXED
 
@@ -215,9 +213,7 @@ class _Proof:
         if name in VALUES and all(len(shape) in (len(out), 0) for shape in shapes):
             axes = {axis for own in given for axis in own.known}
             dtypes = [getattr(v.aval, "dtype") for v in (*eqn.invars, *eqn.outvars)]  # noqa: B009
-            made = {
-                axis: _computed(name, [own.value(axis) for own in given], dtypes) for axis in axes
-            }
+            made = {axis: folded(name, [own.value(axis) for own in given], dtypes) for axis in axes}
             return {axis: value for axis, value in made.items() if value is not None}
         if name not in PLACING or len(given) != 1:
             return {}
@@ -228,7 +224,7 @@ class _Proof:
             if axis == EVERYWHERE:
                 known[EVERYWHERE] = value
                 continue
-            to = rule(_Operation([axis], axis, shapes, out, eqn.params))
+            to = rule(Operation([axis], axis, shapes, out, eqn.params))
             if to not in (None, MIXED) and out[to] == shapes[0][axis]:
                 known[to] = value
         return known
@@ -322,191 +318,6 @@ def _beside(eqn: jax_core.JaxprEqn, i: int, axis: int) -> Axis:
     return other
 
 
-def _computed(name: str, known: Sequence[Any], dtypes: Sequence[Any]) -> Any:
-    """A value that is made of others, some of which may not be known; None if it is not known.
-
-    Of what NumPy and XLA compute alike, in any bit; `dtypes` are those of the others and its own.
-    """
-    values: list[Any] = [
-        value if value is None else np.asarray(value).astype(dtype)[()]
-        for value, dtype in zip(known, dtypes, strict=False)
-    ]
-    if name == "select_n":
-        return None if values[0] is None else values[1 + int(values[0])]
-    if (absorbed := _absorbed(name, values)) is not None:
-        return absorbed
-    if any(value is None for value in values):
-        return None
-    if name in EXACT and values[0] not in (0, np.inf, -np.inf):
-        return None
-    if name == "convert_element_type" and dtypes[-1].kind in "iu" and dtypes[0].kind not in "biu":
-        return None  # not all floats are whole numbers
-    with np.errstate(all="ignore"):
-        made = VALUES[name](*values)
-    if made is None or made != made:
-        return None
-    return np.asarray(made).astype(dtypes[-1])[()]
-
-
-class _Operation(NamedTuple):
-    """One result of an operation, of which one argument is given examples along one axis."""
-
-    given: Sequence[Axis]  # None of all other arguments
-    axis: int
-    shapes: Sequence[jaxprs.Shape]  # of what is given
-    out: jaxprs.Shape
-    params: Mapping[str, Any]
-
-
-# Rules for arrays that lie alike. An axis that is not as long as the batch is none: `_result`.
-
-
-def _kept(op: _Operation) -> Axis:
-    """A slice as long as the whole axis is the whole axis, in order."""
-    return op.axis
-
-
-def _updated(op: _Operation) -> Axis:
-    """The whole axis, or it would matter where on it."""
-    return op.axis if op.shapes[0][op.axis] == op.shapes[1][op.axis] else MIXED
-
-
-def _elementwise(op: _Operation) -> Axis:
-    """Of axes in the same places, but for scalars; an axis of 1 is broadcast."""
-    same = all(len(shape) in (len(op.out), 0) for shape in op.shapes)
-    return op.axis if same else MIXED
-
-
-def _along(op: _Operation) -> Axis:
-    """Over an axis that remains, or several."""
-    names = ("axis", "dimension", "dimensions")
-    [along] = [op.params[name] for name in names if name in op.params]
-    along = along if isinstance(along, tuple | list) else (along,)
-    return MIXED if op.axis in along else op.axis
-
-
-def _reduced(op: _Operation) -> Axis:
-    """Over axes that go."""
-    [gone] = [op.params[name] for name in ("axes", "dimensions") if name in op.params]
-    return MIXED if op.axis in gone else op.axis - sum(each < op.axis for each in gone)
-
-
-def _unstack(op: _Operation) -> Axis:
-    gone: int = op.params["axis"]
-    return MIXED if op.axis == gone else op.axis - (gone < op.axis)
-
-
-def _stack(op: _Operation) -> Axis:
-    new: int = op.params["axis"]
-    return op.axis + (new <= op.axis)
-
-
-def _broadcast_in_dim(op: _Operation) -> Axis:
-    to: int = op.params["broadcast_dimensions"][op.axis]
-    return to
-
-
-def _reshape(op: _Operation) -> Axis:
-    """The axis survives where as many elements lie before it, and it is as long."""
-    [shape] = op.shapes
-    if 0 in shape or op.params.get("dimensions") is not None:
-        return MIXED
-    for to, size in enumerate(op.out):
-        if size == shape[op.axis] and math.prod(op.out[:to]) == math.prod(shape[: op.axis]):
-            return to
-    return MIXED
-
-
-def _transpose(op: _Operation) -> Axis:
-    return list(op.params["permutation"]).index(op.axis)
-
-
-def _pad(op: _Operation) -> Axis:
-    return op.axis if tuple(op.params["padding_config"][op.axis]) == (0, 0, 0) else MIXED
-
-
-def _window(op: _Operation) -> Axis:
-    """Windows of one example each."""
-    sizes = ("window_dimensions", "window_strides", "base_dilation", "window_dilation")
-    single = all((op.params.get(name) or (1,) * len(op.out))[op.axis] == 1 for name in sizes)
-    return op.axis if single and tuple(op.params["padding"][op.axis]) == (0, 0) else MIXED
-
-
-def _top_k(op: _Operation) -> Axis:
-    return MIXED if op.axis == op.params.get("axis", len(op.out) - 1) else op.axis
-
-
-def _matrices(op: _Operation) -> Axis:
-    """Of matrices, which the last two axes are."""
-    return op.axis if op.axis < min(map(len, op.shapes)) - 2 else MIXED
-
-
-def _fft(op: _Operation) -> Axis:
-    return op.axis if op.axis < len(op.out) - len(op.params["fft_lengths"]) else MIXED
-
-
-# Rules for arrays whose axes have parts of their own.
-
-
-def _dot_general(op: _Operation) -> Axis:
-    """Results have the batch axes, then the free ones of the left factor, then of the right."""
-    contracted, batch = op.params["dimension_numbers"]
-    side = 0 if op.given[0] is not None else 1
-    paired, summed = list(batch[side]), list(contracted[side])
-    if op.axis in paired:
-        return paired.index(op.axis)
-    if op.axis in summed:
-        return MIXED
-    free = [i for i in range(len(op.shapes[side])) if i not in (*paired, *summed)]
-    before = len(paired) if side == 0 else len(op.out) - len(free)
-    return before + free.index(op.axis)
-
-
-def _conv(op: _Operation) -> Axis:
-    numbers = op.params["dimension_numbers"]
-    own = op.given[0] == numbers.lhs_spec[0] and op.given[1] is None
-    to: int = numbers.out_spec[0]
-    return to if own and op.params["batch_group_count"] == 1 else MIXED
-
-
-def _gather(op: _Operation) -> Axis:
-    """A table looked up by each example, or each example's own, or parts of the examples."""
-    numbers, (table, index) = op.params["dimension_numbers"], op.given
-    paired = list(getattr(numbers, "operand_batching_dims", ()))
-    of_index = list(getattr(numbers, "start_indices_batching_dims", ()))
-    looked_up = [i for i in range(len(op.out)) if i not in numbers.offset_dims]
-    if table is None:
-        vector = len(op.shapes[1]) - 1  # along which an index lies
-        return MIXED if index == vector else looked_up[op.axis]
-    if table in paired:
-        own: int = looked_up[of_index[paired.index(table)]]
-        return own
-    if table in numbers.start_index_map:
-        return MIXED
-    gone = (*numbers.collapsed_slice_dims, *paired)
-    kept = [i for i in range(len(op.shapes[0])) if i not in gone]
-    to: int = numbers.offset_dims[kept.index(table)]
-    return to
-
-
-def _absorbed(name: str, values: Sequence[Any]) -> Any:
-    """What decides a result alone, whatever finite number the other is."""
-    for i, value in enumerate(values):
-        if value is None:
-            continue
-        infinite = value.dtype.kind == "f" and np.isinf(value)
-        if (
-            (name in ("and", "or") and value.dtype == bool and value == (name == "or"))
-            or (name == "mul" and value == 0)
-            or (name == "div" and i == 0 and value == 0 and value.dtype.kind == "f")
-            or (name == "add" and infinite)
-        ):
-            return value
-        if name == "sub" and infinite:
-            return value if i == 0 else np.negative(value)
-    return None
-
-
 JOINING = {
     "argmax", "argmin", "cumlogsumexp", "cummax", "cummin", "cumprod", "cumsum", "dot_general",
     "reduce", "reduce_and", "reduce_max", "reduce_min", "reduce_or", "reduce_prod", "reduce_sum",
@@ -520,60 +331,9 @@ PLACING = {
     "broadcast_in_dim", "reduce_and", "reduce_max", "reduce_min", "reduce_or", "reduce_sum",
     "reshape", "rev", "slice", "squeeze", "transpose",
 }  # fmt: skip
-EXACT: dict[str, Callable[..., Any]] = {  # of 0 and infinities
-    "exp": np.exp, "expm1": np.expm1, "log": np.log, "log1p": np.log1p, "sqrt": np.sqrt,
-    "tanh": np.tanh,
-}  # fmt: skip
-VALUES: dict[str, Callable[..., Any]] = EXACT | {
-    "abs": np.abs, "add": np.add, "add_any": np.add, "and": np.bitwise_and,
-    "convert_element_type": np.asarray, "copy": lambda a: a, "div": lambda *_: None,
-    "eq": np.equal,
-    "ge": np.greater_equal, "gt": np.greater, "le": np.less_equal, "lt": np.less,
-    "max": np.maximum, "min": np.minimum, "mul": np.multiply, "ne": np.not_equal,
-    "neg": np.negative, "not": np.invert, "or": np.bitwise_or, "select_n": np.asarray,
-    "sign": np.sign, "square": np.square, "stop_gradient": lambda a: a, "sub": np.subtract,
-}  # fmt: skip
 CALLS = {
     "call", "checkpoint", "closed_call", "core_call", "custom_jvp_call", "jit", "pjit", "remat",
     "remat2",
 }  # fmt: skip
 NESTED = {*CALLS, "cond", "custom_vjp_call", "scan", "while"}
 PASSED_ON = ("device_put", "optimization_barrier")  # one for one
-ELEMENTWISE = """
-    abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e
-    bitcast_convert_type cbrt ceil clamp clz complex conj convert_element_type copy copy_p cos cosh
-    digamma div eq eq_to erf erf_inv erfc exp exp2 expm1 floor ge gt igamma igamma_grad_a igammac
-    imag integer_pow is_finite le le_to lgamma log log1p logistic lt lt_to max min mul mulhi name ne
-    neg nextafter not or polygamma population_count pow random_gamma_grad real reduce_precision
-    regularized_incomplete_beta rem round rsqrt select_n sharding_constraint shift_left
-    shift_right_arithmetic shift_right_logical sign sin sinh sqrt square stop_gradient sub tan tanh
-    xor zeta
-"""
-ALIKE: dict[str, Rule] = {
-    **dict.fromkeys(ELEMENTWISE.split(), _elementwise),
-    **dict.fromkeys(("dynamic_slice", "slice", "tile"), _kept),
-    **dict.fromkeys(("cumlogsumexp", "cummax", "cummin", "cumprod", "cumsum"), _along),
-    **dict.fromkeys(("concatenate", "rev", "sort", "split"), _along),
-    **dict.fromkeys(("argmax", "argmin", "reduce", "squeeze"), _reduced),
-    **dict.fromkeys(("reduce_and", "reduce_max", "reduce_min", "reduce_or"), _reduced),
-    **dict.fromkeys(("reduce_prod", "reduce_sum", "reduce_xor"), _reduced),
-    **dict.fromkeys(("random_bits", "random_clone", "random_fold_in", "random_gamma"), _kept),
-    **dict.fromkeys(("random_seed", "random_split", "random_unwrap", "random_wrap"), _kept),
-    **dict.fromkeys(("reduce_window", "reduce_window_max", "reduce_window_min"), _window),
-    **dict.fromkeys(("reduce_window_sum", "select_and_gather_add"), _window),
-    **dict.fromkeys(("cholesky", "eigh", "lu", "qr", "svd", "triangular_solve"), _matrices),
-    "broadcast_in_dim": _broadcast_in_dim,
-    "dynamic_update_slice": _updated,
-    "fft": _fft,
-    "pad": _pad,
-    "reshape": _reshape,
-    "stack": _stack,
-    "top_k": _top_k,
-    "transpose": _transpose,
-    "unstack": _unstack,
-}
-APART: dict[str, Rule] = {
-    "conv_general_dilated": _conv,
-    "dot_general": _dot_general,
-    "gather": _gather,
-}

@@ -218,6 +218,9 @@ def call_arguments(
     return {name: value for name, value in given.items() if accepts(call, name)}
 
 
+ANY_NUMBER = "tried with one or two examples, as any number has to work"
+
+
 @contextlib.contextmanager
 def naming(part: str, **given: PyTree) -> Iterator[None]:
     """Whatever a part of the user's own raises says which part it is, and what it was given."""
@@ -228,10 +231,9 @@ def naming(part: str, **given: PyTree) -> Iterator[None]:
         raise error if named else UserError(f"{part}: {error}") from error
     except Exception as error:
         said = " and ".join(f"{name} {_shapes(tree)}" for name, tree in given.items())
+        tried = f" for {said} ({ANY_NUMBER})" if said else ""
         reason = (str(error).strip().splitlines() or [""])[0]
-        raise UserError(
-            f"{part}: {type(error).__name__}{f' for {said}' if said else ''}: {reason}"
-        ) from error
+        raise UserError(f"{part}: {type(error).__name__}{tried}: {reason}") from error
 
 
 def _shapes(tree: PyTree) -> str:

@@ -102,7 +102,10 @@ def trace(task: Task, trial: Trial, arrays: Arrays) -> Inspection:
     except Exception as error:  # as a shape, JAX refuses a traced number with a TypeError
         names = guilty(lambda some: _trace(task, trial, arrays, some), leaves)
         if not names and not isinstance(error, jax.errors.JAXTypeError):
-            error.add_note(f"{type(task).__name__} was traced with a batch of two examples")
+            name = type(task).__name__
+            error.add_note(
+                f"{name} was traced with a batch of two examples: any number has to work"
+            )
             raise
         reason = str(error).partition("\n")[0]
         raise UserError(f"{type(task).__name__}: {reason} ({because_traced(names)})") from error

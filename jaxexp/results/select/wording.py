@@ -37,13 +37,13 @@ def setting(value: object) -> str:
     A float of up to six digits keeps them (0.99999, not 1); one that was drawn is rounded to four.
     """
     if isinstance(value, float | np.floating) and math.isfinite(value):
-        return number(value, 6 if is_short(value) else 4)
+        return number(value, 6 if is_short(float(value)) else 4)
     return number(value)
 
 
 def is_short(value: float) -> bool:
     """Whether six significant digits are all that `value` has, as float32."""
-    return float32(float(f"{value:.6g}")) == float32(float(value))
+    return float32(float(f"{value:.6g}")) == float32(value)
 
 
 def decimals(value: float, digits: int = 4) -> str:

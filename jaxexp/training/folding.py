@@ -1,0 +1,65 @@
+"""Constant folding: what an operation makes of values that are known."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+
+def folded(name: str, known: Sequence[Any], dtypes: Sequence[Any]) -> Any:
+    """A value that is made of others, some of which may not be known; None if it is not known.
+
+    Of what NumPy and XLA compute alike, in any bit; `dtypes` are those of the others and its own.
+    """
+    values: list[Any] = [
+        value if value is None else np.asarray(value).astype(dtype)[()]
+        for value, dtype in zip(known, dtypes, strict=False)
+    ]
+    if name == "select_n":
+        return None if values[0] is None else values[1 + int(values[0])]
+    if (absorbed := _absorbed(name, values)) is not None:
+        return absorbed
+    if any(value is None for value in values):
+        return None
+    if name in EXACT and values[0] not in (0, np.inf, -np.inf):
+        return None
+    if name == "convert_element_type" and dtypes[-1].kind in "iu" and dtypes[0].kind not in "biu":
+        return None  # not all floats are whole numbers
+    with np.errstate(all="ignore"):
+        made = VALUES[name](*values)
+    if made is None or made != made:
+        return None
+    return np.asarray(made).astype(dtypes[-1])[()]
+
+
+def _absorbed(name: str, values: Sequence[Any]) -> Any:
+    """What decides a result alone, whatever finite number the other is."""
+    for i, value in enumerate(values):
+        if value is None:
+            continue
+        infinite = value.dtype.kind == "f" and np.isinf(value)
+        if (
+            (name in ("and", "or") and value.dtype == bool and value == (name == "or"))
+            or (name == "mul" and value == 0)
+            or (name == "div" and i == 0 and value == 0 and value.dtype.kind == "f")
+            or (name == "add" and infinite)
+        ):
+            return value
+        if name == "sub" and infinite:
+            return value if i == 0 else np.negative(value)
+    return None
+
+
+EXACT: dict[str, Callable[..., Any]] = {  # of 0 and infinities
+    "exp": np.exp, "expm1": np.expm1, "log": np.log, "log1p": np.log1p, "sqrt": np.sqrt,
+    "tanh": np.tanh,
+}  # fmt: skip
+VALUES: dict[str, Callable[..., Any]] = EXACT | {
+    "abs": np.abs, "add": np.add, "add_any": np.add, "and": np.bitwise_and,
+    "convert_element_type": np.asarray, "copy": lambda a: a, "div": lambda *_: None,
+    "eq": np.equal,
+    "ge": np.greater_equal, "gt": np.greater, "le": np.less_equal, "lt": np.less,
+    "max": np.maximum, "min": np.minimum, "mul": np.multiply, "ne": np.not_equal,
+    "neg": np.negative, "not": np.invert, "or": np.bitwise_or, "select_n": np.asarray,
+    "sign": np.sign, "square": np.square, "stop_gradient": lambda a: a, "sub": np.subtract,
+}  # fmt: skip
