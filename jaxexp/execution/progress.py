@@ -1,6 +1,5 @@
 """Progress on the terminal: what compiles or trains, how far it is, the best so far, time to go."""
 
-import collections
 import contextlib
 import dataclasses
 import heapq
@@ -8,7 +7,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -22,19 +21,17 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxexp.base.words import count, duration
-from jaxexp.planning.nodes import seconds_of
+from jaxexp.execution.pace import Pace
 from jaxexp.planning.programs import Plan, Program
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial
-from jaxexp.spec.values import text
+from jaxexp.spec.written import setting
 
 LINES = 10  # where there is no terminal, progress is this many lines: fewer of a short run,
 SHORTEST_SILENCE, LONGEST_SILENCE = 1.0, 60.0  # seconds between them; more of a long one
 SHOWN_EVERY = 0.5  # seconds: how often a program's metrics are looked at
 MOST_NAMES = 3  # sweeps that are named; of more, their number is told
-ENOUGH = 0.2  # seconds of training, before the speed that they show is believed
 STILL_EVERY = 20.0  # seconds between lines on what cannot tell how far it is
-WINDOW = 10.0  # seconds whose speed is believed to last
 
 
 @dataclass(frozen=True)
@@ -57,19 +54,12 @@ class _Measured(NamedTuple):
 
 
 @dataclass
-class _Watched:
-    """What has been seen of one program."""
+class _Trained:
+    """How far the trials of one program are."""
 
-    compiling: float | None = None  # since when
-    compile_seconds: float | None = None  # that it took
-    # When how many epochs were done: of the last WINDOW seconds of training, at least two.
-    marks: collections.deque[tuple[float, float]] = field(default_factory=collections.deque)
-    done: float = 0.0  # epochs
-    trials: int = 0  # that still train,
+    trials: int  # that still train,
     before: float = 0.0  # and epochs of trials before the last of them that ended,
     since: float = 0.0  # with so many epochs of each done
-    seen: float = 0.0  # epochs whose training has been seen,
-    taken: float = 0.0  # and the seconds that they would have taken alone on its devices
     looked: float = -math.inf  # when its metrics were looked at
 
 
@@ -99,7 +89,8 @@ class TerminalProgress:
         self.console, self.ranking, self._now = console, ranking, clock
         self.names = list(dict.fromkeys(sweep.name for sweep in sweeps))
         self.epochs = sum(len(p.trials) * p.epochs for p in needed)
-        self._watched = {id(p): _Watched(trials=len(p.trials)) for p in needed}
+        self._trained = {id(p): _Trained(len(p.trials)) for p in needed}
+        self._pace = Pace(self.plan, clock)
         self._latest: dict[Trial, _Measured] = {}
         self._changed: dict[Trial, Mapping[str, object]] = {}
         self._shown = best
@@ -154,8 +145,8 @@ class TerminalProgress:
     def compiling(self, program: Program) -> None:
         """A program is being compiled."""
         with self._lock:
-            if own := self._watched.get(id(program)):
-                own.compiling = self._now()
+            if id(program) in self._trained:
+                self._pace.compiling(program)
 
     def note(self, text: str) -> None:
         """Print a line above the bar."""
@@ -164,34 +155,19 @@ class TerminalProgress:
     def moved(self, program: Program, epochs: float) -> None:
         """A program has trained so many epochs."""
         with self._lock:
-            own, now = self._watched.get(id(program)), self._now()
-            if own is None:
-                return
-            if own.compiling is not None:
-                own.compile_seconds, own.compiling = now - own.compiling, None
-                own.marks.clear()  # a first call is slower than all others: it starts the clock
-            elif epochs < own.done:
-                own.marks.clear()  # it goes on elsewhere, from where it was saved
-            elif own.marks:
-                before, done = own.marks[-1]
-                own.seen += epochs - done
-                own.taken += (now - before) / self._crowd(program)
-            if own.compile_seconds is not None:
-                own.marks.append((now, epochs))
-            while len(own.marks) > 2 and now - own.marks[1][0] >= WINDOW:
-                own.marks.popleft()
-            own.done = epochs
-            self._tell()
+            if id(program) in self._trained:
+                self._pace.moved(program, epochs)
+                self._tell()
 
     def stopped(self, program: Program, epoch: int, trials: int) -> None:
         """So many trials end after this epoch: what they will not train is not counted any more."""
         with self._lock:
-            if own := self._watched.get(id(program)):
+            if own := self._trained.get(id(program)):
                 own.before += own.trials * (epoch - own.since)
                 own.since, own.trials = epoch, own.trials - trials
                 self.epochs -= trials * (program.epochs - epoch)
                 if not own.trials:
-                    own.done = program.epochs
+                    self._pace.ended(program)
 
     def changed(self, program: Program, values: Mapping[str, np.ndarray]) -> None:
         """Trials that copied others have these hyperparameters, (T,) each."""
@@ -203,7 +179,7 @@ class TerminalProgress:
         self, program: Program, epoch: int, value: Callable[[str, str], np.ndarray]
     ) -> None:
         """A program has finished an epoch; `value` computes a metric of a split, (T,)."""
-        own, now, asked = self._watched.get(id(program)), self._now(), self.ranking
+        own, now, asked = self._trained.get(id(program)), self._now(), self.ranking
         ends = any(trial.epochs == epoch for trial in program.trials)
         if own is None or asked is None or not (ends or now - own.looked >= SHOWN_EVERY):
             return
@@ -218,15 +194,15 @@ class TerminalProgress:
     def what(self) -> str:
         """What goes on: "compiling epochs", "training epochs, compiling 2 programs"."""
         with self._lock:
-            watched = [(p, self._watched[id(p)]) for p in self.plan.programs]
-            training = [p for p, _ in watched if self._trains(p)]
-            compiling = [p for p, own in watched if own.compiling is not None]
+            programs, pace = self.plan.programs, self._pace
+            training = [p for p in programs if pace.trains(p)]
+            compiling = [p for p in programs if pace.compiles(p)]
             if training:
                 also = f", compiling {count(len(compiling), 'program')}" if compiling else ""
                 return f"training{self._named(training)}{also}"
-            if all(own.done >= p.epochs for p, own in watched):
-                return f"trained{self._named(self.plan.programs)}"
-            todo = [p for p, own in watched if own.done < p.epochs]
+            todo = [p for p in programs if pace.done(p) < p.epochs]
+            if not todo:
+                return f"trained{self._named(programs)}"
             return f"compiling{self._named(compiling or todo)}"
 
     def _named(self, programs: Sequence[Program]) -> str:
@@ -240,8 +216,8 @@ class TerminalProgress:
     def done(self) -> tuple[str, int]:
         """The epochs done of all, in words, and as a percentage of what is said, rounded down."""
         with self._lock:
-            every = [self._watched[id(p)] for p in self.plan.programs]
-            done = sum(own.before + own.trials * (own.done - own.since) for own in every)
+            every = [(self._trained[id(p)], self._pace.done(p)) for p in self.plan.programs]
+            done = sum(own.before + own.trials * (now - own.since) for own, now in every)
         digits = 0 if self.epochs >= 1000 else 1 if self.epochs >= 100 else 2
         scale = 10**digits
         shown = math.floor(done * scale + 1e-6)  # never more than there is
@@ -307,7 +283,7 @@ class TerminalProgress:
 
     def _value(self, trial: Trial, name: str) -> str:
         """A hyperparameter as the trial had it when it was measured last."""
-        return _written(self._latest[trial].changed.get(name, getattr(trial, name)))
+        return setting(self._latest[trial].changed.get(name, getattr(trial, name)))
 
     def to_go(self) -> str:
         """The time to go in words, which say whether it is an estimate or has been seen."""
@@ -317,77 +293,7 @@ class TerminalProgress:
     def remaining(self) -> tuple[float, bool]:
         """Seconds to go, and whether they rest on a speed that has been seen."""
         with self._lock:
-            slower = self._slower()
-            compile_slower = self._compile_slower()
-            if slower is None and not any(own.done for own in self._watched.values()):
-                passed = max(
-                    (self._now() - own.compiling for own in self._watched.values()
-                     if own.compiling is not None), default=0.0,
-                )  # fmt: skip
-                return max(0.0, self.plan.seconds - passed), False
-
-            def of(programs: Sequence[Program]) -> float:
-                return sum(self._left(p, slower or 1.0, compile_slower) for p in programs)
-
-            if self.plan.nodes > 1:
-                each = [of([p]) for p in self.plan.programs]
-                work = sum(
-                    s * len(p.devices) for s, p in zip(each, self.plan.programs, strict=True)
-                )
-                devices_of_all = self.plan.devices * self.plan.nodes
-                return max(work / devices_of_all, *each), slower is not None
-            # Where streams share a device, each is faster once another has ended.
-            left = [(stream, of(stream)) for stream in self.plan.streams]
-            devices = {d for stream, _ in left for d in stream[0].devices}
-            busy = [sum(own for s, own in left if d in s[0].devices) for d in devices]
-            longest = max([*busy, *(own for _, own in left)], default=0.0)
-            return longest + of(self.plan.alone), slower is not None
-
-    def _crowd(self, program: Program) -> int:
-        """How many programs train on its busiest device now; a node's devices train one each."""
-        if self.plan.nodes > 1:
-            return 1
-        training = [p for p in self.plan.programs if self._trains(p) or p is program]
-        return max(
-            (sum(device in p.devices for p in training) for device in program.devices), default=1
-        )
-
-    def _trains(self, program: Program) -> bool:
-        own = self._watched[id(program)]
-        return bool(own.marks) and own.done < program.epochs
-
-    def _left(self, program: Program, slower: float, compile_slower: float) -> float:
-        """Seconds that one program needs yet, alone on its devices."""
-        own = self._watched[id(program)]
-        if own.done >= program.epochs:
-            return 0.0
-        seconds = seconds_of(program) * (program.epochs - own.done) / program.epochs * slower
-        if own.marks:
-            (since, start), (until, done) = own.marks[0], own.marks[-1]
-            if until - since >= ENOUGH and done > start:
-                seconds = (program.epochs - done) * (until - since) / (done - start)
-                seconds = max(0.0, seconds - (self._now() - until)) / self._crowd(program)
-        if own.compile_seconds is None:
-            passed = self._now() - own.compiling if own.compiling is not None else 0.0
-            compiling = program.estimate.compile_seconds * compile_slower
-            seconds += max(0.0, compiling - passed)
-        return seconds
-
-    def _slower(self) -> float | None:
-        """How many times as long as estimated training has taken; None if nothing was seen."""
-        taken = expected = 0.0
-        for program in self.plan.programs:
-            own = self._watched[id(program)]
-            taken += own.taken
-            expected += seconds_of(program) * own.seen / program.epochs
-        return taken / expected if taken >= ENOUGH and expected > 0 else None
-
-    def _compile_slower(self) -> float:
-        """The same of compilation; 1 if nothing was seen."""
-        seen = [(p, self._watched[id(p)].compile_seconds) for p in self.plan.programs]
-        expected = sum(p.estimate.compile_seconds for p, own in seen if own is not None)
-        taken = sum(own for _, own in seen if own is not None)
-        return taken / expected if expected > 0 else 1.0
+            return self._pace.remaining()
 
     def _tell(self) -> None:
         """Where there is no terminal, a line for each tenth, or after a long silence."""
@@ -435,13 +341,3 @@ def going_on(text: str, console: Console, every: float = STILL_EVERY) -> Iterato
 
 def _of(program: Program) -> list[Trial]:
     return [trial for trial, _ in program.members]
-
-
-def _written(value: object) -> str:
-    """A value as it is typed: 1e-5, 0.001, on."""
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    if not isinstance(value, float):
-        return text(value)
-    mantissa, exponential, exponent = f"{value:.4g}".partition("e")
-    return f"{mantissa}e{int(exponent)}" if exponential else mantissa

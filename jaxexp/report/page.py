@@ -19,8 +19,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from jaxexp.results import select
 from jaxexp.results.select import number, setting
-from jaxexp.results.select.wording import is_short
 from jaxexp.spec.sweep import Verdict
+from jaxexp.spec.written import is_short
 from jaxexp.training.data import Attributes
 
 

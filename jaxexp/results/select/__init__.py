@@ -64,13 +64,12 @@ from jaxexp.results.select.wording import (
     decimals,
     mean_over,
     metric_words,
-    number,
     plus_minus,
-    setting,
     signed,
     within,
     words,
 )
+from jaxexp.spec.written import number, setting
 
 __all__ = [
     "REPLICATES",

@@ -22,7 +22,8 @@ from jaxexp.results.select.fields import (
     units,
     values_by_trial,
 )
-from jaxexp.results.select.wording import count, number, setting, words
+from jaxexp.results.select.wording import count, words
+from jaxexp.spec.written import number, setting
 
 
 def named(ds: xr.Dataset, name: str) -> str:

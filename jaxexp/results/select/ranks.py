@@ -28,8 +28,9 @@ from jaxexp.results.select.fields import (
     values_by_trial,
 )
 from jaxexp.results.select.labels import applying_by_trial, named, point, statuses, trial_in_words
-from jaxexp.results.select.wording import metric_words, number, setting
+from jaxexp.results.select.wording import metric_words
 from jaxexp.spec.values import text
+from jaxexp.spec.written import number, setting
 
 
 def same(value: object, wanted: object) -> bool:

@@ -36,9 +36,9 @@ from jaxexp.results.select.wording import (
     decimals,
     mean_over,
     metric_words,
-    number,
     plus_minus,
 )
+from jaxexp.spec.written import number
 
 
 def stopping_note(ds: xr.Dataset) -> str:

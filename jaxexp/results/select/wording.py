@@ -4,46 +4,7 @@ import math
 
 import numpy as np
 
-from jaxexp.spec.values import float32, text
-
-
-def number(value: object, digits: int = 4) -> str:
-    """`value` as a person writes it: 1, 0.001, 1e-5, 106,897; on and off for booleans.
-
-    Fractions are rounded to `digits` significant digits, larger numbers to whole ones. A negative
-    number has a minus sign (−); an exponent is written as it is typed (1e-5).
-    """
-    if value is None:
-        return "none"
-    if isinstance(value, bool | np.bool_):
-        return "on" if value else "off"
-    if isinstance(value, int | np.integer):
-        return _minus(f"{value:,}" if abs(int(value)) >= 10_000 else str(value))
-    if not isinstance(value, float | np.floating):
-        return text(value)
-    size = abs(float(value))
-    if np.isnan(size):
-        return "–"
-    # Whole digits stay: 603 of two digits is 603, not 6e2.
-    if size < 1e7 and (size >= 1_000 or round(size) >= 10**digits):
-        return number(round(float(value)))
-    mantissa, exponential, exponent = f"{value:.{digits}g}".partition("e")
-    return _minus(f"{mantissa}e{int(exponent)}" if exponential else mantissa)
-
-
-def setting(value: object) -> str:
-    """The value of a hyperparameter as `number` writes it, but as it was given where that is short.
-
-    A float of up to six digits keeps them (0.99999, not 1); one that was drawn is rounded to four.
-    """
-    if isinstance(value, float | np.floating) and math.isfinite(value):
-        return number(value, 6 if is_short(float(value)) else 4)
-    return number(value)
-
-
-def is_short(value: float) -> bool:
-    """Whether six significant digits are all that `value` has, as float32."""
-    return float32(float(f"{value:.6g}")) == float32(value)
+from jaxexp.spec.written import minus, number
 
 
 def decimals(value: float, digits: int = 4) -> str:
@@ -52,7 +13,7 @@ def decimals(value: float, digits: int = 4) -> str:
     As `number` writes it where those would hide it: far below 1, or 1,000 and above.
     """
     if value == 0 or 10.0 ** (1 - digits) <= abs(value) < 1_000:
-        return _minus(f"{value:.{digits}f}")
+        return minus(f"{value:.{digits}f}")
     return number(float(value), digits)
 
 
@@ -71,12 +32,12 @@ def within(value: float, span: float, digits: int = 0) -> str:
     if size >= 1e7:
         mantissa, _, exponent = f"{value:.{max(significant - 1, 0)}e}".partition("e")
         mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
-        return _minus(f"{mantissa}e{int(exponent)}")
+        return minus(f"{mantissa}e{int(exponent)}")
     hidden = places > 6 or (digits > 0 and size < 10.0 ** (1 - places))
     if 0 < size < 1_000 and hidden:
         return number(float(value), max(significant, digits, 1))
     shown = f"{value:,.{places}f}" if size >= 10_000 else f"{value:.{places}f}"
-    return _minus(shown if digits or "." not in shown else shown.rstrip("0").rstrip("."))
+    return minus(shown if digits or "." not in shown else shown.rstrip("0").rstrip("."))
 
 
 def signed(value: float, digits: int = 3) -> str:
@@ -92,13 +53,6 @@ def count(n: int, noun: str) -> str:
 def mean_over(seeds: str) -> str:
     """What is said of numbers with a "±": " (mean ± standard deviation over 6 seeds)"."""
     return f" (mean ± standard deviation over {seeds})"
-
-
-def _minus(digits: str) -> str:
-    """The sign of a number as a minus sign, and none before 0."""
-    if not digits.startswith("-"):
-        return digits
-    return f"−{digits[1:]}" if any(digit in digits for digit in "123456789i") else digits[1:]
 
 
 def words(name: str) -> str:

@@ -1,0 +1,53 @@
+"""Values as a person writes them."""
+
+import math
+
+import numpy as np
+
+from jaxexp.spec.values import float32, text
+
+
+def number(value: object, digits: int = 4) -> str:
+    """`value` as a person writes it: 1, 0.001, 1e-5, 106,897; on and off for booleans.
+
+    Fractions are rounded to `digits` significant digits, larger numbers to whole ones. A negative
+    number has a minus sign (−); an exponent is written as it is typed (1e-5).
+    """
+    if value is None:
+        return "none"
+    if isinstance(value, bool | np.bool_):
+        return "on" if value else "off"
+    if isinstance(value, int | np.integer):
+        return minus(f"{value:,}" if abs(int(value)) >= 10_000 else str(value))
+    if not isinstance(value, float | np.floating):
+        return text(value)
+    size = abs(float(value))
+    if np.isnan(size):
+        return "–"
+    # Whole digits stay: 603 of two digits is 603, not 6e2.
+    if size < 1e7 and (size >= 1_000 or round(size) >= 10**digits):
+        return number(round(float(value)))
+    mantissa, exponential, exponent = f"{value:.{digits}g}".partition("e")
+    return minus(f"{mantissa}e{int(exponent)}" if exponential else mantissa)
+
+
+def setting(value: object) -> str:
+    """The value of a hyperparameter as `number` writes it, but as it was given where that is short.
+
+    A float of up to six digits keeps them (0.99999, not 1); one that was drawn is rounded to four.
+    """
+    if isinstance(value, float | np.floating) and math.isfinite(value):
+        return number(value, 6 if is_short(float(value)) else 4)
+    return number(value)
+
+
+def is_short(value: float) -> bool:
+    """Whether six significant digits are all that `value` has, as float32."""
+    return float32(float(f"{value:.6g}")) == float32(value)
+
+
+def minus(digits: str) -> str:
+    """The sign of a number as a minus sign, and none before 0."""
+    if not digits.startswith("-"):
+        return digits
+    return f"−{digits[1:]}" if any(digit in digits for digit in "123456789i") else digits[1:]
