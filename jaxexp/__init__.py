@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from jaxexp.training.arrays import arrays
     from jaxexp.training.data import Data, Examples
     from jaxexp.training.folds import folds
-    from jaxexp.training.metrics import Metric
+    from jaxexp.training.metric import Metric
     from jaxexp.training.supervised import supervised
     from jaxexp.training.task import Outputs, Task, Variables
 
@@ -110,7 +110,7 @@ _LAZY = {
     "Data": "jaxexp.training.data",
     "Examples": "jaxexp.training.data",
     "MLPClassification": "jaxexp.nn.classification",
-    "Metric": "jaxexp.training.metrics",
+    "Metric": "jaxexp.training.metric",
     "Outputs": "jaxexp.training.task",
     "PlannedRun": "jaxexp.api",
     "Problem": "jaxexp.api",

@@ -15,7 +15,7 @@ import sklearn.metrics as sk
 import jaxexp.training.metrics as metrics
 from jaxexp.base.errors import UserError
 from jaxexp.training import carry
-from jaxexp.training.metrics import Direction, Metric
+from jaxexp.training.metric import Direction, Metric
 
 N, C = 1000, 5
 RNG = np.random.default_rng(0)

@@ -17,7 +17,7 @@ from jaxexp.nn.classification import MLPClassification, cross_entropy
 from jaxexp.spec.trial import MLPTrial, Trial
 from jaxexp.training import batching, carry, evaluation, step
 from jaxexp.training.data import Data, Examples
-from jaxexp.training.metrics import Metric
+from jaxexp.training.metric import Metric
 from jaxexp.training.shuffle import permutation
 from jaxexp.training.task import Outputs, Task, Variables
 

@@ -20,7 +20,7 @@ from jaxexp.spec.padding import Size, Traced
 from jaxexp.spec.trial import MLPTrial, Trial, with_values
 from jaxexp.training.data import Data
 from jaxexp.training.labels import check_labels
-from jaxexp.training.metrics import Metric
+from jaxexp.training.metric import Metric
 from jaxexp.training.task import Arrays, Batch, Inspection, Outputs, Task, Variables
 from jaxexp.training.trees import PyTree
 

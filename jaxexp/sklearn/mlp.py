@@ -26,7 +26,8 @@ from jaxexp.spec.trial import MLPTrial, Trial
 from jaxexp.training.batching import weights_of
 from jaxexp.training.data import Data
 from jaxexp.training.labels import check_labels
-from jaxexp.training.metrics import Metric, r2_around
+from jaxexp.training.metric import Metric
+from jaxexp.training.metrics import r2_around
 from jaxexp.training.optimizers import one_of
 from jaxexp.training.task import Arrays, Batch, Inspection, Outputs, Task, Variables
 from jaxexp.training.trees import PyTree

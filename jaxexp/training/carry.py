@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array
 
 from jaxexp.base.batches import steps_per_epoch
-from jaxexp.training.metrics import Metric
+from jaxexp.training.metric import Metric
 from jaxexp.training.task import Outputs, Task, Variables
 from jaxexp.training.trees import PyTree
 

@@ -10,8 +10,6 @@ even where it is NaN. Numbers are float32 as the predictions are: sums of weight
 logits: (B, C) for C classes, or (B,) for two, where the logit is that of class 1.
 """
 
-import enum
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
@@ -19,174 +17,15 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 from jax import Array
-from jax.typing import ArrayLike
 
 from jaxexp.base.errors import UserError
+from jaxexp.training.metric import Direction, Metric, as_float, weighted
 from jaxexp.training.trees import PyTree
 
 _FINE, _OCTAVES, _BIN_BITS = 2.0**-10, 20, 8  # of the bins of `auc`: 2⁸ for each octave
 _BINS = 2 * _OCTAVES * 2**_BIN_BITS
-_LEAST_SHARE = (
-    1e-4  # of the second moment that must be variance, for `r2` to be computed in float32
-)
-
-
-class Direction(enum.StrEnum):
-    """Whether more of a metric is better, or less.
-
-    >>> Direction("higher") is Direction.HIGHER
-    True
-    """
-
-    HIGHER = "higher"
-    LOWER = "lower"
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One number about predictions: which way is better, its unit, and how to compute it.
-
-    Give one of three:
-
-    - `example`: the metric is the weighted mean over examples of `example(prediction, target)`,
-      which has shape (B,).
-    - `sums` and `value`: `sums(prediction, target, weight_B)` is a tree of sums over examples, of
-      which the sums of several batches are added, and `value(sums)` is a scalar. Padding has
-      weight 0 and may hold NaN: select with `jnp.where(weight_B > 0, ..., 0)`.
-    - neither: the metric is the weighted mean of the task's own value of its name, in
-      `Outputs.metrics`, of shape (B,).
-
-    Args:
-        direction: "higher" or "lower", whichever is better.
-        unit: of the value, "" for none.
-        example: see above.
-        sums: see above.
-        value: see above.
-        centered: a function of the targets to train on, (N, ...), that returns the same metric with
-            its sums taken about a center, for more digits; see `for_target`.
-
-    Raises:
-        UserError: an unknown direction, or another combination of functions.
-
-    >>> error = Metric("lower", unit="m", example=lambda predicted, true: abs(predicted - true))
-    >>> sums = error.sums_of(None, jnp.array([1.0, 3.0]), jnp.array([2.0, 5.0]), jnp.ones(2))
-    >>> float(error.compute(sums))
-    1.5
-    """
-
-    direction: str
-    unit: str = ""
-    example: Callable[[PyTree, PyTree], Array] | None = None
-    sums: Callable[[PyTree, PyTree, Array], PyTree] | None = None
-    value: Callable[[PyTree], Array] | None = None
-    centered: "Callable[[PyTree], Metric] | None" = None
-
-    def __post_init__(self) -> None:
-        """Check, and take the documentation of the function."""
-        choices = [str(direction) for direction in Direction]
-        if self.direction not in choices:
-            raise UserError(f"direction: {self.direction!r}, expected one of {', '.join(choices)}")
-        object.__setattr__(self, "direction", Direction(self.direction))
-        if not isinstance(self.unit, str):
-            raise UserError(f"unit: {self.unit!r}, expected a string, '' for none")
-        for name in ("example", "sums", "value", "centered"):
-            function = getattr(self, name)
-            if function is not None and not callable(function):
-                raise UserError(f"{name}: {function!r}, expected a function")
-        given = [name for name in ("example", "sums", "value") if getattr(self, name) is not None]
-        if given not in ([], ["example"], ["sums", "value"]):
-            raise UserError(
-                f"Metric: {' and '.join(given)} given, expected either `example`, or `sums` and "
-                "`value`, or none of the three for a value of the task's own"
-            )
-        if given:
-            object.__setattr__(self, "__doc__", getattr(self, given[0]).__doc__)
-
-    def for_target(self, target: PyTree) -> "Metric":
-        """The same metric for a data set, given the targets to train on, (N, ...), or None.
-
-        Itself, but where its sums would lose digits without a center, as those of R² do. The
-        targets are those that the task's `Outputs` give, in the same unit and shape.
-
-        >>> accuracy.for_target(np.zeros(3)) is accuracy
-        True
-        """
-        return self if self.centered is None or target is None else self.centered(target)
-
-    def sums_of(
-        self, own_B: Array | None, prediction: PyTree, target: PyTree, weight_B: Array, *,
-        name: str = "",
-    ) -> PyTree:  # fmt: skip
-        """The sums over a batch, which add up to those of all batches.
-
-        Args:
-            own_B: the task's own value per example, or None.
-            prediction: of the task, any tree, or None.
-            target: of the task, any tree, or None.
-            weight_B: what each example counts; 0 for padding, whose values may be NaN.
-            name: of the metric, for messages.
-
-        Returns:
-            A tree of arrays, of float32 unless values are wider.
-
-        Raises:
-            UserError: what is needed is missing, or has another shape than expected.
-        """
-        said = f"metric {name!r}" if name else "metric"
-        if own_B is not None and (self.example or self.sums):
-            raise UserError(
-                f"{said}: the task reports a value of its own, and the metric has a function: "
-                "expected one of the two"
-            )
-        try:
-            if self.sums is not None:
-                return jax.tree.map(_as_float, self.sums(prediction, target, weight_B))
-            value_B = own_B if self.example is None else self.example(prediction, target)
-        except UserError as error:
-            raise UserError(f"{said}: {error}") from error
-        if value_B is None:
-            raise UserError(
-                f"{said}: no value, expected one of shape (B,) in the metrics of the task's "
-                "Outputs, or a Metric with a function"
-            )
-        shape = jnp.shape(value_B)
-        if shape != jnp.shape(weight_B) or len(shape) != 1:
-            raise UserError(
-                f"{said}: a value of shape {shape}, expected {jnp.shape(weight_B)}, "
-                "one number for each example"
-            )
-        return _mean_sums(value_B, weight_B)
-
-    def compute(self, sums: PyTree, *, name: str = "") -> Array:
-        """The metric, a scalar, of the added sums; NaN where it is not defined.
-
-        Raises:
-            UserError: the function of sums does not return a scalar.
-        """
-        if self.value is None:
-            mean: Array = sums["total"] / sums["weight"]
-            return mean
-        value = jnp.asarray(self.value(sums))
-        if value.shape != ():
-            said = f"metric {name!r}" if name else "metric"
-            raise UserError(f"{said}: a value of shape {value.shape}, expected one number")
-        return value
-
-
-def _as_float(value: ArrayLike) -> Array:
-    value = jnp.asarray(value)
-    return value.astype(jnp.promote_types(value.dtype, jnp.float32))
-
-
-def _mean_sums(value_B: ArrayLike, weight_B: ArrayLike) -> dict[str, Array]:
-    value_B, weight_B = _as_float(value_B), _as_float(weight_B)
-    return {"total": _weighted(value_B, weight_B).sum(), "weight": weight_B.sum()}
-
-
-def _weighted(value: Array, weight_B: Array) -> Array:
-    """Values times weights; where the weight is 0, 0 whatever the value."""
-    weight = weight_B.reshape(weight_B.shape + (1,) * (value.ndim - 1))
-    return jnp.where(weight > 0, value, 0) * weight
+# Of the second moment, what must be variance for `r2` to be computed in float32.
+_LEAST_SHARE = 1e-4
 
 
 # Checks of shapes, while tracing
@@ -205,7 +44,7 @@ def _labels(prediction: PyTree, target: PyTree) -> tuple[Array, Array]:
             f"predictions of shape {prediction.shape} for targets of shape {target.shape}, "
             "expected logits (B, C) with C at least 2, or (B,) for two classes"
         )
-    return _as_float(prediction), target.astype(jnp.int32)
+    return as_float(prediction), target.astype(jnp.int32)
 
 
 def _alike(prediction: PyTree, target: PyTree) -> tuple[Array, Array]:
@@ -216,7 +55,7 @@ def _alike(prediction: PyTree, target: PyTree) -> tuple[Array, Array]:
             f"predictions of shape {prediction.shape} for targets of shape {target.shape}, "
             "expected the same, (B,) or (B, ...)"
         )
-    return _as_float(prediction), _as_float(target)
+    return as_float(prediction), as_float(target)
 
 
 def _both(prediction: PyTree, target: PyTree) -> tuple[Array, Array]:
@@ -347,7 +186,7 @@ class _R2Sums:
 
     def __call__(self, prediction: Array, target: Array, weight_B: Array) -> dict[str, Array]:
         prediction, target = _alike(prediction, target)
-        weight_B = _as_float(weight_B)
+        weight_B = as_float(weight_B)
         error_BxK = (prediction - target).reshape(len(target), -1)
         target_BxK = target.reshape(len(target), -1)
         if len(self.center) not in (1, target_BxK.shape[1]):
@@ -357,9 +196,9 @@ class _R2Sums:
             )
         offset_BxK = target_BxK - jnp.array(self.center, target.dtype)
         return {
-            "residual": _weighted(jnp.square(error_BxK), weight_B).sum(0),
-            "first": _weighted(offset_BxK, weight_B).sum(0),
-            "second": _weighted(jnp.square(offset_BxK), weight_B).sum(0),
+            "residual": weighted(jnp.square(error_BxK), weight_B).sum(0),
+            "first": weighted(offset_BxK, weight_B).sum(0),
+            "second": weighted(jnp.square(offset_BxK), weight_B).sum(0),
             "weight": weight_B.sum(),
         }
 
@@ -447,9 +286,9 @@ def _auc_sums(prediction: Array, target: Array, weight_B: Array) -> dict[str, Ar
                 "an area under the ROC curve is of two classes"
             )
         prediction = prediction[:, 1] - prediction[:, 0]
-    weight_B = _as_float(weight_B)
+    weight_B = as_float(weight_B)
     known_B = ~jnp.isnan(prediction) & ((target == 0) | (target == 1))
-    counted_B = _weighted(jnp.where(known_B, 1.0, jnp.nan), weight_B)
+    counted_B = weighted(jnp.where(known_B, 1.0, jnp.nan), weight_B)
     bin_B = jnp.where(known_B, _bin(prediction), 0)
     empty = jnp.zeros(_BINS, counted_B.dtype)
     return {

@@ -21,7 +21,7 @@ from jaxexp.training import keys, optimizers, tracing
 from jaxexp.training import metrics as metrics_
 from jaxexp.training.data import Data, Examples
 from jaxexp.training.labels import check_labels
-from jaxexp.training.metrics import Metric
+from jaxexp.training.metric import Metric
 from jaxexp.training.models import (
     GIVEN,
     Function,

@@ -22,7 +22,7 @@ from jaxexp.planning.cost import Cost
 from jaxexp.spec.trial import Trial
 from jaxexp.training import optimizers
 from jaxexp.training.data import Data
-from jaxexp.training.metrics import Metric
+from jaxexp.training.metric import Metric
 from jaxexp.training.trees import PyTree as PyTree
 
 Batch: TypeAlias = PyTree  # arrays whose first axis is the example: (B, ...)
