@@ -1,17 +1,20 @@
 """Constant folding: what an operation makes of values that are known."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 
+Constant: TypeAlias = np.ndarray | np.generic
+Maybe: TypeAlias = Constant | None  # None where it is not known
 
-def folded(name: str, known: Sequence[Any], dtypes: Sequence[Any]) -> Any:
+
+def folded(name: str, known: Sequence[Maybe], dtypes: Sequence[np.dtype]) -> Maybe:
     """A value that is made of others, some of which may not be known; None if it is not known.
 
     Of what NumPy and XLA compute alike, in any bit; `dtypes` are those of the others and its own.
     """
-    values: list[Any] = [
+    values: list[Maybe] = [
         value if value is None else np.asarray(value).astype(dtype)[()]
         for value, dtype in zip(known, dtypes, strict=False)
     ]
@@ -32,7 +35,7 @@ def folded(name: str, known: Sequence[Any], dtypes: Sequence[Any]) -> Any:
     return np.asarray(made).astype(dtypes[-1])[()]
 
 
-def _absorbed(name: str, values: Sequence[Any]) -> Any:
+def _absorbed(name: str, values: Sequence[Maybe]) -> Maybe:
     """What decides a result alone, whatever finite number the other is."""
     for i, value in enumerate(values):
         if value is None:
@@ -50,11 +53,11 @@ def _absorbed(name: str, values: Sequence[Any]) -> Any:
     return None
 
 
-EXACT: dict[str, Callable[..., Any]] = {  # of 0 and infinities
+EXACT: dict[str, Callable[..., object]] = {  # of 0 and infinities
     "exp": np.exp, "expm1": np.expm1, "log": np.log, "log1p": np.log1p, "sqrt": np.sqrt,
     "tanh": np.tanh,
 }  # fmt: skip
-VALUES: dict[str, Callable[..., Any]] = EXACT | {
+VALUES: dict[str, Callable[..., object]] = EXACT | {
     "abs": np.abs, "add": np.add, "add_any": np.add, "and": np.bitwise_and,
     "convert_element_type": np.asarray, "copy": lambda a: a, "div": lambda *_: None,
     "eq": np.equal,

@@ -12,14 +12,14 @@ JAX's parameters of operations change among its versions: where one is missed, n
 import enum
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from jax.extend import core as jax_core
 
 from jaxexp.training import jaxprs
-from jaxexp.training.folding import VALUES, folded
+from jaxexp.training.folding import VALUES, Constant, Maybe, folded
 from jaxexp.training.operations import ALIKE, APART, MIXED, Axis, Operation
 
 EVERYWHERE = -1  # a value that is known of all places
@@ -38,10 +38,10 @@ class Reach(NamedTuple):
 
     axes: frozenset[int] = frozenset()  # along which examples lie: at the places of others alone,
     spread: Spread = Spread.NO  # if it is not more than that
-    known: Mapping[int, Any] = {}  # values that are the same at all others' places of an axis
+    known: Mapping[int, Constant] = {}  # by axis: the value at all others' places
     masked: frozenset[int] = frozenset()  # axes along which a mask may have put such values
 
-    def value(self, axis: int) -> Any:
+    def value(self, axis: int) -> Maybe:
         """That at others' places of an axis; None if it is not known."""
         return self.known.get(axis, self.known.get(EVERYWHERE))
 
@@ -72,15 +72,15 @@ def reaches(
 def _either(one: Reach, other: Reach) -> Reach:
     """Of an array that is one or the other."""
     known = {
-        axis: one.value(axis)
+        axis: value
         for axis in {*one.known, *other.known}
-        if one.value(axis) is not None and _equal(one.value(axis), other.value(axis))
+        if (value := one.value(axis)) is not None and _equal(value, other.value(axis))
     }
     spread = max(one.spread, other.spread)
     return Reach(one.axes | other.axes, spread, known, one.masked | other.masked)
 
 
-def _equal(one: Any, other: Any) -> bool:
+def _equal(one: Maybe, other: Maybe) -> bool:
     return other is not None and bool(one == other)
 
 
@@ -180,7 +180,7 @@ class _Proof:
         if jaxprs.shape(eqn.invars[0]) != jaxprs.shape(eqn.outvars[0]):
             return every
         return [  # of the cases, what is picked there
-            frozenset(a for a in own if picked[a] is None or int(picked[a]) == i - 1)
+            frozenset(a for a in own if (case := picked[a]) is None or int(case) == i - 1)
             for i, own in enumerate(every)
         ]
 
@@ -207,7 +207,7 @@ class _Proof:
         given: list[Reach],
         shapes: list[jaxprs.Shape],
         out: jaxprs.Shape,
-    ) -> dict[int, Any]:
+    ) -> dict[int, Constant]:
         """Values of the result at others' places."""
         name = eqn.primitive.name
         if name in VALUES and all(len(shape) in (len(out), 0) for shape in shapes):
@@ -257,7 +257,7 @@ class _Proof:
         counted = fry and bool(jax.config.jax_threefry_partitionable)  # type: ignore[attr-defined]
         return made if counted and made.axes == {0} else UNKNOWN
 
-    def _scan(self, params: Mapping[str, Any], given: list[Reach]) -> list[Reach]:
+    def _scan(self, params: jaxprs.Params, given: list[Reach]) -> list[Reach]:
         consts, carries = params["num_consts"], params["num_carry"]
         if self.size and params["length"] and params["length"] % self.size == 0:
             return []  # as many turns as there are examples
@@ -272,7 +272,7 @@ class _Proof:
             carry = joined
         return carry + [_shifted(own, 1) for own in made[carries:]]
 
-    def _while(self, params: Mapping[str, Any], given: list[Reach]) -> list[Reach]:
+    def _while(self, params: jaxprs.Params, given: list[Reach]) -> list[Reach]:
         n_cond, n_body = params["cond_nconsts"], params["body_nconsts"]
         of_cond, of_body = given[:n_cond], given[n_cond:][:n_body]
         carry = given[n_cond + n_body :]
@@ -285,7 +285,7 @@ class _Proof:
         [ends] = self.outputs(params["cond_jaxpr"], [*of_cond, *carry])
         return [] if ends.spread or ends.axes else carry
 
-    def _cond(self, params: Mapping[str, Any], given: list[Reach]) -> list[Reach]:
+    def _cond(self, params: jaxprs.Params, given: list[Reach]) -> list[Reach]:
         made = [self.outputs(branch, given[1:]) for branch in params["branches"]]
         if params.get("branches_platforms"):  # the same function, in several ways
             return min(made, key=lambda own: [each.spread for each in own])

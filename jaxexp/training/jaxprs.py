@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 Program: TypeAlias = jax_core.ClosedJaxpr | jax_core.Jaxpr
 Atom: TypeAlias = jax_core.Var | jax_core.Literal
 Shape: TypeAlias = tuple[int, ...]
+Params: TypeAlias = Mapping[str, Any]  # of an operation, as JAX has them
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 DERIVATIVES = ("custom_jvp_call", "custom_vjp_call")  # whose rules are made anew by every trace

@@ -5,8 +5,8 @@ nothing is proven of the operation.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeAlias
 
 from jaxexp.training import jaxprs
 
@@ -22,7 +22,7 @@ class Operation(NamedTuple):
     axis: int
     shapes: Sequence[jaxprs.Shape]  # of what is given
     out: jaxprs.Shape
-    params: Mapping[str, Any]
+    params: jaxprs.Params
 
 
 # Rules for arrays that lie alike. An axis that is not as long as the batch is none: `_result`.
