@@ -13,7 +13,9 @@ import pytest
 import jaxexp as jx
 from jaxexp.base.errors import UserError
 from jaxexp.search import Space, choice, integers, loguniform, uniform
+from jaxexp.search.batches import Search
 from jaxexp.search.reports import Asked, Reports
+from jaxexp.search.resuming import Folder
 from jaxexp.search.suggestions import suggestions
 
 op = pytest.importorskip("optuna")
@@ -550,6 +552,45 @@ def test_the_same_call_resumes_a_search_and_more_trials_extend_it(data, tmp_path
     assert len(own.trials) == 6
 
 
+class Killed(BaseException):
+    """Ends a process without a trace."""
+
+
+@pytest.mark.parametrize("nth", [1, 4])  # in the first batch, before anything is listed, or later
+@pytest.mark.parametrize("window", ["create_new_trial", "set_trial_param", "keep_sampler"])
+def test_killed_while_it_asks_a_search_goes_on_as_never_killed(
+    window, nth, data, tmp_path, monkeypatch
+):
+    def sampler():
+        return op.samplers.TPESampler(seed=0, n_startup_trials=2)
+
+    own, whole = study(sampler=sampler()), study(sampler=sampler())
+    space = (BASE, {"learning_rate": RATES, "dropout": FloatDistribution(0, 0.5)})
+    expected = run(whole, data, space)
+    place = Folder if window == "keep_sampler" else own._storage
+    method, calls = getattr(place, window), []
+
+    def killing(*args, **options):
+        calls.append(args)
+        made = None if window == "keep_sampler" and len(calls) == nth else method(*args, **options)
+        if len(calls) == (2 * nth - 1 if window == "set_trial_param" else nth):
+            raise Killed
+        return made
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place, window, killing)
+        patch.setattr(Search, "_fail", lambda self, asked: None)
+        with pytest.raises(Killed):
+            run(own, data, space, checkpoint_dir=tmp_path)
+    assert states(own)[-1] == RUNNING
+    monkeypatch.setattr("jaxexp.search.resuming.is_dead", bool)
+    own.sampler = sampler()
+    results = run(own, data, space, checkpoint_dir=tmp_path)
+    assert states(own) == [COMPLETE] * 6
+    assert [trial.params for trial in own.trials] == [trial.params for trial in whole.trials]
+    assert results["loss"].identical(expected["loss"])
+
+
 def test_a_function_has_the_number_of_a_trial_again_when_it_is_resumed(data, tmp_path):
     own = study()
 
@@ -570,9 +611,22 @@ def test_a_folder_of_another_search_is_refused(data, tmp_path):
             checkpoint_dir=tmp_path)  # fmt: skip
     with pytest.raises(UserError, match="study='one': it has no trial 2, expected the study"):
         run(study(study_name="one"), data, checkpoint_dir=tmp_path)
-    (tmp_path / "search.json").write_text("{")
-    with pytest.raises(UserError, match=r"search\.json: cannot be read"):
+    kept = json.loads((tmp_path / "search.json").read_text())
+    for broken in ("{", "null", json.dumps(kept | {"batches": [[0, 1, "2"]]}),
+                   json.dumps(kept | {"batches": [[0], []]})):  # fmt: skip
+        (tmp_path / "search.json").write_text(broken)
+        with pytest.raises(UserError, match=r"search\.json: cannot be read"):
+            run(own, data, checkpoint_dir=tmp_path)
+    (tmp_path / "search.json").write_text(json.dumps(kept))
+    sampler = (tmp_path / "sampler.pickle").read_bytes()
+    for broken in (b"", sampler[: len(sampler) // 2]):
+        (tmp_path / "sampler.pickle").write_bytes(broken)
+        with pytest.raises(UserError, match=r"sampler\.pickle: .* \(it is not as it was written\)"):
+            run(own, data, checkpoint_dir=tmp_path)
+    (tmp_path / "sampler.pickle").unlink()
+    with pytest.raises(UserError, match=r"sampler\.pickle: .* \(it is missing\)"):
         run(own, data, checkpoint_dir=tmp_path)
+    (tmp_path / "sampler.pickle").write_bytes(sampler)
     (tmp_path / "search.json").unlink()
     with pytest.raises(UserError, match="expected an empty folder"):
         run(own, data, checkpoint_dir=tmp_path)

@@ -17,7 +17,7 @@ from jaxexp.results import select
 from jaxexp.results.joining import join, sweep_over, varying
 from jaxexp.results.results import Results
 from jaxexp.search.reports import Asked, Replayed, Reports, Together, ending, tell
-from jaxexp.search.resuming import PROCESS, Folder, abandoned, again, this_process
+from jaxexp.search.resuming import Folder, abandoned, again, ask, take
 from jaxexp.search.suggestions import Suggestions
 from jaxexp.spec.hyperparameters import Kind
 from jaxexp.spec.trial import Trial
@@ -90,10 +90,10 @@ class Search:
         """Train so many trials, or until the sampler has no more to suggest."""
         left, more = trials, True
         if self.folder:
+            self.folder.restore_sampler(self.study)
             for numbers in list(self.folder.batches):
                 self._train(self._listed(numbers))
                 left -= len(numbers)
-            self.folder.restore_sampler(self.study)
         dead = abandoned(self.study)
         while left > 0 and more:
             asked = self._ask(min(self.batch, left), dead)
@@ -126,18 +126,19 @@ class Search:
             while len(asked) < most and (dead or not finite.exhausted()):
                 if dead:
                     left = dead.pop(0)
-                    own, reported = again(self.study, left), left.last_step or 0
+                    if self.folder:
+                        self.folder.advance_sampler(self.study, left, self.suggestions.suggest)
+                    own, reported = take(self.study, left), left.last_step or 0
                 else:
-                    own, reported = self.study.ask(), 0
+                    own, reported = ask(self.study), 0
                 asked.append(Asked(own.number, own, (), reported))
-                own.set_user_attr(PROCESS, this_process())
                 try:
                     asked[-1].trials = self._trials(self.suggestions.suggest(own))
                 except TrialPruned:
                     asked[-1].pruned = True
                 finite.add(own)
                 if self.folder:
-                    self.folder.keep_sampler(self.study)
+                    self.folder.keep_sampler(self.study, own.number)
         except BaseException:
             self._fail(asked)
             raise
@@ -157,7 +158,7 @@ class Search:
         asked = []
         for trial in (there[number] for number in numbers):
             ended = trial.state.is_finished()
-            own = None if ended else again(self.study, trial)
+            own = None if ended else again(self.study, trial._trial_id)
             each = Asked(trial.number, own, (), trial.last_step or 0, ended)
             asked.append(each)
             if self.folder and trial.number in self.folder.pruned:

@@ -14,11 +14,13 @@ import psutil
 from filelock import FileLock, Timeout
 
 from jaxexp.base.errors import UserError
-from jaxexp.base.files import write_whole
+from jaxexp.base.files import matches, read_sealed, write_whole
 
 if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
+
+    from jaxexp.search.suggestions import Suggest
 
 FILE, SAMPLER, LOCK = "search.json", "sampler.pickle", "lock"
 PROCESS = "process"  # user attribute of a trial: who trains it
@@ -34,6 +36,7 @@ class Folder:
         batches: the numbers of the trials of each batch.
         failed: those of the batches, from 0, whose training has raised an error.
         pruned: the numbers of the trials that were pruned as they were asked.
+        suggested: the number of the last trial that the sampler that is kept has suggested for.
     """
 
     path: Path
@@ -41,6 +44,7 @@ class Folder:
     batches: list[list[int]] = field(default_factory=list)
     failed: list[int] = field(default_factory=list)
     pruned: list[int] = field(default_factory=list)
+    suggested: int = -1
 
     @classmethod
     @contextlib.contextmanager
@@ -62,14 +66,22 @@ class Folder:
     def _read(self) -> "Folder":
         file = self.path / FILE
         if not file.exists():
-            if any(entry.name != LOCK for entry in self.path.iterdir()):
+            begun = {LOCK, f"{FILE}.partial"}  # by a process that was killed
+            if any(entry.name not in begun for entry in self.path.iterdir()):
                 raise UserError(f"{self.path}: expected an empty folder, or one of this search")
+            self._write()
             return self
         try:
             content = json.loads(file.read_text())
             before, self.batches = content["identity"], content["batches"]
             self.failed = content["failed"]
             self.pruned = content.get("pruned", [])  # of an earlier jaxexp, none
+            if not (
+                isinstance(before, dict)
+                and matches([*self.batches, self.failed, self.pruned], list[list[int]])
+                and all(min(batch, default=-1) >= 0 for batch in self.batches)
+            ):
+                raise ValueError("it is not as it was written")
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{file}: cannot be read ({error})") from error
         differs = [
@@ -99,25 +111,69 @@ class Folder:
         }  # fmt: skip
         write_whole(self.path / FILE, json.dumps(content).encode())
 
-    def keep_sampler(self, study: "optuna.Study") -> None:
-        """As it is now: with a seed, what it suggests next is decided.
+    def keep_sampler(self, study: "optuna.Study", number: int) -> None:
+        """As it is now, after the trial of this number: with a seed, what it suggests is decided.
 
         Raises UserError for one that cannot be pickled.
         """
+        self.suggested = max(self.suggested, number)
         try:
-            content = pickle.dumps(study.sampler)
+            content = pickle.dumps((self.suggested, study.sampler))
         except Exception as error:  # whatever a sampler of one's own raises
             raise UserError(
                 f"study: its sampler {type(study.sampler).__name__} cannot be pickled ({error}), "
                 "which checkpoint_dir needs"
             ) from error
-        write_whole(self.path / SAMPLER, content)
+        write_whole(self.path / SAMPLER, content, seal=True)
 
     def restore_sampler(self, study: "optuna.Study") -> None:
-        """As it was when it was kept."""
+        """As it was when it was kept.
+
+        Raises UserError where it is damaged, or missing though trials were asked.
+        """
         file = self.path / SAMPLER
-        if file.exists():
-            study.sampler = pickle.loads(file.read_bytes())
+        if not self.batches and not file.exists():
+            return
+        try:
+            self.suggested, study.sampler = pickle.loads(read_sealed(file))
+        except Exception as error:  # whatever unpickling raises
+            why = "it is missing" if isinstance(error, FileNotFoundError) else error
+            raise UserError(
+                f"{file}: the state of the search's sampler cannot be read ({why}); without it, "
+                "the search cannot go on"
+            ) from error
+
+    def advance_sampler(
+        self, study: "optuna.Study", trial: "FrozenTrial", suggest: "Suggest"
+    ) -> None:
+        """Draw again what a dead process has drawn for a trial since it last kept the sampler.
+
+        It draws in a copy of the study as it was then. What the storage has of the trial stays, and
+        what it lacks is written.
+        """
+        import optuna
+        from optuna.storages import InMemoryStorage
+        from optuna.trial import TrialState, create_trial
+
+        fixed = {k: v for k, v in trial.system_attrs.items() if k == "fixed_params"}  # if enqueued
+        if trial.number <= self.suggested or (not trial.params and trial.system_attrs == fixed):
+            return
+        storage, there = InMemoryStorage(), study._storage
+        storage._max_study_id = study._study_id - 1  # samplers refuse a study of another number
+        storage.create_new_study(study.directions, study.study_name)
+        then = optuna.Study(study.study_name, storage, study.sampler, study.pruner)
+        then.add_trials(study.get_trials(deepcopy=False)[: trial.number])
+        then.add_trial(create_trial(state=TrialState.RUNNING, system_attrs=fixed))
+        own = again(then, then.get_trials(deepcopy=False)[-1]._trial_id)
+        with contextlib.suppress(Exception):  # which the trial itself will raise
+            suggest(own)
+        drawn = then.get_trials(deepcopy=False)[-1]
+        for key in drawn.system_attrs.keys() - trial.system_attrs.keys():
+            there.set_trial_system_attr(trial._trial_id, key, drawn.system_attrs[key])
+        for name, values in drawn.distributions.items():
+            if name not in trial.params:
+                value = values.to_internal_repr(drawn.params[name])
+                there.set_trial_param(trial._trial_id, name, value, values)
 
     @staticmethod
     def name(batch: int) -> str:
@@ -154,8 +210,28 @@ def abandoned(study: "optuna.Study") -> "list[FrozenTrial]":
     return [trial for trial in running if is_dead(trial.user_attrs.get(PROCESS, ""))]
 
 
-def again(study: "optuna.Study", trial: "FrozenTrial") -> "optuna.Trial":
-    """The same trial, to be trained under its own number, with what it was suggested."""
+def again(study: "optuna.Study", trial_id: int) -> "optuna.Trial":
+    """A trial that there is, to be trained under its own number, with what it was suggested."""
     import optuna
 
-    return optuna.Trial(study, trial._trial_id)
+    study._thread_local.cached_all_trials = None  # as Study.ask does
+    return optuna.Trial(study, trial_id)
+
+
+def take(study: "optuna.Study", trial: "FrozenTrial") -> "optuna.Trial":
+    """One that is abandoned, from now on of this process."""
+    own = again(study, trial._trial_id)
+    own.set_user_attr(PROCESS, this_process())
+    return own
+
+
+def ask(study: "optuna.Study") -> "optuna.Trial":
+    """The next trial; a new one says whose it is from the start, as this process may be killed."""
+    from optuna.trial import TrialState, create_trial
+
+    if study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):  # enqueued
+        own = study.ask()
+        own.set_user_attr(PROCESS, this_process())
+        return own
+    mine = create_trial(state=TrialState.RUNNING, user_attrs={PROCESS: this_process()})
+    return again(study, study._storage.create_new_trial(study._study_id, mine))
