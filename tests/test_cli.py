@@ -268,8 +268,11 @@ def test_an_output_that_is_a_broken_link_is_told(capsys, tmp_path):
     assert f"{tmp_path / 'link'}: a link to nowhere, which is not there" in told
 
 
+NO_SWEEP = '{"format": 3, "sweeps": [], "title": "", "finished": true}'
+
+
 @pytest.mark.parametrize(
-    "content", ["", "{", "[]", '{"format": 1}', '{"format": 99, "sweeps": []}']
+    "content", ["", "{", "[]", '{"format": 1}', '{"format": 99, "sweeps": ["epochs"]}', NO_SWEEP]
 )
 def test_a_run_directory_that_cannot_be_read(content, capsys, tmp_path):
     (tmp_path / "run.json").write_text(content)

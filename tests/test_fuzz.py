@@ -129,6 +129,15 @@ def test_run_json_with_other_values(tmp_path, changes):
     assert [source.sweep.trials() for source in command.sources()]
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("programs", "two"), ("memory", -5), ("memory", math.inf)]
+)
+def test_bad_values_of_run_json_name_it(tmp_path, name, value):
+    folder = written(tmp_path / "run", json.dumps(run_json() | {name: value}).encode())
+    with pytest.raises(UserError, match=rf"run\.json: not .*{name} is .*, expected"):
+        recalled(folder)
+
+
 @fuzz
 @given(drop=st.sets(st.sampled_from([*run_json()])))
 def test_run_json_without_some_keys(tmp_path, drop):

@@ -423,6 +423,15 @@ def test_names_are_those_that_the_model_was_trained_with(
     assert told(capsys, *line, "--force")[0] == expected
 
 
+def test_a_model_under_the_name_of_another_is_refused(elsewhere, capsys):
+    one, other = sorted((elsewhere / "run/models/moons").iterdir())
+    content = one.read_bytes(), other.read_bytes()
+    one.write_bytes(content[1])
+    other.write_bytes(content[0])
+    _, err = told(capsys, *change(elsewhere, "nothing", "", ""), code=2)
+    assert ".npz: the model of another trial, with learning_rate 0.0" in err
+
+
 def test_a_feature_by_another_name_is_told(elsewhere, capsys):
     change(elsewhere, "data/*.csv", "u,v,moon", "w,v,moon")
     line = change(elsewhere, "moons.py", '"u"', '"w"')

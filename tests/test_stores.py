@@ -127,7 +127,7 @@ def test_a_folder_in_use_is_refused_and_nothing_is_written_into_one_of_something
         pass
     (tmp_path / "thesis.txt").touch()
     with (
-        pytest.raises(jx.UserError, match="expected an empty folder, or one of checkpoints"),
+        pytest.raises(jx.UserError, match=r"with their identity\.json, which is missing or empty"),
         claims.held(store(tmp_path), identity),
     ):
         pass

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import urllib.error
@@ -349,6 +350,9 @@ def test_the_best_model_is_chosen_and_comes_back(tmp_path):
     np.testing.assert_array_equal(params["fc"]["kernel"], np.full((1, 3), 0.2, np.float32))
     np.testing.assert_array_equal(state["scale"], [0, 1, 2])
     assert models.best(tmp_path, [two])[0].about["trial"]["learning_rate"] == "0.3"
+    shutil.copy(best.path, tmp_path / "two" / f"{two[1]['trial_id'].values[0]}.npz")
+    with pytest.raises(UserError, match=r"\.npz: the model of sweep one, not of two"):
+        models.best(tmp_path, [two])
 
 
 @pytest.mark.parametrize("losses", [(0.7, 0.6, 0.6), (0.6, 0.6, 0.7), (np.nan, 0.7, 0.7)])
@@ -374,7 +378,7 @@ def test_a_model_is_replaced_by_the_same_trial_trained_again(tmp_path):
 
 def test_no_models_and_diverged_models_are_told(tmp_path):
     lost = keep(tmp_path / "models", "one", a=(0.1, 1.0, np.inf))
-    with pytest.raises(UserError, match="no models; the run has kept none"):
+    with pytest.raises(UserError, match="no models; the run has kept none, or they were deleted"):
         models.best(tmp_path / "others", [lost])
     with pytest.raises(UserError, match="every model in it diverged"):
         models.best(tmp_path / "models", [lost])

@@ -1,6 +1,7 @@
 """What was asked of the command line, checked, and planned."""
 
 import dataclasses
+import math
 import reprlib
 import typing
 from collections.abc import Iterable, Mapping
@@ -166,8 +167,13 @@ class Command:
             for name, hint in typing.get_type_hints(type(part)).items():
                 if not matches(vars(part)[name], hint):
                     raise TypeError(f"{name} is {reprlib.repr(vars(part)[name])}")
-        if not command.sweeps:
-            raise ValueError("it names no sweep")
+        from jaxexp.planning.plan import MODES  # JAX takes a second to start
+
+        if command.programs not in MODES:
+            expected = f"expected one of {', '.join(MODES)}"
+            raise ValueError(f"programs is {command.programs!r}, {expected}")
+        if command.memory is not None and not 0 < command.memory < math.inf:
+            raise ValueError(f"memory is {command.memory}, expected gigabytes, a number above 0")
         return command
 
 

@@ -78,10 +78,10 @@ def predict_files(
     file = {f"file of sweep {source.sweep.name}": source.digest}
     if not force:
         _refuse(directory, directory.differences(file))
+    initial = _trial(_trials(source, model), model)
     if export and source.export:
         with library.calling(source.sweep, "export(model, path)", source.export):
             source.export(model, export)
-    initial = _trial(_trials(source, model), model)
     point = _point(dict(own)[source.sweep.name], initial)
     trial = trial_in_the_end(initial, point)
     predicted: Sequence[Prediction] = []
@@ -150,8 +150,16 @@ def _trials(source: Source, model: Model) -> Sequence[Trial]:
 
 
 def _trial(trials: Sequence[Trial], model: Model) -> Trial:
+    """The one whose name the model's file has; raises UserError where it is another's model."""
     for trial in trials:
         if trial.id == model.path.stem:
+            its, own = model.about["initial"], trial.values()
+            if differs := {name: its[name] for name in its if its[name] != text(own.get(name))}:
+                has = ", ".join(f"{name} {value}" for name, value in differs.items())
+                asked = ", ".join(f"{name} {text(own.get(name))}" for name in differs)
+                raise UserError(
+                    f"{model.path}: the model of another trial, with {has}, not {asked}"
+                )
             return trial
     raise UserError(f"{model.path}: the model of a trial that the sweep does not have any more")
 

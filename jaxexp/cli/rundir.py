@@ -245,6 +245,8 @@ class RunDirectory:
             for name in READ.keys() & command.keys() | {"sweeps"}:
                 if not matches(found[name], READ[name]):
                     raise TypeError(f"{name} is {reprlib.repr(found[name])}")
+            if not command["sweeps"]:
+                raise ValueError("it names no sweep")
         except OSError as error:
             raise UserError(f"{self.path}: not a run directory (it has no run.json)") from error
         except (ValueError, KeyError, TypeError, RecursionError) as error:

@@ -53,7 +53,8 @@ def check(
         with _keeping(store):
             if not store.is_empty():
                 raise UserError(
-                    f"{store.location}: expected an empty folder, or one of checkpoints"
+                    f"{store.location}: expected an empty folder, or one of checkpoints with their "
+                    f"{FILE}, which is missing or empty"
                 )
         return
     fixed = {name: own for name, own in identity.items() if name not in free}

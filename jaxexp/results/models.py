@@ -144,7 +144,9 @@ def best(
     """
     with_models = [(n, ds) for n, ds in results if any((folder / n).glob("*.npz"))]
     if not with_models:
-        raise UserError(f"{folder}: no models; the run has kept none, or is not complete")
+        raise UserError(
+            f"{folder}: no models; the run has kept none, or they were deleted; train it anew"
+        )
     metrics = [select.metrics(ds) for _, ds in with_models]
     metric = metric or ("accuracy" if all("accuracy" in own for own in metrics) else "loss")
     found = []
@@ -162,6 +164,8 @@ def best(
     sign = -1 if select.direction(with_models[0][1], metric) == "higher" else 1
     *_, name, setting, trial = min(found, key=lambda f: (f[0], f[1], sign * f[2], f[3]))
     model = load(folder / name / f"{trial['trial_id'].item()}.npz")
+    if model.about["sweep"] != name:
+        raise UserError(f"{model.path}: the model of sweep {model.about['sweep']}, not of {name}")
     split = select.default_split(setting)
     why = f"{split} {metric} {select.outcome(setting, metric, split, digits=4)}"
     if "seeds" in setting and int(setting["seeds"]) > 1:
