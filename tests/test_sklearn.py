@@ -618,13 +618,15 @@ HALVES = KFold(2, shuffle=True, random_state=0)
 RNG = np.random.RandomState(3)
 EVEN = [(TEST - 1, TEST)]
 BOOTSTRAP = [(np.random.default_rng(k).integers(0, 150, 100), TEST) for k in range(2)]
-SHAPES = Regressor(Net(4, None), jx.Trial(epochs=2, batch_size=25), random_state=0)
+SHAPES = Regressor(Net(4, None), NetTrial(epochs=2, batch_size=25), random_state=0)
+BY_TRIAL = clone(SHAPES).set_params(module=lambda trial: Net(4, trial.width or None))
 # By name: estimator, candidates, splits and labels or targets.
 LIKE_GRID_SEARCH = {
     "rows in any order": (EARLY, ALPHA, ShuffleSplit(2, test_size=0.3, random_state=0), Y),
     "rows that repeat": (EARLY, ALPHA, BOOTSTRAP, Y),
     "a generator": (clone(EARLY).set_params(random_state=RNG), ALPHA, HALVES, Y),
     "one and two axes": (SHAPES, {"module": [Net(4, None), Net(4, 1)]}, EVEN, X[:, 0]),
+    "as trials say": (BY_TRIAL, {"trial__width": [0, 1]}, EVEN, X[:, 0]),
 }
 
 

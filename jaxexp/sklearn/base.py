@@ -183,6 +183,11 @@ class Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         """With targets as these parameters want them."""
         return prepared
 
+    @property
+    def _kind(self) -> object:
+        """What decides their shape, beside the parameters of `apart`."""
+        return None
+
     def _reason(self, error: UserError, prepared: Prepared, trials: Sequence[Trial]) -> str:
         """In words of these parameters, why trials cannot be trained."""
         return str(error)

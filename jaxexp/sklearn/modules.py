@@ -82,6 +82,10 @@ class _Module(Network):
         return Trial() if self.trial is None else self.trial
 
     @property
+    def _kind(self) -> object:
+        return static_key(self._trial)
+
+    @property
     def _own_module(self) -> Any:
         """A copy, since modules keep what they have been called with."""
         return self.module.clone() if isinstance(self.module, linen.Module) else self.module

@@ -184,10 +184,13 @@ class VectorizedSearchCV(BaseSearchCV):  # type: ignore[misc]
         for estimator in estimators:
             estimator._check()
         prepared = estimators[0]._prepare(X, y, sample_weight)
-        groups = _alike(self.estimator, candidates, estimators)
-        shaped = [estimators[places[0]]._shaped(prepared) for places in groups]
+        groups = [
+            group
+            for places in _alike(self.estimator, candidates, estimators)
+            for group in _of_one_shape(prepared, estimators, places)
+        ]
         found: dict[tuple[int, int, int], Fit] = {}  # by candidate, fold and seed
-        for places, ready in zip(groups, shaped, strict=True):
+        for places, ready in groups:
             found |= self._train(X, y, sample_weight, ready, splits, estimators, places)
         parts = [
             [
@@ -377,6 +380,20 @@ def _alike(
         identities = ((type(v), v if isinstance(v, PLAIN) else id(v)) for v in values)
         key = *identities, type(estimator.get_params(deep=False).get("trial"))
         groups.setdefault(key, []).append(place)
+    return [*groups.values()]
+
+
+def _of_one_shape(
+    prepared: Prepared, estimators: Sequence[Network], places: Sequence[int]
+) -> list[tuple[list[int], Prepared]]:
+    """Candidates whose targets have equally many axes, and the data with these."""
+    shaped: dict[object, Prepared] = {}  # by what decides: to trace a module takes a while
+    groups: dict[int, tuple[list[int], Prepared]] = {}
+    for place in places:
+        kind = estimators[place]._kind
+        if kind not in shaped:
+            shaped[kind] = estimators[place]._shaped(prepared)
+        groups.setdefault(shaped[kind].y.ndim, ([], shaped[kind]))[0].append(place)
     return [*groups.values()]
 
 
