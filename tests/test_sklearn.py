@@ -320,6 +320,11 @@ def test_a_module_on_images():
         ({"validation_fraction": 1}, "validation_fraction=1: expected a number between"),
         ({"shuffle": False}, "shuffle=False: expected True"),
         ({"warm_start": True}, "warm_start=True: expected False"),
+        ({"shuffle": 1}, "shuffle=1: expected True"),
+        ({"nesterovs_momentum": 1}, "nesterovs_momentum=1: expected True or False"),
+        ({"activation": np.array(["relu", "tanh"])}, "activation=array.*: expected 'identity' or"),
+        ({"batch_size": np.array([2, 3])}, "batch_size=array.*: expected 'auto' or a whole"),
+        ({"alpha": np.float64(-1)}, "alpha=-1.0: expected a number at least 0"),
     ],
 )
 def test_parameters_that_cannot_be_are_refused(bad, said):
@@ -353,7 +358,7 @@ def test_data_that_cannot_be_are_refused():
     model = MLPClassifier((8,), **OPTIONS)
     with pytest.raises(TypeError, match=r"[Ss]parse"):
         model.fit(sparse.csr_array(X), Y)
-    with pytest.raises(ValueError, match="1 class"):
+    with pytest.raises(ValueError, match=r"y: 1 class \(0\.0\), expected 2"):
         model.fit(X, np.zeros(150))
     with pytest.raises(ValueError, match="y should be a 1d array"):
         model.fit(X, np.eye(3, dtype=int)[Y])
@@ -363,6 +368,20 @@ def test_data_that_cannot_be_are_refused():
         MLPClassifier((8,), solver="sgd", learning_rate_init=1e30, **OPTIONS).fit(X, Y)
     with pytest.warns(UserWarning, match="batch_size=200: clipped to the 150 examples"):
         MLPClassifier((8,), **OPTIONS | {"batch_size": 200, "max_iter": 1}).fit(X, Y)
+
+
+def test_what_float32_does_not_hold_is_refused_by_its_row_where_examples_are_held_out():
+    large, small = np.ones(150), np.ones(150)
+    large[40], small[40] = 1e300, 1e-50
+    model = MLPRegressor((4,), early_stopping=True, **OPTIONS)
+    for x, y, weight, said in (
+        (X * large[:, None], Y, None, r"X: row 40, column 0 is .*e\+300, expected at most"),
+        (X, large, None, r"y: row 40 is 1e\+300, expected at most"),
+        (X, Y, small, "sample_weight: row 40 is 1e-50, expected a number that float32 holds"),
+        (X, Y, np.arange(150) == 40, r"sample_weight: 0 for all 15 examples held out, expected"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            model.fit(x, y, sample_weight=weight)
 
 
 # The search
@@ -534,7 +553,7 @@ def test_folds_that_lack_a_class_are_scored_as_those_of_candidates_alone(case):
 def test_folds_of_one_class_alone_fail_as_fits_on_them_do():
     model, grid = MLPClassifier((8,), **OPTIONS), {"alpha": [0.1, 1.0]}
     one_class = PredefinedSplit(np.where(Y == 0, -1, 0))
-    with pytest.raises(ValueError, match=r"4 of 4 fits failed: fold 0: y: 1 class .*, expected"):
+    with pytest.raises(ValueError, match=r"4 of 4 fits failed: fold 0: y: 1 class \(0\), expected"):
         VectorizedSearchCV(model, grid, cv=one_class, n_seeds=2).fit(X, Y)
     with pytest.raises(ValueError, match=r"^y: 1 class .*, expected 2"):
         VectorizedSearchCV(model, grid, cv=one_class, error_score="raise").fit(X, Y)
@@ -711,7 +730,7 @@ def test_a_candidate_that_diverges():
     grid = {"learning_rate_init": [0.01, 1e30]}
     model = MLPClassifier((8,), solver="sgd", **OPTIONS)
     with pytest.warns(FitFailedWarning, match="3 of 6 fits failed"):
-        search = VectorizedSearchCV(model, grid, cv=3, error_score=-1).fit(X, Y)
+        search = VectorizedSearchCV(model, grid, cv=3, error_score=np.float32(-1)).fit(X, Y)
     assert search.cv_results_["mean_test_score"][1] == -1
     assert search.best_params_ == {"learning_rate_init": 0.01}
     with pytest.raises(ValueError, match="loss is not finite any more"):
@@ -725,6 +744,9 @@ def test_searches_that_cannot_be_are_refused():
     for wrong in (0, True):
         with pytest.raises(ValueError, match=f"n_seeds={wrong}: expected a whole number above 0"):
             VectorizedSearchCV(model, {"alpha": [1]}, n_seeds=wrong).fit(X, Y)
+    for wrong in (True, "mean", np.zeros(2)):
+        with pytest.raises(ValueError, match=r"error_score=.*: expected 'raise' or a number"):
+            VectorizedSearchCV(model, {"alpha": [1]}, error_score=wrong).fit(X, Y)
     with pytest.raises(ValueError, match=r"[Ii]nvalid parameter"):
         VectorizedSearchCV(model, {"alfa": [1]}).fit(X, Y)
     with pytest.raises(ValueError, match="alpha=-1: expected"):

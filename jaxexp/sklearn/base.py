@@ -8,7 +8,7 @@ import functools
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import jax
 import numpy as np
@@ -26,8 +26,10 @@ from jaxexp.results.results import Predict, apply
 from jaxexp.sklearn.stopping import NoImprovement
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial
-from jaxexp.training.arrays import arrays
+from jaxexp.training.arrays import arrays, checked_inputs
+from jaxexp.training.checks import plain_value
 from jaxexp.training.data import Data
+from jaxexp.training.numbers import to_float32, to_weights
 from jaxexp.training.task import Task, Variables
 from jaxexp.training.tracing import is_plain_value
 
@@ -149,23 +151,19 @@ class Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     def _check(self) -> None:
         """Raise ValueError for parameters that cannot be."""
         if self.tol is not None and not (is_number(self.tol) and self.tol >= 0):
-            raise ValueError(f"tol={self.tol!r}: expected a number at least 0, or None")
+            self._refuse("tol", "a number at least 0, or None")
         if not is_int(self.n_iter_no_change) or self.n_iter_no_change < 1:
-            raise ValueError(
-                f"n_iter_no_change={self.n_iter_no_change!r}: expected a whole number above 0"
-            )
+            self._refuse("n_iter_no_change", "a whole number above 0")
         if not isinstance(self.early_stopping, bool | np.bool_):
-            raise ValueError(f"early_stopping={self.early_stopping!r}: expected True or False")
+            self._refuse("early_stopping", "True or False")
         whole = is_int(self.verbose) and self.verbose >= 0
         if not (whole or isinstance(self.verbose, bool | np.bool_)):
-            raise ValueError(
-                f"verbose={self.verbose!r}: expected True or False, or a whole number at least 0"
-            )
+            self._refuse("verbose", "True or False, or a whole number at least 0")
         if not is_number(self.validation_fraction) or not 0 < self.validation_fraction < 1:
-            raise ValueError(
-                f"validation_fraction={self.validation_fraction!r}: expected a number between 0 "
-                "and 1"
-            )
+            self._refuse("validation_fraction", "a number between 0 and 1")
+
+    def _refuse(self, name: str, expected: str) -> NoReturn:
+        raise ValueError(f"{name}={plain_value(getattr(self, name))!r}: expected {expected}")
 
     def _make_trial(self, n: int, seed: int) -> Trial:
         """The trial of these parameters, to be trained on n examples."""
@@ -217,18 +215,24 @@ class Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         They are drawn by their places, so that the numbers of the rows do not matter; and from a
         seed, since a generator would draw others for every fold.
         """
-        if not self.early_stopping:
-            return rows, None
-        labels = prepared.y[rows] if prepared.y.dtype.kind in "iu" else None
-        train, validation = train_test_split(
-            np.arange(len(rows)), test_size=self.validation_fraction, stratify=labels,
-            random_state=seed,
-        )  # fmt: skip
-        return rows[np.sort(train)], rows[np.sort(validation)]
+        parts = {"trained on": rows}
+        if self.early_stopping:
+            labels = prepared.y[rows] if prepared.y.dtype.kind in "iu" else None
+            train, validation = train_test_split(
+                np.arange(len(rows)), test_size=self.validation_fraction, stratify=labels,
+                random_state=seed,
+            )  # fmt: skip
+            parts = {"trained on": rows[np.sort(train)], "held out": rows[np.sort(validation)]}
+        for name, part in parts.items():
+            if prepared.weight_N is not None and not prepared.weight_N[part].any():
+                raise ValueError(
+                    f"sample_weight: 0 for all {len(part)} examples {name}, expected one above 0"
+                )
+        return parts["trained on"], parts.get("held out")
 
     def _fits_plan(self, prepared: Prepared, rows: np.ndarray) -> bool:
         """Whether to train on these rows of the data is what it would be without the others."""
-        return prepared.weight_N is None or bool(prepared.weight_N[rows].any())
+        return True
 
     def _data(self, prepared: Prepared, rows: tuple[np.ndarray, np.ndarray | None]) -> Data:
         """Of a split into examples to train on, and perhaps to validate on."""
@@ -283,16 +287,26 @@ class Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         x, y = made
         return x, y
 
-    def _weights(self, sample_weight: Any, X: np.ndarray) -> np.ndarray | None:
-        if sample_weight is None:
-            return None
-        weight_N: np.ndarray = _check_sample_weight(sample_weight, X, ensure_non_negative=True)
-        return weight_N
+    def _prepared(
+        self, X: np.ndarray, y: np.ndarray, sample_weight: Any, attributes: dict[str, Any]
+    ) -> Prepared:
+        """In float32, with what `validate_data` has found out.
 
-    def _fitted(self, attributes: dict[str, Any]) -> dict[str, Any]:
-        """With what `validate_data` has found out."""
+        What float32 does not hold is refused here, by the user's own rows: training has some alone.
+        """
+        weight_N = None
+        try:
+            x, _ = checked_inputs("X", X)
+            if sample_weight is not None:
+                checked_N = _check_sample_weight(sample_weight, X, ensure_non_negative=True)
+                weight_N = to_weights("sample_weight", checked_N, len(X))
+            if y.dtype.kind == "f":
+                y = to_float32("y", y)
+        except UserError as error:
+            raise ValueError(str(error)) from error
         names = ("n_features_in_", "feature_names_in_")
-        return attributes | {name: getattr(self, name) for name in names if hasattr(self, name)}
+        found = {name: getattr(self, name) for name in names if hasattr(self, name)}
+        return Prepared(x, y, weight_N, attributes | found)
 
 
 class NetworkClassifier(ClassifierMixin, Network):  # type: ignore[misc]
@@ -306,14 +320,15 @@ class NetworkClassifier(ClassifierMixin, Network):  # type: ignore[misc]
         check_classification_targets(y)
         classes = unique_labels(y)
         if len(classes) < 2:
-            raise ValueError(f"y: 1 class ({classes[0]!r}), expected 2 classes at least")
+            only = plain_value(classes[0])
+            raise ValueError(f"y: 1 class ({only!r}), expected 2 classes at least")
         label_N = np.searchsorted(classes, y).astype(np.int32)
-        weight_N = self._weights(sample_weight, x_NxF)
-        if weight_N is not None:
-            of_classes = np.bincount(label_N, weight_N, minlength=len(classes))
+        made = self._prepared(x_NxF, label_N, sample_weight, {"classes_": classes})
+        if made.weight_N is not None:
+            of_classes = np.bincount(label_N, made.weight_N, minlength=len(classes))
             if np.count_nonzero(of_classes) < 2:
                 raise ValueError("sample_weight: 1 class has a weight above 0, expected 2 classes")
-        return Prepared(x_NxF, label_N, weight_N, self._fitted({"classes_": classes}))
+        return made
 
     def _fits_plan(self, prepared: Prepared, rows: np.ndarray) -> bool:
         """Not where a class is missing, of which there would be no output."""
@@ -367,10 +382,10 @@ class NetworkRegressor(RegressorMixin, Network):  # type: ignore[misc]
     def _prepare(self, X: Any, y: Any, sample_weight: Any) -> Prepared:
         """With targets (N, K)."""
         x_NxF, y = self._inputs(X, y, multi_output=True, y_numeric=True)
-        attributes = self._fitted({"n_outputs_": 1 if y.ndim == 1 else y.shape[1]})
-        attributes["_one_output"] = y.ndim == 1
-        target_NxK = np.asarray(y, np.float64).reshape(len(y), -1)
-        return Prepared(x_NxF, target_NxK, self._weights(sample_weight, x_NxF), attributes)
+        one = y.ndim == 1
+        attributes = {"n_outputs_": 1 if one else y.shape[1], "_one_output": one}
+        made = self._prepared(x_NxF, np.asarray(y, np.float64), sample_weight, attributes)
+        return dataclasses.replace(made, y=made.y.reshape(len(y), -1))
 
     def predict(self, X: Any) -> np.ndarray:
         """The prediction for each example: (N,), or (N, K) where y was.
@@ -381,6 +396,12 @@ class NetworkRegressor(RegressorMixin, Network):  # type: ignore[misc]
         outputs_NxK = outputs_NxK.reshape(len(outputs_NxK), -1)
         _check_finite(np.isfinite(outputs_NxK).all(1))
         return outputs_NxK[:, 0] if self._one_output else outputs_NxK
+
+
+def is_any_of(value: object, *known: object) -> bool:
+    """Whether it is one of these, type and all: 1 is not True, and an array is no text."""
+    own = plain_value(value)
+    return any(isinstance(own, type(each)) and own == each for each in known)
 
 
 def curve_of(loss_E: np.ndarray, score_E: np.ndarray | None, epochs: int) -> Curve:

@@ -19,7 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 from jaxexp.base.numbers import is_int, is_number
 from jaxexp.nn.classification import MLPClassification, cost
 from jaxexp.nn.mlp import for_each_layer, own_part, stacks
-from jaxexp.sklearn.base import Network, NetworkClassifier, NetworkRegressor, Prepared
+from jaxexp.sklearn.base import Network, NetworkClassifier, NetworkRegressor, Prepared, is_any_of
 from jaxexp.spec.hyperparameters import static, traced
 from jaxexp.spec.padding import Choice, choose, largest, value
 from jaxexp.spec.trial import MLPTrial, Trial
@@ -214,34 +214,31 @@ class _MLP(Network):
             "nesterovs_momentum": [True, False],
         }
         for name, known in options.items():
-            if getattr(self, name) not in known:
-                own = " or ".join(map(repr, known))
-                raise ValueError(f"{name}={getattr(self, name)!r}: expected {own}")
+            if not is_any_of(getattr(self, name), *known):
+                self._refuse(name, " or ".join(map(repr, known)))
         if not is_int(self.max_iter) or self.max_iter < 1:
-            raise ValueError(f"max_iter={self.max_iter!r}: expected a whole number above 0")
-        if self.batch_size != "auto" and (not is_int(self.batch_size) or self.batch_size < 1):
-            raise ValueError(
-                f"batch_size={self.batch_size!r}: expected 'auto' or a whole number above 0"
-            )
+            self._refuse("max_iter", "a whole number above 0")
+        whole = is_int(self.batch_size) and self.batch_size >= 1
+        if not whole and not is_any_of(self.batch_size, "auto"):
+            self._refuse("batch_size", "'auto' or a whole number above 0")
         least = {"alpha": 0.0, "learning_rate_init": None, "epsilon": None}
         for name, bound in least.items():
             own = getattr(self, name)
             if not is_number(own) or not (own > 0 or own == bound) or not np.isfinite(own):
-                said = "at least 0" if bound == 0 else "above 0"
-                raise ValueError(f"{name}={own!r}: expected a number {said}")
+                self._refuse(name, f"a number {'at least' if bound == 0 else 'above'} 0")
         for name in ("momentum", "beta_1", "beta_2"):
             own = getattr(self, name)
             if not is_number(own) or not 0 <= own < 1:
-                raise ValueError(f"{name}={own!r}: expected a number from 0 to 1, without 1")
+                self._refuse(name, "a number from 0 to 1, without 1")
         self._sizes()
 
     def _sizes(self) -> tuple[int, ...]:
         given = self.hidden_layer_sizes
         sizes = tuple(given) if isinstance(given, Iterable) else (given,)
         if not sizes or not all(is_int(size) and size > 0 for size in sizes):
-            raise ValueError(
-                f"hidden_layer_sizes={given!r}: expected whole numbers above 0, one for each "
-                "hidden layer, such as (64, 32)"
+            self._refuse(
+                "hidden_layer_sizes",
+                "whole numbers above 0, one for each hidden layer, such as (64, 32)",
             )
         return tuple(map(int, sizes))
 

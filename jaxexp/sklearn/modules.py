@@ -68,7 +68,7 @@ class _Module(Network):
         """Raise ValueError for parameters that cannot be."""
         super()._check()
         if not isinstance(self._trial, Trial):
-            raise ValueError(f"trial={self.trial!r}: expected a jaxexp.Trial, or None")
+            self._refuse("trial", "a jaxexp.Trial, or None")
         for name, instead in (("seed", "random_state"), ("fold", "VectorizedSearchCV(cv=…)")):
             if own := getattr(self._trial, name):
                 raise ValueError(f"trial.{name}={own}: expected 0; there is {instead}")

@@ -20,12 +20,21 @@ from sklearn.utils.validation import _check_method_params, _num_samples
 
 from jaxexp.api import run
 from jaxexp.base.errors import UserError
-from jaxexp.base.numbers import is_int
+from jaxexp.base.numbers import is_int, is_number
 from jaxexp.results.results import Predict
-from jaxexp.sklearn.base import LEAST, NOT_FINITE, Fitted, Network, Prepared, curve_of
+from jaxexp.sklearn.base import (
+    LEAST,
+    NOT_FINITE,
+    Fitted,
+    Network,
+    Prepared,
+    curve_of,
+    is_any_of,
+)
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial
 from jaxexp.training.arrays import arrays
+from jaxexp.training.checks import plain_value
 from jaxexp.training.folds import table
 
 ALIKE = 0.01  # folds whose sizes differ by less share a plan; others would wait for the longest
@@ -123,9 +132,11 @@ class VectorizedSearchCV(BaseSearchCV):  # type: ignore[misc]
                 "GridSearchCV around this one"
             )
         if not is_int(self.n_seeds) or self.n_seeds < 1:
-            raise ValueError(f"n_seeds={self.n_seeds!r}: expected a whole number above 0")
-        if self.error_score != "raise" and not isinstance(self.error_score, int | float):
-            raise ValueError(f"error_score={self.error_score!r}: expected 'raise' or a number")
+            n = plain_value(self.n_seeds)
+            raise ValueError(f"n_seeds={n!r}: expected a whole number above 0")
+        if not is_number(self.error_score) and not is_any_of(self.error_score, "raise"):
+            score = plain_value(self.error_score)
+            raise ValueError(f"error_score={score!r}: expected 'raise' or a number")
         scorers, refit_metric = self._get_scorers()
         X, y = indexable(X, y)
         routed = self._get_routed_params_for_fit(_check_method_params(X, params=params))
@@ -405,11 +416,9 @@ def _in_plans(
     for fold, rows in enumerate(folds):
         try:
             held = first._held_out(prepared, np.asarray(rows), seed)
-        except ValueError:  # a class has too few examples here: the fit alone says so
+        except ValueError:  # too few examples of a class, or no weights: the fit alone says so
             continue
-        weight_N = prepared.weight_N
-        counts = held[1] is None or weight_N is None or bool(weight_N[held[1]].any())
-        if counts and first._fits_plan(prepared, held[0]):
+        if first._fits_plan(prepared, held[0]):
             made[fold] = held
     return made
 
