@@ -1,6 +1,7 @@
 """The estimators behave as scikit-learn's, and a search trains what its candidates would alone."""
 
 import pickle
+import re
 import warnings
 from dataclasses import dataclass
 
@@ -339,12 +340,17 @@ def test_parameters_that_cannot_be_are_refused(bad, said):
         (5, NAMES, "module: 5 outputs, expected one for each of the 3 classes of y"),
         (None, NAMES, "module: 1 output, expected one for each of the 3 classes of y"),
         (3, NAMES == "setosa", "module: 3 outputs, expected one for each of the 2 classes of y"),
-        (1, NAMES == "setosa", r"outputs \(B, 1\), expected \(B,\) or \(B, 2\) for two classes"),
+        (1, NAMES == "setosa", "expected outputs (B,) or (B, 2) for two classes, not (B, 1)"),
+        (2, X[:, 0], "module: 2 outputs, expected 1, for y of shape (N,)"),
+        (2, X[:, :1], "module: 2 outputs, expected 1, for y of shape (N, 1)"),
+        (1, X[:, :2], "module: 1 output, expected 2, for y of shape (N, 2)"),
+        (None, X[:, :2], "module: 1 output, expected 2, for y of shape (N, 2)"),
     ],
 )
-def test_modules_whose_outputs_are_not_those_of_the_classes_are_refused(outputs, y, said):
-    with pytest.raises(ValueError, match=said):
-        Classifier(Net(2, outputs), random_state=0).fit(X, y)
+def test_modules_whose_outputs_are_not_those_of_y_are_refused(outputs, y, said):
+    kind = Regressor if y.dtype.kind == "f" else Classifier
+    with pytest.raises(ValueError, match=re.escape(said)):
+        kind(Net(2, outputs), random_state=0).fit(X, y)
 
 
 def test_a_search_refuses_outputs_that_are_not_those_of_the_classes():

@@ -77,6 +77,20 @@ class _Module(Network):
         """The trial, with batches no larger than the data."""
         return self._trial.replace(seed=seed, batch_size=min(self._trial.batch_size, n))
 
+    def _reason(self, error: UserError, prepared: Prepared, trials: Sequence[Trial]) -> str:
+        """The task takes targets for wrong where the outputs are too few or too many."""
+        with contextlib.suppress(UserError):
+            for trial in {static_key(trial): trial for trial in trials}.values():
+                shape = getattr(self._outputs_of(prepared, trial), "shape", ())
+                n = (*shape[1:], 1)[0]
+                if len(shape) in (1, 2) and (expected := self._expected(prepared, shape, n)):
+                    return f"module: {n} output{'s' * (n > 1)}, expected {expected}"
+        return str(error)
+
+    def _expected(self, prepared: Prepared, shape: tuple[int, ...], n: int) -> str:
+        """In words; "" where n outputs for each example, (B,) or (B, n), are those of y."""
+        raise NotImplementedError
+
     @property
     def _trial(self) -> Trial:
         return Trial() if self.trial is None else self.trial
@@ -137,21 +151,11 @@ class Classifier(NetworkClassifier, _Module):
     True
     """
 
-    def _reason(self, error: UserError, prepared: Prepared, trials: Sequence[Trial]) -> str:
-        """The task takes labels for wrong where the outputs are too few or too many."""
+    def _expected(self, prepared: Prepared, shape: tuple[int, ...], n: int) -> str:
         n_classes = len(prepared.attributes["classes_"])
-        with contextlib.suppress(UserError):
-            for trial in {static_key(trial): trial for trial in trials}.values():
-                shape = getattr(self._outputs_of(prepared, trial), "shape", ())
-                n = (*shape[1:], 1)[0]
-                if len(shape) == 2 and (n, n_classes) == (1, 2):
-                    return "module: outputs (B, 1), expected (B,) or (B, 2) for two classes"
-                if len(shape) in (1, 2) and n != n_classes and (n, n_classes) != (1, 2):
-                    return (
-                        f"module: {n} output{'s' * (n > 1)}, expected one for each of the "
-                        f"{n_classes} classes of y"
-                    )
-        return str(error)
+        if (n, n_classes) == (1, 2):
+            return "outputs (B,) or (B, 2) for two classes, not (B, 1)" if len(shape) == 2 else ""
+        return "" if n == n_classes else f"one for each of the {n_classes} classes of y"
 
     def _make_task(self, prepared: Prepared) -> Task:
         """The module with its loss, and the accuracy as a metric."""
@@ -189,6 +193,10 @@ class Regressor(NetworkRegressor, _Module):
         except UserError as error:
             raise ValueError(str(error)) from error
         return prepared if outputs.ndim > 1 else dataclasses.replace(prepared, y=prepared.y[:, 0])
+
+    def _expected(self, prepared: Prepared, shape: tuple[int, ...], n: int) -> str:
+        k, one = (prepared.attributes[name] for name in ("n_outputs_", "_one_output"))
+        return "" if n == k else f"{k}, for y of shape {'(N,)' if one else f'(N, {k})'}"
 
     def _make_task(self, prepared: Prepared) -> Task:
         """The module with its loss, and R² as a metric."""
