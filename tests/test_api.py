@@ -163,6 +163,53 @@ def test_other_types_than_those_trained_on_are_converted_or_refused_in_true_word
         whole.predict(np.zeros((0, 3), int))
 
 
+V_Nx3, I_N = np.ones((8, 3), np.float32), np.arange(8, dtype=np.int32) % 4
+
+
+@pytest.fixture(scope="module")
+def of_trees():
+    """Inputs and predictions that are dicts, beside labels."""
+    task = jx.supervised(
+        init=lambda trial, rng, x: {"w": jnp.ones(3), "e": jnp.ones(4)},
+        apply=lambda trial, params, x: {"of v": x["v"] @ params["w"], "of i": params["e"][x["i"]]},
+        loss=lambda prediction, y: (prediction["of v"] * prediction["of i"] - y) ** 2,
+    )
+    data = jx.Data(jx.Examples({"v": V_Nx3, "i": I_N}, I_N % 2))
+    return jx.run(jx.Sweep(jx.Trial(epochs=1, batch_size=4)), task, data, progress=False)
+
+
+def test_trees_are_predicted_of_trees(of_trees):
+    params = of_trees.params()
+    wanted = {"of v": V_Nx3 @ params["w"], "of i": params["e"][I_N]}
+    for given in (
+        {"i": I_N, "v": V_Nx3},
+        {"i": I_N.astype(np.int64), "v": V_Nx3.astype(np.float64)},
+        {"i": I_N.tolist(), "v": V_Nx3.tolist()},
+    ):
+        made = of_trees.predict(given)
+        assert sorted(made) == ["of i", "of v"]
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), made, wanted)
+    with pytest.raises(jx.UserError, match="no probabilities"):
+        of_trees.predict_proba(given)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (V_Nx3, r"X: a ndarray, expected \{i: \*, v: \*\}"),
+        ({"v": V_Nx3}, "X: not those trained on: 'X.i' missing"),
+        ({"v": V_Nx3, "i": I_N, "z": I_N}, "'X.z' too many, expected 'X.i', 'X.v'"),
+        ({"v": V_Nx3, "i": I_N[:3]}, "X.v: 8 rows, expected 3, as in X.i"),
+        ({"v": V_Nx3[:, :2], "i": I_N}, r"X.v: the shape is \(8, 2\), expected \(N, 3\)"),
+        ({"v": V_Nx3 * np.nan, "i": I_N}, "X.v: row 0, column 0 is nan, expected a finite"),
+        ({"v": V_Nx3, "i": I_N + 0.5}, "X.i: floats or bools, expected whole numbers"),
+    ],
+)
+def test_each_part_of_a_tree_of_inputs_is_like_that_trained_on(of_trees, wrong, message):
+    with pytest.raises(jx.UserError, match=message):
+        of_trees.predict(wrong)
+
+
 def test_weights_of_another_type_are_named():
     with pytest.raises(jx.UserError, match=r"train.weight: of dtype bool, expected .astype"):
         jx.Data(jx.Examples(np.ones((4, 1)), None, np.ones(4, bool)))

@@ -1,6 +1,6 @@
 """The results of a sweep at hand: curves, the best trial, trained parameters, predictions."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -17,8 +17,17 @@ from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial, with_values
 from jaxexp.spec.values import text
 from jaxexp.training import precision
-from jaxexp.training.arrays import inputs
-from jaxexp.training.checks import check_rows, checked_leaf, dtype_kind, refuse_where
+from jaxexp.training.arrays import inputs, refuse_names
+from jaxexp.training.checks import (
+    check_rows,
+    checked_leaf,
+    children_of,
+    dtype_kind,
+    map_leaves,
+    refuse_where,
+    shape_like,
+    structure_of,
+)
 from jaxexp.training.data import Data
 from jaxexp.training.task import PyTree, Task, Variables
 
@@ -168,17 +177,18 @@ class Results:
         """
         return self.trial(**values).params
 
-    def predict(self, X: PyTree, trial: TrialResult | None = None) -> np.ndarray:
+    def predict(self, X: PyTree, trial: TrialResult | None = None) -> PyTree:
         """What a trial, or the `best` by loss, predicts of inputs like those it was trained on.
 
         Returns the predicted class of each, (N,), by name where classes have names; or where
-        nothing is classified the prediction (N, ...).
+        nothing is classified the prediction (N, ...): an array, or the model's dict or other tree
+        of arrays.
 
         Raises UserError for inputs of another shape, and parameters that were not kept.
         """
         prediction, probability_NxC = self._apply(X, trial)
         if probability_NxC is None:
-            return np.asarray(prediction)
+            return prediction
         label_N: np.ndarray = np.asarray(probability_NxC).argmax(1)
         names = self.data.classes
         return label_N if names is None else np.array(names)[label_N]
@@ -246,6 +256,12 @@ def apply(
         index_B = np.minimum(np.arange(start, start + size), n - 1)
         with precision.asked(trial.matmul_precision):
             made = predict(traced, variables, jax.tree.map(lambda a: a[index_B], x))  # noqa: B023
+        for path, leaf in jax.tree_util.tree_leaves_with_path(made[0]):
+            if leaf.shape[:1] != (size,):
+                raise UserError(
+                    f"the prediction{jax.tree_util.keystr(path)} of {size} inputs has the shape "
+                    f"{leaf.shape}, expected ({size}, ...): one for each"
+                )
         parts.append(jax.tree.map(lambda a: np.asarray(a)[: n - start], made))  # noqa: B023
     joined: Predicted = jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
     return joined
@@ -278,38 +294,66 @@ def input_dtype(task: Task, trained: np.dtype) -> np.dtype:
 
 
 def like_training(task: Task, data: Data, X: PyTree) -> PyTree:
-    """Inputs of the shape of those of the training split, (N, ...), and of the task's type.
+    """Inputs of the structure and shapes of the training split's, (N, ...), and the task's types.
 
-    Arrays of a kind trained on are taken as they are, others as `inputs` takes them; then it is
+    Arrays of a kind trained on are taken as they are, others as `inputs` takes them; then they are
     converted.
 
     Raises UserError for others.
     """
-    x = data.train.x if hasattr(data.train, "x") else None
-    if not isinstance(x, np.ndarray):
+    if not hasattr(data.train, "x"):
         return X
-    if isinstance(X, np.ndarray | jax.Array) and dtype_kind(X.dtype) == dtype_kind(x.dtype):
-        made = checked_leaf("X", X, rows=True)  # as `Data` checks what it is given by hand
-        check_rows("X", made)
+    x = data.train.x
+    features = data.features if isinstance(x, np.ndarray) else None
+    made = {
+        path: _leaf_like(task, path, leaf, like, features)
+        for path, leaf, like in _beside(X, x, "X")
+    }
+    tree = map_leaves(lambda path, _: made[path], x, "X")
+    check_rows("X", tree)
+    return tree
+
+
+def _beside(X: PyTree, x: PyTree, path: str) -> Iterator[tuple[str, PyTree, np.ndarray]]:
+    """The path and value of each leaf, beside that of the inputs trained on."""
+    wanted = children_of(x, path)
+    if wanted is None:
+        yield path, X, x
+        return
+    given = children_of(X, path)
+    if given is None:
+        raise UserError(f"{path}: a {type(X).__name__}, expected {structure_of(x)}, as trained on")
+    below = dict(given)
+    refuse_names(path, tuple(sorted(below)), tuple(sorted(name for name, _ in wanted)))
+    for name, like in wanted:
+        yield from _beside(below[name], like, name)
+
+
+def _leaf_like(
+    task: Task, where: str, value: PyTree, x: np.ndarray, features: tuple[str, ...] | None
+) -> np.ndarray:
+    if isinstance(value, np.ndarray | jax.Array) and dtype_kind(value.dtype) == dtype_kind(x.dtype):
+        made = checked_leaf(where, value, rows=True)  # as `Data` checks what it is given by hand
     else:
-        made = inputs(X, data.features)
+        made = inputs(where, value, features, flat=x.ndim == 1)
     if made.shape[1:] != x.shape[1:]:
         raise UserError(
-            f"X: the shape is {made.shape}, expected (N{''.join(f', {n}' for n in x.shape[1:])}), "
-            "as trained on"
+            f"{where}: the shape is {made.shape}, expected {shape_like(x.shape)}, as trained on"
         )
-    return _cast(made, input_dtype(task, x.dtype))
+    return _cast(where, made, input_dtype(task, x.dtype))
 
 
-def _cast(made: np.ndarray, dtype: np.dtype) -> np.ndarray:
+def _cast(where: str, made: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """To a type; refuses floats for whole numbers, and what it does not hold."""
     if made.dtype == dtype:
         return made
     kind = dtype_kind(dtype)
     if kind in "iu" and dtype_kind(made.dtype) == "f":
-        raise UserError(f"X: floats or bools, expected whole numbers ({dtype}), as trained on")
+        raise UserError(
+            f"{where}: floats or bools, expected whole numbers ({dtype}), as trained on"
+        )
     with np.errstate(over="ignore"):
         cast = made.astype(dtype)
     lost = ~np.isfinite(cast) if kind == "f" else cast != made
-    refuse_where("X", lost, made, f"a number that {dtype} holds, as trained on")
+    refuse_where(where, lost, made, f"a number that {dtype} holds, as trained on")
     return cast

@@ -168,8 +168,8 @@ def _explicit(
     check_same_index(f"{split}.weight", weights, X)
     check_same_index(f"{split}.weight", weights, y, like="y")
     x, names = checked_inputs(f"{split}.x", X)
-    if names is not None and features is not None and names != features:
-        _refuse_columns(f"{split}.x", "X", names, features)
+    if names is not None and features is not None:
+        refuse_names(f"{split}.x", names, features, like="X")
     if x.shape[1:] != train.x.shape[1:]:
         raise UserError(
             f"{split}.x: shape {x.shape}, expected {shape_like(train.x.shape)}, as in X"
@@ -182,20 +182,26 @@ def _explicit(
     )
 
 
-def inputs(X: object, features: tuple[str, ...] | None) -> np.ndarray:
+def inputs(
+    where: str, X: object, features: tuple[str, ...] | None, *, flat: bool = False
+) -> np.ndarray:
     """Inputs to predict of, as `arrays` makes them of X; `features` are those trained on.
 
-    Raises UserError for what `arrays` refuses, and columns that are others, or in another order.
+    Raises UserError for what `arrays` refuses, but (N,) if `flat`, and for columns that are others,
+    or in another order.
     """
-    x, names = checked_inputs("X", X, rounding=False)
-    if names is not None and features is not None and names != features:
-        _refuse_columns("X", "those trained on", names, features)
+    x, names = checked_inputs(where, X, rounding=False, flat=flat)
+    if names is not None and features is not None:
+        refuse_names(where, names, features)
     return x
 
 
-def _refuse_columns(
-    where: str, like: str, names: tuple[str, ...], features: tuple[str, ...]
+def refuse_names(
+    where: str, names: tuple[str, ...], features: tuple[str, ...], like: str = "those trained on"
 ) -> None:
+    """Raise UserError for names that are not `features`, or in another order."""
+    if names == features:
+        return
     missing = [name for name in features if name not in names]
     more = [name for name in names if name not in features]
     said = [f"{some_names(missing)} missing"] if missing else []
@@ -206,7 +212,7 @@ def _refuse_columns(
 
 
 def checked_inputs(
-    where: str, value: object, *, rounding: bool = True
+    where: str, value: object, *, rounding: bool = True, flat: bool = False
 ) -> tuple[np.ndarray, tuple[str, ...] | None]:
     """X as float32, int32 or uint8, never the user's own memory, and the names of its columns."""
     array, features, categorical = read(where, value)
@@ -215,7 +221,7 @@ def checked_inputs(
             f"{where}: a {type(value).__name__}, expected an array of shape (N, F) or (N, ...); "
             "for several inputs, jx.Data(train=...) takes trees of arrays"
         )
-    if array.ndim == 1:
+    if array.ndim == 1 and not flat:
         way = "X.to_frame()" if hasattr(value, "to_frame") else "X[:, None]"
         raise UserError(
             f"{where}: shape {array.shape}, expected (N, F) or (N, ...); "

@@ -357,12 +357,13 @@ class Supervised(Task):
         rng = keys.key(0)
         return self.model.apply(trial, variables, x, rng=rng, mask=mask, train=False)[0]
 
-    def probabilities(self, prediction: Array) -> Array | None:
+    def probabilities(self, prediction: PyTree) -> Array | None:
         """Of classes, (B, C): the softmax of logits, or the sigmoid of one; None for numbers.
 
-        Predictions (B,) are logits where all targets are 0 or 1, and else numbers.
+        Predictions (B,) are logits where all targets are 0 or 1, and else numbers; trees of arrays
+        are none.
         """
-        if not self.classification:
+        if not self.classification or not isinstance(prediction, Array):
             return None
         if prediction.ndim == 1:
             if not self.binary:  # amounts, or labels of another kind, such as ±1
