@@ -51,6 +51,16 @@ class Keeping(NNet):
         return self.last(x)
 
 
+class Counting(NNet):
+    def __init__(self, rngs):
+        super().__init__(rngs)
+        self.calls = 0
+
+    def __call__(self, x):
+        self.calls += 1
+        return self.last(x) + self.calls
+
+
 class Opaque(jx.Task):
     def init(self, trial, rng, data):
         return jx.Variables({"w": jnp.zeros(4)})
@@ -303,6 +313,10 @@ MISTAKES = {
     "an nnx module that keeps what it did not have": (
         lambda: plan(module=lambda trial, rngs: Keeping(rngs)),
         r"^module: the new state has another structure .*\(with \['seen'\]\); expected the variabl",
+    ),
+    "an nnx module that counts its calls in Python": (
+        lambda: plan(module=lambda trial, rngs: Counting(rngs)),
+        "^module: a call changes calls, .* as it is no variable: expected an nnx.Variable",
     ),
     # Traced values
     "a branch on a traced value": (

@@ -171,12 +171,20 @@ class NnxModel(SupervisedModel):
         seeded = [stream_seed(leaf, rng, i) for i, leaf in enumerate(leaves)]
         model = nnx.merge(graph, params, jax.tree.unflatten(structure, seeded), state)
         model.train() if train else model.eval()
+        fixed = _fixed(nnx.split(model)[0])
         prediction = model(x, **call_arguments(model, rng, mask, train=train))
         # What a module sows is for those who look into it, and no state: linen's is left out, too.
         made_with = {path for path, _ in nnx.to_flat_state(state)}
         sown = nnx.All(nnx.Intermediate, lambda path, _: path not in made_with)
-        new = nnx.split(model, nnx.Param, nnx.RngState, sown, ...)[-1]
-        return prediction, nnx.to_pure_dict(new) if train else variables.state
+        graph, *states = nnx.split(model, nnx.Param, nnx.RngState, sown, ...)
+        if (now := _fixed(graph)) != fixed:
+            differ = (own for own in now + fixed if own not in now or own not in fixed)
+            raise UserError(
+                f"module: a call changes {', '.join(dict.fromkeys(str(own[0]) for own in differ))},"
+                " which every step would begin with anew, as it is no variable: expected an "
+                "nnx.Variable, or none that changes"
+            )
+        return prediction, nnx.to_pure_dict(states[-1]) if train else variables.state
 
     def check(self, trial: Trial) -> None:
         """Raise UserError for a model that is not one of its own for each trial."""
@@ -191,6 +199,12 @@ class NnxModel(SupervisedModel):
             return made
 
         nnx.eval_shape(make)
+
+
+def _fixed(graph: "nnx.GraphDef[nnx.Module]") -> list[tuple[object, object]]:
+    """The attributes that hold no arrays, and their values; not what nnx notes of them itself."""
+    own = ((name, attr.value) for name, attr in graph.attributes if hasattr(attr, "value"))
+    return [(name, value) for name, value in own if not str(name).startswith("_pytree__")]
 
 
 def stream_seed(leaf: jax.ShapeDtypeStruct, rng: Array, i: int) -> Array:
