@@ -679,7 +679,7 @@ def test_a_task_is_the_same_in_another_process(capsys):
         (lambda: by_hand(apply=lambda out, train: out if train else out.loss),
          "apply returned .*, expected jaxexp.Outputs"),
         (lambda: by_hand(apply=lambda out, train: out if train else jx.Outputs(out.loss[:, None])),
-         r"loss has the shape \(2, 1\)"),
+         r"loss has the shape \(7, 1\)"),
         (lambda: by_hand(apply=lambda out, train: out._replace(metrics={"m": out.loss})),
          "Outputs.metrics has 'm', which .* do not declare"),
         (lambda: by_hand(apply=lambda out, train: jx.Outputs([0.0, 0.0])), "loss has no shape"),

@@ -164,7 +164,7 @@ MISTAKES = {
     # Labels and rows
     "labels from 1": (lambda: plan(jx.arrays(X, LABEL + 1)), "label is 3, expected 0 to 2"),
     "labels from -1": (lambda: plan(jx.arrays(X, LABEL - 1)), "label is -1, expected 0 to 2"),
-    "labels as floats": (lambda: plan(NUMBERS), r"loss: \w+Error .* target float32 \(2,\)"),
+    "labels as floats": (lambda: plan(NUMBERS), r"loss: \w+Error .* target float32 \(7,\)"),
     "a class without examples": (lambda: plan(init=zeros(4, 5)), "label 3 does not occur"),
     "groups as labels": (
         lambda: plan(init=zeros(4, 2)),
@@ -173,23 +173,27 @@ MISTAKES = {
     "rows missing": (lambda: jx.arrays(X[:50], LABEL), "y: 60 rows, expected 50"),
     "no targets": (lambda: plan(jx.arrays(X)), "needs jaxexp.Examples with inputs x and targets y"),
     # Shapes
-    "(B, 1) for (B,)": (lambda: regression(4, 1), r"shape \(2, 1\), its target \(2,\)"),
+    "(B, 1) for (B,)": (lambda: regression(4, 1), r"shape \(7, 1\), its target \(7,\)"),
     "(B, 1) for (B,), and a loss that knows": (
         lambda: regression(4, 1, loss=lambda prediction, y: (prediction[..., 0] - y) ** 2),
         r"most losses and metrics would .*expected equal shapes, as of prediction\[\.\.\., 0\]",
     ),
     "(B,) for (B, 1)": (
         lambda: plan(jx.arrays(X, NUMBER[:, None]), init=zeros(4), loss=optax.squared_error),
-        r"shape \(2,\), its target \(2, 1\): .* equal shapes, as of target\[\.\.\., 0\]",
+        r"shape \(7,\), its target \(7, 1\): .* equal shapes, as of target\[\.\.\., 0\]",
     ),
-    "(B, 3) for (B,)": (lambda: regression(4, 3), r"loss: .*prediction float32 \(2, 3\)"),
+    "(B, 3) for (B,)": (lambda: regression(4, 3), r"loss: .*prediction float32 \(7, 3\)"),
+    "labels for one-hot targets of two": (
+        lambda: plan(jx.arrays(X, LABEL % 2), init=zeros(4, 2), loss=optax.softmax_cross_entropy),
+        r"loss: \w+Error for prediction float32 \(7, 2\) and target int32 \(7,\)",
+    ),
     "prediction of the batch": (
         lambda: regression(4, apply=lambda t, p, x: (x @ p["w"]).sum(), loss=lambda a, b: a - b),
-        r"prediction of a batch of 2 has the shape \(\)",
+        r"prediction of a batch of 7 has the shape \(\)",
     ),
     "scalar loss": (
         lambda: plan(loss=lambda z, y: -jax.nn.log_softmax(z)[jnp.arange(len(y)), y].mean()),
-        r"loss has the shape \(\) for a batch of 2 examples, expected \(2,\)",
+        r"loss has the shape \(\) for a batch of 7 examples, expected \(7,\)",
     ),
     "whole loss": (
         lambda: plan(loss=lambda logits, y: (logits.argmax(1) != y).astype(int)),
@@ -282,11 +286,11 @@ MISTAKES = {
     ),
     "metric of the batch": (
         lambda: plan(metrics={"m": jx.Metric("lower", example=lambda p, y: p.mean())}),
-        r"metric 'm': a value of shape \(\), expected \(2,\)",
+        r"metric 'm': a value of shape \(\), expected \(7,\)",
     ),
     "metric that fails": (
         lambda: plan(metrics={"m": jx.Metric("lower", example=lambda p, y: p @ y)}),
-        r"metrics\['m'\]: TypeError for prediction float32 \(2, 3\) and target int32 \(2,\)",
+        r"metrics\['m'\]: TypeError for prediction float32 \(7, 3\) and target int32 \(7,\)",
     ),
     # Optimizers
     "optimizer by name": (lambda: task(optimizer="adam"), "optimizer: 'adam', expected a function"),

@@ -358,13 +358,27 @@ def test_what_a_task_raises_says_what_it_was_traced_with():
             return jx.Variables({"w": jnp.zeros(3)})
 
         def apply(self, trial, variables, batch, *, rng, mask, train):
-            if len(batch.x) < 4:
-                raise ValueError("four of them")
+            if len(batch.x) < 10:
+                raise ValueError("ten of them")
             return jx.Outputs(loss=batch.x @ variables.params["w"])
 
     data = jx.arrays(np.ones((20, 3)), np.ones(20))
-    with pytest.raises(ValueError, match="four of them") as raised:
-        jx.plan(jx.Sweep(jx.Trial(batch_size=8)), Chooses(), data)
+    with pytest.raises(ValueError, match="ten of them") as raised:
+        jx.plan(jx.Sweep(jx.Trial(batch_size=16)), Chooses(), data)
     assert raised.value.__notes__[-1] == (
-        "Chooses was traced with a batch of two examples: any number has to work"
+        "Chooses was traced with a batch of 7 examples: any number has to work"
     )
+
+
+def test_a_loss_of_the_hardest_four_of_a_batch_is_tried_with_enough():
+    def hardest(prediction, y, mask):
+        loss_B = jnp.where(mask, (prediction - y) ** 2, -jnp.inf)
+        return jnp.where(loss_B >= jax.lax.top_k(loss_B, 4)[0][-1], loss_B, 0.0)
+
+    task = jx.supervised(
+        init=lambda trial, rng, x: {"w": jnp.zeros(3)},
+        apply=lambda trial, params, x: x @ params["w"],
+        loss=hardest,
+    )
+    data = jx.arrays(np.ones((20, 3)), np.ones(20), validation=None)
+    assert jx.plan(jx.Sweep(jx.Trial(batch_size=8)), task, data)

@@ -22,7 +22,7 @@ from jaxexp.spec.trial import Trial
 from jaxexp.training import keys, metrics
 from jaxexp.training.models import model_of, naming
 from jaxexp.training.supervised import supervised
-from jaxexp.training.task import Task
+from jaxexp.training.task import TRIED, Task
 
 NESTED = "trial__"  # how names of hyperparameters begin, among the estimator's parameters
 
@@ -105,11 +105,11 @@ class _Module(Network):
         return self.module.clone() if isinstance(self.module, linen.Module) else self.module
 
     def _outputs_of(self, prepared: Prepared, trial: Trial) -> jax.ShapeDtypeStruct:
-        """The module's outputs of two examples; raises UserError if it makes none."""
-        like = jax.ShapeDtypeStruct((2, *prepared.X_NxF.shape[1:]), np.float32)
+        """The module's outputs of a few examples; raises UserError if it makes none."""
+        like = jax.ShapeDtypeStruct((TRIED, *prepared.X_NxF.shape[1:]), np.float32)
 
         def outputs(rng: Array, x: Array) -> Array:
-            model, mask = model_of(self._own_module), jnp.ones(2, bool)
+            model, mask = model_of(self._own_module), jnp.ones(TRIED, bool)
             variables = model.init(trial, rng, x[:1])
             made: Array = model.apply(trial, variables, x, rng=rng, mask=mask, train=False)[0]
             return made

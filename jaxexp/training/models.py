@@ -13,7 +13,7 @@ from jax import Array
 
 from jaxexp.base.errors import UserError
 from jaxexp.spec.trial import Trial
-from jaxexp.training.task import Variables, accepts
+from jaxexp.training.task import TRIED, Variables, accepts
 from jaxexp.training.trees import PyTree
 
 # How modules call what says whether they train, and its value in training.
@@ -232,7 +232,7 @@ def call_arguments(
     return {name: value for name, value in given.items() if accepts(call, name)}
 
 
-ANY_NUMBER = "tried with one or two examples, as any number has to work"
+ANY_NUMBER = f"tried with 1 or {TRIED} examples, as any number has to work"
 
 
 @contextlib.contextmanager

@@ -36,6 +36,7 @@ from jaxexp.training.models import (
 )
 from jaxexp.training.optimizing import of_kept_types
 from jaxexp.training.task import (
+    TRIED,
     Arrays,
     Batch,
     Outputs,
@@ -255,12 +256,10 @@ class Supervised(Task):
         `traced` hyperparameters are numbers inside the program. Raises UserError that names the
         part that fails.
         """
-        x, y = jax.tree.map(
-            lambda a: jax.ShapeDtypeStruct((2, *a.shape[1:]), a.dtype), (data.train.x, data.train.y)
-        )
+        (x, y, *_), _ = tracing.batch_of({"train": data.train}, TRIED)
 
         def step(rng: Array, x: PyTree, y: PyTree, traced: Mapping[str, Array]) -> PyTree:
-            own, mask = with_values(trial, **traced), jnp.ones(2, bool)
+            own, mask = with_values(trial, **traced), jnp.ones(TRIED, bool)
             with naming(self.model.names[0]):
                 self.model.check(own)
                 variables = self.model.init(own, rng, jax.tree.map(lambda a: a[:1], x))
@@ -275,10 +274,10 @@ class Supervised(Task):
             _check_broadcast(prediction, y)
             with naming("loss", prediction=prediction, target=y):
                 loss_B = self._loss(own, prediction, y, mask)
-            if jnp.shape(loss_B) == (2,):  # else `inspect` says so
+            if jnp.shape(loss_B) == (TRIED,):  # else `inspect` says so
                 for name, metric in self.metrics.items():
                     with naming(f"metrics[{name!r}]", prediction=prediction, target=y):
-                        sums = metric.sums_of(None, prediction, y, jnp.ones(2), name=name)
+                        sums = metric.sums_of(None, prediction, y, jnp.ones(TRIED), name=name)
                         metric.compute(sums, name=name)
             with naming("optimizer"):
                 optimizer = of_kept_types(self.optimizer(own, 1000))

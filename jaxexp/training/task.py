@@ -25,6 +25,9 @@ from jaxexp.training.data import Data
 from jaxexp.training.metric import Metric
 from jaxexp.training.trees import PyTree as PyTree
 
+# Of the batch that a task is tried with: seldom the length of another axis, which it would be taken
+# for, and enough for a rule that ranks a few.
+TRIED = 7
 Batch: TypeAlias = PyTree  # arrays whose first axis is the example: (B, ...)
 Arrays: TypeAlias = Mapping[str, PyTree]  # what `Data.arrays` returns: splits, and extras
 

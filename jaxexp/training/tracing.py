@@ -24,6 +24,7 @@ from jaxexp.training import jaxprs, keys
 from jaxexp.training.batching import weighted_mean, weights_of
 from jaxexp.training.optimizing import of_kept_types, optimizer_of
 from jaxexp.training.task import (
+    TRIED,
     Arrays,
     Batch,
     Inspection,
@@ -104,7 +105,7 @@ def trace(task: Task, trial: Trial, arrays: Arrays) -> Inspection:
         if not names and not isinstance(error, jax.errors.JAXTypeError):
             name = type(task).__name__
             error.add_note(
-                f"{name} was traced with a batch of two examples: any number has to work"
+                f"{name} was traced with a batch of {TRIED} examples: any number has to work"
             )
             raise
         reason = str(error).partition("\n")[0]
@@ -166,7 +167,7 @@ def _trace(
     """With these hyperparameters as numbers inside the program, and the others as they are."""
     read: set[str] = set()
     watched = _watch(trial, read)
-    batch, mask = batch_of(arrays, 2)
+    batch, mask = batch_of(arrays, TRIED)
 
     def init(leaves: PyTree, rng: Array, data: Arrays) -> Variables:
         made = task.init(with_values(watched, **leaves), rng, data)
@@ -175,14 +176,14 @@ def _trace(
 
     name = type(task).__name__
     variables = _shapes_of(init, leaves, keys.like(), arrays, name=f"{name}.init")
-    seen: list[Outputs] = []  # shapes of a batch of two
+    seen: list[Outputs] = []  # shapes
 
     def with_state(
         params: PyTree, leaves: PyTree, state: PyTree, batch: Batch, rng: Array, mask: Array
     ) -> PyTree:
         own, trial = Variables(params, state), with_values(watched, **leaves)
         outputs = task.apply(trial, own, batch, rng=rng, mask=mask, train=True)
-        check_outputs(task, outputs, 2, variables.state)
+        check_outputs(task, outputs, TRIED, variables.state)
         seen.append(outputs._replace(prediction=_shapes(outputs.prediction),
                                      target=_shapes(outputs.target)))  # fmt: skip
         return tuple(outputs)
@@ -192,7 +193,7 @@ def _trace(
     ) -> PyTree:
         own, trial = Variables(params, state), with_values(watched, **leaves)
         outputs = task.apply(trial, own, batch, rng=rng, mask=mask, train=False)
-        check_outputs(task, outputs, 2)
+        check_outputs(task, outputs, TRIED)
         return tuple(outputs)
 
     def updated(params: PyTree, leaves: PyTree) -> PyTree:
@@ -243,10 +244,10 @@ def _trace(
             f"{type(task).__name__}.gradient_norms returned {norms}, expected (layers,)"
         )
     cost = Cost(
-        multiplications=max(1.0, found.multiplications / 2),
+        multiplications=max(1.0, found.multiplications / TRIED),
         launches=max(1, found.products),
         parameters=sum(sizes),
-        activations=max(1, floats - sum(sizes)) // 2,  # of a batch of two; parameters are kept too
+        activations=max(1, floats - sum(sizes)) // TRIED,  # parameters are kept, too
         layers=norms.shape[0],
         compilation=max(1.0, found.products / 20),
     )
