@@ -83,6 +83,13 @@ class OwnTrial(jx.Trial):
 OWN = OwnTrial(epochs=1, batch_size=16)
 
 
+IN_DICTS = jx.Data(jx.Examples(X, {"a": NUMBER}))
+
+
+def of_dicts(prediction, y):
+    return jnp.square(jax.tree.leaves(prediction)[0] - y["a"]).mean(1)
+
+
 def endless(trial, params, x):
     return jax.lax.while_loop(lambda y: (y < 5).all(), lambda y: y + 1, x @ params["w"])
 
@@ -181,6 +188,14 @@ MISTAKES = {
     "(B,) for (B, 1)": (
         lambda: plan(jx.arrays(X, NUMBER[:, None]), init=zeros(4), loss=optax.squared_error),
         r"shape \(7,\), its target \(7, 1\): .* equal shapes, as of target\[\.\.\., 0\]",
+    ),
+    "(B, 1) for (B,) in a dict": (
+        lambda: plan(IN_DICTS, init=zeros(4, 1), loss=of_dicts),
+        r"^the prediction of .* \(7, 1\), its target\['a'\] \(7,\): .*prediction\[\.\.\., 0\]",
+    ),
+    "dicts of (B, 1) and (B,)": (
+        lambda: plan(IN_DICTS, apply=lambda t, p, x: {"a": (x @ p["w"])[:, :1]}, loss=of_dicts),
+        r"^the prediction\['a'\] of .* its target\['a'\] \(7,\): .*prediction\['a'\]\[\.\.\., 0\]",
     ),
     "(B, 3) for (B,)": (lambda: regression(4, 3), r"loss: .*prediction float32 \(7, 3\)"),
     "labels for one-hot targets of two": (
@@ -486,3 +501,8 @@ def test_predicting_compiles_once_for_all_seeds():
     predicted = [results.predict_proba(X, results.trial(seed=seed)) for seed in range(3)]
     assert len(traced) == before + 1
     assert not np.array_equal(predicted[0], predicted[1])
+
+
+def test_a_group_beside_targets_of_the_shape_of_predictions_is_no_mistake():
+    data = jx.Data(jx.Examples(X, {"group": NUMBER, "y": NUMBER[:, None]}))
+    assert plan(data, init=zeros(4, 1), loss=lambda p, y: jnp.square(p - y["y"])[:, 0] * y["group"])

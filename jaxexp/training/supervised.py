@@ -381,11 +381,21 @@ def _plain(trial: Trial) -> Trial:
 
 
 def _check_broadcast(prediction: PyTree, target: PyTree) -> None:
-    shape, wanted = (getattr(a, "shape", None) for a in (prediction, target))
-    if shape and wanted and (shape == (*wanted, 1) or wanted == (*shape, 1)):
-        longer = "prediction" if len(shape) > len(wanted) else "target"
-        raise UserError(
-            f"the prediction of a batch of {wanted[0]} has the shape {shape}, its target "
-            f"{wanted}: most losses and metrics would compare each with each; expected equal "
-            f"shapes, as of {longer}[..., 0]"
-        )
+    """Refuse (B, 1) beside (B,): leaf by leaf, or an array beside a tree with none of its shape."""
+    leaves, targets = jax.tree.leaves(prediction), jax.tree.leaves_with_path(target)
+    alike = str(jax.tree.structure(prediction)) == str(jax.tree.structure(target))
+    if not alike:
+        known = len(leaves) == 1 and leaves[0] is prediction
+        if not known or any(jnp.shape(prediction) == jnp.shape(a) for _, a in targets):
+            return
+        leaves *= len(targets)
+    for (path, wanted_B), made_B in zip(targets, leaves, strict=True):
+        shape, wanted = jnp.shape(made_B), jnp.shape(wanted_B)
+        if shape and wanted and (shape == (*wanted, 1) or wanted == (*shape, 1)):
+            below = jax.tree_util.keystr(path)
+            names = f"prediction{below if alike else ''}", f"target{below}"
+            raise UserError(
+                f"the {names[0]} of a batch of {wanted[0]} has the shape {shape}, its {names[1]} "
+                f"{wanted}: most losses and metrics would compare each with each; expected equal "
+                f"shapes, as of {names[len(shape) < len(wanted)]}[..., 0]"
+            )
