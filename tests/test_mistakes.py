@@ -37,6 +37,13 @@ class DropNet(nn.Module):
         return nn.Dense(3)(nn.Dropout(self.rate, deterministic=not train)(x))
 
 
+class Sowing(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        self.sow("penalties", "of x", x.sum())
+        return nn.Dense(3)(x)
+
+
 class NNet(nnx.Module):
     def __init__(self, rngs):
         self.last = nnx.Linear(4, 3, rngs=rngs)
@@ -247,6 +254,14 @@ MISTAKES = {
         r"init: params\['w'\] is int32, expected floats",
     ),
     # Losses, metrics
+    "loss of three arrays": (
+        lambda: regression(4, loss=optax.losses.triplet_margin_loss),
+        r"^loss, called as \(trial, prediction, target\) since it takes three arguments: TypeError",
+    ),
+    "loss of four arrays": (
+        lambda: task(loss=optax.ctc_loss),
+        r"loss: a function of \(logits, .*, label_paddings, \*, blank_id, log_epsilon\), expected",
+    ),
     "loss of one": (lambda: task(loss=lambda p: p), r"loss: a function of \(p\)"),
     "loss by name": (lambda: task(loss="mse"), "loss: 'mse', expected a function"),
     "metric as a function": (
@@ -329,6 +344,10 @@ MISTAKES = {
         r"^Opaque.optimizer: ValueError: grad_fn must be provided.*; expected one that takes",
     ),
     # State
+    "a module that sows into a collection of its own": (
+        lambda: plan(module=Sowing()),
+        r"another structure .*\(with \['penalties'\].*; what it sows grows .* with a reduce_fn",
+    ),
     "an nnx module that keeps what it did not have": (
         lambda: plan(module=lambda trial, rngs: Keeping(rngs)),
         r"^module: the new state has another structure .*\(with \['seen'\]\); expected the variabl",

@@ -54,6 +54,7 @@ class SupervisedModel:
     """A model as the task sees it; equal where the functions it is made of are the same."""
 
     names = ("module", "module")  # of what initialises it, and of what applies it
+    expected = "expected the variables that it is made with"  # of the state
 
     def __init__(self, *functions: Function) -> None:
         """The functions that make and apply it."""
@@ -103,6 +104,11 @@ class Functions(SupervisedModel):
 
 class LinenModel(SupervisedModel):
     """A function of the trial that returns a linen module."""
+
+    expected = (
+        f"{SupervisedModel.expected}; what it sows grows in every call, but in 'intermediates', or "
+        "with a reduce_fn and an init_fn: self.sow(…, reduce_fn=…, init_fn=…)"
+    )
 
     def _module(self, trial: Trial) -> linen.Module:
         module = self.functions[0](trial)
@@ -290,7 +296,8 @@ def checked_function(
     expected = " or ".join(f"({', '.join(given)})" for given in arguments)
     if by_name:
         expected += f", and of {', '.join(by_name)} where it wants them"
-    raise UserError(f"{name}: a function of {signature}, expected one of {expected}")
+    bare = [p.replace(annotation=p.empty, default=p.empty) for p in signature.parameters.values()]
+    raise UserError(f"{name}: a function of {inspect.Signature(bare)}, expected one of {expected}")
 
 
 def parameters(function: Callable[..., object]) -> tuple[str, ...]:

@@ -269,10 +269,12 @@ class Supervised(Task):
                     prediction, state = self.model.apply(
                         own, variables, x, rng=rng, mask=mask, train=train
                     )
-                part, expected = self.model.names[1], "expected the variables that it is made with"
-                check_state(part, variables.state, state, expected)
+                check_state(self.model.names[1], variables.state, state, self.model.expected)
             _check_broadcast(prediction, y)
-            with naming("loss", prediction=prediction, target=y):
+            part = "loss"
+            if self._loss_begins_with_trial() and parameters(self.loss)[0] != "trial":
+                part += ", called as (trial, prediction, target) since it takes three arguments"
+            with naming(part, prediction=prediction, target=y):
                 loss_B = self._loss(own, prediction, y, mask)
             if jnp.shape(loss_B) == (TRIED,):  # else `inspect` says so
                 for name, metric in self.metrics.items():
@@ -311,8 +313,12 @@ class Supervised(Task):
         named: dict[str, PyTree] = {"mask": mask} if "mask" in names else {}
         if "trial" in names[1:]:
             return self.loss(prediction, target, trial=_plain(trial), **named)
-        own = (_plain(trial),) if arity(self.loss, but=named) > 2 else ()
+        own = (_plain(trial),) if self._loss_begins_with_trial() else ()
         return self.loss(*own, prediction, target, **named)
+
+    def _loss_begins_with_trial(self) -> bool:
+        """Whether it has three arguments that have to be given, beside the mask."""
+        return "trial" not in parameters(self.loss)[1:] and arity(self.loss, but=("mask",)) > 2
 
     def optimizer(self, trial: Trial, steps: int) -> optax.GradientTransformation:
         """The one given, or the one that the trial names."""
