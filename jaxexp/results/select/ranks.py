@@ -97,8 +97,8 @@ def rank(ds: xr.Dataset, metric: str = "loss", split: str | None = None) -> pd.D
     seed diverged come after those of which none did, and then those for which the metric is
     undefined for more seeds after those for fewer: what is left may be the easier ones.
     Columns: `trial` (its label), each of its hyperparameters `in_the_end`, `value`, `epoch` (whose
-    parameters it has in the end: the last one trained, or the best), `status`. The index is the
-    trial's place in `points(ds)`.
+    parameters it has in the end: the last one trained, or the best; of means, the last one that any
+    of its seeds trained), `status`. The index is the trial's place in `points(ds)`.
     Raises UserError for an unknown metric or split.
     """
     return with_places(ds, metric, split).drop(columns="place")
