@@ -202,6 +202,18 @@ def test_epochs_inside_a_program_are_the_trials_own(place, programs):
     assert found[place].values.tolist() == [1, 2, 3]
 
 
+@pytest.mark.parametrize("programs", ["auto", "one"])
+def test_trials_that_are_stopped_predict_with_the_epochs_that_they_were_given(programs):
+    sweep = jx.Sweep(jx.Trial(batch_size=4), {"epochs": [2, 3, 1]}, record=("predictions",))
+    data = jx.Data(np.ones(4, np.float32), coords={"place": (("place",), np.arange(2))})
+    results = jx.run(
+        sweep, Epochs("predictions"), data, programs=programs, stopping=jx.Budget(steps=1),
+        progress=False,
+    )  # fmt: skip
+    assert results["epochs_trained"].values.tolist() == [1, 1, 1]
+    assert results["shown"].isel(place=0).values.tolist() == [2, 3, 1]
+
+
 def plan_line(axes, optimizer=schedule, base=None, **options):
     base = LineTrial() if base is None else base
     return jx.plan(jx.Sweep(base, axes), line(optimizer), DATA, **options)

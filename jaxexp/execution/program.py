@@ -149,11 +149,13 @@ class RunningProgram:
             pass
         return call.record
 
-    def end(self, places: np.ndarray, changes: Mapping[int, Change]) -> End:
+    def end(
+        self, places: np.ndarray, prefixes: Sequence[int], changes: Mapping[int, Change]
+    ) -> End:
         """Trials as they are, or as they were best where that is kept, on the host.
 
-        With their predictions where recorded. `changes` are all those so far, by the epochs after
-        which they were made.
+        With their predictions where recorded: of those at `prefixes` that of a trial which is so
+        long. `changes` are all those so far, by the epochs after which they were made.
         """
         kept = self.evaluated() if self.best is None else self.best
         if (self.best_epoch[self.places] == 0).any():
@@ -162,11 +164,14 @@ class RunningProgram:
             kept = self._put(_replace(none, self.evaluated(), kept), TRIALS)
         predictions = {}
         if self.compiled.predict:
-            # Asked of those trials alone that end here, of which some are prefixes.
-            epochs = np.full(self.lanes, self.epoch, np.int32)
+            epochs_T = np.array([trial.epochs for trial in self.program.trials], np.int32)
+            epochs_T[prefixes] = self.epoch
             kept_T = np.where(self.best_epoch > 0, self.best_epoch, self.epoch)
             values = values_in(kept_T, self.begun_with, changes)
-            leaves = {**self._placed(values), "epochs": self._put(epochs, TRIALS)}
+            leaves = {
+                **self._placed(values),
+                "epochs": self._put(epochs_T[self._lanes_of()], TRIALS),
+            }
             state = self.state._replace(variables=kept)
             predictions = self.compiled.predict(leaves, state, self.data)
         own = np.searchsorted(self.places, places)

@@ -370,7 +370,8 @@ class Training:
         if at_a_rung:  # which of them end here is not yet known
             ends = np.union1d(ends, asked)
         if len(ends):
-            self.ends[epoch] = own.end(ends, self.changes)
+            prefixes = [place for length, place in self._lengths if length == epoch]
+            self.ends[epoch] = own.end(ends, prefixes, self.changes)
         self.settled = epoch
         left = np.flatnonzero(self._alive)
         if not len(left) or at_a_rung:
