@@ -65,8 +65,8 @@ def answer(results):
     seconds = results["seconds"].sum()
     return (
         f"{jx.seeds.best_in_words(results, 'accuracy')} The training loss is noisiest with "
-        f"{noisiest[1]} (±{noisiest[0]:.2f} nats about its running mean) and calmest with "
-        f"{calmest[1]} (±{calmest[0]:.2f}). All trials together took {float(seconds):.1f} s of "
+        f"{noisiest[1]} (±{noisiest[0]:.3f} nats, from one step to the next) and calmest with "
+        f"{calmest[1]} (±{calmest[0]:.3f}). All trials together took {float(seconds):.1f} s of "
         "device time, one batch size after another. The report does not say which learning rate, "
         "width or batch norm its rows used; ours use the defaults (learning rate 0.001, width 16, "
         "no batch norm), so the accuracies are not the same experiment."

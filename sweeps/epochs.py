@@ -29,8 +29,9 @@ def answer(results):
     turn = verdict(results).reason
     return (
         f"The validation loss is lowest in epoch {lowest} of {last}, {value} nats"
-        f"{statements.over_seeds(results)}. It lies {at_lowest} nats from the training loss there, "
-        f"and {at_end} after the last epoch. {turn[0].upper()}{turn[1:]}"
+        f"{statements.over_seeds(results)}. Its difference from the training loss is {at_lowest} "
+        f"nats there{'' if lowest == last else f', and {at_end} after the last epoch'}. "
+        f"{turn[0].upper()}{turn[1:]}"
     )
 
 

@@ -344,6 +344,14 @@ class TestSteps:
         assert fig.axes[0].get_title() == "learning rate 0.01\nnoise ±0 nats"
         drawn(fig)
 
+    @pytest.mark.parametrize("steps", [24, 150, 20_000])
+    def test_noise_is_that_of_the_steps_however_many_there_are(self, steps) -> None:
+        rng = np.random.default_rng(steps)
+        trend = 3 * np.exp(-np.arange(steps) / steps)
+        found = [figures.noise(trend + rng.normal(scale=0.3, size=steps)) for _ in range(50)]
+        np.testing.assert_allclose(np.mean(found), 0.3, rtol=0.06)
+        assert np.isnan(figures.noise(trend[:1]))
+
     def test_losses_end_with_the_first_that_is_not_finite(self) -> None:
         ds = results()
         losses = np.ones((3, 200), np.float32)

@@ -134,7 +134,7 @@ def test_run_json_with_other_values(tmp_path, changes):
 )
 def test_bad_values_of_run_json_name_it(tmp_path, name, value):
     folder = written(tmp_path / "run", json.dumps(run_json() | {name: value}).encode())
-    with pytest.raises(UserError, match=rf"run\.json: not .*{name} is .*, expected"):
+    with pytest.raises(UserError, match=rf"run\.json: not .*{name}=.*: expected"):
         recalled(folder)
 
 

@@ -93,9 +93,9 @@ def test_noise_of_several_seeds_is_that_of_single_runs_and_has_a_spread():
     scale = xr.DataArray([1.0, 2.0, 3.0], dims="seed")
     ds["step_loss"] = ds["step_loss"] * 0 + scale * (-1.0) ** ds["step"]
     fig = figures.step_noise(ds)
-    # The mean of seven alternating steps is 1/7 of them, with the other sign: 8/7 times 1, 2, 3.
+    # Differences of 2, 4, 6: their root mean squares are twice, the noise √2 times 1, 2, 3.
     assert [ax.get_title() for ax in fig.axes] == [
-        "width 4, seed 1\nnoise 2.3 ± 1.1 nats", "width 8, seed 1\nnoise 2.3 ± 1.1 nats",
+        "width 4, seed 1\nnoise 2.8 ± 1.4 nats", "width 8, seed 1\nnoise 2.8 ± 1.4 nats",
     ]  # fmt: skip
     assert "the seed with the median loss" in " ".join(fig.get_suptitle().split())
 

@@ -187,7 +187,7 @@ def test_predictions_of_a_regression_are_those_of_the_best_setting(regression, t
     assert f"over {seeds} seeds, of which this one has the median loss" in err
     page = (regression / "report.html").read_text()
     assert "over 2 to 3 seeds" in page
-    first = re.findall(r"<td[^>]*>([^<]*)</td>", page[page.index("All 2 settings by") :])[:3]
+    first = re.findall(r"<td[^>]*>([^<]*)</td>", page[page.index("Both settings by") :])[:3]
     assert list(map(float, first)) == [1, best.trial.learning_rate, seeds]
     luckiest = results.best().trial
     first = re.findall(r"<td[^>]*>([^<]*)</td>", page[page.index("All 5 trials by") :])[:3]

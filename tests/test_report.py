@@ -118,9 +118,10 @@ def test_tables_line_up_and_say_what_is_missing() -> None:
             "batch norm": [True, False],
         }
     )
+    table.attrs["hyperparameters"] = ["momentum"]
     html = page(section(tables={"": table}))
     cells = re.findall(r"<td[^>]*>([^<]*)</td>", html[html.index('<table class="numbers"') :])
-    assert cells[:6] == ["1", "0.6221", "152.7", "0.90000", "1", "on"]
+    assert cells[:6] == ["1", "0.6221", "152.7", "0.9", "1", "on"]
     assert cells[6:] == ["106,897", "–", "12.3", "0.99999", "1e-5", "off"]
 
 

@@ -531,7 +531,7 @@ def test_a_run_killed_as_it_began_is_begun_again(tmp_path):
     """Nothing is there but what comes before run.json."""
     for name in rundir.LEFTOVERS:
         (tmp_path / name).touch()
-    with rundir.RunDirectory.create(tmp_path, {"sweeps": []}, force=False) as run:
+    with rundir.RunDirectory.create(tmp_path, {"sweeps": ["epochs"]}, force=False) as run:
         assert run.command()["finished"] is False
 
 

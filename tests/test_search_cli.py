@@ -572,7 +572,7 @@ def test_bad_input_of_a_study_is_told_before_any_work(arguments, message, place,
         (["--set", RATES, "--trials", "1", "--sampler", "pbt"], "--trials 1: expected 4 to"),
         (
             ["--set", "width=4,8", "--trials", "4", "--sampler", "pbt"],
-            "width is size: a trial cannot change it while it trains",
+            "width: a trial cannot change it while it trains",
         ),
         (
             ["--set", RATES, "--trials", "4", "--sampler", "hyperband"],

@@ -446,7 +446,7 @@ def test_show_several_sweeps_or_one(two):
     assert lines_with(told, "rates", "learning rate 0.01, batch norm on", "0.0400 nats", " 6 ")
     assert lines_with(told, "shapes", "learning rate 0.01, width 8", "0.0600 nats", " 2 ")
     _, told, _ = call("show", two, "shapes")
-    assert "shapes: all 2 trials" in told
+    assert "shapes: both trials" in told
     assert "batch norm" not in told
 
 
@@ -470,7 +470,7 @@ def test_show_averages_over_seeds_inside_random_points(tmp_path):
     ds["diverged_epoch"][1] = 3
     run = write_run(tmp_path / "run", ds)
     _, told, _ = call("show", run)
-    assert "all 2 settings, mean ± standard deviation over 2 to 3 seeds, by validation" in told
+    assert "both settings, mean ± standard deviation over 2 to 3 seeds, by validation" in told
     rows = [line.split() for line in told.splitlines() if re.match(r" +\d", line)]
     assert [row[:6] for row in rows] == [
         ["1", "1e-5", "2", "0.1875", "±", "0.0884"], ["2", "0.01", "3", "0.5000", "±", "0.3536"],
@@ -481,7 +481,7 @@ def test_show_averages_over_seeds_inside_random_points(tmp_path):
     assert lines_with(told, " 1 ", "1e-5", " 0 ", "0.1250")
     assert "best of 5 trials by validation loss" in told
     _, told, _ = call("show", run, "--where", "seed=0")
-    assert "all 2 trials" in told
+    assert "both trials" in told
     _, told, _ = call("show", run, "--where", "learning_rate=0.01", "--by", "accuracy")
     assert "the one setting, mean ± standard deviation over 3 seeds, by validation acc" in told
     _, told, _ = call("compare", run, write_run(tmp_path / "other", results(SWEEP, better=1)))

@@ -149,7 +149,7 @@ class Command:
         """Raises UserError, which names the file, where it is not what `as_json` returned."""
         try:
             return cls._from_json(made)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, UserError) as error:
             raise UserError(f"{file}: not the run.json of a run ({error})") from error
 
     @classmethod
@@ -167,14 +167,17 @@ class Command:
             for name, hint in typing.get_type_hints(type(part)).items():
                 if not matches(vars(part)[name], hint):
                     raise TypeError(f"{name} is {reprlib.repr(vars(part)[name])}")
+        command.check()
+        return command
+
+    def check(self) -> None:
+        """Raise UserError for an option that is none."""
         from jaxexp.planning.plan import MODES  # JAX takes a second to start
 
-        if command.programs not in MODES:
-            expected = f"expected one of {', '.join(MODES)}"
-            raise ValueError(f"programs is {command.programs!r}, {expected}")
-        if command.memory is not None and not 0 < command.memory < math.inf:
-            raise ValueError(f"memory is {command.memory}, expected gigabytes, a number above 0")
-        return command
+        if self.programs not in MODES:
+            raise UserError(f"programs={self.programs!r}: expected one of {', '.join(MODES)}")
+        if self.memory is not None and not 0 < self.memory < math.inf:
+            raise UserError(f"memory={self.memory}: expected gigabytes, a number above 0")
 
 
 def stages(sources: Iterable[Source]) -> list[list[Source]]:

@@ -81,6 +81,8 @@ def export(table: pd.DataFrame, file: Path, kind: str) -> None:
 
     Raises UserError if the file cannot be written, or for Parquet if pyarrow is not installed.
     """
+    if not file.parent.is_dir():
+        raise UserError(f"{file}: cannot be written (there is no folder {file.parent})")
     try:
         if kind == "csv":
             table.to_csv(file, index=False)

@@ -91,8 +91,8 @@ def load_source(name_or_file: str) -> Source:
         if name_or_file not in names():
             hint = did_you_mean(name_or_file, names())
             raise UserError(
-                f"unknown sweep {name_or_file!r}: {hint}(there are: {', '.join(names())}; "
-                "a file of your own ends in .py)"
+                f"unknown sweep {name_or_file!r}: {hint}expected one of {', '.join(names())}, or "
+                "a Python file of your own, FILE.py"
             )
         path = folder() / f"{name_or_file}.py"
     # As `python FILE` does; for good, as its functions may import, too.

@@ -60,6 +60,7 @@ def start(
 ) -> None:
     """Begin a run in a directory of its own."""
     path = out or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    command.check()
     command = command.with_nodes()
     command = Command.from_json(command.as_json(), path)  # as a resumed run will have it
     held = RunDirectory.create(path, command.as_json(), force=force)

@@ -129,7 +129,7 @@ def _of(shown: int, ds: xr.Dataset) -> str:
     if trials == 1:
         return f"the one {what}{over}"
     if shown == trials:
-        return f"all {count(trials, what)}{over}"
+        return f"{select.all_of(trials, what)}{over}"
     if shown > 1:
         return f"the best {shown} of {count(trials, what)}{over}"
     return f"best of {count(trials, what)}{over}"
@@ -259,7 +259,7 @@ def _best_of_run(results: Mapping[str, xr.Dataset]) -> str:
     metric, split = select.ranked_by(ds), select.default_split(ds)
     label, outcome, _ = best_setting(ds, metric, split)
     words = select.metric_words(metric, split)
-    more = f" (and {count(len(results) - 1, 'sweep')} more)" if len(results) > 1 else ""
+    more = f" (and {count(len(results) - 1, 'more sweep')})" if len(results) > 1 else ""
     return f"{name}, {label}: {words} {outcome}{more}"
 
 

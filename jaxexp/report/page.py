@@ -20,7 +20,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from jaxexp.results import select
 from jaxexp.results.select import number, setting
 from jaxexp.spec.sweep import Verdict
-from jaxexp.spec.written import is_short
 from jaxexp.training.data import Attributes
 
 
@@ -300,7 +299,8 @@ def _cells(table: pd.DataFrame) -> dict[str, Sequence[object]]:
             both = [_with_spread(t, float(s)) for t, s in zip(texts, spreads, strict=True)]
             made.append((before, both, True))
         else:
-            made.append((name, _column(column), numeric))
+            given = name in table.attrs.get("hyperparameters", ())
+            made.append((name, _column(column, given=given), numeric))
     return {
         "head": [name for name, _, _ in made],
         "body": list(zip(*(texts for _, texts, _ in made), strict=True)),
@@ -319,24 +319,22 @@ def _with_spread(text: str, spread: float) -> str:
     return f"{text} ± {fixed if float(fixed) or not spread else number(spread, 1)}"
 
 
-def _column(column: pd.Series) -> list[str]:
+def _column(column: pd.Series, *, given: bool = False) -> list[str]:
     """The values as text: fractions to four digits of the largest, so that points line up.
 
-    To as many as they have where none has more than six. Where they span so much that this would
-    hide the small ones, each as `setting` writes it.
+    Where they span so much that this would hide the small ones, each as `number` writes it; those
+    of a hyperparameter, which are `given`, as `setting` does.
     """
     values = column.to_numpy()
-    if values.dtype.kind != "f":
-        return ["–" if _missing(value) else number(value) for value in values]
-    each = [setting(value) for value in values]
+    if values.dtype.kind != "f" or given:
+        return ["–" if _missing(value) else setting(value) for value in values]
     sizes = np.abs(values[np.isfinite(values) & (values != 0)])
     if not sizes.size or sizes.max() >= 99 * sizes.min():  # no common number of decimals
-        return each
-    if "e" in "".join(each):
-        return each
-    places = max(len(text.partition(".")[2]) for text in each)
-    if not all(is_short(value) for value in values[np.isfinite(values)]):
-        places = min(places, max(0, 3 - int(np.floor(np.log10(sizes.max())))))
+        return [number(value) for value in values]
+    needed = max(len(number(value).partition(".")[2]) for value in values)
+    places = min(needed, max(0, 3 - int(np.floor(np.log10(sizes.max())))))
+    if "e" in "".join(number(value) for value in values[np.isfinite(values)]):
+        return [number(value) for value in values]
     fixed = [f"{value:,.{places}f}".replace("-", "−") for value in values]
     return ["–" if np.isnan(v) else text for v, text in zip(values, fixed, strict=True)]
 

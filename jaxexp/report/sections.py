@@ -14,6 +14,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from jaxexp.base.errors import UserError, in_one_line
+from jaxexp.base.words import capitalised
 from jaxexp.report import figures
 from jaxexp.report.importance import importance
 from jaxexp.report.page import Picture, Section
@@ -300,11 +301,12 @@ def _all_tables(ds: xr.Dataset, means: xr.Dataset, metric: str) -> dict[str, pd.
     tables = {}
     if means is not ds and select.size(means) > 1:
         settings = select.size(means)
-        which = f"The best {BEST} of {number(settings)}" if settings > BEST else f"All {settings}"
+        every = capitalised(select.all_of(settings, "setting"))
+        which = f"The best {BEST} of {number(settings)} settings" if settings > BEST else every
         over = f"mean ± standard deviation over {seeds.in_words(means)}"
-        caption = f"{which} settings {by}, best first: {over}"
+        caption = f"{which} {by}, best first: {over}"
         tables[caption] = select.table(means, metric, most=BEST)
-    which = f"All {number(trials)} trials" if trials <= ROWS else (
+    which = capitalised(select.all_of(trials, "trial")) if trials <= ROWS else (
         f"The best {number(ROWS)} of {number(trials)} trials"
     )  # fmt: skip
     tables[f"{which} {by}, best first" if trials > 1 else ""] = select.table(ds, metric, most=ROWS)

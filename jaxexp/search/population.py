@@ -109,8 +109,8 @@ class PBT:
         [name] = axis
         if name == "seed" or fields[name].kind is not Kind.TRACED:
             raise UserError(
-                f"{name} is {fields[name].kind.value}: a trial cannot change it while it trains; "
-                "expected hyperparameters that are declared with jaxexp.traced"
+                f"{name}: a trial cannot change it while it trains; expected numbers inside the "
+                "program, such as the learning rate, or what is declared with jaxexp.traced"
             )
 
     @property

@@ -36,14 +36,17 @@ def setting(value: object) -> str:
 
     A float of up to six digits keeps them (0.99999, not 1); one that was drawn is rounded to four.
     """
-    if isinstance(value, float | np.floating) and math.isfinite(value):
-        return number(value, 6 if is_short(float(value)) else 4)
-    return number(value)
+    if not (isinstance(value, float | np.floating) and is_short(float(value))):
+        return number(value)
+    given = float(f"{value:.6g}")
+    if 1_000 <= abs(given) < 1e6 and not given.is_integer():
+        return minus(f"{given:,}" if abs(given) >= 10_000 else str(given))
+    return number(given, 6)
 
 
 def is_short(value: float) -> bool:
     """Whether six significant digits are all that `value` has, as float32."""
-    return float32(float(f"{value:.6g}")) == float32(value)
+    return math.isfinite(value) and float32(float(f"{value:.6g}")) == float32(value)
 
 
 def minus(digits: str) -> str:

@@ -389,7 +389,7 @@ def _plain(trial: Trial) -> Trial:
 def _check_broadcast(prediction: PyTree, target: PyTree) -> None:
     """Refuse (B, 1) beside (B,): leaf by leaf, or an array beside a tree with none of its shape."""
     leaves, targets = jax.tree.leaves(prediction), jax.tree.leaves_with_path(target)
-    alike = jax.tree.structure(prediction) == jax.tree.structure(target)
+    alike = str(jax.tree.structure(prediction)) == str(jax.tree.structure(target))
     if not alike:
         known = len(leaves) == 1 and leaves[0] is prediction
         if not known or any(jnp.shape(prediction) == jnp.shape(a) for _, a in targets):

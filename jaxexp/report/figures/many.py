@@ -137,8 +137,11 @@ class _Axis:
             return "–"
         if self.names:
             return self.names[round(at)]
+        value = float(10**at) if self.log else at
+        if self.few.size:  # ticks stand at values of trials
+            return setting(value)
         if self.log:
-            return number(float(10**at), 3)
+            return number(value, 3)
         return within(at, 0.05 * (self.high - self.first))
 
 

@@ -42,8 +42,9 @@ def step_noise(ds: xr.Dataset) -> ReportFigure:
 
     Of more than eight trials, the best eight by loss. Where the seed is an axis, the trial whose
     loss is the median of its seeds, and the mean and spread of their noise. The running mean is
-    over one hundredth of a trial's steps. The panels share their loss axis, which is logarithmic
-    if no mean is negative, and then cut a decade below the lowest; each states its `noise`.
+    over one hundredth of a trial's steps, but over 11 at least. The panels share their loss axis,
+    which is logarithmic if no mean is negative, and then cut a decade below the lowest; each states
+    its `noise`.
     """
     every = ds if seeds.several(ds) else None
     ds = ds if every is None else seeds.typical(ds)
@@ -109,17 +110,23 @@ def before_divergence(losses: np.ndarray) -> np.ndarray:
 
 
 def noise(losses: np.ndarray) -> float:
-    """The standard deviation of step losses (steps,) about their running mean."""
-    return float(np.std(losses - running_mean(losses))) if losses.size else float("nan")
+    """The standard deviation of step losses (steps,) about a mean that changes slowly.
+
+    Of independent noise, the mean square of successive differences is twice its variance, however
+    many steps there are (von Neumann, Kent, Bellinson and Hart, The mean square successive
+    difference, Annals of Mathematical Statistics 12, 1941). NaN of fewer than two steps.
+    """
+    changes = np.diff(losses.astype(np.float64))
+    return float(np.sqrt(np.mean(changes**2) / 2)) if changes.size else float("nan")
 
 
-def running_mean(values: np.ndarray, share: float = 0.01) -> np.ndarray:
-    """The centred mean of `values` over `share` of their number, over fewer at the two ends."""
-    half = int(values.size * share / 2)
-    total = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
+def running_mean(values: np.ndarray, share: float = 0.01, least: int = 11) -> np.ndarray:
+    """The centred mean over `share` of the `values`, or over `least`; over fewer at the ends."""
+    half = max(int(values.size * share / 2), least // 2)
+    total = np.concatenate([[0.0], np.cumsum(values, dtype=np.longdouble)])
     index = np.arange(values.size)
     low, high = np.maximum(index - half, 0), np.minimum(index + half + 1, values.size)
-    mean: np.ndarray = (total[high] - total[low]) / (high - low)
+    mean: np.ndarray = ((total[high] - total[low]) / (high - low)).astype(np.float64)
     return mean
 
 

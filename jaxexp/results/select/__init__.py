@@ -60,6 +60,7 @@ from jaxexp.results.select.sentences import (
     stopping_note,
 )
 from jaxexp.results.select.wording import (
+    all_of,
     count,
     decimals,
     mean_over,
@@ -73,6 +74,7 @@ from jaxexp.spec.written import number, setting
 
 __all__ = [
     "REPLICATES",
+    "all_of",
     "applies",
     "applying",
     "averaged_in_words",

@@ -236,4 +236,5 @@ def table(
         made["status"] = ranked["status"]
     if "diverged_seeds" in ds and (lost := by_trial(ds, ds["diverged_seeds"])).any():
         made["diverged"] = lost[ranked.index].astype(int)
+    made.attrs["hyperparameters"] = [named(ds, name) for name in hyperparameters(ds)]
     return made.reset_index(drop=True)

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from jaxexp.base.words import capitalised
 from jaxexp.results.select.fields import (
     averaged_over,
     by_trial,
@@ -32,6 +33,7 @@ from jaxexp.results.select.labels import (
 )
 from jaxexp.results.select.ranks import first_placed, with_places
 from jaxexp.results.select.wording import (
+    all_of,
     count,
     decimals,
     mean_over,
@@ -95,17 +97,18 @@ def best_in_words(
     first, std = float(ranked["value"].iloc[0]), spread(ds, metric)
     if std is not None:
         std = by_trial(ds, std.sel(split=split))[int(ranked.index[0])]
-    value = with_unit(ds, metric, plus_minus(first, std, digits))
+    one = len(tied) == 1  # those that tie by their mean have spreads of their own
+    value = with_unit(ds, metric, plus_minus(first, std if one else None, digits))
     best = point(ds, int(ranked.index[0]))[1]
     if std is not None and np.isfinite(std):
-        value += mean_over(averaged_in_words(best, metric, split))
+        over = averaged_in_words(best, metric, split)
+        value += mean_over(over) if one else f" (mean over {over})"
     else:
         value += missing_in_words(best, metric, split)
     if trials == 1:
         return f"The {measured} is {value}."
     if len(tied) == trials:
-        all_of_them = "Both" if trials == 2 else f"All {number(trials)}"
-        return f"{all_of_them} {what(ds)}s have the same {measured}: {value}."
+        return f"{capitalised(all_of(trials, what(ds)))} have the same {measured}: {value}."
     higher = direction(ds, metric) == "higher"
     extreme = "highest" if higher else "lowest"
     better = ranked[ranked["value"] > first if higher else ranked["value"] < first]
@@ -117,7 +120,7 @@ def best_in_words(
         if passed or better.empty
         else f", of the settings that miss the fewest {replicate(ds)}s,"
     )
-    if len(tied) == 1:
+    if one:
         return f"The {extreme} {measured}{among} is {value}: {tied[0]}.{passed}"
     more = f"; and {len(tied) - 3} more" if len(tied) > 3 else ""
     return (

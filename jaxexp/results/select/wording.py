@@ -50,6 +50,11 @@ def count(n: int, noun: str) -> str:
     return f"{number(int(n))} {noun}{'' if n == 1 else 's'}"
 
 
+def all_of(n: int, noun: str) -> str:
+    """All of them: "both trials", "all 12 trials"."""
+    return f"both {noun}s" if n == 2 else f"all {count(n, noun)}"
+
+
 def mean_over(seeds: str) -> str:
     """What is said of numbers with a "±": " (mean ± standard deviation over 6 seeds)"."""
     return f" (mean ± standard deviation over {seeds})"
@@ -74,6 +79,6 @@ def plus_minus(value: float, std: object = None, digits: int = 4) -> str:
     if not np.isfinite(width):
         return decimals(value, digits)
     # To as many decimals as the value, unless they would hide it.
-    alike = width >= 0.5 * 10.0**-digits and abs(value) < 1_000
+    alike = (width == 0 or width >= 0.5 * 10.0**-digits) and abs(value) < 1_000
     shown = f"{width:.{digits}f}" if alike else number(width, 2)
     return f"{decimals(value, digits)} ± {shown}"
