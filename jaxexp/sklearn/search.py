@@ -5,7 +5,6 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import NoneType
 from typing import Any, Self
 
 import numpy as np
@@ -31,14 +30,13 @@ from jaxexp.sklearn.base import (
     curve_of,
     is_any_of,
 )
+from jaxexp.sklearn.sharing import Held, alike, in_plans, of_one_shape, of_one_size, without_repeats
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial
 from jaxexp.training.arrays import arrays
 from jaxexp.training.checks import plain_value
 from jaxexp.training.folds import table
 
-ALIKE = 0.01  # folds whose sizes differ by less share a plan; others would wait for the longest
-PLAIN = (bool, int, float, str, NoneType, np.generic)  # of which `==` says everything
 # Methods that are not called fold by fold: trials are trained together, on data checked once.
 TOGETHER = ("fit", "_train", "_data", "_prepare")
 Split = tuple[np.ndarray, np.ndarray]
@@ -197,8 +195,8 @@ class VectorizedSearchCV(BaseSearchCV):  # type: ignore[misc]
         prepared = estimators[0]._prepare(X, y, sample_weight)
         groups = [
             group
-            for places in _alike(self.estimator, candidates, estimators)
-            for group in _of_one_shape(prepared, estimators, places)
+            for places in alike(self.estimator, candidates, estimators)
+            for group in of_one_shape(prepared, estimators, places)
         ]
         found: dict[tuple[int, int, int], Fit] = {}  # by candidate, fold and seed
         for places, ready in groups:
@@ -269,8 +267,8 @@ class VectorizedSearchCV(BaseSearchCV):  # type: ignore[misc]
         found: dict[tuple[int, int, int], Fit] = {}
         first = estimators[places[0]]
         seeds = first._seeds(self.n_seeds)
-        held = _in_plans(first, prepared, [train for train, _ in splits], seeds[0])
-        for own in _of_one_size({fold: len(train) for fold, (train, _) in held.items()}):
+        held = in_plans(first, prepared, [train for train, _ in splits], seeds[0])
+        for own in of_one_size({fold: len(train) for fold, (train, _) in held.items()}):
             asked = [(place, fold, seed) for place in places for fold in own
                      for seed in range(self.n_seeds)]  # fmt: skip
             made_of = [
@@ -310,11 +308,11 @@ class VectorizedSearchCV(BaseSearchCV):  # type: ignore[misc]
 
     def _run(
         self, first: Network, prepared: Prepared,
-        held: Sequence[tuple[np.ndarray, np.ndarray | None]], trials: Sequence[Trial],
+        held: Sequence[Held], trials: Sequence[Trial],
     ) -> dict[Trial, Fit]:  # fmt: skip
         """One plan: these trials on these folds."""
         started = time.perf_counter()
-        prepared, held = _without_repeats(prepared, held)
+        prepared, held = without_repeats(prepared, held)
         distinct = list(dict.fromkeys(trials))
         try:
             data = arrays(prepared.X_NxF, prepared.y, validation=None, weights=prepared.weight_N)
@@ -373,90 +371,6 @@ def _rows(place: int, split: Split, n: int) -> Split:
             f"cv, split {place}: expected rows to train on and to test on, of {n} ({error})"
         ) from error
     return train, test
-
-
-def _alike(
-    given: Network, candidates: Sequence[Mapping[str, Any]], estimators: Sequence[Network]
-) -> list[list[int]]:
-    """The places of candidates that may share a plan.
-
-    What is no plain value is compared as an object, since neither its text nor its `==` need tell
-    all of it; and as the user gave it, since each estimator has a copy of its own.
-    """
-    groups: dict[tuple[object, ...], list[int]] = {}
-    for place, (candidate, estimator) in enumerate(zip(candidates, estimators, strict=True)):
-        own = given.get_params(deep=False) | candidate
-        # What a subclass does not take as a parameter, it sets itself.
-        values = [own[name] if name in own else getattr(estimator, name) for name in given.apart]
-        identities = ((type(v), v if isinstance(v, PLAIN) else id(v)) for v in values)
-        key = *identities, type(estimator.get_params(deep=False).get("trial"))
-        groups.setdefault(key, []).append(place)
-    return [*groups.values()]
-
-
-def _of_one_shape(
-    prepared: Prepared, estimators: Sequence[Network], places: Sequence[int]
-) -> list[tuple[list[int], Prepared]]:
-    """Candidates whose targets have equally many axes, and the data with these."""
-    shaped: dict[object, Prepared] = {}  # by what decides: to trace a module takes a while
-    groups: dict[int, tuple[list[int], Prepared]] = {}
-    for place in places:
-        kind = estimators[place]._kind
-        if kind not in shaped:
-            shaped[kind] = estimators[place]._shaped(prepared)
-        groups.setdefault(shaped[kind].y.ndim, ([], shaped[kind]))[0].append(place)
-    return [*groups.values()]
-
-
-def _in_plans(
-    first: Network, prepared: Prepared, folds: Sequence[np.ndarray], seed: int
-) -> dict[int, tuple[np.ndarray, np.ndarray | None]]:
-    """The rows to train on, and those held out, of folds that may share a plan."""
-    made: dict[int, tuple[np.ndarray, np.ndarray | None]] = {}
-    for fold, rows in enumerate(folds):
-        try:
-            held = first._held_out(prepared, np.asarray(rows), seed)
-        except ValueError:  # too few examples of a class, or no weights: the fit alone says so
-            continue
-        if first._fits_plan(prepared, held[0]):
-            made[fold] = held
-    return made
-
-
-def _without_repeats(
-    prepared: Prepared, held: Sequence[tuple[np.ndarray, np.ndarray | None]]
-) -> tuple[Prepared, Sequence[tuple[np.ndarray, np.ndarray | None]]]:
-    """The same folds, of data with copies of the rows that a fold has several times."""
-    n = len(prepared.y)
-    places = []  # of the k-th copy of row i: k · n + i
-    for train, validation in held:
-        row_M = np.concatenate([train, [] if validation is None else validation]).astype(int)
-        order_M = np.argsort(row_M, kind="stable")
-        sorted_M = row_M[order_M]
-        copy_M = np.empty_like(row_M)
-        copy_M[order_M] = np.arange(len(row_M)) - np.searchsorted(sorted_M, sorted_M)
-        places.append(copy_M * n + row_M)
-    kept = np.union1d(np.arange(n), np.concatenate(places))
-    if len(kept) == n:
-        return prepared, held
-    X_NxF, y = prepared.X_NxF[kept % n], prepared.y[kept % n]
-    weight_N = None if prepared.weight_N is None else prepared.weight_N[kept % n]
-    folds = []
-    for (train, validation), place_M in zip(held, places, strict=True):
-        own, other = np.split(np.searchsorted(kept, place_M), [len(train)])
-        folds.append((own, None if validation is None else other))
-    return dataclasses.replace(prepared, X_NxF=X_NxF, y=y, weight_N=weight_N), folds
-
-
-def _of_one_size(sizes: Mapping[int, int]) -> list[list[int]]:
-    """Folds by their size, those together that differ by little."""
-    made: list[list[int]] = []
-    for fold in sorted(sizes, key=lambda fold: -sizes[fold]):
-        if made and sizes[made[-1][0]] - sizes[fold] <= max(1, ALIKE * sizes[fold]):
-            made[-1].append(fold)
-        else:
-            made.append([fold])
-    return [sorted(own) for own in made]
 
 
 def _mean_scores(scores: Sequence[Sequence[Any] | None], part: int, error_score: Any) -> Any:
