@@ -136,17 +136,21 @@ def test_a_finite_sampler_ends_when_all_is_suggested(every, data):
     rates = [trial.params["learning_rate"] for trial in own.trials]
     assert sorted(results["learning_rate"].values.tolist()) == grid["learning_rate"]
     assert set(states(own)) == {COMPLETE}
-    # The other sampler says only when it repeats itself that it has no more.
-    assert len(rates) <= 5 if every else len(rates) == 4
+    assert len(rates) == 4
     with pytest.raises(UserError, match="nothing is left to train"):
-        run(own, data, space) if not every else _ended(own, data, space)
+        run(own, data, space)
+    own.enqueue_trial({"learning_rate": 1e-2})
+    assert run(own, data, space)["learning_rate"].values.tolist() == [1e-2]
 
 
-def _ended(own, data, space):
-    """A search with nothing new is one of known points, of which none are known to it."""
-    own.sampler = op.samplers.GridSampler({"learning_rate": [1e-3]}, seed=0)
-    run(own, data, space, trials=1)
-    run(own, data, space, trials=1)
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_a_finite_search_called_again_asks_no_more(data, tmp_path):
+    space = (BASE, {"learning_rate": CategoricalDistribution([1e-3, 1e-2, 1e-1])})
+    own = study(sampler=op.samplers.BruteForceSampler(seed=0))
+    for _ in range(2):
+        results = run(own, data, space, trials=9, checkpoint_dir=tmp_path)
+        assert states(own) == [COMPLETE] * 3
+    assert results["loss"].sizes["sample"] == 3
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "journal"])

@@ -92,7 +92,7 @@ class Search:
         if self.folder:
             self.folder.restore_sampler(self.study)
             for numbers in list(self.folder.batches):
-                self._train(self._listed(numbers))
+                more = self._train(self._listed(numbers))
                 left -= len(numbers)
         dead = abandoned(self.study)
         while left > 0 and more:
@@ -121,9 +121,8 @@ class Search:
         from optuna import TrialPruned
 
         asked: list[Asked] = []
-        finite = _Finite(self.study)
         try:
-            while len(asked) < most and (dead or not finite.exhausted()):
+            while len(asked) < most and (dead or not _exhausted(self.study)):
                 if dead:
                     left = dead.pop(0)
                     if self.folder:
@@ -136,7 +135,6 @@ class Search:
                     asked[-1].trials = self._trials(self.suggestions.suggest(own))
                 except TrialPruned:
                     asked[-1].pruned = True
-                finite.add(own)
                 if self.folder:
                     self.folder.keep_sampler(self.study, own.number)
         except BaseException:
@@ -297,33 +295,31 @@ class Search:
                 tell(self.study, each, "PRUNED" if each.pruned else "FAIL")
 
 
-class _Finite:
-    """Whether a sampler of finitely many points has suggested all of them.
+def _exhausted(study: "op.Study") -> bool:
+    """Whether a sampler of finitely many points has suggested all of them, and none is enqueued.
 
-    Asked on, it would suggest again those that are being trained.
+    Asked on, it would suggest again those that there are.
     """
+    from optuna.samplers import BruteForceSampler, GridSampler
+    from optuna.trial import TrialState
 
-    def __init__(self, study: "op.Study") -> None:
-        from optuna.samplers import BruteForceSampler, GridSampler
-
-        self.study, self.twice = study, False
-        self.grid = isinstance(study.sampler, GridSampler)
-        self.every = isinstance(study.sampler, BruteForceSampler)
-
-    def add(self, own: "op.Trial") -> None:
-        """Another trial was asked."""
-        if self.every:
-            before = self.study.get_trials(deepcopy=False)
-            self.twice |= any(t.params == own.params and t.number != own.number for t in before)
-
-    def exhausted(self) -> bool:
-        """Whether nothing is left to suggest."""
-        if not self.grid:
-            return self.twice
-        attrs = [trial.system_attrs for trial in self.study.get_trials(deepcopy=False)]
-        own = [each for each in attrs if "grid_id" in each]
-        points = math.prod(len(values) for values in own[-1]["search_space"].values()) if own else 1
-        return len({each["grid_id"] for each in own}) >= points
+    sampler = study.sampler
+    if not isinstance(sampler, BruteForceSampler | GridSampler):
+        return False
+    trials = study.get_trials(deepcopy=False)
+    if any(trial.state == TrialState.WAITING for trial in trials):
+        return False
+    if isinstance(sampler, BruteForceSampler):
+        last = next((trial for trial in reversed(trials) if trial.params), None)
+        try:
+            if last:
+                sampler.after_trial(study, last, last.state, last.values)
+        except RuntimeError:  # it asks `Study.optimize` to stop, as in `tell`
+            return True
+        return False
+    own = [trial.system_attrs for trial in trials if "grid_id" in trial.system_attrs]
+    points = math.prod(len(values) for values in own[-1]["search_space"].values()) if own else 1
+    return len({each["grid_id"] for each in own}) >= points
 
 
 def _as_float32(trial: Trial) -> tuple[Value, ...]:
