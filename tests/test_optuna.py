@@ -561,23 +561,29 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("nth", [1, 4])  # in the first batch, before anything is listed, or later
-@pytest.mark.parametrize("window", ["create_new_trial", "set_trial_param", "keep_sampler"])
+@pytest.mark.parametrize(
+    ("window", "name"),
+    [(window, "tpe") for window in ("create_new_trial", "set_trial_param", "keep_sampler")]
+    + [(window, "qmc") for window in ("set_study_system_attr", "set_trial_param")],
+)
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_killed_while_it_asks_a_search_goes_on_as_never_killed(
-    window, nth, data, tmp_path, monkeypatch
+    window, name, nth, data, tmp_path, monkeypatch
 ):
-    def sampler():
-        return op.samplers.TPESampler(seed=0, n_startup_trials=2)
-
+    sampler = SAMPLERS[name]
     own, whole = study(sampler=sampler()), study(sampler=sampler())
     space = (BASE, {"learning_rate": RATES, "dropout": FloatDistribution(0, 0.5)})
     expected = run(whole, data, space)
     place = Folder if window == "keep_sampler" else own._storage
     method, calls = getattr(place, window), []
+    # Before the first trial, the sampler is kept, and the names of metrics are set.
+    last = {"create_new_trial": nth, "set_trial_param": 2 * nth - 1}.get(window, nth + 1)
 
     def killing(*args, **options):
         calls.append(args)
-        made = None if window == "keep_sampler" and len(calls) == nth else method(*args, **options)
-        if len(calls) == (2 * nth - 1 if window == "set_trial_param" else nth):
+        keeps = window == "keep_sampler" and len(calls) == last
+        made = None if keeps else method(*args, **options)
+        if len(calls) == last:
             raise Killed
         return made
 

@@ -8,7 +8,7 @@ import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 from filelock import FileLock, Timeout
@@ -37,6 +37,7 @@ class Folder:
         failed: those of the batches, from 0, whose training has raised an error.
         pruned: the numbers of the trials that were pruned as they were asked.
         suggested: the number of the last trial that the sampler that is kept has suggested for.
+        attrs: the study's system attributes by then, where some samplers keep their place.
     """
 
     path: Path
@@ -45,6 +46,7 @@ class Folder:
     failed: list[int] = field(default_factory=list)
     pruned: list[int] = field(default_factory=list)
     suggested: int = -1
+    attrs: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     @contextlib.contextmanager
@@ -116,9 +118,10 @@ class Folder:
 
         Raises UserError for one that cannot be pickled.
         """
-        self.suggested = max(self.suggested, number)
+        if number > self.suggested:  # else it was suggested before, and others may have been since
+            self.suggested, self.attrs = number, _attrs(study)
         try:
-            content = pickle.dumps((self.suggested, study.sampler))
+            content = pickle.dumps((self.suggested, study.sampler, self.attrs))
         except Exception as error:  # whatever a sampler of one's own raises
             raise UserError(
                 f"study: its sampler {type(study.sampler).__name__} cannot be pickled ({error}), "
@@ -127,15 +130,16 @@ class Folder:
         write_whole(self.path / SAMPLER, content, seal=True)
 
     def restore_sampler(self, study: "optuna.Study") -> None:
-        """As it was when it was kept.
+        """As it was when it was kept; of a new search, it is kept as it is.
 
         Raises UserError where it is damaged, or missing though trials were asked.
         """
         file = self.path / SAMPLER
         if not self.batches and not file.exists():
-            return
+            self.attrs = _attrs(study)
+            return self.keep_sampler(study, self.suggested)
         try:
-            self.suggested, study.sampler = pickle.loads(read_sealed(file))
+            self.suggested, study.sampler, self.attrs = pickle.loads(read_sealed(file))
         except Exception as error:  # whatever unpickling raises
             why = "it is missing" if isinstance(error, FileNotFoundError) else error
             raise UserError(
@@ -155,19 +159,27 @@ class Folder:
         from optuna.storages import InMemoryStorage
         from optuna.trial import TrialState, create_trial
 
+        storage, there, id_ = InMemoryStorage(), study._storage, study._study_id
         fixed = {k: v for k, v in trial.system_attrs.items() if k == "fixed_params"}  # if enqueued
-        if trial.number <= self.suggested or (not trial.params and trial.system_attrs == fixed):
+        attrs = _attrs(study)
+        begun = trial.params or trial.system_attrs != fixed or attrs != self.attrs
+        if trial.number <= self.suggested or not begun:
             return
-        storage, there = InMemoryStorage(), study._storage
-        storage._max_study_id = study._study_id - 1  # samplers refuse a study of another number
+        storage._max_study_id = id_ - 1  # samplers refuse a study of another number
         storage.create_new_study(study.directions, study.study_name)
+        for key, value in self.attrs.items():
+            storage.set_study_system_attr(id_, key, value)
         then = optuna.Study(study.study_name, storage, study.sampler, study.pruner)
-        then.add_trials(study.get_trials(deepcopy=False)[: trial.number])
-        then.add_trial(create_trial(state=TrialState.RUNNING, system_attrs=fixed))
-        own = again(then, then.get_trials(deepcopy=False)[-1]._trial_id)
+        own = create_trial(state=TrialState.RUNNING, system_attrs=fixed)
+        for each in study.get_trials(deepcopy=False)[: trial.number + 1]:
+            storage._max_trial_id = each._trial_id - 1  # which the study's attributes may name
+            then.add_trial(each if each.number < trial.number else own)
         with contextlib.suppress(Exception):  # which the trial itself will raise
-            suggest(own)
-        drawn = then.get_trials(deepcopy=False)[-1]
+            suggest(again(then, trial._trial_id))
+        for key, value in storage.get_study_system_attrs(id_).items():
+            if attrs.get(key) == self.attrs.get(key) != value:
+                there.set_study_system_attr(id_, key, value)
+        drawn = storage.get_trial(trial._trial_id)
         for key in drawn.system_attrs.keys() - trial.system_attrs.keys():
             there.set_trial_system_attr(trial._trial_id, key, drawn.system_attrs[key])
         for name, values in drawn.distributions.items():
@@ -179,6 +191,11 @@ class Folder:
     def name(batch: int) -> str:
         """That of the checkpoints of a batch, from 0."""
         return f"batch-{batch:04d}"
+
+
+def _attrs(study: "optuna.Study") -> dict[str, Any]:
+    """The system attributes of a study as they are now."""
+    return dict(study._storage.get_study_system_attrs(study._study_id))
 
 
 def this_process() -> str:
