@@ -17,6 +17,7 @@ import jaxexp as jx
 from jaxexp.cli import begun, library, prediction
 from jaxexp.cli import main as cli
 from jaxexp.reproduce import vision
+from jaxexp.results.dataset import load, save
 
 REGRESSION = """
 from dataclasses import dataclass
@@ -430,6 +431,16 @@ def test_a_model_under_the_name_of_another_is_refused(elsewhere, capsys):
     other.write_bytes(content[0])
     _, err = told(capsys, *change(elsewhere, "nothing", "", ""), code=2)
     assert ".npz: the model of another trial, with learning_rate 0.0" in err
+
+
+def test_a_model_of_another_run_is_refused(elsewhere, capsys):
+    """Its trial has the same name, and measured other numbers."""
+    file = elsewhere / "run/results/moons.nc"
+    results = load(file)
+    results["loss"][..., -1, -1] += 1e-6
+    save(results, file)
+    _, err = told(capsys, *change(elsewhere, "nothing", "", ""), code=2)
+    assert ".npz: the model of another run of this trial, with test loss 0." in err
 
 
 def test_a_feature_by_another_name_is_told(elsewhere, capsys):

@@ -1,5 +1,6 @@
 """Predictions of the best model of a run, for images or the rows of CSV files."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -79,10 +80,11 @@ def predict_files(
     if not force:
         _refuse(directory, directory.differences(file))
     initial = _trial(_trials(source, model), model)
+    point = _point(dict(own)[source.sweep.name], initial)
+    _check_trained(model, point)
     if export and source.export:
         with library.calling(source.sweep, "export(model, path)", source.export):
             source.export(model, export)
-    point = _point(dict(own)[source.sweep.name], initial)
     trial = trial_in_the_end(initial, point)
     predicted: Sequence[Prediction] = []
     if files and source.predict:
@@ -167,6 +169,18 @@ def _trial(trials: Sequence[Trial], model: Model) -> Trial:
 def _point(ds: xr.Dataset, trial: Trial) -> xr.Dataset:
     ids = select.by_trial(ds, ds["trial_id"]).tolist()
     return select.point(ds, ids.index(trial.id))[1]
+
+
+def _check_trained(model: Model, point: xr.Dataset) -> None:
+    """Raise UserError for a model of another run, which has measured another number in the end."""
+    last, measured = point.sel(epoch=int(point["epochs_trained"])), model.about["metrics"]
+    for name, split in itertools.product(select.metrics(point), select.splits(point)):
+        its, own = measured.get(name, {}).get(split), float(last[name].sel(split=split))
+        if repr(its) != repr(own):  # NaN is NaN's equal
+            raise UserError(
+                f"{model.path}: the model of another run of this trial, with {split} {name} {its}, "
+                f"not {own} as in the results"
+            )
 
 
 def _described(trial: Trial, sweep: Sweep, point: xr.Dataset) -> str:
