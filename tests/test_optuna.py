@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import pickle
 import signal
 import time
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import pytest
 
 import jaxexp as jx
 from jaxexp.base.errors import UserError
+from jaxexp.base.files import write_whole
 from jaxexp.search import Space, choice, integers, loguniform, uniform
 from jaxexp.search.batches import Search
 from jaxexp.search.reports import Asked, Reports
@@ -622,14 +624,19 @@ def test_a_folder_of_another_search_is_refused(data, tmp_path):
     with pytest.raises(UserError, match="study='one': it has no trial 2, expected the study"):
         run(study(study_name="one"), data, checkpoint_dir=tmp_path)
     kept = json.loads((tmp_path / "search.json").read_text())
-    for broken in ("{", "null", json.dumps(kept | {"batches": [[0, 1, "2"]]}),
-                   json.dumps(kept | {"batches": [[0], []]})):  # fmt: skip
+    damages = [
+        {"batches": None}, {"batches": [[0, 1, "2"]]}, {"batches": [[0], []]},
+        {"batches": [[0, 1], [1, 2]]}, {"failed": [1]}, {"pruned": [3]},
+    ]  # fmt: skip
+    for broken in ("null", "[" * 100_000, *(json.dumps(kept | damage) for damage in damages)):
         (tmp_path / "search.json").write_text(broken)
-        with pytest.raises(UserError, match=r"search\.json: cannot be read"):
+        with pytest.raises(UserError, match=r"search\.json: cannot be read \(it is not as it was"):
             run(own, data, checkpoint_dir=tmp_path)
     (tmp_path / "search.json").write_text(json.dumps(kept))
     sampler = (tmp_path / "sampler.pickle").read_bytes()
-    for broken in (b"", sampler[: len(sampler) // 2]):
+    write_whole(tmp_path / "others", pickle.dumps(("x", own.sampler, {})), seal=True)
+    others = (tmp_path / "others").read_bytes()
+    for broken in (b"", sampler[: len(sampler) // 2], others):
         (tmp_path / "sampler.pickle").write_bytes(broken)
         with pytest.raises(UserError, match=r"sampler\.pickle: .* \(it is not as it was written\)"):
             run(own, data, checkpoint_dir=tmp_path)

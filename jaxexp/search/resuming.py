@@ -78,14 +78,11 @@ class Folder:
             before, self.batches = content["identity"], content["batches"]
             self.failed = content["failed"]
             self.pruned = content.get("pruned", [])  # of an earlier jaxexp, none
-            if not (
-                isinstance(before, dict)
-                and matches([*self.batches, self.failed, self.pruned], list[list[int]])
-                and all(min(batch, default=-1) >= 0 for batch in self.batches)
-            ):
+            if not (isinstance(before, dict) and self._is_whole()):
                 raise ValueError("it is not as it was written")
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{file}: cannot be read ({error})") from error
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            why = error if isinstance(error, ValueError) else "it is not as it was written"
+            raise UserError(f"{file}: cannot be read ({why})") from error
         differs = [
             f"{name} was {before.get(name)!r}, is {now!r}"
             for name, now in self.identity.items()
@@ -94,6 +91,21 @@ class Folder:
         if differs:
             raise UserError(f"{self.path}: checkpoints of another search: {'; '.join(differs)}")
         return self
+
+    def _is_whole(self) -> bool:
+        """Whether each trial is in one batch, and what is said of batches is of these."""
+        if not all(matches(own, list[int]) for own in (self.failed, self.pruned)):
+            return False
+        if not matches(self.batches, list[list[int]]):
+            return False
+        numbers = [number for batch in self.batches for number in batch]
+        return (
+            all(self.batches)
+            and min(numbers, default=0) >= 0
+            and len(set(numbers)) == len(numbers)
+            and set(self.pruned) <= set(numbers)
+            and set(self.failed) <= set(range(len(self.batches)))
+        )
 
     def add(self, batch: Sequence[int], pruned: Sequence[int]) -> None:
         """Another batch was asked, some of whose trials were pruned as they were."""
@@ -134,12 +146,21 @@ class Folder:
 
         Raises UserError where it is damaged, or missing though trials were asked.
         """
+        from optuna.samplers import BaseSampler
+
         file = self.path / SAMPLER
         if not self.batches and not file.exists():
             self.attrs = _attrs(study)
             return self.keep_sampler(study, self.suggested)
         try:
-            self.suggested, study.sampler, self.attrs = pickle.loads(read_sealed(file))
+            self.suggested, sampler, self.attrs = pickle.loads(read_sealed(file))
+            if not (
+                matches(self.suggested, int)
+                and isinstance(sampler, BaseSampler)
+                and isinstance(self.attrs, dict)
+            ):
+                raise TypeError("it is not as it was written")
+            study.sampler = sampler
         except Exception as error:  # whatever unpickling raises
             why = "it is missing" if isinstance(error, FileNotFoundError) else error
             raise UserError(
