@@ -138,6 +138,13 @@ def test_bad_values_of_run_json_name_it(tmp_path, name, value):
         recalled(folder)
 
 
+@pytest.mark.parametrize("name", ["format", "sweeps"])
+def test_what_run_json_lacks_is_named(tmp_path, name):
+    made = {key: value for key, value in run_json().items() if key != name}
+    with pytest.raises(UserError, match=rf"run\.json: not .* \({name} is missing\)"):
+        recalled(written(tmp_path / "run", json.dumps(made).encode()))
+
+
 @fuzz
 @given(drop=st.sets(st.sampled_from([*run_json()])))
 def test_run_json_without_some_keys(tmp_path, drop):

@@ -30,8 +30,9 @@ from small_results import (
 )
 
 import jaxexp as jx
+from jaxexp.base.errors import UserError
 from jaxexp.base.words import duration
-from jaxexp.cli import library, rundir
+from jaxexp.cli import library, rundir, tables
 from jaxexp.cli import main as cli
 from jaxexp.execution.progress import Ranking, TerminalProgress, going_on
 from jaxexp.planning.programs import Estimate, Plan, Program
@@ -439,6 +440,14 @@ def test_show_some_trials(rates):
     _, told, _ = call("show", rates, "--where", "learning_rate=1e-5", "--where", "batch_norm=off")
     rows = [line.split() for line in told.splitlines() if re.match(r" +\d", line)]
     assert [row[1:3] for row in rows] == [["1e-5", "off"]]
+
+
+def test_numbers_are_read_as_tables_show_them():
+    ds = results().assign_coords(learning_rate=[1.0, 123456.7, -2e-5])
+    for shown, own in [("123,457", 123456.7), ("−2e-5", -2e-5)]:
+        assert tables.where(ds, [f"learning_rate={shown}"])["learning_rate"].values == [own]
+    with pytest.raises(UserError, match="learning_rate=1,5: expected a number"):
+        tables.where(ds, ["learning_rate=1,5"])
 
 
 def test_show_several_sweeps_or_one(two):

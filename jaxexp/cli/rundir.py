@@ -240,18 +240,21 @@ class RunDirectory:
         """
         try:
             command: RunFile = json.loads(self._command.read_text())
-            version = command["format"]
+            if not isinstance(command, dict):
+                raise TypeError("it is no object of JSON")
             found: Mapping[str, object] = command
-            for name in READ.keys() & command.keys() | {"sweeps"}:
+            for name in READ.keys() & command.keys() | {"format", "sweeps"}:
+                if name not in found:
+                    raise ValueError(f"{name} is missing")
                 if not matches(found[name], READ[name]):
                     raise TypeError(f"{name} is {reprlib.repr(found[name])}")
             if not command["sweeps"]:
                 raise ValueError("it names no sweep")
         except OSError as error:
             raise UserError(f"{self.path}: not a run directory (it has no run.json)") from error
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise UserError(f"{self._command}: not the run.json of a run ({error})") from error
-        if version != FORMAT:
+        if (version := command["format"]) != FORMAT:
             made = command.get("made_with")
             by = (
                 f", by jaxexp {made['jaxexp']}"

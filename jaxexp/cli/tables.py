@@ -1,6 +1,7 @@
 """Tables on the terminal: the best trials of a run, of each of its sweeps, and of a folder."""
 
 import math
+import re
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from jaxexp.cli.rundir import RunDirectory
 
 WIDE = 200  # columns where output is no terminal: nothing is cut
+THOUSANDS = re.compile(r"-?\d{1,3}(,\d{3})+")  # 12,345
 
 
 def wide(file: TextIO | None = None) -> Console:
@@ -198,6 +200,9 @@ def where(ds: xr.Dataset, settings: Sequence[str]) -> xr.Dataset:
 def _read(name: str, value: str, kind: str) -> object:
     """A value as the results hold it."""
     booleans = {"on": True, "true": True, "off": False, "false": False}
+    if kind in "iuf":  # perhaps as tables show it
+        value = value.replace("−", "-")
+        value = value.replace(",", "") if THOUSANDS.fullmatch(value) else value
     try:
         if kind == "b":
             return booleans[value.lower()]
