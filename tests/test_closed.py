@@ -22,6 +22,7 @@ from flax import linen, nnx
 
 import jaxexp as jx
 from jaxexp.execution import checkpoints
+from jaxexp.results.results import like_training
 from jaxexp.training.shuffle import permutation
 
 RNG = np.random.default_rng(0)
@@ -1053,6 +1054,28 @@ def test_columns_are_those_trained_on(results):
         results.predict(frame[["c", "b", "a"]])
     with pytest.raises(jx.UserError, match="'a' missing; 'z' too many"):
         results.predict(frame.rename(columns={"a": "z"}))
+
+
+@pytest.mark.parametrize("wrap", [lambda frame: frame, lambda frame: {"table": frame}])
+def test_columns_of_frames_given_by_hand_are_those_trained_on(wrap):
+    frame = pd.DataFrame(X_Nx3, columns=["a", "b", "c"])
+    swapped = wrap(frame[["c", "b", "a"]])
+    train = jx.Examples(wrap(frame), Y_N)
+    with pytest.raises(jx.UserError, match=r"^validation.x.*: not the columns of train.x.* order"):
+        jx.Data(train, validation=jx.Examples(swapped, Y_N))
+    data = jx.Data(train)
+    for given in (data, jx.folds(data, 2)):
+        made = like_training(line(), given, wrap(frame[:3]))
+        np.testing.assert_array_equal(jax.tree.leaves(made)[0], X_Nx3[:3])
+        with pytest.raises(jx.UserError, match=r"^X.*: not those trained on: the order is another"):
+            like_training(line(), given, swapped)
+
+
+def test_columns_of_a_frame_are_the_features_of_data_made_by_hand():
+    train = jx.Examples(pd.DataFrame(X_Nx3, columns=["a", "b", "c"]), Y_N)
+    assert jx.Data(train).features == ("a", "b", "c")
+    with pytest.raises(jx.UserError, match=r"^train.x: not `features`: the order is another"):
+        jx.Data(train, features=("c", "b", "a"))
 
 
 def test_points_close_together_are_predicted(results):

@@ -17,13 +17,14 @@ from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial, with_values
 from jaxexp.spec.values import text
 from jaxexp.training import precision
-from jaxexp.training.arrays import inputs, refuse_names
+from jaxexp.training.arrays import inputs
 from jaxexp.training.checks import (
     check_rows,
     checked_leaf,
     children_of,
     dtype_kind,
     map_leaves,
+    refuse_names,
     refuse_where,
     shape_like,
     structure_of,
@@ -304,9 +305,8 @@ def like_training(task: Task, data: Data, X: PyTree) -> PyTree:
     if not hasattr(data.train, "x"):
         return X
     x = data.train.x
-    features = data.features if isinstance(x, np.ndarray) else None
     made = {
-        path: _leaf_like(task, path, leaf, like, features)
+        path: _leaf_like(task, path, leaf, like, data.columns.get(f"x{path[1:]}"))
         for path, leaf, like in _beside(X, x, "X")
     }
     tree = map_leaves(lambda path, _: made[path], x, "X")

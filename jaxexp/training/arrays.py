@@ -8,7 +8,7 @@ import numpy as np
 from jaxexp.base.errors import UserError
 from jaxexp.base.numbers import is_int
 from jaxexp.spec.arguments import refuses_unknown_arguments
-from jaxexp.training.checks import named_leaves, plain_value, shape_like, some_names
+from jaxexp.training.checks import named_leaves, plain_value, refuse_names, shape_like
 from jaxexp.training.data import Data, Examples
 from jaxexp.training.encoding import Encoder
 from jaxexp.training.numbers import to_numbers, to_weights
@@ -169,7 +169,7 @@ def _explicit(
     check_same_index(f"{split}.weight", weights, y, like="y")
     x, names = checked_inputs(f"{split}.x", X)
     if names is not None and features is not None:
-        refuse_names(f"{split}.x", names, features, like="X")
+        refuse_names(f"{split}.x", names, features, like="the columns of X")
     if x.shape[1:] != train.x.shape[1:]:
         raise UserError(
             f"{split}.x: shape {x.shape}, expected {shape_like(train.x.shape)}, as in X"
@@ -194,21 +194,6 @@ def inputs(
     if names is not None and features is not None:
         refuse_names(where, names, features)
     return x
-
-
-def refuse_names(
-    where: str, names: tuple[str, ...], features: tuple[str, ...], like: str = "those trained on"
-) -> None:
-    """Raise UserError for names that are not `features`, or in another order."""
-    if names == features:
-        return
-    missing = [name for name in features if name not in names]
-    more = [name for name in names if name not in features]
-    said = [f"{some_names(missing)} missing"] if missing else []
-    said += [f"{some_names(more)} too many"] if more else []
-    said = said or ["the order is another"]
-    expected = f"the columns of {like}" if like == "X" else like
-    raise UserError(f"{where}: not {expected}: {'; '.join(said)}, expected {some_names(features)}")
 
 
 def checked_inputs(

@@ -239,6 +239,20 @@ def first_twice(names: Sequence[str]) -> str | None:
     return None
 
 
+def refuse_names(
+    where: str, names: tuple[str, ...], features: tuple[str, ...], like: str = "those trained on"
+) -> None:
+    """Raise UserError for names that are not `features`, or in another order."""
+    if names == features:
+        return
+    missing = [name for name in features if name not in names]
+    more = [name for name in names if name not in features]
+    said = [f"{some_names(missing)} missing"] if missing else []
+    said += [f"{some_names(more)} too many"] if more else []
+    said = said or ["the order is another"]
+    raise UserError(f"{where}: not {like}: {'; '.join(said)}, expected {some_names(features)}")
+
+
 def some_names(names: Sequence[str]) -> str:
     """The first few names.
 

@@ -30,9 +30,11 @@ from jaxexp.training.checks import (
     checked_names,
     map_leaves,
     named_leaves,
+    refuse_names,
     row_count,
     structure_of,
 )
+from jaxexp.training.reading import column_names
 from jaxexp.training.trees import PyTree
 
 Coordinate: TypeAlias = tuple[str | Sequence[str], Sequence[object] | np.ndarray]
@@ -71,7 +73,7 @@ class Data:
         validation: another one, or None.
         test: another one, or None.
         classes: the names of the classes 0 to C - 1, or None if the targets are no classes.
-        features: the names of the columns of `x`, or None.
+        features: the names of the columns of `x`, or None: those of a frame.
         extra: named trees of arrays of any shape, placed on devices beside the examples.
         folds: None; or by split, (F, M) int32, rows of `train` for each of F folds, -1 at the end
             of shorter ones: "train", those that a trial of `Trial.fold` trains on, and
@@ -102,6 +104,8 @@ class Data:
     train_sample: int | None = None
     coords: Mapping[str, Coordinate] = field(default_factory=dict)
     attrs: Attributes = field(default_factory=dict)
+    # Of the training split's frames, by path: "x", or "x.table" in a dict.
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict, init=False, repr=False)
     # The examples of a batch that is evaluated, all of one split; 0 where it may hold several.
     evaluated_apart: int = field(default=0, init=False, repr=False)
 
@@ -123,14 +127,16 @@ class Data:
 
         if self.train is None:
             raise UserError("train: None, expected examples to train on")
+        put("columns", {"x": self.features} if self.features else {})
         for name in SPLITS:
             if (split := getattr(self, name)) is not None:
-                put(name, map_leaves(functools.partial(checked_leaf, rows=True), split, name))
+                put(name, map_leaves(functools.partial(self._checked_leaf, name), split, name))
                 check_rows(name, getattr(self, name))
                 if name != "train":
                     check_alike(name, getattr(self, name), self.train)
                 if isinstance(split, Examples):
                     self._check_examples(name, getattr(self, name))
+        put("features", self.columns.get("x"))
         sample = self.train_sample
         if sample is not None and not (is_int(sample) and sample >= 1):
             raise UserError(f"train_sample={sample!r}: expected a whole number above 0, or None")
@@ -143,6 +149,25 @@ class Data:
                 for name, tree in self.extra.items()
             },
         )
+
+    def _checked_leaf(self, split: str, where: str, value: object) -> np.ndarray:
+        """Its array; a frame has the columns of that trained on, in the same order."""
+        array = checked_leaf(where, value, rows=True)
+        if (names := column_names(where, value)) is not None:
+            path, like = where.removeprefix(f"{split}.").removeprefix(split), "`features`"
+            if split == "train":
+                object.__setattr__(self, "columns", {path: names, **self.columns})
+            else:
+                like = f"the columns of {where.replace(split, 'train', 1)}"
+            refuse_names(where, names, self.columns.get(path, names), like)
+        return array
+
+    def folded(self, folds: Mapping[str, np.ndarray]) -> Self:
+        """The same data, with folds."""
+        made = copy.copy(self)
+        object.__setattr__(made, "folds", folds)
+        object.__setattr__(made, "folds", made._checked_folds())
+        return made
 
     def _checked_folds(self) -> dict[str, np.ndarray]:
         """As int32, read-only; no row twice in a fold, and none to train on and evaluate."""

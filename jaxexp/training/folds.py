@@ -1,6 +1,5 @@
 """Cross-validation: folds of the training examples, each of which a trial may train on."""
 
-import dataclasses
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -62,7 +61,7 @@ def folds(data: Data, folds: int | Iterable[tuple[object, object]], *, seed: int
         of_N = _drawn(data, n, int(folds), seed)
         given = [(np.flatnonzero(of_N != i), np.flatnonzero(of_N == i)) for i in range(int(folds))]
     train, validation = (table([own[part] for own in given]) for part in (0, 1))
-    folded = dataclasses.replace(data, folds={"train": train, "validation": validation})
+    folded = data.folded({"train": train, "validation": validation})
     _check_classes(data, [own for own, _ in given])
     return folded
 

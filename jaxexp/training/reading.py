@@ -35,7 +35,7 @@ class Raw(NamedTuple):
 
 def read(where: str, value: object) -> Raw:
     """What a user gave, as NumPy arrays: perhaps of text or objects, and perhaps their memory."""
-    roots = {base.__module__.partition(".")[0] for base in type(value).__mro__}
+    roots = _roots(value)
     if "scipy" in roots and hasattr(value, "toarray"):
         raise UserError(f"{where}: a sparse {type(value).__name__}, expected {where}.toarray()")
     if isinstance(value, np.ma.MaskedArray):
@@ -48,8 +48,8 @@ def read(where: str, value: object) -> Raw:
     if roots & {"pandas", "polars"}:
         if type(value).__name__ == "LazyFrame":
             raise UserError(f"{where}: a LazyFrame, expected {where}.collect()")
-        if hasattr(value, "columns"):
-            return _frame(where, cast("pd.DataFrame | pl.DataFrame", value))
+        if (names := column_names(where, value)) is not None:
+            return _frame(where, cast("pd.DataFrame | pl.DataFrame", value), names)
         if hasattr(value, "to_numpy"):
             return Raw(convert(where, value), None, _is_categorical(value))
     array = convert(where, value)
@@ -61,6 +61,21 @@ def read(where: str, value: object) -> Raw:
     if array.dtype.kind in "US" and isinstance(value, (list, tuple)):
         _check_all_text(where, value, array.ndim)
     return Raw(array)
+
+
+def _roots(value: object) -> set[str]:
+    """The libraries that its type is from."""
+    return {base.__module__.partition(".")[0] for base in type(value).__mro__}
+
+
+def column_names(where: str, value: object) -> tuple[str, ...] | None:
+    """Those of a data frame; None for what is none."""
+    if not (_roots(value) & {"pandas", "polars"} and hasattr(value, "columns")):
+        return None
+    names = tuple(str(name) for name in value.columns)
+    if (twice := first_twice(names)) is not None:
+        raise UserError(f"{where}: two columns {twice!r}, expected names that differ")
+    return names
 
 
 def _check_unmasked(where: str, value: Sequence[object]) -> None:
@@ -94,11 +109,8 @@ def _check_all_text(where: str, value: object, ndim: int) -> None:
             refuse(where, index, item, "text, as beside it, or numbers only")
 
 
-def _frame(where: str, frame: "pd.DataFrame | pl.DataFrame") -> Raw:
+def _frame(where: str, frame: "pd.DataFrame | pl.DataFrame", names: tuple[str, ...]) -> Raw:
     """A data frame, column by column, so that each has its own dtype."""
-    names = tuple(str(name) for name in frame.columns)
-    if (twice := first_twice(names)) is not None:
-        raise UserError(f"{where}: two columns {twice!r}, expected names that differ")
     series = [
         frame.iloc[:, i] if hasattr(frame, "iloc") else frame.to_series(i)
         for i in range(len(names))
