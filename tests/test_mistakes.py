@@ -1,6 +1,7 @@
 """What a user is likely to get wrong is refused by name, before anything trains."""
 
 import dataclasses
+import re
 from dataclasses import dataclass
 
 import jax
@@ -13,6 +14,7 @@ from flax import nnx
 
 import jaxexp as jx
 from jaxexp.base.errors import UserError
+from jaxexp.training import supervised
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(60, 4)).astype(np.float32)
@@ -436,6 +438,32 @@ def test_a_mistake_is_refused_by_name(mistake):
     make, message = MISTAKES[mistake]
     with pytest.raises(UserError, match=message):
         make()
+
+
+ONE_B, ONE_Bx1, TWO_Bx2 = np.zeros(7), np.zeros((7, 1)), np.zeros((7, 2))
+
+
+@pytest.mark.parametrize(
+    ("prediction", "target", "named"),
+    [
+        ({"mean": ONE_Bx1, "v": ONE_Bx1}, ONE_B, "prediction['mean'] target"),
+        ((ONE_Bx1, ONE_Bx1), ONE_B, "prediction[0] target"),
+        (ONE_Bx1, {"a": ONE_B, "b": ONE_B}, "prediction target['a']"),
+        ({"y": ONE_Bx1}, {"w": ONE_B, "y": ONE_B}, "prediction['y'] target['y']"),
+        ({"y": [ONE_Bx1]}, {"w": ONE_B, "y": ONE_B}, "prediction['y'][0] target['y']"),
+        ((TWO_Bx2, ONE_B), (TWO_Bx2, ONE_Bx1), "prediction[1] target[1]"),
+        (ONE_B, {"index": ONE_Bx1.astype(int), "z": TWO_Bx2}, ""),
+        ({"mean": TWO_Bx2, "scale": ONE_Bx1}, ONE_B, ""),
+        ({"mean": ONE_B, "v": ONE_Bx1}, ONE_B, ""),
+        ({"y": ONE_B, "scale": ONE_Bx1}, {"w": ONE_B, "y": ONE_B}, ""),
+    ],
+)
+def test_predictions_that_broadcast_within_trees_are_refused(prediction, target, named):
+    if not named:
+        return supervised._check_broadcast(prediction, target)
+    made, wanted = map(re.escape, named.split())
+    with pytest.raises(UserError, match=rf"^the {made} of .*, its {wanted} \(.*\[\.\.\., 0\]$"):
+        supervised._check_broadcast(prediction, target)
 
 
 def test_training_without_compiling_is_refused():

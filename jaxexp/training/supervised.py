@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping
+from itertools import product
 from typing import TypeAlias
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 import optax
 from flax import linen
 from jax import Array
+from jax.tree_util import keystr
 
 from jaxexp.base.errors import UserError
 from jaxexp.base.numbers import checked_int
@@ -386,22 +388,25 @@ def _plain(trial: Trial) -> Trial:
     return trial
 
 
-def _check_broadcast(prediction: PyTree, target: PyTree) -> None:
-    """Refuse (B, 1) beside (B,): leaf by leaf, or an array beside a tree with none of its shape."""
-    leaves, targets = jax.tree.leaves(prediction), jax.tree.leaves_with_path(target)
+def _check_broadcast(prediction: PyTree, target: PyTree, where: str = "") -> None:
+    """Refuse (B, 1) beside (B,): by equal keys, leaf by leaf, or where every leaf so meets each."""
+    if isinstance(prediction, Mapping) and isinstance(target, Mapping):
+        for key in sorted(prediction.keys() & target.keys()):
+            _check_broadcast(prediction[key], target[key], f"{where}[{key!r}]")
+        return
+    leaves, targets = map(jax.tree.leaves_with_path, (prediction, target))
     alike = str(jax.tree.structure(prediction)) == str(jax.tree.structure(target))
-    if not alike:
-        known = len(leaves) == 1 and leaves[0] is prediction
-        if not known or any(jnp.shape(prediction) == jnp.shape(a) for _, a in targets):
-            return
-        leaves *= len(targets)
-    for (path, wanted_B), made_B in zip(targets, leaves, strict=True):
+    pairs = list(zip(leaves, targets, strict=True) if alike else product(leaves, targets))
+    unlike = []
+    for (path, made_B), (below, wanted_B) in pairs:
         shape, wanted = jnp.shape(made_B), jnp.shape(wanted_B)
         if shape and wanted and (shape == (*wanted, 1) or wanted == (*shape, 1)):
-            below = jax.tree_util.keystr(path)
-            names = f"prediction{below if alike else ''}", f"target{below}"
-            raise UserError(
-                f"the {names[0]} of a batch of {wanted[0]} has the shape {shape}, its {names[1]} "
-                f"{wanted}: most losses and metrics would compare each with each; expected equal "
-                f"shapes, as of {names[len(shape) < len(wanted)]}[..., 0]"
-            )
+            unlike.append((shape, wanted, keystr(path), keystr(below)))
+    if unlike and (alike or len(unlike) == len(pairs)):
+        shape, wanted, *paths = unlike[0]
+        names = f"prediction{where}{paths[0]}", f"target{where}{paths[1]}"
+        raise UserError(
+            f"the {names[0]} of a batch of {wanted[0]} has the shape {shape}, its {names[1]} "
+            f"{wanted}: most losses and metrics would compare each with each; expected equal "
+            f"shapes, as of {names[len(shape) < len(wanted)]}[..., 0]"
+        )
