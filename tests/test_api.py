@@ -13,6 +13,8 @@ import jaxexp as jx
 from jaxexp.base.errors import InterruptedRunError
 from jaxexp.base.locks import held
 from jaxexp.execution.listeners import Silent
+from jaxexp.results.results import apply
+from jaxexp.training.task import TRIED
 
 
 @pytest.fixture(scope="module")
@@ -208,6 +210,16 @@ def test_trees_are_predicted_of_trees(of_trees):
 def test_each_part_of_a_tree_of_inputs_is_like_that_trained_on(of_trees, wrong, message):
     with pytest.raises(jx.UserError, match=message):
         of_trees.predict(wrong)
+
+
+@pytest.mark.parametrize("length", [4, TRIED])
+def test_predictions_that_are_not_one_for_each_input_are_refused_of_any_number(length):
+    class Spread(Linear):
+        def predict(self, trial, variables, x):
+            return {"mean": x[:, 0], "spread": jnp.ones(length)}
+
+    with pytest.raises(jx.UserError, match=rf"'spread'\], tried .* shape \({length},\), expected"):
+        apply(Spread(), jx.Trial(), jx.Variables({}), np.ones((4, 3), np.float32))
 
 
 def test_weights_of_another_type_are_named():

@@ -7,7 +7,9 @@ import subprocess
 import sys
 import unicodedata
 from pathlib import Path
+from types import SimpleNamespace
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
@@ -235,6 +237,25 @@ def test_tables_that_cannot_be_predicted(table, message, tmp_path):
         prediction._read(file, None, jx.MLPClassification(), np.zeros((1, 1), np.float32), print)
     assert message in str(refused.value)
     assert str(file) in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("parts", "named"), [(dict, r"a dict \(mean, sd\)"), (list, r"a list \(0, 1\)")]
+)
+def test_rows_of_predictions_that_are_no_array_are_refused(parts, named, tmp_path):
+    (tmp_path / "new.csv").write_text("a\n1\n2\n")
+    task = jx.supervised(
+        init=lambda trial, rng, x: {"w": jnp.ones(1)},
+        apply=lambda trial, params, x: (
+            {"mean": x @ params["w"], "sd": x[:, 0]} if parts is dict else [x @ params["w"], x]
+        ),
+        loss=lambda prediction, y: y,
+    )
+    planned = SimpleNamespace(task=task, data=jx.arrays([[0.0], [1.0]], [0.0, 1.0], validation=1))
+    variables = jx.Variables({"w": np.ones(1, np.float32)})
+    model = SimpleNamespace(about={"attrs": {}}, variables=lambda like: variables)
+    with pytest.raises(jx.UserError, match=rf"new.csv: the model predicts {named}, expected an"):
+        prediction._of_tables(model, jx.Trial(), planned, [tmp_path / "new.csv"], print)
 
 
 def test_a_table_that_cannot_be_predicted_is_told(regression, tmp_path, capsys):

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pandas as pd
 import xarray as xr
+from jax.tree_util import keystr
 
 from jaxexp.api import data_fingerprint
 from jaxexp.base.errors import UserError
@@ -201,6 +202,13 @@ def _of_tables(
     like = jax.eval_shape(lambda rng, data: task.init(trial, rng, data), keys.like(), arrays)
     x_NxF = like_training(task, data, np.concatenate([x for x, _ in read]))
     prediction, probability_NxC = apply(task, trial, model.variables(like), x_NxF)
+    if not isinstance(prediction, np.ndarray):
+        paths = [path for path, _ in jax.tree.leaves_with_path(prediction)]
+        parts = ", ".join(keystr(path, simple=True, separator=".") for path in paths)
+        raise UserError(
+            f"{files[0]}: the model predicts a {type(prediction).__name__} ({parts}), "
+            "expected an array of one row for each example; in Python, `results.predict` returns it"
+        )
     rows = [
         f"{file}:{line}" for file, (_, lines) in zip(files, read, strict=True) for line in lines
     ]

@@ -1,10 +1,12 @@
 """The results of a sweep at hand: curves, the best trial, trained parameters, predictions."""
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -30,7 +32,7 @@ from jaxexp.training.checks import (
     structure_of,
 )
 from jaxexp.training.data import Data
-from jaxexp.training.task import PyTree, Task, Variables
+from jaxexp.training.task import TRIED, PyTree, Task, Variables
 
 # Predictions, and probabilities or None.
 Predicted: TypeAlias = tuple[PyTree, PyTree]
@@ -257,12 +259,6 @@ def apply(
         index_B = np.minimum(np.arange(start, start + size), n - 1)
         with precision.asked(trial.matmul_precision):
             made = predict(traced, variables, jax.tree.map(lambda a: a[index_B], x))  # noqa: B023
-        for path, leaf in jax.tree_util.tree_leaves_with_path(made[0]):
-            if leaf.shape[:1] != (size,):
-                raise UserError(
-                    f"the prediction{jax.tree_util.keystr(path)} of {size} inputs has the shape "
-                    f"{leaf.shape}, expected ({size}, ...): one for each"
-                )
         parts.append(jax.tree.map(lambda a: np.asarray(a)[: n - start], made))  # noqa: B023
     joined: Predicted = jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
     return joined
@@ -282,10 +278,24 @@ def _compiled_for(task: Task, trial: Trial, compiled: dict[Trial, Predict]) -> P
     alike = trial.replace(**{name: trial.fields()[name].default for name in _traced(trial)})
 
     def predict(traced: Mapping[str, object], variables: Variables, x: PyTree) -> Predicted:
-        prediction = task.predict(with_values(alike, **traced), variables, x)
+        of_x = functools.partial(task.predict, with_values(alike, **traced), variables)
+        like = jax.tree.map(lambda a: jax.ShapeDtypeStruct((TRIED, *a.shape[1:]), a.dtype), x)
+        _check_each(TRIED, jax.eval_shape(of_x, like))  # not by chance as many
+        prediction = of_x(x)
+        _check_each(len(jax.tree.leaves(x)[0]), prediction)
         return prediction, task.probabilities(prediction)
 
     return compiled.setdefault(alike, jax.jit(precision.rounded(predict, trial.matmul_precision)))
+
+
+def _check_each(n: int, prediction: PyTree) -> None:
+    """Raise UserError for an array of a prediction that is not one for each of n inputs."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(prediction):
+        if (shape := jnp.shape(leaf))[:1] != (n,):
+            raise UserError(
+                f"the prediction{jax.tree_util.keystr(path)}, tried with {n} inputs, has the shape "
+                f"{shape}, expected ({n}, ...): one for each"
+            )
 
 
 def input_dtype(task: Task, trained: np.dtype) -> np.dtype:
