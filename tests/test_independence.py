@@ -857,6 +857,14 @@ def test_losses_that_are_not_finite_say_nothing():
     assert meet(found(linear(lambda p, y: jnp.square(p).sum(-1) / 0 + p.sum()), NUMBERS))
 
 
+@pytest.mark.parametrize("n", [experiments.HALF, 1000])
+def test_no_row_is_tried_twice_before_all_are(n):
+    for i in range(4):
+        counts = np.bincount(experiments._drawn(i, n), minlength=n)
+        assert counts.max() - counts.min() == (n == 1000)
+    assert np.bincount(experiments._distinct(0, 10, 25)).tolist().count(3) == 5
+
+
 def test_of_many_values_the_extremes_are_tried():
     values = [(float(i), float(-i % 7)) for i in range(100)]
     chosen = experiments._spread(values)

@@ -88,7 +88,7 @@ class Experiments:
 
     def drawn(self, i: int, n: int) -> np.ndarray:
         """Rows of a batch."""
-        return np.random.default_rng(i).integers(batching.count(self.arrays["train"]), size=n)
+        return _distinct(i, batching.count(self.arrays["train"]), n)
 
     def program(self, *, train: bool) -> "_Program":
         """What is computed where nothing is proven."""
@@ -224,8 +224,14 @@ class _Program(NamedTuple):
 
 def _drawn(i: int, n: int) -> np.ndarray:
     """Rows of a batch, of n; every second time neighbours, which may share what sorts them."""
-    rows = np.random.default_rng(i).integers(n, size=2 * HALF)
+    rows = _distinct(i, n, 2 * HALF)
     return (rows[0] + np.arange(2 * HALF)) % n if i % 2 else rows
+
+
+def _distinct(i: int, n: int, size: int) -> np.ndarray:
+    """Rows of n, none again before all were drawn: the ranks of equal ones depend on rounding."""
+    rows = np.random.default_rng(i).choice(n, min(n, size), replace=False)
+    return np.resize(rows, size)
 
 
 def _used(jaxpr: jax_core.Jaxpr) -> set[jax_core.Var]:
