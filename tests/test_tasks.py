@@ -382,6 +382,18 @@ def test_what_a_task_raises_says_what_it_was_traced_with():
     )
 
 
+def test_a_loss_that_fails_for_a_size_of_batches_is_refused_by_the_size_and_its_line():
+    task = jx.supervised(
+        init=lambda trial, rng, x: {"w": jnp.zeros(3)},
+        apply=lambda trial, params, x: x @ params["w"],
+        loss=lambda prediction, y: prediction - jax.lax.top_k(prediction, 3)[0][-1],
+    )
+    data = jx.arrays(np.ones((20, 3)), np.ones(20), validation=None)
+    expected = r"^Supervised fails for a batch of 2 .* ValueError: .*\(test_tasks.py, line"
+    with pytest.raises(jx.UserError, match=expected):
+        jx.plan(jx.Sweep(jx.Trial(batch_size=2)), task, data)
+
+
 def test_a_loss_of_the_hardest_four_of_a_batch_is_tried_with_enough():
     def hardest(prediction, y, mask):
         loss_B = jnp.where(mask, (prediction - y) ** 2, -jnp.inf)

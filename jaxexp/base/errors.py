@@ -37,7 +37,7 @@ class InterruptedRunError(BaseException):
     """
 
 
-def in_one_line(error: Exception, function: Callable[..., object]) -> str:
+def in_one_line(error: Exception, function: Callable[..., object] | None = None) -> str:
     """What a function of a user's raised, in one line, with the file and line of their own.
 
     >>> in_one_line(ZeroDivisionError("division by zero"), print)

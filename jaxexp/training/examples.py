@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.extend import core as jax_core
 
+from jaxexp.base.errors import UserError, in_one_line
+from jaxexp.base.words import count
 from jaxexp.spec.trial import Trial, with_values
 from jaxexp.training import batching, keys, lookups, tracing
 from jaxexp.training.data import Data
@@ -113,11 +115,20 @@ class Programs:
         return asked
 
     def traced_examples(self, n: int, *, train: bool) -> tuple[jax_core.ClosedJaxpr, list[str]]:
-        """Of so many, once; and of which metric each of its first results is, "" for the others."""
+        """Of so many, once; and of which metric each of its first results is, "" for the others.
+
+        Raises UserError where the task's functions do not take so many.
+        """
         if (n, train) not in self._examples:
             function = functools.partial(self.examples, train=train)
             shapes = self.sized(self.shapes, n)
-            program, (each, _) = jax.make_jaxpr(function, return_shape=True)(shapes)
+            try:
+                program, (each, _) = jax.make_jaxpr(function, return_shape=True)(shapes)
+            except Exception as error:
+                raise UserError(
+                    f"{type(self.task).__name__} fails for a batch of {count(n, 'example')}, "
+                    f"expected to take any number: {in_one_line(error)}"
+                ) from error
             names = [
                 name if name in self.task.metrics else ""
                 for name, own in each.items()
