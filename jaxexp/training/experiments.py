@@ -230,8 +230,9 @@ def _drawn(i: int, n: int) -> np.ndarray:
 
 def _distinct(i: int, n: int, size: int) -> np.ndarray:
     """Rows of n, none again before all were drawn: the ranks of equal ones depend on rounding."""
-    rows = np.random.default_rng(i).choice(n, min(n, size), replace=False)
-    return np.resize(rows, size)
+    rng, (whole, rest) = np.random.default_rng(i), divmod(size, n)
+    parts = [rng.permutation(n) for _ in range(whole)]  # no period, which reversal would keep
+    return np.concatenate([*parts, rng.choice(n, rest, replace=False)])
 
 
 def _used(jaxpr: jax_core.Jaxpr) -> set[jax_core.Var]:
