@@ -198,7 +198,8 @@ def test_trees_are_predicted_of_trees(of_trees):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (V_Nx3, r"X: a ndarray, expected \{i: \*, v: \*\}"),
+        (V_Nx3, r"X: an ndarray, expected \{i: \*, v: \*\}"),
+        ({"v": V_Nx3, "i": 3}, r"X.i: an int, expected an array of shape \(N, F\) or \(N, ...\)$"),
         ({"v": V_Nx3}, "X: not those trained on: 'X.i' missing"),
         ({"v": V_Nx3, "i": I_N, "z": I_N}, "'X.z' too many, expected 'X.i', 'X.v'"),
         ({"v": V_Nx3, "i": I_N[:3]}, "X.v: 8 rows, expected 3, as in X.i"),

@@ -272,7 +272,7 @@ DATES = np.array(["2024-01-01"] * N, "datetime64[D]")
         ("X: shape (0, 3), expected at least one row", X[:0]),
         ("X: shape (20, 0), expected at least one row and one column", X[:, :0]),
         ("X: shape (20, 0), expected at least one row and one column", FRAME[[]]),
-        ("X: a int, expected an array", 3),
+        ("X: an int, expected an array of shape (N, F) or (N, ...); for several inputs, jx.D", 3),
         ("X: a dict, expected an array...jx.Data", {"a": X}),
         ("X: a NoneType, expected an array", None),
         ("X: a sparse csr_matrix, expected X.toarray()", scipy.sparse.csr_matrix(X)),
@@ -385,7 +385,7 @@ def test_targets(given: Any, options: dict[str, Any], y: list[Any], classes: Any
     ("said", "given", "options"),
     [
         ("y: 19 rows, expected 20, as many as X", Y[:-1], {}),
-        ("y: a int, expected an array of shape (N,)", 3, {}),
+        ("y: an int, expected an array of shape (N,)", 3, {}),
         ("y: a str, expected an array of shape (N,)", "abc", {}),
         ("y: a dict, expected an array of shape (N,)", {"a": Y}, {}),
         ("y: row 2 is nan, expected a finite number", but(X[:, 0], 2, np.nan), {}),

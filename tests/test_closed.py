@@ -1194,7 +1194,7 @@ def test_predictions_have_the_shape_of_their_dimensions_or_are_flat(shape):
         ({"sweep": jx.Sweep(TRIAL, record=("gradient_norms",))}, "expected no gradient norms"),
         ({"problem": None}, "problem=None: expected a task and data"),
         ({"problem": (None, POINTS)}, r"problem: None, expected a jaxexp\.Task"),
-        ({"problem": (Scored(), X_Nx3)}, r"problem: a ndarray, expected a jaxexp\.Data"),
+        ({"problem": (Scored(), X_Nx3)}, r"problem: an ndarray, expected a jaxexp\.Data"),
         ({"model": None}, "model=None: expected text"),
         ({"metrics": None}, "metrics=None: expected a dict by split of dicts by metric"),
         ({"metrics": {"train": 1.0}}, "metrics=.*: expected a dict by split"),

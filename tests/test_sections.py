@@ -283,7 +283,7 @@ class TestFailures:
     @pytest.mark.parametrize(
         ("part", "value", "expected"),
         [("answer", None, "expected a sentence, got None"),
-         ("draw", [1], "expected matplotlib figures, got a int"),
+         ("draw", [1], "expected matplotlib figures, got an int"),
          ("draw", None, "TypeError"),
          ("table", [1], "expected pandas data frames, got a list")],
     )  # fmt: skip

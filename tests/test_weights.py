@@ -116,7 +116,7 @@ BAD = {
     "no weights": (lambda path: saved(path, {}), "it is empty"),
     "a checkpoint": (
         lambda path: saved(path, {"epoch": 3, "model": network().state_dict()}),
-        "'epoch' is a int",
+        "'epoch' is an int",
     ),
     "a module": (lambda path: saved(path, torch.nn.Linear(2, 2)), "holds Python objects"),
     "another architecture": (

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from jaxexp.api.inspector import Inspector
 from jaxexp.base.errors import UserError
 from jaxexp.base.numbers import checked_int
+from jaxexp.base.words import type_of
 from jaxexp.nn.classification import MLPClassification
 from jaxexp.spec.hyperparameters import Kind
 from jaxexp.spec.sweep import Sweep
@@ -190,4 +191,4 @@ def checked_task(task: Task | None, trials: Sequence[Trial]) -> Task:
 
 def short(value: object) -> str:
     """What a message says of a value that may be large: its type."""
-    return "None" if value is None else f"a {type(value).__name__}"
+    return "None" if value is None else type_of(value)

@@ -24,6 +24,16 @@ def capitalised(text: str) -> str:
     return text[:1].upper() + text[1:] if first.islower() else text
 
 
+def type_of(value: object) -> str:
+    """The name of its type, with an article.
+
+    >>> type_of(3), type_of([])
+    ('an int', 'a list')
+    """
+    name = type(value).__name__
+    return f"{'an' if name.lower().startswith(('a', 'e', 'i', 'o', 'nd')) else 'a'} {name}"
+
+
 def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """A question with the near matches of a name, to stand in a message; "" without any.
 

@@ -13,7 +13,7 @@ from jax.tree_util import keystr
 
 from jaxexp.api import data_fingerprint
 from jaxexp.base.errors import UserError
-from jaxexp.base.words import count
+from jaxexp.base.words import count, type_of
 from jaxexp.cli import library
 from jaxexp.cli.command import Command, plan_stage, stages
 from jaxexp.cli.library import Source
@@ -206,7 +206,7 @@ def _of_tables(
         paths = [path for path, _ in jax.tree.leaves_with_path(prediction)]
         parts = ", ".join(keystr(path, simple=True, separator=".") for path in paths)
         raise UserError(
-            f"{files[0]}: the model predicts a {type(prediction).__name__} ({parts}), "
+            f"{files[0]}: the model predicts {type_of(prediction)} ({parts}), "
             "expected an array of one row for each example; in Python, `results.predict` returns it"
         )
     rows = [

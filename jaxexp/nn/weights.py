@@ -17,6 +17,7 @@ import numpy as np
 from jax import Array
 
 from jaxexp.base.errors import UserError
+from jaxexp.base.words import type_of
 from jaxexp.nn.residual import BLOCKS, resnet
 from jaxexp.nn.torchvision import import_torch, import_torchvision
 from jaxexp.training.trees import PyTree
@@ -166,10 +167,10 @@ def _read(path: Path) -> StateDict:
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise UserError(f"{path}: damaged or cut short; {wanted}") from error
     if not isinstance(found, Mapping):
-        raise UserError(f"{path}: holds a {type(found).__name__}, not a state dict; {wanted}")
+        raise UserError(f"{path}: holds {type_of(found)}, not a state dict; {wanted}")
     odd = [name for name, value in found.items() if not isinstance(value, torch.Tensor)]
     if odd or not found:
-        what = f"{odd[0]!r} is a {type(found[odd[0]]).__name__}" if odd else "it is empty"
+        what = f"{odd[0]!r} is {type_of(found[odd[0]])}" if odd else "it is empty"
         raise UserError(f"{path}: not a state dict ({what}); {wanted}")
     return {
         str(name): (value if name.endswith(COUNTER) else value.float()).numpy()

@@ -14,7 +14,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from jaxexp.base.errors import UserError, in_one_line
-from jaxexp.base.words import capitalised
+from jaxexp.base.words import capitalised, type_of
 from jaxexp.report import figures
 from jaxexp.report.importance import importance
 from jaxexp.report.page import Picture, Section
@@ -143,7 +143,7 @@ def _images(drawn: Figure | Iterable[Figure]) -> list[Picture]:
     made = [drawn] if isinstance(drawn, Figure) else list(drawn)
     for figure in made:
         if not isinstance(figure, Figure):
-            raise UserError(f"expected matplotlib figures, got a {type(figure).__name__}")
+            raise UserError(f"expected matplotlib figures, got {type_of(figure)}")
     return [_picture(figure) for figure in made]
 
 
@@ -159,7 +159,7 @@ def _tables(made: pd.DataFrame | Mapping[str, pd.DataFrame]) -> dict[str, pd.Dat
     tables = dict(made) if isinstance(made, Mapping) else {"": made}
     for table in tables.values():
         if not isinstance(table, pd.DataFrame):
-            raise UserError(f"expected pandas data frames, got a {type(table).__name__}")
+            raise UserError(f"expected pandas data frames, got {type_of(table)}")
     return tables
 
 

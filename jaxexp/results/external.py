@@ -10,7 +10,7 @@ import xarray as xr
 
 from jaxexp.base.errors import UserError
 from jaxexp.base.numbers import is_number
-from jaxexp.base.words import count
+from jaxexp.base.words import count, type_of
 from jaxexp.execution.records import TrialRecord
 from jaxexp.results.dataset import to_dataset
 from jaxexp.results.facts import host_facts
@@ -104,7 +104,7 @@ def _checked_problem(problem: tuple[Task, Data]) -> tuple[Task, Data]:
         raise UserError(f"problem={problem!r}: expected a task and data, (task, data)")
     for value, kind in zip(problem, (Task, Data), strict=True):
         if not isinstance(value, kind):
-            what = "None" if value is None else f"a {type(value).__name__}"
+            what = "None" if value is None else type_of(value)
             raise UserError(f"problem: {what}, expected a jaxexp.{kind.__name__}: (task, data)")
     return problem
 

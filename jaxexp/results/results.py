@@ -12,6 +12,7 @@ import pandas as pd
 import xarray as xr
 
 from jaxexp.base.errors import UserError
+from jaxexp.base.words import type_of
 from jaxexp.results import seeds, select
 from jaxexp.results.select.labels import trial_in_words
 from jaxexp.spec.hyperparameters import Kind
@@ -332,7 +333,7 @@ def _beside(X: PyTree, x: PyTree, path: str) -> Iterator[tuple[str, PyTree, np.n
         return
     given = children_of(X, path)
     if given is None:
-        raise UserError(f"{path}: a {type(X).__name__}, expected {structure_of(x)}, as trained on")
+        raise UserError(f"{path}: {type_of(X)}, expected {structure_of(x)}, as trained on")
     below = dict(given)
     refuse_names(path, tuple(sorted(below)), tuple(sorted(name for name, _ in wanted)))
     for name, like in wanted:

@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxexp.base.errors import UserError
 from jaxexp.base.numbers import is_int
+from jaxexp.base.words import type_of
 from jaxexp.spec.arguments import refuses_unknown_arguments
 from jaxexp.training.checks import named_leaves, plain_value, refuse_names, shape_like
 from jaxexp.training.data import Data, Examples
@@ -85,7 +86,8 @@ def arrays(
     check_same_index("weights", weights, X)
     check_same_index("weights", weights, y, like="y")
 
-    x, features = checked_inputs("X", X)
+    trees = "; for several inputs, jx.Data(train=...) takes trees of arrays"
+    x, features = checked_inputs("X", X, hint=trees)
     n = len(x)
     encoder = Encoder(y, classes)
     target = encoder("y", y, n)
@@ -127,7 +129,7 @@ def _size(split: str, value: object, n: int) -> int:
             raise UserError(f"{split}: {plain_value(value)!r}, expected {expected}")
         return max(1, math.floor(float(value) * n + 0.5))
     if not is_int(value):
-        text = repr(value) if np.isscalar(value) else f"a {type(value).__name__}"
+        text = repr(value) if np.isscalar(value) else type_of(value)
         raise UserError(f"{split}: {text}, expected {expected}")
     if value < 1:
         raise UserError(
@@ -197,14 +199,13 @@ def inputs(
 
 
 def checked_inputs(
-    where: str, value: object, *, rounding: bool = True, flat: bool = False
+    where: str, value: object, *, rounding: bool = True, flat: bool = False, hint: str = ""
 ) -> tuple[np.ndarray, tuple[str, ...] | None]:
     """X as float32, int32 or uint8, never the user's own memory, and the names of its columns."""
     array, features, categorical = read(where, value)
     if array.ndim == 0:
         raise UserError(
-            f"{where}: a {type(value).__name__}, expected an array of shape (N, F) or (N, ...); "
-            "for several inputs, jx.Data(train=...) takes trees of arrays"
+            f"{where}: {type_of(value)}, expected an array of shape (N, F) or (N, ...){hint}"
         )
     if array.ndim == 1 and not flat:
         way = "X.to_frame()" if hasattr(value, "to_frame") else "X[:, None]"

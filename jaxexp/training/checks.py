@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 
 from jaxexp.base.errors import UserError
+from jaxexp.base.words import type_of
 from jaxexp.training.trees import PyTree
 
 INT32 = np.iinfo(np.int32)
@@ -143,10 +144,10 @@ def checked_leaf(where: str, value: object, *, rows: bool) -> np.ndarray:
     """A read-only view of an array; `rows`: of examples, which are finite and have a first axis."""
     number = isinstance(value, (bool, int, float, np.generic))
     if isinstance(value, np.ma.MaskedArray) or (number and rows):
-        raise UserError(f"{where}: a {type(value).__name__}, expected a plain array (N, ...)")
+        raise UserError(f"{where}: {type_of(value)}, expected a plain array (N, ...)")
     if not number and not hasattr(value, "__array__"):
         raise UserError(
-            f"{where}: a {type(value).__name__}, expected an array, or tuples, named tuples, lists "
+            f"{where}: {type_of(value)}, expected an array, or tuples, named tuples, lists "
             "or dicts of arrays"
         )
     array = convert(where, value)
@@ -345,6 +346,6 @@ def convert(where: str, value: object) -> np.ndarray:
         if isinstance(value, (list, tuple)):
             reason = ["rows of different lengths, or of different kinds"]
         raise UserError(
-            f"{where}: a {type(value).__name__} that does not convert to a NumPy array "
+            f"{where}: {type_of(value)} that does not convert to a NumPy array "
             f"({reason[0]}), expected numbers in rows of the same shape"
         ) from error

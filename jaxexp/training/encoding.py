@@ -6,6 +6,7 @@ from typing import cast
 import numpy as np
 
 from jaxexp.base.errors import UserError
+from jaxexp.base.words import type_of
 from jaxexp.training.checks import (
     check_label_shape,
     check_range,
@@ -42,7 +43,7 @@ class Encoder:
             return
         raw = read("y", y)
         if raw.array.ndim == 0:
-            raise UserError(f"y: a {type(y).__name__}, expected an array of shape (N,) or (N, ...)")
+            raise UserError(f"y: {type_of(y)}, expected an array of shape (N,) or (N, ...)")
         kind = dtype_kind(raw.array.dtype)
         if raw.categorical or kind in "OUTb":
             self.kind = "names"
@@ -78,7 +79,7 @@ class Encoder:
             return None
         raw = read(where, y)
         if raw.array.ndim == 0 or len(raw.array) != n:
-            rows = f"{len(raw.array)} rows" if raw.array.ndim else f"a {type(y).__name__}"
+            rows = f"{len(raw.array)} rows" if raw.array.ndim else type_of(y)
             raise UserError(f"{where}: {rows}, expected {n}, as many as X has")
         if 0 in raw.array.shape:
             raise UserError(f"{where}: shape {raw.array.shape}, expected at least one column")

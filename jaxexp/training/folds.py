@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxexp.base.errors import UserError
 from jaxexp.base.numbers import checked_int, is_int
-from jaxexp.base.words import count
+from jaxexp.base.words import count, type_of
 from jaxexp.spec.arguments import refuses_unknown_arguments
 from jaxexp.training.checks import row_count
 from jaxexp.training.data import Data, Examples
@@ -46,7 +46,7 @@ def folds(data: Data, folds: int | Iterable[tuple[object, object]], *, seed: int
     ('learning_rate', 'epoch', 'split')
     """
     if not isinstance(data, Data):
-        raise UserError(f"data is a {type(data).__name__}, expected jaxexp.Data")
+        raise UserError(f"data is {type_of(data)}, expected jaxexp.Data")
     if data.folds is not None or data.validation is not None:
         has = "folds" if data.folds is not None else "a validation split"
         raise UserError(f"data has {has} already, expected none: jaxexp.arrays(…, validation=None)")

@@ -3,6 +3,7 @@
 import numpy as np
 
 from jaxexp.base.errors import UserError
+from jaxexp.base.words import type_of
 from jaxexp.training.data import Data, Examples
 
 
@@ -16,7 +17,7 @@ def check_labels(data: Data, classes: int | None = None) -> int:
     """
     if not isinstance(data.train, Examples):
         raise UserError(
-            f"train is a {type(data.train).__name__}, expected jaxexp.Examples(x, y) with labels"
+            f"train is {type_of(data.train)}, expected jaxexp.Examples(x, y) with labels"
         )
     named = None if data.classes is None else len(data.classes)
     if classes is not None and named not in (None, classes):

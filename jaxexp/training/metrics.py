@@ -19,6 +19,7 @@ import numpy.typing as npt
 from jax import Array
 
 from jaxexp.base.errors import UserError
+from jaxexp.base.words import type_of
 from jaxexp.training.metric import Direction, Metric, as_float, weighted
 from jaxexp.training.trees import PyTree
 
@@ -61,7 +62,7 @@ def _alike(prediction: PyTree, target: PyTree) -> tuple[Array, Array]:
 def _both(prediction: PyTree, target: PyTree) -> tuple[Array, Array]:
     for name, value in (("prediction", prediction), ("target", target)):
         if not hasattr(value, "shape") or not hasattr(value, "dtype"):
-            given = "None" if value is None else f"a {type(value).__name__}"
+            given = "None" if value is None else type_of(value)
             raise UserError(f"{name}: {given}, expected an array (B, ...) in the task's Outputs")
     return jnp.asarray(prediction), jnp.asarray(target)
 

@@ -12,6 +12,7 @@ from flax import linen, nnx
 from jax import Array
 
 from jaxexp.base.errors import UserError
+from jaxexp.base.words import type_of
 from jaxexp.spec.trial import Trial
 from jaxexp.training.task import TRIED, Variables, accepts
 from jaxexp.training.trees import PyTree
@@ -33,7 +34,7 @@ def model_of(module: object) -> "SupervisedModel":
     made = "expected a function of the trial that returns a Flax linen module, or of (trial, rngs)"
     made += " that returns an nnx module"
     if isinstance(module, nnx.Module):
-        raise UserError(f"module: a {type(module).__name__} that is made already, {made}")
+        raise UserError(f"module: {type_of(module)} that is made already, {made}")
     if isinstance(module, type):
         raise UserError(f"module: the class {module.__name__} itself, {made}")
     make = checked_function("module", module, ("trial",), ("trial", "rngs"))
@@ -268,7 +269,7 @@ def check_params(part: str, params: PyTree) -> None:
         raise UserError(f"{part}: no parameters, expected some to train")
     for path, leaf in leaves:
         if not isinstance(leaf, bool | int | float | complex) and not hasattr(leaf, "dtype"):
-            raise UserError(f"{part}: a parameter is a {type(leaf).__name__}, expected an array")
+            raise UserError(f"{part}: a parameter is {type_of(leaf)}, expected an array")
         dtype = jnp.result_type(leaf)
         if not jnp.issubdtype(dtype, jnp.floating):
             name = jax.tree_util.keystr(path)

@@ -15,6 +15,7 @@ from jax.tree_util import keystr
 
 from jaxexp.base.errors import UserError
 from jaxexp.base.numbers import checked_int
+from jaxexp.base.words import type_of
 from jaxexp.planning.kinds import static_key
 from jaxexp.spec.arguments import refuses_unknown_arguments
 from jaxexp.spec.padding import Choice, Size, value
@@ -120,7 +121,7 @@ def supervised(
         model = model_of(module)
     if metrics is not None and not isinstance(metrics, Mapping):
         raise UserError(
-            f"metrics is a {type(metrics).__name__}, expected a dict of names and metrics: "
+            f"metrics is {type_of(metrics)}, expected a dict of names and metrics: "
             "{'accuracy': jaxexp.metrics.accuracy}"
         )
     made = {} if metrics is None else dict(metrics)

@@ -18,6 +18,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxexp.base.errors import UserError
+from jaxexp.base.words import type_of
 from jaxexp.planning.cost import Cost
 from jaxexp.spec.trial import Trial
 from jaxexp.training import optimizers
@@ -232,7 +233,7 @@ def evaluation_variables(
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
             if not isinstance(leaf, int | float) and not hasattr(leaf, "dtype"):
                 where = f"{part}: params{jax.tree_util.keystr(path)}"
-                raise UserError(f"{where} is a {type(leaf).__name__}, expected an array")
+                raise UserError(f"{where} is {type_of(leaf)}, expected an array")
     shapes, wanted = (jax.tree.map(lambda a: str(jnp.shape(a)), tree) for tree in (made, params))
     if jax.tree.flatten(shapes) != jax.tree.flatten(wanted):
         raise UserError(
@@ -295,9 +296,7 @@ def check_outputs(task: Task, outputs: object, size: int, state: PyTree = None) 
             )
     for metric, declared in task.metrics.items():
         if not isinstance(declared, Metric):
-            raise UserError(
-                f"metrics[{metric!r}] is a {type(declared).__name__}, expected a jaxexp.Metric"
-            )
+            raise UserError(f"metrics[{metric!r}] is {type_of(declared)}, expected a jaxexp.Metric")
         own = declared.example is None and declared.sums is None
         if own and metric not in outputs.metrics:
             raise UserError(

@@ -17,6 +17,7 @@ from jax import Array
 from jax.extend import core as jax_core
 
 from jaxexp.base.errors import UserError
+from jaxexp.base.words import type_of
 from jaxexp.planning.cost import Cost
 from jaxexp.spec.hyperparameters import Hyperparameter, Kind
 from jaxexp.spec.trial import ENGINE, Trial, may_be_static, with_values
@@ -275,7 +276,7 @@ def _check_variables(task: Task, made: object) -> None:
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
             where = f"{name}: {what}{jax.tree_util.keystr(path)}"
             if not isinstance(leaf, bool | int | float | complex) and not hasattr(leaf, "dtype"):
-                raise UserError(f"{where} is a {type(leaf).__name__}, expected an array")
+                raise UserError(f"{where} is {type_of(leaf)}, expected an array")
             dtype = jnp.result_type(leaf)
             if jnp.issubdtype(dtype, jax.dtypes.prng_key):
                 raise UserError(f"{where} is a key, expected jax.random.key_data of it")

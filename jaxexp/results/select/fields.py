@@ -7,6 +7,7 @@ import numpy as np
 import xarray as xr
 
 from jaxexp.base.errors import UserError
+from jaxexp.base.words import type_of
 from jaxexp.results.select.wording import count
 from jaxexp.spec.values import text
 
@@ -145,7 +146,7 @@ def units(ds: xr.Dataset, metric: str = "loss") -> str:
 def _check_dataset(ds: xr.Dataset) -> None:
     if not isinstance(ds, xr.Dataset):
         hint = ": give results.dataset" if hasattr(ds, "dataset") else ""
-        raise UserError(f"a {type(ds).__name__}, expected the dataset of results{hint}")
+        raise UserError(f"{type_of(ds)}, expected the dataset of results{hint}")
 
 
 def check_metric(ds: xr.Dataset, metric: str, split: str | None = None) -> None:
