@@ -1,5 +1,6 @@
 """`plan`, `run` and what they return, as users call them."""
 
+import pickle
 import threading
 
 import jax
@@ -446,3 +447,11 @@ def test_every_public_name_is_documented_with_an_example():
         documented = getattr(jx, name).__doc__ or ""
         assert documented, name
         assert name in modules or ">>> " in documented, name
+
+
+def test_results_are_pickled_after_they_have_predicted():
+    X, y = np.eye(4, dtype=np.float32).repeat(2, 0), [0, 1, 1, 0, 0, 1, 1, 0]
+    base = jx.MLPTrial(epochs=1, depth=1, width=2, batch_size=8)
+    results = jx.run(jx.Sweep(base), data=jx.arrays(X, y, validation=None), progress=False)
+    before = results.predict_proba(X)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(results)).predict_proba(X), before)

@@ -134,12 +134,12 @@ def test_every_number_is_that_of_one_machine(two, data):
 
 def test_nodes_have_the_options_of_jax_of_this_process(two, data):
     before = jx.run(sweep(), TASK, data, cluster=two.address, progress=False)
-    jax.config.update("jax_threefry_partitionable", False)
+    jax.config.update("jax_random_seed_offset", 7)
     try:
         found = jx.run(sweep(), TASK, data, cluster=two.address, progress=False)
         same(found, jx.run(sweep(), TASK, data, devices=1, progress=False))
     finally:
-        jax.config.update("jax_threefry_partitionable", True)
+        jax.config.update("jax_random_seed_offset", 0)
     assert not np.array_equal(found["loss"], before["loss"])
 
 

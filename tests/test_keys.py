@@ -163,7 +163,7 @@ def test_random_numbers_are_found_wherever_they_are():
 # Options of JAX
 
 
-OPTIONS = {"jax_threefry_partitionable": False, "jax_random_seed_offset": 7, "jax_enable_x64": True}
+OPTIONS = {"jax_random_seed_offset": 7, "jax_enable_x64": True}
 
 
 @pytest.mark.parametrize("name", OPTIONS)
@@ -182,10 +182,29 @@ def test_with_another_option_nothing_old_is_used(name, tmp_path):
     np.testing.assert_array_equal(go(checkpoint_dir=tmp_path), before)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("jax_threefry_partitionable", False), ("jax_numpy_dtype_promotion", "strict"),
+     ("jax_numpy_rank_promotion", "raise"), ("jax_debug_key_reuse", True),
+     ("jax_transfer_guard", "disallow"), ("jax_transfer_guard_device_to_host", "disallow")],
+)  # fmt: skip
+def test_options_with_which_programs_cannot_be_trained_are_refused(name, value):
+    planned = jx.plan(SEEDS, line(), DATA, devices=1)
+    before = getattr(jax.config, name)
+    jax.config.update(name, value)
+    try:
+        for call in (
+            lambda: jx.plan(SEEDS, line(), DATA),
+            lambda: jx.run(planned, progress=False),
+        ):
+            with pytest.raises(jx.UserError, match=f"^{name} is {value}: expected "):
+                call()
+    finally:
+        jax.config.update(name, before)
+
+
 CONTEXTS = {
-    "jax_threefry_partitionable": lambda: jax.threefry_partitionable(False),
     "jax_default_prng_impl": lambda: jax.default_prng_impl("rbg"),
-    "jax_numpy_dtype_promotion": lambda: jax.numpy_dtype_promotion("strict"),
     "jax_debug_nans": lambda: jax.debug_nans(True),
     "jax_default_matmul_precision": lambda: jax.default_matmul_precision("bfloat16"),
 }

@@ -11,12 +11,13 @@ from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from test_cli import command, write_csvs
 
 import jaxexp as jx
-from jaxexp.cli import begun, library, prediction
+from jaxexp.cli import begun, exporting, library, prediction
 from jaxexp.cli import main as cli
 from jaxexp.reproduce import vision
 from jaxexp.results.dataset import load, save
@@ -662,6 +663,15 @@ def test_what_is_not_read_is_refused(arguments, message, tmp_path, capsys, monke
     monkeypatch.setattr(vision, "missing_libraries", list)
     assert message in told(capsys, *arguments, code=2)[1]
     assert not list(tmp_path.iterdir())
+
+
+def test_json_holds_every_digit_of_small_numbers(tmp_path):
+    table = pd.DataFrame({"loss": [1.23456789e-15, np.nan, np.inf], "width": [8, 16, 32]})
+    exporting.export(table, tmp_path / "a.json", "json")
+    assert json.loads((tmp_path / "a.json").read_text()) == [
+        {"loss": 1.23456789e-15, "width": 8}, {"loss": None, "width": 16},
+        {"loss": None, "width": 32},
+    ]  # fmt: skip
 
 
 def test_a_table_is_not_written_over_another(regression, tmp_path, capsys):

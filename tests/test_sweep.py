@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from jaxexp.base.errors import UserError
@@ -33,6 +34,13 @@ def test_zipped_axes_move_together():
         (6, 16, 0),
         (6, 16, 1),
     ]
+
+
+def test_values_may_be_rows_of_arrays():
+    zipped = Sweep(MLPTrial(), {("depth", "width"): np.array(DEPTHS_WIDTHS)})
+    assert values(zipped, "depth", "width") == DEPTHS_WIDTHS
+    widths = Sweep(MLPTrial(depth=2), {"width": np.array([[8, 16], [16, 8]])})
+    assert values(widths, "width") == [((8, 16),), ((16, 8),)]
 
 
 def test_no_axis_is_one_trial():

@@ -217,6 +217,12 @@ def test_the_signature_is_that_of_the_hyperparameters():
     assert trial == pickle.loads(pickle.dumps(trial)) == copy.deepcopy(trial)
 
 
+def test_equal_trials_have_equal_ids():
+    made = jx.MLPTrial(learning_rate=1, width=np.int64(8), dropout=-0.0)
+    assert made == jx.MLPTrial(learning_rate=1.0, width=8)
+    assert made.id == jx.MLPTrial(learning_rate=1.0, width=8).id
+
+
 def test_a_class_that_constructs_its_trials_itself_is_asked_for_its_own_names():
     @dataclass(frozen=True, init=False)
     class Doubled(jx.Trial):

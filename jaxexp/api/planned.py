@@ -253,7 +253,7 @@ def plan(
     1
     """
     check_compiles()
-    flags.check_threads()
+    flags.check()
     sweeps = tuple(sweep) if isinstance(sweep, list | tuple) else (sweep,)
     for each in sweeps:
         if not isinstance(each, Sweep):

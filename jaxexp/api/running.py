@@ -211,7 +211,7 @@ def train(
     `driver.stream` for `checkpointer`, `stop` and `control`. Results of what goes on where an
     earlier process ended, `resumed`, say so: `wall_seconds` are those of this one alone.
     """
-    flags.check_threads()
+    flags.check()
     made, task, data = planned.plan, planned.task, planned.data
     left = planned.sweeps if sweeps is None else sweeps
     where, environment = _where(planned)

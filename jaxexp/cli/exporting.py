@@ -87,7 +87,9 @@ def export(table: pd.DataFrame, file: Path, kind: str) -> None:
         if kind == "csv":
             table.to_csv(file, index=False)
         elif kind == "json":
-            table.to_json(file, orient="records", indent=1, double_precision=15)
+            finite = table.replace([np.inf, -np.inf], np.nan)  # JSON has no other numbers
+            rows = finite.astype(object).where(finite.notna(), None).to_dict("records")
+            file.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
         else:
             _uniform(table).to_parquet(file, index=False, engine="pyarrow")
     except ImportError as error:

@@ -11,6 +11,7 @@ import pandas as pd
 import xarray as xr
 
 from jaxexp.base.errors import UserError
+from jaxexp.base.words import type_of
 from jaxexp.results import select
 from jaxexp.results.select import by_trial, final, hyperparameters, points, status
 
@@ -30,6 +31,8 @@ def metric_and_split(
     The first metric beyond the loss, or else the loss; the split "test", or else "validation", or
     else "train". Raises UserError where one of the results does not have what is given.
     """
+    if not isinstance(results, Mapping):
+        raise UserError(f"results: {type_of(results)}, expected a dict from names to datasets")
     if not results:
         raise UserError("results: expected those of at least one sweep, got none")
     for name, ds in results.items():

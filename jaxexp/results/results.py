@@ -108,6 +108,10 @@ class Results:
         self._variables = variables
         self._compiled: dict[Trial, Predict] = {}
 
+    def __getstate__(self) -> dict[str, object]:
+        """Without what is compiled, which cannot be pickled."""
+        return {**vars(self), "_compiled": {}}
+
     def kept(self) -> Mapping[str, Variables]:
         """The trained parameters and states that were kept, by the trials' ids."""
         return self._variables

@@ -12,7 +12,7 @@ from jaxexp.base.errors import UserError
 from jaxexp.base.files import digest
 from jaxexp.spec.hyperparameters import Kind
 from jaxexp.spec.trial import RESERVED, Trial, hyperparameters
-from jaxexp.spec.values import Value, check_texts, float32, text
+from jaxexp.spec.values import Value, check_texts, float32, listed, text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -341,7 +341,7 @@ def _points(key: str | Axis, values: Values) -> tuple[tuple[object, ...], ...]:
     if len(names) == 1:  # a longer tuple is a value, as of widths
         return tuple(v if isinstance(v, tuple) and len(v) == 1 else (v,) for v in values)
     points: list[tuple[object, ...]] = []
-    for value in values:
+    for value in map(listed, values):
         if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != len(names):
             raise UserError(f"axis {written}: expected {len(names)} values, got {value!r}")
         points.append(tuple(value))

@@ -105,7 +105,7 @@ class Trial:
     @functools.cached_property
     def id(self) -> str:
         """Sixteen hexadecimal digits that name the content: equal trials have equal ids."""
-        content = {name: plain(value) for name, value in self.values().items()}
+        content = {name: plain(self.convert(name, own)) for name, own in self.values().items()}
         for name, value in ADDED.items():
             if content[name] == value:
                 del content[name]

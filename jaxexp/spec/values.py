@@ -97,11 +97,17 @@ def _to_tuple(hints: Sequence[Hint], value: object) -> tuple[Value, ...]:
         if "-" not in value:
             raise ValueError
         value = value.split("-")
+    value = listed(value)
     if not isinstance(value, tuple | list) or not value:
         raise ValueError
     if len(hints) == 2 and hints[1] is Ellipsis:
         hints = [hints[0]] * len(value)
     return tuple(convert(hint, each) for hint, each in zip(hints, value, strict=True))
+
+
+def listed(value: object) -> object:
+    """An array, NumPy's or JAX's, as a list; what is none as it is."""
+    return value.tolist() if hasattr(value, "tolist") and hasattr(value, "ndim") else value
 
 
 def _to_enum(hint: type[enum.Enum], value: object) -> enum.Enum:

@@ -26,6 +26,18 @@ NUMBERS = (
     "jax_softmax_custom_jvp",
     "jax_threefry_partitionable",
 )
+# Those that jaxexp's own programs need, and what else would become of them.
+NEEDED: dict[str, tuple[tuple[Value, ...], str]] = {
+    "jax_threefry_partitionable": ((True,), "numbers drawn for padded sizes would be others"),
+    "jax_numpy_dtype_promotion": (("standard",), "programs mix types as NumPy does"),
+    "jax_numpy_rank_promotion": (("allow", "warn"), "programs broadcast as NumPy does"),
+    "jax_debug_key_reuse": ((False,), "programs fold numbers into the key of a trial"),
+    **dict.fromkeys(
+        ("jax_transfer_guard", "jax_transfer_guard_host_to_device",
+         "jax_transfer_guard_device_to_host"),
+        ((None, "allow", "log"), "programs are given data, and metrics are read"),
+    ),
+}  # fmt: skip
 CHECKS = ("jax_debug_infs", "jax_debug_nans")  # whether what is computed is looked at
 
 
@@ -53,11 +65,17 @@ def take_over(given: Mapping[str, Value]) -> None:
             jax.config.update(name, value)
 
 
-def check_threads() -> None:
-    """Raise UserError where this thread has other options than the threads in which trials train.
+def check() -> None:
+    """Raise UserError for an option with which programs cannot be trained.
 
-    So it is within contexts of JAX, such as `with jax.enable_x64():`.
+    Or where this thread has others than the threads in which trials train: so it is within contexts
+    of JAX, such as `with jax.enable_x64():`.
     """
+    for name, (allowed, why) in NEEDED.items():
+        value = _plain(getattr(jax.config, name, allowed[0]))
+        if value not in allowed:
+            expected = " or ".join(str(own) for own in allowed if own is not None)
+            raise UserError(f"{name} is {value}: expected {expected}, as {why}")
     here, there = values(), dict[str, Value]()
     thread = threading.Thread(target=lambda: there.update(values()))
     thread.start()
