@@ -23,6 +23,8 @@ from flax import linen, nnx
 import jaxexp as jx
 from jaxexp.execution import checkpoints
 from jaxexp.results.results import like_training
+from jaxexp.training import jaxprs
+from jaxexp.training.models import NnxModel
 from jaxexp.training.shuffle import permutation
 
 RNG = np.random.default_rng(0)
@@ -776,6 +778,58 @@ def test_an_nnx_module_made_once_is_refused():
     made = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
     with pytest.raises(jx.UserError, match="the same module in every call"):
         jx.plan(jx.Sweep(TRIAL), classify(lambda trial, rngs: made), LABELS, devices=1)
+
+
+class Kept(nnx.Module):
+    """Keeps plain arrays, sets modes in its call, and has its parameters back from transforms."""
+
+    def __init__(self, rngs):
+        self.table, self.calls = jax.random.normal(rngs.params(), (3,)), jnp.zeros(())
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+        self.first = nnx.Linear(3, 3, rngs=rngs)
+        self.layers = nnx.vmap(lambda rngs: nnx.Linear(3, 3, rngs=rngs))(rngs.fork(split=2))
+
+    def __call__(self, x):
+        self.calls += 1
+        self.dropout.eval()
+        x = nnx.remat(lambda layer, x: layer(x))(self.first, self.dropout(x * self.table))
+        scan = nnx.scan(in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)
+        turns = scan(lambda x, layer: jnp.tanh(layer(x)))
+        return nnx.jit(turns)(x, self.layers) + self.calls
+
+
+@pytest.mark.filterwarnings("ignore:The 'split' argument:DeprecationWarning")
+def test_plain_arrays_of_an_nnx_module_are_state_and_what_it_does_not_write_is_no_write():
+    model, key, x_BxF = (
+        NnxModel(lambda trial, rngs: Kept(rngs)),
+        jax.random.key(0),
+        jnp.ones((2, 3)),
+    )
+
+    @jax.jit
+    def call():
+        variables = model.init(TRIAL, key, x_BxF)
+        return model.apply(TRIAL, variables, x_BxF, rng=key, mask=jnp.ones(2, bool), train=True)
+
+    prediction, state = call()
+    made = Kept(nnx.Rngs(key))
+    np.testing.assert_allclose(prediction, made(x_BxF), rtol=1e-5)
+    np.testing.assert_array_equal(state["calls"], 1)
+    np.testing.assert_array_equal(state["table"], made.table)
+
+
+def test_what_a_program_passes_on_is_certain():
+    def function(a, b, c):
+        swapped = jax.lax.scan(lambda carry, _: (carry[::-1], None), (a, b), None, length=3)[0]
+        kept, stacked = jax.lax.scan(lambda carry, row: (carry, row), a, c)
+        one, both = (
+            jax.lax.cond(a.sum() > 0, lambda a, b: (a, b), other, a, b)
+            for other in (lambda a, b: (b, b), lambda a, b: (a, b))
+        )
+        return (*swapped, kept, stacked, *one, *both, a + 0)
+
+    program = jax.make_jaxpr(function)(jnp.ones(2), jnp.ones(2), jnp.ones(3))
+    assert jaxprs.passed_on(program) == [None, None, 0, 2, None, 1, 0, 1, None]
 
 
 class Normed(linen.Module):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import types
 from dataclasses import dataclass
 
 import jax
@@ -64,10 +65,28 @@ class Counting(NNet):
     def __init__(self, rngs):
         super().__init__(rngs)
         self.calls = 0
+        self.seen = {"calls": 0, "sizes": [0]}
+        self.options = types.SimpleNamespace(scale=1.0)
 
     def __call__(self, x):
         self.calls += 1
+        self.seen["calls"] += 1
+        self.seen["sizes"][0] = len(x)
+        self.options.scale *= 0.9
         return self.last(x) + self.calls
+
+
+class Clipping(NNet):
+    def __call__(self, x):
+        clip = nnx.jit(lambda last: last.kernel.set_value(jnp.clip(last.kernel[...], -1, 1)))
+        clip(self.last)
+        return self.last(x)
+
+
+class Lazy(NNet):
+    def __call__(self, x):
+        self.last.own = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
+        return self.last.own(x)
 
 
 class Opaque(jx.Task):
@@ -352,11 +371,19 @@ MISTAKES = {
     ),
     "an nnx module that keeps what it did not have": (
         lambda: plan(module=lambda trial, rngs: Keeping(rngs)),
-        r"^module: the new state has another structure .*\(with \['seen'\]\); expected the variabl",
+        "^module: a call adds seen, .*: expected .* variables .* that are made in __init__",
     ),
     "an nnx module that counts its calls in Python": (
         lambda: plan(module=lambda trial, rngs: Counting(rngs)),
-        "^module: a call changes calls, .* as it is no variable: expected an nnx.Variable",
+        r"^module: a call changes calls, options.scale, seen.calls, seen.sizes.0, which .* no "
+        "variable: expected an nnx.Variable",
+    ),
+    "an nnx module that makes a layer in its call": (
+        lambda: plan(module=lambda trial, rngs: Lazy(rngs)), "^module: a call adds last.own, which"
+    ),
+    "an nnx module that writes to a parameter": (
+        lambda: plan(module=lambda trial, rngs: Clipping(rngs)),
+        "^module: a call writes to the nnx.Param last.kernel, which only .* another nnx.Variable",
     ),
     # Traced values
     "a branch on a traced value": (

@@ -114,7 +114,7 @@ class _Proof:
         plain = all(isinstance(v.aval, jax.core.ShapedArray) for v in (*eqn.invars, *eqn.outvars))
         if not plain or "callback" in name:  # references, or the host, may remember other examples
             return unknown
-        if name in PASSED_ON and len(given) == len(unknown):
+        if name in jaxprs.PASSED_ON and len(given) == len(unknown):
             return given
         untouched = all(own == CLEAN for own in given)
         if untouched and (self.size is None or name not in NESTED):
@@ -123,7 +123,7 @@ class _Proof:
         try:
             if name in control:
                 return control[name](eqn.params, given) or unknown
-            if name in CALLS or (name.startswith("custom_vjp") and not self.differentiated):
+            if name in jaxprs.CALLS or (name.startswith("custom_vjp") and not self.differentiated):
                 [called] = jaxprs.inner(eqn.params)
                 return self.outputs(called, given)
             if spread:
@@ -331,9 +331,4 @@ PLACING = {
     "broadcast_in_dim", "reduce_and", "reduce_max", "reduce_min", "reduce_or", "reduce_sum",
     "reshape", "rev", "slice", "squeeze", "transpose",
 }  # fmt: skip
-CALLS = {
-    "call", "checkpoint", "closed_call", "core_call", "custom_jvp_call", "jit", "pjit", "remat",
-    "remat2",
-}  # fmt: skip
-NESTED = {*CALLS, "cond", "custom_vjp_call", "scan", "while"}
-PASSED_ON = ("device_put", "optimization_barrier")  # one for one
+NESTED = {*jaxprs.CALLS, "cond", "custom_vjp_call", "scan", "while"}

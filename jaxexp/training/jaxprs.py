@@ -17,6 +17,11 @@ Params: TypeAlias = Mapping[str, Any]  # of an operation, as JAX has them
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 DERIVATIVES = ("custom_jvp_call", "custom_vjp_call")  # whose rules are made anew by every trace
+CALLS = {
+    "call", "checkpoint", "closed_call", "core_call", "custom_jvp_call", "jit", "pjit", "remat",
+    "remat2",
+}  # fmt: skip
+PASSED_ON = ("device_put", "optimization_barrier")  # one for one
 _SIZE = re.compile(r"(?<![\w.])\d+(?![\w.:])")  # a whole number; those to compute with have a colon
 _numbers: dict[object, int] = {}  # of functions on the host, which are thus never another's
 
@@ -127,6 +132,40 @@ def equations(program: Program) -> Iterator[jax_core.JaxprEqn]:
             yield from equations(each)
 
 
+def passed_on(program: Program) -> list[int | None]:
+    """Of each result, which of the inputs it is, unchanged; None where that is not certain."""
+    jaxpr = program.jaxpr if isinstance(program, jax_core.ClosedJaxpr) else program
+    places: dict[Atom, int] = {variable: i for i, variable in enumerate(jaxpr.invars)}
+
+    def place(atom: Atom) -> int | None:
+        return places.get(atom) if isinstance(atom, jax_core.Var) else None
+
+    for eqn in jaxpr.eqns:
+        name, given = eqn.primitive.name, eqn.invars
+        called: list[list[int | None]] = [passed_on(each) for each in inner(eqn.params)]
+        if name in PASSED_ON:
+            called = [[*range(len(given))]]
+        elif name == "cond":
+            given = given[1:]
+        elif name == "scan":  # a carry has to be the same one; what is stacked, slices of an input
+            carried, of_carry = eqn.params["num_carry"], eqn.params["num_consts"]
+            slices = range(of_carry + carried, len(given))
+            called = [
+                [
+                    j if j in ((i + of_carry,) if i < carried else slices) else None
+                    for i, j in enumerate(own)
+                ]
+                for own in called
+            ]
+        elif name not in CALLS and name != "custom_vjp_call":
+            continue
+        for out, *each in zip(eqn.outvars, *called, strict=True):
+            found = {None if j is None else place(given[j]) for j in each}
+            if len(found) == 1 and (own := found.pop()) is not None:
+                places[out] = own
+    return [place(atom) for atom in jaxpr.outvars]
+
+
 def operations(program: Program) -> set[str]:
     """The names of all operations."""
     return {eqn.primitive.name for eqn in equations(program)}
@@ -156,19 +195,22 @@ def _number(function: Callable[..., object]) -> int:
     try:
         return _numbers.setdefault(function, len(_numbers))
     except TypeError:  # not hashable
-        return _numbers.setdefault(_Same(function), len(_numbers))
+        return _numbers.setdefault(Same(function), len(_numbers))
 
 
-class _Same:
+class Same:
     """A key that is equal for one and the same object."""
 
     def __init__(self, own: object) -> None:
+        """Of an object."""
         self.own = own
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and other.own is self.own
+        """Of the same object."""
+        return isinstance(other, Same) and other.own is self.own
 
     def __hash__(self) -> int:
+        """Of the object."""
         return id(self.own)
 
 

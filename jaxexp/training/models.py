@@ -1,19 +1,25 @@
 """Models as a supervised task sees them: linen modules, nnx modules, and plain functions."""
 
 import contextlib
+import copy
 import inspect
+import operator
 import re
-from collections.abc import Callable, Container, Iterator, Sequence
+import types
+from collections import deque
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen, nnx
 from jax import Array
 
 from jaxexp.base.errors import UserError
 from jaxexp.base.words import type_of
 from jaxexp.spec.trial import Trial
+from jaxexp.training import jaxprs
 from jaxexp.training.task import TRIED, Variables, accepts
 from jaxexp.training.trees import PyTree
 
@@ -25,6 +31,10 @@ GIVEN = ("train", "mask", "rng")  # by name, to what applies a model and takes t
 # A part of the user's own; by its signature it is called with what it takes.
 Function: TypeAlias = Callable[..., PyTree]
 State: TypeAlias = "nnx.State[PyTree, PyTree]"
+Split: TypeAlias = "tuple[nnx.GraphDef[nnx.Module], State, State, State]"
+Path: TypeAlias = Sequence[object]  # of an attribute, or of an array in a tree
+ONCE = (None, ())  # what nnx lists once, however many attributes are it
+PLAIN = (types.FunctionType, types.MethodType, types.ModuleType, type, jax.Array, np.ndarray)
 
 
 def model_of(module: object) -> "SupervisedModel":
@@ -151,67 +161,139 @@ class NnxModel(SupervisedModel):
     streams are seeded anew in every call.
     """
 
-    def _split(self, model: object) -> "tuple[nnx.GraphDef[nnx.Module], State, State, State]":
+    def _made(self, trial: Trial, rng: Array | int) -> "Split":
+        model = self.functions[0](trial, nnx.Rngs(rng))
         if not isinstance(model, nnx.Module):
             raise UserError(
                 f"module: the function of (trial, rngs) returned {type(model).__name__}, expected "
                 "a Flax nnx module"
             )
+        # While tracing, nnx takes arrays that are plain attributes for static ones.
+        for node in [own for _, own in nnx.iter_graph(model) if isinstance(own, nnx.Module)]:
+            for name, own in [*vars(node).items()]:
+                if isinstance(own, jax.Array):
+                    setattr(node, name, nnx.data(own))
         graph, *states = nnx.split(model, nnx.Param, nnx.RngState, ...)
         params, streams, state = states
         return graph, params, streams, state
 
     def init(self, trial: Trial, rng: Array, x: PyTree) -> Variables:
         """Parameters and state, drawn with a key; `x` is (1, ...)."""
-        _, params, _, state = self._split(self.functions[0](trial, nnx.Rngs(rng)))
+        _, params, _, state = self._made(trial, rng)
         return Variables(nnx.to_pure_dict(params), nnx.to_pure_dict(state))
 
     def apply(
         self, trial: Trial, variables: Variables, x: PyTree, *, rng: Array, mask: Array, train: bool
     ) -> tuple[PyTree, PyTree]:
         """The prediction of a batch (B, ...), and the new state."""
-        shapes = nnx.eval_shape(lambda: self.functions[0](trial, nnx.Rngs(0)))
-        graph, params, streams, state = self._split(shapes)
-        nnx.replace_by_pure_dict(params, variables.params)
-        nnx.replace_by_pure_dict(state, variables.state)
-        leaves, structure = jax.tree.flatten(streams)
+        graph, *shapes = jax.eval_shape(lambda: self._made(trial, 0))
+        leaves, structure = jax.tree.flatten(shapes[1])
         seeded = [stream_seed(leaf, rng, i) for i, leaf in enumerate(leaves)]
-        model = nnx.merge(graph, params, jax.tree.unflatten(structure, seeded), state)
-        model.train() if train else model.eval()
-        fixed = _fixed(nnx.split(model)[0])
-        prediction = model(x, **call_arguments(model, rng, mask, train=train))
+        made_with = {path for path, _ in nnx.to_flat_state(shapes[2])}
         # What a module sows is for those who look into it, and no state: linen's is left out, too.
-        made_with = {path for path, _ in nnx.to_flat_state(state)}
         sown = nnx.All(nnx.Intermediate, lambda path, _: path not in made_with)
-        graph, *states = nnx.split(model, nnx.Param, nnx.RngState, sown, ...)
-        if (now := _fixed(graph)) != fixed:
-            differ = (own for own in now + fixed if own not in now or own not in fixed)
-            raise UserError(
-                f"module: a call changes {', '.join(dict.fromkeys(str(own[0]) for own in differ))},"
-                " which every step would begin with anew, as it is no variable: expected an "
-                "nnx.Variable, or none that changes"
-            )
-        return prediction, nnx.to_pure_dict(states[-1]) if train else variables.state
+
+        def call(own: PyTree) -> tuple[PyTree, PyTree, PyTree]:
+            params, state = map(_filled, shapes[::2], (own, variables.state))
+            streams = jax.tree.unflatten(structure, seeded)
+            model = nnx.merge(graph, params, streams, state)
+            model.train() if train else model.eval()
+            fixed = _fixed(model, params, streams, state)
+            prediction = model(x, **call_arguments(model, rng, mask, train=train))
+            _, *states = nnx.split(model, nnx.Param, nnx.RngState, sown, ...)
+            others = {path for path, _ in nnx.to_flat_state(states[2])}
+            now = _fixed(model, *states)
+            _check_fixed(fixed, {path: own for path, own in now.items() if path not in others})
+            return prediction, nnx.to_pure_dict(states[0]), nnx.to_pure_dict(states[3])
+
+        prediction, params, state = call(variables.params)
+        if any(map(operator.is_not, *map(jax.tree.leaves, (params, variables.params)))):
+            program = jax.make_jaxpr(lambda own: call(own)[1])(variables.params)
+            same = zip(jax.tree.leaves_with_path(params), jaxprs.passed_on(program), strict=True)
+            written = [[key.key for key in path] for i, ((path, _), j) in enumerate(same) if i != j]
+            if written:
+                raise UserError(
+                    f"module: a call writes to the nnx.Param {_names(written)}, which only the "
+                    "optimizer may change: expected what a call writes in another nnx.Variable"
+                )
+        return prediction, state if train else variables.state
 
     def check(self, trial: Trial) -> None:
         """Raise UserError for a model that is not one of its own for each trial."""
-
-        def make() -> nnx.Module:
-            made: nnx.Module = self.functions[0](trial, nnx.Rngs(0))
-            if made is self.functions[0](trial, nnx.Rngs(0)):
-                raise UserError(
-                    "module: the function returns the same module in every call, so that all "
-                    "trials would begin alike: expected a new one, made with the rngs given"
-                )
-            return made
-
-        nnx.eval_shape(make)
+        made = [self.functions[0](trial, nnx.Rngs(0)) for _ in range(2)]
+        if made[0] is made[1]:
+            raise UserError(
+                "module: the function returns the same module in every call, so that all trials "
+                "would begin alike: expected a new one, made with the rngs given"
+            )
 
 
-def _fixed(graph: "nnx.GraphDef[nnx.Module]") -> list[tuple[object, object]]:
-    """The attributes that hold no arrays, and their values; not what nnx notes of them itself."""
-    own = ((name, attr.value) for name, attr in graph.attributes if hasattr(attr, "value"))
-    return [(name, value) for name, value in own if not str(name).startswith("_pytree__")]
+def _filled(shapes: State, values: PyTree) -> State:
+    """A copy of a state, with these values."""
+    state = nnx.map_state(lambda _, leaf: leaf, shapes)
+    nnx.replace_by_pure_dict(state, values)
+    return state
+
+
+def _fixed(model: nnx.Module, *states: State) -> dict[Path, object]:
+    """Of every attribute its value, frozen; of arrays in the states, only that they are there."""
+    held = {path for state in states for path, _ in nnx.to_flat_state(state)}
+    return {
+        path: jax.Array if path in held else _frozen(value)
+        for path, value in _attributes(model, set())
+        if path[-1] not in ("deterministic", "use_running_average")  # set by train() and eval()
+        and not any(value is each for each in ONCE)
+    }
+
+
+def _attributes(node: object, seen: set[int]) -> Iterator[tuple[Path, object]]:
+    """What nnx finds in a module, or any tree, and what is in other objects."""
+    for path, value in nnx.iter_graph(node):
+        if not path or str(path[-1]).startswith("_pytree__"):  # noted by nnx itself
+            continue
+        yield path, value
+        if hasattr(value, "__dict__") and not (_is_node(value) or isinstance(value, PLAIN)):
+            within = {} if id(value) in seen else vars(value)
+            seen.add(id(value))
+            yield from (((*path, *names), own) for names, own in _attributes(within, seen))
+
+
+def _is_node(value: object) -> bool:
+    return isinstance(value, nnx.Variable) or nnx.graphlib.is_node(value)
+
+
+def _frozen(value: object) -> object:
+    """What is equal while nothing in it has changed; of nodes, whose parts are listed, the type."""
+    if _is_node(value):
+        return type(value)
+    if isinstance(value, np.ndarray):
+        return value.dtype, value.shape, value.tobytes()
+    if isinstance(value, jax.Array):
+        return jaxprs.Same(value)
+    if isinstance(value, set | dict | deque | bytearray):
+        return copy.copy(value)
+    return value
+
+
+def _check_fixed(before: Mapping[Path, object], now: Mapping[Path, object]) -> None:
+    """Raise UserError for attributes that a call adds or changes."""
+    added = [path for path in now if path not in before]
+    first = [path for path in added if not any(path[:i] in added for i in range(len(path)))]
+    if first:
+        raise UserError(
+            f"module: a call adds {_names(first)}, which every step would begin without: expected "
+            "what a call keeps in variables and submodules that are made in __init__"
+        )
+    changed = [path for path in before if path not in now or (before[path],) != (now[path],)]
+    if changed:
+        raise UserError(
+            f"module: a call changes {_names(changed)}, which every step would begin with anew, as "
+            "it is no variable: expected an nnx.Variable, or none that changes"
+        )
+
+
+def _names(paths: Iterable[Path]) -> str:
+    return ", ".join(".".join(map(str, path)) for path in paths)
 
 
 def stream_seed(leaf: jax.ShapeDtypeStruct, rng: Array, i: int) -> Array:
