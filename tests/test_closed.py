@@ -800,11 +800,8 @@ class Kept(nnx.Module):
 
 @pytest.mark.filterwarnings("ignore:The 'split' argument:DeprecationWarning")
 def test_plain_arrays_of_an_nnx_module_are_state_and_what_it_does_not_write_is_no_write():
-    model, key, x_BxF = (
-        NnxModel(lambda trial, rngs: Kept(rngs)),
-        jax.random.key(0),
-        jnp.ones((2, 3)),
-    )
+    key, x_BxF = jax.random.key(0), jnp.ones((2, 3))
+    model = NnxModel(lambda trial, rngs: Kept(rngs))
 
     @jax.jit
     def call():
@@ -816,6 +813,18 @@ def test_plain_arrays_of_an_nnx_module_are_state_and_what_it_does_not_write_is_n
     np.testing.assert_allclose(prediction, made(x_BxF), rtol=1e-5)
     np.testing.assert_array_equal(state["calls"], 1)
     np.testing.assert_array_equal(state["table"], made.table)
+
+
+class OfItsTrial(nnx.Linear):
+    def __init__(self, trial, rngs):
+        super().__init__(3, 2, rngs=rngs)
+        self.trial = trial
+
+
+def test_an_nnx_module_may_keep_its_trial():
+    jx.plan(
+        jx.Sweep(TRIAL), classify(lambda trial, rngs: OfItsTrial(trial, rngs)), LABELS, devices=1
+    )
 
 
 def test_what_a_program_passes_on_is_certain():

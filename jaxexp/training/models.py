@@ -186,7 +186,14 @@ class NnxModel(SupervisedModel):
         self, trial: Trial, variables: Variables, x: PyTree, *, rng: Array, mask: Array, train: bool
     ) -> tuple[PyTree, PyTree]:
         """The prediction of a batch (B, ...), and the new state."""
-        graph, *shapes = jax.eval_shape(lambda: self._made(trial, 0))
+        graphs: list[nnx.GraphDef[nnx.Module]] = []  # no result: what is static may be a tracer
+
+        def shapes_of() -> list[State]:
+            graph, *states = self._made(trial, 0)
+            graphs.append(graph)
+            return states
+
+        shapes = jax.eval_shape(shapes_of)
         leaves, structure = jax.tree.flatten(shapes[1])
         seeded = [stream_seed(leaf, rng, i) for i, leaf in enumerate(leaves)]
         made_with = {path for path, _ in nnx.to_flat_state(shapes[2])}
@@ -196,7 +203,7 @@ class NnxModel(SupervisedModel):
         def call(own: PyTree) -> tuple[PyTree, PyTree, PyTree]:
             params, state = map(_filled, shapes[::2], (own, variables.state))
             streams = jax.tree.unflatten(structure, seeded)
-            model = nnx.merge(graph, params, streams, state)
+            model = nnx.merge(graphs[0], params, streams, state)
             model.train() if train else model.eval()
             fixed = _fixed(model, params, streams, state)
             prediction = model(x, **call_arguments(model, rng, mask, train=train))
