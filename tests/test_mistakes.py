@@ -78,8 +78,8 @@ class Counting(NNet):
 
 class Clipping(NNet):
     def __call__(self, x):
-        clip = nnx.jit(lambda last: last.kernel.set_value(jnp.clip(last.kernel[...], -1, 1)))
-        clip(self.last)
+        kernel = jnp.clip(self.last.kernel[...], -1, 1)
+        nnx.jit(lambda last: nnx.update(last, {"kernel": kernel}))(self.last)
         return self.last(x)
 
 

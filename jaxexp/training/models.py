@@ -237,7 +237,8 @@ class NnxModel(SupervisedModel):
 
 def _filled(shapes: State, values: PyTree) -> State:
     """A copy of a state, with these values."""
-    state = nnx.map_state(lambda _, leaf: leaf, shapes)
+    # Variables know the trace in which they were made: those of a copy, this one.
+    state = nnx.map_state(lambda _, v: v.copy() if isinstance(v, nnx.Variable) else v, shapes)
     nnx.replace_by_pure_dict(state, values)
     return state
 
@@ -266,7 +267,7 @@ def _attributes(node: object, seen: set[int]) -> Iterator[tuple[Path, object]]:
 
 
 def _is_node(value: object) -> bool:
-    return isinstance(value, nnx.Variable) or nnx.graphlib.is_node(value)
+    return isinstance(value, nnx.Variable) or nnx.graph.is_node(value)
 
 
 def _frozen(value: object) -> object:
