@@ -65,7 +65,7 @@ def test_a_verdict_allows_for_what_chance_explains():
     assert judge(results([[0.75, 0.83]])).agrees  # 0.69 in the test
     apart = judge(results([[0.5, 0.5]]))  # 0.4: more than two standard errors of 100 images
     assert apart.agrees is False
-    assert "0.400 ± 0, against 0.7" in apart.reason
+    assert "0.400 ± 0.000, against 0.7" in apart.reason
     assert judge(results([[0.5, 0.5]]).assign_attrs(images="")).agrees is None
 
 
