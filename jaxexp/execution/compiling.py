@@ -228,7 +228,7 @@ def _compile(parts: Iterator[tuple[str, jax.stages.Lowered]], platform: str) -> 
     compiling: dict[str, Future[jax.stages.Compiled]] = {}
     with ThreadPoolExecutor(len(LoweredProgram._fields), "compile") as pool:
         for name, own in parts:
-            if name == "init" and platform == "cpu" and keeps_two_moments(own.out_info[0]):
+            if name == "steps" and platform == "cpu" and keeps_two_moments(own.args_info[0][1]):
                 options["steps"] = FOR_UPDATES
             compiling[name] = pool.submit(compile_with, options.get(name, {}), own)
         made = {name: one.result() for name, one in compiling.items()}
@@ -319,12 +319,19 @@ def lowered_in_turn(
         with precision.asked(products), traced_for(platform):
             return function.lower(*arguments)
 
-    init = lower(init_jit, leaves, data)
-    yield "init", init
-    state, record = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), init.out_info)
-    left = {
-        "steps": (steps_jit, (leaves, state, record, number, number, number, data, number)),
-        "evaluate": (evaluate_jit, (leaves, state, record, number, number, data, number)),
+    @one_at_a_time
+    def shapes_of(function: jax.stages.Wrapped, *arguments: PyTree) -> PyTree:
+        with precision.asked(precision.FLOAT32), traced_for(platform):
+            made = function.trace(*arguments).out_info  # which JAX keeps for lowering it
+        return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), made)
+
+    state, record = shapes_of(init_jit, leaves, data)
+    # What takes longest to compile comes first.
+    stepped = leaves, state, record, number, number, number, data, number
+    yield "steps", lower(steps_jit, *stepped, products=products)
+    yield "init", lower(init_jit, leaves, data)
+    left: dict[str, tuple[jax.stages.Wrapped, tuple[PyTree, ...]]] = {
+        "evaluate": (evaluate_jit, (leaves, state, record, number, number, data, number))
     }
     if "predictions" in program.record:
         left["predict"] = predict_jit, (leaves, state, data)
