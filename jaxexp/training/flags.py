@@ -35,7 +35,7 @@ NEEDED: dict[str, tuple[tuple[Value, ...], str]] = {
     **dict.fromkeys(
         ("jax_transfer_guard", "jax_transfer_guard_host_to_device",
          "jax_transfer_guard_device_to_host"),
-        ((None, "allow", "log"), "programs are given data, and metrics are read"),
+        ((None, "allow", "log", "log_explicit"), "data go to devices, and metrics come back"),
     ),
 }  # fmt: skip
 CHECKS = ("jax_debug_infs", "jax_debug_nans")  # whether what is computed is looked at
