@@ -15,6 +15,7 @@ from jaxexp.cli import library
 from jaxexp.cli.inputs import Inputs
 from jaxexp.cli.library import Source
 from jaxexp.cli.searching import Search
+from jaxexp.planning.plan import check_mode
 from jaxexp.spec.sweep import Sweep
 
 if TYPE_CHECKING:
@@ -172,10 +173,7 @@ class Command:
 
     def check(self) -> None:
         """Raise UserError for an option that is none."""
-        from jaxexp.planning.plan import MODES  # JAX takes a second to start
-
-        if self.programs not in MODES:
-            raise UserError(f"programs={self.programs!r}: expected one of {', '.join(MODES)}")
+        check_mode(self.programs)
         if self.memory is not None and not 0 < self.memory < math.inf:
             raise UserError(f"memory={self.memory}: expected gigabytes, a number above 0")
 

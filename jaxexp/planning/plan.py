@@ -70,12 +70,17 @@ def plan(
     Raises UserError for an unknown mode, trials that cannot share one program, two sweeps of one
     name, or a grid that needs more memory than there is.
     """
-    if mode not in MODES:
-        raise UserError(f"programs={mode!r}: expected one of {', '.join(MODES)}")
+    check_mode(mode)
     planner = _Planner(list(sweeps), devices, workload, mode, MACHINES[backend], nodes)
     made = Plan(tuple(planner.programs()), devices, backend, workload.data_bytes, nodes, mode)
     _check_memory(made, host_memory, device_memory)
     return made
+
+
+def check_mode(mode: str) -> None:
+    """Raise UserError for an unknown one."""
+    if mode not in MODES:
+        raise UserError(f"programs={mode!r}: expected one of {', '.join(MODES)}")
 
 
 def tradeoff(

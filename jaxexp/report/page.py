@@ -328,13 +328,12 @@ def _column(column: pd.Series, *, given: bool = False) -> list[str]:
     values = column.to_numpy()
     if values.dtype.kind != "f" or given:
         return ["–" if _missing(value) else setting(value) for value in values]
-    sizes = np.abs(values[np.isfinite(values) & (values != 0)])
-    if not sizes.size or sizes.max() >= 99 * sizes.min():  # no common number of decimals
-        return [number(value) for value in values]
-    needed = max(len(number(value).partition(".")[2]) for value in values)
+    each, sizes = [number(value) for value in values], np.abs(values[np.isfinite(values)])
+    sizes = sizes[sizes > 0]
+    if not sizes.size or sizes.max() >= 99 * sizes.min() or "e" in "".join(each):
+        return each  # they have no common number of decimals
+    needed = max(len(text.partition(".")[2]) for text in each)
     places = min(needed, max(0, 3 - int(np.floor(np.log10(sizes.max())))))
-    if "e" in "".join(number(value) for value in values[np.isfinite(values)]):
-        return [number(value) for value in values]
     fixed = [f"{value:,.{places}f}".replace("-", "−") for value in values]
     return ["–" if np.isnan(v) else text for v, text in zip(values, fixed, strict=True)]
 

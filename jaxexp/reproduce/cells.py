@@ -84,13 +84,13 @@ class Cells:
                 if lines[start].strip(" \t\n"):
                     found.append(start + 1)
                     width = width or len(fields)
-                    header = lines[found[0] - 1].strip()
-                    if len(fields) != width == 1 and {";", "\t"} & {*header}:
-                        raise jx.UserError(
-                            f"{self.path}, line {found[0]}: the header is {header!r}, expected "
-                            "names split by commas"
-                        )
                     if len(fields) != width:
+                        header = lines[found[0] - 1].strip()
+                        if width == 1 and {";", "\t"} & {*header}:
+                            raise jx.UserError(
+                                f"{self.path}, line {found[0]}: the header is {header!r}, expected "
+                                "names split by commas"
+                            )
                         raise jx.UserError(
                             f"{self.path}, line {start + 1}: the row has {len(fields)} fields, "
                             f"split by commas, expected {width} as in the header"
