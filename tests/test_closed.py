@@ -1148,13 +1148,13 @@ def test_points_close_together_are_predicted(results):
 
 @pytest.mark.parametrize("trial", [0, TRIAL, "best"])
 def test_predictions_are_of_a_trial_of_the_results(results, trial):
-    with pytest.raises(jx.UserError, match=r"trial=.*: expected a trial of these results"):
+    with pytest.raises(jx.UserError, match=r"trial is an? .*, expected a trial of these results"):
         results.predict(X_Nx3, trial)
 
 
 def test_a_trial_of_another_run_is_refused_though_its_hyperparameters_are_equal(results):
     other = run(results.sweep, line(), DATA)
-    with pytest.raises(jx.UserError, match=r"trial=TrialResult.*: expected a trial of these"):
+    with pytest.raises(jx.UserError, match="trial is a TrialResult, expected a trial of these"):
         results.predict(X_Nx3, other.trial(learning_rate=0.1))
     own = results.trial(learning_rate=0.1)
     assert results.predict(X_Nx3[:3], own).shape == (3,)

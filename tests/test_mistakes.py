@@ -203,7 +203,7 @@ MISTAKES = {
     "a class without examples": (lambda: plan(init=zeros(4, 5)), "label 3 does not occur"),
     "groups as labels": (
         lambda: plan(init=zeros(4, 2)),
-        r"expected 0 to 1 .*; whole numbers are labels where a prediction is \(B, 2\): .* floats",
+        r"predictions are \(B, 2\): .*, expected 0 to 1 .*; whole numbers are labels there",
     ),
     "rows missing": (lambda: jx.arrays(X[:50], LABEL), "y: 60 rows, expected 50"),
     "no targets": (lambda: plan(jx.arrays(X)), "needs jaxexp.Examples with inputs x and targets y"),
@@ -418,6 +418,9 @@ MISTAKES = {
     # Hyperparameters
     "misspelt": (lambda: plan(axes={"learnin_rate": [0.1]}), "did you mean learning_rate"),
     "never read": (lambda: plan(trial=OWN.replace(drop=0.5)), "drop is set to 0.5, but"),
+    "folds of data without": (
+        lambda: plan(axes={"fold": [0, 1]}), "0 or 1, but the data have no folds: expected"
+    ),
     "a size nobody pads": (
         lambda: plan(
             trial=OWN, axes={"hidden": [4, 8]}, init=hidden_layer,

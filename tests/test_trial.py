@@ -95,6 +95,7 @@ def test_every_value_makes_another_id():
         ({"scale": [0]}, "scale=0.0: expected a number above 0 and at most 8"),
         ({"kernels": [(3, 0)]}, "kernels=3-0: expected numbers at least 1"),
         ({"channel": [3]}, "unknown hyperparameter 'channel': did you mean channels"),
+        ({"zzz": [3]}, r"unknown hyperparameter 'zzz' \(there are: "),
     ],
 )
 def test_other_values_are_refused(values, message):

@@ -376,7 +376,8 @@ def list_sweeps() -> None:
     """
     for name in library.names():
         trials = len(library.load(name).trials())
-        print(f"{name:15s} {trials:3d} trials   {library.describe(name)}")
+        words = "trial " if trials == 1 else "trials"
+        print(f"{name:15s} {trials:3d} {words}   {library.describe(name)}")
 
 
 for function in (*begun.COMMANDS, list_sweeps, bench, *browse.COMMANDS):

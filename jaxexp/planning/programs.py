@@ -216,7 +216,7 @@ class Plan:
                 map(str, program.devices)
             )
         prefixes = f" (and {len(program.prefixes)} of fewer)" if program.prefixes else ""
-        chunks = f", {program.chunk} at a time on each"
+        chunks = f", {program.chunk} at a time" + (" on each" if len(program.devices) > 1 else "")
         if program.one_by_one:
             where += ", one after another"
         elif program.filled() > len(program.devices) * program.chunk:

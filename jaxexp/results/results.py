@@ -171,9 +171,10 @@ class Results:
         if len(found) != 1:
             said = ", ".join(f"{name}={text(value)}" for name, value in wanted.items())
             axes = ", ".join(name for axis in self.sweep.axes for name in axis)
+            have = f"have {said}" if said else "were trained"
             raise UserError(
-                f"{len(found)} of {len(trials)} trials have {said or 'any values'}: expected one; "
-                f"they differ in {axes or 'nothing'}"
+                f"{len(found)} of {len(trials)} trials {have}, expected one: they differ in "
+                f"{axes or 'nothing'}"
             )
         return self._at(found[0])
 
@@ -215,8 +216,8 @@ class Results:
         chosen = self.best() if chosen is None else chosen
         if not isinstance(chosen, TrialResult) or not self._has(chosen):
             raise UserError(
-                f"trial={chosen!r}: expected a trial of these results, as results.trial(…) or "
-                "results.best(…) returns it"
+                f"trial is {type_of(chosen)}, expected a trial of these results, as "
+                "results.trial(…) or results.best(…) returns it"
             )
         if chosen.variables is None:
             raise UserError("the parameters were not kept: run with keep_params=True")

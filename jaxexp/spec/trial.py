@@ -136,7 +136,8 @@ class Trial:
             meant = ABBREVIATIONS.get(str(name), str(name))
             hint = did_you_mean(meant if meant in cls.fields() else str(name), cls.fields(), 0.5)
             known = ", ".join(cls.fields())
-            raise UserError(f"unknown hyperparameter {name!r}: {hint}(there are: {known})")
+            hint = f": {hint}" if hint else " "
+            raise UserError(f"unknown hyperparameter {name!r}{hint}(there are: {known})")
 
     def check(self) -> None:
         """Raise UserError unless every value lies in its range and the values fit together."""

@@ -244,9 +244,9 @@ class Supervised(Task):
             try:
                 check_labels(data, shape[1])
             except UserError as error:
+                counts = "; whole numbers are labels there: give counts as y.astype('float32')"
                 raise UserError(
-                    f"{error}; whole numbers are labels where a prediction is (B, {shape[1]}): "
-                    "what is none, as a count or a group, is given as floats, y.astype('float32')"
+                    f"predictions are (B, {shape[1]}): {error}{'' if data.classes else counts}"
                 ) from error
         elif self.classification and shape == wanted and OF_LABELS & set(self.metrics.values()):
             check_labels(data, 2)
