@@ -188,7 +188,7 @@ def row(line: str) -> str:
         ("\n\n", "the file is empty, expected a header"),
         (HEADER, "no rows after the header, expected one or more"),
         ("a,long,country\n1,2,3\n", "line 1: column lat is missing in 'a', 'long', 'country', exp"),
-        ("\nlong;lat;country\n", "line 2: column long is missing in 'long;lat;country', expected"),
+        ("\nlong;lat;country\n", "line 2: the header is 'long;lat;country', expected names split"),
         ("lat,long,lat,country\n", "line 1: column lat is repeated in 'lat', 'long', 'lat', 'co"),
         (row("1,abc,48,11"), "line 4: long is 'abc', expected a number of degrees from -180 to 1"),
         (row("1,2,abc,11"), "line 4: lat is 'abc', expected a number of degrees from -90 to 90"),
@@ -205,11 +205,11 @@ def row(line: str) -> str:
         (row('1,2,48,"a\nb"'), r"line 4: country is 'a\nb', expected an integer or printable te"),
         (
             row("1,2,48"),
-            "line 4: the row has 3 fields, split by commas, expected 4 as in the header",
+            "line 4: fields in the row, split by commas: 3, expected 4 as in the header",
         ),
         (
             row("1,2,48,11,5"),
-            "line 4: the row has 5 fields, split by commas, expected 4 as in the header",
+            "line 4: fields in the row, split by commas: 5, expected 4 as in the header",
         ),
         (row('1,2,48,"11'), "line 4: the row is not CSV (unexpected end of data), expected fie"),
         (row("1,2,48," + "a" * 200_000), "line 4: the row is not CSV (field larger than field"),
@@ -221,7 +221,7 @@ def row(line: str) -> str:
         (row("1,2,48,11").replace("\n", "\r") + "1,x,48,11", "line 5: long is 'x'"),
         (
             "long,lat,country,x\n1,2,3,4\n1,2,3\n",
-            "line 3: the row has 3 fields, split by commas, exp",
+            "line 3: fields in the row, split by commas: 3, exp",
         ),
         (GOOD.encode() + b"1,2,48,\xff\n", "line 4: byte 0xff is not text, expected a CSV file in"),
         (b"\xef\xbb\xbf" + GOOD.encode() + b"1,2,\xfe8,11\n", "line 4: byte 0xfe is not text"),

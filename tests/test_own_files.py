@@ -215,14 +215,22 @@ def test_columns_are_the_same_in_any_normal_form_of_unicode(forms, tmp_path):
         ("a,b\n1,2\n", "line 1: the columns are a, b, expected 1 column of numbers"),
         ("a\n1\nx\n", "line 3: a is 'x', expected a number"),
         ("a\n", "no rows after the header"),
-        ("0.5\n1\n", "line 1: the header is numbers alone (0.5), expected the names of 1 c"),
-        ("\ufeff -5e-1\n", "line 1: the header is numbers alone (-5e-1), expected the names"),
+        ("0.5\n1\n", "line 1: there are numbers in the header (0.5), expected the names"),
+        ("\ufeff -5e-1\n", "line 1: there are numbers in the header (-5e-1), expected"),
+        ("NA,,2.5\n1,2,3\n", "line 1: there are numbers in the header (2.5), expected the na"),
         ("a\n\n1\n\nx\n", "line 5: a is 'x', expected a number"),
         (
             "a\n1\n2,3\n",
-            "line 3: the row has 2 fields, split by commas, expected 1 as in the header",
+            "line 3: fields in the row, split by commas: 2, expected 1 as in the header",
         ),
-        ("a\n1,2\n", "line 2: the row has 2 fields, split by commas, expected 1 as in the header"),
+        (
+            "a,b\n1\n",
+            "line 2: fields in the row, split by commas: 1, expected 2 as in the header",
+        ),
+        (
+            "a\n1,2\n",
+            "line 2: fields in the row, split by commas: 2, expected 1 as in the header",
+        ),
         ('a\n""\n', "line 2: a is '', expected a number"),
         ("a\nTrue\n", "line 2: a is 'True', expected a number"),
         ("a\n1e39\n", "line 2: a is '1e39', expected a number that float32 holds"),
@@ -238,6 +246,18 @@ def test_tables_that_cannot_be_predicted(table, message, tmp_path):
         prediction._read(file, None, jx.MLPClassification(), np.zeros((1, 1), np.float32), print)
     assert message in str(refused.value)
     assert str(file) in str(refused.value)
+
+
+@pytest.mark.parametrize("features", [None, ["a", "b"]])
+@pytest.mark.parametrize("split", [";", "\t"])
+@pytest.mark.parametrize("row", ["1{}2", "1,5{}2"])
+def test_tables_that_commas_do_not_split(row, split, features, tmp_path):
+    file = tmp_path / "new.csv"
+    file.write_text(f"a{split}b\n{row.format(split)}\n")
+    with pytest.raises(jx.UserError) as refused:
+        prediction._read(file, features, jx.MLPClassification(), np.zeros((1, 2)), print)
+    header = f"a{split}b"
+    assert f"line 1: the header is {header!r}, expected names split by commas" in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -316,11 +336,11 @@ def test_fractions_are_read_where_the_model_computes_with_whole_numbers_as_with_
 def test_a_file_of_another_kind_than_the_models_read(regression, capsys):
     _, err = told(capsys, "predict", str(regression), "cat.jpg", code=2)
     assert "cat.jpg: expected models of a sweep whose file defines `predict(model, files)`" in err
-    assert "for other files than CSV; this run has none" in err
+    assert "for files whose names do not end in .csv, as of tables; this run has none" in err
     _, err = told(capsys, "predict", str(regression), "--export", "w.pth", code=2)
     assert "--export w.pth: expected models of a sweep whose file defines `export(model, " in err
     _, err = told(capsys, "predict", str(regression), "a.csv", "cat.jpg", code=2)
-    assert "cat.jpg: expected a CSV file as a.csv, or images alone" in err
+    assert "cat.jpg: expected a name in .csv, as a.csv, or images alone" in err
 
 
 @pytest.fixture(scope="module")

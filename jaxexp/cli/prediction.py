@@ -58,7 +58,7 @@ def predict_files(
     tables = [file for file in files if file.suffix.lower() == ".csv"]
     if tables and len(tables) < len(files):
         other = next(file for file in files if file not in tables)
-        raise UserError(f"{other}: expected a CSV file as {tables[0]}, or images alone")
+        raise UserError(f"{other}: expected a name in .csv, as {tables[0]}, or images alone")
 
     def serves(source: Source) -> bool:
         """Whether its models predict such files, and are exported, if that is asked for."""
@@ -108,7 +108,8 @@ def _needed(files: Sequence[Path], tables: Sequence[Path], export: Path | None) 
     """The functions of a sweep's file that predict such files and export models."""
     needed = []
     if files:
-        no, kinds = ("no ", "CSV files") if tables else ("", "other files than CSV")
+        kinds = "CSV files" if tables else "files whose names do not end in .csv, as of tables"
+        no = "no " if tables else ""
         needed.append(f"{no}`predict(model, files)`, for {kinds}")
     if export:
         needed.append("`export(model, path)`, for --export")
@@ -224,12 +225,12 @@ def _of_tables(
 
 
 def _check_header(cells: Cells, width: int) -> None:
-    """Refuse a first row of numbers: an example of a file without a header would be left out."""
-    named = pd.Series([name for name in cells.names if name], dtype=str)
-    if len(named) and pd.to_numeric(named, errors="coerce").notna().all():
-        found = f"the header is numbers alone ({', '.join(named[:SHOWN])})"
-        names = f"the names of {count(width, 'column')}, with the first example in the row below"
-        cells.refuse(0, found, names)
+    """Refuse numbers in the first row: an example of a file without a header would be left out."""
+    names = pd.Series(cells.names, dtype=str)
+    if len(numbers := names[pd.to_numeric(names, errors="coerce").notna()]):
+        found = f"there are numbers in the header ({', '.join(numbers[:SHOWN])})"
+        expected = f"the names of {count(width, 'column')}, with the first example in the row below"
+        cells.refuse(0, found, expected)
 
 
 def _columns(cells: Cells, features: Sequence[str] | None, width: int) -> list[str]:

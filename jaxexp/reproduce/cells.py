@@ -68,7 +68,17 @@ class Cells:
     def refuse(self, row: int, found: str, expected: str) -> None:
         """Raise UserError for a row."""
         line = self.lines[row]
+        if row == 0:
+            self._check_split(line, self.names)
         raise jx.UserError(f"{self.path}, line {line}: {found}, expected {expected}")
+
+    def _check_split(self, line: int, header: list[str]) -> None:
+        """Refuse a header that is split by something else than commas."""
+        if len(header) == 1 and {";", "\t"} & {*header[0]}:
+            raise jx.UserError(
+                f"{self.path}, line {line}: the header is {header[0]!r}, expected names split by "
+                "commas"
+            )
 
     @cached_property
     def lines(self) -> list[int]:
@@ -78,22 +88,17 @@ class Cells:
         """
         lines = io.StringIO(self._text).readlines()
         reader = csv.reader(lines, strict=True, skipinitialspace=True)
-        start, width, found = 0, 0, list[int]()
+        start, header, found = 0, list[str](), list[int]()
         try:
             for fields in reader:
                 if lines[start].strip(" \t\n"):
                     found.append(start + 1)
-                    width = width or len(fields)
-                    if len(fields) != width:
-                        header = lines[found[0] - 1].strip()
-                        if width == 1 and {";", "\t"} & {*header}:
-                            raise jx.UserError(
-                                f"{self.path}, line {found[0]}: the header is {header!r}, expected "
-                                "names split by commas"
-                            )
+                    header = header or fields
+                    if len(fields) != len(header):
+                        self._check_split(found[0], header)
                         raise jx.UserError(
-                            f"{self.path}, line {start + 1}: the row has {len(fields)} fields, "
-                            f"split by commas, expected {width} as in the header"
+                            f"{self.path}, line {start + 1}: fields in the row, split by "
+                            f"commas: {len(fields)}, expected {len(header)} as in the header"
                         )
                 start = reader.line_num
         except csv.Error as error:
