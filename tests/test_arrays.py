@@ -291,6 +291,9 @@ DATES = np.array(["2024-01-01"] * N, "datetime64[D]")
         ("X: column 1: values up to 1.70000001e+09", (X * 9 + SECONDS).astype(np.int64)),
         ("X: column 'b': values up to 1.70000001e+09", (FRAME * 9 + SECONDS).astype(int)),
         ("X: column 0: values up to", -Y[:, None] - 2**27),
+        ("X: column 'd': values up to 1e+18...by only 1.12", FRAME.assign(d=Y + 10**18)),
+        ("X: column 'd': values up to 9.22337204e+18", FRAME.assign(d=Y.astype(np.uint64) + 2**63)),
+        ("X: column 'd': values up to 1e+13", pl.DataFrame({"a": X[:, 0], "d": Y + 10**13})),
     ],
 )
 def test_refused_inputs(said: str, given: Any):
@@ -311,6 +314,8 @@ def test_masked_arrays_in_lists_are_refused():
 
 def test_columns_that_are_all_but_constant_are_fine():
     given = np.c_[X, np.full(N, 1e9), np.where(Y == 0, 0.1 + 0.2, 0.3)]
+    assert arrays(given, Y).train.x.shape[1] == 5
+    given = FRAME.assign(d=2**62, e=np.linspace(-(2**63), 2**63 - 2**10, N).astype(np.int64))
     assert arrays(given, Y).train.x.shape[1] == 5
 
 
@@ -428,6 +433,7 @@ def test_targets(given: Any, options: dict[str, Any], y: list[Any], classes: Any
         ("y: values up to", X[:, 0] + 1e10, {}),
         ("y: values up to 1.7e+09", Y + 1_700_000_000, {}),
         ("y: column 1: values up to", np.c_[Y, Y + 1_700_000_000], {}),
+        ("y: column 'd': values up to 1e+18", FRAME.assign(d=Y + 10**18), {}),
         ("classes: ['a'], expected at least 2", Y, {"classes": ["a"]}),
         ("classes: 'a' twice", Y, {"classes": ["a", "b", "a", "c"]}),
         ("classes: 'auto', expected \"infer\"", Y, {"classes": "auto"}),

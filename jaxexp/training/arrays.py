@@ -202,7 +202,8 @@ def checked_inputs(
     where: str, value: object, *, rounding: bool = True, flat: bool = False, hint: str = ""
 ) -> tuple[np.ndarray, tuple[str, ...] | None]:
     """X as float32, int32 or uint8, never the user's own memory, and the names of its columns."""
-    array, features, categorical = read(where, value)
+    raw = read(where, value)
+    array = raw.array
     if array.ndim == 0:
         raise UserError(
             f"{where}: {type_of(value)}, expected an array of shape (N, F) or (N, ...){hint}"
@@ -215,5 +216,4 @@ def checked_inputs(
         )
     if len(array) == 0 or 0 in array.shape:
         raise UserError(f"{where}: shape {array.shape}, expected at least one row and one column")
-    numbers = to_numbers(where, array, features, categorical=categorical, rounding=rounding)
-    return numbers, features
+    return to_numbers(where, raw, rounding=rounding), raw.features

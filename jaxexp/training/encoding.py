@@ -88,7 +88,7 @@ class Encoder:
         if raw.categorical or dtype_kind(raw.array.dtype) not in "iuf":
             refuse_dtype(where, raw.array, raw.features)
         if self.kind == "real":
-            return to_float32(where, raw.array, raw.features)
+            return to_float32(where, raw.array, raw.features, raw.columns)
         check_label_shape(where, raw.array, one_hot=False)
         check_whole(where, raw.array)
         return to_int32(where, raw.array)

@@ -1,5 +1,7 @@
 """Numbers of a user as float32 and int32, refused where these would change them."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from jaxexp.base.errors import UserError
@@ -12,25 +14,19 @@ from jaxexp.training.checks import (
     refuse_dtype,
     refuse_where,
 )
-from jaxexp.training.reading import read
+from jaxexp.training.reading import Raw, read
 
 WHOLE = 2**24  # up to it, float32 holds every whole number
 
 
-def to_numbers(
-    where: str,
-    array: np.ndarray,
-    features: tuple[str, ...] | None = None,
-    *,
-    categorical: bool = False,
-    rounding: bool = True,
-) -> np.ndarray:
+def to_numbers(where: str, raw: Raw, *, rounding: bool = True) -> np.ndarray:
     """As float32, int32 or uint8, copied; refuses what these do not hold."""
+    array, features, categorical, columns = raw
     kind = dtype_kind(array.dtype)
     if kind not in "biuf" or categorical:
         refuse_dtype(where, array, features)
     if kind == "f":
-        return to_float32(where, array, features, rounding=rounding)
+        return to_float32(where, array, features, columns, rounding=rounding)
     if kind == "b":
         return array.astype(np.float32)
     if array.dtype == np.uint8:
@@ -42,10 +38,11 @@ def to_float32(
     where: str,
     array: np.ndarray,
     features: tuple[str, ...] | None = None,
+    columns: Sequence[np.ndarray] = (),
     *,
     rounding: bool = True,
 ) -> np.ndarray:
-    """Finite numbers that float32 holds; raises UserError for others."""
+    """Finite numbers that float32 holds; raises UserError for others. `columns`: as in `Raw`."""
     refuse_where(where, ~np.isfinite(array), array, "a finite number", features)
     with np.errstate(over="ignore", under="ignore"):
         small = array.astype(np.float32)
@@ -55,6 +52,10 @@ def to_float32(
     wide = array.dtype.kind in "iuf" and array.dtype.itemsize >= 8
     if rounding and wide and array.ndim <= 2:
         _check_rounding(where, array, small, features)
+        for i, column in enumerate(columns):
+            if column.dtype.kind in "iu":  # which float64 may have rounded
+                name = (features[i],) if features else None
+                _check_rounding(where, column[:, None], small[:, i : i + 1], name)
     return small
 
 
@@ -80,13 +81,19 @@ def _check_rounding(
 ) -> None:
     """Refuse columns whose differences float32 rounds away: times in seconds since 1970."""
     wide_NxF, small_NxF = array.reshape(len(array), -1), small.reshape(len(array), -1)
+    whole = array.dtype.kind in "iu"
     step = max(1, BLOCK_BYTES // (8 * len(array)))
     for start in range(0, wide_NxF.shape[1], step):
-        wide = wide_NxF[:, start : start + step].astype(np.float64)
-        spread_F, size_F = wide.std(0), np.abs(wide).max(0)
-        lost_F = np.abs(wide - small_NxF[:, start : start + step]).max(0)
+        wide, small = (a[:, start : start + step] for a in (wide_NxF, small_NxF))
+        size_F = np.abs(wide.astype(np.float64)).max(0)
+        # Above the lowest: of whole numbers, modulo 2^64, without any rounding.
+        exact = np.dtype(np.uint64 if whole else np.float64)
+        above = (wide.astype(exact) - wide.min(0).astype(exact)).astype(np.float64)
+        spread_F = above.std(0)
+        lost_F = np.abs(above - (small.astype(np.float64) - small.min(0))).max(0)
         # What varies by the rounding of float64 is a constant, and harmless.
-        for i in np.flatnonzero((spread_F > 1e-12 * size_F) & (lost_F > 0.01 * spread_F)):
+        least_F = 0 if whole else 1e-12 * size_F
+        for i in np.flatnonzero((spread_F > least_F) & (lost_F > 0.01 * spread_F)):
             place = ""
             if array.ndim == 2:
                 place = f" column {features[start + i]!r}:" if features else f" column {start + i}:"
@@ -99,7 +106,7 @@ def _check_rounding(
 
 def to_weights(where: str, value: object, n: int) -> np.ndarray:
     """One weight for each of n examples, at least 0; raises UserError for others."""
-    array, _, categorical = read(where, value)
+    array, _, categorical, _ = read(where, value)
     if categorical or dtype_kind(array.dtype) not in "biuf":
         refuse_dtype(where, array, None)
     if array.shape != (n,):

@@ -31,6 +31,7 @@ class Raw(NamedTuple):
     array: np.ndarray
     features: tuple[str, ...] | None = None
     categorical: bool = False
+    columns: Sequence[np.ndarray] = ()  # of a frame, as they were before they shared a dtype
 
 
 def read(where: str, value: object) -> Raw:
@@ -131,7 +132,7 @@ def _frame(where: str, frame: "pd.DataFrame | pl.DataFrame", names: tuple[str, .
             columns[i] = column.astype(np.float32)
     if not columns:
         return Raw(np.empty((len(frame), 0)), names)
-    return Raw(np.stack(columns, axis=1), names)
+    return Raw(np.stack(columns, axis=1), names, columns=columns)
 
 
 def _is_categorical(series: object) -> bool:
