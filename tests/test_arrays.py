@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import polars as pl
+import pyarrow as pa
 import pytest
 import scipy.sparse
+import xarray as xr
 
 import jaxexp.training.data
 from jaxexp.base.errors import UserError
@@ -227,6 +229,7 @@ def test_frames_and_series(frame: Any):
 RAGGED = [[1.0, 2.0]] * (N - 1) + [[1.0]]
 LAST = np.random.default_rng(0).permutation(N)[-1]  # in validation, always
 SECONDS = np.array([0, 1.7e9, 0])  # since 1970, in column 1
+DECIMALS = pl.DataFrame({"d": pl.Series([1] * N, dtype=pl.Decimal(4, 0)), "a": Y})
 DATES = np.array(["2024-01-01"] * N, "datetime64[D]")
 
 
@@ -267,8 +270,12 @@ DATES = np.array(["2024-01-01"] * N, "datetime64[D]")
         ("X: row 2, column 0 is None, expected", but(X.astype(object), (2, 0), None)),
         ("X: row 0, column 0 is 0.12...not object", X.astype(object)),
         ("X: a list that does not convert...rows of different lengths", RAGGED),
-        ("X: shape (20,), expected (N, F)...X[:, None]", X[:, 0]),
-        ("X: shape (20,), expected (N, F)...X.to_frame()", FRAME["a"]),
+        ("X: shape (20,), ...give np.reshape(X, (-1, 1)); if it is one example, [X]", X[:, 0]),
+        ("X: shape (20,), ...X.to_frame(); if it is one example, a frame of one", FRAME["a"]),
+        ("X: row 0 is {'a': 1}, expected numbers only", [{"a": 1}] * N),
+        ("X: a Table with names of columns, expected...X.to_pandas()", pa.table({"a": Y})),
+        ("X: a DataArray with names of columns, expected", xr.DataArray(FRAME)),
+        ("X: row 0, column 'd' is Decimal('1')...not object (.astype(float), or .cast(", DECIMALS),
         ("X: shape (0, 3), expected at least one row", X[:0]),
         ("X: shape (20, 0), expected at least one row and one column", X[:, :0]),
         ("X: shape (20, 0), expected at least one row and one column", FRAME[[]]),
@@ -362,6 +369,8 @@ def test_indexes_that_are_not_aligned():
         (pd.Series(pd.Categorical([10, 9] * 2)), {"classes": [10, 9]}, [0, 1] * 2, ("10", "9")),
         ([True, False] * 2, {}, [1, 0, 1, 0], ("False", "True")),
         (pl.Series([True, False] * 2), {}, [1, 0, 1, 0], ("False", "True")),
+        (pa.array(["b", "a"] * 2), {}, [1, 0, 1, 0], ("a", "b")),
+        (xr.DataArray([10, 9, 10, 2]), {}, [10, 9, 10, 2], None),
         (pd.array([True, False] * 2, "boolean"), {}, [1, 0, 1, 0], ("False", "True")),
         ([10, 9, 10, 2], {}, [10, 9, 10, 2], None),
         ([10, 9, 10, 2], {"classes": "infer"}, [2, 1, 2, 0], ("2", "9", "10")),

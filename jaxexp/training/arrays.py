@@ -9,7 +9,13 @@ from jaxexp.base.errors import UserError
 from jaxexp.base.numbers import is_int
 from jaxexp.base.words import type_of
 from jaxexp.spec.arguments import refuses_unknown_arguments
-from jaxexp.training.checks import named_leaves, plain_value, refuse_names, shape_like
+from jaxexp.training.checks import (
+    dtype_kind,
+    named_leaves,
+    plain_value,
+    refuse_names,
+    shape_like,
+)
 from jaxexp.training.data import Data, Examples
 from jaxexp.training.encoding import Encoder
 from jaxexp.training.numbers import to_numbers, to_weights
@@ -31,7 +37,8 @@ def arrays(
     """Data from a user's own arrays, checked and copied; what is returned is read-only.
 
     X, y and weights are NumPy arrays, lists, pandas or polars frames and series, or anything that
-    converts to a NumPy array (tensors of torch, JAX arrays).
+    converts to a NumPy array (tensors of torch, JAX arrays). Other tables whose columns have names,
+    such as pyarrow's, are refused: give `.to_pandas()`.
 
     *Splits.* `validation` and `test` are a fraction of all N rows (rounded to the nearest, at
     least one), a whole number of rows, a split of its own as (X, y) or (X, y, weights), or None.
@@ -208,11 +215,13 @@ def checked_inputs(
         raise UserError(
             f"{where}: {type_of(value)}, expected an array of shape (N, F) or (N, ...){hint}"
         )
-    if array.ndim == 1 and not flat:
-        way = "X.to_frame()" if hasattr(value, "to_frame") else "X[:, None]"
+    if array.ndim == 1 and not flat and dtype_kind(array.dtype) in "biuf":
+        column, row = "np.reshape(X, (-1, 1))", "[X]"
+        if hasattr(value, "to_frame"):
+            column, row = "X.to_frame()", "a frame of one row, such as .iloc[[0]]"
         raise UserError(
             f"{where}: shape {array.shape}, expected (N, F) or (N, ...); "
-            f"if each row is one number, give {way}"
+            f"if each row is one number, give {column}; if it is one example, {row}"
         )
     if len(array) == 0 or 0 in array.shape:
         raise UserError(f"{where}: shape {array.shape}, expected at least one row and one column")

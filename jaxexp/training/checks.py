@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from decimal import Decimal
 
 import numpy as np
 
@@ -325,22 +326,26 @@ def refuse_dtype(
     expected = ways.get(array.dtype.kind, expected) if expected == "numbers" else expected
     if array.dtype.kind == "O":  # the first that is no number
         for index in np.ndindex(array.shape):
-            if not isinstance(array[index], (bool, int, float, np.number)):
+            if not isinstance(array[index], (bool, int, float, np.number, Decimal)):
                 refuse(where, index, array[index], expected, features)
     if array.size == 0 or array.ndim == 0:
         raise UserError(f"{where}: of dtype {array.dtype}, expected {expected}")
     index = (0,) * array.ndim
     hint = " (a category: give one column of 0 and 1 for each)" if array.dtype.kind in "iuf" else ""
     if array.dtype.kind in "OUT":
-        hint = " (.astype(float) if they are numbers; otherwise encode them as such)"
+        way = ".astype(float), or .cast(pl.Float64) of polars,"
+        hint = f" ({way} if they are numbers; otherwise encode them as such)"
     refuse(where, index, array[index], f"{expected}, not {array.dtype}{hint}", features)
 
 
 def convert(where: str, value: object) -> np.ndarray:
     """To a NumPy array, by whatever way it has."""
     try:
-        array: np.ndarray = value.to_numpy() if hasattr(value, "to_numpy") else np.asarray(value)
-        return array
+        # That of pyarrow's arrays refuses what it would have to copy.
+        if hasattr(value, "to_numpy") and not type(value).__module__.startswith("pyarrow"):
+            array: np.ndarray = value.to_numpy()
+            return array
+        return np.asarray(value)
     except Exception as error:  # of any library
         reason = str(error).strip().splitlines()[0:1] or [type(error).__name__]
         if isinstance(value, (list, tuple)):

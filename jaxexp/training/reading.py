@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 import numpy as np
 
 from jaxexp.base.errors import UserError
+from jaxexp.base.words import type_of
 from jaxexp.training.checks import (
     convert,
     dtype_kind,
@@ -46,13 +47,10 @@ def read(where: str, value: object) -> Raw:
         )
     if isinstance(value, (list, tuple)):
         _check_unmasked(where, value)
-    if roots & {"pandas", "polars"}:
-        if type(value).__name__ == "LazyFrame":
-            raise UserError(f"{where}: a LazyFrame, expected {where}.collect()")
-        if (names := column_names(where, value)) is not None:
-            return _frame(where, cast("pd.DataFrame | pl.DataFrame", value), names)
-        if hasattr(value, "to_numpy"):
-            return Raw(convert(where, value), None, _is_categorical(value))
+    if "polars" in roots and type(value).__name__ == "LazyFrame":
+        raise UserError(f"{where}: a LazyFrame, expected {where}.collect()")
+    if (names := column_names(where, value)) is not None:
+        return _frame(where, cast("pd.DataFrame | pl.DataFrame", value), names)
     array = convert(where, value)
     if array.dtype.names is not None:
         raise UserError(
@@ -61,7 +59,7 @@ def read(where: str, value: object) -> Raw:
         )
     if array.dtype.kind in "US" and isinstance(value, (list, tuple)):
         _check_all_text(where, value, array.ndim)
-    return Raw(array)
+    return Raw(array, None, _is_categorical(value))
 
 
 def _roots(value: object) -> set[str]:
@@ -69,10 +67,19 @@ def _roots(value: object) -> set[str]:
     return {base.__module__.partition(".")[0] for base in type(value).__mro__}
 
 
-def column_names(where: str, value: object) -> tuple[str, ...] | None:
-    """Those of a data frame; None for what is none."""
-    if not (_roots(value) & {"pandas", "polars"} and hasattr(value, "columns")):
+def column_names(where: str, value: PyTree) -> tuple[str, ...] | None:
+    """Those of a data frame of pandas or polars; None for what has none; others are refused."""
+    roots = _roots(value)
+    named = hasattr(value, "columns")
+    if "xarray" in roots and getattr(value, "ndim", 0) == 2:
+        named = value.dims[1] in getattr(value, "coords", ())
+    if not named:
         return None
+    if not roots & {"pandas", "polars"}:
+        raise UserError(
+            f"{where}: {type_of(value)} with names of columns, expected a frame of pandas or "
+            f"polars, such as {where}.to_pandas()"
+        )
     names = tuple(str(name) for name in value.columns)
     if (twice := first_twice(names)) is not None:
         raise UserError(f"{where}: two columns {twice!r}, expected names that differ")
