@@ -336,7 +336,7 @@ def test_fractions_are_read_where_the_model_computes_with_whole_numbers_as_with_
 def test_a_file_of_another_kind_than_the_models_read(regression, capsys):
     _, err = told(capsys, "predict", str(regression), "cat.jpg", code=2)
     assert "cat.jpg: expected models of a sweep whose file defines `predict(model, files)`" in err
-    assert "for files whose names do not end in .csv, as of tables; this run has none" in err
+    assert "for files other than tables, whose names end in .csv; this run has none" in err
     _, err = told(capsys, "predict", str(regression), "--export", "w.pth", code=2)
     assert "--export w.pth: expected models of a sweep whose file defines `export(model, " in err
     _, err = told(capsys, "predict", str(regression), "a.csv", "cat.jpg", code=2)

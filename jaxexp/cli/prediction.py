@@ -108,7 +108,7 @@ def _needed(files: Sequence[Path], tables: Sequence[Path], export: Path | None) 
     """The functions of a sweep's file that predict such files and export models."""
     needed = []
     if files:
-        kinds = "CSV files" if tables else "files whose names do not end in .csv, as of tables"
+        kinds = "CSV files" if tables else "files other than tables, whose names end in .csv"
         no = "no " if tables else ""
         needed.append(f"{no}`predict(model, files)`, for {kinds}")
     if export:
