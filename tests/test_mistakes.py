@@ -294,7 +294,7 @@ MISTAKES = {
     "name of a metric": (lambda: task(metrics={"a b": jx.metrics.auc}), r"metrics\['a b'\]"),
     "name of the results": (
         lambda: plan(metrics={"seconds": jx.metrics.accuracy}),
-        r"metrics\['seconds'\]: results have something else of this name",
+        r"metrics\['seconds'\]: this name stands for something else in results",
     ),
     "conditions": (
         lambda: jx.Sweep(jx.MLPTrial(), conditions={"momentum": {"optimizer": "sgd"}}),
@@ -306,28 +306,28 @@ MISTAKES = {
     ),
     "name of a deviation": (
         lambda: plan(metrics={"loss_std": jx.metrics.accuracy}),
-        r"metrics\['loss_std'\]: results have something else of this name",
+        r"metrics\['loss_std'\]: this name stands for something else in results",
     ),
     "name of what is missing": (
         lambda: plan(metrics={"loss_undefined": jx.metrics.accuracy}),
-        r"metrics\['loss_undefined'\]: results have something else of this name",
+        r"metrics\['loss_undefined'\]: this name stands for something else in results",
     ),
     "name of a metric in the end": (
         lambda: plan(metrics={"a": jx.metrics.accuracy, "final_a_std": jx.metrics.log_loss}),
-        r"metrics\['final_a_std'\]: results have something else of this name",
+        r"metrics\['final_a_std'\]: this name stands for something else in results",
     ),
     "a hyperparameter named as a mean": (
         lambda: jx.plan(jx.Sweep(NamedTrial(final_loss=1.0)), task(), LABELS),
-        r"NamedTrial.final_loss: means over seeds have something else of this name",
+        r"NamedTrial.final_loss: this name stands for something else in results and their means",
     ),
     "name of a count": (
         lambda: plan(metrics={"seeds": jx.metrics.accuracy}),
-        r"metrics\['seeds'\]: results have something else of this name",
+        r"metrics\['seeds'\]: this name stands for something else in means over seeds",
     ),
     "page of nothing": (lambda: jx.write_report({}, "page.html"), "results={}: expected"),
     "name of a hyperparameter": (
         lambda: plan(metrics={"seed": jx.metrics.accuracy}),
-        r"metrics\['seed'\]: Trial has a hyperparameter of this name",
+        r"metrics\['seed'\]: this name stands for something else in Trial",
     ),
     "r2 of labels": (lambda: plan(metrics={"r2": jx.metrics.r2}), "metric 'r2': predictions of"),
     "auc of 3 classes": (lambda: plan(metrics={"auc": jx.metrics.auc}), "'auc'.* two classes"),

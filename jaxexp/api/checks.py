@@ -18,10 +18,6 @@ from jaxexp.training.task import Task
 from jaxexp.training.updates import padded_sizes
 
 ALWAYS_READ = {"epochs", "batch_size", "seed", "matmul_precision"}  # by the engine
-# Variables and dimensions of every dataset of results; see `to_dataset`.
-RESERVED = {"loss", "step_loss", "steps_per_epoch", "epochs_trained", "diverged_epoch"}
-RESERVED |= {"diverged_step", "trial_id", "seconds", "gradient_norm", "best_epoch", "parent"}
-RESERVED |= {"epoch", "split", "step", "layer", "seeds", "diverged_seeds"}
 
 
 def check_read(sweep: Sweep, inspector: Inspector) -> None:
@@ -136,33 +132,6 @@ def check_task(task: Task) -> None:
         value = getattr(task, name)
         if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
             raise UserError(f"{name}={value!r}: expected a dict whose keys are names")
-
-
-def check_metric_names(task: Task, trials: Sequence[Trial]) -> None:
-    """Raise UserError for a metric that would take the place of something else in the results."""
-    means = {  # what means over seeds have beside a metric
-        f"{of}{metric}{beside}"
-        for metric in ("loss", *task.metrics)
-        for of in ("", "final_")
-        for beside in ("", "_std", "_undefined")
-        if of or beside
-    }
-    for trial in {type(trial): trial for trial in trials}.values():
-        if both := sorted(means & trial.fields().keys()):
-            raise UserError(
-                f"{type(trial).__name__}.{both[0]}: means over seeds have something else of this "
-                "name, expected another"
-            )
-    for name in task.metrics:
-        taken = next((type(trial) for trial in trials if name in trial.fields()), None)
-        if taken is not None:
-            raise UserError(
-                f"metrics[{name!r}]: {taken.__name__} has a hyperparameter of this name"
-            )
-        taken_too = name in RESERVED | means or name in task.prediction_dims
-        taken_too |= name.removesuffix("_std") in RESERVED
-        if taken_too or name.startswith("running_"):
-            raise UserError(f"metrics[{name!r}]: results have something else of this name")
 
 
 def check_pads(task: Task, trials: Sequence[Trial]) -> None:

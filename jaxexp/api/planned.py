@@ -10,7 +10,6 @@ import jax
 
 from jaxexp.api.checks import (
     check_filling,
-    check_metric_names,
     check_pads,
     check_read,
     check_records,
@@ -33,6 +32,7 @@ from jaxexp.planning import plan as planning
 from jaxexp.planning.nodes import forecast
 from jaxexp.planning.programs import Plan
 from jaxexp.spec.arguments import refuses_unknown_arguments
+from jaxexp.spec.names import check_names
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial, with_values
 from jaxexp.training import evaluation, flags
@@ -272,7 +272,7 @@ def plan(
     all_devices()  # sets JAX up, before anything that is traced asks it for its backend
     task = checked_task(task, trials)
     check_task(task)
-    check_metric_names(task, trials)
+    check_names(sweeps, task.metrics, (*task.prediction_dims, *data.coords), data.counts)
     if programs != "exact":
         check_pads(task, trials)
     bound = task.bind(data)

@@ -16,6 +16,7 @@ from jaxexp.results.dataset import to_dataset
 from jaxexp.results.facts import host_facts
 from jaxexp.spec.arguments import refuses_unknown_arguments
 from jaxexp.spec.hyperparameters import LARGEST
+from jaxexp.spec.names import check_names
 from jaxexp.spec.sweep import Sweep
 from jaxexp.training.checks import is_laid_out
 from jaxexp.training.data import Attributes, Data
@@ -62,6 +63,7 @@ def external_results(
     if not isinstance(sweep, Sweep):
         raise UserError(f"sweep={sweep!r}: expected a jaxexp.Sweep")
     task, data = _checked_problem(problem)
+    check_names([sweep], task.metrics, (*task.prediction_dims, *data.coords), data.counts)
     if not isinstance(model, str):
         raise UserError(f"model={model!r}: expected text")
     _check_metrics(metrics, task, data)

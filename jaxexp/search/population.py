@@ -11,6 +11,7 @@ from jaxexp.base.words import count
 from jaxexp.execution.rules import Change, Curves
 from jaxexp.spec.distributions import Choice, Conditional, Distribution
 from jaxexp.spec.hyperparameters import Kind
+from jaxexp.spec.names import refuse_taken
 from jaxexp.spec.samplers import members
 from jaxexp.spec.spaces import Space
 from jaxexp.spec.sweep import Sweep
@@ -112,6 +113,9 @@ class PBT:
                 f"{name}: a trial cannot change it while it trains; expected numbers inside the "
                 "program, such as the learning rate, or what is declared with jaxexp.traced"
             )
+        both = {f"{when}_{name}": f"tables of changes to {name}" for when in ("initial", "final")}
+        for other in fields:
+            refuse_taken(f"{type(self.space.base).__name__}.{other}", other, both)
 
     @property
     def _copies(self) -> int:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeAlias, Typ
 from jaxexp.base.errors import UserError
 from jaxexp.base.files import digest
 from jaxexp.spec.hyperparameters import Kind
-from jaxexp.spec.trial import RESERVED, Trial, hyperparameters
+from jaxexp.spec.names import RESULTS
+from jaxexp.spec.trial import Trial, hyperparameters
 from jaxexp.spec.values import Value, check_texts, float32, listed, text
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ class Sweep:
         dim_names = self._checked_dim_names(axes)
         dims = [dim_names.get(axis, "_".join(axis)) for axis in axes]
         for dim in dims:
-            if dims.count(dim) > 1 or dim in RESERVED:
+            if dims.count(dim) > 1 or dim in RESULTS:
                 raise UserError(
                     f"axes of sweep {self.name!r}: more than one dimension of its results would "
                     f"be named {dim!r}"

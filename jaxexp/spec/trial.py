@@ -28,6 +28,7 @@ from jaxexp.spec.hyperparameters import (
     static,
     traced,
 )
+from jaxexp.spec.names import COLUMNS, RESULTS, refuse_taken
 from jaxexp.spec.values import Hint, Value, check_hint, convert, expected, name_of, plain, text
 
 TrialT = TypeVar("TrialT", bound="Trial")
@@ -152,10 +153,6 @@ class Trial:
                 )
 
 
-# Dimensions and variables of every dataset of results.
-RESERVED = {"epoch", "split", "step", "layer", "loss", "seconds", "trial", "trial_id", "value"}
-RESERVED |= {"status", "step_loss", "running_loss", "steps_per_epoch", "epochs_trained"}
-RESERVED |= {"diverged_epoch", "diverged_step", "gradient_norm"}
 # What the engine itself reads: the types and kinds that it knows.
 ENGINE: dict[str, set[tuple[type, Kind]]] = {
     "epochs": {(int, Kind.LENGTH)},
@@ -307,9 +304,7 @@ def _field(cls: type[Trial], field: dataclasses.Field[Value], hint: Hint) -> Hyp
             f"{where}: only `epochs` is the length of a trial; expected jaxexp.traced, static, "
             "size or choice"
         )
-    if field.name in RESERVED or field.name in _methods():
-        what = "results" if field.name in RESERVED else "a trial"
-        raise UserError(f"{where}: this name stands for something else in {what}; choose another")
+    refuse_taken(where, field.name, RESULTS | COLUMNS | _methods())
     if not (field.init and field.compare and field.hash is not False):
         raise UserError(
             f"{where}: expected a plain default, or one of jaxexp.traced, static, size and choice; "
@@ -340,6 +335,7 @@ def _field(cls: type[Trial], field: dataclasses.Field[Value], hint: Hint) -> Hyp
     return Hyperparameter(name=field.name, hint=hint, default=field.default, **rest)
 
 
-def _methods() -> set[str]:
+def _methods() -> dict[str, str]:
     """What a trial has beside its hyperparameters."""
-    return {name for name in dir(Trial) if name not in Trial.__dataclass_fields__}
+    own = (name for name in dir(Trial) if name not in Trial.__dataclass_fields__)
+    return dict.fromkeys(own, "a trial")
