@@ -138,6 +138,16 @@ def test_bad_values_of_run_json_name_it(tmp_path, name, value):
         recalled(folder)
 
 
+@pytest.mark.parametrize("name", [*run_json()])
+def test_whoever_reads_run_json_is_told_of_other_types(tmp_path, name):
+    made = run_json() | {name: [[1, {"a": 2}]]}
+    with pytest.raises(UserError, match=rf"run\.json: not .* \({name} is \[\[1, "):
+        rundir.RunDirectory(written(tmp_path / "run", json.dumps(made).encode())).command()
+    if name not in ("format", "sweeps"):
+        with pytest.raises(UserError, match="written in format 2"):
+            recalled(written(tmp_path / "run", json.dumps(made | {"format": 2}).encode()))
+
+
 @pytest.mark.parametrize("name", ["format", "sweeps"])
 def test_what_run_json_lacks_is_named(tmp_path, name):
     made = {key: value for key, value in run_json().items() if key != name}

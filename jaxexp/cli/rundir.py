@@ -19,7 +19,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, TypedDict
+from typing import TYPE_CHECKING, Self, TypedDict, get_type_hints
 
 from jaxexp.base.errors import UserError
 from jaxexp.base.files import matches, write_whole
@@ -35,7 +35,7 @@ LEFTOVERS = (LOCK, HOLDER, "run.json.partial")  # all that a run killed as it be
 
 
 class RunFile(TypedDict, total=False):
-    """`run.json`: the command, and how far it is. What `READ` names has been checked, no more."""
+    """`run.json`: the command, and how far it is; of types that have been checked, no more."""
 
     format: int
     sweeps: list[str]
@@ -60,12 +60,6 @@ class RunFile(TypedDict, total=False):
     made_with: dict[str, str]
     claimed: str
     missing: dict[str, str]
-
-
-READ = {  # of `run.json`, here; the rest is the command's
-    "format": int, "sweeps": list[str], "title": str, "summary": str, "finished": bool,
-    "made_with": dict[str, str], "claimed": str, "missing": dict[str, str],
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -243,13 +237,16 @@ class RunDirectory:
             if not isinstance(command, dict):
                 raise TypeError("it is no object of JSON")
             found: Mapping[str, object] = command
-            for name in READ.keys() & command.keys() | {"format", "sweeps"}:
-                if name not in found:
+            for name, hint in get_type_hints(RunFile).items():
+                if name not in found and name in ("format", "sweeps"):
                     raise ValueError(f"{name} is missing")
-                if not matches(found[name], READ[name]):
+                if name in found and not matches(found[name], hint):
                     raise TypeError(f"{name} is {reprlib.repr(found[name])}")
-            if not command["sweeps"]:
-                raise ValueError("it names no sweep")
+                if command["format"] != FORMAT:  # the first; in another, the rest may be anything
+                    break
+            else:
+                if not command["sweeps"]:
+                    raise ValueError("it names no sweep")
         except OSError as error:
             raise UserError(f"{self.path}: not a run directory (it has no run.json)") from error
         except (ValueError, TypeError, RecursionError) as error:
