@@ -514,7 +514,8 @@ def test_compare_puts_runs_side_by_side(rates, two, tmp_path):
 
     _, told, _ = call("compare", rates, two)
     assert lines_with(told, str(rates), "not in this run")
-    assert "versions, devices and data that differ: none" in told
+    assert "versions, devices, files and data that differ: none" in told
+    assert "no sweep is in two" not in told
 
     wider = jx.Sweep(SWEEP.base, {"width": [4, 8], "learning_rate": [1e-2]}, name="wider")
     without = write_run(tmp_path / "without", results(wider))
@@ -522,6 +523,23 @@ def test_compare_puts_runs_side_by_side(rates, two, tmp_path):
     settings = told.split("settings that differ")[1].split("versions, devices")[0]
     assert lines_with(settings, "seed", "–", "7")
     assert not lines_with(settings, "rates:")
+    _, told, _ = call("compare", rates, without)
+    assert "no sweep is in two of these runs" in told
+
+
+def test_compare_lists_files_and_tasks_that_differ_of_the_same_sweep(rates, tmp_path):
+    runs = [rates]
+    for name, digest in (("before", "1111"), ("after", "2222")):
+        own = {"file of sweep rates": digest, "task of rates": f"{digest}0", "task of x": "3333"}
+        more = {"file of sweep other": digest} if name == "after" else {}
+        runs.append(write_run(tmp_path / name, results()))
+        file = runs[-1] / "run.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"made_with": own | more}))
+    _, told, _ = call("compare", *runs)
+    assert lines_with(told, "file of sweep rates", "–", "1111", "2222")
+    assert lines_with(told, "task of rates", "–", "11110", "22220")
+    assert "task of x" not in told
+    assert "sweep other" not in told
 
 
 def test_compare_gives_no_difference_of_a_mean_to_a_trial(rates, tmp_path):

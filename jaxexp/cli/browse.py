@@ -84,7 +84,7 @@ def compare(
     """Compare runs: the best trial of each sweep, and what differs between them.
 
     Differences are those to the first run; there is none between a mean over seeds and a single
-    trial. Settings, versions, devices and data are listed where
+    trial. Settings, versions, devices, data, and the files and tasks of sweeps are listed where
     they differ.
 
     jaxexp compare runs/before runs/after

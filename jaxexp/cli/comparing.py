@@ -25,9 +25,17 @@ def compared(
     """Results of several runs by run and sweep: best trials, settings and versions that differ."""
     return [
         *_best_by_run(runs, by),
+        *_apart(runs),
         *_differing("settings that differ", _settings(runs, commands)),
-        *_differing("versions, devices and data that differ", _made_with(runs)),
+        *_differing("versions, devices, files and data that differ", _made_with(runs, commands)),
     ]
+
+
+def _apart(runs: Mapping[str, Mapping[str, xr.Dataset]]) -> list[str]:
+    """Says so where no two runs have a sweep in common."""
+    sweeps = [name for own in runs.values() for name in own]
+    alone = "no sweep is in two of these runs: only options of the commands are compared below"
+    return [alone] if len({*sweeps}) == len(sweeps) else []
 
 
 def _best_by_run(runs: Mapping[str, Mapping[str, xr.Dataset]], by: str | None) -> list[Table]:
@@ -119,13 +127,20 @@ def _plain(value: object) -> str:
     return select.number(value)
 
 
-def _made_with(runs: Mapping[str, Mapping[str, xr.Dataset]]) -> Facts:
+def _made_with(
+    runs: Mapping[str, Mapping[str, xr.Dataset]], commands: "Mapping[str, RunFile]"
+) -> Facts:
     facts: dict[str, dict[str, str]] = {}
     for run, own in runs.items():
         for name in MADE_WITH:
             found = dict.fromkeys(str(d.attrs[name]) for d in own.values() if name in d.attrs)
             facts.setdefault(name, {})[run] = ", ".join(found) or "–"
-    return facts
+    of_sweeps: dict[str, dict[str, str]] = {}  # where the sweep is not, nothing differs
+    for run, command in commands.items():
+        for name, digest in command.get("made_with", {}).items():
+            if name.startswith(("file of sweep ", "task of ")):
+                of_sweeps.setdefault(name, {})[run] = digest
+    return facts | {name: own for name, own in of_sweeps.items() if len({*own.values()}) > 1}
 
 
 def _differing(title: str, facts: Facts) -> list[Table | str]:
