@@ -10,6 +10,7 @@ import xarray as xr
 
 import jaxexp as jx
 from jaxexp.cli import exporting
+from jaxexp.results.external import external_results
 from jaxexp.spec.names import check_names
 
 RECORDED = {"shown": ("image",), "image": ("image",)}
@@ -97,3 +98,9 @@ def test_a_name_that_a_population_alone_uses_is_for_others_to_take():
     check_names([jx.Sweep(base)], ["rank"], [], DATA.counts)
     with pytest.raises(jx.UserError, match=r"Own.initial_\w+: .* changes to learning_rate"):
         jx.search.PBT(jx.search.Space(base, SPACE), population=4)
+
+
+def test_results_of_other_libraries_are_held_to_the_same_names():
+    sweep, problem = jx.Sweep(trial("train_accuracy")), (jx.MLPClassification(), DATA)
+    with pytest.raises(jx.UserError, match=r"Own.train_accuracy: .* tables of trials"):
+        external_results(sweep, problem, model="tree", metrics={}, seconds=0.0)
