@@ -198,11 +198,11 @@ def test_the_best_so_far_is_named_with_its_sweep():
 
     progress.measured(rates, 1, value("rates"))
     progress.measured(shapes, 1, value("shapes"))
-    assert progress.best() == "best so far: validation accuracy 0.75 (rates, learning rate 1e-5)"
+    assert progress.best() == "best now: validation accuracy 0.75 (rates, learning rate 1e-5)"
     assert asked == [("accuracy", "validation"), ("loss", "validation")] * 2
     values["shapes"] = np.array([0.1, 0.9, 0.2])
     progress.measured(shapes, 2, value("shapes"))  # the last epoch: looked at, however soon
-    assert progress.best() == "best so far: validation accuracy 0.9 (shapes, width 16)"
+    assert progress.best() == "best now: validation accuracy 0.9 (shapes, width 16)"
 
 
 def test_metrics_are_not_looked_at_all_the_time():
@@ -269,7 +269,7 @@ def test_a_terminal_is_shown_all_of_it_at_once():
     told = words(re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", out.getvalue()))
     assert "training rates" in told
     assert "8 of 20 epochs (40 %)" in told
-    assert "8 s so far · about 12 s to go best so far: validation accuracy 0.5" in told
+    assert "8 s so far · about 12 s to go best now: validation accuracy 0.5" in told
 
 
 def test_a_search_shows_a_table_of_the_best():
@@ -281,8 +281,8 @@ def test_a_search_shows_a_table_of_the_best():
     progress.measured(shapes, 1, lambda *_: np.array([0.5, np.nan, 0.75]))
     progress.console.print(progress)
     lines = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", out.getvalue()).splitlines()
-    head = next(i for i, line in enumerate(lines) if "best so far" in line)
-    assert lines[head].split() == ["best", "so", "far", "validation", "accuracy", "epoch", "width"]
+    head = next(i for i, line in enumerate(lines) if "best now" in line)
+    assert lines[head].split() == ["best", "now", "validation", "accuracy", "epoch", "width"]
     assert [line.split() for line in lines[head + 1 : head + 3]] == [
         ["1", "0.75", "1", "32"],
         ["2", "0.5", "1", "8"],

@@ -45,7 +45,7 @@ def pairs_of(settings: Sequence[str]) -> dict[str, str]:
         if not name or not equals or not all(v.strip() for v in values.split(",")):
             raise UserError(f"--set {setting!r}: expected KEY=VALUE or KEY=VALUE,VALUE...")
         if name in pairs:
-            raise UserError(f"--set {name} is given twice: write {name}=VALUE,VALUE... instead")
+            raise UserError(f"--set {name} is given twice, expected once: {name}=VALUE,VALUE...")
         pairs[name] = values
     return pairs
 
@@ -80,7 +80,8 @@ def run_in(
     def say() -> None:
         _say_interrupted(path, len(command.sweeps), begun, over=signals.over)
 
-    with Signals(say, budget) as signals:
+    # What others print meanwhile, as Ray of a dead node, is not the page's path.
+    with Signals(say, budget) as signals, contextlib.redirect_stdout(sys.stderr):
         try:
             session = Session(command, console, signals)
             if not begun:

@@ -1,4 +1,4 @@
-"""Progress on the terminal: what compiles or trains, how far it is, the best so far, time to go."""
+"""Progress on the terminal: what compiles or trains, how far it is, the best now, time to go."""
 
 import contextlib
 import dataclasses
@@ -226,16 +226,16 @@ class TerminalProgress:
         return f"{written} of {count(self.epochs, 'epoch')}", percent
 
     def best(self) -> str:
-        """The best trial so far, and its metric as measured last; "" before there is one."""
+        """The trial that is best now, and its metric as measured last; "" before there is one."""
         found = self._best(1)
         if not found or self.ranking is None:
             return ""
         trial, own = found[0]
         value = f"{own.value:.4g} {self.ranking.unit}".rstrip()
-        return f"best so far: {self._measure} {value}{self._label(trial)}"
+        return f"best now: {self._measure} {value}{self._label(trial)}"
 
     def table(self) -> Table | None:
-        """The best trials so far, with their values along the axes; None before there is one."""
+        """The trials that are best now, with their values along the axes; None before there are."""
         found = self._best(self._shown)
         if not found or self.ranking is None:
             return None
@@ -245,7 +245,7 @@ class TerminalProgress:
         ))  # fmt: skip
         unit = f", {self.ranking.unit}" if self.ranking.unit else ""
         made = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-        for title in ("best so far", f"{self._measure}{unit}", "epoch", *names):
+        for title in ("best now", f"{self._measure}{unit}", "epoch", *names):
             made.add_column(title.replace("_", " "), justify="right", no_wrap=True)
         for rank, (trial, own) in enumerate(found, 1):
             values = (self._value(trial, name) for name in names)

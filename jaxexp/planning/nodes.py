@@ -23,7 +23,7 @@ class Forecast:
     @property
     def excess(self) -> float:
         """The share by which the makespan is above its lower bound."""
-        return self.makespan / self.lower_bound - 1 if self.lower_bound else 0.0
+        return max(0.0, self.makespan / self.lower_bound - 1) if self.lower_bound else 0.0
 
     def text(self, nodes: int) -> str:
         """In words, on two lines."""
