@@ -136,6 +136,29 @@ def test_diverged(devices, steps, epoch, step):
     assert [record.diverged_step for record in records.values()] == [0, step, 0]
 
 
+@pytest.mark.parametrize(
+    ("step_losses", "after", "step"),
+    [
+        ("..x. x...", "..", 0),
+        (".... ..xx", "..", 0),  # its evaluation comes after its last step
+        ("xxxx .xxx", "xx", 1),
+        ("x..x x.xx", ".x", 7),
+        (".... ....", "xx", 4),
+        (".... ....", "x.", 0),
+        (".... xxxx", "..", 5),  # nothing was learned
+    ],
+)
+def test_a_trial_that_recovers_has_not_diverged(step_losses, after, step):
+    def losses(marks):
+        return np.array([np.nan if mark == "x" else 1.0 for mark in marks.replace(" ", "")])
+
+    metrics = {"train": {"loss": np.ones(2)}, "test": {"loss": losses(after)}}
+    running = {"loss": np.ones(2)}
+    record = TrialRecord(Trial(), metrics, running, losses(step_losses), None, {}, None, 0.0, 0.0)
+    assert record.diverged_step == step
+    assert record.diverged_epoch == -(-step // 4)
+
+
 def test_each_program_is_traced_and_compiled_once(problem, devices, compilations, monkeypatch):
     traced = []
 

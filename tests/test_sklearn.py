@@ -376,6 +376,18 @@ def test_data_that_cannot_be_are_refused():
         MLPClassifier((8,), **OPTIONS | {"batch_size": 200, "max_iter": 1}).fit(X, Y)
 
 
+def test_what_an_optimizer_leaves_out_is_no_divergence():
+    y = np.where(np.arange(8) == 3, 9.0, 1.0)
+    model = Regressor(
+        nn.Sequential([nn.Dense(1), lambda x: x[:, 0]]), jx.Trial(epochs=2, batch_size=2),
+        loss=lambda p, y: jnp.where(y > 5, jnp.nan, (p - y) ** 2),
+        optimizer=lambda trial: optax.apply_if_finite(optax.sgd(0.1), 9),
+    )  # fmt: skip
+    model.fit(X[:8], y)
+    assert np.isnan(model.loss_)
+    assert np.isfinite(model.predict(X)).all()
+
+
 def test_what_float32_does_not_hold_is_refused_by_its_row_where_examples_are_held_out():
     large, small = np.ones(150), np.ones(150)
     large[40], small[40] = 1e300, 1e-50

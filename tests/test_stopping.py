@@ -420,6 +420,12 @@ def test_diverged_trials_end(problem, devices):
     assert (sound.diverged_epoch, broken.diverged_epoch) == (0, 1)
 
 
+def test_losses_of_steps_that_are_not_finite_end_no_trial():
+    values = {"loss": np.ones((2, 1)), "running_loss": np.array([[np.nan], [1.0]])}
+    curves = Curves(lambda metric, split: values[metric], {"loss": "lower"}, ("train",))
+    assert not jx.StopDiverged().stop(1, [], curves).any()
+
+
 def test_budgets(problem):
     """203 examples in batches of 32 are 7 steps an epoch, of 64 4."""
     sweep = jx.Sweep(BASE, {"batch_size": [32, 64]})

@@ -51,23 +51,31 @@ class TrialRecord:
 
     @property
     def diverged_step(self) -> int:
-        """The step, from 1, after which a loss was not finite any more; 0 if none was.
+        """The step, from 1, after which the loss was not finite any more; 0 if it is in the end.
 
-        Where all losses of the steps of an epoch are finite, and one of its evaluation is not, it
-        is the last step of that epoch.
+        It is where an epoch has a step with a finite loss, and ends with one on every split. Where
+        the last step of an epoch has one, and its evaluation has not, it is that step.
         """
         epochs = len(self.running["loss"])
-        steps = len(self.step_loss) // epochs
-        broken = ~np.isfinite(self.step_loss.reshape(epochs, steps))
-        for metrics in self.metrics.values():
-            broken[:, -1] |= ~np.isfinite(metrics["loss"])
-        return int(broken.argmax()) + 1 if broken.any() else 0
+        finite_ExS = np.isfinite(self.step_loss).reshape(epochs, -1)
+        losses = [metrics["loss"] for metrics in self.metrics.values()]
+        finite_E = finite_ExS.any(1) & np.isfinite(losses).all(0)
+        first = _finite_until(finite_E)
+        if first == epochs:
+            return 0
+        steps = len(finite_ExS[first])
+        return first * steps + min(_finite_until(finite_ExS[first]) + 1, steps)
 
     @property
     def diverged_epoch(self) -> int:
-        """The epoch, from 1, of that step; 0 if no loss left the finite numbers."""
+        """The epoch, from 1, of that step; 0 if the loss is finite in the end."""
         epochs = len(self.running["loss"])
         return -(-self.diverged_step // (len(self.step_loss) // epochs))
+
+
+def _finite_until(finite: np.ndarray) -> int:
+    """The number of places up to the last that is True."""
+    return int(np.flatnonzero(finite)[-1]) + 1 if finite.any() else 0
 
 
 @dataclass

@@ -189,7 +189,9 @@ class EarlyStopping:
 
 @dataclass(frozen=True)
 class StopDiverged:
-    """A trial ends after the epoch in which its loss stops being finite.
+    """A trial ends after the epoch at whose end its loss is not finite on every split.
+
+    Where single steps have no finite loss, and an optimizer leaves them out, it goes on.
 
     >>> curves = Curves(lambda m, s: np.array([[1.0], [np.nan]]), {"loss": "lower"}, ("train",))
     >>> StopDiverged().stop(1, [], curves).tolist()
@@ -198,10 +200,8 @@ class StopDiverged:
 
     def stop(self, epoch: int, trials: Sequence[Trial], curves: Curves) -> np.ndarray:
         """Those whose loss is not finite."""
-        running_T = curves(f"{RUNNING}loss")[:, -1]
-        lost: np.ndarray = ~np.isfinite(running_T)
-        for split in curves.splits:
-            lost = lost | ~np.isfinite(curves("loss", split)[:, -1])
+        losses = np.stack([curves("loss", split)[:, -1] for split in curves.splits])
+        lost: np.ndarray = ~np.isfinite(losses).all(0)
         return lost
 
 

@@ -56,6 +56,7 @@ class Curve:
 
     loss_E: np.ndarray  # the mean over the epoch's steps
     score_E: np.ndarray | None  # of the validation examples, where there are any
+    diverged: bool
 
 
 @dataclass(frozen=True)
@@ -72,9 +73,9 @@ class Fitted:
     @property
     def finite(self) -> bool:
         """Whether there is something to predict with."""
-        if self.variables is None or not np.isfinite(self.curve.loss_E[-1]):
+        if self.variables is None or self.curve.diverged:
             return False
-        # The last loss is that before the last update.
+        # The loss in the end is that of some of the examples.
         return all(np.isfinite(a).all() for a in jax.tree.leaves(self.variables.params))
 
 
@@ -142,6 +143,7 @@ class Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             found.curves["running_loss"].values,
             None if score is None else score[:, 1],
             int(found.curves["epochs_trained"]),
+            bool(found.curves["diverged_epoch"]),
         )
         attributes = prepared.attributes
         return Fitted(attributes, results.task, found.trial, found.variables, curve, {})
@@ -258,7 +260,7 @@ class Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         self._compiled = _predictors(fitted.task) if plain else fitted.compiled
         self.n_iter_ = len(curve.loss_E)
         self.loss_curve_ = curve.loss_E.astype(float).tolist()
-        self.loss_, self.best_loss_ = self.loss_curve_[-1], min(self.loss_curve_)
+        self.loss_, self.best_loss_ = self.loss_curve_[-1], np.fmin.reduce(self.loss_curve_)
         self.validation_scores_ = self.best_validation_score_ = None
         if curve.score_E is not None:
             self.validation_scores_ = curve.score_E.astype(float).tolist()
@@ -404,9 +406,9 @@ def is_any_of(value: object, *known: object) -> bool:
     return any(isinstance(own, type(each)) and own == each for each in known)
 
 
-def curve_of(loss_E: np.ndarray, score_E: np.ndarray | None, epochs: int) -> Curve:
+def curve_of(loss_E: np.ndarray, score_E: np.ndarray | None, epochs: int, diverged: bool) -> Curve:
     """Of the epochs that a trial was trained."""
-    return Curve(loss_E[:epochs], None if score_E is None else score_E[:epochs])
+    return Curve(loss_E[:epochs], None if score_E is None else score_E[:epochs], diverged)
 
 
 def _check_finite(finite_N: np.ndarray) -> None:

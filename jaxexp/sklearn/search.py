@@ -333,11 +333,11 @@ class VectorizedSearchCV(BaseSearchCV):  # type: ignore[misc]
         flat = results.dataset
         running = flat["running_loss"].transpose("candidate", "epoch").values
         scores = flat[metric].isel(split=-1).transpose("candidate", "epoch").values
-        epochs = flat["epochs_trained"].values
+        epochs, diverged = flat["epochs_trained"].values, flat["diverged_epoch"].values > 0
         kept, compiled = results.kept(), dict[Trial, Predict]()
         for i, trial in enumerate(results.sweep.trials()):
             score_E = scores[i] if first.early_stopping else None
-            curve = curve_of(running[i], score_E, int(epochs[i]))
+            curve = curve_of(running[i], score_E, int(epochs[i]), bool(diverged[i]))
             made[trial] = Fit(seconds, Fitted(
                 prepared.attributes, results.task, trial, kept.get(trial.id), curve, compiled
             ))  # fmt: skip

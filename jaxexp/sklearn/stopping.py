@@ -43,6 +43,7 @@ class NoImprovement:
 
     def converged(self, cost_E: np.ndarray) -> bool:
         """Whether this is why a trial ended; costs of its epochs."""
+        cost_E = np.where(np.isfinite(cost_E), cost_E, np.inf)
         return bool(self._count(cost_E[None])[0][0] > self.n_iter_no_change)
 
     def _waited(self, curves: Curves) -> tuple[np.ndarray, np.ndarray]:

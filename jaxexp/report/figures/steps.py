@@ -44,7 +44,7 @@ def step_noise(ds: xr.Dataset) -> ReportFigure:
     loss is the median of its seeds, and the mean and spread of their noise. The running mean is
     over one hundredth of a trial's steps, but over 11 at least. The panels share their loss axis,
     which is logarithmic if no mean is negative, and then cut a decade below the lowest; each states
-    its `noise`.
+    its `noise`. Losses that are not finite are left out.
     """
     every = ds if seeds.several(ds) else None
     ds = ds if every is None else seeds.typical(ds)
@@ -56,9 +56,10 @@ def step_noise(ds: xr.Dataset) -> ReportFigure:
     fig, panels = make_panels(rows, cols, 3.7, 2.5, sharey=True, count=len(trials))
     heights, titles = [], []
     for ax, (name, point) in zip(panels.flat, trials, strict=False):
-        losses = before_divergence(point["step_loss"].values)
+        losses = point["step_loss"].values
+        steps = 1 + np.flatnonzero(np.isfinite(losses))
+        losses = losses[steps - 1]
         mean = running_mean(losses)
-        steps = np.arange(1, losses.size + 1)
         ax.plot(steps, losses, color="#8fbfdf", lw=0.5, label="each step")
         ax.plot(steps, mean, color="black", lw=1.2, label="running mean")
         titles.append(f"{name}\n{_noise_in_words(every, point, losses)}")
@@ -95,18 +96,14 @@ def _noise_in_words(every: xr.Dataset | None, point: xr.Dataset, losses: np.ndar
         return f"noise ±{with_unit(point, 'loss', number(noise(losses), 2))}"
     names = [name for name in select.hyperparameters(every) if name not in select.REPLICATES]
     own = [trial for _, trial in select.points(every) if _same(trial, point, names)]
-    found = [noise(before_divergence(trial["step_loss"].values)) for trial in own]
+    losses_of = [trial["step_loss"].values for trial in own]
+    found = [noise(each[np.isfinite(each)]) for each in losses_of]
     found = [value for value in found if np.isfinite(value)] or [float("nan")]
     mean, std = (
         number(float(np.mean(found)), 2),
         number(float(np.std(found, ddof=1)) if len(found) > 1 else float("nan"), 2),
     )
     return f"noise {with_unit(point, 'loss', f'{mean} ± {std}')}"
-
-
-def before_divergence(losses: np.ndarray) -> np.ndarray:
-    """Those of step losses (steps,) that come before the first that is not finite."""
-    return losses[: np.append(~np.isfinite(losses), True).argmax()]
 
 
 def noise(losses: np.ndarray) -> float:
