@@ -1,16 +1,21 @@
 """Successive halving, Hyperband and population-based training: their rules, and small runs."""
 
+import contextlib
 import dataclasses
 import types
 from collections import Counter
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import scipy.stats
+from optax import contrib
 
 import jaxexp as jx
+from jaxexp import api
 from jaxexp.execution.listeners import Silent
 from jaxexp.execution.rules import Curves
 from jaxexp.search.halving import Halving, Hyperband
@@ -325,6 +330,44 @@ def test_a_search_on_another_sweep(problem):
     for search in (Hyperband(SPACE), PBT(SPACE)):
         with pytest.raises(jx.UserError, match=r"as in jaxexp.run\(search, task, data\)"):
             jx.run(other, *problem, stopping=search, progress=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scales(jx.Trial):
+    scale: float = jx.traced(0.5)
+
+
+def scheduled(trial):
+    return optax.inject_hyperparams(optax.sgd)(lambda step: trial.learning_rate / (1 + step))
+
+
+KEEPING = {
+    "plain": ("learning_rate", lambda t: optax.adam(t.learning_rate), ""),
+    "chained": ("learning_rate", lambda t: optax.chain(optax.clip(1.0), optax.sgd(
+        t.learning_rate, 0.9)), ""),
+    "injected": ("learning_rate", lambda t: optax.inject_hyperparams(optax.sgd)(
+        learning_rate=t.learning_rate), r"state\.hyperparams\['learning_rate'\]: a copy would"),
+    "computed anew": ("learning_rate", scheduled, ""),
+    "schedule-free": ("learning_rate", lambda t: contrib.schedule_free_sgd(t.learning_rate), ""),
+    "average": ("scale", lambda t: contrib.schedule_free_sgd(
+        t.learning_rate, b1=t.scale), r"scale is kept in the optimizer's state\.b1: a copy would"),
+    "initial weights": ("scale", lambda t: optax.sgd(t.learning_rate), "scale: .* `init` alone"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", KEEPING)
+def test_what_a_copy_would_not_change_is_refused(case):
+    name, optimizer, refused = KEEPING[case]
+    task = jx.supervised(
+        init=lambda trial, rng, x: {"w": jnp.ones(2) * trial.scale},
+        apply=lambda trial, params, x: x @ params["w"], loss=optax.squared_error,
+        optimizer=optimizer,
+    )  # fmt: skip
+    space = jx.search.Space(Scales(batch_size=4), {name: jx.search.uniform(0.1, 0.9)})
+    pbt = PBT(space, population=4)
+    planned = jx.plan(pbt.sweep, task, jx.arrays(np.eye(8, 2), np.ones(8), validation=None))
+    with pytest.raises(jx.UserError, match=refused) if refused else contextlib.nullcontext():
+        api.controlled(planned, pbt)
 
 
 def test_a_metric_that_there_is_not(problem):

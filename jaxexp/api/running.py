@@ -29,7 +29,7 @@ from jaxexp.results.facts import facts
 from jaxexp.spec.arguments import refuses_unknown_arguments
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial
-from jaxexp.training import flags
+from jaxexp.training import flags, tracing
 from jaxexp.training.data import Data
 from jaxexp.training.task import Task, Variables, directions
 
@@ -288,6 +288,14 @@ def controlled(planned: PlannedRun, stopping: Stopping) -> Control:
             f"{control.words}: trials become copies of others within one program, and the plan "
             f"has {len(planned.plan.programs)}: expected fewer trials, or ones that differ in less"
         )
+    if control.changed:
+        [program] = planned.plan.programs
+        spec, data, trial = program.spec, planned.data, program.trials[0]
+        tracing.check_changed(
+            planned.task, spec.trial, {name: own[0] for name, own in spec.leaves([trial]).items()},
+            [name for name in control.changed if name in spec.traced], data.steps_of(trial),
+            data.arrays(), trial.batch_size,
+        )  # fmt: skip
     return control
 
 

@@ -52,6 +52,11 @@ class Control:
         return any(hasattr(rule, "change") for rule in self.rules)
 
     @property
+    def changed(self) -> list[str]:
+        """The hyperparameters that they then have others of, as far as rules say so."""
+        return [name for rule in self.rules for name in getattr(rule, "changed", ())]
+
+    @property
     def metric(self) -> str | None:
         """By which a search compares trials with one another, if there is one that says so."""
         for rule in self.rules:

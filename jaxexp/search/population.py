@@ -118,6 +118,11 @@ class PBT:
             refuse_taken(f"{type(self.space.base).__name__}.{other}", other, both)
 
     @property
+    def changed(self) -> tuple[str, ...]:
+        """The hyperparameters that members change."""
+        return self.space.names
+
+    @property
     def _copies(self) -> int:
         """How many copy, and are copied."""
         return int(self.population * self.quantile)

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import jax
@@ -130,6 +130,24 @@ def equations(program: Program) -> Iterator[jax_core.JaxprEqn]:
         yield eqn
         for each in inner(eqn.params):
             yield from equations(each)
+
+
+def depending(program: Program, given: Collection[int]) -> set[int]:
+    """Which results may depend on which inputs that are given: places of both."""
+    jaxpr = program.jaxpr if isinstance(program, jax_core.ClosedJaxpr) else program
+    found = {jaxpr.invars[i] for i in given}
+
+    def places(atoms: Sequence[Atom]) -> set[int]:
+        return {i for i, a in enumerate(atoms) if isinstance(a, jax_core.Var) and a in found}
+
+    for eqn in jaxpr.eqns:
+        own = places(eqn.invars)
+        made = set(range(len(eqn.outvars))) if own else own
+        if own and eqn.primitive.name in CALLS:
+            [called] = inner(eqn.params)
+            made = depending(called, own)
+        found |= {eqn.outvars[i] for i in made}
+    return places(jaxpr.outvars)
 
 
 def passed_on(program: Program) -> list[int | None]:

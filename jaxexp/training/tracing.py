@@ -378,6 +378,69 @@ def fingerprint(
     return f"{jaxprs.digest(closed, processes=processes)} {names}"
 
 
+@one_at_a_time
+def check_changed(
+    task: Task, trial: Callable[[PyTree], Trial], leaves: PyTree, names: Sequence[str], steps: int,
+    arrays: Arrays, size: int,
+) -> None:  # fmt: skip
+    """Raise UserError for hyperparameters that a trial which takes over a state cannot change.
+
+    The state of its optimizer may keep them, or nothing may read them after `init`. `trial(leaves)`
+    is a trial, as a program has it, of so many `steps`, with batches of `size` examples.
+    """
+
+    def begun(leaves: PyTree, params: PyTree) -> PyTree:
+        return optimizer_of(task, trial(leaves), steps).init(params)
+
+    def step(
+        leaves: PyTree, state: PyTree, variables: Variables, batch: Batch, mask: Array, rng: Array
+    ) -> tuple[PyTree, PyTree]:
+        own = trial(leaves)
+
+        def loss(params: PyTree) -> tuple[Array, Outputs]:
+            given = variables._replace(params=params)
+            outputs = task.apply(own, given, batch, rng=rng, mask=mask, train=True)
+            return weighted_mean(outputs.loss, weights_of(task, batch, mask)), outputs
+
+        (mean, outputs), grads = jax.value_and_grad(loss, has_aux=True)(variables.params)
+        optimizer = optimizer_of(task, own, steps)
+        updates, state = update(
+            optimizer, grads, state, variables.params, mean, lambda params: loss(params)[0]
+        )
+        evaluated = evaluation_variables(task, own, variables, state)
+        seen = task.apply(own, evaluated, batch, rng=rng, mask=mask, train=False)
+        return state, (tuple(outputs), updates, evaluated, tuple(seen))
+
+    variables = jax.eval_shape(
+        lambda leaves, rng, data: task.init(trial(leaves), rng, data),
+        leaves, keys.like(), arrays,
+    )  # fmt: skip
+    init, state = jax.make_jaxpr(begun, return_shape=True)(leaves, variables.params)
+    batch, mask = batch_of(arrays, size)
+    stepped = jax.make_jaxpr(step)(leaves, state, variables, batch, mask, keys.like())
+    parts = jax.tree_util.tree_leaves_with_path(state)
+    for name in names:
+        place = sorted(leaves).index(name)
+        kept = now = jaxprs.depending(init, {place})
+        while True:  # a state may pass it on to what it keeps
+            reached = jaxprs.depending(stepped, {len(leaves) + i for i in now})
+            if now >= (more := {i for i in reached if i < len(parts)}):
+                break
+            now = now | more
+        if len(reached) > len(more):
+            raise UserError(
+                f"{name} is kept in the optimizer's state"
+                f"{jax.tree_util.keystr(parts[min(kept)][0])}: a copy would go on with its "
+                "parent's; expected an optimizer that is given it in each step, as "
+                "optax.sgd(trial.learning_rate) is"
+            )
+        if not jaxprs.depending(stepped, {place}):
+            raise UserError(
+                f"{name}: {type(task).__name__} reads it in `init` alone, and a trial cannot "
+                "change it while it trains; expected what a step or an evaluation reads"
+            )
+
+
 def _apart(tree: PyTree) -> PyTree:
     """The same arrays, as one function of a program has them of another: as arguments.
 
