@@ -249,6 +249,22 @@ def test_widths_of_each_layer_are_text_that_saves_and_loads(problem, tmp_path):
     assert json.loads(alone.attrs["base"])["width"] == "4-2"
 
 
+@dataclass(frozen=True, kw_only=True)
+class HiddenTrial(MLPTrial):
+    hidden: tuple[int, ...] = (4,)
+
+
+def test_an_empty_tuple_is_a_value_that_saves_and_loads(problem, tmp_path):
+    sweep = Sweep(HiddenTrial(epochs=2, depth=1), {"hidden": [(), (8,), (8, 4)]})
+    records = {trial: made_up(trial) for trial in sweep.trials()}
+    save(to_dataset(sweep, records, *problem, {"device": "abacus"}), tmp_path / "hidden.nc")
+    again = load(tmp_path / "hidden.nc")
+    assert again.hidden.values.tolist() == ["()", "8", "8-4"]
+    for value in ((), "()"):
+        assert select.where(again, hidden=value).hidden.values.tolist() == ["()"]
+    assert sweep.set({"hidden": again.hidden.values.tolist()[::2]}).trials() == sweep.trials()[::2]
+
+
 def test_final_by_widths_of_each_layer(problem):
     results = dataset(problem, {"width": [(64, 32), 16]}, record=(), depth=2)
     [ax] = figures.final_by(results, "width").axes

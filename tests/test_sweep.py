@@ -158,9 +158,9 @@ def test_shorten(axes, expected):
         ({"width": ["64-32-16"]}, "width=64-32-16: 3 widths for depth=6"),
         ({"width": [(16,)]}, "width=16: 1 widths for depth=6"),
         ({("depth", "width"): [(2, (3, 0))]}, "width=3-0: expected numbers at least 1 and at most"),
-        ({"width": ["64-32-"]}, "width='64-32-': expected a whole number or one whole number for"),
-        ({"width": [()]}, r"width=\(\): expected a whole number or one whole number for "),
-        ({"width": [(3, 2.5)]}, r"width=\(3, 2.5\): expected a whole number or one whole"),
+        ({"width": ["64-32-"]}, "width='64-32-': expected a whole number or whole numbers as"),
+        ({"width": [()]}, r"width=\(\): expected at least one number"),
+        ({"width": [(3, 2.5)]}, r"width=\(3, 2.5\): expected a whole number or whole numbers"),
         (
             {("depth", "width", "residual"): [(2, (3, 4), True)]},
             "width=3-4: a residual connection needs layers of equal width",

@@ -64,6 +64,8 @@ def test_kinds():
         ("pool", 3, 3),
         ("kernels", "5-3-1", (5, 3, 1)),
         ("kernels", [5], (5,)),
+        ("kernels", (), ()),
+        ("kernels", "()", ()),
         ("pair", ("b", 1), ("b", 1.0)),
         ("channels", "16", 16),
         ("mode", "fancy", "fancy"),
@@ -94,6 +96,7 @@ def test_every_value_makes_another_id():
         ({"mode": ["odd"]}, "mode='odd': expected one of plain, fancy"),
         ({"scale": [0]}, "scale=0.0: expected a number above 0 and at most 8"),
         ({"kernels": [(3, 0)]}, "kernels=3-0: expected numbers at least 1"),
+        ({"kernels": [""]}, "kernels='': expected whole numbers as in 64-32-16"),
         ({"channel": [3]}, "unknown hyperparameter 'channel': did you mean channels"),
         ({"zzz": [3]}, r"unknown hyperparameter 'zzz' \(there are: "),
     ],
@@ -101,6 +104,12 @@ def test_every_value_makes_another_id():
 def test_other_values_are_refused(values, message):
     with pytest.raises(UserError, match=message):
         Sweep(NetTrial(), values).trials()
+
+
+def test_an_empty_tuple_is_no_size():
+    for trial in (jx.MLPTrial(width=()), jx.MLPTrial().replace(width="()")):
+        with pytest.raises(UserError, match=r"width=\(\): expected at least one number"):
+            trial.check()
 
 
 def test_trials_that_differ_in_a_static_value_share_no_program():

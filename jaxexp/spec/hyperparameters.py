@@ -157,6 +157,8 @@ def check_range(declared: Hyperparameter, value: Value) -> None:
         expected = " and ".join(f"{words} {bound:g}" for _, words, bound in wanted)
         number = "numbers" if isinstance(value, tuple) else "a number"
         raise UserError(f"{name}={text(value)}: expected {number} {expected}")
+    if declared.kind is Kind.SIZE and not each:
+        raise UserError(f"{name}={text(value)}: expected at least one number")
     if declared.kind in (Kind.TRACED, Kind.SIZE, Kind.LENGTH):
         _check_32_bits(name, each)
 

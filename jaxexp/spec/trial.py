@@ -207,8 +207,9 @@ class MLPTrial(Trial):
 
     def __post_init__(self) -> None:
         """One number for widths that are all equal."""
-        if isinstance(self.width, tuple) and self.width == self.width[:1] * self.depth:
-            object.__setattr__(self, "width", self.width[0])
+        own = self.width
+        if isinstance(own, tuple) and own and own == own[:1] * self.depth:
+            object.__setattr__(self, "width", own[0])
 
     @property
     def widths(self) -> tuple[int, ...]:

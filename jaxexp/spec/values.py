@@ -19,7 +19,7 @@ def text(value: object) -> str:
     """The value of a hyperparameter as it is written: a tuple of widths as "64-32-16"."""
     if isinstance(value, enum.Enum):
         return value.name
-    return "-".join(map(text, value)) if isinstance(value, tuple) else str(value)
+    return "-".join(map(text, value)) if isinstance(value, tuple) and value else str(value)
 
 
 def check_texts(found: dict[tuple[str, str], Value], values: Mapping[str, Value]) -> None:
@@ -94,11 +94,11 @@ def _to_one_of(options: Sequence[Hint], value: object) -> Value:
 
 def _to_tuple(hints: Sequence[Hint], value: object) -> tuple[Value, ...]:
     if isinstance(value, str):
-        if "-" not in value:
+        if "-" not in value and value != "()":
             raise ValueError
-        value = value.split("-")
+        value = value.split("-") if value != "()" else ()
     value = listed(value)
-    if not isinstance(value, tuple | list) or not value:
+    if not isinstance(value, tuple | list):
         raise ValueError
     if len(hints) == 2 and hints[1] is Ellipsis:
         hints = [hints[0]] * len(value)
@@ -153,7 +153,7 @@ _IN_WORDS: dict[Hint, str] = {
     bool: "on or off",
     str: "text",
     type(None): "none",
-    tuple[int, ...]: "one whole number for each layer as in 64-32-16",
+    tuple[int, ...]: "whole numbers as in 64-32-16",
 }
 
 
