@@ -162,6 +162,8 @@ class _Proof:
                     axes.add(to)
                 elif self._counts(eqn, given, i, axis):
                     sure = name in JOINING and not self._may_be_masked(eqn, given, i, axis)
+                    # What is cumulated from the first on may leave others, past the rest, out.
+                    sure &= not name.startswith("cum") or eqn.params["reverse"]
                     spread = max(spread, Spread.YES if sure else Spread.UNKNOWN)
         if spread:
             return Reach(spread=spread)
