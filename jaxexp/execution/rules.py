@@ -189,9 +189,9 @@ class EarlyStopping:
 
 @dataclass(frozen=True)
 class StopDiverged:
-    """A trial ends after the epoch at whose end its loss is not finite on every split.
+    """A trial ends after an epoch at whose end its loss is not finite on one of the splits.
 
-    Where single steps have no finite loss, and an optimizer leaves them out, it goes on.
+    Losses of steps do not count: an optimizer may leave out those that are not finite.
 
     >>> curves = Curves(lambda m, s: np.array([[1.0], [np.nan]]), {"loss": "lower"}, ("train",))
     >>> StopDiverged().stop(1, [], curves).tolist()
