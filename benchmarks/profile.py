@@ -22,6 +22,7 @@ from rich.table import Table
 
 from jaxexp.api import PlannedRun
 from jaxexp.base.errors import UserError
+from jaxexp.base.words import count
 from jaxexp.execution.devices import cores
 from jaxexp.execution.hlo import computations
 from jaxexp.execution.program import RunningProgram, place
@@ -62,8 +63,8 @@ def profile(planned: PlannedRun) -> None:
     found = summed(events, operations(text))
     console = Console(width=None if sys.stdout.isatty() else 150)
     console.print(
-        f"{len(program.trials)} trials, {program.why()}; {steps} steps of one epoch on one "
-        f"{device.device_kind} device, {1e6 * seconds / steps:.0f} µs a step, "
+        f"{count(len(program.trials), 'trial')}, {program.why()}; {count(steps, 'step')} of one "
+        f"epoch on one {device.device_kind} device, {1e6 * seconds / steps:.0f} µs a step, "
         f"{1e6 * seconds / steps / len(program.trials):.1f} µs a step and trial; compiled in "
         f"{compiling:.1f} s; JAX {jax.__version__}",
         highlight=False,
@@ -103,6 +104,14 @@ def operations(text: str) -> dict[str, Operation]:
     ... }''')
     >>> made["d"].what, made["d"].flops
     ('dot', 128)
+    >>> made = operations('''
+    ... %f (p: f32[2,6,6,3], q: f32[3,3,3,8]) -> f32[2,4,4,8] {
+    ...   %p = f32[2,6,6,3]{3,2,1,0} parameter(0)
+    ...   %q = f32[3,3,3,8]{3,2,1,0} parameter(1)
+    ...   ROOT %c = f32[2,4,4,8]{3,2,1,0} convolution(%p, %q), dim_labels=b01f_01io->b01f
+    ... }''')
+    >>> made["c"].flops == 2 * (2 * 4 * 4 * 8) * (3 * 3 * 3)
+    True
     """
     found: dict[str, Operation] = {}
     called: dict[str, list[str]] = {}
@@ -114,14 +123,7 @@ def operations(text: str) -> dict[str, Operation]:
             if named is None:
                 continue
             what = named[3]
-            own = 0.0
-            if what == "dot" and (
-                contracted := re.search(r"lhs_contracting_dims={([\d,]*)}", line)
-            ):
-                operands = re.findall(r"%([\w.\-]+)", line.partition(" dot(")[2].partition(")")[0])
-                left = shapes.get(operands[0], [])
-                length = math.prod(left[int(i)] for i in contracted[1].split(",") if i)
-                own = 2 * length * math.prod(_sizes(named[2]))
+            own = 2 * math.prod(_sizes(named[2])) * _summed_over(line, what, shapes)
             source = re.search(r'op_name="([^"]*)"', line)
             found[named[1]] = Operation(what, _shortened(source[1] if source else ""), flops=own)
             flops[computation] += own
@@ -130,6 +132,21 @@ def operations(text: str) -> dict[str, Operation]:
         if found[name].what in ("fusion", "call", "custom-call"):
             found[name].flops += sum(flops[computation] for computation in inside)
     return found
+
+
+def _summed_over(line: str, what: str, shapes: Mapping[str, Sequence[int]]) -> int:
+    """How many products each number of the result is a sum of; 0 for what is no product.
+
+    Of a convolution, those with the zeros of padding and dilation are among them.
+    """
+    operands = re.findall(r"%([\w.\-]+)", line.partition(f" {what}(")[2].partition(")")[0])
+    if what == "dot" and (contracted := re.search(r"lhs_contracting_dims={([\d,]*)}", line)):
+        left = shapes[operands[0]]
+        return math.prod(left[int(i)] for i in contracted[1].split(",") if i)
+    if what == "convolution" and (labels := re.search(r"dim_labels=\w+_(\w+)->", line)):
+        kernel = zip(shapes[operands[1]], labels[1], strict=True)  # o: the features of the result
+        return math.prod(size for size, label in kernel if label != "o")
+    return 0
 
 
 _INSTRUCTION = re.compile(r"(?:ROOT )?%?([\w.\-]+) = \(?(\w+\[[\d,]*\]).*? ([\w\-]+)\(")

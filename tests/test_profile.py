@@ -1,5 +1,7 @@
 """The profile of a step: how a compiled text and a trace are read, and one of a small sweep."""
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from jaxexp.cli.benchmarks import benchmark
@@ -33,6 +35,24 @@ def test_a_fusion_has_the_arithmetic_of_the_products_inside_it():
     assert found["f.1"].flops == found["d"].flops == 2 * 3 * 4 * 2 * 8
     assert (found["f.1"].what, found["f.1"].source) == ("fusion", "jvp(MLP)/hidden/dot_general")
     assert (found["e.2"].what, found["e.2"].source, found["e.2"].flops) == ("exponential", "exp", 0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "groups", "inputs"), [((3, 3, 4, 8), 1, 4), ((3, 3, 1, 8), 4, 1)]
+)
+def test_convolutions_are_products_of_each_output_with_its_window(shape, groups, inputs):
+    images, kernel = jnp.ones((2, 6, 6, 4)), jnp.ones(shape)
+
+    def convolved(images, kernel):
+        return jax.lax.conv_general_dilated(
+            images, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=groups,
+        )  # fmt: skip
+
+    made = jax.jit(convolved).lower(images, kernel).compile().as_text()
+    found = profile.operations(made).values()
+    flops = sum(own.flops for own in found if own.what == "convolution")
+    assert flops == 2 * (2 * 6 * 6 * 8) * (3 * 3 * inputs)
 
 
 def test_the_time_of_an_operation_is_without_those_inside_it():
