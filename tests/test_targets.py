@@ -10,7 +10,9 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from flax import linen as nn
 from rings import force
 from typer.testing import CliRunner
 
@@ -71,6 +73,49 @@ def test_a_loop_inside_a_step_that_ends_when_the_data_say_so_is_found():
     assert (found.inner_loops, found.data_dependent) == (1, 1)
     found = read_steps(text_of(fixed, jnp.eye(4), 3))
     assert (found.inner_loops, found.data_dependent) == (1, 0)
+
+
+def test_a_step_of_chunks_is_a_turn_of_the_loop_inside_theirs():
+    def steps(x, last, chunks):
+        def chunk(i, y):
+            return jax.lax.fori_loop(0, last, lambda i, z: jnp.sin(z) @ z, y + 1)
+
+        return jax.lax.fori_loop(0, chunks, chunk, x)
+
+    found = read_steps(text_of(steps, jnp.eye(4), 3, 2), chunked=True)
+    assert (found.inner_loops, found.data_dependent) == (0, 0)
+    assert found.operations > 0
+
+
+IN_PLACE = """
+%stack (param_0: f32[100,8], param_1: f32[8], param_2: s32[]) -> f32[100,8] {
+  %param_0 = f32[100,8]{1,0} parameter(0)
+  %param_1 = f32[8]{0} parameter(1)
+  %param_2 = s32[] parameter(2)
+  %row = f32[1,8]{1,0} bitcast(%param_1)
+  ROOT %stacked = f32[100,8]{1,0} dynamic-update-slice(%param_0, %row, %param_2)
+}
+%body (p: (f32[100,8], f32[8], s32[])) -> (f32[100,8], f32[8], s32[]) {
+  %p = (f32[100,8]{1,0}, f32[8]{0:S(1)}, s32[]) parameter(0)
+  %all = f32[100,8]{1,0} get-tuple-element(%p), index=0
+  %own = f32[8]{0:S(1)} get-tuple-element(%p), index=1
+  %i = s32[] get-tuple-element(%p), index=2
+  %start = (f32[100,8]{1,0:S(1)}, f32[100,8]{1,0}, u32[]{:S(2)}) copy-start(%all)
+  %here = f32[100,8]{1,0:S(1)} copy-done(%start)
+  %twice = f32[8]{0:S(1)} multiply(%own, %own)
+  %next = f32[100,8]{1,0} fusion(%all, %twice, %i), kind=kLoop, calls=%stack
+  ROOT %out = (f32[100,8]{1,0}, f32[8]{0:S(1)}, s32[]) tuple(%next, %twice, %i)
+}
+ENTRY %main (p: (f32[100,8], f32[8], s32[])) -> (f32[100,8], f32[8], s32[]) {
+  %p = (f32[100,8]{1,0}, f32[8]{0:S(1)}, s32[]) parameter(0)
+  ROOT %loop = (f32[100,8]{1,0}, f32[8]{0}, s32[]) while(%p), condition=%c, body=%body
+}
+"""
+
+
+def test_bytes_are_those_that_cross_to_the_memory_of_the_device():
+    """A copy to the chip reads all once; a row is written in place, at a place that is read."""
+    assert read_steps(IN_PLACE).bytes == 4 * (100 * 8 + 8 + 1)
 
 
 def test_a_step_that_asks_the_host_is_found():
@@ -278,13 +323,29 @@ def test_trials_at_a_time_are_halved_until_the_compiler_says_that_they_fit(
 
     def compiled(program, *others):
         steps = Steps(9, 0, 0, False)
-        return Compilation(program, 1.0, 1, 1, program.chunk * 1_000_000, 1.0, 1.0, steps)
+        return Compilation(program, 1.0, 1, 1, 1, program.chunk * 1_000_000, 1.0, steps)
 
     monkeypatch.setattr(targets, "_compile_as_it_is", compiled)
     monkeypatch.setattr(targets, "devices", lambda target: ())
     made = targets.compile_plan(plan, planned.task, {}, target)
     assert made.programs[0].program.chunk == chunk
     assert ("TOO MUCH" in str(made)) == (memory == 1)
+
+
+def test_predictions_of_all_trials_count_among_the_memory():
+    task = jx.supervised(
+        module=lambda trial: nn.Dense(3),
+        loss=optax.softmax_cross_entropy_with_integer_labels,
+    )
+    sweep = jx.Sweep(jx.Trial(epochs=1), {"seed": range(3)}, record=("predictions",))
+    planned = jx.plan(sweep, task, data_of(30_000), devices=1)
+    [program] = planned.plan.programs
+    arrays = evaluation.with_evaluation(planned.data)
+    made = targets._compile_as_it_is(program, planned.task, arrays, planned.devices)
+    own = compiling.state_like(program, planned.task, arrays)[2]
+    predicted = sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(own))
+    assert made.peak_bytes >= made.argument_bytes + predicted
+    assert made.step_flops > 0
 
 
 @pytest.mark.nightly

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from jaxexp.execution.compiling import BLOCK
@@ -20,7 +20,7 @@ class Steps:
     inner_loops: int
     data_dependent: int  # loops within a turn whose end only the data decide
     asks_host: bool
-    bytes: float = 0.0  # that a turn reads and writes, as far as the text says
+    bytes: float = 0.0  # of the device's memory that a turn reads and writes, by the text
 
 
 def computations(text: str) -> dict[str, list[str]]:
@@ -51,8 +51,10 @@ def _operation(line: str) -> str:
     return ""
 
 
-def read_steps(text: str, platform: str = "tpu") -> Steps:
+def read_steps(text: str, platform: str = "tpu", *, chunked: bool = False) -> Steps:
     """What a turn of the outermost loop does; of several, of the one that does most.
+
+    If `chunked`, the outermost loop is over chunks of trials, and a step is a turn of one inside.
 
     A loop inside a turn has a fixed end where its condition compares a number with a constant. A
     GPU asks its host after each turn of a loop of which its compiler does not know how many it has.
@@ -92,47 +94,79 @@ def read_steps(text: str, platform: str = "tpu") -> Steps:
         moved = sum(turns[b] * _bytes(found, found[b]) for _, b in inner) + _bytes(found, own)
         return Steps(work, len(inner), waits, asks, moved)
 
-    every = {body for name in found for _, body in loops(name)}
+    def inside(names: Iterable[str]) -> set[str]:
+        return {body for name in names for _, body in loops(name)}
+
+    every = inside(found)
     if platform == "gpu" and BLOCK in turns.values():  # what is left of a block does the same
         every = {body for body in every if turns[body] == BLOCK}
-    inner = {body for name in every for _, body in loops(name)}
-    made = [steps(body) for body in sorted(every - inner)]
+    elif chunked:
+        every = inside(every)
+    made = [steps(body) for body in sorted(every - inside(every))]
     return max(made, key=lambda own: own.operations, default=Steps(0, 0, 0, False))
 
 
 def _bytes(found: Mapping[str, Sequence[str]], lines: Sequence[str]) -> float:
-    """What the operations of a computation read and write: arguments, and results.
+    """What the operations of a computation read and write of the device's memory.
 
-    Of an argument of which an operation takes no more than a part, that part.
+    Arguments, of which an operation takes no more than a part that part, and results, of those
+    that are written in place what is new. What is kept on the chip, as TPUs do, is none of it.
     """
-    defined = {line.partition(" = ")[0].removeprefix("ROOT ").strip("% "): line for line in lines}
+    defined = _defined(lines)
     total = 0.0
     for line in lines:
-        if _operation(line) in {*NO_WORK, "while"}:
+        operation = _operation(line)
+        if operation in {*NO_WORK, "while"} or operation.endswith("-done"):
             continue
-        total += _size(line)
+        if operation.endswith("-start"):  # a transfer: its result names both sides
+            sides = _arrays(line)[:2]
+            total += min(size for size, _ in sides) * sum(there for _, there in sides)
+            continue
         called = found.get(_named(line, "calls"), ())
+        root = next((own for own in called if own.startswith("ROOT ")), line)
+        written = _written(root, _defined(called) if called else defined)
+        total += min(written, _in_memory(line))
         given = _arguments(line)
         for i, name in enumerate(given):
             if name in given[:i]:
                 continue
-            whole = _size(defined.get(name, ""))
-            parts = _parts(called, i)
-            total += whole if parts is None else min(whole, parts)
+            whole = _in_memory(defined.get(name, ""))
+            parameter = next((own for own in called if f" parameter({i})" in own), "")
+            total += min(whole, _taken(parameter or defined.get(name, ""), called or [line]))
     return total
 
 
-def _parts(called: Sequence[str], place: int) -> float | None:
-    """Bytes that a fused computation takes of an argument by slicing or gathering, if only so."""
-    named = next((line for line in called if f" parameter({place})" in line), "")
-    name = named.partition(" = ")[0].strip("% ")
-    uses = [line for line in called if line is not named and name and name in _arguments(line)]
-    taken = {"gather", "slice", "dynamic-slice"}
-    if not uses or any(
-        _operation(line) not in taken or _arguments(line)[0] != name for line in uses
-    ):
-        return None
-    return sum(map(_size, uses))
+def _taken(line: str, lines: Sequence[str]) -> float:
+    """Bytes that others of a computation take of this one's result: parts, if no more is used."""
+    name, total = _name(line), 0.0
+    uses = [own for own in lines if name and name in _arguments(own)]
+    for own in uses:
+        operation, first = _operation(own), _arguments(own)[0] == name
+        if operation == "bitcast":
+            total += _taken(own, lines)
+        elif first and operation in {"gather", "slice", "dynamic-slice"}:
+            total += _size(own)
+        elif not (first and operation == "dynamic-update-slice"):
+            return math.inf
+    return total if uses else math.inf
+
+
+def _written(line: str, defined: Mapping[str, str]) -> float:
+    """Bytes of what an instruction writes: of an update in place, those of the update."""
+    given = [defined.get(name, "") for name in _arguments(line)]
+    if _operation(line) == "dynamic-update-slice":
+        return _size(given[1])
+    if _operation(line) in {"tuple", "bitcast"}:
+        return sum(_written(own, defined) for own in given)
+    return _size(line)
+
+
+def _defined(lines: Sequence[str]) -> dict[str, str]:
+    return {_name(line): line for line in lines}
+
+
+def _name(line: str) -> str:
+    return line.partition(" = ")[0].removeprefix("ROOT ").strip("% ")
 
 
 def _arguments(line: str) -> list[str]:
@@ -143,11 +177,21 @@ def _arguments(line: str) -> list[str]:
 
 def _size(line: str) -> float:
     """Bytes of an instruction's result; of all of them, where it is a tuple."""
+    return sum(size for size, _ in _arrays(line))
+
+
+def _in_memory(line: str) -> float:
+    """Of these bytes, those in the device's memory."""
+    return sum(size for size, there in _arrays(line) if there)
+
+
+def _arrays(line: str) -> list[tuple[float, bool]]:
+    """Bytes of each array of an instruction's result, and whether it is in the device's memory."""
     result = line.partition(" = ")[2].partition(f" {_operation(line)}(")[0]
-    return sum(
-        BYTES.get(kind, 4) * math.prod(int(n) for n in shape.split(",") if n)
-        for kind, shape in re.findall(r"([a-z]+\d*)\[([\d,]*)\]", result)
-    )
+    return [
+        (BYTES.get(kind, 4) * math.prod(int(n) for n in shape.split(",") if n), "S(" not in layout)
+        for kind, shape, layout in re.findall(r"([a-z]+\d*)\[([\d,]*)\]({[^}]*})?", result)
+    ]
 
 
 def _named(line: str, what: str) -> str:

@@ -206,9 +206,9 @@ class Compilation:
     seconds: float  # to compile, on this machine
     argument_bytes: int
     temporary_bytes: int
-    peak_bytes: int  # the larger of training and evaluating; arguments and results included
-    step_flops: float  # of one chip and step
-    step_bytes: float  # that a chip moves in a step, as its compiler counts them
+    code_bytes: int
+    peak_bytes: int  # of all these and results, of the function that takes most
+    step_flops: float  # of one chip, in the products of a step
     steps: Steps
 
     def fits(self, target: Target) -> bool:
@@ -218,7 +218,7 @@ class Compilation:
     def bound(self, target: Target) -> str:
         """What limits a step at best, by the maker's figures: an estimate."""
         flops = target.flops_of(self.program.trials[0].matmul_precision)
-        seconds = self.step_bytes / target.bandwidth, self.step_flops / flops
+        seconds = self.steps.bytes / target.bandwidth, self.step_flops / flops
         limit = "memory" if seconds[0] >= seconds[1] else "arithmetic"
         micros = float(f"{max(seconds) * 1e6:.2g}")  # two digits, without an exponent
         return f"{micros:,g} µs by {limit}"
@@ -252,10 +252,11 @@ class Compilations:
             f"{count(len(program.devices), self.target.unit)}: compiled in {made.seconds:.1f} s; "
             f"{size_text(made.peak_bytes)} of a {self.target.unit} ({share:.0%}"
             f"{'' if made.fits(self.target) else ', TOO MUCH'}), "
-            f"{size_text(made.argument_bytes)} of it arguments and "
-            f"{size_text(made.temporary_bytes)} temporary; a step is {made.steps.operations} "
-            f"operations, {'asks the host' if made.steps.asks_host else 'never asks the host'}, "
-            f"{loops}, {made.bound(self.target)} at best"
+            f"{size_text(made.argument_bytes)} of it arguments, "
+            f"{size_text(made.temporary_bytes)} temporary and {size_text(made.code_bytes)} code; "
+            f"a step is {made.steps.operations} operations, "
+            f"{'asks the host' if made.steps.asks_host else 'never asks the host'}, {loops}, "
+            f"{made.bound(self.target)} at best"
         )
 
 
@@ -294,27 +295,14 @@ def _compile_as_it_is(
     started = time.perf_counter()
     traced = lowered(program, task, mesh, data, program.filled(), program.chunk)
     with _without_cache():
-        traced.init.compile()
-        steps, evaluate = traced.steps.compile(), traced.evaluate.compile()
+        made = {name: own.compile() for name, own in traced._asdict().items() if own is not None}
     seconds = time.perf_counter() - started
-    memory = [_memory(compiled) for compiled in (steps, evaluate)]
-    found = read_steps(steps.as_text() or "", platform=chips[0].platform)
-    costs = steps.cost_analysis()  # that for GPUs has none
-    if not costs:
-        with traced_for(chips[0].platform):
-            flops = step_flops(program, task, data) * program.chunk
-        costs = {"flops": flops, "bytes accessed": found.bytes}
-    largest = max(memory, key=lambda m: m["peak"])
-    return Compilation(
-        program=program,
-        seconds=seconds,
-        argument_bytes=largest["arguments"],
-        temporary_bytes=largest["temporary"],
-        peak_bytes=largest["peak"],
-        step_flops=float(costs.get("flops", 0.0)),
-        step_bytes=float(costs.get("bytes accessed", 0.0)),
-        steps=found,
-    )
+    largest = max(map(_memory, made.values()), key=lambda memory: memory["peak_bytes"])
+    with traced_for(chips[0].platform):
+        flops = step_flops(program, task, data) * program.chunk
+    chunked = program.filled() > program.chunk * len(program.devices)
+    steps = read_steps(made["steps"].as_text() or "", chips[0].platform, chunked=chunked)
+    return Compilation(program, seconds, **largest, step_flops=flops, steps=steps)
 
 
 @contextlib.contextmanager
@@ -334,7 +322,10 @@ def _memory(compiled: jax.stages.Compiled) -> dict[str, int]:
     found = compiled.memory_analysis()
     if found is None:
         raise UnavailableError("the compiler does not say how much memory a program takes")
-    arguments, temporary = found.argument_size_in_bytes, found.temp_size_in_bytes
-    results = found.output_size_in_bytes - found.alias_size_in_bytes
-    peak = arguments + results + temporary + found.generated_code_size_in_bytes
-    return {"arguments": int(arguments), "temporary": int(temporary), "peak": int(peak)}
+    own = {
+        "argument_bytes": int(found.argument_size_in_bytes),
+        "temporary_bytes": int(found.temp_size_in_bytes),
+        "code_bytes": int(found.generated_code_size_in_bytes),
+    }
+    results = int(found.output_size_in_bytes - found.alias_size_in_bytes)
+    return {**own, "peak_bytes": sum(own.values()) + results}
