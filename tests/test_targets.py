@@ -6,13 +6,12 @@ These skip where the compiler is not installed: pip install 'jaxexp[tpu]' or 'ja
 import dataclasses
 import importlib.util
 import itertools
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
-from flax import linen as nn
 from rings import force
 from typer.testing import CliRunner
 
@@ -333,12 +332,17 @@ def test_trials_at_a_time_are_halved_until_the_compiler_says_that_they_fit(
 
 
 def test_predictions_of_all_trials_count_among_the_memory():
-    task = jx.supervised(
-        module=lambda trial: nn.Dense(3),
-        loss=optax.softmax_cross_entropy_with_integer_labels,
+    class Predicting(jx.MLPClassification):
+        prediction_dims = types.MappingProxyType({"drawn": ("point",)})
+
+        def predictions(self, trial, variables, data):
+            return {"drawn": jax.random.normal(jax.random.key(trial.seed), (500_000,))}
+
+    sweep = jx.Sweep(
+        jx.MLPTrial(epochs=1, depth=1, width=2), {"seed": range(3)}, record=("predictions",)
     )
-    sweep = jx.Sweep(jx.Trial(epochs=1), {"seed": range(3)}, record=("predictions",))
-    planned = jx.plan(sweep, task, data_of(30_000), devices=1)
+    data = dataclasses.replace(data_of(), coords={"point": (("point",), np.arange(500_000))})
+    planned = jx.plan(sweep, Predicting(), data, devices=1)
     [program] = planned.plan.programs
     arrays = evaluation.with_evaluation(planned.data)
     made = targets._compile_as_it_is(program, planned.task, arrays, planned.devices)
