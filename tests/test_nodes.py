@@ -153,8 +153,8 @@ def test_no_schedule_beats_its_bound_and_all_programs_end(works, nodes):
         ({"nodes": 0}, "nodes=0: expected a whole number, at least 1"),
         ({"nodes": True}, "nodes=True: expected"),
         ({"nodes": 2, "target": "h100", "devices": 0}, "devices=0: expected a whole number"),
-        ({"target": "h100", "devices": 2}, "has its own|its compiler cannot be used here"),
-        ({"target": "tpu-v5e-4", "devices": 2}, "has its own, expected only one of both, or nodes"),
+        ({"target": "h100", "devices": 2}, "expected none beside|its compiler cannot be used here"),
+        ({"target": "tpu-v5e-4", "devices": 2}, "which has its own, unless nodes are given"),
         ({"target": "h100", "cluster": "auto"}, "expected only one of target and cluster"),
     ],
 )

@@ -375,10 +375,31 @@ def test_memory_is_of_each_device_and_counts_the_data():
     for device in (0, 1):
         less = list(limits)
         less[device] *= 0.99
-        with pytest.raises(UserError, match=rf"on device {device}, and .* may be used there"):
+        with pytest.raises(UserError, match=rf"on device {device}, .* may be used there"):
             plan([sweep], 2, workload, mode="exact", device_memory=less)
     with pytest.raises(UserError, match=r"3 trials need about .* of memory for their arrays"):
         plan([sweep], 2, workload, mode="exact", device_memory=limits, host_memory=1e3)
+
+
+@given(
+    st.integers(1, 300), st.integers(1, 5), st.floats(1e4, 1e8), st.integers(1, 10_000),
+    st.integers(1, 10_000), st.sampled_from(["auto", "exact"]),
+)  # fmt: skip
+def test_what_a_device_has_memory_for_one_trial_of_it_has_for_any_number(
+    trials, devices, memory, parameters, activations, mode
+):
+    workload = Workload(EXAMPLES, lambda trial: Cost(1e6, 3, parameters, activations))
+
+    def refused(n):
+        options = {"mode": mode, "backend": "tpu", "device_memory": [memory] * devices}
+        try:
+            made = plan([Sweep(Trial(), {"seed": range(n)})], devices, workload, **options)
+        except UserError as error:
+            return str(error)
+        assert made.trials == n
+        return ""
+
+    assert refused(trials) == refused(1)
 
 
 def test_a_cost_of_the_tasks_own_decides():

@@ -342,7 +342,8 @@ def _hardware(
         return _Hardware(absent.backend, number, (memory,) * number, int(nodes), target=absent)
     if devices is not None:
         raise UserError(
-            f"devices={devices!r}: {target} has its own, expected only one of both, or nodes, too"
+            f"devices={devices!r}: expected none beside target={target!r}, which has its own, "
+            "unless nodes are given, too"
         )
     used = targets.devices(absent)
     return _Hardware(absent.backend, len(used), (memory,) * len(used), 1, used, absent)

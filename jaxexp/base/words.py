@@ -39,9 +39,12 @@ def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
 
     >>> did_you_mean("device", ["devices", "memory"])
     'did you mean devices? '
+    >>> did_you_mean("node", ["nodes", "mode", "modes"])
+    'did you mean nodes, mode or modes? '
     """
     near = difflib.get_close_matches(name, list(known), n=3, cutoff=cutoff)
-    return f"did you mean {' or '.join(near)}? " if near else ""
+    named = " or ".join([*filter(None, [", ".join(near[:-1])]), *near[-1:]])
+    return f"did you mean {named}? " if near else ""
 
 
 def duration(seconds: float) -> str:

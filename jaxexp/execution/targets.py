@@ -216,7 +216,7 @@ class Compilation:
         return self.peak_bytes <= MAY_BE_USED * target.memory
 
     def bound(self, target: Target) -> str:
-        """What limits a step at best, by the maker's figures: an estimate."""
+        """What limits a step at best, by its text and the maker's figures: an estimate."""
         flops = target.flops_of(self.program.trials[0].matmul_precision)
         seconds = self.steps.bytes / target.bandwidth, self.step_flops / flops
         limit = "memory" if seconds[0] >= seconds[1] else "arithmetic"
@@ -244,12 +244,15 @@ class Compilations:
     def _line(self, made: Compilation) -> str:
         program = made.program
         share = made.peak_bytes / self.target.memory
+        where = f"a {self.target.unit}"
+        if len(program.devices) > 1:
+            where = f"each of {len(program.devices)} {self.target.unit}s"
         loops = "no loop that only the data end"
         if made.steps.data_dependent:
             loops = f"{count(made.steps.data_dependent, 'loop')} that only the data end"
         return (
-            f"{count(len(program.trials), 'trial'):>12}, {program.chunk} at a time on each of "
-            f"{count(len(program.devices), self.target.unit)}: compiled in {made.seconds:.1f} s; "
+            f"{count(len(program.trials), 'trial'):>12}, {program.chunk} at a time on {where}: "
+            f"compiled in {made.seconds:.1f} s; "
             f"{size_text(made.peak_bytes)} of a {self.target.unit} ({share:.0%}"
             f"{'' if made.fits(self.target) else ', TOO MUCH'}), "
             f"{size_text(made.argument_bytes)} of it arguments, "

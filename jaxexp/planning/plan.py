@@ -71,8 +71,18 @@ def plan(
     name, or a grid that needs more memory than there is.
     """
     check_mode(mode)
-    planner = _Planner(list(sweeps), devices, workload, mode, MACHINES[backend], nodes)
+    memory = min(device_memory, default=math.inf) - workload.data_bytes
+    planner = _Planner(list(sweeps), devices, workload, mode, MACHINES[backend], nodes, memory)
     made = Plan(tuple(planner.programs()), devices, backend, workload.data_bytes, nodes, mode)
+    for device, limit in enumerate(device_memory):
+        for program in made.programs:
+            needed = workload.data_bytes + sum(planner.trial_bytes(program))
+            if device in program.devices and needed > limit:
+                raise UserError(
+                    f"a single trial ({program.why()}) needs about {size_text(needed)} on device "
+                    f"{device}, {size_text(workload.data_bytes)} of it for the data, and "
+                    f"{size_text(limit)} may be used there: a smaller model or batch would fit"
+                )
     _check_memory(made, host_memory, device_memory)
     return made
 
@@ -125,6 +135,7 @@ class _Planner:
     mode: str
     machine: Machine
     nodes: int = 1
+    memory: float = math.inf  # bytes of each device that programs may take
     # By the identity of a program's trials, which take long to compare.
     _found: dict[int, tuple[object, Best]] = dataclasses.field(default_factory=dict)
 
@@ -313,16 +324,22 @@ class _Planner:
 
         They run one after another, spread over all devices, and share the compiled functions. A
         rest of fewer trials than there are devices would keep some of them busy with copies: it is
-        compiled for fewer devices where that costs less.
+        compiled for fewer devices where that costs less, and where it shares their memory with
+        nothing of its own kind.
         """
         cost, devices = self.workload.cost(self._bound(program)), self.devices
         state = 4 * STATE_COPIES * max(1, cost.parameters)
-        most = max(1, int(self.machine.state_bytes / state / devices)) * devices
+        rows = min(self.machine.state_bytes / state / devices, self._most_rows(program))
+        most = max(1, int(rows)) * devices
         if len(program.trials) <= most:
             return [program]
         rest = len(program.trials) % devices
         copies = (devices - rest) / devices * self._work(program) / len(program.trials)
-        apart = rest and copies > self.machine.compile_seconds * cost.compilation
+        apart = (
+            rest
+            and math.isinf(self.memory)
+            and copies > self.machine.compile_seconds * cost.compilation
+        )
         return [
             dataclasses.replace(
                 part,
@@ -366,7 +383,10 @@ class _Planner:
                 continue
             work = self._work(program) + self.machine.compile_seconds
             free = sorted(range(len(busy)), key=lambda device: busy[device])
-            n = min({1, len(program.trials)}, key=lambda n: (busy[free[n - 1]] + work / n, n))
+            ways = {len(program.trials)}
+            if len(program.trials) <= self._most_rows(program):
+                ways |= {1}
+            n = min(ways, key=lambda n: (busy[free[n - 1]] + work / n, n))
             for device in free[:n]:
                 busy[device] = busy[free[n - 1]] + work / n
             on = tuple(sorted(free[:n])) if self.nodes == 1 else tuple(range(n))
@@ -374,7 +394,10 @@ class _Planner:
         return placed + alone
 
     def _in_chunks(self, program: Program) -> Program:
-        """As few trials at a time as are fast, in equal chunks; what a step touches is cached."""
+        """As few trials at a time as are fast, in equal chunks; what a step touches is cached.
+
+        Fewer where a device has no memory for so many.
+        """
         if program.one_by_one:
             return dataclasses.replace(program, chunk=1)
         cost = self.workload.cost(self._bound(program))
@@ -383,10 +406,19 @@ class _Planner:
         most = max(1, self.machine.cache_bytes / max(1, touched))
         enough = enough_at_once(cost, program.rows, self.machine)
         fewest, several = (math.ceil(own / min(most, n * enough)) for n in (2, 1))
+        held, running = self.trial_bytes(program)
+
+        def fits(chunk: int) -> bool:
+            return math.ceil(own / chunk) * chunk * held + chunk * running <= self.memory
+
         chunks = [math.ceil(own / n) for n in range(fewest, several + 1)]
+        if not any(map(fits, chunks)):
+            fewer = (math.ceil(own / n) for n in range(several + 1, own + 1))
+            chunks = [next(filter(fits, fewer), 1)]
         # Few places that no trial fills; of as few, the smallest chunks.
         return dataclasses.replace(
-            program, chunk=min(chunks, key=lambda chunk: (math.ceil(own / chunk) * chunk, chunk))
+            program,
+            chunk=min(chunks, key=lambda c: (not fits(c), math.ceil(own / c) * c, c)),
         )
 
     def _sharing(self, programs: list[Program]) -> list[Program]:
@@ -415,12 +447,24 @@ class _Planner:
         }
         return functions_of(program), program.devices, frozenset(lengths)
 
+    def trial_bytes(self, program: Program) -> tuple[float, float]:
+        """What each of its trials takes of a device while a call runs; more while it is trained."""
+        cost = self.workload.cost(self._bound(program))
+        floats = self.workload.epoch_floats(cost, program.batch_sizes[0], program.record)
+        held = _copies(program) * cost.parameters + CALL_COPIES * floats
+        return 4 * held, 4 * 2 * cost.activations * program.rows
+
+    def _most_rows(self, program: Program) -> float:
+        """How many of its trials a device has memory for, if it trains one at a time."""
+        held, running = self.trial_bytes(program)
+        return (self.memory - running) / max(1, held)
+
     def _estimated(self, program: Program) -> Program:
         cost = self.workload.cost(self._bound(program))
         floats = self.workload.epoch_floats(cost, program.batch_sizes[0], program.record)
-        copies = STATE_COPIES + (2 if program.microbatch else 0)  # gradients gathered, and given
-        state = 4 * copies * cost.parameters * program.filled()
-        running = 2 * cost.activations * program.rows * len(program.devices) * program.chunk
+        state = 4 * _copies(program) * cost.parameters * program.filled()
+        held, running = self.trial_bytes(program)
+        at_once = len(program.devices) * program.chunk
         parameters = sum(self.workload.cost(trial).parameters for trial, _ in program.members)
         work = self._work(program)
         own = [self._needed(trial) for trial, _ in program.members]
@@ -431,11 +475,16 @@ class _Planner:
             padding=max(0.0, 1 - needed / work) if work else 0.0,
             shares=tuple(seconds / (sum(own) or 1) for seconds in own),
             state_bytes=state,
-            device_bytes=state + 4 * (program.filled() * CALL_COPIES * floats + running),
+            device_bytes=program.filled() * held + at_once * running,
             record_bytes=4
             * (RECORD_COPIES * len(program.trials) * program.epochs * floats + parameters),
         )
         return dataclasses.replace(program, estimate=estimate)
+
+
+def _copies(program: Program) -> int:
+    """Of its parameters: gradients that are gathered, and given, among them."""
+    return STATE_COPIES + (2 if program.microbatch else 0)
 
 
 def _cut(program: Program, most: int) -> list[Program]:
