@@ -114,7 +114,25 @@ ENTRY %main (p: (f32[100,8], f32[8], s32[])) -> (f32[100,8], f32[8], s32[]) {
 
 def test_bytes_are_those_that_cross_to_the_memory_of_the_device():
     """A copy to the chip reads all once; a row is written in place, at a place that is read."""
-    assert read_steps(IN_PLACE).bytes == 4 * (100 * 8 + 8 + 1)
+    once = 4 * (100 * 8 + 8 + 1)
+    assert read_steps(IN_PLACE).bytes == once
+    layers = IN_PLACE.replace("ENTRY %main", "%step")
+    text = (
+        layers
+        + """
+%c (p: (f32[100,8], f32[8], s32[])) -> pred[] {
+  %p = (f32[100,8]{1,0}, f32[8]{0}, s32[]) parameter(0)
+  %i = s32[]{:T(128)} get-tuple-element(%p), index=2
+  %layers = s32[]{:T(128)} constant(23)
+  ROOT %less = pred[]{:T(512)} compare(%i, %layers), direction=LT
+}
+ENTRY %main (p: (f32[100,8], f32[8], s32[])) -> (f32[100,8], f32[8], s32[]) {
+  %p = (f32[100,8]{1,0}, f32[8]{0}, s32[]) parameter(0)
+  ROOT %steps = (f32[100,8]{1,0}, f32[8]{0}, s32[]) while(%p), condition=%data, body=%step
+}
+"""
+    )
+    assert read_steps(text).bytes == 23 * once
 
 
 def test_a_step_that_asks_the_host_is_found():

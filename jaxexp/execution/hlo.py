@@ -83,6 +83,16 @@ def read_steps(text: str, platform: str = "tpu", *, chunked: bool = False) -> St
                 yield condition, body
                 yield from loops(body)
 
+    def moved(name: str) -> float:
+        """Bytes, with those of every turn of the loops of a computation."""
+        own = list(lines_of(name))
+        inner = [line for line in own if _operation(line) == "while"]
+        return _bytes(found, own) + sum(
+            (turns[_named(line, "body")] or _constant_turns(found, _named(line, "condition")))
+            * moved(_named(line, "body"))
+            for line in inner
+        )
+
     def steps(body: str) -> Steps:
         inner, own = list(loops(body)), list(lines_of(body))
         waits = sum(not _is_fixed(found, condition) for condition, _ in inner)
@@ -91,8 +101,7 @@ def read_steps(text: str, platform: str = "tpu", *, chunked: bool = False) -> St
         asks = any(_operation(line).startswith(ASKS_HOST) for line in lines)
         asks = asks or (platform == "gpu" and not all(turns[name] for name in every))
         work = sum(_operation(line) not in NO_WORK for line in own)
-        moved = sum(turns[b] * _bytes(found, found[b]) for _, b in inner) + _bytes(found, own)
-        return Steps(work, len(inner), waits, asks, moved)
+        return Steps(work, len(inner), waits, asks, moved(body))
 
     def inside(names: Iterable[str]) -> set[str]:
         return {body for name in names for _, body in loops(name)}
@@ -198,6 +207,14 @@ def _named(line: str, what: str) -> str:
     """The computation that an instruction names: `body=%this`."""
     found = re.search(rf"{what}=%?([\w.\-]+)", line)
     return found[1] if found else ""
+
+
+def _constant_turns(found: Mapping[str, Sequence[str]], condition: str) -> int:
+    """The number below which a condition keeps a count, which begins at 0; 0 for any other."""
+    lines = found.get(condition, ())
+    numbers = re.findall(r"= s32\[\]\S* constant\((\d+)\)", "\n".join(lines))
+    below = any("direction=LT" in line for line in lines)
+    return int(numbers[0]) if below and len(numbers) == 1 and _is_fixed(found, condition) else 0
 
 
 def _is_fixed(found: Mapping[str, Sequence[str]], condition: str) -> bool:
