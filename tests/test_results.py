@@ -75,7 +75,10 @@ def test_dimensions_and_values(problem):
 def test_a_divergence_is_stored_with_epoch_and_step(problem):
     sweep = Sweep(base=MLPTrial(epochs=3, depth=1), axes={"width": [8, 16]})
     records = {trial: made_up(trial) for trial in sweep.trials()}
-    records[sweep.trials()[1]].step_loss[3:] = np.nan  # the second step of the second epoch
+    diverged = records[sweep.trials()[1]]
+    diverged.step_loss[3:] = np.nan  # the second step of the second epoch
+    for metrics in diverged.metrics.values():
+        metrics["loss"][1:] = np.nan
     results = to_dataset(sweep, records, *problem, {})
     assert results.diverged_epoch.values.tolist() == [0, 2]
     assert results.diverged_step.values.tolist() == [0, 4]

@@ -164,14 +164,32 @@ def test_of_equal_settings_one_is_clearly_better_as_rarely_as_the_interval_says(
         "skewed": (rng.exponential(size=(1000, n)) - 1, 0.15),
     }
     for name, (gains, most) in draws.items():
-        low_R, high_R = np.transpose([seeds._interval([pd.Series(gain)]) for gain in gains])
-        assert 0.02 < ((low_R > 0) | (high_R < 0)).mean() < most, name
-        assert (low_R > 0).mean() < 0.04, name
+        half_R = np.array([seeds._half_width([pd.Series(gain)]) for gain in gains])
+        mean_R = gains.mean(1)
+        assert 0.02 < (abs(mean_R) > half_R).mean() < most, name
+        assert (mean_R > half_R).mean() < 0.04, name
+
+
+@pytest.mark.parametrize(("of_seeds", "of_folds"), [(0, 0), (1, 0), (0, 1), (1, 1)])
+def test_pairs_of_seeds_and_folds_are_not_taken_for_independent(of_seeds, of_folds):
+    """Of equal settings, one is clearly better in 5 % of draws at most, or 1000 have 0.7 % more."""
+    rng = np.random.default_rng(0)
+    shape, pairs = (4, 3), pd.MultiIndex.from_product([range(4), range(3)])
+    gains = rng.normal(size=(1000, *shape)) * 0.3
+    gains += of_seeds * rng.normal(size=(1000, 4, 1)) + of_folds * rng.normal(size=(1000, 1, 3))
+    half_R = np.array([seeds._half_width([pd.Series(gain.ravel(), pairs)]) for gain in gains])
+    assert (abs(gains.mean((1, 2))) > half_R).mean() < 0.07
+
+
+def test_each_seed_in_a_fold_of_its_own_is_as_seeds_alone():
+    gain = [0.1, 0.3, 0.2, 0.5]
+    pairs = pd.MultiIndex.from_arrays([range(4), range(4)])
+    assert seeds._half_width([pd.Series(gain, pairs)]) == seeds._half_width([pd.Series(gain)])
 
 
 def test_of_one_difference_or_equal_ones_no_spread_is_known():
-    assert np.isnan(seeds._interval([pd.Series([0.5])])).all()
-    assert np.isnan(seeds._interval([pd.Series([0.5, 0.5])])).all()
+    assert np.isnan(seeds._half_width([pd.Series([0.5])]))
+    assert np.isnan(seeds._half_width([pd.Series([0.5, 0.5])]))
     coarse = seeds.lead(swept([[0.25, 0.5, 0.25, 0.5], [0.5, 0.75, 0.5, 0.75]]))
     assert not coarse.clear
     assert "leads" not in str(coarse)

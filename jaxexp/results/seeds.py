@@ -19,6 +19,7 @@ no two trials differ in their seed alone there is nothing to average: results ar
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -224,6 +225,9 @@ class Lead:
         high: of the same.
         paired: whether the two have at least half of their seeds in common, and more than one.
         replicate: "seed", or "fold" or "seed-fold pair", which then stand for the seeds above.
+            Pairs that share a seed or a fold are not independent: the squared errors of the means
+            of each seed, and of each fold, are added, with the degrees of freedom of Satterthwaite
+            ("An Approximate Distribution of Estimates of Variance Components", 1946).
             Folds share most of their training examples, so that their intervals are too narrow:
             Nadeau and Bengio, "Inference for the Generalization Error" (2003).
     """
@@ -248,6 +252,8 @@ class Lead:
     def interval(self) -> str:
         """The difference and how well it is known, in words."""
         how = f"Student's t, {self.replicate} by {self.replicate}"
+        if self.replicate not in select.REPLICATES:
+            how = "Student's t, by seeds and by folds"
         if not self.paired:
             how = f"Welch's t, over the {self.replicate}s of each"
         return (
@@ -333,7 +339,7 @@ def _lead(
     paired = 2 * len(gain_K) >= fewer and len(gain_K) >= min(fewer, 2)
     difference = gain_K.mean() if paired else first.mean() - second.mean()
     largest = float(pd.concat([first, second]).abs().max())
-    low, high = _interval([gain_K] if paired else [first, -second], largest)
+    half = _half_width([gain_K] if paired else [first, second], largest)
     return Lead(
         best=str(ranked["trial"].iloc[0]),
         second=str(ranked["trial"].iloc[1]),
@@ -341,15 +347,18 @@ def _lead(
         seeds=len(gain_K),
         wins=int((first[gain_K.index] > others[gain_K.index]).sum()),
         difference=float(difference),
-        low=low,
-        high=high,
+        low=float(difference) - half,
+        high=float(difference) + half,
         paired=paired,
         replicate=select.replicate(ds),
     )
 
 
-def _interval(samples: Sequence[pd.Series], largest: float = 0.0) -> tuple[float, float]:
-    """Of the mean of a sample, by Student's t; of the sum of two independent means, by Welch's.
+def _half_width(samples: Sequence[pd.Series], largest: float = 0.0) -> float:
+    """Of the interval of the mean of a sample, or of the difference of two independent means.
+
+    By Student's t; of several means, whose squared errors add up, with the degrees of freedom of
+    Welch and Satterthwaite.
 
     NaN of single values, and of ones that are equal but for the rounding of the `largest` number of
     which they are differences: those of a coarse metric, such as the accuracy on few examples, are
@@ -358,19 +367,28 @@ def _interval(samples: Sequence[pd.Series], largest: float = 0.0) -> tuple[float
     """
     from scipy.special import stdtrit  # it takes half a second to start
 
-    if min(map(len, samples)) < 2:
-        return float("nan"), float("nan")
-    mean = sum(float(sample.mean()) for sample in samples)
-    squared_errors = [float(sample.var(ddof=1)) / len(sample) for sample in samples]
+    parts = [part for sample in samples for part in _independent(sample)]
+    if min(map(len, parts)) < 2:
+        return float("nan")
+    squared_errors = [float(part.var(ddof=1)) / len(part) for part in parts]
     total = sum(squared_errors)
-    if total**0.5 <= ROUNDING * largest:
-        return float("nan"), float("nan")
-    # Of a single sample, n - 1; else those of Welch and Satterthwaite.
+    if math.sqrt(total) <= ROUNDING * largest:
+        return float("nan")
     freedom = total**2 / sum(
-        own**2 / (len(sample) - 1) for own, sample in zip(squared_errors, samples, strict=True)
+        own**2 / (len(part) - 1) for own, part in zip(squared_errors, parts, strict=True)
     )
-    half = float(stdtrit(freedom, (100 + LEVEL) / 200)) * total**0.5
-    return mean - half, mean + half
+    return float(stdtrit(freedom, (100 + LEVEL) / 200)) * math.sqrt(total)
+
+
+def _independent(sample: pd.Series) -> list[pd.Series]:
+    """Samples of independent values whose squared errors add up to that of the mean, or to more.
+
+    Of seeds crossed with folds, these are the means of each seed and those of each fold: pairs that
+    share a seed or a fold are not independent, and what each pair adds of its own counts twice.
+    """
+    levels = map(sample.index.get_level_values, range(sample.index.nlevels))
+    shared = [level for level in levels if 1 < level.nunique() < len(sample)]
+    return [sample.groupby(level).mean() for level in shared] or [sample]
 
 
 def best_in_words(
