@@ -180,6 +180,7 @@ def test_logs_that_cannot_be_written_do_not_lose_the_run(tmp_path, noted, monkey
     def write(sweep, own, folder):
         raise RuntimeError("no space\nleft")
 
+    works = logs.WRITERS["tensorboard"]
     monkeypatch.setitem(logs.WRITERS, "tensorboard", write)
     sweep, out = write_sweep(tmp_path / "mine.py"), tmp_path / "run"
     code, stdout, told = call("run", sweep, "--out", out, "--log", "tensorboard")
@@ -187,6 +188,12 @@ def test_logs_that_cannot_be_written_do_not_lose_the_run(tmp_path, noted, monkey
     assert "mine could not be written for tensorboard (no space)" in told
     assert stdout.strip() == str(out / "report.html")
     assert (out / "results" / "mine.nc").is_file()
+    assert f"`jaxexp report {out}` writes what is missing" in told
+    assert call("report", out)[0] == 4
+    monkeypatch.setitem(logs.WRITERS, "tensorboard", works)
+    for _ in range(2):
+        assert call("report", out)[:2] == (0, f"{out / 'report.html'}\n")
+    assert noted == [("mine", 6)]
 
 
 def test_what_is_written_of_a_trial():

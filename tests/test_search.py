@@ -349,7 +349,7 @@ def test_values_that_do_not_fit_together_are_told_before_anything_trains():
         ("integers(8,128,log)", integers(8, 128, log=True)),
         ("integers(8,128,step=8)", integers(8, 128, step=8)),
         ("choice(relu,tanh)", choice(["relu", "tanh"])),
-        ("64-32-16,8", choice(["64-32-16", "8"])),
+        ("64-32-16,8,()", choice(["64-32-16", "8", "()"])),
         ("uniform(0,0.9) when optimizer=sgd", uniform(0, 0.9).when(optimizer="sgd")),
         ("1,2 when optimizer=sgd|adam, depth=3",
          choice(["1", "2"]).when(optimizer=["sgd", "adam"], depth="3")),

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 import scipy.stats
+from flax import nnx
 from optax import contrib
 
 import jaxexp as jx
@@ -348,6 +349,10 @@ KEEPING = {
     "injected": ("learning_rate", lambda t: optax.inject_hyperparams(optax.sgd)(
         learning_rate=t.learning_rate), r"state\.hyperparams\['learning_rate'\]: a copy would"),
     "computed anew": ("learning_rate", scheduled, ""),
+    "computed anew in a branch": (
+        "learning_rate", lambda t: optax.apply_if_finite(scheduled(t), 2), ""),
+    "injected in a branch": ("learning_rate", lambda t: optax.apply_if_finite(
+        optax.inject_hyperparams(optax.sgd)(learning_rate=t.learning_rate), 2), "a copy would"),
     "schedule-free": ("learning_rate", lambda t: contrib.schedule_free_sgd(t.learning_rate), ""),
     "average": ("scale", lambda t: contrib.schedule_free_sgd(
         t.learning_rate, b1=t.scale), r"scale is kept in the optimizer's state\.b1: a copy would"),
@@ -367,6 +372,25 @@ def test_what_a_copy_would_not_change_is_refused(case):
     pbt = PBT(space, population=4)
     planned = jx.plan(pbt.sweep, task, jx.arrays(np.eye(8, 2), np.ones(8), validation=None))
     with pytest.raises(jx.UserError, match=refused) if refused else contextlib.nullcontext():
+        api.controlled(planned, pbt)
+
+
+def test_what_a_model_keeps_in_its_state_is_refused():
+    class Scaled(nnx.Module):
+        def __init__(self, trial, rngs):
+            self.linear, self.scale = nnx.Linear(2, 1, rngs=rngs), trial.scale
+
+        def __call__(self, x):
+            return self.linear(x)[:, 0] * self.scale
+
+    task = jx.supervised(
+        module=lambda trial, rngs: Scaled(trial, rngs),
+        loss=lambda trial, prediction, y: (prediction - y) ** 2 / trial.scale,
+    )
+    space = jx.search.Space(Scales(batch_size=4), {"scale": jx.search.uniform(0.1, 0.9)})
+    pbt = PBT(space, population=4)
+    planned = jx.plan(pbt.sweep, task, jx.arrays(np.eye(8, 2), np.ones(8), validation=None))
+    with pytest.raises(jx.UserError, match=r"scale is kept in the model's state.*scale.*: a copy"):
         api.controlled(planned, pbt)
 
 

@@ -1,7 +1,9 @@
 """Commands on a run that was begun: its page, the rest of it, and predictions by its models."""
 
+import contextlib
 import dataclasses
 import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +27,8 @@ def report(
 ) -> None:
     """Draw the figures and the page of a run again, from its saved results.
 
+    Writes logs, too, that the run was asked for and that are missing.
+
     jaxexp report runs/rates
     """
     from jaxexp.report import sections
@@ -33,7 +37,9 @@ def report(
     found = dict(directory.load())
     sweeps = {Path(name).stem: name for name in directory.command()["sweeps"]}
     drawn: list[Section] = []
+    failed: list[str] = []
     for name, dataset in found.items():
+        failed += pages.log(directory, directory.command().get("log", ()), dataset)
         try:
             drawn += pages.draw(directory, _drawn(directory, sweeps[name]), dataset)
         except UserError as error:  # the results are there, whatever has become of the sweep's file
@@ -41,7 +47,7 @@ def report(
             drawn.append(sections.in_general(dataset, directory.keep_figure, name))
     drawn += pages.compare(directory, found)
     page = pages.write(directory, drawn, list(found.values()))
-    finish(page, [error for section in drawn for error in section.errors])
+    finish(page, [*(error for section in drawn for error in section.errors), *failed])
 
 
 def resume(
@@ -152,9 +158,10 @@ def predict(
     def note(text: str) -> None:
         console.print(text, style="yellow", soft_wrap=True)
 
-    predicted, model = predict_files(
-        directory, command, files or [], sweep, export, note, force=force
-    )
+    with contextlib.redirect_stdout(sys.stderr):  # what the sweep's file prints is no prediction
+        predicted, model = predict_files(
+            directory, command, files or [], sweep, export, note, force=force
+        )
     for found in predicted:
         probability = "" if found.probability is None else f"\t{found.probability:.4f}"
         print(f"{found.example}\t{found.label}{probability}")

@@ -1,9 +1,11 @@
-"""The page of a run directory: figures drawn from its results, and all of it as HTML."""
+"""What a run directory shows of its results: the page with its figures, and logs."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jaxexp.base.errors import UserError
 from jaxexp.cli import library
 from jaxexp.cli.rundir import RunDirectory
 from jaxexp.spec.sweep import Sweep
@@ -26,6 +28,20 @@ def compare(directory: RunDirectory, datasets: "Mapping[str, xr.Dataset]") -> "l
     from jaxexp.report import sections
 
     return sections.of_comparisons(datasets, directory.keep_figure, library.comparisons())
+
+
+def log(directory: RunDirectory, kinds: Sequence[str], dataset: "xr.Dataset") -> list[str]:
+    """Write the trials into logs of these kinds that have not been written; returns what failed."""
+    from jaxexp.results import logs
+
+    errors = []
+    for kind in kinds:
+        try:
+            logs.write(kind, dataset, directory.logs / kind)
+        except UserError as error:  # the results are there
+            path = shlex.quote(str(directory.path))
+            errors.append(f"{error}; `jaxexp report {path}` writes what is missing")
+    return errors
 
 
 def write(

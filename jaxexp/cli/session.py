@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from jaxexp.base.errors import InterruptedRunError, UnavailableError, UserError
+from jaxexp.base.errors import InterruptedRunError, UnavailableError
 from jaxexp.base.files import digest
 from jaxexp.base.words import count
 from jaxexp.cli import library, pages
@@ -379,18 +379,9 @@ class Session:
         known = self.results.keys() | self.missing.keys()
         if known >= {source.sweep.name for source in self._sources}:
             self.signals.end_budget()
-        self._log(directory, sweep, dataset)
-        self.sections += pages.draw(directory, sweep, dataset)
-
-    def _log(self, directory: RunDirectory, sweep: Sweep, dataset: "xr.Dataset") -> None:
         if self.command.log:
-            from jaxexp.results import logs
-
-            for kind in self.command.log:
-                try:
-                    logs.write(kind, dataset, directory.logs / kind)
-                except UserError as error:  # the results are there
-                    self.log_errors.append(str(error))
+            self.log_errors += pages.log(directory, self.command.log, dataset)
+        self.sections += pages.draw(directory, sweep, dataset)
 
     def _not_run(self, todo: list[Source], reason: str) -> None:
         for source in todo:

@@ -29,7 +29,7 @@ def parse(written: str) -> Distribution:
     body, when, condition = written.partition(" when ")
     match = re.fullmatch(r"\s*(\w+)\s*\((.*)\)\s*", body)
     if match is None:
-        if "(" in body or ")" in body:
+        if re.search("[()]", body.replace("()", "")):  # an empty tuple is a value
             raise UserError(f"{written!r}: expected {_EXPECTED}")
         made: Distribution = choice(_parts(written, body))
     else:

@@ -94,8 +94,6 @@ def _to_one_of(options: Sequence[Hint], value: object) -> Value:
 
 def _to_tuple(hints: Sequence[Hint], value: object) -> tuple[Value, ...]:
     if isinstance(value, str):
-        if "-" not in value and value != "()":
-            raise ValueError
         value = value.split("-") if value != "()" else ()
     value = listed(value)
     if not isinstance(value, tuple | list):

@@ -141,11 +141,13 @@ def depending(program: Program, given: Collection[int]) -> set[int]:
         return {i for i, a in enumerate(atoms) if isinstance(a, jax_core.Var) and a in found}
 
     for eqn in jaxpr.eqns:
-        own = places(eqn.invars)
+        own, name = places(eqn.invars), eqn.primitive.name
         made = set(range(len(eqn.outvars))) if own else own
-        if own and eqn.primitive.name in CALLS:
+        if own and name in CALLS:
             [called] = inner(eqn.params)
             made = depending(called, own)
+        elif own and name == "cond" and 0 not in own:  # the first decides which branch it is
+            made = set().union(*(depending(c, {i - 1 for i in own}) for c in inner(eqn.params)))
         found |= {eqn.outvars[i] for i in made}
     return places(jaxpr.outvars)
 

@@ -385,17 +385,22 @@ def check_changed(
 ) -> None:  # fmt: skip
     """Raise UserError for hyperparameters that a trial which takes over a state cannot change.
 
-    The state of its optimizer may keep them, or nothing may read them after `init`. `trial(leaves)`
-    is a trial, as a program has it, of so many `steps`, with batches of `size` examples.
+    The state of its model or of its optimizer may keep them, or nothing may read them after `init`.
+    `trial(leaves)` is a trial, as a program has it, of so many `steps`, with batches of `size`
+    examples.
     """
+
+    def init(leaves: PyTree, rng: Array, data: Arrays) -> Variables:
+        return task.init(trial(leaves), rng, data)
 
     def begun(leaves: PyTree, params: PyTree) -> PyTree:
         return optimizer_of(task, trial(leaves), steps).init(params)
 
     def step(
-        leaves: PyTree, state: PyTree, variables: Variables, batch: Batch, mask: Array, rng: Array
-    ) -> tuple[PyTree, PyTree]:
-        own = trial(leaves)
+        leaves: PyTree, states: tuple[PyTree, PyTree], params: PyTree, batch: Batch, mask: Array,
+        rng: Array,
+    ) -> tuple[PyTree, PyTree]:  # fmt: skip
+        own, variables, state = trial(leaves), Variables(params, states[0]), states[1]
 
         def loss(params: PyTree) -> tuple[Array, Outputs]:
             given = variables._replace(params=params)
@@ -409,30 +414,34 @@ def check_changed(
         )
         evaluated = evaluation_variables(task, own, variables, state)
         seen = task.apply(own, evaluated, batch, rng=rng, mask=mask, train=False)
-        return state, (tuple(outputs), updates, evaluated, tuple(seen))
+        results = tuple(outputs._replace(state=())), tuple(seen._replace(state=()))
+        return (outputs.state, state), (*results, updates, evaluated.params)
 
-    variables = jax.eval_shape(
-        lambda leaves, rng, data: task.init(trial(leaves), rng, data),
-        leaves, keys.like(), arrays,
-    )  # fmt: skip
-    init, state = jax.make_jaxpr(begun, return_shape=True)(leaves, variables.params)
+    made, variables = jax.make_jaxpr(init, return_shape=True)(leaves, keys.like(), arrays)
+    opened, state = jax.make_jaxpr(begun, return_shape=True)(leaves, variables.params)
     batch, mask = batch_of(arrays, size)
-    stepped = jax.make_jaxpr(step)(leaves, state, variables, batch, mask, keys.like())
-    parts = jax.tree_util.tree_leaves_with_path(state)
+    states = variables.state, state
+    stepped = jax.make_jaxpr(step)(leaves, states, variables.params, batch, mask, keys.like())
+    parts = jax.tree_util.tree_leaves_with_path(states)
+    behind, of_model = (len(jax.tree.leaves(part)) for part in variables)
     for name in names:
         place = sorted(leaves).index(name)
-        kept = now = jaxprs.depending(init, {place})
+        kept = {i - behind for i in jaxprs.depending(made, {place}) if i >= behind}
+        now = kept = kept | {of_model + i for i in jaxprs.depending(opened, {place})}
         while True:  # a state may pass it on to what it keeps
             reached = jaxprs.depending(stepped, {len(leaves) + i for i in now})
             if now >= (more := {i for i in reached if i < len(parts)}):
                 break
             now = now | more
         if len(reached) > len(more):
+            place, whose, way = min(kept), "model", "a model that is given it in each call"
+            if place >= of_model:
+                whose = "optimizer"
+                way = "one that is given it in each step, as optax.sgd(trial.learning_rate) is"
+            path = jax.tree_util.keystr(parts[place][0][1:])
             raise UserError(
-                f"{name} is kept in the optimizer's state"
-                f"{jax.tree_util.keystr(parts[min(kept)][0])}: a copy would go on with its "
-                "parent's; expected an optimizer that is given it in each step, as "
-                "optax.sgd(trial.learning_rate) is"
+                f"{name} is kept in the {whose}'s state{path}: a copy would go on with its "
+                f"parent's; expected {way}"
             )
         if not jaxprs.depending(stepped, {place}):
             raise UserError(
