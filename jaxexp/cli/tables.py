@@ -183,7 +183,7 @@ def summary(results: Mapping[str, xr.Dataset]) -> Table | None:
 
 
 def where(ds: xr.Dataset, settings: Sequence[str]) -> xr.Dataset:
-    """The trials with these values, "width=64" and the like.
+    """The trials with these values, "width=64" and the like, which the name of the sweep then says.
 
     Raises UserError for what cannot be read, or no trial has.
     """
@@ -194,6 +194,7 @@ def where(ds: xr.Dataset, settings: Sequence[str]) -> xr.Dataset:
         if name not in select.hyperparameters(ds):
             select.where(ds, **{name: value})  # says which ones vary
         ds = select.where(ds, **{name: _read(name, value, ds[name].dtype.kind)})
+        ds = ds.assign_attrs(sweep=f"{ds.attrs.get('sweep', 'sweep')}, {name}={value}")
     return ds
 
 
@@ -210,8 +211,8 @@ def _read(name: str, value: str, kind: str) -> object:
             return int(value)
         return float(value) if kind == "f" else value
     except (ValueError, KeyError):
-        expected = {"b": "on or off", "i": "a whole number", "u": "a whole number"}
-        wanted = expected.get(kind, "a number")
+        expected = {"b": "on or off", "i": "one whole number", "u": "one whole number"}
+        wanted = expected.get(kind, "one number")
         raise UserError(f"--where {name}={value}: expected {wanted}") from None
 
 
