@@ -286,8 +286,8 @@ def test_predict_tells_what_it_lacks(reproduced, capsys, tmp_path):
     code, told = fails(capsys, "predict", run, "a.jpg", "--sweep", "probing")
     assert code == 2
     assert (
-        "a.jpg: expected models of a sweep whose file defines `predict(model, files)`, for other "
-        "files than CSV; this run has those of scratch, fine_tuning"
+        "a.jpg: expected models of a sweep whose file defines `predict(model, files)`, for files "
+        "other than tables, whose names end in .csv; this run has those of scratch, fine_tuning"
     ) in told
     code, told = fails(capsys, "predict", run, "a.jpg", "--sweep", "epochs")
     assert code == 2
