@@ -299,6 +299,7 @@ DATES = np.array(["2024-01-01"] * N, "datetime64[D]")
         ("X: column 'b': values up to 1.70000001e+09", (FRAME * 9 + SECONDS).astype(int)),
         ("X: column 0: values up to", -Y[:, None] - 2**27),
         ("X: column 'd': values up to 1e+18...by only 1.12", FRAME.assign(d=Y + 10**18)),
+        ("X: column 'd': values up to 1e+15...by only 1.12", FRAME.assign(d=Y + 1e15)),
         ("X: column 'd': values up to 9.22337204e+18", FRAME.assign(d=Y.astype(np.uint64) + 2**63)),
         ("X: column 'd': values up to 1e+13", pl.DataFrame({"a": X[:, 0], "d": Y + 10**13})),
     ],

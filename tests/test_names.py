@@ -93,6 +93,12 @@ def test_names_that_results_use_are_refused(grid, population):
             check(TRIAL, name)
 
 
+def test_a_metric_has_another_name_than_a_dimension():
+    sweep = jx.Sweep(TRIAL, {("learning_rate", "seed"): [(0.1, 0), (0.2, 1)]})
+    with pytest.raises(jx.UserError, match=r"'learning_rate_seed'\]: .* dimensions of results"):
+        check_names([sweep], ["learning_rate_seed"], [], DATA.counts)
+
+
 def test_a_name_that_a_population_alone_uses_is_for_others_to_take():
     base = trial("initial_learning_rate")
     check_names([jx.Sweep(base)], ["rank"], [], DATA.counts)

@@ -21,6 +21,7 @@ from jaxexp.execution.listeners import Silent
 from jaxexp.execution.rules import Curves
 from jaxexp.search.halving import Halving, Hyperband
 from jaxexp.search.population import PBT
+from jaxexp.training import jaxprs
 
 BASE = jx.MLPTrial(epochs=9, batch_size=64, depth=1, width=8)
 RATES = {"learning_rate": jx.search.loguniform(1e-4, 1e-1)}
@@ -373,6 +374,14 @@ def test_what_a_copy_would_not_change_is_refused(case):
     planned = jx.plan(pbt.sweep, task, jx.arrays(np.eye(8, 2), np.ones(8), validation=None))
     with pytest.raises(jx.UserError, match=refused) if refused else contextlib.nullcontext():
         api.controlled(planned, pbt)
+
+
+def test_results_of_a_scan_depend_on_what_its_turns_pass_on():
+    def turns(a, b, c, x_N):
+        return jax.lax.scan(lambda own, x: ((own[0] + a, own[0], own[2]), x * c), (b, b, c), x_N)
+
+    made = jax.make_jaxpr(turns)(1.0, 2.0, 3.0, jnp.ones(4))
+    assert [jaxprs.depending(made, {i}) for i in range(4)] == [{0, 1}, {0, 1}, {2, 3}, {3}]
 
 
 def test_what_a_model_keeps_in_its_state_is_refused():

@@ -31,9 +31,16 @@ def report(
 
     jaxexp report runs/rates
     """
+    directory = RunDirectory(run_directory)
+    with contextlib.redirect_stdout(sys.stderr):  # what the sweep's file prints is no path
+        page, errors = _drawn_again(directory)
+    finish(page, errors)
+
+
+def _drawn_again(directory: RunDirectory) -> tuple[Path, list[str]]:
+    """The page, and what could not be drawn or written."""
     from jaxexp.report import sections
 
-    directory = RunDirectory(run_directory)
     found = dict(directory.load())
     sweeps = {Path(name).stem: name for name in directory.command()["sweeps"]}
     drawn: list[Section] = []
@@ -47,7 +54,7 @@ def report(
             drawn.append(sections.in_general(dataset, directory.keep_figure, name))
     drawn += pages.compare(directory, found)
     page = pages.write(directory, drawn, list(found.values()))
-    finish(page, [*(error for section in drawn for error in section.errors), *failed])
+    return page, [*(error for section in drawn for error in section.errors), *failed]
 
 
 def resume(

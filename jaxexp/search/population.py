@@ -108,7 +108,7 @@ class PBT:
                 "expected a distribution of one, without conditions"
             )
         [name] = axis
-        if name == "seed" or fields[name].kind is not Kind.TRACED:
+        if name in ("seed", "fold") or fields[name].kind is not Kind.TRACED:
             raise UserError(
                 f"{name}: a trial cannot change it while it trains; expected numbers inside the "
                 "program, such as the learning rate, or what is declared with jaxexp.traced"

@@ -53,6 +53,7 @@ def check_names(
             refuse_taken(f"{kind}.{name}", name, taken | columns | given)
         for name in predictions:
             refuse_taken(f"predictions: {name!r}", name, taken)
+        taken |= dict.fromkeys(sweep.dims, "dimensions of results")
         taken |= dict.fromkeys(fields, kind) | given | running
         taken |= {f"initial_{name}": "exported rows of populations" for name in fields}
         for name in metrics:

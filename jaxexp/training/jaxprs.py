@@ -148,6 +148,12 @@ def depending(program: Program, given: Collection[int]) -> set[int]:
             made = depending(called, own)
         elif own and name == "cond" and 0 not in own:  # the first decides which branch it is
             made = set().union(*(depending(c, {i - 1 for i in own}) for c in inner(eqn.params)))
+        elif own and name == "scan":
+            ([body], carried), first = (inner(eqn.params), eqn.params["num_carry"]), 0
+            while first < len(own):  # what a turn makes of a carry, the next one takes
+                first = len(own)
+                made = depending(body, own)
+                own |= {eqn.params["num_consts"] + i for i in made if i < carried}
         found |= {eqn.outvars[i] for i in made}
     return places(jaxpr.outvars)
 

@@ -91,8 +91,9 @@ def _check_rounding(
         above = (wide.astype(exact) - wide.min(0).astype(exact)).astype(np.float64)
         spread_F = above.std(0)
         lost_F = np.abs(above - (small.astype(np.float64) - small.min(0))).max(0)
-        # What varies by the rounding of float64 is a constant, and harmless.
-        least_F = 0 if whole else 1e-12 * size_F
+        # What varies by the rounding of float64 is a constant, and harmless; whole numbers do not.
+        exact_F = whole | ((size_F <= 2**53) & (wide == np.rint(wide)).all(0))
+        least_F = np.where(exact_F, 0, 1e-12 * size_F)
         for i in np.flatnonzero((spread_F > least_F) & (lost_F > 0.01 * spread_F)):
             place = ""
             if array.ndim == 2:
