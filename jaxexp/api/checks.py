@@ -28,16 +28,13 @@ def check_read(sweep: Sweep, inspector: Inspector) -> None:
     for name, declared in sweep.base.fields().items():
         values = {getattr(trial, name) for trial in trials}
         if name not in read and values != {declared.default}:
-            if name == "fold":
-                raise UserError(
-                    f"fold is set to {' or '.join(sorted(map(str, values)))}, but the data have no "
-                    "folds: expected those of jx.folds(data, N)"
-                )
-            raise UserError(
-                f"{name} is set to {' or '.join(sorted(map(str, values)))}, but "
+            why = (
                 f"{type(inspector.task).__name__} never reads it: the numbers would be those of "
                 "trials without it"
             )
+            if name == "fold":
+                why = "the data have no folds: expected those of jx.folds(data, N)"
+            raise UserError(f"{name} is set to {' or '.join(sorted(map(str, values)))}, but {why}")
 
 
 def check_records(sweep: Sweep, task: Task, inspector: Inspector) -> None:

@@ -43,8 +43,11 @@ def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     'did you mean nodes, mode or modes? '
     """
     near = difflib.get_close_matches(name, list(known), n=3, cutoff=cutoff)
-    named = " or ".join([*filter(None, [", ".join(near[:-1])]), *near[-1:]])
-    return f"did you mean {named}? " if near else ""
+    if not near:
+        return ""
+    *others, last = near
+    before = f"{', '.join(others)} or " if others else ""
+    return f"did you mean {before}{last}? "
 
 
 def duration(seconds: float) -> str:

@@ -41,12 +41,12 @@ def _drawn_again(directory: RunDirectory) -> tuple[Path, list[str]]:
     """The page, and what could not be drawn or written."""
     from jaxexp.report import sections
 
-    found = dict(directory.load())
-    sweeps = {Path(name).stem: name for name in directory.command()["sweeps"]}
+    found, command = dict(directory.load()), directory.command()
+    sweeps = {Path(name).stem: name for name in command["sweeps"]}
     drawn: list[Section] = []
     failed: list[str] = []
     for name, dataset in found.items():
-        failed += pages.log(directory, directory.command().get("log", ()), dataset)
+        failed += pages.log(directory, command.get("log", ()), dataset)
         try:
             drawn += pages.draw(directory, _drawn(directory, sweeps[name]), dataset)
         except UserError as error:  # the results are there, whatever has become of the sweep's file

@@ -237,16 +237,16 @@ class RunDirectory:
             if not isinstance(command, dict):
                 raise TypeError("it is no object of JSON")
             found: Mapping[str, object] = command
-            for name, hint in get_type_hints(RunFile).items():
+            hints = get_type_hints(RunFile)
+            if found.get("format") != FORMAT:  # in another, the rest may be anything
+                hints = {"format": int}
+            for name, hint in hints.items():
                 if name not in found and name in ("format", "sweeps"):
                     raise ValueError(f"{name} is missing")
                 if name in found and not matches(found[name], hint):
                     raise TypeError(f"{name} is {reprlib.repr(found[name])}")
-                if command["format"] != FORMAT:  # the first; in another, the rest may be anything
-                    break
-            else:
-                if not command["sweeps"]:
-                    raise ValueError("it names no sweep")
+            if "sweeps" in hints and not command["sweeps"]:
+                raise ValueError("it names no sweep")
         except OSError as error:
             raise UserError(f"{self.path}: not a run directory (it has no run.json)") from error
         except (ValueError, TypeError, RecursionError) as error:

@@ -74,15 +74,16 @@ def plan(
     memory = min(device_memory, default=math.inf) - workload.data_bytes
     planner = _Planner(list(sweeps), devices, workload, mode, MACHINES[backend], nodes, memory)
     made = Plan(tuple(planner.programs()), devices, backend, workload.data_bytes, nodes, mode)
-    for device, limit in enumerate(device_memory):
-        for program in made.programs:
-            needed = workload.data_bytes + sum(planner.trial_bytes(program))
-            if device in program.devices and needed > limit:
-                raise UserError(
-                    f"a single trial ({program.why()}) needs about {size_text(needed)} on device "
-                    f"{device}, {size_text(workload.data_bytes)} of it for the data, and "
-                    f"{size_text(limit)} may be used there: a smaller model or batch would fit"
-                )
+    for program in made.programs if device_memory else ():
+        needed = workload.data_bytes + sum(planner.trial_bytes(program))
+        device = min(program.devices, key=lambda device: device_memory[device])
+        if needed > device_memory[device]:
+            raise UserError(
+                f"a single trial ({program.why()}) needs about {size_text(needed)} on device "
+                f"{device}, {size_text(workload.data_bytes)} of it for the data, and "
+                f"{size_text(device_memory[device])} may be used there: a smaller model or batch "
+                "would fit"
+            )
     _check_memory(made, host_memory, device_memory)
     return made
 

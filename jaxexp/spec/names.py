@@ -40,9 +40,10 @@ def check_names(
 ) -> None:  # fmt: skip
     """Raise UserError for a hyperparameter, a metric or a prediction whose name is taken.
 
-    `recorded` are the predictions and their coordinates, of sweeps that record them.
+    `recorded` are the predictions and their coordinates, of sweeps that record them. `COLUMNS` have
+    been refused as the class of the trials was read.
     """
-    measured, columns = RESULTS | _of_metrics(metrics), COLUMNS | _columns(metrics, splits)
+    measured, columns = RESULTS | _of_metrics(metrics), _columns(metrics, splits)
     running = {name: "results" for name in metrics if name.startswith("running_")}
     for sweep in sweeps:
         kind, fields = type(sweep.base).__name__, sweep.base.fields()

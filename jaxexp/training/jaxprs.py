@@ -149,11 +149,12 @@ def depending(program: Program, given: Collection[int]) -> set[int]:
         elif own and name == "cond" and 0 not in own:  # the first decides which branch it is
             made = set().union(*(depending(c, {i - 1 for i in own}) for c in inner(eqn.params)))
         elif own and name == "scan":
-            ([body], carried), first = (inner(eqn.params), eqn.params["num_carry"]), 0
-            while first < len(own):  # what a turn makes of a carry, the next one takes
-                first = len(own)
+            [body], before = inner(eqn.params), eqn.params["num_consts"]
+            carried = range(eqn.params["num_carry"])
+            made = depending(body, own)
+            while not own >= (taken := {before + i for i in made if i in carried}):
+                own |= taken  # what a turn makes of a carry, the next one takes
                 made = depending(body, own)
-                own |= {eqn.params["num_consts"] + i for i in made if i < carried}
         found |= {eqn.outvars[i] for i in made}
     return places(jaxpr.outvars)
 

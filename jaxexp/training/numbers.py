@@ -50,12 +50,12 @@ def to_float32(
         where, ~np.isfinite(small), array, f"at most {FLOAT32.max:.2g}, as float32 holds", features
     )
     wide = array.dtype.kind in "iuf" and array.dtype.itemsize >= 8
-    if rounding and wide and array.ndim <= 2:
-        _check_rounding(where, array, small, features)
+    if rounding and wide and columns:  # of whole numbers, which float64 may have rounded
         for i, column in enumerate(columns):
-            if column.dtype.kind in "iu":  # which float64 may have rounded
-                name = (features[i],) if features else None
-                _check_rounding(where, column[:, None], small[:, i : i + 1], name)
+            names = features and features[i : i + 1]
+            _check_rounding(where, column[:, None], small[:, i : i + 1], names)
+    elif rounding and wide and array.ndim <= 2:
+        _check_rounding(where, array, small, features)
     return small
 
 

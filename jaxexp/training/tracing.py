@@ -23,7 +23,9 @@ from jaxexp.spec.hyperparameters import Hyperparameter, Kind
 from jaxexp.spec.trial import ENGINE, Trial, may_be_static, with_values
 from jaxexp.training import jaxprs, keys
 from jaxexp.training.batching import weighted_mean, weights_of
+from jaxexp.training.carry import TrainState
 from jaxexp.training.optimizing import of_kept_types, optimizer_of
+from jaxexp.training.step import train_step
 from jaxexp.training.task import (
     TRIED,
     Arrays,
@@ -400,22 +402,13 @@ def check_changed(
         leaves: PyTree, states: tuple[PyTree, PyTree], params: PyTree, batch: Batch, mask: Array,
         rng: Array,
     ) -> tuple[PyTree, PyTree]:  # fmt: skip
-        own, variables, state = trial(leaves), Variables(params, states[0]), states[1]
-
-        def loss(params: PyTree) -> tuple[Array, Outputs]:
-            given = variables._replace(params=params)
-            outputs = task.apply(own, given, batch, rng=rng, mask=mask, train=True)
-            return weighted_mean(outputs.loss, weights_of(task, batch, mask)), outputs
-
-        (mean, outputs), grads = jax.value_and_grad(loss, has_aux=True)(variables.params)
-        optimizer = optimizer_of(task, own, steps)
-        updates, state = update(
-            optimizer, grads, state, variables.params, mean, lambda params: loss(params)[0]
-        )
-        evaluated = evaluation_variables(task, own, variables, state)
+        own, before = trial(leaves), TrainState(Variables(params, states[0]), states[1])
+        after, outputs, *_ = train_step(task, own, steps, before, batch, mask, rng)
+        evaluated = evaluation_variables(task, own, after.variables, after.optimizer)
         seen = task.apply(own, evaluated, batch, rng=rng, mask=mask, train=False)
         results = tuple(outputs._replace(state=())), tuple(seen._replace(state=()))
-        return (outputs.state, state), (*results, updates, evaluated.params)
+        trained = after.variables.params, evaluated.params
+        return (after.variables.state, after.optimizer), (*results, *trained)
 
     made, variables = jax.make_jaxpr(init, return_shape=True)(leaves, keys.like(), arrays)
     opened, state = jax.make_jaxpr(begun, return_shape=True)(leaves, variables.params)
