@@ -5,6 +5,7 @@ import enum
 import hashlib
 import json
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from jaxexp.execution.records import TrialRecord
 from jaxexp.report import figures
 from jaxexp.results import select
 from jaxexp.results.dataset import load, save, to_dataset
+from jaxexp.results.seeds import average
 from jaxexp.spec.sweep import RECORDS, Sweep
 from jaxexp.spec.trial import MLPTrial
 
@@ -136,10 +138,24 @@ class Mode(enum.Enum):
     SLOW = 2
 
 
+class Sampling(str, enum.Enum):  # noqa: UP042  # such as people have
+    FEW = "a"
+    MANY = "b"
+
+
+class Size(enum.IntEnum):
+    SMALL = 4
+    LARGE = 8
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModeTrial(MLPTrial):
     mode: Mode = Mode.FAST
     clip: float | None = None
+    sampling: Sampling = Sampling.FEW
+    size: Size = Size.SMALL
+    noise: Literal[0, 0.5] = 0
+    bits: Literal[False, 2] = False
 
 
 def test_values_of_any_kind_are_coordinates_that_save_and_load(problem, tmp_path):
@@ -151,6 +167,24 @@ def test_values_of_any_kind_are_coordinates_that_save_and_load(problem, tmp_path
     assert json.loads(results.attrs["base"])["mode"] == "FAST"
     save(results, tmp_path / "results.nc")
     xr.testing.assert_identical(load(tmp_path / "results.nc"), results)
+
+
+def test_members_of_enums_and_options_of_several_types_are_told_apart_as_they_are_written(problem):
+    zipped = {("sampling", "seed"): [(own, seed) for own in Sampling for seed in range(2)]}
+    axes = {"size": list(Size), "noise": [0, 0.5], "bits": [False, 2], **zipped}
+    when = {"learning_rate": {"sampling": [Sampling.MANY], "noise": [0], "bits": [False]}}
+    sweep = Sweep(ModeTrial(epochs=2, depth=1), axes, conditions=when)
+    results = to_dataset(sweep, {trial: made_up(trial) for trial in sweep.trials()}, *problem, {})
+    assert {name: results[name].values.tolist() for name in ("size", "noise", "bits")} == {
+        "size": ["SMALL", "LARGE"], "noise": ["0", "0.5"], "bits": ["False", "2"],
+    }  # fmt: skip
+    assert results["sampling"].values.tolist() == ["FEW", "FEW", "MANY", "MANY"]
+    assert json.loads(results.attrs["base"])["sampling"] == "FEW"
+    assert average(results)["seeds"].shape == (2, 2, 2, 2)
+    assert select.applies(results, "learning_rate").sum() == 2 * 2
+    chosen = select.where(results, sampling=Sampling.MANY, size=Size.SMALL, noise=0, bits=False)
+    assert chosen["loss"].shape[:4] == (1, 1, 1, 2)
+    assert select.setting(Size.SMALL) == "SMALL"
 
 
 def test_splits_that_are_missing_are_left_out(problem):

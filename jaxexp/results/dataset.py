@@ -15,7 +15,7 @@ from jaxexp.base.words import count
 from jaxexp.execution.records import TrialRecord, short_form
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial
-from jaxexp.spec.values import text
+from jaxexp.spec.values import stored, text
 from jaxexp.training.checks import is_laid_out
 from jaxexp.training.data import Attributes, Data
 from jaxexp.training.evaluation import evaluated_counts
@@ -143,8 +143,9 @@ def coordinates(sweep: Sweep, dataset: xr.Dataset, data: Data) -> dict[str, obje
     coordinates: dict[str, object] = {"split": list(data.counts)}
     for dim, (names, points) in sweep.dims.items():
         for name, values in zip(names, zip(*points, strict=True), strict=True):
-            plain = all(isinstance(value, bool | int | float | str) for value in values)
-            coordinates[name] = (dim, np.array(values if plain else [text(v) for v in values]))
+            own = [stored(value) for value in values]
+            alike = len(set(map(type, own))) == 1  # NumPy would make 0 of False beside 2
+            coordinates[name] = (dim, np.array(own if alike else [text(v) for v in values]))
     for dim, first in (("epoch", 1), ("step", 1), ("layer", 0)):
         if dim in dataset.sizes:
             coordinates[dim] = np.arange(first, first + dataset.sizes[dim])
@@ -156,7 +157,7 @@ def coordinates(sweep: Sweep, dataset: xr.Dataset, data: Data) -> dict[str, obje
 def _attributes(
     sweep: Sweep, own: list[TrialRecord], metrics: list[str], data: Data, facts: Attributes
 ) -> dict[str, object]:
-    base = {name: text(v) if _is_other(v) else v for name, v in sweep.base.values().items()}
+    base = {name: stored(value) for name, value in sweep.base.values().items()}
     classes = {} if data.classes is None else {"classes": json.dumps(data.classes)}
     conditions = {
         name: {other: [text(value) for value in values] for other, values in wanted.items()}
@@ -187,11 +188,6 @@ def _attributes(
         "train_seconds": sum(record.seconds for record in own),
         **facts,
     }
-
-
-def _is_other(value: object) -> bool:
-    """Whether JSON or netCDF would not take a value as it is."""
-    return not isinstance(value, bool | int | float | str)
 
 
 def save(dataset: xr.Dataset, path: Path) -> None:

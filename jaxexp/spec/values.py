@@ -22,6 +22,11 @@ def text(value: object) -> str:
     return "-".join(map(text, value)) if isinstance(value, tuple) and value else str(value)
 
 
+def stored(value: Value) -> bool | int | float | str:
+    """As JSON and netCDF store it: what is no bare number or text, as it is written."""
+    return value if type(value) in (bool, int, float, str) else text(value)  # type: ignore[return-value]
+
+
 def check_texts(found: dict[tuple[str, str], Value], values: Mapping[str, Value]) -> None:
     """Raise UserError for a value that differs from one found before, and is written alike.
 

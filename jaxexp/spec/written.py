@@ -1,5 +1,6 @@
 """Values as a person writes them."""
 
+import enum
 import math
 
 import numpy as np
@@ -15,6 +16,8 @@ def number(value: object, digits: int = 4) -> str:
     """
     if value is None:
         return "none"
+    if isinstance(value, enum.Enum):  # which may be a number or text as well
+        return text(value)
     if isinstance(value, bool | np.bool_):
         return "on" if value else "off"
     if isinstance(value, int | np.integer):
