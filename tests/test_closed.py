@@ -185,6 +185,7 @@ def test_what_a_trial_is_given_beside_its_hyperparameters_is_refused():
             "learning_rate: 0.1 and .* the same in float32",
         ),
         ({("learning_rate", "seed"): [(0.1, 1), (0.1 + 1e-12, 1)]}, {}, "the same in float32"),
+        ({("learning_rate", "seed"): [(0.3, 0), (0.1 + 0.2, 1)]}, {}, "the same in float32"),
         ({}, {"name": ""}, "name='': expected a line of text"),
         ({}, {"name": 3}, "name=3: expected a line of text"),
         ({}, {"timed": "no"}, "timed='no': expected True or False"),

@@ -185,6 +185,16 @@ def test_numbers_are_those_of_float32_in_few_digits():
         uniform(1, 1 + 1e-9)
 
 
+def test_options_of_many_digits_are_those_that_conditions_name():
+    rates = np.geomspace(1e-3, 1e-1, 4).tolist()
+    space = Space(MLP, {"learning_rate": rates,
+                        "momentum": choice([0.5]).when(learning_rate=rates[1])})  # fmt: skip
+    found = [(trial.learning_rate, trial.momentum) for trial in grid(space, 1).trials()]
+    assert found == [(rate, 0.5 if rate == rates[1] else 0.0) for rate in rates]
+    with pytest.raises(UserError, match="stands there twice"):
+        Space(MLP, {"learning_rate": [0.1, np.float32(0.1)]})
+
+
 def test_a_grid_is_the_product_with_both_ends():
     space = Space(MLP, {"learning_rate": loguniform(1e-4, 1), "width": integers(8, 128, log=True),
                         "optimizer": ["adam", "sgd"]})  # fmt: skip

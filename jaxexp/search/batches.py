@@ -19,9 +19,8 @@ from jaxexp.results.results import Results
 from jaxexp.search.reports import Asked, Replayed, Reports, Together, ending, tell
 from jaxexp.search.resuming import Folder, abandoned, again, ask, take
 from jaxexp.search.suggestions import Suggestions
-from jaxexp.spec.hyperparameters import Kind
 from jaxexp.spec.trial import Trial
-from jaxexp.spec.values import Value, check_texts, float32
+from jaxexp.spec.values import Value, check_texts
 from jaxexp.training.data import Data
 from jaxexp.training.task import Task
 
@@ -324,9 +323,5 @@ def _exhausted(study: "op.Study") -> bool:
 
 def _as_float32(trial: Trial) -> tuple[Value, ...]:
     """Its values, in which trials differ that are not one and the same inside a program."""
-    return tuple(
-        float32(cast(float, value))
-        if trial.fields()[name].kind is Kind.TRACED and trial.fields()[name].hint is float
-        else value
-        for name, value in trial.values().items()
-    )
+    fields = trial.fields()
+    return tuple(fields[name].in_program(value) for name, value in trial.values().items())

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TypeVar, cast
 
 from jaxexp.base.errors import UserError
-from jaxexp.spec.values import Hint, Value, text
+from jaxexp.spec.values import Hint, Value, float32, text
 
 T = TypeVar("T")
 Number = TypeVar("Number", bound=float)
@@ -136,6 +136,11 @@ class Hyperparameter:
     below: float | None = None
     at_most: float | None = None
     skipped: bool = False  # of a size: whether a model leaves out what is past a trial's
+
+    def in_program(self, value: Value) -> Value:
+        """What a value is inside a program: a traced float in float32, others as they are."""
+        traced = self.kind is Kind.TRACED and self.hint is float
+        return float32(cast(float, value)) if traced else value
 
 
 @functools.lru_cache(maxsize=1 << 16, typed=True)  # a grid has few values, in many trials

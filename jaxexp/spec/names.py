@@ -8,6 +8,7 @@ from jaxexp.base.errors import UserError
 if TYPE_CHECKING:
     from jaxexp.spec.sweep import Sweep
 
+REPLICATES = ("seed", "fold")  # repeat a setting, which is judged by its mean over them
 # Dimensions and variables of results, of means over seeds and of exported rows: by name, of what.
 RESULTS = {
     **dict.fromkeys(("epoch", "split", "step", "layer", "trial_id", "seconds"), "results"),

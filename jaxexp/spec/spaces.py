@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from jaxexp.base.errors import UserError
 from jaxexp.spec.distributions import Choice, Conditional, Distribution, distribution
@@ -118,8 +118,12 @@ class Space:
             own, given = self.distributions[axis], taken[axis]
             if isinstance(own, Conditional) and not own.holds(values):
                 continue
-            each: Sequence[object] = given if len(axis) > 1 else (given,)  # type: ignore[assignment]
-            values |= {n: self._value(n, v) for n, v in zip(axis, each, strict=True)}
+            each: Sequence[Any] = given if len(axis) > 1 else (given,)  # type: ignore[assignment]
+            inner = own.distribution if isinstance(own, Conditional) else own
+            drawn = not isinstance(inner, Choice)  # options are converted, and stay as they are
+            values |= {
+                n: self._value(n, v) if drawn else v for n, v in zip(axis, each, strict=True)
+            }
         return {name: values[name] for name in self.names}
 
     def trial(self, values: Mapping[str, Value]) -> Trial:
@@ -133,7 +137,7 @@ class Space:
         return "\n".join(f"{' × '.join(axis)}: {own}" for axis, own in self.distributions.items())
 
     def _value(self, name: str, value: object) -> Value:
-        """As the hyperparameter has it; floats as short as float32 lets them be."""
+        """A drawn one as the hyperparameter has it; floats as short as float32 lets them be."""
         if isinstance(value, float) and not float(value).is_integer():
             value = short(value)
         return self.base.convert(name, value)
@@ -163,6 +167,7 @@ class Space:
 
     def _checked_choice(self, names: Axis, own: Choice, conditional: bool) -> Choice:
         options: list[object] = []
+        fields, seen = self.base.fields(), set[tuple[Value, ...]]()
         found: dict[tuple[str, str], Value] = {}
         if conditional:  # elsewhere they are as in the base
             check_texts(found, {name: getattr(self.base, name) for name in names})
@@ -175,11 +180,13 @@ class Space:
             pairs = zip(names, each, strict=True)
             values = tuple(self._check_value(name, value, "") for name, value in pairs)
             made = values if len(names) > 1 else values[0]
-            if made in options:
+            inside = tuple(fields[n].in_program(v) for n, v in zip(names, values, strict=True))
+            if inside in seen:
                 raise UserError(f"{' × '.join(names)}: {own}: {option} stands there twice")
             check_texts(found, dict(zip(names, values, strict=True)))
             check_texts(found, {" × ".join(names): made})  # as a study of Optuna holds them
             options.append(made)
+            seen.add(inside)
         return Choice(tuple(options))
 
     def _check_value(self, name: str, value: object, where: str) -> Value:

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeAlias, Typ
 
 from jaxexp.base.errors import UserError
 from jaxexp.base.files import digest
-from jaxexp.spec.hyperparameters import Kind
-from jaxexp.spec.names import RESULTS
+from jaxexp.spec.names import REPLICATES, RESULTS
 from jaxexp.spec.trial import Trial, hyperparameters
-from jaxexp.spec.values import Value, check_texts, float32, listed, text
+from jaxexp.spec.values import Value, check_texts, listed, text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -211,19 +210,17 @@ class Sweep:
             raise UserError(f"questions={self.questions!r}: expected a tuple of jaxexp.Question")
 
     def _check_float32(self, names: Axis, points: Sequence[Point]) -> None:
-        """Raise UserError for values that differ, and are one number inside a program."""
+        """Raise UserError for settings that differ, and are one inside a program."""
         fields = self.base.fields()
-        traced = [fields[n].kind is Kind.TRACED and fields[n].hint is float for n in names]
-        found: dict[Point, Point] = {}
-        for point in points if any(traced) else ():
-            key = tuple(
-                float32(cast(float, v)) if t else v for v, t in zip(point, traced, strict=True)
-            )
-            if found.setdefault(key, point) != point:
+        found: dict[Point, dict[str, Value]] = {}
+        for point in points:
+            own = {n: v for n, v in zip(names, point, strict=True) if n not in REPLICATES}
+            before = found.setdefault(tuple(fields[n].in_program(v) for n, v in own.items()), own)
+            if before != own:
+                first, second = (" × ".join(map(text, each.values())) for each in (before, own))
                 raise UserError(
-                    f"axis {' × '.join(names)}: {' × '.join(map(text, found[key]))} and "
-                    f"{' × '.join(map(text, point))} are the same in float32, in which trials are "
-                    "trained"
+                    f"axis {' × '.join(own)}: {first} and {second} are the same in float32, in "
+                    "which trials are trained"
                 )
 
     @property

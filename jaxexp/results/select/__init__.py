@@ -6,7 +6,6 @@ results have it, and else "train" (`default_split`).
 """
 
 from jaxexp.results.select.fields import (
-    REPLICATES,
     applies,
     applying,
     averaged_over,
@@ -70,6 +69,7 @@ from jaxexp.results.select.wording import (
     within,
     words,
 )
+from jaxexp.spec.names import REPLICATES
 from jaxexp.spec.written import number, setting
 
 __all__ = [

@@ -9,14 +9,13 @@ import xarray as xr
 from jaxexp.base.errors import UserError
 from jaxexp.base.words import type_of
 from jaxexp.results.select.wording import count
+from jaxexp.spec.names import REPLICATES
 from jaxexp.spec.values import text
 
 # A hyperparameter's value in a dataset: numbers that can be compared, or text.
 Plain: TypeAlias = Any
 # Coordinates that are never hyperparameters.
 INDEXES = frozenset(("epoch", "split", "step", "layer"))
-# Hyperparameters that repeat a setting, which is judged by its mean over them.
-REPLICATES = ("seed", "fold")
 
 
 def axes(ds: xr.Dataset) -> tuple[str, ...]:
