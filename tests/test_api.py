@@ -1,6 +1,7 @@
 """`plan`, `run` and what they return, as users call them."""
 
 import pickle
+import re
 import threading
 
 import jax
@@ -316,8 +317,11 @@ def test_a_page_of_any_sweep(results, sweep, data, tmp_path):
     assert "validation accuracy" in html
     assert "latitude" not in html
     alone = jx.run(jx.Sweep(sweep.base), data=data, progress=False)  # has fewer figures
-    named = jx.write_report({"CIFAR-10 ResNet18": alone}, tmp_path / "named.html")
-    assert "<h1>CIFAR-10 ResNet18</h1>" in named.read_text()
+    named = {"CIFAR-10 ResNet18": alone, "again": alone}
+    html = jx.write_report(named, tmp_path / "named.html").read_text()
+    assert "<h1>CIFAR-10 ResNet18 · again</h1>" in html
+    assert '<section id="row-CIFAR-10_ResNet18"' in html
+    assert re.findall("<h2>(.*)</h2>", html) == ["CIFAR-10 ResNet18", "again"]
     with pytest.raises(jx.UserError, match="cannot be written"):
         jx.write_report(alone, tmp_path / "missing" / "report.html")
 

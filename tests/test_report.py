@@ -103,6 +103,10 @@ def test_the_summary_links_each_row_and_gives_the_short_answer() -> None:
     summary = html[html.index("<nav") : html.index("</nav>")]
     assert 'href="#row-6.1.2.1"' in summary
     assert 'id="row-6.2"' in html
+    alike = page(section(row="6.2"), section(row="6.2"))
+    assert 'href="#row-6.2"' in alike
+    assert 'href="#row-6.2~2"' in alike
+    assert 'id="row-6.2~2"' in alike
     assert "at 0.25 nats." in summary
     assert "It beats" not in summary
 
@@ -176,7 +180,7 @@ def test_run_facts_are_those_of_the_plan_that_the_sweeps_share() -> None:
         "device": "cpu", "data": "europe", "data_fingerprint": "abc", "seed": 0,
         "jaxexp": "0.1.0", "jax": "0.8.0", "started": "2026-01-02T03:04:05+00:00",
     }  # fmt: skip
-    later = {"seed": 1, "wall_seconds": 100.0}
+    later = {"seed": 1, "wall_seconds": 100.0, "sweep": "later"}
     facts = run_facts([xr.Dataset(attrs=attrs), xr.Dataset(attrs=attrs | later)])
     assert facts["Trials"] == "7"
     assert facts["Wall-clock"] == "1 min 40 s, compilation included"
@@ -198,6 +202,13 @@ def test_run_facts_of_several_plans_add_up() -> None:
     assert (facts["Trials"], facts["Programs compiled"]) == ("12", "2")
     assert facts["Wall-clock"].startswith("1 min 10 s")
     assert facts["Data"] == "europe (fingerprint abc); cats (fingerprint abc)"
+
+
+def test_run_facts_of_runs_whose_plans_read_alike_add_up() -> None:
+    attrs = {"plan": "a", "plan_trials": 7, "sweep": "rates", "data_fingerprint": "abc"}
+    others = [attrs, attrs | {"sweep": "widths", "data_fingerprint": "def"}]
+    facts = run_facts([xr.Dataset(attrs=own) for own in (attrs, *others)])
+    assert facts["Trials"] == "21"
 
 
 def test_run_facts_need_neither_classes_nor_a_fingerprint() -> None:

@@ -366,7 +366,8 @@ def write_report(results: "Results | Mapping[str, Results]", path: str | Path) -
     Trials are ranked by the metric by which a search has compared them, or else by the loss.
 
     Args:
-        results: what `jaxexp.run` returned.
+        results: what `jaxexp.run` returned; or results of several runs, by names of your own, which
+            head their sections.
         path: of the HTML file, which needs no other.
 
     Raises:
@@ -385,17 +386,19 @@ def write_report(results: "Results | Mapping[str, Results]", path: str | Path) -
     from jaxexp.results.results import Results
 
     made = {results.sweep.name: results} if isinstance(results, Results) else results
-    if not isinstance(made, dict) or not all(isinstance(own, Results) for own in made.values()):
+    if not isinstance(made, dict) or not all(
+        isinstance(name, str) and isinstance(own, Results) for name, own in made.items()
+    ):
         raise UserError(
-            f"results={short(results)}: expected jaxexp.Results, or a dict of them, as "
+            f"results={short(results)}: expected jaxexp.Results, or a dict of them by name, as "
             "jaxexp.run returns"
         )
     if not made:
         raise UserError("results={}: expected the results of at least one sweep")
     drawn = [
         section
-        for own in made.values()
-        for section in sections.of_sweep(own.sweep, own.dataset, lambda name, png: None)
+        for name, own in made.items()
+        for section in sections.of_sweep(own.sweep, own.dataset, lambda name, png: None, name)
     ]
     datasets = [own.dataset for own in made.values()]
     meta = page.Meta(

@@ -5,6 +5,7 @@ import functools
 import gzip
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -135,6 +136,7 @@ def render(sections: Sequence[Section], meta: Meta) -> str:
             twins += [picture.interactive] if picture.interactive else []
     return environment.get_template("report.html").render(
         sections=sections,
+        anchors=_anchors(sections),
         meta=meta,
         quick=quick,
         judged=_judged(sections),
@@ -143,6 +145,17 @@ def render(sections: Sequence[Section], meta: Meta) -> str:
         packed_figures=_packed(json.dumps(twins, separators=(",", ":")).encode()) if twins else "",
         packed_plotly=_plotly() if twins else "",
     )
+
+
+def _anchors(sections: Sequence[Section]) -> list[str]:
+    """An id for each section: "row-6.1"; where rows are alike, those after the first counted."""
+    found: Counter[str] = Counter()
+    made = []
+    for section in sections:
+        anchor = "row-" + re.sub(r"\s", "_", section.row)
+        found[anchor] += 1
+        made.append(anchor if found[anchor] == 1 else f"{anchor}~{found[anchor]}")
+    return made
 
 
 def _judged(sections: Sequence[Section]) -> str:
@@ -252,11 +265,18 @@ def _versions(attrs: Attributes) -> str:
 
 
 def _over_plans(runs: Sequence[xr.Dataset], key: str) -> float:
-    """The sum, over the plans, of what the sweeps of a plan say of it: the most, of a duration."""
-    plans: dict[str, float] = {}
+    """The sum, over the plans, of what the sweeps of a plan say of it: the most, of a duration.
+
+    Plans that read alike are several where their data differ, and where a sweep stands once more.
+    """
+    plans: dict[tuple[object, ...], float] = {}
+    found: Counter[tuple[object, ...]] = Counter()
     for ds in runs:
-        plan = str(ds.attrs.get("plan", ds.attrs.get("sweep", "")))
-        plans[plan] = max(plans.get(plan, 0), ds.attrs.get(key, 0))
+        sweep = ds.attrs.get("sweep", "")
+        plan = (ds.attrs.get("plan", sweep), ds.attrs.get("data_fingerprint"))
+        found[*plan, sweep] += 1
+        own = (*plan, found[*plan, sweep])
+        plans[own] = max(plans.get(own, 0), ds.attrs.get(key, 0))
     return sum(plans.values())
 
 

@@ -7,6 +7,7 @@ where, and so does its `errors`.
 import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import pandas as pd
@@ -34,15 +35,19 @@ LINEAGE = (
 PartT = TypeVar("PartT")
 
 
-def of_sweep(sweep: Sweep, dataset: xr.Dataset, keep: Keep) -> list[Section]:
-    """Each question of a sweep, or `in_general` where it asks none."""
+def of_sweep(sweep: Sweep, dataset: xr.Dataset, keep: Keep, name: str = "") -> list[Section]:
+    """Each question of a sweep, or `in_general` where it asks none; under a `name` of the run's."""
+    name = name or sweep.name
     if not sweep.questions:
-        return [in_general(dataset, keep, sweep.name)]
+        return [in_general(dataset, keep, name)]
     rows = [question.row for question in sweep.questions]
     shared = ""
     if len(rows) > 1:
         shared = f"one sweep that answers rows {', '.join(rows[:-1])} and {rows[-1]}"
-    return [_section(q, dataset, {"": dataset}, keep, shared=shared) for q in sweep.questions]
+    made = [_section(q, dataset, {"": dataset}, keep, shared=shared) for q in sweep.questions]
+    if name == sweep.name:
+        return made
+    return [replace(own, title=f"{words(name)}: {own.title}") for own in made]
 
 
 def of_comparisons(
