@@ -18,7 +18,7 @@ from PIL import Image
 
 from jaxexp.base.errors import UserError
 from jaxexp.report import figures
-from jaxexp.results import select
+from jaxexp.results import seeds, select
 
 EPOCHS = 6
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -286,6 +286,18 @@ class TestSplits:
         assert ys(ring)[0] < 0.6
         nothing = results(diverged=(1, 0, 0)).fillna({"accuracy": 1.0}).isel(learning_rate=0)
         assert len(figures.splits(nothing, ["accuracy"]).axes[0].lines) == 3
+
+    def test_a_selected_epoch_or_split_is_drawn_as_those_of_a_list(self) -> None:
+        ds = dataset({"width": [4, 8], "seed": [0, 1]})
+        means = seeds.average(ds)
+        for one, several in (
+            (ds.sel(split="validation"), ds.sel(split=["validation"])),
+            (ds.isel(epoch=2), ds.isel(epoch=[2])),
+            (means.isel(epoch=2, split=0), means.isel(epoch=[2], split=[0])),
+        ):
+            for draw in (figures.curves, figures.splits):
+                left, right = (draw(each).interactive["data"] for each in (one, several))
+                assert left == right
 
     def test_several_trials_stand_side_by_side(self) -> None:
         fig = figures.splits(results(diverged=(0, 1, 0)), ("loss", "accuracy"), mark_best=False)

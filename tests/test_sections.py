@@ -417,6 +417,14 @@ class TestConditionalHyperparameters:
         assert abs(drops["momentum"]) < 0.05
 
 
+def test_numbers_written_as_text_are_as_important_as_numbers():
+    counts, rates = [2, 4, 8, 16, 32, 64, 128], [0.1, 0.2]
+    losses = np.add.outer(np.arange(7), [0, 0.5])
+    ds = dataset({"units": list(map(str, counts)), "learning_rate": rates}, loss=losses)
+    numbers = dataset({"units": counts, "learning_rate": rates}, loss=losses)
+    assert str(importance(ds)) == str(importance(numbers))
+
+
 def test_numbers_that_came_twice_by_chance_are_not_joined():
     rng = np.random.default_rng(0)
     points = {"width": [8, 8, 16, 32, 64], "dropout": rng.uniform(0, 0.5, 5)}

@@ -69,7 +69,7 @@ def importance(ds: xr.Dataset, metric: str = "loss", split: str | None = None) -
         return None
     logarithmic = wants_log(y_N) and select.direction(ds, metric) == "lower"
     y_N = np.log10(y_N) if logarithmic else y_N
-    x_NxF = np.stack([_coded(ranked[name]) for name in names], axis=1)
+    x_NxF = np.stack([_coded(ds, name, ranked[name]) for name in names], axis=1)
     there_NxF = np.stack([select.applies(ds, name)[ranked.index] for name in names], axis=1)
     r2, drops_F = _forest(x_NxF, y_N, there_NxF)
     made = pd.DataFrame({"name": names, "drop": drops_F})
@@ -82,11 +82,12 @@ def importance(ds: xr.Dataset, metric: str = "loss", split: str | None = None) -
     )
 
 
-def _coded(values: pd.Series) -> np.ndarray:
+def _coded(ds: xr.Dataset, name: str, values: pd.Series) -> np.ndarray:
     """Numbers as they are, others by their place in order, which is enough for trees."""
     if pd.api.types.is_numeric_dtype(values):
         return values.to_numpy(float)
-    return pd.Categorical(values.astype(str)).codes.astype(float)
+    place = {value: i for i, value in enumerate(select.distinct(ds, name))}
+    return values.map(place).to_numpy(float)
 
 
 def _forest(x_NxF: np.ndarray, y_N: np.ndarray, there_NxF: np.ndarray) -> tuple[float, np.ndarray]:

@@ -25,6 +25,7 @@ from jaxexp.report.figures.style import (
     band,
     best_of,
     by_epoch,
+    by_epoch_and_split,
     headed,
     label_y,
     make_panels,
@@ -60,7 +61,7 @@ def curves(
     drawn as a horizontal line.
     Raises UserError for a metric or a split that the results do not have.
     """
-    split = split or select.default_split(ds)
+    ds, split = by_epoch_and_split(ds), split or select.default_split(ds)
     means = averaged(ds)
     ranked = select.rank(means, metric, split)
     fig, [[ax]] = make_panels(1, 1, 6.0, 4.0)
@@ -173,7 +174,7 @@ def splits(
     which is measured at the epoch's end.
     Raises UserError for a metric that the results do not have.
     """
-    split = select.default_split(ds)
+    ds, split = by_epoch_and_split(ds), select.default_split(ds)
     if not metrics:
         raise UserError("metrics=(): expected at least one")
     for metric in metrics:

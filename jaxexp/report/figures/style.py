@@ -145,6 +145,18 @@ def averaged(ds: xr.Dataset) -> xr.Dataset:
     return seeds.average(ds) if seeds.several(ds) else ds
 
 
+def by_epoch_and_split(ds: xr.Dataset) -> xr.Dataset:
+    """Results with both dimensions, also where one epoch or one split was selected."""
+    for dim in ("epoch", "split"):
+        if ds[dim].dims:
+            continue
+        names = [f"{m}{of}" for m in select.metrics(ds) for of in ("", "_std", "_undefined")]
+        names += [f"{'final' if dim == 'split' else 'running'}_{name}" for name in names]
+        expanded = {name: ds[name].expand_dims(dim) for name in names if name in ds.data_vars}
+        ds = ds.drop_vars(dim).assign(expanded)
+    return ds
+
+
 def seeds_note(ds: xr.Dataset) -> str:
     """What bands and error bars of means over seeds are, of means; else ""."""
     if not select.averaged_over(ds):
