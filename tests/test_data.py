@@ -161,6 +161,7 @@ def test_fingerprint_is_of_the_data_and_not_of_the_layout(tmp_path):
         (("FR", "7", "10"), ("7", "10", "FR")),
         (("1.5", "1", "9" * 30), ("1", "1.5", "9" * 30)),
         (('"Bosnia, and"', " Côte d'Or ", "x"), ("Bosnia, and", "Côte d'Or", "x")),
+        (("Ko\u0308ln", "K\u00f6ln", "x"), ("K\u00f6ln", "x")),
     ],
 )
 def test_class_names_and_their_order(tmp_path, labels, classes):

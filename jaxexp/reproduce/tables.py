@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import jaxexp as jx
-from jaxexp.reproduce.cells import Cells
+from jaxexp.reproduce.cells import Cells, normal
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -134,7 +134,7 @@ def _read_table(cells: Cells) -> "pd.DataFrame":
         inside = degrees.abs() <= limit  # false for NaN, which is what no number becomes
         cells.check(table[column], inside, f"a number of degrees from -{limit} to {limit}")
         table[column] = degrees
-    country = table["country"].str.strip()
+    country = table["country"].map(normal)
     name_of = {cell: _class_name(cell) for cell in country.unique()}
     valid = [cell for cell in name_of if 0 < len(cell) <= _LONGEST and cell.isprintable()]
     expected = f"an integer or printable text of at most {_LONGEST} characters"
