@@ -425,6 +425,9 @@ def test_a_seed_that_stopped_early_keeps_its_last_value():
     assert mean == pytest.approx(last.mean(), abs=1e-6)
     second = ds["loss"].sel(epoch=2).mean("seed")
     np.testing.assert_allclose(means["loss"].sel(epoch=2), second, rtol=1e-6)
+    beside = ds["running_loss"].values
+    kept = [beside[0, seed, end - 1] for seed, end in enumerate([2, 6, 3, 6])]
+    np.testing.assert_allclose(means["running_loss"].sel(epoch=6), [np.mean(kept)], rtol=1e-6)
 
 
 # Learning rates × folds × seeds: the first rate has the easiest fold, the second the best mean.
@@ -475,7 +478,9 @@ def test_a_setting_says_how_many_of_its_pairs_diverged():
 def test_folds_alone_are_averaged_and_paired():
     ds = dataset({"learning_rate": RATES, "fold": range(3)}, loss=FOLDED[:, :, 0])
     assert seeds.several(ds)
+    ds["steps_per_epoch"].values[:, 0] = 19  # the first fold is the shorter one
     assert select.axes(seeds.average(ds)) == ("learning_rate",)
+    assert seeds.average(ds)["steps_per_epoch"].values.tolist() == [20, 20]
     assert "over 3 folds): learning rate 0.01." in seeds.best_in_words(ds)
     lead = seeds.lead(ds)
     assert (lead.seeds, lead.wins, lead.replicate, lead.paired) == (3, 2, "fold", True)

@@ -80,8 +80,10 @@ def average(ds: xr.Dataset) -> xr.Dataset:
     that finished, such as the AUC of a fold without positives, its means are over the others, and
     `auc_undefined` says how many are missing, by epoch and split; no such variable says that none
     is. `select.rank` has such means behind those that miss fewer. A seed that trained for fewer
-    epochs than another of its setting stays as it is in the end; where seeds have the parameters of
-    their best epochs, `final_loss` and the like are means of these, which `select.final` takes.
+    epochs than another of its setting stays as it is in the end, in metrics and running means;
+    `step_loss` and `gradient_norm` are means over those that still trained. Where seeds have the
+    parameters of their best epochs, `final_loss` and the like are means of these, which
+    `select.final` takes. `epochs_trained` and `steps_per_epoch` are the most of any seed or fold.
     Integers that are no numbers to average, such as predicted classes, are left out. Results
     without seeds to average are returned as they are.
     """
@@ -94,16 +96,13 @@ def average(ds: xr.Dataset) -> xr.Dataset:
     found = settings.sum(finished)
     lost = found == 0  # settings without a seed that finished
     kept = finished | settings.of_each(lost)
-    trained = settings.max(ds["epochs_trained"])
     made: dict[str, xr.DataArray] = {}
     for key, values in ds.data_vars.items():
         name = str(key)
         if settings.dim not in values.dims:
             made[name] = values
-        elif name == "epochs_trained":
-            made[name] = trained
-        elif name == "steps_per_epoch":
-            made[name] = settings.first(values)
+        elif name in ("epochs_trained", "steps_per_epoch"):
+            made[name] = settings.max(values)
         elif values.dtype.kind == "f":
             if "epoch" in values.dims:
                 values = values.where(kept & (finished | (ds["epoch"] < ds["diverged_epoch"])))

@@ -247,10 +247,11 @@ def carried_on(ds: xr.Dataset, until: xr.DataArray) -> xr.Dataset:
     that trials stopped at different times have a mean.
     """
     made = {}
-    for metric in metrics(ds):
-        end = ds[metric].sel(epoch=last_epoch(ds)).drop_vars("epoch")
-        own = ds[metric].where(ds["epoch"] <= ds["epochs_trained"], end)
-        made[metric] = own.where(ds["epoch"] <= until)
+    names = [f"{of}{metric}" for metric in metrics(ds) for of in ("", "running_")]
+    for name in (name for name in names if name in ds):
+        end = ds[name].sel(epoch=last_epoch(ds)).drop_vars("epoch")
+        own = ds[name].where(ds["epoch"] <= ds["epochs_trained"], end)
+        made[name] = own.where(ds["epoch"] <= until)
     trained = ds["epochs_trained"]
     kept = ds.assign(made).assign(epochs_trained=until.transpose(*trained.dims).astype(int))
     if "best_epoch" in ds and bool((ds["best_epoch"] > 0).any()):
