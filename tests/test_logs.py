@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,17 @@ def test_tensorboard_reads_one_run_per_trial(tmp_path):
     read = EventAccumulator(str(diverged)).Reload()
     assert [event.step for event in read.Scalars("validation/loss")] == [1]
     assert "final/validation/loss" not in read.Tags()["scalars"]
+
+
+@pytest.mark.filterwarnings("ignore")  # of the library
+def test_sweeps_of_like_names_have_logs_of_their_own(tmp_path):
+    needs("tensorboardX")
+    sweep = replace(SWEEP, axes={"learning_rate": [1e-2]})
+    for name in ("small nets", "small_nets", "small/nets"):
+        logs.write("tensorboard", results(replace(sweep, name=name)), tmp_path)
+    assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 3
+    assert len([path for path in tmp_path.iterdir() if path.is_file()]) == 3
+    assert (tmp_path / "small_nets").is_dir()
 
 
 @pytest.mark.filterwarnings("ignore")  # of the library

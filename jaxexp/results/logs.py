@@ -23,6 +23,7 @@ import numpy as np
 import xarray as xr
 
 from jaxexp.base.errors import UserError
+from jaxexp.base.files import digest
 from jaxexp.results import select
 
 INSTALL = "pip install 'jaxexp[log]'"
@@ -100,7 +101,7 @@ def write(kind: str, ds: xr.Dataset, folder: Path) -> None:
     """
     check([kind])
     sweep = str(ds.attrs.get("sweep", "sweep"))
-    done = folder / f".written-{re.sub(r'[^A-Za-z0-9_.-]', '_', sweep)}"
+    done = folder / f".written-{_sweep_name(sweep)}"
     content = f"{ds.attrs.get('sweep_id', '')} {ds.attrs.get('started', '')}"
     try:
         if done.is_file() and done.read_text() == content:
@@ -132,7 +133,7 @@ def _tensorboard(sweep: str, own: Sequence[LoggedTrial], folder: Path) -> None:
     from tensorboardX import SummaryWriter
     from tensorboardX.summary import hparams
 
-    root = folder / _file_name(sweep)
+    root = folder / _sweep_name(sweep)
     shutil.rmtree(root, ignore_errors=True)
     for trial in own:
         # Two labels may be one name of a folder; ids tell them apart.
@@ -158,7 +159,7 @@ def _mlflow(sweep: str, own: Sequence[LoggedTrial], folder: Path) -> None:
     client = MlflowClient(tracking_uri=f"sqlite:///{(folder / 'mlflow.db').resolve()}")
     experiment = client.get_experiment_by_name(sweep)
     if experiment is None:
-        artifacts = (folder / "artifacts" / _file_name(sweep)).resolve().as_uri()
+        artifacts = (folder / "artifacts" / _sweep_name(sweep)).resolve().as_uri()
         number = client.create_experiment(sweep, artifact_location=artifacts)
     else:
         number = experiment.experiment_id
@@ -223,6 +224,12 @@ def _parts(items: list[T], size: int) -> Iterator[list[T]]:
 def _file_name(text: str) -> str:
     """A label as the name of a folder: "learning_rate_0.01,seed_3"."""
     return re.sub(r"[^A-Za-z0-9_.,=+-]", "_", text.replace(", ", ","))[:120].lstrip(".") or "_"
+
+
+def _sweep_name(sweep: str) -> str:
+    """The same of a sweep: told apart from others of which one name would be made."""
+    name = _file_name(sweep)
+    return name if name == sweep else f"{name}-{digest(sweep)[:6]}"
 
 
 WRITERS: dict[str, Callable[[str, Sequence[LoggedTrial], Path], None]] = {
