@@ -87,6 +87,11 @@ def test_what_is_not_finite_never_ranks_best(direction, broken):
     ds["diverged_epoch"][2] = 4
     assert list(select.rank(ds, "auc").index) == [1, 0, 2]  # finished, finished, diverged
     assert select.ties(ds, "auc") == ["learning rate 0.001"]
+    extreme = {"higher": "highest", "lower": "lowest"}[direction]
+    if not np.isnan(broken) and (broken > 0) == (direction == "higher"):
+        extreme += " finite"
+    said = select.best_in_words(ds, "auc")
+    assert said.startswith(f"The {extreme} validation auc after the last epoch is ")
 
 
 def test_where_nothing_is_finite_no_trial_is_called_best():

@@ -111,7 +111,9 @@ def best_in_words(
         return f"{capitalised(all_of(trials, what(ds)))} have the same {measured}: {value}."
     higher = direction(ds, metric) == "higher"
     extreme = "highest" if higher else "lowest"
-    better = ranked[ranked["value"] > first if higher else ranked["value"] < first]
+    beyond = ranked[ranked["value"] > first if higher else ranked["value"] < first]
+    better = beyond[np.isfinite(beyond["value"])]
+    extreme += "" if len(better) == len(beyond) else " finite"
     passed = _passed_over(ds, metric, better, digits)
     if passed:
         measured += f" of settings without a diverged {replicate(ds)}"
