@@ -260,6 +260,13 @@ class TestCurves:
         drawn(figures.curves(results(diverged=(1, 1, 1))))
         drawn(figures.curves(single()))
 
+    def test_labels_that_round_alike_have_curves_of_their_own(self) -> None:
+        fig = figures.curves(dataset({"learning_rate": [0.2000011, 0.2000012, 0.3]}))
+        assert legend(fig) == [
+            "learning rate 0.2 (0.2000011)", "learning rate 0.2 (0.2000012)", "learning rate 0.3",
+        ]  # fmt: skip
+        assert [trace["showlegend"] for trace in fig.interactive["data"]] == [True] * 3
+
     def test_ordered_values_get_sequential_colours(self) -> None:
         ordered = results(coords={"learning_rate": [1.0, 0.1, 0.01]})
         first = [to_hex(line.get_color()) for line in figures.curves(ordered).axes[0].lines]

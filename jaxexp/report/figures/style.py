@@ -24,8 +24,8 @@ from jaxexp.results.select import (
     metric_words,
     number,
     point,
-    points,
     rank,
+    setting,
     size,
     units,
     within,
@@ -130,14 +130,26 @@ def best_of(
 ) -> tuple[list[tuple[str, xr.Dataset]], str]:
     """The trials that a figure has room for, and a sentence that says which if not all.
 
-    All in the order of `points` where they are at most `most`, else the best, best first.
+    All in the order of `points` where they are at most `most`, else the best, best first. Labels
+    that are alike since numbers are rounded have these in full behind them.
     """
     if size(ds) <= most:
-        return list(points(ds)), ""
+        return _told_apart(ds, range(size(ds))), ""
     ranked = rank(ds, metric, split).index[:most]
     by = f"{metric_words(metric, split) if split else words(metric)} {select.measured_when(ds)}"
     note = f"the best {most} of {number(size(ds))} {select.what(ds)}s by {by}"
-    return [point(ds, int(place)) for place in ranked], note
+    return _told_apart(ds, ranked), note
+
+
+def _told_apart(ds: xr.Dataset, places: Iterable[int]) -> list[tuple[str, xr.Dataset]]:
+    trials = [point(ds, int(place)) for place in places]
+    labels = [label for label, _ in trials]
+    made = []
+    for label, own in trials:
+        values = [select.in_the_end(own, name).item() for name in hyperparameters(ds)]
+        exact = ", ".join(str(v) for v in values if isinstance(v, float) and setting(v) != str(v))
+        made.append((f"{label} ({exact})" if labels.count(label) > 1 and exact else label, own))
+    return made
 
 
 def averaged(ds: xr.Dataset) -> xr.Dataset:
