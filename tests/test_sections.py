@@ -417,6 +417,12 @@ class TestConditionalHyperparameters:
         assert abs(drops["momentum"]) < 0.05
 
 
+def test_a_unit_with_a_full_stop_ends_no_sentence():
+    metrics = {"loss": ("lower", "deg. C"), "r2": ("higher", "")}
+    short = sections.in_general(dataset(metrics=metrics), forget).short_answer
+    assert short.endswith("deg.\N{NO-BREAK SPACE}C: learning rate 0.01.")
+
+
 def test_numbers_written_as_text_are_as_important_as_numbers():
     counts, rates = [2, 4, 8, 16, 32, 64, 128], [0.1, 0.2]
     losses = np.add.outer(np.arange(7), [0, 0.5])

@@ -246,8 +246,8 @@ def test_where_names_what_does_not_vary_and_what_is_not_there():
         select.where(ds, learning_rate=0.2)
     with pytest.raises(UserError, match=r"width does not vary here; .*: learning_rate"):
         select.where(ds, width=4)
-    with pytest.raises(UserError, match="no trial has learning_rate = much"):
-        select.where(ds, learning_rate="much")
+    with pytest.raises(UserError, match=r"= '0.1', which is text; there are 1e-5, 0.1"):
+        select.where(ds, learning_rate="0.1")
 
 
 def test_where_takes_a_float_as_it_is_shown_unless_two_are_shown_so():
@@ -294,6 +294,12 @@ class TestStoppedTrials:
         assert select.best_in_words(ds.isel(width=0)).startswith(
             "The validation loss at its best epoch is "
         )
+        cut = [select.measured_when(ds.isel(epoch=slice(0, n))) for n in (1, 2, 4)]
+        best = "at each trial's best epoch"
+        assert cut == [f"{best}, up to epoch 1", f"{best}, up to epoch 2", best]
+        assert select.measured_when(ds.isel(width=2, epoch=0)) == "after the last epoch"
+        means = seeds.average(self.stopped([1, 2, 4], seed=[0, 1, 2]))
+        assert select.measured_when(means.isel(epoch=slice(0, 4))) == "after the last epoch"
         note = select.stopping_note(ds)
         assert note == (
             "2 of 3 trials stopped early, after 2 to 4 epochs, and the results are those of each "

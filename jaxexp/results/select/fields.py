@@ -203,14 +203,30 @@ def _at_the_end(ds: xr.Dataset, metric: str, beside: str = "") -> xr.DataArray |
     Means of best epochs, which are those of several epochs, have `final_loss` and the like.
     """
     name, of_means = f"{metric}{beside}", f"final_{metric}"
-    whole = "epoch" in ds[metric].dims and bool((last_epoch(ds) == ds["epochs_trained"]).all())
-    name = f"final_{name}" if of_means in ds.data_vars and whole else name
+    name = f"final_{name}" if of_means in ds.data_vars and _is_whole(ds, metric) else name
     if name not in ds.data_vars:
         return None
     values = ds[name] if "split" in ds[name].dims else ds[name].expand_dims("split")
     values = values if name.startswith(of_means) else _at_last_epoch(ds, values)
     when = ds["diverged_epoch"].drop_vars(("epoch", "split"), errors="ignore")
     return values.where(when == 0).transpose(..., "split")
+
+
+def _is_whole(ds: xr.Dataset, metric: str) -> bool:
+    """Whether the last epochs of means are among those selected."""
+    return "epoch" in ds[metric].dims and bool((last_epoch(ds) == ds["epochs_trained"]).all())
+
+
+def kept_best(ds: xr.Dataset) -> np.ndarray:
+    """Of trials with the parameters of their best epochs whether `final` is that of these.
+
+    It is that of an earlier epoch where the best one was not selected; of means, one for all.
+    """
+    if "best_epoch" in ds:
+        best, last = (np.atleast_1d(own.values) for own in (ds["best_epoch"], last_epoch(ds)))
+        kept: np.ndarray = (last == best)[best > 0]
+        return kept
+    return np.array([bool(ds.attrs.get("best_epochs")) and _is_whole(ds, "loss")])
 
 
 def _at_last_epoch(ds: xr.Dataset, values: xr.DataArray) -> xr.DataArray:

@@ -16,6 +16,7 @@ from jaxexp.results.select.fields import (
     count_replicates,
     hyperparameters,
     in_the_end,
+    kept_best,
     replicate,
     size,
     undefined,
@@ -33,7 +34,8 @@ def named(ds: xr.Dataset, name: str) -> str:
 
 def with_unit(ds: xr.Dataset, metric: str, value: str) -> str:
     """`value`, already text, and the unit of `metric`: "0.243 nats"."""
-    return f"{value} {units(ds, metric)}".rstrip()
+    unit = units(ds, metric).replace(". ", ".\N{NO-BREAK SPACE}")  # "deg. C" ends no sentence
+    return f"{value} {unit}".rstrip()
 
 
 def label(point: xr.Dataset, names: Iterable[str] = ()) -> str:
@@ -95,11 +97,12 @@ def point(ds: xr.Dataset, place: int) -> tuple[str, xr.Dataset]:
 
 def measured_when(ds: xr.Dataset) -> str:
     """What `final` is of, in words: "after the last epoch", "at each trial's best epoch"."""
-    best = ds["best_epoch"] if "best_epoch" in ds else ds.attrs.get("best_epochs", 0)
-    if not np.any(best):
+    kept = kept_best(ds)
+    if not kept.any():
         return "after the last epoch"
     alone = size(ds) == 1 and not averaged_over(ds)
-    return "at its best epoch" if alone else "at each trial's best epoch"
+    which = "at its best epoch" if alone else "at each trial's best epoch"
+    return which if kept.all() else f"{which}, up to epoch {np.max(ds['epoch'].values)}"
 
 
 def averaged_in_words(setting: xr.Dataset, metric: str, split: str) -> str:

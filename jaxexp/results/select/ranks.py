@@ -61,7 +61,9 @@ def where(ds: xr.Dataset, **values: object) -> xr.Dataset:
         if not keep.any():
             there = ", ".join(dict.fromkeys(setting(own) for own in values_P))
             has = "ends with" if changed(ds, name) else "has"
-            raise UserError(f"no trial {has} {name} = {value}; there are {there}")
+            text_of = isinstance(value, str) and values_P.dtype.kind not in "UO"
+            given = f"{value!r}, which is text" if text_of else value
+            raise UserError(f"no trial {has} {name} = {given}; there are {there}")
         ds = ds.isel({ds[name].dims[0]: np.flatnonzero(keep)})
     return ds
 

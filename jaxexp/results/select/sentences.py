@@ -52,7 +52,7 @@ def stopping_note(ds: xr.Dataset) -> str:
     first, last = int(when.min()), int(when.max())
     after = count(last, "epoch") if first == last else f"{first} to {count(last, 'epoch')}"
     kept = ""
-    if "best epoch" in measured_when(ds):
+    if measured_when(ds).endswith("best epoch"):
         kept = ", and the results are those of each trial's best epoch"
     how_many = f"{number(int(early.sum()))} of {count(size(ds), 'trial')}"
     return f"{how_many} stopped early, after {after}{kept}."
