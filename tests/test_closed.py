@@ -284,7 +284,9 @@ def called_back(factor):
     return line(apply=apply)
 
 
-@pytest.mark.parametrize("task", [scaled_gradient, surrogate, called_back])
+@pytest.mark.parametrize(
+    "task", [scaled_gradient, pytest.param(surrogate, marks=pytest.mark.nightly), called_back]
+)
 def test_what_differs_in_python_alone_is_compiled_anew(task):
     """A rule of a derivative, and a function on the host, are no part of a program's text."""
     one, other, again = (run(TRIAL, task(k)).params()["w"] for k in (1.0, -3.0, 1.0))
@@ -415,9 +417,11 @@ PENALISED = jx.Sweep(
 @pytest.mark.parametrize(
     ("sweep", "task"),
     [
-        *((TRIAL, task) for task in (nearest, of_more_than_two)),
+        (TRIAL, nearest),
+        pytest.param(TRIAL, of_more_than_two, marks=pytest.mark.nightly),
         *((PENALISED, task) for task in (penalised, decayed)),
-        *((TRIAL, task) for task in (heavy_ball, started, counting, of_one_state)),
+        *((TRIAL, task) for task in (heavy_ball, counting, of_one_state)),
+        pytest.param(TRIAL, started, marks=pytest.mark.nightly),
     ],
 )
 def test_what_shows_at_a_size_or_at_a_value_alone_counts(tmp_path, sweep, task):
@@ -474,7 +478,12 @@ def test_a_table_by_batch_size_of_which_one_entry_is_another():
     assert one["task"] != other["task"]
 
 
-@pytest.mark.parametrize("epochs", [[2], [4, 2], [2, 4], [4, 2, 3]])
+LONG = pytest.mark.nightly
+
+
+@pytest.mark.parametrize(
+    "epochs", [[2], *(pytest.param(own, marks=LONG) for own in ([4, 2], [2, 4])), [4, 2, 3]]
+)
 def test_checkpoints_of_another_schedule_are_refused(tmp_path, epochs):
     def task(share):
         def rate(trial, steps):  # another for 8 steps alone

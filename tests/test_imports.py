@@ -2,12 +2,14 @@
 
 import ast
 import doctest
+import functools
 import importlib
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from nights import at_night
 
 import jaxexp
 
@@ -35,6 +37,7 @@ FOLDERS = [
 CLIENTS = [*(PACKAGE / "reproduce").rglob("*.py"), *(ROOT / "sweeps").rglob("*.py")]
 
 
+@functools.cache
 def imports(path: Path) -> set[str]:
     """The modules that a file imports, wherever in it, but not those for type checking alone."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -187,42 +190,55 @@ def test_torch_is_for_measuring_and_weights_alone():
     assert users <= TORCH
 
 
-def loaded(*groups: list[str]) -> list[set[str]]:
-    """All that a process of its own has loaded once it has imported each group of modules."""
+# In this order, in a process of its own.
+GROUPS = {
+    "data": ["jaxexp.training.data"],
+    "described": [*of_folder("base"), *of_folder("spec"), *of_folder("planning"), "jaxexp"],
+    "command line": ["jaxexp.cli.main"],
+    "training": [f"jaxexp.{name}" for name in ("api", "cli.session", "cli.rundir", "cli.inputs")],
+    "results": [
+        *of_folder("nn"), *of_folder("api"), *of_folder("results"), "jaxexp.report.figures",
+        "jaxexp.search.studies",
+    ],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def loaded() -> dict[str, set[str]]:
+    """All that the process has loaded once it has imported each group of modules, and before."""
+    groups = [[name.removesuffix(".__init__") for name in own] for own in GROUPS.values()]
     told = "print(*{n.split('.')[0] for n in sys.modules})"
     code = "\n".join(["import sys", *(f"import {', '.join(own)}; {told}" for own in groups)])
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     found = [set(line.split()) for line in done.stdout.splitlines()]
-    assert len(found) == len(groups)
     assert all("jaxexp" in own for own in found)
-    return found
+    return dict(zip(GROUPS, found, strict=True))
 
 
 OPTIONAL = {"optuna", "torch", "torchvision", "xgboost", "sklearn", "PIL"}
 SLOW = {"jax", "jaxlib", "flax", "optax", "matplotlib", "xarray", "pandas", "rich", "orbax"}
 
 
-def test_training_does_not_wait_for_what_only_results_need_nor_these_for_what_is_optional():
+def test_training_does_not_wait_for_what_only_results_need_nor_these_for_what_is_optional(loaded):
     """What is optional is imported where it is used. Pillow comes with Matplotlib."""
-    training = [f"jaxexp.{name}" for name in ("api", "cli.session", "cli.rundir", "cli.inputs")]
-    modules = [*of_folder("nn"), *of_folder("api"), *of_folder("results"), "jaxexp.report.figures"]
-    before, after = loaded(training, [name.removesuffix(".__init__") for name in modules])
-    assert not before & {"pandas", "xarray"}
-    assert not after & OPTIONAL - {"PIL"}
+    assert not loaded["training"] & {"pandas", "xarray"}
+    assert not loaded["results"] & OPTIONAL - {"PIL"}
 
 
-def test_describing_and_the_command_line_start_at_once():
-    modules = [*of_folder("base"), *of_folder("spec"), *of_folder("planning"), "jaxexp"]
-    described = [name.removesuffix(".__init__") for name in modules]
-    *before, after = loaded(["jaxexp.training.data"], described, ["jaxexp.cli.main"])
-    assert not set.union(*before) & (OPTIONAL | SLOW)
-    assert not after & (OPTIONAL | SLOW - {"rich"})
+def test_describing_and_the_command_line_start_at_once(loaded):
+    assert not (loaded["data"] | loaded["described"]) & (OPTIONAL | SLOW)
+    assert not loaded["command line"] & (OPTIONAL | SLOW - {"rich"})
 
 
 DOCUMENTED = [m for m, path in MODULES.items() if ">>> " in path.read_text(encoding="utf-8")]
+LONG = [  # which train, as those of `run`, of `jaxexp` itself and of `MLPClassifier` do every day
+    "jaxexp.execution.rules", "jaxexp.results.seeds", "jaxexp.search.halving",
+    "jaxexp.search.population", "jaxexp.search.studies", "jaxexp.sklearn.modules",
+    "jaxexp.sklearn.search", "jaxexp.training.draws", "jaxexp.training.folds",
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("module", sorted(DOCUMENTED))
+@pytest.mark.parametrize("module", at_night(sorted(DOCUMENTED), *LONG))
 def test_documented_examples(module):
     if any(name.startswith("torch") for name in imports(MODULES[module])):
         pytest.importorskip("torch")

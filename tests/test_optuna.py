@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from nights import at_night
 
 import jaxexp as jx
 from jaxexp.base.errors import UserError
@@ -112,7 +113,7 @@ SAMPLERS = {
 NEEDS = {"cmaes": "cmaes", "gp": "torch"}
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", at_night(SAMPLERS, "tpe", "qmc"))  # they are killed below
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_any_sampler(name, data):
     if name in NEEDS:
@@ -188,7 +189,7 @@ PRUNERS = {
 }
 
 
-@pytest.mark.parametrize("name", PRUNERS)
+@pytest.mark.parametrize("name", at_night(PRUNERS, "threshold"))
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_a_pruned_trial_is_the_start_of_the_whole_one(name, data):
     own, whole = study(pruner=PRUNERS[name]()), study()
@@ -563,11 +564,16 @@ class Killed(BaseException):
     """Ends a process without a trace."""
 
 
-@pytest.mark.parametrize("nth", [1, 4])  # in the first batch, before anything is listed, or later
 @pytest.mark.parametrize(
-    ("window", "name"),
-    [(window, "tpe") for window in ("create_new_trial", "set_trial_param", "keep_sampler")]
-    + [(window, "qmc") for window in ("set_study_system_attr", "set_trial_param")],
+    ("window", "name", "nth"),  # in the first batch, before anything is listed, or later
+    [
+        *(("create_new_trial", "tpe", nth) for nth in (1, 4)),
+        pytest.param("set_trial_param", "tpe", 1, marks=pytest.mark.nightly),
+        ("set_trial_param", "tpe", 4),
+        *(("keep_sampler", "tpe", nth) for nth in (1, 4)),
+        *(("set_study_system_attr", "qmc", nth) for nth in (1, 4)),
+        *(pytest.param("set_trial_param", "qmc", n, marks=pytest.mark.nightly) for n in (1, 4)),
+    ],
 )
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_killed_while_it_asks_a_search_goes_on_as_never_killed(
@@ -824,15 +830,6 @@ def test_without_optuna_it_is_said_how_to_install_it(data, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "optuna", None)
     with pytest.raises(UserError, match=r"pip install 'jaxexp\[optuna\]'"):
         run(None, data)
-
-
-def test_describing_a_search_imports_no_optuna():
-    import subprocess
-    import sys
-
-    code = "import sys, jaxexp.search.studies; print('optuna' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
 
 
 def test_the_folder_is_readable(data, tmp_path):

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from nights import at_night
 from test_resume import assert_same_results, has_checkpoint, wait_for
 
 import jaxexp as jx
@@ -201,10 +202,9 @@ def of_seeds(place: Path, sampler: str) -> jx.Results:
 SEEDS = ["--seed", "2", "--seeds", "3", "--metric", "accuracy", "--set", "width=4", "--set=seed=5"]
 
 
-@pytest.mark.parametrize("sampler", ["random", "sobol", "halving", "hyperband"])
-def test_each_point_is_trained_with_several_seeds(sampler, place, capsys, request):
-    if sampler != "random":
-        request.getfixturevalue("no_figures")
+@pytest.mark.usefixtures("no_figures")
+@pytest.mark.parametrize("sampler", at_night(["random", "sobol", "halving", "hyperband"], "sobol"))
+def test_each_point_is_trained_with_several_seeds(sampler, place, capsys):
     trials = [] if sampler == "hyperband" else ["--trials", "4"]
     assert here(*search("--sampler", sampler, *SEEDS, *trials, "--out", "out")) == 0
     assert "3 seeds" in capsys.readouterr().err  # the table is of means
@@ -251,6 +251,7 @@ def test_its_run_directory_is_one_like_any_other(place, capsys):
     assert "already holds a run" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize("then", ["save", "draw"])
 def test_a_budget_that_is_over_when_all_is_trained_ends_nothing(then, place, monkeypatch):
     clock = SimpleNamespace(over=None, start=lambda: None)

@@ -343,6 +343,7 @@ def test_training_tells_what_it_measures():
 # A run, from the first line to the last
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_run_ends_with_a_table_and_the_path_alone_on_standard_output(tmp_path):
     sweep, out = write_sweep(tmp_path / "mine.py"), tmp_path / "run"
     code, stdout, told = call("run", sweep, "--out", out)
@@ -416,6 +417,16 @@ def two(tmp_path_factory) -> Path:
     """A run of two sweeps."""
     shapes = jx.Sweep(SWEEP.base, {"learning_rate": [1e-2], "width": [8, 16]}, name="shapes")
     return write_run(tmp_path_factory.mktemp("two") / "two", results(), results(shapes))
+
+
+@pytest.fixture(scope="module")
+def places(rates, two, tmp_path_factory) -> dict[str, Path]:
+    """Runs that can be shown, and that cannot."""
+    folder = tmp_path_factory.mktemp("places")
+    empty, torn = write_run(folder / "empty"), write_run(folder / "torn", results())
+    (torn / "results" / "rates.nc").write_bytes(b"no netCDF")
+    other = write_run(folder / "other", results(better=0.01))
+    return {"run": rates, "two": two, "empty": empty, "torn": torn, "other": other}
 
 
 def test_show_ranks_as_each_metric_wants(rates):
@@ -705,11 +716,8 @@ def test_a_run_without_results_says_how_to_go_on(tmp_path):
         (["run", "epochs", "--set", "lr=1"], "unknown hyperparameter 'lr': did you mean learning"),
     ],
 )  # fmt: skip
-def test_mistakes_are_told_in_a_line(arguments, message, rates, two, tmp_path, monkeypatch):
+def test_mistakes_are_told_in_a_line(arguments, message, places, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    empty, torn = write_run(tmp_path / "empty"), write_run(tmp_path / "torn", results())
-    (torn / "results" / "rates.nc").write_bytes(b"no netCDF")
-    places = {"run": rates, "two": two, "empty": empty, "torn": torn}
     code, stdout, told = call(*(argument.format(**places) for argument in arguments))
     assert (code, stdout) == (2, "")
     assert message in words(told)
@@ -756,12 +764,13 @@ def test_where_nothing_can_be_written_it_is_told_in_a_line(
      ["run", "{sweep}", "--out", "{out}"]],
 )  # fmt: skip
 @pytest.mark.parametrize("closed", [("stdout",), ("stdin", "stdout", "stderr")])
-def test_what_is_written_to_a_closed_stream_is_dropped(arguments, closed, tmp_path, monkeypatch):
+def test_what_is_written_to_a_closed_stream_is_dropped(
+    arguments, closed, places, tmp_path, monkeypatch
+):
     """As with `>&-`: Python has None in its place."""
-    places = {
-        "run": write_run(tmp_path / "made", results()), "at": tmp_path,
-        "other": write_run(tmp_path / "other", results(better=0.01)),
-        "sweep": write_sweep(tmp_path / "mine.py"), "out": tmp_path / "run",
+    places = places | {
+        "at": places["run"].parent, "sweep": write_sweep(tmp_path / "mine.py"),
+        "out": tmp_path / "run",
     }  # fmt: skip
     for name in closed:
         monkeypatch.setattr(f"sys.{name}", None)

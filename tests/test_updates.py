@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from nights import at_night
 from optax import contrib
 
 import jaxexp as jx
@@ -111,9 +112,9 @@ def found(make, axes, base=BASE):
     return updates.same_when_padded(Own(make=make).bind(DATA), trials, DATA.arrays(), 50)
 
 
-@pytest.mark.parametrize("name", SAME)
+@pytest.mark.parametrize("name", at_night(SAME, "LARS", "clipped later"))
 def test_what_does_not_mind_padding_is_found_to(name):
-    assert found(SAME[name], {("width", "depth"): [(3, 1), (3, 2), (8, 3)]})
+    assert found(SAME[name], {("width", "depth"): [(3, 1), (8, 2)]})
 
 
 def test_what_is_evaluated_counts_too():
@@ -130,7 +131,10 @@ def test_what_is_evaluated_counts_too():
         assert updates.same_when_padded(task, trials, DATA.arrays(), 50) == (by == 0)
 
 
-@pytest.mark.parametrize("name", DIFFERENT)
+@pytest.mark.parametrize(
+    "name",
+    at_night(DIFFERENT, "moves later", "centred at times", "a factor that is 0 at first"),
+)
 def test_what_minds_is_found_to(name):
     assert not found(DIFFERENT[name], {"width": [3, 8]})
 
@@ -148,13 +152,11 @@ def test_each_size_counts():
 def test_trials_are_padded_only_where_they_train_as_alone():
     sweep = jx.Sweep(BASE, {"width": [3, 8]})
 
-    def plans(name):
-        task = Own(make=(SAME | DIFFERENT)[name])
-        return [jx.plan(sweep, task, DATA, devices=1, programs=p) for p in ("auto", "exact")]
+    def planned(make, programs):
+        return jx.plan(sweep, Own(make=make), DATA, devices=1, programs=programs)
 
-    own, alone = plans("centred")
-    assert own.plan.programs == alone.plan.programs
-    merged, alone = plans("clipped Adam")
+    merged, alone = (planned(SAME["clipped Adam"], p) for p in ("auto", "exact"))
+    assert planned(DIFFERENT["centred"], "auto").plan.programs == alone.plan.programs
     assert len(merged.plan.programs) == 1
     assert len(alone.plan.programs) == 2
     together, alone = (jx.run(plan, progress=False)["loss"] for plan in (merged, alone))
