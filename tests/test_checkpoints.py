@@ -104,11 +104,19 @@ def expected(small, devices):
     return {name: execute(made(name, devices, small), *small, devices) for name in SWEEPS}
 
 
-LONG = pytest.mark.nightly
+# Each kind of moment, and each kind of program, on every day.
+DAILY = {
+    ("on all devices", 1), ("on all devices", 9), ("on all devices", 44), ("in one program", 9),
+    ("one by one in microbatches", 1), ("in several streams", 44),
+}  # fmt: skip
+STOPS = [
+    pytest.param(name, calls, marks=[pytest.mark.nightly] * ((name, calls) not in DAILY))
+    for name in SWEEPS
+    for calls in (1, 7, 9, 15, 16, 44)
+]
 
 
-@pytest.mark.parametrize("name", SWEEPS)
-@pytest.mark.parametrize("calls", [1, 9, 44, *(pytest.param(n, marks=LONG) for n in (7, 15, 16))])
+@pytest.mark.parametrize(("name", "calls"), STOPS)
 def test_a_run_stopped_anywhere_ends_with_the_same_bits(
     name, calls, small, devices, expected, tmp_path, one_step
 ):
@@ -331,7 +339,10 @@ def test_a_checkpoint_of_which_any_file_is_missing(stopped, program, sound, smal
     assert lost >= 2  # the arrays and the description at least
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    max_examples=settings.default.max_examples // 2,
+)
 @given(data=st.data())
 def test_no_damage_makes_a_wrong_snapshot(stopped, program, sound, small, tmp_path, data):
     """Bytes changed, cut off or put in, in any file of either: one of the two, or none."""

@@ -66,7 +66,7 @@ def test_a_task_that_asks_for_the_backend_when_it_is_traced_leaves_all_devices()
     assert told(ASKED, JAX_PLATFORMS="cpu") == "3"
 
 
-@pytest.mark.parametrize("platform", ["abacus", "cuda"])
+@pytest.mark.parametrize("platform", ["abacus", pytest.param("cuda", marks=pytest.mark.nightly)])
 def test_a_platform_that_is_not_there_is_told(platform):
     if platform == "cuda" and shutil.which("nvidia-smi"):
         pytest.skip("there may be a GPU here")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from jax.extend import core as jax_core
+from nights import at_night
 
 import jaxexp as jx
 from jaxexp.execution.compiling import FAST_TO_COMPILE, compile_with
@@ -91,8 +92,15 @@ STACKED = "layers stacked", "deep, with batch norm"  # drawn by the same as othe
 
 @pytest.mark.parametrize(
     ("name", "partitionable"),
-    [*((name, True) for name in FUNCTIONS)]
-    + [(name, False) for name in FUNCTIONS if name not in STACKED],
+    [
+        *((name, True) for name in FUNCTIONS),
+        ("many kinds", False),
+        *(
+            pytest.param(name, False, marks=pytest.mark.nightly)
+            for name in FUNCTIONS
+            if name not in (*STACKED, "many kinds")
+        ),
+    ],
 )
 def test_the_numbers_are_the_same(name, partitionable):
     function = FUNCTIONS[name]
@@ -109,7 +117,7 @@ def test_the_numbers_are_the_same(name, partitionable):
             np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("name", ["a Flax module", "layers stacked", "deep, with batch norm"])
+@pytest.mark.parametrize("name", at_night(["a Flax module", *STACKED], STACKED[1]))
 def test_the_bits_are_the_same_as_users_compile_it(name, monkeypatch):
     monkeypatch.delenv("XLA_FLAGS", raising=False)
     results = [

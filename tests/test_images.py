@@ -123,13 +123,15 @@ needs_shared = pytest.mark.skipif(
 )
 
 
+LONG = {"marks": pytest.mark.nightly}
+
+
 @pytest.mark.parametrize(
     "transform",
     [
-        Transform(224, 64),
-        Transform((64, 64)),
+        *(pytest.param(Transform(*own), **LONG) for own in ((224, 64), ((64, 64),))),
         Transform((50, 81)),
-        Transform(256, 224),
+        pytest.param(Transform(256, 224), **LONG),
         Transform(20, 33),  # the crop is larger
         Transform(41, 20),
     ],

@@ -77,7 +77,7 @@ class Seeded(nnx.Module):
         return self.linear(x)[:, 0]
 
 
-@pytest.mark.parametrize("impl", ["rbg", "unsafe_rbg"])
+@pytest.mark.parametrize("impl", ["rbg", pytest.param("unsafe_rbg", marks=pytest.mark.nightly)])
 def test_any_trial_of_a_batch_is_the_trial_alone_whatever_the_default_generator(impl):
     """Of the built-in task, and of keys that a user's task is given."""
     labels = jx.arrays(X_Nx3, (Y_N > 0).astype(int), validation=8)

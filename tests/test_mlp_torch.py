@@ -38,7 +38,10 @@ CASES = {
     "depth 1": {"depth": 1},
     "widths": {"width": (8, 3, 5)},
     "widths, batch norm": {"width": (3, 8, 5), "batch_norm": True, "features": "sines"},
-    "looped": {"depth": mlp.UNROLLED_LAYERS + 2, "width": 4, "residual": True},
+    "looped": {
+        "depth": mlp.UNROLLED_LAYERS + 2, "width": 4, "residual": True,
+        "optimizer": "sgd", "learning_rate": 1e-2, "momentum": 0.9,
+    },
     "all": {"batch_norm": True, "residual": True, "features": "sines", "activation": "tanh"},
 }  # fmt: skip
 LONG = (
@@ -47,6 +50,7 @@ LONG = (
     "depth 1",
     "widths",
     "adamw, residual",
+    "momentum, sines",
 )  # of which others hold the parts
 TORCH_ACTIVATIONS = {name: getattr(F, name, torch.nn.Identity()) for name in mlp.ACTIVATIONS}
 

@@ -105,18 +105,18 @@ def large_space(order: int = 1) -> Space:
     return Space(MLP, dict([*axes.items()][::order]))
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
-def test_the_same_seed_draws_the_same_points_in_any_process(sampler):
+def drawn(sampler, order=1, seed=3) -> list[str]:
+    return [trial.id for trial in sampler(large_space(order), 20, seed=seed).trials()]
+
+
+def test_the_same_seed_draws_the_same_points_in_any_process():
     """And in whatever order the space is written down."""
-    ids = [trial.id for trial in sampler(large_space(), 20, seed=3).trials()]
-    assert ids == [trial.id for trial in sampler(large_space(-1), 20, seed=3).trials()]
-    assert ids != [trial.id for trial in sampler(large_space(), 20, seed=4).trials()]
-    code = (
-        "from tests.test_search import large_space, random, sobol;"
-        f"print(*(t.id for t in {sampler.__name__}(large_space(), 20, seed=3).trials()))"
-    )
+    for sampler in SAMPLERS:
+        assert drawn(sampler) == drawn(sampler, order=-1)
+        assert drawn(sampler) != drawn(sampler, seed=4)
+    code = "from tests.test_search import SAMPLERS, drawn; print(*map(drawn, SAMPLERS), sep='\\n')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ids
+    assert done.stdout.splitlines() == [str(drawn(sampler)) for sampler in SAMPLERS]
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

@@ -170,7 +170,10 @@ def test_of_equal_settings_one_is_clearly_better_as_rarely_as_the_interval_says(
         assert (mean_R > half_R).mean() < 0.04, name
 
 
-@pytest.mark.parametrize(("of_seeds", "of_folds"), [(0, 0), (1, 0), (0, 1), (1, 1)])
+ALONE = [pytest.param(*own, marks=pytest.mark.nightly) for own in ((1, 0), (0, 1))]
+
+
+@pytest.mark.parametrize(("of_seeds", "of_folds"), [(0, 0), *ALONE, (1, 1)])
 def test_pairs_of_seeds_and_folds_are_not_taken_for_independent(of_seeds, of_folds):
     """Of equal settings, one is clearly better in 5 % of draws at most, or 1000 have 0.7 % more."""
     rng = np.random.default_rng(0)

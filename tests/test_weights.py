@@ -25,7 +25,9 @@ def equal_trees(one, other) -> None:
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
-@pytest.mark.parametrize(("depth", "outputs"), [(18, 7), (34, 2)])
+@pytest.mark.parametrize(
+    ("depth", "outputs"), [(18, 7), pytest.param(34, 2, marks=pytest.mark.nightly)]
+)
 def test_round_trip(tmp_path, depth, outputs):
     model = network(depth, outputs)
     torch.save(model.state_dict(), tmp_path / "in.pth")
