@@ -40,7 +40,8 @@ def test_alone_as_in_the_batch(problem, devices, option):
     sweep = Sweep(BASE.replace(**values), AXES, record=record)
     together = [train([sweep], problem, devices[:count]) for count in used]
     assert all(list(each) == sweep.trials() for each in together)
-    for trial in sweep.trials():
+    for i in (0, 4, 8, 9):  # of 4 devices, one trial on each: beside two others, or what fills up
+        trial = sweep.trials()[i]
         alone = train([Sweep(trial, record=record)], problem, devices[:1])
         for each in together:
             assert_close(each[trial], alone[trial])

@@ -92,7 +92,7 @@ def assert_folds_are_runs_of_their_own(base, axes, task, *, weights=False, plan=
 @pytest.mark.parametrize(
     ("optimizer", "weights"),
     [
-        ({"optimizer": "sgd"}, True),
+        pytest.param({"optimizer": "sgd"}, True, marks=pytest.mark.nightly),
         ({"optimizer": "sgd", "momentum": 0.9}, True),
         ({"optimizer": "adam"}, False),
     ],
@@ -103,7 +103,13 @@ def test_folds_of_any_size_train_as_their_rows_alone(optimizer, weights):
 
 
 @pytest.mark.parametrize(
-    "way", [{}, {"one_by_one": True, "chunk": 1}, {"microbatch": 5}, {"chunk": 2}]
+    "way",
+    [
+        {},
+        {"one_by_one": True, "chunk": 1},
+        {"microbatch": 5},
+        pytest.param({"chunk": 2}, marks=pytest.mark.nightly),
+    ],
 )
 def test_so_they_do_beside_other_batch_sizes_however_they_are_batched(way):
     def replaced(planned):

@@ -164,6 +164,7 @@ def test_lost_results_of_a_study_are_not(regression, tmp_path, capsys):
     assert f"the results of bump are damaged or gone: `jaxexp search … --out {tmp_path} --f" in err
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_the_results_of_a_file_that_is_gone_are_drawn_all_the_same(regression, tmp_path, capsys):
     content = (regression / "run.json").read_text().replace("bump.py", "gone/bump.py")
     (tmp_path / "run.json").write_text(content)
@@ -452,7 +453,13 @@ def change(elsewhere: Path, file: str, old: str, new: str) -> list[str]:
     [
         ("data/*.csv", ",a\n", ",c\n", "its classes were a, b, are b, c"),
         ("moons.py", '["u", "v"]', '["v", "u"]', "file of sweep moons was "),
-        ("moons.py", "import jaxexp", "import  jaxexp", "file of sweep moons was "),
+        pytest.param(
+            "moons.py",
+            "import jaxexp",
+            "import  jaxexp",
+            "file of sweep moons was ",
+            marks=pytest.mark.nightly,
+        ),
     ],
 )
 def test_names_are_those_that_the_model_was_trained_with(
@@ -582,12 +589,11 @@ def beside(tmp_path, monkeypatch) -> Path:
         del sys.modules[module]
 
 
-def test_a_file_imports_modules_beside_it(beside, tmp_path_factory):
-    """In a process of its own, from another folder."""
-    line = ["plan", str(beside / "mine.py"), "--programs", "exact"]
-    done = command(*line, cwd=tmp_path_factory.mktemp("other"))
-    assert done.returncode == 0, done.stderr
-    assert "1 trial in 1 program" in done.stdout
+def test_a_file_imports_modules_beside_it(beside, tmp_path_factory, monkeypatch, capsys):
+    """From another folder."""
+    monkeypatch.chdir(tmp_path_factory.mktemp("other"))
+    out, _ = told(capsys, "plan", str(beside / "mine.py"), "--programs", "exact")
+    assert "1 trial in 1 program" in out
 
 
 @pytest.mark.parametrize(

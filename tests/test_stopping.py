@@ -251,7 +251,7 @@ def parts(problem, devices, monkeypatch):
     return made
 
 
-@pytest.mark.parametrize("calls", [3, 11])
+@pytest.mark.parametrize("calls", [3, pytest.param(11, marks=pytest.mark.nightly)])
 def test_a_smaller_batch_that_several_programs_have_is_compiled_once(
     calls, problem, devices, parts, tmp_path, monkeypatch
 ):
@@ -285,7 +285,7 @@ def test_a_smaller_batch_that_several_programs_have_is_compiled_once(
         compacted.clear()
 
 
-@pytest.mark.parametrize("calls", [3, 11, 23])
+@pytest.mark.parametrize("calls", [3, pytest.param(11, marks=pytest.mark.nightly), 23])
 @pytest.mark.parametrize("name", RULES)
 def test_a_run_interrupted_anywhere_decides_the_same(name, calls, problem, devices, tmp_path,
                                                      monkeypatch, compacts):  # fmt: skip

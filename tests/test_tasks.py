@@ -58,12 +58,11 @@ def line(optimizer=schedule, **options):
 
 def test_schedules_over_the_run_length_in_a_shared_program_equal_each_trial_alone(devices):
     """Of several lengths and batch sizes: no trial is the prefix of another."""
-    lengths = [(1, 16), (3, 16), (3, 50)]
-    axes = {("epochs", "batch_size"): lengths, "warmup": [0.0, 0.3]}
-    sweep = jx.Sweep(LineTrial(), axes)
+    points = [(1, 16, 0.3), (3, 16, 0.3), (3, 50, 0.0)]
+    sweep = jx.Sweep(LineTrial(), {("epochs", "batch_size", "warmup"): points})
     planned = jx.plan(sweep, line(), DATA, programs="one", devices=2)
     [program] = planned.plan.programs
-    assert (len(program.trials), program.prefixes) == (6, ())
+    assert (len(program.trials), program.prefixes) == (3, ())
     together = execute(planned.plan, planned.task, DATA, devices[:2])
     for trial in sweep.trials():
         alone = jx.plan(jx.Sweep(trial), line(), DATA, devices=1)
@@ -107,7 +106,10 @@ def bfloat16_init(trial, rng, x):
 @pytest.mark.parametrize(
     "optimizer",
     [
-        lambda trial: optax.sgd(trial.learning_rate, momentum=trial.warmup),
+        pytest.param(
+            lambda trial: optax.sgd(trial.learning_rate, momentum=trial.warmup),
+            marks=pytest.mark.nightly,
+        ),
         lambda trial: optax.adam(trial.learning_rate, b1=trial.warmup),
     ],
 )
@@ -322,7 +324,7 @@ class Order(Silent):
 def test_a_timed_sweep_runs_alone(devices):
     """After all others, one trial after another, each on one device."""
     timed = jx.Sweep(LineTrial(epochs=2), {"batch_size": [16, 50]}, name="time", timed=True)
-    other = jx.Sweep(LineTrial(epochs=3), {"clip": [None, 0.5], "seed": [0, 1]}, name="other")
+    other = jx.Sweep(LineTrial(epochs=3), {"seed": [0, 1]}, name="other")
     planned = jx.plan([timed, other], line(), DATA, devices=2)
     order = Order()
     results = jx.run(planned, progress=order)
