@@ -84,6 +84,12 @@ def no_figures(monkeypatch):
     monkeypatch.setattr("jaxexp.cli.pages.draw", lambda *_: [])
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Figures are made, but no pictures of them, which other tests draw."""
+    monkeypatch.setattr(figures, "to_png", lambda fig, **_: b"")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def rings_are_a_plain_value():
     """Their task computes what its fields say, as jaxexp's own do: no program need trace that."""

@@ -159,6 +159,7 @@ def test_run_on_a_csv_folder_with_settings(tmp_path):
         assert dataset.sizes["epoch"] == 1
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_sweep_file_of_ones_own_with_a_diverging_trial(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     data = write_csvs(tmp_path / "data", 300)

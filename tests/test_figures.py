@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from datasets import REGRESSION, dataset, grid, population
+from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
@@ -18,6 +19,7 @@ from PIL import Image
 
 from jaxexp.base.errors import UserError
 from jaxexp.report import figures
+from jaxexp.report.figures.style import STYLE
 from jaxexp.results import seeds, select
 
 EPOCHS = 6
@@ -498,7 +500,8 @@ class TestRegions:
         drawn(figures.regions(ds.isel(latitude=slice(None, None, -1)), figures.class_colours(ds)))
 
 
-LARGE = [4, pytest.param(18, marks=pytest.mark.nightly), 48]
+LONG = pytest.mark.nightly
+LARGE = [4, pytest.param(18, marks=LONG), 48]
 
 
 def lost(trials: int) -> np.ndarray:
@@ -507,7 +510,8 @@ def lost(trials: int) -> np.ndarray:
 
 def panel_heights(fig: Figure) -> list[float]:
     """The heights of the panels in inches, as drawn."""
-    drawn(fig)
+    with rc_context(STYLE):
+        fig.draw_without_rendering()
     return [ax.get_position().height * fig.get_figheight() for ax in fig.axes]
 
 
@@ -538,7 +542,7 @@ class TestAnySweep:
         drawn(figures.curves(grid(48, epochs=1)))
         drawn(figures.curves(grid(48, diverged=1)))
 
-    @pytest.mark.parametrize("trials", LARGE)
+    @pytest.mark.parametrize("trials", [*(pytest.param(n, marks=LONG) for n in (4, 18)), 48])
     def test_panels_are_capped_and_say_so(self, trials: int) -> None:
         ds = grid(trials, metrics=REGRESSION, diverged=lost(trials), layers=5)
         made = {
@@ -557,7 +561,8 @@ class TestAnySweep:
                     assert head.startswith(f"{what} by validation loss after the last epoch")
             assert ("standard deviation" in head) == (trials != 4)
 
-    @pytest.mark.parametrize("splits", [["train"], ["train", "test"], ["train", "validation"]])
+    @pytest.mark.parametrize("splits", [["train"], ["train", "test"], pytest.param(
+        ["train", "validation"], marks=pytest.mark.nightly)])  # fmt: skip
     def test_any_subset_of_splits(self, splits: list[str]) -> None:
         ds = dataset(metrics=REGRESSION, splits=splits, diverged=[0, 3, 0], layers=3)
         by = "validation" if "validation" in splits else "training"

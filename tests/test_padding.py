@@ -220,6 +220,8 @@ OPTIONS = {
 
 LONG = pytest.mark.nightly
 CASES = [pytest.param(OPTIONS[k], id=k, marks=[LONG] * (k == "adamw")) for k in OPTIONS]
+# What widths of each layer leave in the padding shows more sharply where NaN is planted in it.
+ZERO = [pytest.param(OPTIONS[k], id=k, marks=[LONG] * (k != "batch norm")) for k in OPTIONS]
 
 
 # The first of them on every day.
@@ -227,7 +229,7 @@ BOTH = ["side by side", pytest.param("one by one", marks=LONG)]
 OTHER = ["one by one", pytest.param("side by side", marks=LONG)]
 
 
-@pytest.mark.parametrize("options", CASES)
+@pytest.mark.parametrize("options", ZERO)
 @pytest.mark.parametrize("way", BOTH, indirect=True)
 def test_padding_stays_exactly_zero(problem, devices, options, way):
     """Weights and moments of units past the width, after two epochs of every kind of update."""
