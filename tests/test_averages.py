@@ -61,7 +61,7 @@ def line(**parts):
 
 
 def run(sweep, task, **options):
-    return jx.run(sweep, task, DATA, progress=False, **options)
+    return jx.run(sweep, task, DATA, progress=False, **{"devices": 1} | options)
 
 
 @pytest.mark.parametrize("name", WAYS)

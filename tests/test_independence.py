@@ -1265,19 +1265,19 @@ def test_trials_in_parts_are_those_alone():
         )  # fmt: skip
 
 
-def test_trials_of_other_batch_sizes_change_no_numbers():
-    """Shared where that is so, and refused where programs are to be one."""
+@pytest.mark.parametrize("loss", [along, pytest.param(by_mask, marks=pytest.mark.nightly)])
+def test_trials_of_other_batch_sizes_change_no_numbers(loss):
     sweep = jx.Sweep(TRIAL, {"batch_size": [8, 16]})  # of 48 examples
-    for loss in (across, along, by_mask):
-        planned = jx.plan(sweep, of_batch(loss), CLASSES, devices=1)
-        assert len(planned.plan.programs) == (2 if loss is across else 1)
-        if loss is across:  # in the programs of trials alone
-            continue
-        together = jx.run(planned, progress=False)
-        alone = jx.run(jx.Sweep(TRIAL), of_batch(loss), CLASSES, progress=False, devices=1)
-        np.testing.assert_allclose(
-            together["loss"].sel(batch_size=8), alone["loss"], rtol=1e-6
-        )  # fmt: skip
+    planned = jx.plan(sweep, of_batch(loss), CLASSES, devices=1)
+    assert len(planned.plan.programs) == 1
+    together = jx.run(planned, progress=False)
+    alone = jx.run(jx.Sweep(TRIAL), of_batch(loss), CLASSES, progress=False, devices=1)
+    np.testing.assert_allclose(together["loss"].sel(batch_size=8), alone["loss"], rtol=1e-6)
+
+
+def test_trials_of_other_batch_sizes_that_would_change_numbers_are_kept_apart():
+    sweep = jx.Sweep(TRIAL, {"batch_size": [8, 16]})
+    assert len(jx.plan(sweep, of_batch(across), CLASSES, devices=1).plan.programs) == 2
     with pytest.raises(jx.UserError, match="programs='one': a batch of 8 would be padded to 16"):
         jx.plan(sweep, of_batch(across), CLASSES, programs="one")
     with pytest.raises(jx.UserError, match=r"batch_size=20: the last .* or how many they are"):
@@ -1288,5 +1288,7 @@ def test_supervised_trials_of_other_batch_sizes_share_a_program():
     sweep = jx.Sweep(TRIAL, {"batch_size": [8, 12, 20]})
     task = jx.supervised(module=Net(), loss=entropy)
     assert len(jx.plan(sweep, task, CLASSES).plan.programs) == 1
-    reads = jx.supervised(module=Net(), loss=lambda trial, p, y: entropy(p, y) / trial.batch_size)
+    reads = jx.supervised(
+        module=linen.Dense(3), loss=lambda trial, p, y: entropy(p, y) / trial.batch_size
+    )
     assert len(jx.plan(sweep, reads, CLASSES).plan.programs) == 3

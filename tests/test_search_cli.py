@@ -91,7 +91,9 @@ def expected(place: Path, sampler: str) -> jx.Results:
     return jx.run(made, task, data, progress=False, stopping=rule)
 
 
-@pytest.mark.parametrize("sampler", ["random", "sobol", "halving", "hyperband", "pbt"])
+@pytest.mark.parametrize(
+    "sampler", at_night(["random", "sobol", "halving", "hyperband", "pbt"], "halving", "hyperband")
+)
 def test_a_search_is_the_one_of_python(sampler, place, request):
     if sampler != "pbt":
         request.getfixturevalue("no_figures")
@@ -203,7 +205,9 @@ SEEDS = ["--seed", "2", "--seeds", "3", "--metric", "accuracy", "--set", "width=
 
 
 @pytest.mark.usefixtures("no_figures")
-@pytest.mark.parametrize("sampler", at_night(["random", "sobol", "halving", "hyperband"], "sobol"))
+@pytest.mark.parametrize(
+    "sampler", at_night(["random", "sobol", "halving", "hyperband"], "random", "sobol")
+)
 def test_each_point_is_trained_with_several_seeds(sampler, place, capsys):
     trials = [] if sampler == "hyperband" else ["--trials", "4"]
     assert here(*search("--sampler", sampler, *SEEDS, *trials, "--out", "out")) == 0

@@ -668,7 +668,9 @@ LIKE_GRID_SEARCH = {
 }
 
 
-@pytest.mark.parametrize("case", at_night(LIKE_GRID_SEARCH, "one and two axes"))
+@pytest.mark.parametrize(
+    "case", at_night(LIKE_GRID_SEARCH, "one and two axes", "rows in any order")
+)
 def test_a_search_scores_as_grid_search_around_the_same_estimator(case):
     estimator, grid, cv, y = LIKE_GRID_SEARCH[case]
     options = {"cv": cv, "refit": False, "scoring": "neg_log_loss" if y is Y else "r2"}

@@ -146,7 +146,7 @@ def test_a_stopped_trial_has_the_bits_of_its_twin(problem, devices, alone):
 
 def test_its_parameters_are_those_of_the_epoch_in_which_it_ended(problem, devices, compacts):
     records = train(problem, devices[:2], RULES["each"])
-    for rate, epoch in RULES["each"].epochs:
+    for rate, epoch in RULES["each"].epochs[::2]:  # the first and the last to end
         shorter = jx.Sweep(BASE.replace(epochs=epoch, learning_rate=rate), {"seed": [0, 1]})
         for trial, expected in train(problem, devices[:2], sweeps=[shorter]).items():
             own = records[trial.replace(epochs=6)]
