@@ -1,6 +1,5 @@
 """A user's own arrays: each mistake is refused with its array, row, value and what was expected."""
 
-import doctest
 import pickle
 import re
 import subprocess
@@ -38,10 +37,6 @@ def refused(said: str, *args: Any, **options: Any) -> None:
     pattern = ".*".join(re.escape(part) for part in said.split("..."))
     with pytest.raises(UserError, match=f"(?s)^{pattern}"):
         arrays(*args, **options)
-
-
-def test_doctests():
-    assert doctest.testmod(jaxexp.training.data).failed == 0
 
 
 def test_imports_neither_jax_nor_frames():

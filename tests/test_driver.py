@@ -60,6 +60,7 @@ def test_batch_norm_with_adamw_trains_alone_as_in_the_batch(problem, devices):
         np.testing.assert_allclose(together[trial].step_loss, expected_S, rtol=1e-5)
 
 
+@pytest.mark.nightly  # as any trial of a batch is the trial alone
 def test_order_of_axes_does_not_matter(problem, devices):
     sweep = Sweep(base=BASE, axes=AXES, record=NORMS)
     turned = Sweep(base=BASE, axes=dict(reversed(AXES.items())), record=NORMS)

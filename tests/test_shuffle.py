@@ -79,7 +79,7 @@ def test_a_shuffle_of_one_of_several_sizes_is_that_of_this_size():
 # 1 - 1e-4 says neither that the counts are too uneven nor that they are too even for chance.
 
 
-@pytest.mark.parametrize("n", [10, 50])
+@pytest.mark.parametrize("n", [pytest.param(10, marks=pytest.mark.nightly), 50])
 @pytest.mark.parametrize("varying", ["seed", "epoch"])
 def test_every_element_comes_to_every_position_equally_often(n, varying):
     K = 20_000

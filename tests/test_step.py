@@ -149,7 +149,10 @@ def evaluated(task: Task, trial: Trial, data: Data, calls: int = 1):
     return state.variables, jax.tree.map(lambda a: a[0, 0], found)
 
 
-@pytest.mark.parametrize(("validation", "test", "calls"), [(30, None, 2), (1, 31, 3)])
+@pytest.mark.parametrize(
+    ("validation", "test", "calls"),
+    [pytest.param(30, None, 2, marks=pytest.mark.nightly), (1, 31, 3)],
+)
 def test_evaluation_is_the_mean_over_all_examples_of_a_split(problem, validation, test, calls):
     task = dataclasses.replace(problem.task, evaluation_batch_size=16)  # batches of several splits
     trial = MLPTrial(depth=1, width=8, batch_norm=True)  # statistics of the batch would show
