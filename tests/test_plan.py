@@ -16,6 +16,7 @@ from jaxexp.planning.kinds import static_key
 from jaxexp.planning.plan import MODES
 from jaxexp.planning.plan import plan as plan_workload
 from jaxexp.planning.programs import Plan
+from jaxexp.spec.hyperparameters import static
 from jaxexp.spec.padding import ProgramSpec, bounds
 from jaxexp.spec.sweep import RECORDS, Sweep
 from jaxexp.spec.trial import MLPTrial, Trial
@@ -352,6 +353,27 @@ def test_trials_of_a_timed_sweep_train_alone_after_all_others(some, devices, mod
     for program in made.alone:
         assert (len(program.trials), program.devices, program.prefixes) == (1, (0,), ())
     assert not any(program.alone for stream in made.streams for program in stream)
+
+
+@pytest.mark.parametrize("timed", [False, True])
+def test_what_a_class_makes_of_its_values_is_not_asked_of_others(timed):
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Own(MLPTrial):
+        def __post_init__(self):
+            assert min(self.epochs - 2, self.seed) > 1
+
+    sweep = Sweep(Own(epochs=4, seed=2), {"epochs": [4, 8]}, timed=timed)
+    programs = plan([sweep], 1).programs
+    assert [len(program.prefixes) for program in programs] == ([0, 0] if timed else [1])
+
+
+def test_timed_trials_whose_seeds_are_static_have_a_program_each():
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Own(MLPTrial):
+        seed: int = static(0)
+
+    sweep = Sweep(Own(), {"seed": [0, 1], "learning_rate": [0.1, 0.2]}, timed=True)
+    assert [len(program.trials) for program in plan([sweep], 1).programs] == [1] * 4
 
 
 def test_memory_is_of_each_device_and_counts_the_data():

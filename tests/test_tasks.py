@@ -204,6 +204,30 @@ def test_epochs_inside_a_program_are_the_trials_own(place, programs):
     assert found[place].values.tolist() == [1, 2, 3]
 
 
+class Asking(Epochs):
+    """Whose optimizer asks for the steps of some trials: their updates are as large as given."""
+
+    def __init__(self, size):
+        super().__init__("nowhere")
+        self.size = size
+
+    def optimizer(self, trial, steps):
+        own = {1: 1.0}.get(steps, self.size)
+        return optax.scale(jnp.where(trial.learning_rate > 0.5, -own, -1.0))
+
+    def optimizer_uses_steps(self, trial):
+        return trial.learning_rate > 0.5
+
+
+def test_steps_are_told_wherever_one_of_the_trials_asks_for_them():
+    sweep = jx.Sweep(jx.Trial(batch_size=4, epochs=3), {"learning_rate": [0.1, 1.0, 0.2]})
+    data = jx.Data(np.ones(4, np.float32))
+    three, five = (jx.plan(sweep, Asking(size), data) for size in (3.0, 5.0))
+    assert three.trained["task"] != five.trained["task"]
+    losses_T = jx.run(three, progress=False)["loss"].isel(epoch=-1, split=0).values
+    assert losses_T.tolist() == [-3, -9, -3]  # three steps, of 1 or 3
+
+
 @pytest.mark.parametrize("programs", ["auto", "one"])
 def test_trials_that_are_stopped_predict_with_the_epochs_that_they_were_given(programs):
     sweep = jx.Sweep(jx.Trial(batch_size=4), {"epochs": [2, 3, 1]}, record=("predictions",))

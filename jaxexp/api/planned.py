@@ -174,8 +174,12 @@ def task_fingerprint(task: Task, data: Data, sweeps: Sequence[Sweep]) -> str:
     steps that trials of the kind take. What a program would trace is no number of Python here,
     either: 0 times what a task closes over would be 0.
     """
+
+    def steps_of(trial: Trial) -> int:
+        return data.steps_of(trial) if task.optimizer_uses_steps(trial) else 1
+
     distinct = {
-        (kinds.static_key(trial), data.steps_of(trial)): trial
+        (kinds.static_key(trial), steps_of(trial)): trial
         for sweep in sweeps
         for trial in sweep.trials()
     }
@@ -190,7 +194,7 @@ def task_fingerprint(task: Task, data: Data, sweeps: Sequence[Sweep]) -> str:
         seen |= new
     asked = {trial: tuple(sorted(lengths[kind])) for kind, trial in first.items()}
     for trial in showing[:: -(-len(showing) // MOST_TRACED)]:
-        asked.setdefault(trial, (data.steps_of(trial),))
+        asked.setdefault(trial, (steps_of(trial),))
     arrays = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), data.arrays())
     evaluated = evaluation.evaluated_at_once(task, data)
     predictions = any("predictions" in sweep.record for sweep in sweeps)
@@ -198,7 +202,7 @@ def task_fingerprint(task: Task, data: Data, sweeps: Sequence[Sweep]) -> str:
     def found(trial: Trial, lengths: tuple[int, ...]) -> str:
         return fingerprint(
             task, lambda leaves: with_values(trial, **leaves), traced_shapes(trial),
-            lengths if task.optimizer_uses_steps(trial) else (1,), arrays,
+            lengths, arrays,
             sizes=(trial.batch_size, evaluated), predictions=predictions, processes=True,
         )  # fmt: skip
 

@@ -122,7 +122,7 @@ def compile_with(
 
 def run_steps(program: Program, task: Task, data: Arrays) -> tuple[int, ...]:
     """How many steps its trials take in all, each number once; (1,) where nobody asks."""
-    if not task.optimizer_uses_steps(program.trials[0]):
+    if not any(map(task.optimizer_uses_steps, program.trials)):
         return (1,)
     return tuple(sorted({_run_steps(trial, data) for trial in program.trials}))
 

@@ -11,7 +11,7 @@ import numpy as np
 from jaxexp.base.batches import steps_per_epoch
 from jaxexp.execution.rules import Change
 from jaxexp.planning.programs import Program
-from jaxexp.spec.trial import Trial
+from jaxexp.spec.trial import Trial, with_values
 from jaxexp.spec.values import short
 from jaxexp.training import batching, carry
 from jaxexp.training.carry import EpochRecord, TrainState
@@ -47,7 +47,8 @@ class TrialRecord:
         values: dict[str, Number] = {}
         for epoch, (_, changed) in sorted(self.changes.items()):
             values |= changed if epoch < last else {}
-        return self.trial.replace(**values)
+        own = self.trial
+        return with_values(own, **{name: own.convert(name, v) for name, v in values.items()})
 
     @property
     def diverged_step(self) -> int:

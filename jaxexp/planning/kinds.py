@@ -1,18 +1,17 @@
 """Which trials are of one kind: what a program cannot do without knowing."""
 
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 
 from jaxexp.spec.hyperparameters import Kind
-from jaxexp.spec.trial import Trial
+from jaxexp.spec.trial import Trial, with_values
 
 
 def without_epochs(trials: Sequence[Trial]) -> Callable[[Trial], Trial]:
     """What makes those of these trials equal that differ in their epochs alone."""
     if len({trial.epochs for trial in trials}) <= 1:
         return lambda trial: trial
-    return functools.cache(lambda trial: dataclasses.replace(trial, epochs=1))
+    return functools.cache(lambda trial: with_values(trial, epochs=1))
 
 
 @functools.cache

@@ -28,7 +28,7 @@ from jaxexp.planning.programs import Estimate, Plan, Program, size_text
 from jaxexp.planning.tradeoff import Grouping, combined
 from jaxexp.spec.padding import bounds
 from jaxexp.spec.sweep import Sweep
-from jaxexp.spec.trial import Trial
+from jaxexp.spec.trial import Trial, with_values
 
 MODES = ("auto", "exact", "one")
 STATE_COPIES = 3 * 2  # of parameters: they and Adam's moments; one more while a call runs
@@ -180,7 +180,8 @@ class _Planner:
         groups: dict[object, list[Trial]] = {}
         for trial in trials:
             if trial in self._timed:  # seeds cost the same, and may be timed side by side
-                groups.setdefault(dataclasses.replace(trial, seed=0), []).append(trial)
+                alike = static_values(trial), with_values(trial, seed=0)
+                groups.setdefault(alike, []).append(trial)
         if self.mode == "one" and len({type(trial) for trial in shared}) > 1:
             raise UserError("programs=one: the trials are of different classes")
         longest: dict[Trial, int] = {}
@@ -441,12 +442,10 @@ class _Planner:
 
     def _compiled(self, program: Program) -> object:
         """Equal for programs that share their compiled functions."""
-        lengths = {
-            (trial.epochs, self.workload.steps(trial.batch_size))
-            for trial in program.trials
-            if self.workload.run_length_matters(trial)
-        }
-        return functions_of(program), program.devices, frozenset(lengths)
+        lengths = frozenset[object]()
+        if any(map(self.workload.run_length_matters, program.trials)):
+            lengths |= {(t.epochs, self.workload.steps(t.batch_size)) for t in program.trials}
+        return functions_of(program), program.devices, lengths
 
     def trial_bytes(self, program: Program) -> tuple[float, float]:
         """What each of its trials takes of a device while a call runs; more while it is trained."""

@@ -244,7 +244,8 @@ def trial_in_the_end(trial: Trial, point: xr.Dataset) -> Trial:
     they changed while it trained. `point` is its part of a dataset.
     """
     names = [name for name in trial.fields() if select.changed(point, name)]
-    return trial.replace(**{name: select.in_the_end(point, name).item() for name in names})
+    values = {name: select.in_the_end(point, name).item() for name in names}
+    return with_values(trial, **{n: trial.convert(n, value) for n, value in values.items()})
 
 
 def apply(
@@ -281,7 +282,7 @@ def _traced(trial: Trial) -> dict[str, object]:
 
 def _compiled_for(task: Task, trial: Trial, compiled: dict[Trial, Predict]) -> Predict:
     """A function of traced values, variables and inputs, compiled once for trials like this."""
-    alike = trial.replace(**{name: trial.fields()[name].default for name in _traced(trial)})
+    alike = with_values(trial, **{n: trial.fields()[n].default for n in _traced(trial)})
 
     def predict(traced: Mapping[str, object], variables: Variables, x: PyTree) -> Predicted:
         of_x = functools.partial(task.predict, with_values(alike, **traced), variables)

@@ -13,7 +13,7 @@ from jaxexp.execution.rules import Curves
 from jaxexp.spec.samplers import random
 from jaxexp.spec.spaces import Space
 from jaxexp.spec.sweep import Sweep
-from jaxexp.spec.trial import Trial
+from jaxexp.spec.trial import Trial, with_values
 
 MOST_EPOCHS = 10**6  # beyond which no rung is thought of
 
@@ -188,4 +188,4 @@ def _best(trials: Sequence[Trial], cost_T: np.ndarray, kept: Callable[[int], int
 
 
 def _setting(trial: Trial) -> Trial:
-    return trial.replace(seed=0, fold=0)
+    return with_values(trial, seed=0, fold=0)
