@@ -193,6 +193,12 @@ def test_of_many_training_examples_a_fixed_sample_is_evaluated():
         assert (np.diff(sample_K) > 0).all()
         assert sample_K[0] >= 0
         assert sample_K[-1] < n
+    weight_N = np.zeros(600, np.float32)
+    weight_N[[3, 500, 599]] = 1
+    weighed = Data(Examples(weight_N, weight_N, weight_N), train_sample=2)
+    assert set(evaluation.train_sample(weighed).tolist()) < {3, 500, 599}
+    folded = weighed.folded({"train": np.array([[500, 7, 3, 8, -1], [0, 1, 2, 599, 3]])})
+    assert [evaluation.train_sample(folded, fold).tolist() for fold in (0, 1)] == [[0, 2], [3, 4]]
     numbers_N = np.arange(1000, dtype=np.float32)
     for asked, size in ((None, 512), (7, 7), (2000, 1000)):
         data = Data(numbers_N, validation=numbers_N[:3], train_sample=asked)

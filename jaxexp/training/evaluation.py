@@ -13,7 +13,7 @@ from jaxexp.spec.trial import Trial
 from jaxexp.training import keys
 from jaxexp.training.batching import Sizes, as_they_lie, count, take, weights_of
 from jaxexp.training.carry import EpochRecord, Sums, TrainState, add, sums_of_batch
-from jaxexp.training.data import Data
+from jaxexp.training.data import Data, Examples
 from jaxexp.training.folds import table
 from jaxexp.training.task import Arrays, Task, check_outputs, evaluation_variables
 from jaxexp.training.trees import PyTree
@@ -155,7 +155,12 @@ def train_sample(data: Data, fold: int = 0) -> np.ndarray:
     With folds, the places in this one.
     """
     n = data.counts_of(fold)["train"]
-    return _sample(n, _sample_size(n, data.train_sample))
+    order_N, size = _shuffled(n), _sample_size(n, data.train_sample)
+    weight_N = data.train.weight if isinstance(data.train, Examples) else None
+    if weight_N is not None:  # those that count come first
+        weight_N = weight_N if data.folds is None else weight_N[data.folds["train"][fold][:n]]
+        order_N = order_N[np.argsort(weight_N[order_N] == 0, kind="stable")]
+    return np.sort(order_N[:size])
 
 
 def _sample_size(n: int, asked: int | None) -> int:
@@ -169,5 +174,5 @@ def _sample_size(n: int, asked: int | None) -> int:
 
 
 @functools.lru_cache(4)  # folds of few sizes
-def _sample(n: int, size: int) -> np.ndarray:
-    return np.sort(np.random.default_rng(0).permutation(n)[:size])
+def _shuffled(n: int) -> np.ndarray:
+    return np.random.default_rng(0).permutation(n)

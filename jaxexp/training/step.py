@@ -219,7 +219,7 @@ def train_steps(
         last = jnp.minimum(last, turns_per_epoch(n, batch_size, microbatch))
     if block > 1:
         begin = jnp.asarray(first)
-        blocks = (last - begin) // block
+        blocks = jnp.maximum(last - begin, 0) // block
 
         def steps_of(
             i: Array, carry: tuple[TrainState, EpochRecord]
