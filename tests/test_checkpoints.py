@@ -404,6 +404,25 @@ def test_snapshots_of_the_same_trials_on_other_data_are_told_and_not_used(
     assert same(keeper.load(program, lambda: state_and_rest), sound[0])
 
 
+def test_snapshots_within_an_epoch_are_of_its_parts(program, sound, small, tmp_path):
+    """At the start of an epoch nothing is counted in parts; of others, nothing is ignored."""
+    notes, own = [], dataclasses.replace(sound[0], step=0, batch=0)
+    like = state_like(program, small.task, with_evaluation(small.data))
+    others = dataclasses.replace(program, microbatch=4)
+    with contextlib.closing(Checkpoints(tmp_path, notes.append)) as keeper:
+        keeper.save(others, own)
+        keeper.save(others, dataclasses.replace(own, step=2))
+        assert same(keeper.load(program, lambda: like), own)
+        keeper.save(program, dataclasses.replace(own, record=(own.record, np.zeros(1))))
+        keeper.save(program, dataclasses.replace(own, stopped=own.stopped[1:]))
+        assert keeper.load(program, lambda: like) is None
+    assert [note.partition("(")[2] for note in notes] == [
+        "within an epoch, computed in other parts)",
+        "it is of another number of trials)",
+        "record is of another program)",
+    ]
+
+
 def test_types_that_numpy_does_not_know(program, sound, small, tmp_path):
     def halve(tree):
         return jax.tree.map(lambda a: np.asarray(a, jnp.bfloat16), tree)

@@ -124,7 +124,7 @@ class Checkpoints:
 
     def _save(self, program: Program, meta: Json, arrays: dict[str, np.ndarray]) -> None:
         packed, table = _pack(arrays)
-        meta |= {"program": program.id, "of": self.of, "arrays": table}
+        meta |= {"program": program.id, "of": self.of, "arrays": table, "turns": _turns(program)}
         meta["packed"] = _digest(packed.data)
         meta["digest"] = _digest(json.dumps(meta, sort_keys=True).encode())
         step = max(self.store.steps(program.id), default=0) + 1
@@ -159,6 +159,8 @@ class Checkpoints:
             raise ValueError("it is of another program")
         if differs := differences(meta.get("of", {}), self.of):
             raise _OthersError("; ".join(differs))
+        if meta["step"] and meta.get("turns") != _turns(program):
+            raise ValueError("within an epoch, computed in other parts")
         packed = self.store.packed(program.id, step)
         if meta["packed"] != _digest(packed.data):
             raise ValueError("its arrays are not what was saved")
@@ -171,6 +173,11 @@ class Checkpoints:
         if text not in self._noted:
             self._noted.add(text)
             self._note(text)
+
+
+def _turns(program: Program) -> list[int | bool | None]:
+    """What the steps of an epoch are counted in."""
+    return [program.microbatch, program.one_by_one]
 
 
 def _reason(error: Exception) -> str:
@@ -229,6 +236,8 @@ def _unflatten(arrays: dict[str, np.ndarray], meta: Counts, like: Like) -> Snaps
         """Arrays with so many leading axes before those that `like` has after its first."""
         leaves, structure = jax.tree.flatten(like)
         own = [arrays.get(f"{name}.{i}") for i in range(len(leaves))]
+        if f"{name}.{len(leaves)}" in arrays:
+            raise ValueError(f"{name} is of another program")
         for array, leaf in zip(own, leaves, strict=True):
             if array is None or (array.shape[lead:], array.dtype) != (leaf.shape[1:], leaf.dtype):
                 raise ValueError(f"{name} is of another program")
@@ -246,6 +255,8 @@ def _unflatten(arrays: dict[str, np.ndarray], meta: Counts, like: Like) -> Snaps
         return sorted({int(name.split(".")[1]) for name in arrays if name.startswith(f"{kind}.")})
 
     state, record, predictions = like
+    if len(arrays["stopped.0"]) != len(jax.tree.leaves(record)[0]):
+        raise ValueError("it is of another number of trials")
     return Snapshot(
         **meta,
         **{name: arrays[f"{name}.0"] for name in PLAIN},
