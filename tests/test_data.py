@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import re
 import time
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 import jaxexp.reproduce.tables
 from jaxexp.base.errors import UserError
 from jaxexp.reproduce.tables import Places, Split, load_places
+from jaxexp.training.data import Data
 
 NPZ = Path(jaxexp.reproduce.tables.__file__).with_name("places.npz")
 SPLITS = ("train", "validation", "test")
@@ -141,6 +143,15 @@ def test_csv_round_trip(places, tmp_path, labels):
         np.testing.assert_array_equal(a.y_N, b.y_N)
         assert (a.x_Nx2.dtype, a.y_N.dtype) == (b.x_Nx2.dtype, b.y_N.dtype)
     assert (read.fingerprint == wrote.fingerprint) == (labels == "strings")
+
+
+def test_a_fingerprint_that_is_known_is_that_of_the_very_data():
+    data = Data(np.arange(6.0), attrs={"data_fingerprint": "else"})
+    known = data.known_by("known")
+    assert known.fingerprint == known.apart(2).fingerprint == "known"
+    assert dataclasses.replace(known).fingerprint == data.fingerprint != "else"
+    folds = [known.folded({"train": np.array([rows])}) for rows in ([0, 1], [2, 3])]
+    assert len({data.fingerprint, *(own.fingerprint for own in folds), "known"}) == 4
 
 
 def test_fingerprint_is_of_the_data_and_not_of_the_layout(tmp_path):

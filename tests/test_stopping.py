@@ -19,7 +19,7 @@ import jaxexp as jx
 from jaxexp import api
 from jaxexp.base.errors import InterruptedRunError
 from jaxexp.execution import calls as call_lengths
-from jaxexp.execution import compiling, trainer
+from jaxexp.execution import compiling, rules, trainer
 from jaxexp.execution import program as running
 from jaxexp.execution.checkpoints import Checkpoints
 from jaxexp.execution.control import Control
@@ -453,6 +453,10 @@ class Wrong:
         ("loss", "stopping='loss': expected jaxexp.EarlyStopping"),
         ([jx.EarlyStopping(), jx.EarlyStopping("accuracy")], "both say which parameters"),
         (jx.Budget(steps=6), "steps=6: expected at least 7, those of an epoch of batch_size=32"),
+        (HalveTogether((0, 3)), "HalveTogether.*: rungs=\\(0, 3\\), expected a list of epochs"),
+        (HalveTogether((1.0,)), "whole numbers from 1 on"),
+        (HalveTogether(iter([1])), "rungs=<list_iterator.*expected a list"),
+        (HalveTogether("12"), "rungs='12'"),
         (Wrong(lambda trials: np.zeros(1)), "Wrong.stop returned float64 of shape \\(1,\\)"),
         (Wrong(lambda trials: True), "expected bool of shape \\(8,\\), one for each trial"),
     ],
@@ -479,6 +483,55 @@ def test_arguments_that_cannot_be(make, message):
         make()
 
 
+def test_rules_of_your_own_are_asked_about_every_trial(problem):
+    class HalfWay:
+        def stop(self, epoch, trials, curves):
+            return np.array([2 * epoch == trial.epochs for trial in trials])
+
+    sweep, rule = jx.Sweep(BASE, {"epochs": [2, 4]}), HalfWay()
+    with pytest.raises(jx.UserError, match=r"HalfWay: would not be asked .*stopping=…"):
+        jx.run(jx.plan(sweep, *problem), stopping=rule, progress=False)
+    planned_run = jx.plan(sweep, *problem, stopping=rule)
+    assert not any(program.prefixes for program in planned_run.plan.programs)
+    assert all(program.prefixes for program in jx.plan(
+        sweep, *problem, stopping=jx.StopDiverged()).plan.programs)  # fmt: skip
+    results = jx.run(sweep, *problem, stopping=rule, progress=False)
+    assert results["epochs_trained"].values.tolist() == [1, 2]
+
+
+def test_attributes_of_your_own_rules_are_no_members_of_theirs():
+    class Named(HalveTogether):
+        change, improved, check, changed, metric = 0.1, 0.2, True, "all", "train"
+
+    control = Control(Named())
+    assert not control.changes
+    assert (control.changed, control.metric) == ([], None)
+    assert control.improved(1, [], None) is None
+    assert Control(jx.search.Halving("accuracy")).metric == "accuracy"
+
+
+def test_a_run_that_the_clock_has_ended_is_found_complete(problem, tmp_path, monkeypatch):
+    class Clock:
+        now, speed = 0, 1
+
+        def stop(self, epoch, trials, curves):
+            self.now += self.speed
+            return np.zeros(len(trials), bool)
+
+        def monotonic(self):
+            return self.now
+
+    for speed in (1, 0):
+        clock = Clock()
+        clock.speed = speed
+        monkeypatch.setattr(rules, "time", clock)
+        results = jx.run(
+            jx.Sweep(BASE), *problem, progress=False, checkpoint_dir=tmp_path,
+            stopping=[clock, jx.Budget(seconds=2)],
+        )  # fmt: skip
+        assert results["epochs_trained"].item() == 2
+
+
 def test_checkpoints_of_a_run_with_other_rules(problem, tmp_path):
     sweep = jx.Sweep(BASE.replace(epochs=1))
     rule = jx.EarlyStopping(patience=3)
@@ -492,14 +545,18 @@ def test_the_terminal_counts_what_is_trained(problem, tmp_path):
     """Epochs that no trial will train are not waited for, nor where the run resumes."""
     planned_run = api.plan(SWEEP, *problem)
     console = Console(file=io.StringIO(), width=200)
-    with api.terminal_progress(planned_run, console) as shown:
+    records = []
+    with api.terminal_progress(planned_run, console, best=8) as shown:
         control = api.controlled(planned_run, RULES["each"])
         with contextlib.closing(Checkpoints(tmp_path, shown.note)) as keeper:
-            options = {"control": control, "checkpointer": keeper}
+            options = {"control": control, "checkpointer": keeper, "finished": records.append}
             for _ in api.train(planned_run, progress=shown, **options):
                 pass
     assert shown.epochs == 2 * (1 + 3 + 5 + 6)
     assert shown.done() == ("30 of 30 epochs", 100)
+    _, values, epochs, *_ = (list(column.cells) for column in shown.table().columns)
+    own = [(f"{r.metrics['validation']['loss'][-1]:.4g}", str(epochs_of(r))) for r in records]
+    assert sorted(zip(values, epochs, strict=True)) == sorted(own)
     with (
         api.terminal_progress(planned_run, console) as again,
         contextlib.closing(Checkpoints(tmp_path, again.note)) as keeper,

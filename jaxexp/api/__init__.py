@@ -6,7 +6,7 @@ Imports all of these.
 """
 
 from jaxexp.api.inspector import Inspector
-from jaxexp.api.planned import PlannedRun, Problem, data_fingerprint, plan, surroundings, versions
+from jaxexp.api.planned import PlannedRun, Problem, plan, surroundings, versions
 from jaxexp.api.running import (
     RunOptions,
     controlled,
@@ -23,7 +23,6 @@ __all__ = [
     "Problem",
     "RunOptions",
     "controlled",
-    "data_fingerprint",
     "deciding",
     "plan",
     "run",

@@ -57,8 +57,8 @@ class Inspector:
             return predicted_shapes(self.task, trial, self._shapes)
         return {}
 
-    def workload(self, trials: Sequence[Trial]) -> Workload:
-        """What training these trials takes, for `planning.plan`."""
+    def workload(self, trials: Sequence[Trial], *, prefixes: bool = True) -> Workload:
+        """What training these trials takes, for `planning.plan`; or without any prefixes."""
         data, counts = self.data, self.data.counts
         each = evaluation.evaluated_counts(data)
         sample, evaluated = each["train"], sum(each.values())
@@ -75,7 +75,7 @@ class Inspector:
             splits=len(counts),
             metrics=1 + len(self.task.metrics),
             data_bytes=data.nbytes + evaluated * len(counts) + copied,
-            run_length_matters=self._run_length_matters,
+            run_length_matters=self._run_length_matters if prefixes else lambda trial: True,
             # Where the batch size is read, that of a program of several would be traced.
             pads_batches=all(
                 not (self.mixes(trial).filling or self.mixes(trial).sized)

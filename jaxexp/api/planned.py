@@ -24,6 +24,7 @@ from jaxexp.base.files import digest
 from jaxexp.base.numbers import checked_int
 from jaxexp.base.versions import version
 from jaxexp.execution import driver, targets
+from jaxexp.execution.control import Control, Stopping
 from jaxexp.execution.devices import check_compiles, chosen, device_memory, host_memory
 from jaxexp.execution.devices import devices as all_devices
 from jaxexp.execution.targets import Compilations, Target
@@ -81,6 +82,7 @@ class PlannedRun:
     devices: tuple[jax.Device, ...]
     target: Target | None = None  # hardware that is not here
     cluster: "Cluster | None" = None  # whose nodes train, in place of devices of this machine
+    prefixes: bool = True  # whether trials may be trained as the first epochs of longer ones
 
     def compiled(self) -> Compilations:
         """Compile every program for the target, and return what its compiler says: `print` it.
@@ -128,7 +130,7 @@ class PlannedRun:
         trials = [trial for sweep in self.sweeps for trial in sweep.trials()]
         groupings, chosen = planning.tradeoff(
             self.sweeps,
-            Inspector(self.task, self.data, trials).workload(trials),
+            Inspector(self.task, self.data, trials).workload(trials, prefixes=self.prefixes),
             mode=self.plan.mode,
             backend=self.plan.backend,
         )
@@ -153,7 +155,7 @@ class PlannedRun:
     def trained(self) -> dict[str, str]:
         """What is trained, whatever the trials: digests of the task and of the data."""
         task = task_fingerprint(self.task, self.data, self.sweeps)
-        return {"task": task, "data": data_fingerprint(self.data)}
+        return {"task": task, "data": self.data.fingerprint}
 
 
 def surroundings() -> dict[str, str]:
@@ -210,11 +212,6 @@ def task_fingerprint(task: Task, data: Data, sweeps: Sequence[Sweep]) -> str:
     return digest(json.dumps([type(task).__name__, task.evaluation_batch_size, *every]))
 
 
-def data_fingerprint(data: Data) -> str:
-    """Of the data; one that stands in their attributes saves reading them all."""
-    return str(data.attrs.get("data_fingerprint") or data.fingerprint)
-
-
 @refuses_unknown_arguments
 def plan(
     sweep: Sweep | Sequence[Sweep],
@@ -227,6 +224,7 @@ def plan(
     target: str | None = None,
     cluster: str | None = None,
     nodes: int | None = None,
+    stopping: Stopping = None,
 ) -> PlannedRun:
     """How one or several sweeps would run: which trials share a program, where, at what cost.
 
@@ -244,6 +242,8 @@ def plan(
             HOST:PORT, or ray://HOST:PORT. `devices` are then a number, of each node.
         nodes: how many machines with these devices to plan for; those of the cluster, if not given.
             With a `target`, `devices` are then the chips of each, and nothing can be compiled.
+        stopping: as `jaxexp.run` will be given it: a rule of your own is asked about every trial,
+            so that none is trained as the first epochs of a longer one.
 
     Raises:
         UnavailableError: the compiler of the target, or Ray, is not installed.
@@ -295,17 +295,19 @@ def plan(
             at_once = min(at_once, max(evaluation.evaluated_counts(data).values()))
         data = data.apart(at_once)
     hardware = _hardware(devices, target, cluster, nodes)
+    prefixes = not Control(stopping).asked_again
     made = planning.plan(
         sweeps,
         hardware.devices,
-        inspector.workload(trials),
+        inspector.workload(trials, prefixes=prefixes),
         mode=programs,
         backend=hardware.backend,
         host_memory=host_memory() if memory is None else memory,
         device_memory=hardware.limits,
         nodes=hardware.nodes,
     )
-    return PlannedRun(sweeps, bound, data, made, hardware.used, hardware.target, hardware.cluster)
+    used, absent, joined = hardware.used, hardware.target, hardware.cluster
+    return PlannedRun(sweeps, bound, data, made, used, absent, joined, prefixes)
 
 
 class _Hardware(NamedTuple):

@@ -140,7 +140,7 @@ def run(
     else:
         planned = plan(
             sweep, task, data, devices=devices, programs=programs, memory=memory, cluster=cluster,
-            nodes=nodes,
+            nodes=nodes, stopping=rules,
         )  # fmt: skip
     seconds = isinstance(checkpoint_every, int | float) and not isinstance(checkpoint_every, bool)
     if not seconds or not checkpoint_every > 0:
@@ -283,6 +283,11 @@ def controlled(planned: PlannedRun, stopping: Stopping) -> Control:
         tuple(planned.data.counts),
     )
     control.check(trials, curves, planned.data)
+    if control.asked_again and any(program.prefixes for program in planned.plan.programs):
+        raise UserError(
+            f"{control.words}: would not be asked about trials that the plan trains as the first "
+            "epochs of longer ones; expected jaxexp.plan(…, stopping=…), or the sweep"
+        )
     if control.changes and len(planned.plan.programs) > 1:
         raise UserError(
             f"{control.words}: trials become copies of others within one program, and the plan "

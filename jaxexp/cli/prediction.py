@@ -11,7 +11,6 @@ import pandas as pd
 import xarray as xr
 from jax.tree_util import keystr
 
-from jaxexp.api import data_fingerprint
 from jaxexp.base.errors import UserError
 from jaxexp.base.words import count, type_of
 from jaxexp.cli import library
@@ -96,7 +95,7 @@ def predict_files(
         if not force:
             _refuse(directory, _renamed(model, planned.data))
         [stage] = [own for own in stages(sources.values()) if source in own]
-        data = {"data": data_fingerprint(planned.data)}
+        data = {"data": planned.data.fingerprint}
         for changed in directory.differences(made_with(stage, data)):
             note(f"{changed}; if the sweep's file scales by its data, it now does so by others")
         predicted = _of_tables(model, trial, planned, files, note)

@@ -169,8 +169,8 @@ class _Told:
     def changed(self, program: Program, values: Mapping[str, np.ndarray]) -> None:
         self._tell(self._program, "changed", values)
 
-    def stopped(self, program: Program, epoch: int, trials: int) -> None:
-        self._tell(self._program, "stopped", epoch, trials)
+    def stopped(self, program: Program, epoch: int, places: np.ndarray) -> None:
+        self._tell(self._program, "stopped", epoch, places)
 
     def note(self, text: str) -> None:
         self._tell(self._program, "note", text)

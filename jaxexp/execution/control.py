@@ -4,14 +4,15 @@ Rules are asked after epochs, with the curves so far. Those here are functions o
 so that a run which resumes decides as the one that was interrupted.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from jaxexp.base.batches import steps_per_epoch
 from jaxexp.base.errors import UserError
-from jaxexp.execution.rules import Change, Curves, StoppingRule
+from jaxexp.base.numbers import is_int
+from jaxexp.execution.rules import Budget, Change, Curves, StoppingRule
 from jaxexp.spec.trial import Trial
 from jaxexp.training.data import Data
 
@@ -33,9 +34,10 @@ class Control:
                 )
             rules.append(rule)
         self.rules = tuple(rules)
-        self.rungs = tuple(sorted({int(r) for rule in rules for r in getattr(rule, "rungs", ())}))
+        self._rungs = tuple(map(_rungs, rules))  # of each; None of those asked after every epoch
+        self.rungs = tuple(sorted({rung for own in self._rungs for rung in own or ()}))
         for what in ("improved", "change"):
-            own = [rule for rule in rules if hasattr(rule, what)]
+            own = [rule for rule in rules if _method(rule, what)]
             if len(own) > 1:
                 raise UserError(
                     f"stopping: {_name(own[0])} and {_name(own[1])} both say which parameters "
@@ -49,19 +51,20 @@ class Control:
     @property
     def changes(self) -> bool:
         """Whether trials may go on as copies of others."""
-        return any(hasattr(rule, "change") for rule in self.rules)
+        return any(_method(rule, "change") for rule in self.rules)
 
     @property
     def changed(self) -> list[str]:
         """The hyperparameters that they then have others of, as far as rules say so."""
-        return [name for rule in self.rules for name in getattr(rule, "changed", ())]
+        ours = filter(_extends_ours, self.rules)
+        return [name for rule in ours for name in getattr(rule, "changed", ())]
 
     @property
     def metric(self) -> str | None:
         """By which a search compares trials with one another, if there is one that says so."""
-        for rule in self.rules:
+        for rule in filter(_extends_ours, self.rules):
             own = getattr(rule, "metric", None)
-            if isinstance(own, str) and (hasattr(rule, "rungs") or hasattr(rule, "change")):
+            if isinstance(own, str) and (hasattr(rule, "rungs") or _method(rule, "change")):
                 return own
         return None
 
@@ -82,8 +85,16 @@ class Control:
 
     @property
     def asked_again(self) -> bool:
-        """Whether a run that resumes has to see that the rules decide as they did."""
+        """Whether a run that resumes has to see that the rules decide as they did.
+
+        What the user's own decide by is not known: every trial is asked for itself, too.
+        """
         return any(map(_is_own, self.rules))
+
+    @property
+    def by_clock(self) -> bool:
+        """Whether a rule decides by when it is asked, and may have ended trials that others end."""
+        return any(map(_by_clock, self.rules))
 
     def check(self, trials: Sequence[Trial], curves: Curves, data: Data) -> None:
         """Raise UserError where a rule refuses the run."""
@@ -91,23 +102,31 @@ class Control:
         sizes = [trial.batch_size for trial in trials]
         steps = np.array(list(map(steps_per_epoch, examples, sizes)))
         for rule in self.rules:
-            if hasattr(rule, "check"):
-                rule.check(trials, curves, steps)
+            if check := _method(rule, "check"):
+                check(trials, curves, steps)
 
-    def stop(self, epoch: int, trials: Sequence[Trial], curves: Curves) -> np.ndarray:
-        """Which trials of a program end, (T,) bool, by the rules that are asked of each alone."""
-        return self._any([r for r in self.rules if not hasattr(r, "rungs")], epoch, trials, curves)
+    def stop(
+        self, epoch: int, trials: Sequence[Trial], curves: Curves, *, again: bool = False
+    ) -> np.ndarray:
+        """Which trials of a program end, (T,) bool, by the rules that are asked of each alone.
+
+        Of those that are asked `again`, none is of the clock.
+        """
+        own = [rule for rule, rungs in zip(self.rules, self._rungs, strict=True) if rungs is None]
+        own = [rule for rule in own if not (again and _by_clock(rule))]
+        return self._any(own, epoch, trials, curves)
 
     def stop_together(self, epoch: int, trials: Sequence[Trial], curves: Curves) -> np.ndarray:
         """Which of all trials end, (T,) bool, by the rules that have this epoch as a rung."""
-        own = [rule for rule in self.rules if epoch in getattr(rule, "rungs", ())]
+        pairs = zip(self.rules, self._rungs, strict=True)
+        own = [rule for rule, rungs in pairs if epoch in (rungs or ())]
         return self._any(own, epoch, trials, curves)
 
     def improved(self, epoch: int, trials: Sequence[Trial], curves: Curves) -> np.ndarray | None:
         """Of which trials the parameters are the best so far, (T,) bool; None if nobody says."""
         for rule in self.rules:
-            if hasattr(rule, "improved"):
-                answer = rule.improved(epoch, trials, curves)
+            if improved := _method(rule, "improved"):
+                answer = improved(epoch, trials, curves)
                 return None if answer is None else _answer(rule, "improved", answer, trials)
         return None
 
@@ -119,8 +138,8 @@ class Control:
         `values` are the hyperparameters inside the program that they have now, (T,) each.
         """
         for rule in self.rules:
-            if hasattr(rule, "change"):
-                made: Change | None = rule.change(epoch, trials, curves, values)
+            if change := _method(rule, "change"):
+                made: Change | None = change(epoch, trials, curves, values)
                 return made
         return None
 
@@ -143,6 +162,29 @@ def _answer(rule: StoppingRule, method: str, answer: object, trials: Sequence[Tr
     return made
 
 
+def _method(rule: StoppingRule, name: str) -> Callable[..., Any] | None:
+    """An optional one; what a rule of the user's own calls by its name may be something else."""
+    own = getattr(rule, name, None)
+    return own if callable(own) else None
+
+
+def _rungs(rule: StoppingRule) -> tuple[int, ...] | None:
+    """Its rungs, checked; None where it has none of its own."""
+    if not hasattr(rule, "rungs"):
+        return None
+    given = rule.rungs
+    several = isinstance(given, Collection) and not isinstance(given, str)
+    if not several or not all(is_int(rung) and rung >= 1 for rung in given):
+        raise UserError(
+            f"{_name(rule)}: rungs={given!r}, expected a list of epochs, whole numbers from 1 on"
+        )
+    return tuple(map(int, given))
+
+
+def _by_clock(rule: StoppingRule) -> bool:
+    return isinstance(rule, Budget) and rule.seconds is not None
+
+
 def _name(rule: StoppingRule) -> str:
     return repr(rule) if _has_repr(rule) else type(rule).__qualname__
 
@@ -153,4 +195,13 @@ def _has_repr(rule: StoppingRule) -> bool:
 
 def _is_own(rule: StoppingRule) -> bool:
     """Whether it is of the user's own."""
-    return not type(rule).__module__.startswith("jaxexp.")
+    return not _is_ours(type(rule))
+
+
+def _extends_ours(rule: StoppingRule) -> bool:
+    """Whether its attributes are what jaxexp takes them for."""
+    return any(_is_ours(cls) for cls in type(rule).__mro__)
+
+
+def _is_ours(cls: type) -> bool:
+    return cls.__module__.startswith("jaxexp.") and not getattr(cls, "_is_protocol", False)

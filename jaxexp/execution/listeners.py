@@ -37,8 +37,8 @@ class Progress(Protocol):
         Told before what was measured with them. Objects without this method will do.
         """
 
-    def stopped(self, program: Program, epoch: int, trials: int) -> None:
-        """So many trials of a program end after this epoch, before their last one.
+    def stopped(self, program: Program, epoch: int, places: np.ndarray) -> None:
+        """The trials of a program at these places end after this epoch, before their last one.
 
         Objects without this method will do, too.
         """
@@ -64,7 +64,7 @@ class Silent:
     def changed(self, program: Program, values: Mapping[str, np.ndarray]) -> None:
         """Say nothing."""
 
-    def stopped(self, program: Program, epoch: int, trials: int) -> None:
+    def stopped(self, program: Program, epoch: int, places: np.ndarray) -> None:
         """Say nothing."""
 
     def note(self, text: str) -> None:

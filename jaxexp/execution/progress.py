@@ -93,6 +93,7 @@ class TerminalProgress:
         self._pace = Pace(self.plan, clock)
         self._latest: dict[Trial, _Measured] = {}
         self._changed: dict[Trial, Mapping[str, object]] = {}
+        self._ended: dict[Trial, int] = {}  # early, after which epochs
         self._shown = best
         self._lock = threading.RLock()
         self._lines, self._told = 0, -math.inf
@@ -159,10 +160,12 @@ class TerminalProgress:
                 self._pace.moved(program, epochs)
                 self._tell()
 
-    def stopped(self, program: Program, epoch: int, trials: int) -> None:
-        """So many trials end after this epoch: what they will not train is not counted any more."""
+    def stopped(self, program: Program, epoch: int, places: np.ndarray) -> None:
+        """These trials end after this epoch: what they will not train is not counted any more."""
+        trials = len(places)
         with self._lock:
             if own := self._trained.get(id(program)):
+                self._ended |= {program.trials[place]: epoch for place in places}
                 own.before += own.trials * (epoch - own.since)
                 own.since, own.trials = epoch, own.trials - trials
                 self.epochs -= trials * (program.epochs - epoch)
@@ -189,7 +192,8 @@ class TerminalProgress:
             for trial, number, loss in zip(program.trials, values, losses, strict=True):
                 if epoch <= trial.epochs:
                     changed = self._changed.get(trial, {})
-                    self._latest[trial] = _Measured(float(number), float(loss), epoch, changed)
+                    last = min(epoch, self._ended.get(trial, epoch))
+                    self._latest[trial] = _Measured(float(number), float(loss), last, changed)
 
     def what(self) -> str:
         """What goes on: "compiling epochs", "training epochs, compiling 2 programs"."""

@@ -70,10 +70,11 @@ class StoppingRule(Protocol):
     """Says which trials end early: what `jaxexp.run` takes as `stopping`.
 
     Three more members are optional. `improved(epoch, trials, curves)` returns a (T,) bool, too: in
-    the end a trial has the parameters that it had when it last was True. `rungs` are epochs at
-    which all programs of a run wait for each other: `stop` is then asked there alone, and of all
-    their trials at once. `check(trials, curves, steps)` may refuse a run before it begins; its
-    curves have no epochs yet, and `steps` are those of an epoch of each trial, (T,).
+    the end a trial has the parameters that it had when it last was True. `rungs` are epochs, from
+    1, at which all programs of a run wait for each other: `stop` is then asked there alone, and of
+    all their trials at once. `check(trials, curves, steps)` may refuse a run before it begins; its
+    curves have no epochs yet, and `steps` are those of an epoch of each trial, (T,). A method
+    `change` is that of `jaxexp.search.PBT`.
 
     >>> class BestOfEach:
     ...     def stop(self, epoch, trials, curves):

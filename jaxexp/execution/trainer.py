@@ -83,7 +83,7 @@ class Training:
                 if self.control.asked_again:
                     self._ask_again(self.snapshot)
                 for epoch in np.unique(self.stopped[self.stopped > 0]).tolist():
-                    self._tell_stopped(epoch, int((self.stopped == epoch).sum()))
+                    self._tell_stopped(epoch, np.flatnonzero(self.stopped == epoch))
                 self.progress.moved(self.program, self.snapshot.epoch)
         while True:
             try:
@@ -199,7 +199,7 @@ class Training:
             if improved is not None:
                 best_T = np.maximum(best_T, 0)
                 best_T[asked[improved]] = epoch
-            stopped = self.control.stop(epoch, own, curves)
+            stopped = self.control.stop(epoch, own, curves, again=True)
             ends = asked[stopped & (self._epochs_T[asked] > epoch)]
             ended = np.flatnonzero(self.stopped == epoch)
             if epoch not in self.control.rungs or not np.isin(ends, ended).all():
@@ -218,8 +218,13 @@ class Training:
             )
 
     def _compare(self, epoch: int, ends: np.ndarray) -> None:
-        """Refuse a rule that now ends these trials after an epoch, and ended others."""
+        """Refuse a rule that now ends these trials after an epoch, and ended others.
+
+        Where trials may have ended by the clock, it need not have ended all of them.
+        """
         ended = np.flatnonzero(self.stopped == epoch)
+        if self.control.by_clock:
+            ended = np.intersect1d(ended, ends)
         if not np.array_equal(ended, ends):
             raise UserError(
                 f"{self.control.words}: ends {count(len(ends), 'trial')} after epoch {epoch}, "
@@ -405,11 +410,11 @@ class Training:
 
     def _stop(self, epoch: int, places: np.ndarray) -> None:
         self.stopped[places] = epoch
-        self._tell_stopped(epoch, len(places))
+        self._tell_stopped(epoch, places)
 
-    def _tell_stopped(self, epoch: int, trials: int) -> None:
-        if trials and hasattr(self.progress, "stopped"):
-            self.progress.stopped(self.program, epoch, trials)
+    def _tell_stopped(self, epoch: int, places: np.ndarray) -> None:
+        if len(places) and hasattr(self.progress, "stopped"):
+            self.progress.stopped(self.program, epoch, places)
 
     def _lanes(self, lanes: int, trials: int, epoch: int) -> int:
         """The lanes for so many trials: fewer where that saves more than compiling takes.
@@ -439,7 +444,10 @@ class Training:
 
     def _remember(self, own: RunningProgram, record: EpochRecord) -> None:
         """Add an epoch to the history, and tell it."""
-        self.history.add(own.to_host(record), own.places)
+        made, places, alive = own.to_host(record), own.places, self._alive[own.places]
+        if not alive.all():  # the others may go on in their lanes
+            made, places = jax.tree.map(lambda a: a[alive], made), places[alive]
+        self.history.add(made, places)
         if self.changes and hasattr(self.progress, "changed"):
             self.progress.changed(self.program, self._changed(own))
         if hasattr(self.progress, "measured"):

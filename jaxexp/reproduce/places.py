@@ -49,10 +49,9 @@ def of(places: Places) -> jx.Problem:
         },
         attrs={
             "data": places.source,
-            "data_fingerprint": places.fingerprint,
             "label_entropy": label_entropy(places.train.y_N),
         },
-    )
+    ).known_by(places.fingerprint)
     return jx.Problem(_task(), data)
 
 

@@ -48,7 +48,8 @@ def probing(inputs: jx.Inputs) -> jx.Problem:
     }
     seen = ImageTask(mean=MEAN, std=STD)
     attrs = _attributes(inputs, images, transform, seen, weights)
-    return _problem(LinearTask(), images, splits, attrs | {"feature_seconds": seconds})
+    attrs |= {"feature_seconds": seconds}
+    return _problem(LinearTask(), images, splits, attrs, weights=weights)
 
 
 def pixels(inputs: jx.Inputs) -> jx.Problem:
@@ -103,12 +104,13 @@ def _on_images(
     }
     extra = {"weights": weights.tree} if weights else {}
     attrs = _attributes(inputs, images, transform, task, weights)
-    return _problem(task, images, splits, attrs, extra)
+    return _problem(task, images, splits, attrs, extra, weights)
 
 
 def _problem(
     task: ImageTask | LinearTask, images: Images, splits: dict[str, Any],
     attrs: Mapping[str, object], extra: Mapping[str, object] | None = None,
+    weights: Backbone | None = None,
 ) -> jx.Problem:  # fmt: skip
     data = jx.Data(
         **splits,
@@ -121,7 +123,8 @@ def _problem(
         },
         attrs=attrs,
     )
-    return jx.Problem(task, data)
+    fingerprint = jx.digest(images.fingerprint, weights.digest if weights else "")
+    return jx.Problem(task, data.known_by(fingerprint))
 
 
 def _attributes(
@@ -130,15 +133,13 @@ def _attributes(
 ) -> dict[str, object]:  # fmt: skip
     counts = {name: len(getattr(images, name).y_N) for name in SPLITS}
     seen = {**vars(transform), "mean": task.mean, "std": task.std}
-    of_weights = weights.digest if weights else ""
     return {
         "data": images.source,
-        "data_fingerprint": jx.digest(images.fingerprint, of_weights),
         "label_entropy": label_entropy(images.train.y_N),
         "images": "" if inputs.images is None else os.path.abspath(inputs.images),
         "image_size": transform.shape[0],
         "transform": json.dumps(seen),
-        "weights": f"{inputs.weights} ({of_weights})" if weights else "",
+        "weights": f"{inputs.weights} ({weights.digest})" if weights else "",
         "notes": json.dumps(_notes(inputs, images, counts)),
     }
 

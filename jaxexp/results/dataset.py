@@ -169,11 +169,11 @@ def _attributes(
     examples = count(n, "training example") + (" of the longest fold" if several else "")
     return {
         "data": "arrays",
-        "data_fingerprint": data.attrs.get("data_fingerprint") or data.fingerprint,
         "examples": json.dumps(data.counts),
         **classes,
         **({"conditions": json.dumps(conditions)} if conditions else {}),
         **data.attrs,
+        "data_fingerprint": data.fingerprint,
         "sweep": sweep.name,
         "sweep_id": sweep.id,
         "axes": json.dumps(list(sweep.dims)),

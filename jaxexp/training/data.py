@@ -108,6 +108,8 @@ class Data:
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict, init=False, repr=False)
     # The examples of a batch that is evaluated, all of one split; 0 where it may hold several.
     evaluated_apart: int = field(default=0, init=False, repr=False)
+    # Their fingerprint, where whoever made them knows it; a copy with others does not take it over.
+    _known: str | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Check everything; leaves become read-only NumPy arrays."""
@@ -167,6 +169,7 @@ class Data:
         made = copy.copy(self)
         object.__setattr__(made, "folds", folds)
         object.__setattr__(made, "folds", made._checked_folds())
+        object.__setattr__(made, "_known", None)
         return made
 
     def _checked_folds(self) -> dict[str, np.ndarray]:
@@ -290,6 +293,12 @@ class Data:
         object.__setattr__(made, "evaluated_apart", size)
         return made
 
+    def known_by(self, fingerprint: str) -> Self:
+        """The same data, whose fingerprint is known: that saves reading them all."""
+        made = copy.copy(self)
+        object.__setattr__(made, "_known", fingerprint)
+        return made
+
     @property
     def nbytes(self) -> int:
         """Of all splits and extras, in bytes."""
@@ -298,6 +307,8 @@ class Data:
     @property
     def fingerprint(self) -> str:
         """16 hex digits that are others where any number, dtype, shape or class name is another."""
+        if self._known is not None:
+            return self._known
         parts: tuple[object, ...] = self.classes, structure_of(self.arrays())
         parts += () if self.train_sample is None else (self.train_sample,)
         sha256 = hashlib.sha256(repr(parts).encode())
