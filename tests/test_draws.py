@@ -65,6 +65,20 @@ def of_another_generator(seed):
     return [jax.random.uniform(key, (4,)) for key in keys]
 
 
+def loop_of_another_generator(seed):
+    keys = jax.random.split(jax.random.key(seed, impl="rbg"), 3)
+    return jax.lax.scan(lambda turn, key: (turn + 1, jax.random.normal(key, (2,))), 0, keys)[1]
+
+
+def loop_without_inputs(seed):
+    key = jax.random.key(seed)
+
+    def turn(i, _):
+        return i + 1, (jnp.ones(2), jax.random.normal(key, (2,)))
+
+    return jax.lax.scan(turn, 0, length=3)[1]
+
+
 def shuffled(seed):
     return jax.random.permutation(jax.random.key(seed), 8)
 
@@ -77,6 +91,8 @@ FUNCTIONS = {
     "a walk": walk,
     "many kinds": of_many_kinds,
     "another generator": of_another_generator,
+    "a loop of another generator": loop_of_another_generator,
+    "a loop without inputs": loop_without_inputs,
 }
 
 

@@ -3,7 +3,8 @@
 Initialising a model draws each of its arrays from a key of its own. The generator is a long piece
 of integer arithmetic, which XLA would compile for every array, and compiling is most of what a
 start costs. Drawn together, the numbers are the same: with `jax_threefry_partitionable`, which is
-JAX's default, each depends on its key and its place alone.
+JAX's default, each depends on its key and its place alone. What keys of other generators draw is
+left as it is.
 """
 
 import math
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.extend import core as jax_core
 
-from jaxexp.training import jaxprs
+from jaxexp.training import jaxprs, keys
 from jaxexp.training.jaxprs import Atom
 
 P = ParamSpec("P")
@@ -128,10 +129,11 @@ def _turns_at_once(
     So are parameters of stacked layers made, once the activations that pass through them are not
     needed.
     """
-    if not {"jaxpr", "num_consts", "num_carry"} <= scan.params.keys():  # JAX may change them
+    needed = ("jaxpr", "num_consts", "num_carry", "length")
+    if not {*needed} <= scan.params.keys():  # JAX may change them
         return None
-    program, constants, carried = (scan.params[n] for n in ("jaxpr", "num_consts", "num_carry"))
-    if not wanted.isdisjoint(scan.outvars[:carried]):
+    program, constants, carried, length = (scan.params[n] for n in needed)
+    if not wanted.isdisjoint(scan.outvars[:carried]) or keys.others(program):
         return None
     inner = program.jaxpr
     several = [i for i, var in enumerate(scan.outvars) if i >= carried and var in wanted]
@@ -148,7 +150,7 @@ def _turns_at_once(
     )
     axes = [None] * constants + [0] * (len(own) - constants)
     given = [*scan.invars[:constants], *scan.invars[constants + carried :]]
-    made = jax.make_jaxpr(jax.vmap(turn, axes))(
+    made = jax.make_jaxpr(jax.vmap(turn, axes, axis_size=length))(
         *(jax.ShapeDtypeStruct(_aval(a).shape, _aval(a).dtype) for a in given)
     )
     names = _constants(made) | dict(zip(made.jaxpr.invars, given, strict=True))

@@ -34,7 +34,7 @@ def check(program: jaxprs.Program, name: str) -> None:
 
     `name` is what the program was traced of.
     """
-    found = _others(program)
+    found = others(program)
     if found is not None:
         raise UserError(
             f"{name}: random numbers of {found}, which jax.vmap draws for all trials of a batch "
@@ -44,8 +44,8 @@ def check(program: jaxprs.Program, name: str) -> None:
         )
 
 
-def _others(program: jaxprs.Program) -> str | None:
-    """Of which other generator random numbers of a program are."""
+def others(program: jaxprs.Program) -> str | None:
+    """Of which other generator random numbers of a program are; None if there are none."""
     for eqn in jaxprs.equations(program):
         if eqn.primitive.name in OF_DEVICES:
             return f"jax.lax.{eqn.primitive.name}"
