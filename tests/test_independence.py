@@ -19,7 +19,7 @@ from nights import at_night
 
 import jaxexp as jx
 from jaxexp.training import experiments, independence, masks, tracing
-from jaxexp.training.independence import EXAMPLES, MASK, Spread, reaches
+from jaxexp.training.independence import CLEAN, EXAMPLES, MASK, Spread, reaches
 
 B = 8
 RNG = np.random.default_rng(0)
@@ -298,10 +298,14 @@ NOT_TOLD = {
     "diagonal": lambda x, k, mask: jnp.diagonal(x[:, 0] @ x[:, 0].T),
     "its own": lambda x, k, mask: x[jnp.arange(B), k],
     "cumulative": lambda x, k, mask: jnp.cumsum(x, 0),  # others, which come last, change none
+    "made of its count": lambda x, k, mask: jnp.where(jnp.arange(B) < mask.sum(), k, 0).sum(),
+    "made of its sum so far": lambda x, k, mask: jnp.where(jnp.cumsum(mask) > 0, k, 0).sum(),
+    "sorted": lambda x, k, mask: jnp.where(jnp.sort(~mask), 0, k).sum(),
 }
 UNMASKED = {
     "cumulative": lambda x, k, mask: lax.cumsum(x, 0, reverse=True),
     "guard": lambda x, k, mask: jnp.where(x.max() > 200, 0.1 * x, x),
+    "guard of a mean": lambda x, k, mask: jnp.where((x / mask.sum()).max() > 200, 0.1 * x, x),
     "any": lambda x, k, mask: lax.cond((x > 0).any(), jnp.sin, jnp.cos, x),
     "hardest": lambda x, k, mask: jnp.where(
         x[:, 0, 0] >= lax.top_k(x[:, 0, 0], 4)[0][-1], x[:, 0, 0], 0),
@@ -452,6 +456,14 @@ FILLING = {
     "condition": lambda h, mask: lax.cond(mask.all(), jnp.sin, jnp.cos, h),
     "loop": lambda h, mask: turns(jnp.all, mask),
     "own": lambda h, mask: jnp.where(mask.all(), h, -h),
+    "zeros by zeros": lambda h, mask: jnp.count_nonzero(jnp.divide(h * mask, h * mask)),
+    "zeros by their root": lambda h, mask: ((h * mask) / jnp.sqrt((h * mask) ** 2)).sum(),
+    "zeros times infinities": lambda h, mask: (h**2 * mask * jnp.log(h**2 * mask)).sum(),
+    "inner of infinities": lambda h, mask: jnp.dot(mask * 1.0, jnp.log(mask * 1.0)),
+    "infinities less infinities": lambda h, mask: jnp.exp(
+        jnp.log(mask * 1.0) - jnp.log(mask * 2.0)
+    ).sum(),
+    "one too many": lambda h, mask: jnp.where(jnp.arange(len(h)) <= mask.sum(), h, 0).sum(),
     "turns": lambda h, mask: lax.scan(lambda c, m: (c & m, None), True, mask)[0],
 }
 # or neutral in a way that no rule speaks of.
@@ -462,6 +474,7 @@ LEFT_OUT = {
     "rounded": lambda h, mask: lax.reduce_precision(jnp.where(mask, h, 0), 8, 7).sum(),
     "below the others": lambda h, mask: jnp.where(mask, h**2, 0).max(),
     "of ones own": lambda h, mask: folded(jnp.where(mask, h, 0), 0, lax.add),
+    "made of its count": lambda h, mask: jnp.where(jnp.arange(len(h)) < mask.sum(), h, 0).sum(),
 }
 
 
@@ -964,6 +977,16 @@ def antithetic(h, x, rng, mask):  # no odd size can be traced
     return h + jnp.concatenate([noise, -noise])
 
 
+def normalised(h, x, rng, mask):  # 0 divided by 0, where it is masked
+    x = x * mask[:, None]
+    x = x / jnp.linalg.norm(x, axis=1, keepdims=True)
+    return h**2 + (x @ x.T).sum(1) / mask.sum()
+
+
+def one_too_many(h, x, rng, mask):
+    return h**2 + FILLING["one too many"](h, mask)
+
+
 def by_mask(h, x, rng, mask):
     return h**2 + 1 / mask.sum()
 
@@ -987,6 +1010,7 @@ def by_place(h, x, rng, mask):
         *((loss, True, True) for loss in (by_length, by_ones, stratified, reversed_places)),
         *((loss, True, False) for loss in (across,)),
         (antithetic, True, True),  # as half of the pairs in a partial batch would be
+        *((loss, True, True) for loss in (normalised, one_too_many)),
         *((loss, False, False) for loss in (by_mask, along, by_keys, by_place)),
     ],
 )
@@ -994,6 +1018,26 @@ def test_what_depends_on_how_many_examples_there_are(loss, sized, filling):
     # In evaluation, how many there are of other splits, or the place behind them, would count too.
     expected = masks.Mixing(filling, evaluated_filling=filling, evaluated=True, sized=sized)
     assert found(of_batch(loss), trials=SIZES) == expected
+
+
+@pytest.mark.parametrize(
+    ("draw", "proven"),
+    [
+        (jax.random.gamma, True),
+        (lambda key, h: jax.random.gamma(key, h, (3, B)).T, False),
+        (
+            lambda key, h: jax.vmap(lambda own: jax.random.bits(own, (B,)))(
+                jax.random.split(key, B)
+            ),
+            False,
+        ),
+    ],
+)
+def test_numbers_are_drawn_by_their_places(draw, proven):
+    program = jax.make_jaxpr(draw)(jax.random.key(0), jnp.ones(B))
+    for anywhere in (False, True):
+        [own] = reaches(program, [CLEAN, EXAMPLES], differentiated=True, size=B, anywhere=anywhere)
+        assert (not own.spread and own.axes <= {0}) == (proven and not anywhere)
 
 
 def noisy(loss):

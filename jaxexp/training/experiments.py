@@ -187,13 +187,16 @@ def _both_finite(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _unlike(filled: Sequence[np.ndarray], alone: Sequence[np.ndarray], grads: int) -> bool:
-    """Whether results differ by more than rounding, where both are finite.
+    """Whether results differ by more than rounding, or are finite alone and not filled up.
 
     Of gradients, the last ones, the largest counts: one that should be 0 is rounding alone.
     """
     pairs, scale = [], [0.0, 0.0]
     for i, (a, b) in enumerate(zip(filled, alone, strict=True)):
-        a, b = _both_finite(a[: len(b)] if b.ndim else a, b)
+        a = a[: len(b)] if b.ndim else a
+        finite, (a, b) = np.isfinite(b + np.float64(0)).sum(), _both_finite(a, b)
+        if b.size < finite:
+            return True
         group = int(i >= len(alone) - grads)
         pairs.append((group, a, b))
         scale[group] = max(scale[group], abs(b).max(initial=0.0))

@@ -9,10 +9,13 @@ Constant: TypeAlias = np.ndarray | np.generic
 Maybe: TypeAlias = Constant | None  # None where it is not known
 
 
-def folded(name: str, known: Sequence[Maybe], dtypes: Sequence[np.dtype]) -> Maybe:
+def folded(
+    name: str, known: Sequence[Maybe], dtypes: Sequence[np.dtype], plain: Sequence[bool]
+) -> Maybe:
     """A value that is made of others, some of which may not be known; None if it is not known.
 
     Of what NumPy and XLA compute alike, in any bit; `dtypes` are those of the others and its own.
+    Others that are `plain` are made of data alone: finite, and not 0 where they divide.
     """
     values: list[Maybe] = [
         value if value is None else np.asarray(value).astype(dtype)[()]
@@ -20,10 +23,8 @@ def folded(name: str, known: Sequence[Maybe], dtypes: Sequence[np.dtype]) -> May
     ]
     if name == "select_n":
         return None if values[0] is None else values[1 + int(values[0])]
-    if (absorbed := _absorbed(name, values)) is not None:
-        return absorbed
     if any(value is None for value in values):
-        return None
+        return _absorbed(name, values, plain)
     if name in EXACT and values[0] not in (0, np.inf, -np.inf):
         return None
     if name == "convert_element_type" and dtypes[-1].kind in "iu" and dtypes[0].kind not in "biu":
@@ -35,21 +36,21 @@ def folded(name: str, known: Sequence[Maybe], dtypes: Sequence[np.dtype]) -> May
     return np.asarray(made).astype(dtypes[-1])[()]
 
 
-def _absorbed(name: str, values: Sequence[Maybe]) -> Maybe:
-    """What decides a result alone, whatever finite number the other is."""
+def _absorbed(name: str, values: Sequence[Maybe], plain: Sequence[bool]) -> Maybe:
+    """What decides a result alone, whatever the other is, which is not known."""
     for i, value in enumerate(values):
         if value is None:
             continue
-        infinite = value.dtype.kind == "f" and np.isinf(value)
-        if (
-            (name in ("and", "or") and value.dtype == bool and value == (name == "or"))
-            or (name == "mul" and value == 0)
-            or (name == "div" and i == 0 and value == 0 and value.dtype.kind == "f")
-            or (name == "add" and infinite)
-        ):
+        if name in ("and", "or") and value.dtype == bool and value == (name == "or"):
             return value
-        if name == "sub" and infinite:
-            return value if i == 0 else np.negative(value)
+        if name == "mul" and value == 0 and (plain[1 - i] or value.dtype.kind in "iu"):
+            return value
+        if value.dtype.kind != "f" or not plain[1 - i]:
+            continue
+        if name == "div" and i == 0 and value == 0:
+            return value
+        if name in ("add", "sub") and np.isinf(value):
+            return np.negative(value) if name == "sub" and i == 1 else value
     return None
 
 
@@ -59,8 +60,8 @@ EXACT: dict[str, Callable[..., object]] = {  # of 0 and infinities
 }  # fmt: skip
 VALUES: dict[str, Callable[..., object]] = EXACT | {
     "abs": np.abs, "add": np.add, "add_any": np.add, "and": np.bitwise_and,
-    "convert_element_type": np.asarray, "copy": lambda a: a, "div": lambda *_: None,
-    "eq": np.equal,
+    "convert_element_type": np.asarray, "copy": lambda a: a,
+    "div": lambda a, b: a / b if a == 0 and a.dtype.kind == "f" else None, "eq": np.equal,
     "ge": np.greater_equal, "gt": np.greater, "le": np.less_equal, "lt": np.less,
     "max": np.maximum, "min": np.minimum, "mul": np.multiply, "ne": np.not_equal,
     "neg": np.negative, "not": np.invert, "or": np.bitwise_or, "select_n": np.asarray,

@@ -39,11 +39,16 @@ class Reach(NamedTuple):
     axes: frozenset[int] = frozenset()  # along which examples lie: at the places of others alone,
     spread: Spread = Spread.NO  # if it is not more than that
     known: Mapping[int, Constant] = {}  # by axis: the value at all others' places
-    masked: frozenset[int] = frozenset()  # axes along which a mask may have put such values
+    # Axes along which a mask may have put such values; MIXED if it is made of such axes.
+    masked: frozenset[int] = frozenset()
 
     def value(self, axis: int) -> Maybe:
         """That at others' places of an axis; None if it is not known."""
         return self.known.get(axis, self.known.get(EVERYWHERE))
+
+    def plain(self, axis: int) -> bool:
+        """Whether values there are of data: those of a mask may not be finite."""
+        return not self.masked - {MIXED} if axis == EVERYWHERE else axis not in self.masked
 
 
 CLEAN = Reach()
@@ -140,15 +145,17 @@ class _Proof:
         rule = APART.get(name) or ALIKE.get(name)
 
         def moved(i: int, axis: int) -> int:
-            if rule is None:
+            if rule is None or axis == MIXED:
                 return MIXED
             alone: list[Axis] = [axis if i == j else None for j in range(len(given))]
             to = rule(Operation(alone, axis, shapes, out, eqn.params))
             whole = to is not None and to != MIXED and out[to] == shapes[i][axis]
             return to if to is not None and whole else MIXED
 
-        masks = {moved(i, axis) for i, own in enumerate(given) for axis in own.masked}
-        masked = frozenset(range(len(out)) if rule is None and masks else masks - {MIXED})
+        masked = frozenset(moved(i, axis) for i, own in enumerate(given) for axis in own.masked)
+        made_anew = name != "broadcast_in_dim" and not any(own.axes for own in given)
+        if masked and (rule is None or (made_anew and _dtype(eqn.outvars[0]).kind == "b")):
+            masked |= {*range(len(out))}  # it may be a mask again, as `arange(B) < mask.sum()` is
         if not any(taken):
             made = self._created(eqn, out)
             return made._replace(known=known, masked=masked) if not made.spread else made
@@ -167,9 +174,14 @@ class _Proof:
                     spread = max(spread, Spread.YES if sure else Spread.UNKNOWN)
         if spread:
             return Reach(spread=spread)
-        made = Reach(frozenset(axes), known=known, masked=masked)
         if self.size is not None:
-            return made
+            if name.startswith("random_"):  # of each key, by their places
+                drawn = self._created(eqn, out[len(shapes[0]) :])
+                if drawn.spread:
+                    return UNKNOWN
+                axes |= {axis + len(shapes[0]) for axis in drawn.axes}
+            return Reach(frozenset(axes), known=known, masked=masked)
+        made = Reach(frozenset(axes), known=known, masked=masked)
         # As many as there are, others may be anything; what is known of them is always the same.
         return made._replace(axes=frozenset(a for a in axes if made.value(a) is None))
 
@@ -191,8 +203,9 @@ class _Proof:
         name, value = eqn.primitive.name, given[i].value(axis)
         beside = _beside(eqn, i, axis)
         if beside is not None:
-            other = given[1 - i].value(beside)
-            return not any(v is not None and v == 0 for v in (value, other))
+            places = (axis, beside) if i == 0 else (beside, axis)
+            made = _folded("mul", eqn, given, places)
+            return made is None or made != 0
         if value is None or name not in NEUTRAL:
             return True
         of_bits = name in ("reduce_and", "reduce_or") and value.dtype != bool
@@ -214,8 +227,7 @@ class _Proof:
         name = eqn.primitive.name
         if name in VALUES and all(len(shape) in (len(out), 0) for shape in shapes):
             axes = {axis for own in given for axis in own.known}
-            dtypes = [getattr(v.aval, "dtype") for v in (*eqn.invars, *eqn.outvars)]  # noqa: B009
-            made = {axis: folded(name, [own.value(axis) for own in given], dtypes) for axis in axes}
+            made = {axis: _folded(name, eqn, given, [axis] * len(given)) for axis in axes}
             return {axis: value for axis, value in made.items() if value is not None}
         if name not in PLACING or len(given) != 1:
             return {}
@@ -299,7 +311,8 @@ class _Proof:
 def _shifted(own: Reach, by: int) -> Reach:
     """Of an array with another axis before the rest, or without the first."""
     known = {axis if axis == EVERYWHERE else axis + by: v for axis, v in own.known.items()}
-    axes, masked = (frozenset(axis + by for axis in each) for each in (own.axes, own.masked))
+    axes = frozenset(axis + by for axis in own.axes)
+    masked = frozenset(axis if axis == MIXED else axis + by for axis in own.masked)
     return Reach(axes, own.spread, known, masked)
 
 
@@ -307,6 +320,21 @@ def _along_turns(own: Reach) -> Reach:
     if 0 in own.axes or 0 in own.known or 0 in own.masked:
         return Reach(spread=max(own.spread, Spread.UNKNOWN))
     return _shifted(own, -1)
+
+
+def _dtype(value: jaxprs.Atom) -> np.dtype:
+    own: np.dtype = getattr(value.aval, "dtype")  # noqa: B009
+    return own
+
+
+def _folded(
+    name: str, eqn: jax_core.JaxprEqn, given: Sequence[Reach], axes: Sequence[int]
+) -> Maybe:
+    """What an operation makes of others' places along an axis of each argument."""
+    dtypes = [_dtype(v) for v in (*eqn.invars, *eqn.outvars)]
+    known = [own.value(axis) for own, axis in zip(given, axes, strict=True)]
+    plain = [own.plain(axis) for own, axis in zip(given, axes, strict=True)]
+    return folded(name, known, dtypes, plain)
 
 
 def _beside(eqn: jax_core.JaxprEqn, i: int, axis: int) -> Axis:
