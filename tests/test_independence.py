@@ -1082,6 +1082,16 @@ def beyond_ten(h, x, rng, mask):
     return h**2 * (2.0 if len(h) > 10 else 1.0)
 
 
+def of_four(h, x, rng, mask):
+    return h**2 if len(h) == 4 else abs(h)
+
+
+def test_what_is_computed_of_parts_alone_counts():
+    trials = [TRIAL.replace(batch_size=size) for size in (5, 10)]
+    assert mixing(of_batch(of_four), trials=trials).whole
+    assert not mixing(of_batch(lambda h, x, rng, mask: h**2), trials=trials).whole
+
+
 def at_most_ten(h, x, rng, mask):
     return h**2 / min(len(h), 10)
 

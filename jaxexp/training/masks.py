@@ -20,6 +20,7 @@ import numpy as np
 from jax.extend import core as jax_core
 
 from jaxexp.planning.kinds import static_key
+from jaxexp.planning.loads import MICROBATCHES
 from jaxexp.spec.trial import Trial
 from jaxexp.training import evaluation, independence, jaxprs, tracing
 from jaxexp.training.data import Data
@@ -80,13 +81,15 @@ def mixing(
 
     for trial in trials:
         alike.setdefault(key(trial), []).append(trial)
+    sizes = {trial.batch_size for trial in trials}
+    parts = [n for n in MICROBATCHES if sizes and min(sizes) < max(sizes) > n]
 
     found: dict[object, Mixing] = {}
 
     def of(trial: Trial) -> Mixing:
         own = key(trial)
         if own not in found:
-            found[own] = _Kind(task, data, alike.get(own, [trial])).found()
+            found[own] = _Kind(task, data, alike.get(own, [trial]), parts).found()
         return found[own]
 
     return of
@@ -95,8 +98,11 @@ def mixing(
 class _Kind:
     """Trials that agree in what is static, and their task."""
 
-    def __init__(self, task: Task, data: Data, trials: Sequence[Trial]) -> None:
-        self.programs, self.trials = Programs(task, data, trials[0]), trials
+    def __init__(
+        self, task: Task, data: Data, trials: Sequence[Trial], parts: Sequence[int]
+    ) -> None:
+        """`parts` are the sizes in which a batch may be computed."""
+        self.programs, self.trials, self.parts = Programs(task, data, trials[0]), trials, parts
         self.steps = max(map(data.steps_of, trials))
         of_trials = sorted({trial.batch_size for trial in trials})
         folds = range(data.n_folds or 1)
@@ -162,6 +168,24 @@ class _Kind:
         sizes, draws = _some(self.sizes[train]), False
         if len(sizes) == 1 and not (train and self.filled):
             return None
+        if self.same(sizes, train=train):
+            mask = MASK._replace(axes=EXAMPLES.axes)
+            if self.reach(MANY, mask, train=train, size=MANY)[0] is Spread.NO:
+                return None
+            own = self.reach(MANY, mask, train=train, size=MANY, own_draws=True)
+            draws = own[0] is Spread.NO
+        programs = {}
+        for n in {sizes[0], *sizes[-3:], max(1, sizes[-1] // 2)}:
+            with contextlib.suppress(Exception):  # as in `same`
+                programs[n] = (
+                    self.programs.traced(self.programs.gradients, n)
+                    if train
+                    else self.programs.traced_examples(n, train=False)[0]
+                )
+        return _Lengths(programs, draws)
+
+    def same(self, sizes: Sequence[int], *, train: bool) -> bool:
+        """Whether the same is computed of each of so many examples, but for their number."""
         try:
             many, _ = self.programs.traced_examples(MANY, train=train)
             same = all(
@@ -179,22 +203,8 @@ class _Kind:
                     for n in (sizes[0], sizes[-1])
                 )
         except Exception:  # whatever the functions raise for batches of other sizes
-            same = False
-        if same:
-            mask = MASK._replace(axes=EXAMPLES.axes)
-            if self.reach(MANY, mask, train=train, size=MANY)[0] is Spread.NO:
-                return None
-            own = self.reach(MANY, mask, train=train, size=MANY, own_draws=True)
-            draws = own[0] is Spread.NO
-        programs = {}
-        for n in {sizes[0], *sizes[-3:], max(1, sizes[-1] // 2)}:
-            with contextlib.suppress(Exception):  # as above
-                programs[n] = (
-                    self.programs.traced(self.programs.gradients, n)
-                    if train
-                    else self.programs.traced_examples(n, train=False)[0]
-                )
-        return _Lengths(programs, draws)
+            return False
+        return same
 
     def spread(
         self, lengths: Mapping[bool, "_Lengths"], mask: Reach, *, train: bool
@@ -268,7 +278,7 @@ class _Kind:
         if _derivatives(program, "custom_vjp_call") or any(t.itemsize < 4 for t in floats):
             return False
         spread, _ = self.reach(MANY, EXAMPLES, train=True, size=MANY, drawn=UNKNOWN, anywhere=True)
-        return spread is Spread.NO
+        return spread is Spread.NO and (not self.parts or self.same(self.parts, train=True))
 
 
 def _derivatives(program: jax_core.ClosedJaxpr, *of: str) -> bool:
