@@ -292,6 +292,8 @@ DATES = np.array(["2024-01-01"] * N, "datetime64[D]")
         ("X: column 2: values up to 1...e-60", X * [1, 1, 1e-60]),
         ("X: column 1: values up to 1.70000001e+09", (X * 9 + SECONDS).astype(np.int64)),
         ("X: column 'b': values up to 1.70000001e+09", (FRAME * 9 + SECONDS).astype(int)),
+        ("X: position [0, 1]: values up to", (X + SECONDS)[:, None]),
+        ("X: position [1, 0]: values up to", (X * 9 + SECONDS).astype(int)[:, :, None]),
         ("X: column 0: values up to", -Y[:, None] - 2**27),
         ("X: column 'd': values up to 1e+18...by only 1.12", FRAME.assign(d=Y + 10**18)),
         ("X: column 'd': values up to 1e+15...by only 1.12", FRAME.assign(d=Y + 1e15)),

@@ -54,7 +54,7 @@ def to_float32(
         for i, column in enumerate(columns):
             names = features and features[i : i + 1]
             _check_rounding(where, column[:, None], small[:, i : i + 1], names)
-    elif rounding and wide and array.ndim <= 2:
+    elif rounding and wide:
         _check_rounding(where, array, small, features)
     return small
 
@@ -71,7 +71,7 @@ def to_int32(
     refuse_where(where, beyond, array, f"{INT32.min} to {INT32.max}, as int32 holds", features)
     small = array.astype(np.int32)
     # They stay whole, but nearly every model and loss computes with them as float32.
-    if rounding and array.ndim <= 2 and (array.max() > WHOLE or array.min() < -WHOLE):
+    if rounding and (array.max() > WHOLE or array.min() < -WHOLE):
         _check_rounding(where, small, small.astype(np.float32), features)
     return small
 
@@ -98,6 +98,9 @@ def _check_rounding(
             place = ""
             if array.ndim == 2:
                 place = f" column {features[start + i]!r}:" if features else f" column {start + i}:"
+            elif array.ndim > 2:
+                at = np.unravel_index(start + i, array.shape[1:])
+                place = f" position {[int(k) for k in at]}:"
             raise UserError(
                 f"{where}:{place} values up to {size_F[i]:.9g} that vary by only "
                 f"{spread_F[i]:.3g} are all but the same in float32, expected values that it "
