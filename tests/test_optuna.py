@@ -9,6 +9,7 @@ import signal
 import time
 from dataclasses import dataclass
 
+import jax
 import numpy as np
 import pytest
 from nights import at_night
@@ -16,6 +17,7 @@ from nights import at_night
 import jaxexp as jx
 from jaxexp.base.errors import UserError
 from jaxexp.base.files import write_whole
+from jaxexp.results.joining import join, sweep_over
 from jaxexp.search import Space, choice, integers, loguniform, uniform
 from jaxexp.search.batches import Search
 from jaxexp.search.reports import Asked, Reports
@@ -319,6 +321,34 @@ def test_a_known_suggestion_is_judged_anew(data):
     results = run(own, data, (BASE, rates), trials=2, batch=1)
     assert states(own)[2:] == [PRUNED] * 2
     assert results["epochs_trained"].values.tolist() == [1]
+
+
+class PrunesOne(op.pruners.BasePruner):
+    """The first trial, after an epoch."""
+
+    def prune(self, study, trial):
+        return trial.number == 0
+
+
+def test_a_suggestion_that_was_pruned_is_trained_again(data, tmp_path):
+    own, rates = study(pruner=PrunesOne()), {"learning_rate": CategoricalDistribution([1e-3])}
+    for _ in range(2):  # resumed, it is as it was
+        results = run(own, data, (BASE, rates), 2, batch=1, checkpoint_dir=tmp_path)
+        assert [(t.state, t.last_step) for t in own.trials] == [(PRUNED, 1), (COMPLETE, 3)]
+        assert own.trials[1].value == results.best("accuracy").curves["accuracy"][-1, 1]
+        assert results["epochs_trained"].values.tolist() == [3]
+
+
+def test_of_a_point_trained_twice_the_results_are_those_of_the_longer(data):
+    def trained(epochs):
+        sweep = sweep_over(BASE, ["learning_rate"], [BASE], [0, 1], "mine")
+        rule = jx.Budget(steps=epochs * data.steps_of(BASE) // BASE.epochs)
+        return jx.run(sweep, data=data, progress=False, stopping=rule)
+
+    runs = trained(2), trained(1)
+    made = join(runs, "mine", [0, 1])
+    assert (made["epochs_trained"] == 2).all()
+    jax.tree.map(np.testing.assert_array_equal, dict(made.kept()), dict(runs[0].kept()))
 
 
 def test_each_suggestion_with_several_seeds(data):

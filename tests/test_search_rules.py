@@ -58,6 +58,17 @@ def test_a_diverged_setting_does_not_go_on_and_one_of_many_always_does():
     assert (~Halving().stop(1, trials(4), curves([[np.nan]] * 4))).sum() == 1
 
 
+@pytest.mark.parametrize("hyperband", [False, True])
+def test_a_setting_that_has_lost_a_trial_goes_on_only_if_all_have(hyperband):
+    """The first, whose other seed has ended before the rung; what it has left is the best."""
+    search = Hyperband(SPACE, seeds=2)
+    rule, members = (search, search.sweep.trials()[:18]) if hyperband else (Halving(), trials(9, 2))
+    loss = np.arange(9.0).repeat(2)[:, None]
+    rule.check(members, curves(loss), np.ones(18))
+    assert np.flatnonzero(~rule.stop(1, members[1:], curves(loss[1:]))).tolist() == [*range(1, 7)]
+    assert np.flatnonzero(~rule.stop(1, members[::2], curves(loss[::2]))).tolist() == [0]
+
+
 def test_rungs():
     assert Halving(factor=3, first=2).rungs[:4] == (2, 6, 18, 54)
     assert Halving(factor=10).rungs[-1] == 10**6

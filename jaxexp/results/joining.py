@@ -25,10 +25,10 @@ def join(runs: Sequence[Results], name: str, seeds: Sequence[int] = ()) -> Resul
     """
     if not runs:
         raise UserError("runs: expected the results of at least one")
-    tables = [_by_point(run) for run in runs]
+    tables, several = [_by_point(run) for run in runs], max(1, len(seeds))
     found: dict[Trial, tuple[int, int]] = {}  # where a point's results are: run and place
     for at, run in enumerate(runs):
-        for place, trial in enumerate(run.sweep.trials()[:: max(1, len(seeds))]):
+        for place, trial in enumerate(run.sweep.trials()[::several]):
             before = found.get(trial)
             if before is None or _epochs(tables[at], place) > _epochs(tables[before[0]], before[1]):
                 found[trial] = (at, place)
@@ -41,7 +41,12 @@ def join(runs: Sequence[Results], name: str, seeds: Sequence[int] = ()) -> Resul
     joined = joined.transpose(*sweep.dims, ...)
     joined = joined.assign_coords(coordinates(sweep, joined, runs[0].data))
     joined = joined.assign_attrs(_attributes(runs, sweep))
-    variables = {k: v for run in runs for k, v in run.kept().items()}
+    variables = {
+        trial.id: runs[at].kept()[trial.id]
+        for at, place in found.values()
+        for trial in runs[at].sweep.trials()[place * several : (place + 1) * several]
+        if trial.id in runs[at].kept()
+    }
     return Results(joined, sweep, runs[0].task, runs[0].data, variables)
 
 

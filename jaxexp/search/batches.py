@@ -194,8 +194,8 @@ class Search:
         self.pruned += len(pruned)
         told = [tell(self.study, each, "PRUNED") for each in pruned if not each.ended]
         asked = [each for each in asked if not each.pruned]
-        old = [each for each in asked if each.trial in self.curves]
-        new = [each for each in asked if each.trial not in self.curves]
+        old = [each for each in asked if self._known(each)]
+        new = [each for each in asked if not self._known(each)]
         try:
             self._replay([each for each in old if not each.ended], self.prune)
             if new:
@@ -209,6 +209,15 @@ class Search:
             raise
         told += [self._tell(each) for each in asked if not each.ended]
         return all(told)
+
+    def _known(self, each: Asked) -> bool:
+        """Whether all of it is: to its end, or until it diverged, and not until it was pruned."""
+        if each.trial not in self.curves:
+            return False
+        own = [(trial, self.curves[trial]) for trial in each.trials]
+        return any(int(curves["diverged_epoch"]) for _, curves in own) or all(
+            int(curves["epochs_trained"]) == trial.epochs for trial, curves in own
+        )
 
     def _run(self, at: int, asked: list[Asked]) -> None:
         """Train one batch as one plan."""

@@ -1,6 +1,7 @@
 """Successive halving and Hyperband: many trials begin, and the better ones of them go on."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -25,7 +26,8 @@ class Halving:
     Jamieson and Talwalkar, "Non-stochastic best arm identification and hyperparameter
     optimization" (2016). The rungs lie after `first`, `first * factor`, `first * factor**2` …
     epochs, and `factor` is called η there. All programs of a run wait for each other at a rung.
-    Trials that differ in their seed or fold alone are one setting, with the mean over them.
+    Trials that differ in their seed or fold alone are one setting, with the mean over them. Of one
+    that another rule has ended, as `StopDiverged` does, the setting does not go on.
 
     Args:
         metric: by which settings are compared: "loss" or a metric of the task.
@@ -49,6 +51,7 @@ class Halving:
     factor: int = 3
     first: int = 1
     split: str | None = None
+    _begun: Counter[Trial] = field(default_factory=Counter, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Raise UserError for numbers that cannot be."""
@@ -66,11 +69,12 @@ class Halving:
     def check(self, trials: Sequence[Trial], curves: Curves, steps: np.ndarray) -> None:
         """Raise UserError for a metric or a split that there is not."""
         curves.check(self.metric, self.split)
+        _begin(self._begun, trials)
 
     def stop(self, epoch: int, trials: Sequence[Trial], curves: Curves) -> np.ndarray:
         """All but the trials of the best settings, one of `factor`."""
         cost_T = curves.costs(self.metric, self.split)[:, -1]
-        return ~_best(trials, cost_T, lambda n: n // self.factor)
+        return ~_best(trials, cost_T, self._begun, lambda n: n // self.factor)
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,7 @@ class Hyperband:
     seeds: int = 1
     sweep: Sweep = field(init=False, repr=False, compare=False)
     _bracket: dict[Trial, int] = field(init=False, repr=False, compare=False)
+    _begun: Counter[Trial] = field(default_factory=Counter, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Draw the points, and raise UserError for numbers that cannot be."""
@@ -157,6 +162,7 @@ class Hyperband:
                 f"{count(len(others), 'trial')} of the sweep are in none of the brackets: expected "
                 "the sweep of this search, as in jaxexp.run(search, task, data)"
             )
+        _begin(self._begun, trials)
 
     def stop(self, epoch: int, trials: Sequence[Trial], curves: Curves) -> np.ndarray:
         """Of each bracket that has a rung here, all but the best settings."""
@@ -167,23 +173,35 @@ class Hyperband:
             own = np.flatnonzero(of_T == bracket).tolist()
             if epoch in rungs and own:
                 kept = size // self.factor ** (rungs.index(epoch) + 1)
-                stopped[own] = ~_best([trials[i] for i in own], cost_T[own], lambda n: kept)  # noqa: B023
+                asked = [trials[i] for i in own]
+                stopped[own] = ~_best(asked, cost_T[own], self._begun, lambda n: kept)  # noqa: B023
         return stopped
 
 
-def _best(trials: Sequence[Trial], cost_T: np.ndarray, kept: Callable[[int], int]) -> np.ndarray:
+def _begin(begun: Counter[Trial], trials: Sequence[Trial]) -> None:
+    """Note how many trials each setting of a run begins with."""
+    begun.clear()
+    begun.update(map(_setting, trials))
+
+
+def _best(
+    trials: Sequence[Trial], cost_T: np.ndarray, begun: Counter[Trial], kept: Callable[[int], int]
+) -> np.ndarray:
     """Which trials, (T,) bool, are of the `kept(settings)` best settings; one at least.
 
-    A setting costs the mean over its seeds and folds. One that diverged goes on only if all have.
+    A setting costs the mean over its seeds and folds. One that diverged, or has fewer trials left
+    than it has `begun` with, goes on only if all have.
     """
     costs: dict[Trial, list[float]] = {}
     for trial, cost in zip(trials, cost_T.tolist(), strict=True):
         costs.setdefault(_setting(trial), []).append(cost)
-    mean = {setting: float(np.mean(own)) for setting, own in costs.items()}
-    finite = sum(map(math.isfinite, mean.values()))
-    most = max(1, min(kept(len(mean)), finite))
+    mean = {  # of some alone, only among their like
+        setting: (len(own) < begun[setting], float(np.mean(own))) for setting, own in costs.items()
+    }
+    whole = sum(not fewer and math.isfinite(cost) for fewer, cost in mean.values())
+    most = max(1, min(kept(len(mean)), whole))
     # Ties by content, so that the order of the trials decides nothing.
-    best = set(sorted(mean, key=lambda setting: (mean[setting], setting.id))[:most])
+    best = set(sorted(mean, key=lambda setting: (*mean[setting], setting.id))[:most])
     return np.array([_setting(trial) in best for trial in trials])
 
 

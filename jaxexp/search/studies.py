@@ -57,7 +57,8 @@ def optuna(
     The study stays the user's: any sampler, any pruner, any storage. Each of its trials ends as
     Optuna has it: COMPLETE with the value after its last epoch, PRUNED, or FAIL where the loss
     diverged. Every epoch's value is an intermediate value, its step the epoch, from 1. A
-    configuration that is suggested again is trained once, and told to each.
+    configuration that is suggested again is trained once, and told to each; of one that was pruned,
+    it is trained again.
 
     Args:
         study: what `optuna.create_study` or `optuna.load_study` returns.
