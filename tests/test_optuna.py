@@ -272,12 +272,12 @@ def test_an_error_of_the_space_fails_what_was_asked(data):
 
 @dataclass(frozen=True, kw_only=True)
 class LabelTrial(jx.MLPTrial):
-    label: str | None = None
+    label: int | str = 8
 
 
 class Labelled(jx.MLPClassification):
     def init(self, trial, rng, data):
-        assert trial.label in (None, "None")
+        assert trial.label in (8, "8")
         return super().init(trial, rng, data)
 
 
@@ -287,13 +287,13 @@ def test_suggestions_that_are_written_alike_are_refused(data):
     own = study()
 
     def suggest(trial):
-        return base.replace(label=[None, "None"][trial.number])
+        return base.replace(label=[8, "8"][trial.number])
 
-    with pytest.raises(UserError, match="label: None and 'None' are both written 'None'"):
+    with pytest.raises(UserError, match="label: 8 and '8' are both written '8'"):
         run(own, data, suggest, trials=2, batch=1, task=Labelled())
     assert states(own) == [COMPLETE, FAIL]
-    labels = {"label": CategoricalDistribution([None, "None"])}
-    with pytest.raises(UserError, match="are both written 'None'"):
+    labels = {"label": CategoricalDistribution([8, "8"])}
+    with pytest.raises(UserError, match="are both written '8'"):
         run(own := study(), data, (base, labels), task=Labelled())
     assert not own.trials
 

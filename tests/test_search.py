@@ -413,6 +413,26 @@ def test_frozen_distributions_of_scipy_are_values():
         random(Space(MLP, {"depth": scipy.stats.randint(2, 5)}), 4)
 
 
+def test_distributions_of_scipy_are_their_tables_too_and_written_alike_in_any_process():
+    def one(*values):
+        return scipy.stats.rv_discrete(values=(values, [0.5, 0.25, 0.25]))()
+
+    assert distribution(one(1, 2, 3)) == distribution(one(1, 2, 3)) != distribution(one(1, 2, 4))
+    counts = scipy.stats.rv_histogram(([1, 2], [0, 1, 2]), density=False)()
+    for own in (one(1, 2, 3), counts, scipy.stats.loguniform(1e-4, 1)):
+        assert "0x" not in repr(distribution(own))
+
+
+def test_arrays_are_lists_of_values():
+    pairs = np.array([[1, 8], [2, 16]])
+    drawn = random(Space(MLP, {("depth", "width"): pairs}), 2).trials()
+    assert sorted([trial.depth, trial.width] for trial in drawn) == pairs.tolist()
+    widths = Space(MLP, {"depth": np.array([2]), "width": [np.array([8, 16])]})
+    assert values(random(widths, 1), "width") == [(8, 16)]
+    for several in (np.array([1, 2]), range(1, 3)):
+        assert uniform(0, 1).when(depth=several) == uniform(0, 1).when(depth=[1, 2])
+
+
 @dataclass(frozen=True, kw_only=True)
 class OwnTrial(jx.Trial):
     l2: float = jx.traced(0.0, at_least=0, at_most=1)

@@ -183,6 +183,10 @@ def explored(own, now, draws=200):
         (jx.search.integers(-9, 9), 0, {-1, 1}),
         (jx.search.integers(1, 5000, step=1), 4000, {3200, 4800}),
         (scipy.stats.randint(1, 10), 2, {1, 3}),
+        (scipy.stats.randint(-5, 6), 0, {-1, 1}),
+        (scipy.stats.randint(1, 99), 40, {32, 48}),
+        (scipy.stats.rv_discrete(values=([1, 8, 64], [0.5, 0.25, 0.25]))(), 8, {1, 64}),
+        (scipy.stats.rv_discrete(values=([1, 8, 64], [0.5, 0.25, 0.25]))(), 64, {8, 64}),
     ],
 )
 def test_whole_numbers_move_by_steps_up_and_down_within_the_space(own, now, expected):

@@ -4,6 +4,8 @@ import contextlib
 import dataclasses
 import io
 import itertools
+import pickle
+import time
 from dataclasses import dataclass, field
 
 import jax
@@ -433,6 +435,19 @@ def test_budgets(problem):
     assert steps["epochs_trained"].values.tolist() == [2, 3]
     no_time = jx.run(sweep, *problem, stopping=[jx.Budget(seconds=1e-9)], progress=False)
     assert no_time["epochs_trained"].values.tolist() == [1, 1]
+
+
+def test_a_budget_of_seconds_is_one_on_every_node(monkeypatch):
+    """Whatever their monotonic clocks, which count from when a machine was started."""
+    rule = jx.Budget(seconds=3600)
+    rule.check([BASE], None, np.ones(1))
+    there = pickle.loads(pickle.dumps(rule))
+    now, monotonic = time.time(), time.monotonic()
+    for hours, over in ((0, False), (2, True)):
+        monkeypatch.setattr(time, "time", lambda hours=hours: now + hours * 3600)
+        for up in (-1e6, 1e6):
+            monkeypatch.setattr(time, "monotonic", lambda up=up: monotonic + up)
+            assert there.stop(1, [BASE], None).tolist() == [over]
 
 
 class Wrong:

@@ -462,6 +462,16 @@ def test_numbers_are_read_as_tables_show_them():
         tables.where(ds, ["learning_rate=1,5"])
 
 
+def test_values_are_read_as_set_reads_them():
+    ds = results()
+    for written, own in [("on", True), ("1", True), ("no", False)]:
+        assert tables.where(ds, [f"batch_norm={written}"])["batch_norm"].values == [own]
+    ds = ds.assign_coords(learning_rate=["max", "None", "mean"])
+    assert tables.where(ds, ["learning_rate=none"])["learning_rate"].values == ["None"]
+    ds = ds.assign_coords(learning_rate=["max", "None", "none"])  # of a Literal
+    assert tables.where(ds, ["learning_rate=none"])["learning_rate"].values == ["none"]
+
+
 def test_show_several_sweeps_or_one(two):
     _, told, _ = call("show", two)
     assert lines_with(told, "rates", "learning rate 0.01, batch norm on", "0.0400 nats", " 6 ")

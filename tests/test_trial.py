@@ -37,11 +37,15 @@ class NetTrial(Trial):
     kernels: tuple[int, ...] = static((3, 3), at_least=1)
     pair: tuple[str, float] = ("a", 0.5)
     mode: str = static("plain", choices=("plain", "fancy"))
+    pooling: str | None = "max"
+    crop: Literal["none", "half"] | None = None
+    betas: tuple[float, ...] | None = (0.9, 0.5)
 
 
 def test_kinds():
     kinds = {name: field.kind for name, field in NetTrial.fields().items()}
     own = ("channels", "clip", "schedule", "pool", "kernels", "pair", "mode", "matmul_precision")
+    own += ("pooling", "crop", "betas")
     assert {name for name, kind in kinds.items() if kind is Kind.STATIC} == set(own)
     assert kinds["batch_size"] is Kind.SIZE
     assert kinds["scale"] is kinds["learning_rate"] is kinds["seed"] is Kind.TRACED
@@ -69,6 +73,12 @@ def test_kinds():
         ("pair", ("b", 1), ("b", 1.0)),
         ("channels", "16", 16),
         ("mode", "fancy", "fancy"),
+        ("pooling", "none", None),
+        ("pooling", "None", None),
+        ("pooling", "nonesuch", "nonesuch"),
+        ("crop", "none", "none"),
+        ("crop", "None", None),
+        ("betas", "none", None),
     ],
 )
 def test_values_of_every_type_are_taken(name, given, expected):
@@ -95,6 +105,9 @@ def test_every_value_makes_another_id():
         ({"pair": [("a",)]}, r"pair=\('a',\): expected tuple"),
         ({"mode": ["odd"]}, "mode='odd': expected one of plain, fancy"),
         ({"scale": [0]}, "scale=0.0: expected a number above 0 and at most 8"),
+        ({"scale": [1e-46]}, "scale=1e-46: expected a number that is 0 or between"),
+        ({"scale": [8.0000001]}, r"scale=8\.0000001: expected a number above 0 and at most 8$"),
+        ({"momentum": [0.99999999]}, "momentum=0.99999999: expected .* below 1, as float32 has it"),
         ({"kernels": [(3, 0)]}, "kernels=3-0: expected numbers at least 1"),
         ({"kernels": [""]}, "kernels='': expected whole numbers as in 64-32-16"),
         ({"channel": [3]}, "unknown hyperparameter 'channel': did you mean channels"),
@@ -263,7 +276,6 @@ class LayersTrial(Trial):
         ({("hidden", "seed"): [(4, 0), (4, 1), ((4,), 0)]}, r"hidden: 4 and \(4,\) are both"),
         ({"blocks": [((1, 2), (3,)), ((1,), (2, 3))]}, "are both written '1-2-3'"),
         ({"names": [("a-b", "c"), ("a", "b-c")]}, "are both written 'a-b-c'"),
-        ({"label": [None, "None"]}, "label: None and 'None' are both written 'None'"),
         ({"schedule": [Schedule.FLAT, "FLAT"]}, "and 'FLAT' are both written 'FLAT'"),
     ],
 )

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, TextIO
 
+import numpy as np
 import xarray as xr
 from rich import box
 from rich.console import Console
@@ -15,6 +16,7 @@ from rich.table import Table
 from jaxexp.base.errors import UserError
 from jaxexp.base.words import count
 from jaxexp.results import seeds, select
+from jaxexp.spec.values import convert
 
 if TYPE_CHECKING:
     from jaxexp.cli.rundir import RunDirectory
@@ -193,23 +195,25 @@ def where(ds: xr.Dataset, settings: Sequence[str]) -> xr.Dataset:
             raise UserError(f"--where {setting!r}: expected KEY=VALUE")
         if name not in select.hyperparameters(ds):
             select.where(ds, **{name: value})  # says which ones vary
-        ds = select.where(ds, **{name: _read(name, value, ds[name].dtype.kind)})
+        ds = select.where(ds, **{name: _read(name, value, ds[name].values)})
         ds = ds.assign_attrs(sweep=f"{ds.attrs.get('sweep', 'sweep')}, {name}={value}")
     return ds
 
 
-def _read(name: str, value: str, kind: str) -> object:
+def _read(name: str, value: str, there: np.ndarray) -> object:
     """A value as the results hold it."""
-    booleans = {"on": True, "true": True, "off": False, "false": False}
+    kind = there.dtype.kind
     if kind in "iuf":  # perhaps as tables show it
         value = value.replace("−", "-")
         value = value.replace(",", "") if THOUSANDS.fullmatch(value) else value
     try:
         if kind == "b":
-            return booleans[value.lower()]
+            return convert(bool, value)
         if kind in "iu":
             return int(value)
-        return float(value) if kind == "f" else value
+        if kind == "f":
+            return float(value)
+        return None if value.lower() == "none" and value not in there else value
     except (ValueError, KeyError):
         expected = {"b": "on or off", "i": "one whole number", "u": "one whole number"}
         wanted = expected.get(kind, "one number")

@@ -9,7 +9,7 @@ from jaxexp.base.errors import UserError
 from jaxexp.base.numbers import checked_int, is_number
 from jaxexp.base.words import count
 from jaxexp.execution.rules import Change, Curves
-from jaxexp.spec.distributions import Choice, Conditional, Distribution
+from jaxexp.spec.distributions import Choice, Conditional, Distribution, Scipy
 from jaxexp.spec.hyperparameters import Kind
 from jaxexp.spec.names import refuse_taken
 from jaxexp.spec.samplers import members
@@ -172,6 +172,8 @@ class PBT:
             nearest = int(np.argmin(np.abs(np.array(options) - value)))
             return options[min(max(nearest + (1 if up else -1), 0), len(options) - 1)]
         ends = [float(end) for end in own.values()]  # type: ignore[arg-type]
+        if isinstance(own, Scipy) and own.step:
+            return own.away(value, 0.2, up=up)
         if own.step:
             return _step_away(value, own.step, min(ends), max(ends), up=up)
         return min(max(value * (1.2 if up else 0.8), min(ends)), max(ends))

@@ -13,7 +13,7 @@ from typing import Protocol, TypeAlias, runtime_checkable
 
 from jaxexp.base.errors import UserError
 from jaxexp.base.numbers import is_int, is_number
-from jaxexp.spec.values import Value, float32, text
+from jaxexp.spec.values import Value, float32, listed, text
 
 Conditions: TypeAlias = tuple[tuple[str, tuple[object, ...]], ...]  # a name, and its values
 EDGE = 2.0**-32  # quantiles of SciPy's distributions lie within this distance of 0 and 1
@@ -28,6 +28,10 @@ class Frozen(Protocol):
 
     def ppf(self, q: float) -> float:
         """The quantile function."""
+        ...
+
+    def cdf(self, x: float) -> float:
+        """The cumulative distribution function."""
         ...
 
     def support(self) -> tuple[float, float]:
@@ -78,7 +82,9 @@ class Distribution(abc.ABC):
             raise UserError("when(): expected a condition, such as when(optimizer='sgd')")
         made = []
         for name, values in conditions.items():
-            several = tuple(values) if isinstance(values, list | set | frozenset) else (values,)
+            values = listed(values)
+            any_of = isinstance(values, list | range | set | frozenset)
+            several = tuple(values) if any_of else (values,)  # type: ignore[arg-type]
             if not several:
                 raise UserError(f"when({name}=[]): expected at least one value")
             made.append((name, several))
@@ -218,7 +224,7 @@ class Choice(Distribution):
 
 @dataclass(frozen=True, eq=False)
 class Scipy(Distribution):
-    """A frozen distribution of `scipy.stats`; equal where name and parameters are."""
+    """A frozen distribution of `scipy.stats`; equal where name, parameters and tables are."""
 
     distribution: Frozen
 
@@ -247,26 +253,38 @@ class Scipy(Distribution):
         """Both ends, but for what is less probable than 2**-32."""
         return self.ppf(0), self.ppf(1)
 
+    def away(self, value: float, share: float, *, up: bool) -> float:
+        """Of a discrete distribution, the nearest value at least this share away, or an end."""
+        far = max(abs(value) * share * (1 - 1e-6), 1e-9) * (1 if up else -1)
+        return self.ppf(self.distribution.cdf(value + far) + (EDGE if up else -EDGE))
+
     def grid(self, points: int) -> list[object]:
         """So many values at equal distances in probability."""
         return [self.ppf((i + 0.5) / points) for i in range(points)]
 
     def _content(self) -> tuple[object, ...]:
+        """Name and parameters, and the tables that one of values or of a histogram is made of."""
         own = self.distribution
-        name = getattr(getattr(own, "dist", own), "name", type(own).__name__)
-        return name, tuple(own.args), tuple(sorted(own.kwds.items()))
+        made = getattr(own, "dist", own)
+        tables = [(k, *v.ravel().tolist()) for k, v in vars(made).items() if hasattr(v, "ravel")]
+        name = getattr(made, "name", type(own).__name__)
+        return name, tuple(own.args), tuple(sorted(own.kwds.items())), tuple(sorted(tables))
 
     def __eq__(self, other: object) -> bool:
-        """Whether name and parameters are equal."""
+        """Whether the contents are equal."""
         return isinstance(other, Scipy) and self._content() == other._content()
 
     def __hash__(self) -> int:
-        """Of name and parameters."""
+        """Of the content."""
         return hash(self._content())
+
+    def __repr__(self) -> str:
+        """The same in every process, as checkpoints know a search by it."""
+        return f"Scipy{self._content()}"
 
     def __str__(self) -> str:
         """As it is written."""
-        name, args, kwds = self._content()
+        name, args, kwds, _ = self._content()
         written = [*map(str, args), *(f"{k}={v}" for k, v in kwds)]  # type: ignore[call-overload, attr-defined]
         return f"scipy.stats.{name}({', '.join(written)})"
 
@@ -402,7 +420,7 @@ def choice(options: Sequence[object]) -> Choice:
     """
     if isinstance(options, str | bytes | Mapping) or not hasattr(options, "__iter__"):
         raise UserError(f"choice({options!r}): expected a list of values")
-    made = tuple(tuple(v) if isinstance(v, list) else v for v in options)
+    made = tuple(tuple(v) if isinstance(v, list) else v for v in map(listed, options))
     if not made:
         raise UserError("choice([]): expected at least one value")
     return Choice(made)

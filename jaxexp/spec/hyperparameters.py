@@ -158,14 +158,18 @@ def check_range(declared: Hyperparameter, value: Value) -> None:
     bounds = {key: getattr(declared, key) for key in tests}
     wanted = [(t, words, bounds[k]) for k, (t, words) in tests.items() if bounds[k] is not None]
     each = [v for v in (value if isinstance(value, tuple) else (value,)) if v is not None]
+    expected = " and ".join(f"{words} {bound:g}" for _, words, bound in wanted)
     if not all(test(cast(float, v), bound) for v in each for test, _, bound in wanted):
-        expected = " and ".join(f"{words} {bound:g}" for _, words, bound in wanted)
         number = "numbers" if isinstance(value, tuple) else "a number"
         raise UserError(f"{name}={text(value)}: expected {number} {expected}")
     if declared.kind is Kind.SIZE and not each:
         raise UserError(f"{name}={text(value)}: expected at least one number")
     if declared.kind in (Kind.TRACED, Kind.SIZE, Kind.LENGTH):
         _check_32_bits(name, each)
+    held = [float32(v) for v in each if isinstance(v, float)]  # of 0.99999999, that is 1
+    traced = declared.kind is Kind.TRACED
+    if traced and not all(test(v, float32(bound)) for v in held for test, _, bound in wanted):
+        raise UserError(f"{name}={value}: expected a number {expected}, as float32 has it")
 
 
 def _check_32_bits(name: str, values: Sequence[Value]) -> None:

@@ -88,7 +88,9 @@ def convert(hint: Hint, value: object) -> Value:
 
 
 def _to_one_of(options: Sequence[Hint], value: object) -> Value:
-    exact = [t for t in options if isinstance(t, type) and type(value) is t]
+    exact: list[Hint] = [t for t in options if isinstance(t, type) and type(value) is t]
+    if isinstance(value, str) and value.lower() == "none" and type(None) in options:
+        exact = [t for t in options if t is not str and typing.get_origin(t) is not tuple]
     for option in (*exact, *options):
         try:
             return convert(option, value)
