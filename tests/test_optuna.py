@@ -270,9 +270,29 @@ def test_an_error_of_the_space_fails_what_was_asked(data):
     assert set(states(own)) == {FAIL}
 
 
+def test_a_search_goes_on_after_a_suggestion_that_cannot_be(data, tmp_path):
+    """The sampler of a new process begins anew, and would suggest it again."""
+    space = {"width": FloatDistribution(2, 6)}  # of a whole number: most cannot be
+    own = study()
+    for _ in range(3):
+        own.sampler = op.samplers.RandomSampler(seed=0)
+        with pytest.raises(UserError, match="expected a whole number"):
+            run(own, data, (BASE, space), checkpoint_dir=tmp_path)
+    assert states(own) == [FAIL] * 3
+    assert len({trial.params["width"] for trial in own.trials}) == 3
+
+
+def test_a_function_that_suggests_the_seed_is_refused_with_several_seeds(data):
+    own = study()
+    with pytest.raises(UserError, match="seeds=2: the seed is suggested already, by the space"):
+        run(own, data, lambda trial: BASE.replace(seed=5 * trial.number), seeds=2)
+    assert states(own) == [FAIL] * 2
+
+
 @dataclass(frozen=True, kw_only=True)
 class LabelTrial(jx.MLPTrial):
     label: int | str = 8
+    depth_width: int = 1
 
 
 class Labelled(jx.MLPClassification):
@@ -811,6 +831,11 @@ REFUSED = [
     ({"space": (BASE, {"momentum": FloatDistribution(0, 0.9)})}, "needs optimizer=sgd"),
     ({"space": (BASE, {"batch_size": IntDistribution(8, 512)})}, "larger than the 77 training"),
     ({"space": (BASE, {"seed": IntDistribution(0, 5)}), "seeds": 2}, "seed is suggested already"),
+    ({"space": Space(BASE, {"depth": [2, 1], "width": [8, (8, 4)]})}, "2 widths for depth=1"),
+    (
+        {"space": Space(LabelTrial(), {("depth", "width"): [(1, 8)], "depth_width": [1]})},
+        "more than one parameter of a study would be named 'depth_width'",
+    ),
 ]
 
 

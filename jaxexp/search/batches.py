@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 NAME = "study"  # of the sweep of all that was trained
+SEEDS_TWICE = "seeds={}: the seed is suggested already, by the space"
 # Trains a batch, with the checkpoints of the batch of this name, if it is to be resumed, and rules.
 Train: TypeAlias = Callable[[PlannedRun, str | None, Stopping], Results]
 
@@ -134,6 +135,10 @@ class Search:
                     asked[-1].trials = self._trials(self.suggestions.suggest(own))
                 except TrialPruned:
                     asked[-1].pruned = True
+                except UserError:  # called again, the search goes on with the next one
+                    if self.folder:
+                        self.folder.keep_sampler(self.study, own.number)
+                    raise
                 if self.folder:
                     self.folder.keep_sampler(self.study, own.number)
         except BaseException:
@@ -177,6 +182,9 @@ class Search:
         """What is trained for a suggestion: the first like it that there was, with each seed."""
         suggested.check()
         check_texts(self.written, suggested.values())
+        first = next(iter(self.known.values()), suggested)
+        if self.seeds > 1 and suggested.seed != first.seed:
+            raise UserError(SEEDS_TWICE.format(self.seeds))
         first = self.known.setdefault(_as_float32(suggested), suggested)
         seeds = self._seeds(first)
         return tuple(first.replace(seed=seed) for seed in seeds) if seeds else (first,)

@@ -14,7 +14,7 @@ from jaxexp.execution.control import Stopping
 from jaxexp.execution.listeners import Progress
 from jaxexp.nn.classification import MLPClassification
 from jaxexp.results.results import Results
-from jaxexp.search.batches import Search, Train, Training
+from jaxexp.search.batches import SEEDS_TWICE, Search, Train, Training
 from jaxexp.search.reports import no_experimental_warnings
 from jaxexp.search.resuming import Folder
 from jaxexp.search.suggestions import Suggest, Suggestions, import_optuna, suggestions
@@ -94,8 +94,11 @@ def optuna(
 
     Raises:
         UserError: an argument that cannot be, a study of another direction or other parameters, a
-            metric or a split that there is not, a folder of another search; all before anything is
-            trained. An error in training is raised when the batch's trials have been told FAIL.
+            metric or a split that there is not, a folder of another search, values that do not fit
+            together; all before anything is trained. What a function suggests that cannot be, and
+            values of three or more parameters that do not fit together, are found as they are
+            suggested. Then, as after an error in training, the trials that were asked have been
+            told FAIL, and with `checkpoint_dir` the same call goes on with others.
 
     >>> import optuna as op
     >>> import jaxexp as jx
@@ -190,7 +193,7 @@ def _check_study(study: "op.Study") -> None:
 
 def _check_seeds(made: Suggestions, seeds: int) -> None:
     if seeds > 1 and "seed" in made.names:
-        raise UserError(f"seeds={seeds}: the seed is suggested already, by the space")
+        raise UserError(SEEDS_TWICE.format(seeds))
 
 
 def _bound(made: Suggestions, task: Task | None, data: Data | None, training: Training) -> Task:
@@ -206,6 +209,7 @@ def _bound(made: Suggestions, task: Task | None, data: Data | None, training: Tr
     for trial in examples:
         trial.check()
         check_texts(written, trial.values())
+    made.check_pairs()
     driver.check(examples, planned.task, planned.data)
     return planned.task
 

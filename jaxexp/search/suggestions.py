@@ -1,5 +1,6 @@
 """From what an Optuna study suggests to a trial."""
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias, cast
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 INSTALL = "pip install 'jaxexp[optuna]'"
+MOST_PAIRS = 10_000  # of values of two parameters, that are looked at
 Suggest: TypeAlias = "Callable[[optuna.Trial], Trial]"
 Distributions: TypeAlias = "Mapping[str, BaseDistribution]"
 
@@ -56,6 +58,21 @@ class Suggestions:
         ]
         made = [self.suggest(cast("optuna.Trial", FixedTrial(corner))) for corner in corners]
         return list(dict.fromkeys(made))
+
+    def check_pairs(self) -> None:
+        """Raise UserError where values of two parameters do not fit together.
+
+        Of a function, nothing is known, and of two long lists not every pair is looked at.
+        """
+        from optuna.trial import FixedTrial
+
+        values = {name: ends(own) for name, own in self.distributions.items()}
+        first = {name: own[0] for name, own in values.items()}
+        for one, other in itertools.combinations(values, 2):
+            if len(values[one]) * len(values[other]) <= MOST_PAIRS:
+                for pair in itertools.product(values[one], values[other]):
+                    point = first | dict(zip((one, other), pair, strict=True))
+                    self.suggest(cast("optuna.Trial", FixedTrial(point))).check()
 
     def check(self, study: "optuna.Study") -> None:
         """Raise UserError for a study of other parameters."""
@@ -123,6 +140,10 @@ def _of_space(space: Space) -> Suggestions:
     axes = space.distributions
     of = {name: axis for axis in axes for name in axis}
     distributions = {"_".join(axis): _distribution(axis, own) for axis, own in axes.items()}
+    if len(distributions) < len(axes):
+        names = ["_".join(axis) for axis in axes]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"space: more than one parameter of a study would be named {twice!r}")
 
     def suggest(trial: "optuna.Trial") -> Trial:
         values: dict[str, Value] = {}
