@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import unicodedata
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,6 +22,7 @@ from jaxexp.cli import begun, exporting, library, prediction
 from jaxexp.cli import main as cli
 from jaxexp.reproduce import vision
 from jaxexp.results.dataset import load, save
+from jaxexp.spec.values import text
 
 REGRESSION = """
 from dataclasses import dataclass
@@ -278,6 +280,20 @@ def test_rows_of_predictions_that_are_no_array_are_refused(parts, named, tmp_pat
     model = SimpleNamespace(about={"attrs": {}}, variables=lambda like: variables)
     with pytest.raises(jx.UserError, match=rf"new.csv: the model predicts {named}, expected an"):
         prediction._of_tables(model, jx.Trial(), planned, [tmp_path / "new.csv"], print)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedTrial(jx.Trial):
+    names: tuple[str, ...] = ("a-b", "c")  # which text does not give back
+
+
+def test_the_trial_of_a_study_has_its_own_values_from_the_base():
+    base = NamedTrial()
+    space = jx.search.Space(base, {"learning_rate": jx.search.loguniform(1e-4, 1)})
+    wanted = base.replace(learning_rate=0.5, seed=3)
+    about = {"initial": {name: text(value) for name, value in wanted.values().items()}}
+    source = library.Source(jx.Sweep(base), "", space=space)
+    assert prediction._trials(source, SimpleNamespace(about=about)) == [wanted]
 
 
 def test_a_table_that_cannot_be_predicted_is_told(regression, tmp_path, capsys):

@@ -79,6 +79,8 @@ def test_kinds():
         ("crop", "none", "none"),
         ("crop", "None", None),
         ("betas", "none", None),
+        ("betas", "0.9-1e-5", (0.9, 1e-5)),
+        ("betas", "-1e-05--1.E-3-2E3", (-1e-5, -1e-3, 2000.0)),
     ],
 )
 def test_values_of_every_type_are_taken(name, given, expected):

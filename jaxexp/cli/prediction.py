@@ -148,7 +148,8 @@ def _trials(source: Source, model: Model) -> Sequence[Trial]:
     """Those of the sweep; of a study, whose are only known in the end, that of the model alone."""
     if source.space is None:
         return source.sweep.trials()
-    initial = {name: [value] for name, value in model.about["initial"].items()}
+    searched = {*source.space.names, "seed"}  # all else is as in the base
+    initial = {name: [v] for name, v in model.about["initial"].items() if name in searched}
     return Sweep(source.sweep.base).set(initial).trials()
 
 

@@ -2,6 +2,7 @@
 
 import enum
 import math
+import re
 import struct
 import types
 import typing
@@ -101,13 +102,22 @@ def _to_one_of(options: Sequence[Hint], value: object) -> Value:
 
 def _to_tuple(hints: Sequence[Hint], value: object) -> tuple[Value, ...]:
     if isinstance(value, str):
-        value = value.split("-") if value != "()" else ()
+        value = parts(value) if value != "()" else ()
     value = listed(value)
     if not isinstance(value, tuple | list):
         raise ValueError
     if len(hints) == 2 and hints[1] is Ellipsis:
         hints = [hints[0]] * len(value)
     return tuple(convert(hint, each) for hint, each in zip(hints, value, strict=True))
+
+
+def parts(written: str) -> list[str]:
+    """Those of the text of a tuple.
+
+    >>> parts("64-32"), parts("-0.5--1e-05")
+    (['64', '32'], ['-0.5', '-1e-05'])
+    """
+    return re.split(r"(?<=[^-])-(?<![\d.][eE]-(?=\d))", written)  # no sign, nor an exponent's
 
 
 def listed(value: object) -> object:

@@ -29,7 +29,7 @@ from jaxexp.results.select.fields import (
 )
 from jaxexp.results.select.labels import applying_by_trial, named, point, statuses, trial_in_words
 from jaxexp.results.select.wording import metric_words
-from jaxexp.spec.values import text
+from jaxexp.spec.values import parts, text
 from jaxexp.spec.written import number, setting
 
 
@@ -159,9 +159,9 @@ def _text_order(value: object) -> tuple[bool, int, tuple[float, ...], str]:
 def _numbers(value: object) -> tuple[float, ...]:
     """The numbers of a value, or of the text of one, such as "64-32-16"; none of any other."""
     written = text(value)
-    for parts in ([written], written.split("-")):
+    for each in ([written], parts(written)):
         try:
-            made = tuple(map(float, parts))
+            made = tuple(map(float, each))
         except ValueError:
             continue
         return made if np.isfinite(made).all() else ()
