@@ -81,7 +81,7 @@ def test_the_profile_of_a_sweep_adds_up(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--set", "depth=1"], "--set: expected together with --profile"),
+        (["--set", "depth=1"], "--set: expected with --profile"),
         (["--profile", "learning_rate", "--quick"], "--quick: expected without --profile"),
         (["--profile", "learning_rate", "--optuna"], "expected without"),
         (["--profile", "nothing"], "nothing"),

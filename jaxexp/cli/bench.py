@@ -15,8 +15,19 @@ from jaxexp.cli.options import (
 )  # fmt: skip
 from jaxexp.cli.starting import parse_settings
 
+OF_GRID = {"data", "trials", "seeds", "epochs", "width", "peers"}
+OF_OTHERS = {  # what is timed instead, and the options of it
+    "vision": {"images"},
+    "study": {"quick"},
+    "cross_validation": {"data", "quick"},
+    "searches": {"data", "quick"},
+    "on_cluster": {"quick"},
+    "profiled": {"data", "settings"},
+}
+
 
 def bench(
+    ctx: typer.Context,
     data: Data = None,
     trials: Annotated[int, typer.Option(min=1, help="Trials: learning rates × seeds.")] = 64,
     seeds: Annotated[int, typer.Option(min=1, help="Different seeds among the trials.")] = 4,
@@ -86,25 +97,10 @@ def bench(
 
     jaxexp bench --trials 16 --epochs 2
     """
-    if images is not None and not vision:
-        raise UserError(f"--images {images}: expected together with --vision")
-    kinds = {
-        "--vision": vision, "--optuna": study, "--sklearn": cross_validation,
-        "--searches": searches, "--cluster": on_cluster,
-        "--profile": profiled is not None,
-    }  # fmt: skip
-    asked = [name for name, given in kinds.items() if given]
-    if len(asked) > 1:
-        raise UserError(f"{asked[1]}: expected without {asked[0]}")
-    if settings and profiled is None:
-        raise UserError("--set: expected together with --profile")
+    _check(ctx)
     if profiled is not None:
-        if quick:
-            raise UserError("--quick: expected without --profile")
         _bench_profile(profiled, settings or [], data)
         return
-    if quick and (vision or not asked):
-        raise UserError("--quick: expected with --optuna, --sklearn, --searches or --cluster")
     if cross_validation:
         benchmark("crossvalidation").compare(data, quick=quick)
         return
@@ -127,6 +123,20 @@ def bench(
     benchmark("grid").compare(
         data, trials=trials, seeds=seeds, epochs=epochs, width=width, peers=peers
     )
+
+
+def _check(ctx: typer.Context) -> None:
+    """Raise UserError for options that what is timed does not have."""
+    options = {str(p.name): "/".join([*p.opts, *p.secondary_opts]) for p in ctx.command.params}
+    sources = {name: ctx.get_parameter_source(name) for name in options}
+    given = [name for name, own in sources.items() if own and own.name == "COMMANDLINE"]
+    instead = [name for name in OF_OTHERS if name in given]
+    allowed = {instead[0], *OF_OTHERS[instead[0]]} if instead else OF_GRID
+    for name in given:
+        if name not in allowed:
+            having = " or ".join(options[kind] for kind, own in OF_OTHERS.items() if name in own)
+            expected = f"without {options[instead[0]]}" if instead else f"with {having}"
+            raise UserError(f"{options[name]}: expected {expected}")
 
 
 def _bench_profile(sweep: str, settings: list[str], data: Path | None) -> None:

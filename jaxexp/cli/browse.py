@@ -38,7 +38,9 @@ def show(
             show_default=False, help="One of its sweeps.", autocompletion=completed_sweeps
         ),
     ] = None,
-    top: Annotated[int, typer.Option(metavar="N", min=1, help="How many.")] = 10,
+    top: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="How many; 10, if not given.")
+    ] = None,
     by: By = None,
     split: Annotated[
         str | None,
@@ -68,10 +70,13 @@ def show(
     if len(results) == 1:
         [ds] = results.values()
         ds = tables.where(ds, where or [])
-        console.print(tables.best_trials(ds, by=by, split=split, top=top, each_seed=each_seed))
+        made = tables.best_trials(ds, by=by, split=split, top=top or 10, each_seed=each_seed)
+        console.print(made)
         return
-    if where:
-        raise UserError(f"--where: this run has several sweeps, name one of {', '.join(results)}")
+    for option, given in (("--where", where), ("--top", top), ("--each-seed", each_seed)):
+        if given:
+            there = ", ".join(results)
+            raise UserError(f"{option}: this run has several sweeps, name one of {there}")
     console.print(tables.best_of_each(results, by=by, split=split))
 
 
@@ -83,9 +88,9 @@ def compare(
 ) -> None:
     """Compare runs: the best trial of each sweep, and what differs between them.
 
-    Differences are those to the first run; there is none between a mean over seeds and a single
-    trial. Settings, versions, devices, data, and the files and tasks of sweeps are listed where
-    they differ.
+    Differences are those to the first run that has the sweep; there is none between a mean over
+    seeds and a single trial. Settings, versions, devices, data, and the files and tasks of sweeps
+    are listed where they differ.
 
     jaxexp compare runs/before runs/after
     """

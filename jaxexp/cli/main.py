@@ -353,7 +353,11 @@ def plan(
         quick=quick,
         inputs=inputs_of(data, images, weights, image_size, skip_broken, quick),
     )
-    planned_stages = [s for s in stages(command.sources()) if s[0].estimate is None]
+    every = stages(command.sources())
+    planned_stages = [s for s in every if s[0].estimate is None]
+    if not planned_stages:
+        name = every[0][0].sweep.name
+        raise UserError(f"{name}: another library fits its models; there is nothing to plan")
     if figure is not None:
         drawing.check(figure, len(planned_stages))
     if sweep == "reproduce":

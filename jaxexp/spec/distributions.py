@@ -259,7 +259,7 @@ class Scipy(Distribution):
         return self.ppf(self.distribution.cdf(value + far) + (EDGE if up else -EDGE))
 
     def grid(self, points: int) -> list[object]:
-        """So many values at equal distances in probability."""
+        """The medians of so many parts, each as probable: there may be no ends."""
         return [self.ppf((i + 0.5) / points) for i in range(points)]
 
     def _content(self) -> tuple[object, ...]:

@@ -113,8 +113,8 @@ def grid(space: Space, points: int | Mapping[str, int], *, seeds: int = 1) -> Sw
         space: what is searched.
         points: how many values of each hyperparameter that is no choice, or of each by name: at
             equal distances in probability, both ends among them. Of fewer whole numbers than that,
-            and of choices, all. Where a condition does not hold there is one value, that of the
-            base trial.
+            and of choices, all; of SciPy's distributions, which may have no ends, the medians of as
+            many parts. Where a condition does not hold there is one value, that of the base trial.
         seeds: as for `random`.
 
     Returns:
