@@ -287,10 +287,12 @@ MASKED = {
         x[:, 0, 0], weights=mask / jnp.maximum(mask.sum(), 1)
     ),
     "added": lambda x, k, mask: jax.nn.logsumexp(x[:, 0, 0] + jnp.where(mask, 0, -jnp.inf)),
-    "logarithm": lambda x, k, mask: jax.nn.softmax(x[:, 0, 0] + jnp.log(mask * 1.0)) @ x[:, 0],
-    "root": lambda x, k, mask: (jnp.sqrt(mask * 1.0) * x[:, 0, 0]).sum(),
 }
 NOT_TOLD = {
+    # derivatives that are not finite for others,
+    "logarithm": lambda x, k, mask: jax.nn.softmax(x[:, 0, 0] + jnp.log(mask * 1.0)) @ x[:, 0],
+    "root": lambda x, k, mask: (jnp.sqrt(mask * 1.0) * x[:, 0, 0]).sum(),
+    # and values that are not followed
     "large": lambda x, k, mask: jax.nn.logsumexp(x[:, 0, 0] + jnp.where(mask, 0, -1e9)),
     "power": lambda x, k, mask: (mask**2 * x[:, 0, 0]).sum(),
     "otherwise": lambda x, k, mask: jnp.where(mask[:, None, None], 0, x).sum(),
@@ -1018,6 +1020,27 @@ def test_what_depends_on_how_many_examples_there_are(loss, sized, filling):
     # In evaluation, how many there are of other splits, or the place behind them, would count too.
     expected = masks.Mixing(filling, evaluated_filling=filling, evaluated=True, sized=sized)
     assert found(of_batch(loss), trials=SIZES) == expected
+
+
+def root(x):
+    return jnp.sqrt((x**2).sum(1))
+
+
+@pytest.mark.parametrize(
+    ("of", "finite"),
+    [
+        (lambda x, mask: root(x * mask[:, None]), False),
+        (lambda x, mask: jnp.where(mask, (root(x * mask[:, None]) - 1) ** 2, 0), False),
+        (lambda x, mask: root(jnp.where(mask[:, None], x, 0)), True),
+        (lambda x, mask: jnp.sqrt((x[:, 0] * mask) ** 2 + 0.1), True),
+        (lambda x, mask: jnp.exp(x[:, 0] + jnp.log(mask * 1.0)), True),
+    ],
+)
+def test_gradients_of_what_fills_a_batch_are_finite(of, finite):
+    """0 times the derivative of a root of 0 is no number, which a `where` before it leaves out."""
+    task = of_batch(lambda h, x, rng, mask: h**2 + of(h[:, None] * x, mask))
+    made = found(task, trials=SIZES)
+    assert (made.filling, made.evaluated_filling) == (not finite, False)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from jaxexp.report import figures
 from jaxexp.results import select
 from jaxexp.results.dataset import load, save, to_dataset
 from jaxexp.results.seeds import average
+from jaxexp.spec import values
 from jaxexp.spec.sweep import RECORDS, Sweep
 from jaxexp.spec.trial import MLPTrial
 
@@ -185,6 +186,8 @@ def test_members_of_enums_and_options_of_several_types_are_told_apart_as_they_ar
     chosen = select.where(results, sampling=Sampling.MANY, size=Size.SMALL, noise=0, bits=False)
     assert chosen["loss"].shape[:4] == (1, 1, 1, 2)
     assert select.setting(Size.SMALL) == "SMALL"
+    assert values.text(enum.Flag("Parts", "X Y")(0)) == "0"
+    assert values.convert(Literal[Size.SMALL, "x"], "SMALL") is Size.SMALL
 
 
 def test_splits_that_are_missing_are_left_out(problem):

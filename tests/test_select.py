@@ -297,7 +297,7 @@ class TestStoppedTrials:
         cut = [select.measured_when(ds.isel(epoch=slice(0, n))) for n in (1, 2, 4)]
         best = "at each trial's best epoch"
         assert cut == [f"{best}, up to epoch 1", f"{best}, up to epoch 2", best]
-        assert select.measured_when(ds.isel(width=2, epoch=0)) == "after the last epoch"
+        assert select.measured_when(ds.isel(width=2, epoch=0)) == "after epoch 1"
         means = seeds.average(self.stopped([1, 2, 4], seed=[0, 1, 2]))
         assert select.measured_when(means.isel(epoch=slice(0, 4))) == "after the last epoch"
         note = select.stopping_note(ds)

@@ -19,7 +19,7 @@ Hint: TypeAlias = object
 def text(value: object) -> str:
     """The value of a hyperparameter as it is written: a tuple of widths as "64-32-16"."""
     if isinstance(value, enum.Enum):
-        return value.name
+        return value.name or str(value.value)  # a flag of nothing has no name
     return "-".join(map(text, value)) if isinstance(value, tuple) and value else str(value)
 
 
@@ -80,7 +80,8 @@ def convert(hint: Hint, value: object) -> Value:
         return _to_one_of(typing.get_args(hint), value)
     if origin is typing.Literal:
         options: tuple[Value, ...] = typing.get_args(hint)
-        return {str(option): option for option in options}[str(value)]
+        named = {str(option): option for option in options}
+        return (named | {text(option): option for option in options})[text(value)]
     if origin is tuple:
         return _to_tuple(typing.get_args(hint), value)
     if isinstance(hint, type) and issubclass(hint, enum.Enum):

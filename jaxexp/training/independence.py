@@ -56,6 +56,12 @@ EXAMPLES = Reach(frozenset([0]))
 # Others are those where it is False.
 MASK = Reach(known={0: np.bool_(False)}, masked=frozenset([0]))
 UNKNOWN = Reach(spread=Spread.UNKNOWN)
+# Where derivatives are not finite: of which argument, and at which of its values.
+SINGULAR: dict[str, tuple[int, tuple[float, ...]]] = {
+    **dict.fromkeys(("sqrt", "rsqrt", "cbrt", "log", "pow", "lgamma", "digamma"), (0, (0,))),
+    **dict.fromkeys(("asin", "acos", "atanh", "erf_inv"), (0, (-1, 1))),
+    "acosh": (0, (1,)), "atan2": (0, (0,)), "div": (1, (0,)), "log1p": (0, (-1,)),
+}  # fmt: skip
 
 
 def reaches(
@@ -140,6 +146,8 @@ class _Proof:
     def _result(self, eqn: jax_core.JaxprEqn, given: list[Reach], out: jaxprs.Shape) -> Reach:
         """One result of an operation that is given nothing which is spread."""
         name, shapes = eqn.primitive.name, [jaxprs.shape(v) for v in eqn.invars]
+        if self.differentiated and _may_be_singular(name, given):
+            return UNKNOWN  # 0 times its derivative may be no number
         known = self._known(eqn, given, shapes, out)
         taken = self._taken(eqn, given)
         rule = APART.get(name) or ALIKE.get(name)
@@ -335,6 +343,17 @@ def _folded(
     known = [own.value(axis) for own, axis in zip(given, axes, strict=True)]
     plain = [own.plain(axis) for own, axis in zip(given, axes, strict=True)]
     return folded(name, known, dtypes, plain)
+
+
+def _may_be_singular(name: str, given: Sequence[Reach]) -> bool:
+    """Whether a mask may have put others where the derivative of an operation is not finite."""
+    if name not in SINGULAR:
+        return False
+    argument, points = SINGULAR[name]
+    own = given[argument]
+    values = [own.value(axis) for axis in own.masked - {MIXED}]
+    # What joins others may be on every axis what a mask has made anew: only what is known counts.
+    return any(v in points if v is not None else MIXED not in own.masked for v in values)
 
 
 def _beside(eqn: jax_core.JaxprEqn, i: int, axis: int) -> Axis:

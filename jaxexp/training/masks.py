@@ -32,9 +32,10 @@ from jaxexp.training.task import Task
 MANY, MORE = 1009, 1013  # examples of batches that are traced: primes, which no other axis has
 MOST_SIZES = 16  # of batches, besides: the extremes, and some between
 FILLING = (
-    "what fills it up would change the losses of its examples, or the model's state: heed the "
-    "`mask` (B,) of a batch, where its examples have to do with one another, or how many they are "
-    "(give the module, `apply` or `loss` a parameter `mask`)"
+    "what fills it up would change the losses of its examples, their gradients or the model's "
+    "state: heed the `mask` (B,) of a batch, where its examples have to do with one another, or "
+    "how many they are (give the module, `apply` or `loss` a parameter `mask`), with a `where` "
+    "before roots and quotients, of which a product with the mask has no finite gradients"
 )
 COMPARES = (
     "what fills it up would change the values of metrics[{!r}], which have to do with other "

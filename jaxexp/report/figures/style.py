@@ -15,6 +15,7 @@ from matplotlib.typing import ColorType
 from numpy.typing import ArrayLike
 from PIL import Image  # matplotlib needs it as well
 
+from jaxexp.base.errors import UserError
 from jaxexp.report.figures.figure import EpochLocator, Keyword, ReportFigure, Style
 from jaxexp.results import seeds, select
 from jaxexp.results.select import (
@@ -160,6 +161,10 @@ def averaged(ds: xr.Dataset) -> xr.Dataset:
 def by_epoch_and_split(ds: xr.Dataset) -> xr.Dataset:
     """Results with both dimensions, also where one epoch or one split was selected."""
     for dim in ("epoch", "split"):
+        if dim not in ds.coords:
+            raise UserError(
+                f"ds: has no coordinate {dim!r}, expected results as they were selected"
+            )
         if ds[dim].dims:
             continue
         names = [f"{m}{of}" for m in select.metrics(ds) for of in ("", "_std", "_undefined")]

@@ -17,6 +17,7 @@ from jaxexp.results.select.fields import (
     hyperparameters,
     in_the_end,
     kept_best,
+    last_epoch,
     replicate,
     size,
     undefined,
@@ -99,7 +100,8 @@ def measured_when(ds: xr.Dataset) -> str:
     """What `final` is of, in words: "after the last epoch", "at each trial's best epoch"."""
     kept = kept_best(ds)
     if not kept.any():
-        return "after the last epoch"
+        cut = bool((last_epoch(ds) < ds["epochs_trained"]).all())
+        return f"after epoch {np.max(ds['epoch'].values)}" if cut else "after the last epoch"
     alone = size(ds) == 1 and not averaged_over(ds)
     which = "at its best epoch" if alone else "at each trial's best epoch"
     return which if kept.all() else f"{which}, up to epoch {np.max(ds['epoch'].values)}"
