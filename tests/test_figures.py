@@ -307,7 +307,7 @@ class TestSplits:
             for draw in (figures.curves, figures.splits):
                 left, right = (draw(each).interactive["data"] for each in (one, several))
                 assert left == right
-        with pytest.raises(UserError, match="ds: has no coordinate 'epoch'"):
+        with pytest.raises(UserError, match="ds has no coordinate 'epoch'"):
             figures.curves(ds.isel(epoch=2, drop=True))
 
     def test_several_trials_stand_side_by_side(self) -> None:

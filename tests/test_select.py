@@ -299,7 +299,7 @@ class TestStoppedTrials:
         assert cut == [f"{best}, up to epoch 1", f"{best}, up to epoch 2", best]
         assert select.measured_when(ds.isel(width=2, epoch=0)) == "after epoch 1"
         means = seeds.average(self.stopped([1, 2, 4], seed=[0, 1, 2]))
-        assert select.measured_when(means.isel(epoch=slice(0, 4))) == "after the last epoch"
+        assert select.measured_when(means.isel(epoch=slice(0, 4))) == "after epoch 4"
         note = select.stopping_note(ds)
         assert note == (
             "2 of 3 trials stopped early, after 2 to 4 epochs, and the results are those of each "

@@ -162,9 +162,7 @@ def by_epoch_and_split(ds: xr.Dataset) -> xr.Dataset:
     """Results with both dimensions, also where one epoch or one split was selected."""
     for dim in ("epoch", "split"):
         if dim not in ds.coords:
-            raise UserError(
-                f"ds: has no coordinate {dim!r}, expected results as they were selected"
-            )
+            raise UserError(f"ds has no coordinate {dim!r}: expected results that keep it")
         if ds[dim].dims:
             continue
         names = [f"{m}{of}" for m in select.metrics(ds) for of in ("", "_std", "_undefined")]
