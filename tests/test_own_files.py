@@ -400,7 +400,8 @@ def problem(inputs):
 
 
 sweep = jx.Sweep(
-    jx.MLPTrial(epochs=4, depth=2, width=8, batch_size=30), {"learning_rate": [1e-2, 1e-3]}
+    jx.MLPTrial(epochs=4, depth=2, width=8, batch_size=30, features="standardised"),
+    {"learning_rate": [1e-2, 1e-3]},
 )
 """
 

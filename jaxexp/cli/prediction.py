@@ -196,7 +196,7 @@ def _of_tables(
     note: Callable[[str], None],
 ) -> list[Prediction]:  # fmt: skip
     """Of every row of CSV files whose columns are the features."""
-    task, data, trained = planned.task, planned.data, model.about["attrs"]
+    task, data, trained = model.bound(planned.task), planned.data, model.about["attrs"]
     features = trained.get("features", data.features)
     read = [_read(file, features, task, data.train.x, note) for file in files]
     arrays = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), data.arrays())

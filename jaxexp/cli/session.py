@@ -339,7 +339,7 @@ class Session:
 
             for name, own in trials.items():
                 if record.trial in own:
-                    models.save(directory.models, name, record, attrs)
+                    models.save(directory.models, name, record, attrs, planned.task)
 
         return save
 

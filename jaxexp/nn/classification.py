@@ -44,6 +44,7 @@ class MLPClassification(Task):
     std: tuple[float, ...] = ()
     evaluation_batch_size: int = 1024  # activations stay in a core's cache
     loss_unit = "nats"
+    saved_fields = ("classes", "mean", "std")
     metrics = types.MappingProxyType({"accuracy": Metric("higher")})
 
     def bind(self, data: Data) -> "MLPClassification":

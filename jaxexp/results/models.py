@@ -4,6 +4,7 @@ They lie at `models/SWEEP/TRIAL_ID.npz`, NumPy's own format with a digest at the
 whole or not at all, and one that is damaged is refused.
 """
 
+import dataclasses
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,7 @@ from jaxexp.results import seeds, select
 from jaxexp.spec.trial import Trial
 from jaxexp.spec.values import text
 from jaxexp.training.data import Attributes
-from jaxexp.training.task import PyTree, Variables
+from jaxexp.training.task import PyTree, Task, Variables
 
 ABOUT = "about"  # the name of the description among the arrays
 
@@ -48,6 +49,7 @@ class About(TypedDict):
     metrics: dict[str, dict[str, float]]
     diverged: bool
     attrs: Attributes
+    task: dict[str, object]
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,8 @@ class Model:
 
     `about` holds "sweep", "trial" (its hyperparameters; of a member of a population, those in the
     end: of the epoch whose parameters it has), "initial" (those that it began with), "metrics" by
-    name and split after the last epoch, "diverged", and the attributes of the data that it was
-    trained on, "attrs".
+    name and split after the last epoch, "diverged", the attributes of the data that it was trained
+    on, "attrs", and what its task took from them, "task" (its `saved_fields`).
 
     >>> model = Model(Path("model.npz"), {"sweep": "rates"}, {"params/w": np.zeros(3)})
     >>> model.variables().params
@@ -83,8 +85,14 @@ class Model:
         made: Variables = jax.tree.unflatten(jax.tree.structure(like), leaves)
         return made
 
+    def bound(self, task: Task) -> Task:
+        """The task as it was bound to the data trained on, not to those that there are now."""
+        saved = {n: v for n, v in self.about["task"].items() if n in task.saved_fields}
+        own = {name: tuple(v) if isinstance(v, list) else v for name, v in saved.items()}
+        return dataclasses.replace(task, **own) if own else task  # type: ignore[type-var]
 
-def save(folder: Path, sweep: str, record: TrialRecord, attrs: Attributes) -> None:
+
+def save(folder: Path, sweep: str, record: TrialRecord, attrs: Attributes, task: Task) -> None:
     """Save one trial's parameters and state, with what they are, below `folder`.
 
     Raises UserError if they cannot be written.
@@ -100,6 +108,7 @@ def save(folder: Path, sweep: str, record: TrialRecord, attrs: Attributes) -> No
         },
         "diverged": record.diverged_epoch > 0,
         "attrs": json.loads(json.dumps(dict(attrs), default=str)),
+        "task": {name: np.asarray(getattr(task, name)).tolist() for name in task.saved_fields},
     }
     path = folder / sweep / f"{record.trial.id}.npz"
     content = io.BytesIO()
@@ -125,6 +134,7 @@ def load(path: Path) -> Model:
             raise ValueError("it says nothing about itself")
         # Files of an earlier jaxexp do not say it: it had no populations.
         about.setdefault("initial", about["trial"])
+        about.setdefault("task", {})  # nor this
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"{path}: not a model that jaxexp has saved, or damaged ({error})"
