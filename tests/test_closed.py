@@ -1096,14 +1096,32 @@ def test_an_optimizer_of_another_structure_for_each_length_is_refused():
 # Results
 
 
-@pytest.mark.parametrize("targets", [np.arange(40) % 7, np.where(Y_N > 0, 1, -1)])
+@pytest.mark.parametrize("targets", [np.arange(40) % 7, np.where(Y_N > 0, 1, -1), Y_N > 0])
 def test_whole_numbers_that_are_no_classes_are_predicted_as_numbers(targets):
-    data = jx.arrays(X_Nx3, targets, validation=8)
+    data = jx.arrays(X_Nx3, targets.astype(int), validation=8)
     results = run(TRIAL, line(), data)
     wanted = X_Nx3[:5] @ results.params()["w"]
     np.testing.assert_allclose(results.predict(X_Nx3[:5]), wanted, rtol=1e-5)
     with pytest.raises(jx.UserError, match="no probabilities"):
         results.predict_proba(X_Nx3)
+
+
+@pytest.mark.parametrize(
+    ("parts", "named"),
+    [
+        ({}, True),
+        ({"metrics": {"right": jx.metrics.accuracy}}, False),
+        ({"loss": optax.sigmoid_binary_cross_entropy}, False),
+    ],
+)
+def test_one_number_is_a_logit_where_names_a_metric_or_the_loss_say_so(parts, named):
+    data = jx.arrays(X_Nx3, (Y_N > 0) if named else (Y_N > 0).astype(int), validation=8)
+    found = line(**parts).bind(data).probabilities(jnp.zeros(2))
+    np.testing.assert_array_equal(found, np.full((2, 2), 0.5))
+
+
+def test_predictions_of_three_axes_beside_labels_are_predicted_as_they_are():
+    assert line().bind(LABELS).probabilities(jnp.zeros((4, 2, 3))) is None
 
 
 def test_labels_of_two_classes_are_0_and_1_for_any_metric_of_labels():

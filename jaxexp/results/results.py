@@ -191,7 +191,7 @@ class Results:
 
         Returns the predicted class of each, (N,), by name where classes have names; or where
         nothing is classified the prediction (N, ...): an array, or the model's dict or other tree
-        of arrays.
+        of arrays. `jaxexp.supervised` says which predictions are logits of classes.
 
         Raises UserError for inputs of another shape, and parameters that were not kept.
         """

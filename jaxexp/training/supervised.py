@@ -55,6 +55,7 @@ Optimizer: TypeAlias = (
     optax.GradientTransformation | Callable[..., optax.GradientTransformation]  # of the trial
 )
 OF_LABELS = {metrics_.accuracy, metrics_.auc, metrics_.log_loss, metrics_.brier}
+OF_LOGITS = optax.sigmoid_binary_cross_entropy, optax.sigmoid_focal_loss
 
 
 @refuses_unknown_arguments
@@ -85,7 +86,10 @@ def supervised(
             prediction, target), where hyperparameters decide it. One that compares the examples of
             a batch takes `mask`, too, (B,), False for those that only fill it up. Targets (B,) of
             whole numbers are labels where predictions are (B, K): counts, or the groups of a
-            contrastive loss, are given as floats.
+            contrastive loss, are given as floats. Predictions (B,) are logits where targets are 0
+            or 1 and the data name two classes, a metric is of labels (accuracy, AUC, log loss,
+            Brier score) or the loss is `optax.sigmoid_binary_cross_entropy` or
+            `sigmoid_focal_loss` itself; else they are numbers.
         metrics: of `jaxexp.metrics`, or your own `jaxexp.Metric`, by name.
         optimizer: a function of (trial), or of (trial, steps), the number of steps that the trial
             will take; the built-in one that `trial.optimizer` names, if not given. Traced
@@ -163,7 +167,8 @@ class Supervised(Task):
     ) -> None:  # fmt: skip
         """See `supervised`.
 
-        `classification` says whether targets may be labels, `binary` whether they are 0 and 1.
+        `classification` says whether targets may be labels, `binary` whether predictions (B,) are
+        logits.
         """
         self._parts = (
             model, loss, tuple(metrics.items()), optimizer, evaluation_params, loss_unit,
@@ -197,10 +202,12 @@ class Supervised(Task):
         y = data.train.y
         metrics = {name: metric.for_target(y) for name, metric in self.metrics.items()}
         labels = isinstance(y, np.ndarray) and y.dtype.kind in "iu" and y.ndim == 1
+        told = self.loss in OF_LOGITS or not OF_LABELS.isdisjoint(self.metrics.values())
+        two = len(data.classes) == 2 if data.classes else told and {*np.unique(y)} <= {0, 1}
         return Supervised(
             self.model, self.loss, metrics, self._optimizer, self._evaluation_params,
             self.loss_unit, self.evaluation_batch_size, labels,
-            labels and set(np.unique(y).tolist()) <= {0, 1},
+            labels and two,
         )  # fmt: skip
 
     def check(self, trial: Trial, data: Data) -> None:
@@ -368,17 +375,15 @@ class Supervised(Task):
     def probabilities(self, prediction: PyTree) -> Array | None:
         """Of classes, (B, C): the softmax of logits, or the sigmoid of one; None for numbers.
 
-        Predictions (B,) are logits where all targets are 0 or 1, and else numbers; trees of arrays
-        are none.
+        Predictions (B,) are logits or numbers, as `supervised` says; trees of arrays, and arrays of
+        more axes, are none.
         """
         if not self.classification or not isinstance(prediction, Array):
             return None
-        if prediction.ndim == 1:
-            if not self.binary:  # amounts, or labels of another kind, such as ±1
-                return None
+        if prediction.ndim == 1 and self.binary:
             of_one = jax.nn.sigmoid(prediction)
             return jnp.stack([1 - of_one, of_one], axis=1)
-        return jax.nn.softmax(prediction)
+        return jax.nn.softmax(prediction) if prediction.ndim == 2 else None
 
 
 def _plain(trial: Trial) -> Trial:
