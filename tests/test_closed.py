@@ -1155,11 +1155,23 @@ def test_columns_of_frames_given_by_hand_are_those_trained_on(wrap):
     with pytest.raises(jx.UserError, match=r"^validation.x.*: not the columns of train.x.* order"):
         jx.Data(train, validation=jx.Examples(swapped, Y_N))
     data = jx.Data(train)
-    for given in (data, jx.folds(data, 2)):
+    for given in (data, jx.folds(data, 2), dataclasses.replace(data, train_sample=9)):
         made = like_training(line(), given, wrap(frame[:3]))
         np.testing.assert_array_equal(jax.tree.leaves(made)[0], X_Nx3[:3])
         with pytest.raises(jx.UserError, match=r"^X.*: not those trained on: the order is another"):
             like_training(line(), given, swapped)
+
+
+def test_columns_are_compared_whatever_the_frame_is_called():
+    frame = pd.DataFrame(X_Nx3, columns=["a", "b", "c"])
+    with pytest.raises(jx.UserError, match=r"^test.train_x: not the columns of train.train_x: the"):
+        jx.Data({"train_x": frame}, test={"train_x": frame[["c", "b", "a"]]})
+
+
+def test_names_of_columns_are_as_many_as_those_of_examples_in_their_place():
+    data = jx.Data(jx.Examples({"table": pd.DataFrame(X_Nx3, columns=["a", "b", "c"])}, Y_N))
+    with pytest.raises(jx.UserError, match=r"^columns: 3 names, expected 2, one .* train.x.table"):
+        dataclasses.replace(data, train=jx.Examples({"table": X_Nx3[:, :2]}, Y_N))
 
 
 def test_columns_of_a_frame_are_the_features_of_data_made_by_hand():

@@ -104,8 +104,9 @@ class Data:
     train_sample: int | None = None
     coords: Mapping[str, Coordinate] = field(default_factory=dict)
     attrs: Attributes = field(default_factory=dict)
-    # Of the training split's frames, by path: "x", or "x.table" in a dict.
-    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict, init=False, repr=False)
+    # Of the training split's frames, by path: "x", which are `features`, or "x.table" in a dict.
+    # They are taken from frames; an argument, so that `dataclasses.replace` hands them on.
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
     # The examples of a batch that is evaluated, all of one split; 0 where it may hold several.
     evaluated_apart: int = field(default=0, init=False, repr=False)
     # Their fingerprint, where whoever made them knows it; a copy with others does not take it over.
@@ -129,7 +130,8 @@ class Data:
 
         if self.train is None:
             raise UserError("train: None, expected examples to train on")
-        put("columns", {"x": self.features} if self.features else {})
+        named = {path: own for path, own in self.columns.items() if path != "x"}
+        put("columns", named | ({"x": self.features} if self.features else {}))
         for name in SPLITS:
             if (split := getattr(self, name)) is not None:
                 put(name, map_leaves(functools.partial(self._checked_leaf, name), split, name))
@@ -155,13 +157,20 @@ class Data:
     def _checked_leaf(self, split: str, where: str, value: object) -> np.ndarray:
         """Its array; a frame has the columns of that trained on, in the same order."""
         array = checked_leaf(where, value, rows=True)
+        path = where.removeprefix(split).removeprefix(".")
+        like = "`features`" if path == "x" else "`columns`"
         if (names := column_names(where, value)) is not None:
-            path, like = where.removeprefix(f"{split}.").removeprefix(split), "`features`"
             if split == "train":
                 object.__setattr__(self, "columns", {path: names, **self.columns})
             else:
                 like = f"the columns of {where.replace(split, 'train', 1)}"
             refuse_names(where, names, self.columns.get(path, names), like)
+        known = self.columns.get(path)
+        if split == "train" and known and array.ndim == 2 and array.shape[1] != len(known):
+            raise UserError(
+                f"{like.strip('`')}: {len(known)} names, expected {array.shape[1]}, one for each "
+                f"column of {where}"
+            )
         return array
 
     def folded(self, folds: Mapping[str, np.ndarray]) -> Self:
@@ -240,13 +249,7 @@ class Data:
         return f"Data({', '.join(parts + list(self.extra))})"
 
     def _check_examples(self, name: str, examples: Examples) -> None:
-        x, y, weight = examples
-        columns = x.shape[1] if isinstance(x, np.ndarray) and x.ndim == 2 else None
-        if self.features and columns not in (None, len(self.features)):
-            raise UserError(
-                f"features: {len(self.features)} names, expected {columns}, one for each column of "
-                f"{name}.x"
-            )
+        _, y, weight = examples
         if self.classes and isinstance(y, np.ndarray) and y.dtype.kind in "iu":
             check_label_shape(f"{name}.y", y)
             check_range(f"{name}.y", y, len(self.classes))
