@@ -10,6 +10,7 @@ import sys
 import urllib.error
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
@@ -314,12 +315,13 @@ def keep(folder: Path, sweep: str, **trials: tuple[float, float, float]) -> tupl
             predictions={},
             variables=jx.Variables(
                 {"fc": {"kernel": np.full((1, 3), rate, np.float32)}},
-                {"scale": np.arange(3, dtype=np.float32)},
+                {"scale": np.arange(3, dtype=jnp.bfloat16)},
             ),
             seconds=0.0,
             compile_seconds=0.0,
         )
-        models.save(folder, sweep, record, {"share": np.float64(0.5), "classes": ["a", "b"]})
+        attrs = {"share": np.float64(0.5), "classes": ["a", "b"]}
+        models.save(folder, sweep, record, attrs, jx.MLPClassification(std=(1.0, 0.5)))
         made.append(record)
     rates, accuracies, losses = map(np.array, zip(*trials.values(), strict=True))
     dims = ("learning_rate", "epoch", "split")
@@ -348,7 +350,9 @@ def test_the_best_model_is_chosen_and_comes_back(tmp_path):
     assert why == "validation accuracy 0.9000"
     params, state = best.variables()
     np.testing.assert_array_equal(params["fc"]["kernel"], np.full((1, 3), 0.2, np.float32))
-    np.testing.assert_array_equal(state["scale"], [0, 1, 2])
+    np.testing.assert_array_equal(state["scale"], np.arange(3, dtype=jnp.bfloat16), strict=True)
+    bound = best.bound(jx.MLPClassification(classes=2, std=(3.0, 4.0)))
+    assert (bound.classes, bound.std) == (None, (1.0, 0.5))
     assert models.best(tmp_path, [two])[0].about["trial"]["learning_rate"] == "0.3"
     shutil.copy(best.path, tmp_path / "two" / f"{two[1]['trial_id'].values[0]}.npz")
     with pytest.raises(UserError, match=r"\.npz: the model of sweep one, not of two"):

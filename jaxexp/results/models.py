@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple, TypedDict
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
@@ -50,6 +51,7 @@ class About(TypedDict):
     diverged: bool
     attrs: Attributes
     task: dict[str, object]
+    dtypes: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ class Model:
     `about` holds "sweep", "trial" (its hyperparameters; of a member of a population, those in the
     end: of the epoch whose parameters it has), "initial" (those that it began with), "metrics" by
     name and split after the last epoch, "diverged", the attributes of the data that it was trained
-    on, "attrs", and what its task took from them, "task" (its `saved_fields`).
+    on, "attrs", what its task took from them, "task" (its `saved_fields`), and the "dtypes" of
+    arrays whose type is none of NumPy's own, such as bfloat16.
 
     >>> model = Model(Path("model.npz"), {"sweep": "rates"}, {"params/w": np.zeros(3)})
     >>> model.variables().params
@@ -98,6 +101,7 @@ def save(folder: Path, sweep: str, record: TrialRecord, attrs: Attributes, task:
     Raises UserError if they cannot be written.
     """
     assert record.variables is not None
+    arrays = {name: np.asarray(leaf) for name, leaf in _named(record.variables).items()}
     about: About = {
         "sweep": sweep,
         "trial": _texts(record.final),
@@ -109,10 +113,11 @@ def save(folder: Path, sweep: str, record: TrialRecord, attrs: Attributes, task:
         "diverged": record.diverged_epoch > 0,
         "attrs": json.loads(json.dumps(dict(attrs), default=str)),
         "task": {name: np.asarray(getattr(task, name)).tolist() for name in task.saved_fields},
+        # NumPy writes them as bytes without a name.
+        "dtypes": {name: a.dtype.name for name, a in arrays.items() if a.dtype.kind == "V"},
     }
     path = folder / sweep / f"{record.trial.id}.npz"
     content = io.BytesIO()
-    arrays = {name: np.asarray(leaf) for name, leaf in _named(record.variables).items()}
     arrays[ABOUT] = np.array(json.dumps(about))
     # Not with allow_pickle=False: before NumPy 2.2 that would be one more array.
     np.savez(content, **arrays)  # type: ignore[arg-type]  # which the stubs take for it
@@ -135,7 +140,9 @@ def load(path: Path) -> Model:
         # Files of an earlier jaxexp do not say it: it had no populations.
         about.setdefault("initial", about["trial"])
         about.setdefault("task", {})  # nor this
-    except (OSError, ValueError, KeyError) as error:
+        for name, dtype in about.setdefault("dtypes", {}).items():
+            arrays[name] = arrays[name].view(jnp.dtype(dtype))
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path}: not a model that jaxexp has saved, or damaged ({error})"
         ) from error
