@@ -778,6 +778,28 @@ class Evaluates(linen.Module):
         return linen.Dense(2)(x)
 
 
+class Unlike(linen.Module):
+    """Names in which such words are parts of others."""
+
+    @linen.compact
+    def __call__(self, x, constrained: bool = True, return_latest: bool = False):
+        return linen.Dense(2)(x)
+
+
+def test_parameters_that_merely_contain_such_a_word_are_a_modules_own():
+    jx.plan(jx.Sweep(TRIAL), classify(Unlike()), LABELS, devices=1)
+
+
+def test_functions_hear_whether_they_train_as_modules_do():
+    told = line(apply=lambda t, p, x, training=False, deterministic=True: (training, deterministic))
+    for train in (True, False):
+        arguments = None, jx.Variables({}), X_Nx3
+        made, _ = told.model.apply(*arguments, rng=None, mask=None, train=train)
+        assert made == (train, not train)
+    with pytest.raises(jx.UserError, match=r"^apply: it has the parameter is_train=False, which"):
+        jx.plan(jx.Sweep(TRIAL), line(apply=lambda t, p, x, is_train=False: x @ p["w"]), DATA)
+
+
 @pytest.mark.parametrize("module", [Mode(), Evaluates()])
 def test_a_module_that_would_never_hear_whether_it_trains_is_refused(module):
     with pytest.raises(jx.UserError, match=r"which would never change.*expected one of train"):

@@ -165,6 +165,8 @@ def test_r2_of_targets_far_from_0(mean: float):
     np.testing.assert_allclose(measure(metric, prediction, target), expected, atol=1e-5)
     assert metric.for_target(train) == metric
     assert metrics.r2.for_target(None) is metrics.r2
+    with pytest.raises(UserError, match=r"^R²: targets are a dict, expected an array \(N, ...\)"):
+        metrics.r2.for_target({"a": train})
     if mean:  # float32 cannot tell: NaN rather than a wrong number
         assert np.isnan(measure(metrics.r2, prediction, target))
 

@@ -246,6 +246,11 @@ def r2_around(center: npt.ArrayLike) -> Metric:
 
 def _r2_for(target: PyTree) -> Metric:
     """About the mean of the targets to train on."""
+    if not hasattr(target, "dtype"):
+        raise UserError(
+            f"R²: targets are {type_of(target)}, expected an array (N, ...); a jaxexp.Metric of "
+            "your own takes others apart"
+        )
     return r2_around(np.asarray(target, np.float64).mean(0))
 
 

@@ -4,7 +4,6 @@ import contextlib
 import copy
 import inspect
 import operator
-import re
 import types
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
@@ -26,8 +25,12 @@ from jaxexp.training.trees import PyTree
 # How modules call what says whether they train, and its value in training.
 TRAINING = {"train": True, "training": True, "is_training": True}
 TRAINING |= {"deterministic": False, "use_running_average": False}
-MODE = re.compile("train|eval|infer|determin|test")
-GIVEN = ("train", "mask", "rng")  # by name, to what applies a model and takes them
+# Words of other names for it, in lower case.
+MODE = {
+    "train", "training", "eval", "evaluate", "evaluating", "evaluation", "infer", "inference",
+    "deterministic", "test", "testing",
+}  # fmt: skip
+GIVEN = (*TRAINING, "mask", "rng")  # by name, to what applies a model and takes them
 # A part of the user's own; by its signature it is called with what it takes.
 Function: TypeAlias = Callable[..., PyTree]
 State: TypeAlias = "nnx.State[PyTree, PyTree]"
@@ -108,9 +111,9 @@ class Functions(SupervisedModel):
         self, trial: Trial, variables: Variables, x: PyTree, *, rng: Array, mask: Array, train: bool
     ) -> tuple[PyTree, PyTree]:
         """The prediction of a batch (B, ...), and the new state."""
-        given = {"rng": rng, "mask": mask, "train": train}
-        own = {name: value for name, value in given.items() if accepts(self.functions[1], name)}
-        return self.functions[1](trial, variables.params, x, **own), variables.state
+        function = self.functions[1]
+        own = call_arguments(function, rng, mask, train=train)
+        return function(trial, variables.params, x, **own), variables.state
 
 
 class LinenModel(SupervisedModel):
@@ -312,19 +315,20 @@ def stream_seed(leaf: jax.ShapeDtypeStruct, rng: Array, i: int) -> Array:
 
 
 def call_arguments(
-    module: linen.Module | nnx.Module, rng: Array, mask: Array, *, train: bool
+    applied: linen.Module | nnx.Module | Function, rng: Array, mask: Array, *, train: bool
 ) -> dict[str, PyTree]:
-    """What a module wants to be called with beside its inputs."""
+    """What a module, or a function, wants to be called with beside its inputs."""
     given: dict[str, PyTree] = {"rng": rng, "mask": mask}
     given |= {name: train == in_training for name, in_training in TRAINING.items()}
-    call = type(module).__call__
-    for name in parameters(call)[2:]:
+    call, part = applied, "apply: it"
+    if isinstance(applied, linen.Module | nnx.Module):
+        call, part = type(applied).__call__, f"module: {type(applied).__name__}.__call__"
+    for name in parameters(call):
         default = inspect.signature(call).parameters[name].default
-        if isinstance(default, bool) and name not in given and MODE.search(name):
+        if isinstance(default, bool) and name not in given and MODE & {*name.lower().split("_")}:
             raise UserError(
-                f"module: {type(module).__name__}.__call__ has the parameter {name}={default}, "
-                "which would never change: to say whether it trains, expected one of "
-                f"{', '.join(TRAINING)}"
+                f"{part} has the parameter {name}={default}, which would never change: to say "
+                f"whether it trains, expected one of {', '.join(TRAINING)}"
             )
     return {name: value for name, value in given.items() if accepts(call, name)}
 

@@ -81,7 +81,7 @@ def supervised(
         init: instead of a module, a function of (trial, rng, x) that returns parameters, x being
             one example, (1, ...).
         apply: with `init`, a function of (trial, params, x) that returns a prediction, (B, ...);
-            it is given `train`, `mask` and `rng` too, where it takes them.
+            it is given `train`, `deterministic`, `mask` and `rng` too, where it takes them.
         loss: a function of a batch's prediction and target that returns (B,); or of (trial,
             prediction, target), where hyperparameters decide it. One that compares the examples of
             a batch takes `mask`, too, (B,), False for those that only fill it up. Targets (B,) of
