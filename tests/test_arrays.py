@@ -142,7 +142,10 @@ def test_refused_explicit_splits():
     refused("test.y: shape (20, 3), expected (N, 2)", X, X[:, :2], test=(X, X))
     images = np.zeros((N, 4, 4), np.uint8)
     refused(
-        "test.x: uint8 numbers, expected float32 as in train", images / 255, Y, test=(images, Y)
+        "test.x: uint8 numbers, expected float32 as in train: give all splits one type, such as",
+        images / 255,
+        Y,
+        test=(images, Y),
     )
 
 

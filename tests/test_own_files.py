@@ -212,6 +212,13 @@ def test_columns_are_the_same_in_any_normal_form_of_unicode(forms, tmp_path):
     assert lines == [2]
 
 
+def test_features_that_are_one_name_in_a_table_are_refused(tmp_path):
+    (tmp_path / "new.csv").write_text("a,c\n1,2\n")
+    like, task = np.zeros((1, 2), np.float32), jx.MLPClassification()
+    with pytest.raises(jx.UserError, match=r"new.csv: the features 'a', ' a' are one name in a"):
+        prediction._read(tmp_path / "new.csv", ["a", " a"], task, like, print)
+
+
 @pytest.mark.parametrize(
     ("table", "message"),
     [

@@ -232,6 +232,13 @@ def test_parameters_of_scikit_learn_are_taken():
         MLPClassifier(verbose=verbose)._check()
 
 
+def test_what_scikit_learn_takes_beside_numbers_is_taken():
+    options = {**OPTIONS, "max_iter": 2, "tol": 1e9}
+    own = MLPClassifier((4,), n_iter_no_change=np.inf, validation_fraction=0.0, **options)
+    with pytest.warns(ConvergenceWarning):
+        assert own.fit(X, NAMES).n_iter_ == 2
+
+
 def test_early_stopping_ends_with_the_best_epoch():
     options = {**OPTIONS, "max_iter": 200, "tol": 1e-3, "early_stopping": True}
     model = MLPClassifier((8,), learning_rate_init=0.05, n_iter_no_change=3, **options).fit(X, Y)
@@ -314,12 +321,14 @@ def test_a_module_on_images():
         ({"momentum": 1}, "momentum=1: expected a number from 0 to 1"),
         ({"tol": -1}, "tol=-1: expected a number at least 0, or None"),
         ({"n_iter_no_change": 0}, "n_iter_no_change=0: expected a whole number above 0"),
+        ({"n_iter_no_change": np.nan}, "n_iter_no_change=nan: expected a whole number above 0"),
         ({"early_stopping": "yes"}, "early_stopping='yes': expected True or False"),
         ({"verbose": -1}, "verbose=-1: expected True or False, or a whole number at least 0"),
         ({"verbose": 0.5}, "verbose=0.5: expected True or False, or a whole number at least 0"),
         ({"power_t": 0.3}, "power_t=0.3: expected 0.5"),
         ({"max_fun": 10}, "max_fun=10: expected 15000"),
         ({"validation_fraction": 1}, "validation_fraction=1: expected a number between"),
+        ({"validation_fraction": 0.0, "early_stopping": True}, "validation_fraction=0.0: expected"),
         ({"shuffle": False}, "shuffle=False: expected True"),
         ({"warm_start": True}, "warm_start=True: expected False"),
         ({"shuffle": 1}, "shuffle=1: expected True"),
@@ -398,6 +407,7 @@ def test_what_float32_does_not_hold_is_refused_by_its_row_where_examples_are_hel
         (X, large, None, r"y: row 40 is 1e\+300, expected at most"),
         (X, Y, small, "sample_weight: row 40 is 1e-50, expected a number that float32 holds"),
         (X, Y, np.arange(150) == 40, r"sample_weight: 0 for all 15 examples held out, expected"),
+        (X[:9], Y[:9], None, r"validation_fraction=0.1: 1 of 9 .* held out, of which R² is undef"),
     ):
         with pytest.raises(ValueError, match=said):
             model.fit(x, y, sample_weight=weight)

@@ -27,6 +27,7 @@ from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial
 from jaxexp.spec.values import text
 from jaxexp.training import keys
+from jaxexp.training.checks import first_twice, some_names
 from jaxexp.training.task import Task
 from jaxexp.training.trees import PyTree
 
@@ -238,6 +239,12 @@ def _columns(cells: Cells, features: Sequence[str] | None, width: int) -> list[s
     if not features:
         _check_header(cells, width)
     names = [normal(name) for name in features] if features else list(cells.names)
+    if features and (twice := first_twice(names)) is not None:
+        alike = some_names([name for name in features if normal(name) == twice])
+        raise UserError(
+            f"{cells.path}: the features {alike} are one name in a CSV file, expected names that "
+            "differ in more than spaces around them, or in how a character is written"
+        )
     if len(names) != width or not set(names) <= set(cells.names):
         cells.refuse(0, f"the columns are {', '.join(cells.names[:SHOWN])}", cells.wanted)
     return names

@@ -88,7 +88,7 @@ class Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """
 
     tol: float | None
-    n_iter_no_change: int
+    n_iter_no_change: float
     early_stopping: bool
     validation_fraction: float
     random_state: Any
@@ -154,14 +154,17 @@ class Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         """Raise ValueError for parameters that cannot be."""
         if self.tol is not None and not (is_number(self.tol) and self.tol >= 0):
             self._refuse("tol", "a number at least 0, or None")
-        if not is_int(self.n_iter_no_change) or self.n_iter_no_change < 1:
-            self._refuse("n_iter_no_change", "a whole number above 0")
+        patience = self.n_iter_no_change
+        if not (is_int(patience) or is_any_of(patience, np.inf)) or patience < 1:
+            self._refuse("n_iter_no_change", "a whole number above 0, or infinity")
         if not isinstance(self.early_stopping, bool | np.bool_):
             self._refuse("early_stopping", "True or False")
         whole = is_int(self.verbose) and self.verbose >= 0
         if not (whole or isinstance(self.verbose, bool | np.bool_)):
             self._refuse("verbose", "True or False, or a whole number at least 0")
-        if not is_number(self.validation_fraction) or not 0 < self.validation_fraction < 1:
+        fraction = self.validation_fraction
+        unread = not self.early_stopping and is_number(fraction) and fraction == 0
+        if not unread and not (is_number(fraction) and 0 < fraction < 1):
             self._refuse("validation_fraction", "a number between 0 and 1")
 
     def _refuse(self, name: str, expected: str) -> NoReturn:
@@ -203,11 +206,11 @@ class Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         """When a trial ends before its last epoch."""
         if self.early_stopping:
             return NoImprovement(
-                self.score_metric, float(self.tol or 0), int(self.n_iter_no_change), True
+                self.score_metric, float(self.tol or 0), float(self.n_iter_no_change), True
             )
         if self.tol is None:
             return None
-        return NoImprovement("running_loss", float(self.tol), int(self.n_iter_no_change))
+        return NoImprovement("running_loss", float(self.tol), float(self.n_iter_no_change))
 
     def _held_out(
         self, prepared: Prepared, rows: np.ndarray, seed: int
@@ -229,6 +232,16 @@ class Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             if prepared.weight_N is not None and not prepared.weight_N[part].any():
                 raise ValueError(
                     f"sample_weight: 0 for all {len(part)} examples {name}, expected one above 0"
+                )
+        held = parts.get("held out")
+        if held is not None and prepared.y.dtype.kind == "f":
+            weight_N = prepared.weight_N
+            counted = len(held) if weight_N is None else np.count_nonzero(weight_N[held])
+            if counted < 2:
+                raise ValueError(
+                    f"validation_fraction={plain_value(self.validation_fraction)!r}: 1 of "
+                    f"{len(rows)} examples counts among those held out, of which R² is undefined, "
+                    "expected 2 at least"
                 )
         return parts["trained on"], parts.get("held out")
 

@@ -173,7 +173,7 @@ class _MLP(Network):
         tol: float | None = 1e-4, verbose: bool | int = False, warm_start: bool = False,
         momentum: float = 0.9, nesterovs_momentum: bool = True, early_stopping: bool = False,
         validation_fraction: float = 0.1, beta_1: float = 0.9, beta_2: float = 0.999,
-        epsilon: float = 1e-8, n_iter_no_change: int = 10, max_fun: int = 15000,
+        epsilon: float = 1e-8, n_iter_no_change: float = 10, max_fun: int = 15000,
     ) -> None:  # fmt: skip
         """See `MLPClassifier`."""
         self.hidden_layer_sizes = hidden_layer_sizes

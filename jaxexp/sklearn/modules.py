@@ -36,7 +36,7 @@ class _Module(Network):
     def __init__(
         self, module: Any, trial: Trial | None = None, *, loss: Any = None,
         optimizer: Any = None, tol: float | None = None,
-        n_iter_no_change: int = 10, early_stopping: bool = False,
+        n_iter_no_change: float = 10, early_stopping: bool = False,
         validation_fraction: float = 0.1, random_state: Any = None, verbose: bool | int = False,
     ) -> None:  # fmt: skip
         """See `Classifier`."""

@@ -20,7 +20,7 @@ class NoImprovement:
 
     metric: str
     tol: float
-    n_iter_no_change: int
+    n_iter_no_change: float
     restore_best: bool = False
 
     def check(self, trials: Sequence[Trial], curves: Curves, steps: np.ndarray) -> None:

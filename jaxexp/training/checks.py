@@ -201,7 +201,10 @@ def check_alike(name: str, split: PyTree, train: PyTree) -> None:
             expected = shape_like(like.shape)
             raise UserError(f"{path}: shape {leaf.shape}, expected {expected} as in train")
         if leaf.dtype != like.dtype:
-            raise UserError(f"{path}: {leaf.dtype} numbers, expected {like.dtype} as in train")
+            raise UserError(
+                f"{path}: {leaf.dtype} numbers, expected {like.dtype} as in train: give all splits "
+                "one type, such as x.astype('float32')"
+            )
 
 
 def check_coordinate(name: str, coordinate: object) -> None:

@@ -103,10 +103,13 @@ def _drawn(data: Data, n: int, folds: int, seed: int) -> np.ndarray:
         label_N = y
     labels, counts = np.unique(label_N, return_counts=True)
     if (few := np.flatnonzero(counts < folds)).size:
-        of = f"of label {labels[few[0]]}" if len(labels) > 1 else "to train on"
+        of, hint = "to train on", ""
+        if len(labels) > 1:
+            of = f"of label {labels[few[0]]}"
+            hint = "" if data.classes else "; counts are given as floats: y.astype('float32')"
         raise UserError(
             f"folds={folds}: there are {count(int(counts[few[0]]), 'example')} {of}, expected at "
-            "most as many folds"
+            f"most as many folds{hint}"
         )
     order_N = np.random.default_rng(seed).permutation(n)
     order_N = order_N[np.argsort(label_N[order_N], kind="stable")]
