@@ -21,6 +21,7 @@ import jaxexp as jx
 from jaxexp.cli import begun, exporting, library, prediction
 from jaxexp.cli import main as cli
 from jaxexp.reproduce import vision
+from jaxexp.results import models
 from jaxexp.results.dataset import load, save
 from jaxexp.spec.values import text
 
@@ -283,8 +284,8 @@ def test_rows_of_predictions_that_are_no_array_are_refused(parts, named, tmp_pat
         loss=lambda prediction, y: y,
     )
     planned = SimpleNamespace(task=task, data=jx.arrays([[0.0], [1.0]], [0.0, 1.0], validation=1))
-    variables = jx.Variables({"w": np.ones(1, np.float32)})
-    model = SimpleNamespace(about={"attrs": {}}, variables=lambda like: variables)
+    about = {"attrs": {}, "task": {}}
+    model = models.Model(tmp_path / "a.npz", about, {"params/w": np.ones(1, np.float32)})
     with pytest.raises(jx.UserError, match=rf"new.csv: the model predicts {named}, expected an"):
         prediction._of_tables(model, jx.Trial(), planned, [tmp_path / "new.csv"], print)
 
