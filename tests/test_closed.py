@@ -698,6 +698,7 @@ def test_a_task_is_the_same_in_another_process(capsys):
         (lambda: by_hand(apply=lambda out, train: jx.Outputs([0.0, 0.0])), "loss has no shape"),
         (lambda: by_hand(metrics=["m"]), r"metrics=\['m'\]: expected a dict"),
         (lambda: by_hand(evaluation_batch_size=2.5), "evaluation_batch_size=2.5"),
+        (lambda: by_hand(saved_fields=("mean",)), "saved_fields: 'mean', expected a field of a"),
         (lambda: by_hand(evaluation_batch_size=0), "evaluation_batch_size=0"),
         (lambda: by_hand(optimizer=lambda self, trial, steps: None), "optimizer returned NoneType"),
         (lambda: by_hand(gradient_norms=lambda self, grads: 0.0), "gradient_norms returned"),

@@ -1026,11 +1026,17 @@ def root(x):
     return jnp.sqrt((x**2).sum(1))
 
 
+def inverse(h, mask):
+    return ((h + 0.1) * mask) ** -1 / (h * mask).sum()
+
+
 @pytest.mark.parametrize(
     ("of", "finite"),
     [
         (lambda x, mask: root(x * mask[:, None]), False),
         (lambda x, mask: jnp.where(mask, (root(x * mask[:, None]) - 1) ** 2, 0), False),
+        (lambda x, mask: root(x * (mask / mask.sum())[:, None]), False),
+        (lambda x, mask: jnp.where(mask, inverse(x[:, 0] ** 2, mask), 0), False),
         (lambda x, mask: root(jnp.where(mask[:, None], x, 0)), True),
         (lambda x, mask: jnp.sqrt((x[:, 0] * mask) ** 2 + 0.1), True),
         (lambda x, mask: jnp.exp(x[:, 0] + jnp.log(mask * 1.0)), True),

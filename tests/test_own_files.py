@@ -290,6 +290,18 @@ def test_rows_of_predictions_that_are_no_array_are_refused(parts, named, tmp_pat
         prediction._of_tables(model, jx.Trial(), planned, [tmp_path / "new.csv"], print)
 
 
+@dataclass(frozen=True)
+class Saving(jx.MLPClassification):
+    shifts: tuple[object, ...] = ()
+    saved_fields = ("shifts",)
+
+
+def test_a_model_gives_back_what_its_task_took_from_the_data(tmp_path):
+    task = Saving(shifts=((0.5, 2), (True, None, "a")))
+    about = json.loads(json.dumps({"task": {"shifts": task.shifts, "gone": 1}}))
+    assert models.Model(tmp_path / "a.npz", about, {}).bound(Saving()) == task
+
+
 @dataclass(frozen=True, kw_only=True)
 class NamedTrial(jx.Trial):
     names: tuple[str, ...] = ("a-b", "c")  # which text does not give back

@@ -19,6 +19,7 @@ from jaxexp.spec.hyperparameters import Kind, choice, size, static, traced
 from jaxexp.spec.padding import ProgramSpec
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial
+from jaxexp.spec.values import Written
 
 
 class Schedule(enum.Enum):
@@ -73,12 +74,13 @@ def test_kinds():
         ("pair", ("b", 1), ("b", 1.0)),
         ("channels", "16", 16),
         ("mode", "fancy", "fancy"),
-        ("pooling", "none", None),
-        ("pooling", "None", None),
-        ("pooling", "nonesuch", "nonesuch"),
-        ("crop", "none", "none"),
-        ("crop", "None", None),
-        ("betas", "none", None),
+        ("pooling", "none", "none"),
+        ("pooling", Written("none"), None),
+        ("pooling", Written("None"), None),
+        ("pooling", Written("nonesuch"), "nonesuch"),
+        ("crop", Written("none"), "none"),
+        ("crop", Written("None"), None),
+        ("betas", Written("none"), None),
         ("betas", "0.9-1e-5", (0.9, 1e-5)),
         ("betas", "-1e-05--1.E-3-2E3", (-1e-5, -1e-3, 2000.0)),
     ],

@@ -131,6 +131,23 @@ def check_task(task: Task) -> None:
             raise UserError(f"{name}={value!r}: expected a dict whose keys are names")
 
 
+def check_saved(task: Task) -> None:
+    """Raise UserError for what a bound task cannot save with its models."""
+    fields = getattr(task, "__dataclass_fields__", {})
+    for name in task.saved_fields:
+        if name not in fields or not _is_saved(getattr(task, name)):
+            raise UserError(
+                f"{type(task).__name__}.saved_fields: {name!r}, expected a field of a dataclass "
+                "that is a number, text, None or a tuple of these"
+            )
+
+
+def _is_saved(value: object) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_is_saved, value))
+    return value is None or type(value) in (bool, int, float, str)
+
+
 def check_pads(task: Task, trials: Sequence[Trial]) -> None:
     """Raise UserError for hyperparameters to pad, where the task does not pad its model."""
     if type(task).crop is not Task.crop:

@@ -13,6 +13,7 @@ from jaxexp.api.checks import (
     check_pads,
     check_read,
     check_records,
+    check_saved,
     check_task,
     check_updates,
     checked_task,
@@ -280,6 +281,7 @@ def plan(
     if programs != "exact":
         check_pads(task, trials)
     bound = task.bind(data)
+    check_saved(bound)
     driver.check(trials, bound, data)
     inspector = Inspector(bound, data, trials)
     for each in sweeps:

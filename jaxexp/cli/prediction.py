@@ -25,7 +25,7 @@ from jaxexp.results.results import apply, input_dtype, like_training, trial_in_t
 from jaxexp.results.select import number
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial
-from jaxexp.spec.values import text
+from jaxexp.spec.values import Written, text
 from jaxexp.training import keys
 from jaxexp.training.checks import first_twice, some_names
 from jaxexp.training.task import Task
@@ -150,7 +150,7 @@ def _trials(source: Source, model: Model) -> Sequence[Trial]:
     if source.space is None:
         return source.sweep.trials()
     searched = {*source.space.names, "seed"}  # all else is as in the base
-    initial = {name: [v] for name, v in model.about["initial"].items() if name in searched}
+    initial = {n: [Written(v)] for n, v in model.about["initial"].items() if n in searched}
     return Sweep(source.sweep.base).set(initial).trials()
 
 

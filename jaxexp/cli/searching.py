@@ -12,6 +12,7 @@ from jaxexp.spec.samplers import random, sobol
 from jaxexp.spec.spaces import Space
 from jaxexp.spec.sweep import Axis, Sweep
 from jaxexp.spec.trial import Trial
+from jaxexp.spec.values import Written
 
 if TYPE_CHECKING:
     from jaxexp.execution.rules import StoppingRule
@@ -179,7 +180,7 @@ def _space(fixed: Sweep, settings: Mapping[str, list[str]]) -> Space:
             except UserError as error:
                 raise UserError(f"--set {name}: {error}") from None
         else:
-            fixed = fixed.set({name: [written]})
+            fixed = fixed.set({name: [Written(written)]})
     if not searched:
         raise UserError(f"--set: nothing is searched: expected a distribution, such as {EXAMPLE}")
     base: Trial = fixed.base

@@ -18,6 +18,7 @@ from jaxexp.cli.exits import console, say_error
 from jaxexp.cli.rundir import RunDirectory
 from jaxexp.cli.session import Session
 from jaxexp.cli.signals import Signals
+from jaxexp.spec.values import Written
 
 
 def parse_settings(
@@ -27,8 +28,8 @@ def parse_settings(
 
     Raises UserError where `--seed` or `--seeds` is given beside a setting of the seed.
     """
-    made = {
-        name: [value.strip() for value in values.split(",")]
+    made: dict[str, list[str]] = {
+        name: [Written(value.strip()) for value in values.split(",")]
         for name, values in pairs_of(settings).items()
     }
     for option, given in (("--seed", seed), ("--seeds", seeds)):

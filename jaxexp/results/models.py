@@ -91,8 +91,13 @@ class Model:
     def bound(self, task: Task) -> Task:
         """The task as it was bound to the data trained on, not to those that there are now."""
         saved = {n: v for n, v in self.about["task"].items() if n in task.saved_fields}
-        own = {name: tuple(v) if isinstance(v, list) else v for name, v in saved.items()}
+        own = {name: _as_tuples(value) for name, value in saved.items()}
         return dataclasses.replace(task, **own) if own else task  # type: ignore[type-var]
+
+
+def _as_tuples(value: object) -> object:
+    """A field of a task, of which JSON has lists."""
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
 
 
 def save(folder: Path, sweep: str, record: TrialRecord, attrs: Attributes, task: Task) -> None:
@@ -112,7 +117,7 @@ def save(folder: Path, sweep: str, record: TrialRecord, attrs: Attributes, task:
         },
         "diverged": record.diverged_epoch > 0,
         "attrs": json.loads(json.dumps(dict(attrs), default=str)),
-        "task": {name: np.asarray(getattr(task, name)).tolist() for name in task.saved_fields},
+        "task": {name: getattr(task, name) for name in task.saved_fields},
         # NumPy writes them as bytes without a name.
         "dtypes": {name: a.dtype.name for name, a in arrays.items() if a.dtype.kind == "V"},
     }

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 from jaxexp.base.errors import UserError
 from jaxexp.spec.distributions import Distribution, choice, integers, loguniform, uniform
+from jaxexp.spec.values import Written
 
 NUMBER = r"[-+]?[\d.]+(?:[eE][-+]?\d+)?"
 
@@ -47,7 +48,7 @@ _EXPECTED = (
 
 
 def _parts(written: str, inside: str) -> list[str]:
-    parts = [part.strip() for part in inside.split(",")]
+    parts: list[str] = [Written(part.strip()) for part in inside.split(",")]
     if not all(parts):
         raise UserError(f"{written!r}: a value is missing; expected {_EXPECTED}")
     return parts
@@ -96,5 +97,5 @@ def _conditions(written: str, text: str) -> dict[str, object]:
         match = re.fullmatch(r"\s*(\w+)\s*=\s*([^=]+?)\s*", part)
         if match is None or match[1] in made:
             raise UserError(f"{written!r}: {part!r}: expected NAME=VALUE or NAME=VALUE|VALUE")
-        made[match[1]] = [value.strip() for value in match[2].split("|")]
+        made[match[1]] = [Written(value.strip()) for value in match[2].split("|")]
     return made

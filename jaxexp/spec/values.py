@@ -16,6 +16,10 @@ Value: TypeAlias = bool | int | float | str | enum.Enum | tuple["Value", ...] | 
 Hint: TypeAlias = object
 
 
+class Written(str):
+    """What stands on a command line, where `none` is None wherever None can be."""
+
+
 def text(value: object) -> str:
     """The value of a hyperparameter as it is written: a tuple of widths as "64-32-16"."""
     if isinstance(value, enum.Enum):
@@ -90,8 +94,9 @@ def convert(hint: Hint, value: object) -> Value:
 
 
 def _to_one_of(options: Sequence[Hint], value: object) -> Value:
-    exact: list[Hint] = [t for t in options if isinstance(t, type) and type(value) is t]
-    if isinstance(value, str) and value.lower() == "none" and type(None) in options:
+    of = str if isinstance(value, Written) else type(value)
+    exact: list[Hint] = [t for t in options if isinstance(t, type) and of is t]
+    if isinstance(value, Written) and value.lower() == "none" and type(None) in options:
         exact = [t for t in options if t is not str and typing.get_origin(t) is not tuple]
     for option in (*exact, *options):
         try:

@@ -23,6 +23,7 @@ from jaxexp.training.folding import VALUES, Constant, Maybe, folded
 from jaxexp.training.operations import ALIKE, APART, MIXED, Axis, Operation
 
 EVERYWHERE = -1  # a value that is known of all places
+ANEW = -2  # no axis: those that a mask may lie on are all, as they are not followed
 
 
 class Spread(enum.IntEnum):
@@ -39,7 +40,8 @@ class Reach(NamedTuple):
     axes: frozenset[int] = frozenset()  # along which examples lie: at the places of others alone,
     spread: Spread = Spread.NO  # if it is not more than that
     known: Mapping[int, Constant] = {}  # by axis: the value at all others' places
-    # Axes along which a mask may have put such values; MIXED if it is made of such axes.
+    # Axes along which a mask may have put such values; MIXED if it is made of such axes, ANEW if
+    # these are all there are, as of a bool that is made of them.
     masked: frozenset[int] = frozenset()
 
     def value(self, axis: int) -> Maybe:
@@ -48,7 +50,12 @@ class Reach(NamedTuple):
 
     def plain(self, axis: int) -> bool:
         """Whether values there are of data: those of a mask may not be finite."""
-        return not self.masked - {MIXED} if axis == EVERYWHERE else axis not in self.masked
+        return not self.axes_masked if axis == EVERYWHERE else axis not in self.masked
+
+    @property
+    def axes_masked(self) -> frozenset[int]:
+        """Those of `masked` that are axes."""
+        return frozenset(axis for axis in self.masked if axis >= 0)
 
 
 CLEAN = Reach()
@@ -146,15 +153,15 @@ class _Proof:
     def _result(self, eqn: jax_core.JaxprEqn, given: list[Reach], out: jaxprs.Shape) -> Reach:
         """One result of an operation that is given nothing which is spread."""
         name, shapes = eqn.primitive.name, [jaxprs.shape(v) for v in eqn.invars]
-        if self.differentiated and _may_be_singular(name, given):
+        if self.differentiated and _may_be_singular(name, eqn.params, given):
             return UNKNOWN  # 0 times its derivative may be no number
         known = self._known(eqn, given, shapes, out)
         taken = self._taken(eqn, given)
         rule = APART.get(name) or ALIKE.get(name)
 
         def moved(i: int, axis: int) -> int:
-            if rule is None or axis == MIXED:
-                return MIXED
+            if rule is None or axis < 0:
+                return min(axis, MIXED)
             alone: list[Axis] = [axis if i == j else None for j in range(len(given))]
             to = rule(Operation(alone, axis, shapes, out, eqn.params))
             whole = to is not None and to != MIXED and out[to] == shapes[i][axis]
@@ -163,7 +170,8 @@ class _Proof:
         masked = frozenset(moved(i, axis) for i, own in enumerate(given) for axis in own.masked)
         made_anew = name != "broadcast_in_dim" and not any(own.axes for own in given)
         if masked and (rule is None or (made_anew and _dtype(eqn.outvars[0]).kind == "b")):
-            masked |= {*range(len(out))}  # it may be a mask again, as `arange(B) < mask.sum()` is
+            # It may be a mask again, as `arange(B) < mask.sum()` is.
+            masked |= {*range(len(out)), ANEW}
         if not any(taken):
             made = self._created(eqn, out)
             return made._replace(known=known, masked=masked) if not made.spread else made
@@ -320,7 +328,7 @@ def _shifted(own: Reach, by: int) -> Reach:
     """Of an array with another axis before the rest, or without the first."""
     known = {axis if axis == EVERYWHERE else axis + by: v for axis, v in own.known.items()}
     axes = frozenset(axis + by for axis in own.axes)
-    masked = frozenset(axis if axis == MIXED else axis + by for axis in own.masked)
+    masked = frozenset(axis if axis < 0 else axis + by for axis in own.masked)
     return Reach(axes, own.spread, known, masked)
 
 
@@ -345,15 +353,17 @@ def _folded(
     return folded(name, known, dtypes, plain)
 
 
-def _may_be_singular(name: str, given: Sequence[Reach]) -> bool:
+def _may_be_singular(name: str, params: jaxprs.Params, given: Sequence[Reach]) -> bool:
     """Whether a mask may have put others where the derivative of an operation is not finite."""
+    if name == "integer_pow" and params["y"] < 0:
+        name = "pow"
     if name not in SINGULAR:
         return False
     argument, points = SINGULAR[name]
     own = given[argument]
-    values = [own.value(axis) for axis in own.masked - {MIXED}]
-    # What joins others may be on every axis what a mask has made anew: only what is known counts.
-    return any(v in points if v is not None else MIXED not in own.masked for v in values)
+    values = [own.value(axis) for axis in own.axes_masked]
+    # What is made of a count, say, is on every axis what may be a mask: only what is known counts.
+    return any(v in points if v is not None else ANEW not in own.masked for v in values)
 
 
 def _beside(eqn: jax_core.JaxprEqn, i: int, axis: int) -> Axis:

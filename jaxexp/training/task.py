@@ -90,8 +90,8 @@ class Task(abc.ABC):
     # The dimensions of each of `predictions`, the first of all examples; sizes as in `Data.coords`.
     prediction_dims: Mapping[str, tuple[str, ...]] = types.MappingProxyType({})
     saved_fields: tuple[str, ...] = ()
-    """The fields of a dataclass, numbers and tuples of them, that `bind` takes from the data and
-    that predictions need: they are saved with every model, for data that change later."""
+    """The fields of a dataclass, numbers, text and tuples of them, that `bind` takes from the data
+    and that predictions need: they are saved with every model, for data that change later."""
 
     @abc.abstractmethod
     def init(self, trial: Trial, rng: Array, data: Arrays) -> Variables:
