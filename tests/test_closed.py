@@ -1191,10 +1191,24 @@ def test_columns_are_compared_whatever_the_frame_is_called():
         jx.Data({"train_x": frame}, test={"train_x": frame[["c", "b", "a"]]})
 
 
-def test_names_of_columns_are_as_many_as_those_of_examples_in_their_place():
-    data = jx.Data(jx.Examples({"table": pd.DataFrame(X_Nx3, columns=["a", "b", "c"])}, Y_N))
-    with pytest.raises(jx.UserError, match=r"^columns: 3 names, expected 2, one .* train.x.table"):
-        dataclasses.replace(data, train=jx.Examples({"table": X_Nx3[:, :2]}, Y_N))
+def test_copies_with_other_frames_have_their_columns():
+    def examples(table):
+        return jx.Examples({"table": table}, Y_N)
+
+    frame = pd.DataFrame(X_Nx3, columns=["a", "b", "c"])
+    data = jx.Data(examples(frame))
+    assert dataclasses.replace(data, train=examples(X_Nx3)).columns == data.columns
+    assert not dataclasses.replace(data, train=examples(X_Nx3[:, :2])).columns
+    other = examples(frame.rename(columns={"a": "z"}))
+    made = dataclasses.replace(data, train=other, validation=other)
+    assert made.columns == {"x.table": ("z", "b", "c")}
+    with pytest.raises(jx.UserError, match=r"^validation.x.table: not the columns of train.x.ta"):
+        dataclasses.replace(data, train=other, validation=examples(frame))
+
+
+def test_names_of_the_columns_of_x_are_features():
+    with pytest.raises(jx.UserError, match=r"^columns: 'x' is .*'c'\), expected it as `features`"):
+        jx.Data(jx.Examples(X_Nx3, Y_N), columns={"x": ("a", "b", "c")})
 
 
 def test_columns_of_a_frame_are_the_features_of_data_made_by_hand():

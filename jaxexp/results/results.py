@@ -323,7 +323,7 @@ def like_training(task: Task, data: Data, X: PyTree) -> PyTree:
         return X
     x = data.train.x
     made = {
-        path: _leaf_like(task, path, leaf, like, data.columns.get(f"x{path[1:]}"))
+        path: _leaf_like(task, path, leaf, like, data.names_of(f"x{path[1:]}"))
         for path, leaf, like in _beside(X, x, "X")
     }
     tree = map_leaves(lambda path, _: made[path], x, "X")

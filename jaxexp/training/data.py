@@ -104,7 +104,7 @@ class Data:
     train_sample: int | None = None
     coords: Mapping[str, Coordinate] = field(default_factory=dict)
     attrs: Attributes = field(default_factory=dict)
-    # Of the training split's frames, by path: "x", which are `features`, or "x.table" in a dict.
+    # Of the training split's frames but "x", whose are `features`, by path: "x.table" in a dict.
     # They are taken from frames; an argument, so that `dataclasses.replace` hands them on.
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
     # The examples of a batch that is evaluated, all of one split; 0 where it may hold several.
@@ -130,8 +130,8 @@ class Data:
 
         if self.train is None:
             raise UserError("train: None, expected examples to train on")
-        named = {path: own for path, own in self.columns.items() if path != "x"}
-        put("columns", named | ({"x": self.features} if self.features else {}))
+        if "x" in self.columns:
+            raise UserError(f"columns: 'x' is {self.columns['x']!r}, expected it as `features`")
         for name in SPLITS:
             if (split := getattr(self, name)) is not None:
                 put(name, map_leaves(functools.partial(self._checked_leaf, name), split, name))
@@ -140,7 +140,6 @@ class Data:
                     check_alike(name, getattr(self, name), self.train)
                 if isinstance(split, Examples):
                     self._check_examples(name, getattr(self, name))
-        put("features", self.columns.get("x"))
         sample = self.train_sample
         if sample is not None and not (is_int(sample) and sample >= 1):
             raise UserError(f"train_sample={sample!r}: expected a whole number above 0, or None")
@@ -158,20 +157,29 @@ class Data:
         """Its array; a frame has the columns of that trained on, in the same order."""
         array = checked_leaf(where, value, rows=True)
         path = where.removeprefix(split).removeprefix(".")
-        like = "`features`" if path == "x" else "`columns`"
-        if (names := column_names(where, value)) is not None:
-            if split == "train":
-                object.__setattr__(self, "columns", {path: names, **self.columns})
-            else:
-                like = f"the columns of {where.replace(split, 'train', 1)}"
-            refuse_names(where, names, self.columns.get(path, names), like)
-        known = self.columns.get(path)
-        if split == "train" and known and array.ndim == 2 and array.shape[1] != len(known):
-            raise UserError(
-                f"{like.strip('`')}: {len(known)} names, expected {array.shape[1]}, one for each "
-                f"column of {where}"
-            )
+        names, known = column_names(where, value), self.names_of(path)
+        if names and known and (split != "train" or path == "x"):
+            like = f"the columns of {where.replace(split, 'train', 1)}"
+            refuse_names(where, names, known, "`features`" if split == "train" else like)
+        if split != "train":
+            return array
+        if path == "x":
+            known = known or names
+            if known and array.ndim == 2 and array.shape[1] != len(known):
+                raise UserError(
+                    f"features: {len(known)} names, expected {array.shape[1]}, one for each column "
+                    f"of {where}"
+                )
+            object.__setattr__(self, "features", known)
+        else:  # those that a copy hands on are of an array as wide, not of another frame
+            own = names or (known if known and array.shape[1:] == (len(known),) else None)
+            others = {at: columns for at, columns in self.columns.items() if at != path}
+            object.__setattr__(self, "columns", others | ({path: own} if own else {}))
         return array
+
+    def names_of(self, path: str) -> tuple[str, ...] | None:
+        """The names of the columns of a leaf of the training split, such as "x", if it has some."""
+        return self.features if path == "x" else self.columns.get(path)
 
     def folded(self, folds: Mapping[str, np.ndarray]) -> Self:
         """The same data, with folds."""
