@@ -24,7 +24,7 @@ import jaxexp as jx
 from jaxexp.execution import checkpoints
 from jaxexp.results.results import like_training
 from jaxexp.training import jaxprs
-from jaxexp.training.models import NnxModel
+from jaxexp.training.models import NnxModel, call_arguments
 from jaxexp.training.shuffle import permutation
 
 RNG = np.random.default_rng(0)
@@ -799,6 +799,29 @@ def test_functions_hear_whether_they_train_as_modules_do():
         assert made == (train, not train)
     with pytest.raises(jx.UserError, match=r"^apply: it has the parameter is_train=False, which"):
         jx.plan(jx.Sweep(TRIAL), line(apply=lambda t, p, x, is_train=False: x @ p["w"]), DATA)
+
+
+def arguments_of(function):
+    return call_arguments(function, None, None, train=True)
+
+
+def test_what_a_partial_has_bound_stays_as_it_is():
+    def apply(trial, params, x, training=False, deterministic=True, inference=False):
+        return x
+
+    bound = functools.partial(apply, deterministic=True, inference=True)
+    assert arguments_of(bound) == {"training": True}
+
+
+@pytest.mark.parametrize("name", ["isTraining", "istrain", "trainmode", "evalMode", "test_time"])
+def test_names_made_of_nothing_but_words_for_modes_are_refused(name):
+    with pytest.raises(jx.UserError, match=rf"^apply: it has the parameter {name}=False, which"):
+        arguments_of(eval(f"lambda {name}=False: 0"))
+
+
+def test_other_names_with_such_words_are_a_functions_own():
+    assert not arguments_of(lambda train_bias=True, use_test=False, pretraining=True: 0)
+    assert not arguments_of(lambda mode=True, inference=None: 0)
 
 
 @pytest.mark.parametrize("module", [Mode(), Evaluates()])

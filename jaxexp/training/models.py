@@ -2,8 +2,10 @@
 
 import contextlib
 import copy
+import functools
 import inspect
 import operator
+import re
 import types
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
@@ -19,17 +21,15 @@ from jaxexp.base.errors import UserError
 from jaxexp.base.words import type_of
 from jaxexp.spec.trial import Trial
 from jaxexp.training import jaxprs
-from jaxexp.training.task import TRIED, Variables, accepts
+from jaxexp.training.task import TRIED, Variables
 from jaxexp.training.trees import PyTree
 
 # How modules call what says whether they train, and its value in training.
 TRAINING = {"train": True, "training": True, "is_training": True}
 TRAINING |= {"deterministic": False, "use_running_average": False}
-# Words of other names for it, in lower case.
-MODE = {
-    "train", "training", "eval", "evaluate", "evaluating", "evaluation", "infer", "inference",
-    "deterministic", "test", "testing",
-}  # fmt: skip
+# Other names for it, in lower case without underscores: made of nothing but such words.
+BESIDE = "(is|in|mode|time|phase)*"
+MODE = rf"{BESIDE}((train|test)(ing)?|eval(uat(e|ing|ion))?|infer(ence)?|deterministic){BESIDE}"
 GIVEN = (*TRAINING, "mask", "rng")  # by name, to what applies a model and takes them
 # A part of the user's own; by its signature it is called with what it takes.
 Function: TypeAlias = Callable[..., PyTree]
@@ -323,14 +323,16 @@ def call_arguments(
     call, part = applied, "apply: it"
     if isinstance(applied, linen.Module | nnx.Module):
         call, part = type(applied).__call__, f"module: {type(applied).__name__}.__call__"
-    for name in parameters(call):
+    names = parameters(call)
+    for name in names:
         default = inspect.signature(call).parameters[name].default
-        if isinstance(default, bool) and name not in given and MODE & {*name.lower().split("_")}:
+        mode = re.fullmatch(MODE, name.replace("_", "").lower())
+        if mode and isinstance(default, bool) and name not in given:
             raise UserError(
                 f"{part} has the parameter {name}={default}, which would never change: to say "
                 f"whether it trains, expected one of {', '.join(TRAINING)}"
             )
-    return {name: value for name, value in given.items() if accepts(call, name)}
+    return {name: value for name, value in given.items() if name in names}
 
 
 ANY_NUMBER = f"tried with 1 or {TRIED} examples, as any number has to work"
@@ -396,9 +398,10 @@ def checked_function(
 
 
 def parameters(function: Callable[..., object]) -> tuple[str, ...]:
-    """The names of a function's parameters; () where Python cannot tell."""
+    """The names of those that a partial has not bound already; () where Python cannot tell."""
+    bound = function.keywords if isinstance(function, functools.partial) else {}
     try:
-        return tuple(inspect.signature(function).parameters)
+        return tuple(name for name in inspect.signature(function).parameters if name not in bound)
     except (TypeError, ValueError):  # written in C
         return ()
 

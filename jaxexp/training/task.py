@@ -342,11 +342,3 @@ def check_state(name: str, state: PyTree, new: PyTree, expected: str) -> None:
 def directions(task: Task) -> dict[str, str]:
     """Of the loss and each metric, whether a "higher" or a "lower" value is better."""
     return {"loss": "lower", **{name: str(m.direction) for name, m in task.metrics.items()}}
-
-
-def accepts(function: Callable[..., object], name: str) -> bool:
-    """Whether a function takes a parameter of this name."""
-    try:
-        return name in inspect.signature(function).parameters
-    except (TypeError, ValueError):
-        return False
