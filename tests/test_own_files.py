@@ -342,7 +342,7 @@ def test_values_far_outside_of_those_trained_on_are_told(classified, tmp_path, c
     """As of rows that are not scaled as the sweep's file scales its examples."""
     (tmp_path / "new.csv").write_text("u,v\n0.5,1\n50,0.5\n-20,0.5\n2.5,0.5\n")
     _, err = told(capsys, "predict", str(classified), str(tmp_path / "new.csv"))
-    assert f"{tmp_path / 'new.csv'}: values far outside of those trained on: u in 2 of 4 " in err
+    assert f"{tmp_path / 'new.csv'}: values far outside of those in training: u in 2 of 4 " in err
     assert re.search(r"rows \(−20 to 50, in training −[01]\S* to [12]\S*\); if the sweep's", err)
     assert "scales its examples, scale rows likewise" in err
     (tmp_path / "new.csv").write_text("u,v\n0.5,1\n2.5,0.5\n")
@@ -546,6 +546,10 @@ def test_other_rows_elsewhere_change_no_prediction(classified, elsewhere, capsys
     found, err = told(capsys, *change(elsewhere, "data/train.csv", "1", "2"))
     assert found == expected
     assert "data of moons was " in err
+    (elsewhere / "new.csv").write_text("u,v\n50,0.5\n")
+    _, err = told(capsys, *line)
+    assert "far outside of those in the data as they are now: u in 1 of 1 row (50, in the da" in err
+    assert "in training" not in err
 
 
 def test_an_error_in_ones_own_figure_is_one_line_and_the_page_is_there(tmp_path, capsys):

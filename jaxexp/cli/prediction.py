@@ -97,9 +97,11 @@ def predict_files(
             _refuse(directory, _renamed(model, planned.data))
         [stage] = [own for own in stages(sources.values()) if source in own]
         data = {"data": planned.data.fingerprint}
-        for changed in directory.differences(made_with(stage, data)):
-            note(f"{changed}; if the sweep's file scales by its data, it now does so by others")
-        predicted = _of_tables(model, trial, planned, files, note)
+        changed = directory.differences(made_with(stage, data))
+        for each in changed:
+            note(f"{each}; if the sweep's file scales by its data, it now does so by others")
+        seen = "in the data as they are now" if changed else "in training"
+        predicted = _of_tables(model, trial, planned, files, note, seen)
     described = _described(trial, source.sweep, point)
     return predicted, f"model: {source.sweep.name}, {described}, {why}"
 
@@ -194,12 +196,12 @@ def _described(trial: Trial, sweep: Sweep, point: xr.Dataset) -> str:
 
 def _of_tables(
     model: Model, trial: Trial, planned: "PlannedRun", files: Sequence[Path],
-    note: Callable[[str], None],
+    note: Callable[[str], None], seen: str = "in training",
 ) -> list[Prediction]:  # fmt: skip
-    """Of every row of CSV files whose columns are the features."""
+    """Of every row of CSV files whose columns are the features; the data's were `seen` there."""
     task, data, trained = model.bound(planned.task), planned.data, model.about["attrs"]
     features = trained.get("features", data.features)
-    read = [_read(file, features, task, data.train.x, note) for file in files]
+    read = [_read(file, features, task, data.train.x, note, seen) for file in files]
     arrays = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), data.arrays())
     like = jax.eval_shape(lambda rng, data: task.init(trial, rng, data), keys.like(), arrays)
     x_NxF = like_training(task, data, np.concatenate([x for x, _ in read]))
@@ -264,7 +266,7 @@ def _numbers(cells: Cells, column: pd.Series, dtype: np.dtype) -> np.ndarray:
 
 def _read(
     file: Path, features: Sequence[str] | None, task: Task, like: PyTree,
-    note: Callable[[str], None],
+    note: Callable[[str], None], seen: str = "in training",
 ) -> tuple[np.ndarray, list[int]]:  # fmt: skip
     """The features of every row, (N, F), from the columns of their names, or all; and its line."""
     if np.ndim(like) != 2:
@@ -278,26 +280,28 @@ def _read(
         note(f"{file}: the model knows no names: its inputs are {', '.join(names)}, in this order")
     dtype = input_dtype(task, np.dtype(like.dtype))
     made = np.stack([_numbers(cells, table[name], dtype) for name in names], axis=1)
-    if far := _far_outside(names, made, like):
+    if far := _far_outside(names, made, like, seen):
         note(
-            f"{file}: values far outside of those trained on: {far}; if the sweep's file scales "
+            f"{file}: values far outside of those {seen}: {far}; if the sweep's file scales "
             "its examples, scale rows likewise"
         )
     return made, cells.lines[1:]
 
 
-def _far_outside(names: Sequence[str], x_NxF: np.ndarray, trained_MxF: np.ndarray) -> str:
-    """In which columns rows lie outside of the range trained on by more than its width; or "".
+def _far_outside(
+    names: Sequence[str], x_NxF: np.ndarray, seen_MxF: np.ndarray, seen: str = "in training"
+) -> str:
+    """In which columns rows lie outside of the range seen by more than its width; or "".
 
     Of a narrow range, such as that of a constant, by more than a thousandth of its values, too.
     """
-    low_F, high_F = trained_MxF.min(0).astype(float), trained_MxF.max(0).astype(float)
+    low_F, high_F = seen_MxF.min(0).astype(float), seen_MxF.max(0).astype(float)
     largest_F = np.maximum(np.abs(low_F), np.abs(high_F))
     width_F = np.maximum(high_F - low_F, NARROW * largest_F)
     far_NxF = (x_NxF < low_F - width_F) | (x_NxF > high_F + width_F)
     said = [
         f"{names[i]} in {far_NxF[:, i].sum():,} of {count(len(x_NxF), 'row')} ("
-        f"{_range(x_NxF[:, i])}, in training {_range(trained_MxF[:, i])})"
+        f"{_range(x_NxF[:, i])}, {seen} {_range(seen_MxF[:, i])})"
         for i in np.flatnonzero(far_NxF.any(0)).tolist()
     ]
     more = f"; and {count(len(said) - FAR, 'more column')}" if len(said) > FAR else ""
