@@ -470,6 +470,11 @@ def test_values_are_read_as_set_reads_them():
     assert tables.where(ds, ["learning_rate=none"])["learning_rate"].values == ["None"]
     ds = ds.assign_coords(learning_rate=["max", "None", "none"])  # of a Literal
     assert tables.where(ds, ["learning_rate=none"])["learning_rate"].values == ["none"]
+    ds = ds.assign_coords(learning_rate=["0.9-1e-05", "None", "2.0"])  # of tuples
+    for written, own in [("0.9-1e-5", "0.9-1e-05"), ("2", "2.0")]:
+        assert tables.where(ds, [f"learning_rate={written}"])["learning_rate"].values == [own]
+    with pytest.raises(UserError, match=r"no trial has learning_rate = 0.9-0.1; there are 0.9-1e"):
+        tables.where(ds, ["learning_rate=0.9-0.1"])
 
 
 def test_show_several_sweeps_or_one(two):

@@ -16,6 +16,7 @@ from rich.table import Table
 from jaxexp.base.errors import UserError
 from jaxexp.base.words import count
 from jaxexp.results import seeds, select
+from jaxexp.results.select.ranks import numbers
 from jaxexp.spec.values import convert
 
 if TYPE_CHECKING:
@@ -213,7 +214,9 @@ def _read(name: str, value: str, there: np.ndarray) -> object:
             return int(value)
         if kind == "f":
             return float(value)
-        return None if value.lower() == "none" and value not in there else value
+        if value in there:
+            return value
+        return None if value.lower() == "none" else numbers(value) or value
     except (ValueError, KeyError):
         expected = {"b": "on or off", "i": "one whole number", "u": "one whole number"}
         wanted = expected.get(kind, "one number")

@@ -62,7 +62,7 @@ def where(ds: xr.Dataset, **values: object) -> xr.Dataset:
             there = ", ".join(dict.fromkeys(setting(own) for own in values_P))
             has = "ends with" if changed(ds, name) else "has"
             text_of = isinstance(value, str) and values_P.dtype.kind not in "UO"
-            given = f"{value!r}, which is text" if text_of else value
+            given = f"{value!r}, which is text" if text_of else text(value)
             raise UserError(f"no trial {has} {name} = {given}; there are {there}")
         ds = ds.isel({ds[name].dims[0]: np.flatnonzero(keep)})
     return ds
@@ -152,11 +152,11 @@ def distinct(ds: xr.Dataset, name: str) -> list[Plain]:
 
 
 def _text_order(value: object) -> tuple[bool, int, tuple[float, ...], str]:
-    numbers = _numbers(value)
-    return not numbers, len(numbers), numbers, number(value)
+    own = numbers(value)
+    return not own, len(own), own, number(value)
 
 
-def _numbers(value: object) -> tuple[float, ...]:
+def numbers(value: object) -> tuple[float, ...]:
     """The numbers of a value, or of the text of one, such as "64-32-16"; none of any other."""
     written = text(value)
     for each in ([written], parts(written)):
@@ -172,7 +172,7 @@ def _same_text(own: str, value: object) -> bool:
     """Whether `own`, a value as text, is this one: "10.0" is the number 10."""
     if own == text(value) or isinstance(value, str | bool | None):
         return own == text(value)
-    there, wanted = _numbers(own), _numbers(value)
+    there, wanted = numbers(own), numbers(value)
     return bool(wanted) and len(there) == len(wanted) and all(map(same, there, wanted))
 
 
