@@ -533,7 +533,7 @@ def test_a_run_that_the_clock_has_ended_is_found_complete(problem, tmp_path, mon
             self.now += self.speed
             return np.zeros(len(trials), bool)
 
-        def monotonic(self):
+        def time(self):
             return self.now
 
     for speed in (1, 0):
