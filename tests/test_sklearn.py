@@ -612,8 +612,8 @@ def test_folds_on_which_no_fit_can_be_made_lose_their_scores_alone():
 
 @pytest.mark.integration
 def test_a_fold_whose_held_out_examples_weigh_nothing_loses_its_scores_alone():
-    x = np.random.default_rng(0).normal(size=(90, 2))
-    cv, weight = KFold(3), np.ones(90)
+    x = np.random.default_rng(0).normal(size=(180, 2))
+    cv, weight = KFold(3), np.ones(180)
     model = MLPRegressor((4,), early_stopping=True, **OPTIONS)
     (seed,) = model._seeds(1)
     held = train_test_split(list(cv.split(x))[1][0], test_size=0.1, random_state=seed)[1]
