@@ -90,8 +90,8 @@ class Model:
 
     def bound(self, task: Task) -> Task:
         """The task as it was bound to the data trained on, not to those that there are now."""
-        saved = {n: v for n, v in self.about["task"].items() if n in task.saved_fields}
-        own = {name: _as_tuples(value) for name, value in saved.items()}
+        saved = self.about["task"]
+        own = {name: _as_tuples(saved[name]) for name in task.saved_fields if name in saved}
         return dataclasses.replace(task, **own) if own else task  # type: ignore[type-var]
 
 

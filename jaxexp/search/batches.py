@@ -182,8 +182,8 @@ class Search:
         """What is trained for a suggestion: the first like it that there was, with each seed."""
         suggested.check()
         check_texts(self.written, suggested.values())
-        first = next(iter(self.known.values()), suggested)
-        if self.seeds > 1 and suggested.seed != first.seed:
+        before = next(iter(self.known.values()), suggested)
+        if self.seeds > 1 and suggested.seed != before.seed:
             raise UserError(SEEDS_TWICE.format(self.seeds))
         first = self.known.setdefault(_as_float32(suggested), suggested)
         seeds = self._seeds(first)

@@ -2,6 +2,7 @@
 
 import io
 import textwrap
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Literal, TypedDict, Unpack
 
@@ -144,12 +145,14 @@ def best_of(
 
 def _told_apart(ds: xr.Dataset, places: Iterable[int]) -> list[tuple[str, xr.Dataset]]:
     trials = [point(ds, int(place)) for place in places]
-    labels = [label for label, _ in trials]
+    alike = Counter(label for label, _ in trials)
     made = []
     for label, own in trials:
-        values = [select.in_the_end(own, name).item() for name in hyperparameters(ds)]
-        exact = ", ".join(str(v) for v in values if isinstance(v, float) and setting(v) != str(v))
-        made.append((f"{label} ({exact})" if labels.count(label) > 1 and exact else label, own))
+        if alike[label] > 1:
+            values = [select.in_the_end(own, name).item() for name in hyperparameters(ds)]
+            rounded = [str(v) for v in values if isinstance(v, float) and setting(v) != str(v)]
+            label += f" ({', '.join(rounded)})" if rounded else ""
+        made.append((label, own))
     return made
 
 
