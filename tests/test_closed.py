@@ -745,7 +745,20 @@ def unweighted(prediction, target, weight_B):
     return {"error": jnp.abs(prediction - target).sum(), "n": weight_B.sum()}
 
 
-@pytest.mark.parametrize("sums", [mean_error, unweighted, functools.partial(mean_error)])
+def about_the_mean(prediction, target, weight_B):
+    """Of all rows there are, which others of weight 0 change."""
+    return {"error": jnp.where(weight_B > 0, (target - target.mean()) ** 2, 0) @ weight_B}
+
+
+def of_the_rest(prediction, target, weight_B):
+    """As many rows of weight 0 as there are, which count."""
+    return {"error": jnp.where(weight_B > 0, 0, abs(target)).sum()}
+
+
+@pytest.mark.parametrize(
+    "sums",
+    [mean_error, unweighted, functools.partial(mean_error), about_the_mean, of_the_rest],
+)
 def test_sums_of_a_metric_add_up(sums):
     metric = jx.Metric("lower", sums=sums, value=lambda sums: sums["error"])
     with pytest.raises(jx.UserError, match=r"metrics\['error'\]: `sums` .* do not add up"):

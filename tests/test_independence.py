@@ -1026,6 +1026,10 @@ def root(x):
     return jnp.sqrt((x**2).sum(1))
 
 
+def nearest(x, mask, rest):
+    return jnp.where(mask, x[:, 0], rest) - jnp.where(mask, x[:, 0], 0).sum()
+
+
 def inverse(h, mask):
     return ((h + 0.1) * mask) ** -1 / (h * mask).sum()
 
@@ -1040,10 +1044,14 @@ def inverse(h, mask):
         (lambda x, mask: root(jnp.where(mask[:, None], x, 0)), True),
         (lambda x, mask: jnp.sqrt((x[:, 0] * mask) ** 2 + 0.1), True),
         (lambda x, mask: jnp.exp(x[:, 0] + jnp.log(mask * 1.0)), True),
+        (lambda x, mask: jnp.square(nearest(x, mask, jnp.inf)).min(), False),
+        (lambda x, mask: jnp.exp(nearest(x, mask, jnp.inf)).min(), False),
+        (lambda x, mask: jnp.where(mask, nearest(x, mask, jnp.inf) / x[:1, 0] ** 2, 0), False),
+        (lambda x, mask: jnp.exp(nearest(x, mask, -jnp.inf) / 2).sum(), True),
     ],
 )
 def test_gradients_of_what_fills_a_batch_are_finite(of, finite):
-    """0 times the derivative of a root of 0 is no number, which a `where` before it leaves out."""
+    """0 times the derivative of a root of 0, or by what meets an infinity, is no number."""
     task = of_batch(lambda h, x, rng, mask: h**2 + of(h[:, None] * x, mask))
     made = found(task, trials=SIZES)
     assert (made.filling, made.evaluated_filling) == (not finite, False)

@@ -24,6 +24,14 @@ from jaxexp.training.task import Outputs, Task, Variables
 N = 37
 
 
+def test_what_fills_a_batch_follows_in_the_order():
+    """No example is there twice: the distance of two that are the same has no gradient."""
+    given = jnp.arange(10), 10, jnp.uint32(8), 5, 7, batching.as_they_lie
+    batch_B, mask_B = batching.take(*given)
+    np.testing.assert_array_equal(batch_B, [8, 9, 0, 1, 2, 3, 4])
+    np.testing.assert_array_equal(mask_B, [True, True] + 5 * [False])
+
+
 class Diary(Task):
     """A task that learns nothing and writes down what it sees: examples are numbers below N.
 

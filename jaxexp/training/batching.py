@@ -81,11 +81,13 @@ def take(
 ) -> tuple[Batch, Array]:  # fmt: skip
     """`size` examples of an order of n, and their mask: False past `length` or the last.
 
-    With `holes`, the order may lead to no row, -1, where it is False, too.
+    What follows in the order, from its beginning again, fills them up: no example is there twice
+    where there are as many. With `holes`, the order may lead to no row, -1, where the mask is
+    False, too.
     """
     offset_B = jnp.arange(size, dtype=jnp.uint32)
     position_B = start + offset_B
-    row_B = order(jnp.minimum(position_B, jnp.uint32(n - 1)))
+    row_B = order(position_B % jnp.uint32(n))
     index_B = jnp.maximum(row_B, 0) if holes else row_B
 
     def rows(a: ArrayLike) -> Array:

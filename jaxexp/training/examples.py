@@ -70,8 +70,7 @@ class Programs:
             if metric.example is not None:
                 each[name] = metric.example(made.prediction, made.target)
             elif metric.sums is not None:
-                both = jax.tree.leaves((made.prediction, made.target))
-                each[name] = [a for a in both if jnp.shape(a)[:1] == jnp.shape(made.loss)]
+                each[name] = jax.tree.leaves((made.prediction, made.target))
         return each | {" weights": self.task.weights(batch)}, made.state if train else ()
 
     def gradients(self, given: Given) -> tuple[dict[str, PyTree], PyTree, PyTree]:

@@ -69,6 +69,14 @@ SINGULAR: dict[str, tuple[int, tuple[float, ...]]] = {
     **dict.fromkeys(("asin", "acos", "atanh", "erf_inv"), (0, (-1, 1))),
     "acosh": (0, (1,)), "atan2": (0, (0,)), "div": (1, (0,)), "log1p": (0, (-1,)),
 }  # fmt: skip
+# The same at infinities: by one of which arguments.
+AT_INFINITY: dict[str, tuple[tuple[int, ...], tuple[float, ...]]] = {
+    **dict.fromkeys(("exp", "exp2", "expm1"), ((0,), (np.inf,))),
+    **dict.fromkeys(("cos", "cosh", "integer_pow", "lgamma", "pow"), ((0,), (-np.inf, np.inf))),
+    **dict.fromkeys(("sin", "sinh", "square", "tan"), ((0,), (-np.inf, np.inf))),
+    **dict.fromkeys(("dot_general", "mul"), ((0, 1), (-np.inf, np.inf))),
+    "div": ((0,), (-np.inf, np.inf)),
+}  # fmt: skip
 
 
 def reaches(
@@ -355,6 +363,13 @@ def _folded(
 
 def _may_be_singular(name: str, params: jaxprs.Params, given: Sequence[Reach]) -> bool:
     """Whether a mask may have put others where the derivative of an operation is not finite."""
+    arguments, infinities = AT_INFINITY.get(name, ((), ()))
+    for i in arguments:
+        for axis in given[i].axes_masked:
+            # Of a product it is the derivative by the other factor, unless that is a number.
+            fixed = name in ("div", "mul") and given[1 - i].value(axis) is not None
+            if given[i].value(axis) in infinities and not fixed:
+                return True
     if name == "integer_pow" and params["y"] < 0:
         name = "pow"
     if name not in SINGULAR:

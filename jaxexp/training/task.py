@@ -305,6 +305,15 @@ def check_outputs(task: Task, outputs: object, size: int, state: PyTree = None) 
             raise UserError(
                 f"{name}: metric {metric!r} computes nothing itself and is not in Outputs.metrics"
             )
+        both = {"prediction": outputs.prediction, "target": outputs.target}
+        for what, tree in both.items() if declared.sums else ():
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+                if jnp.shape(leaf)[:1] != (size,):
+                    raise UserError(
+                        f"{name}: {what}{jax.tree_util.keystr(path)} has the shape "
+                        f"{jnp.shape(leaf)} for a batch of {size} examples, expected ({size}, ...):"
+                        f" metrics[{metric!r}] has `sums` over examples"
+                    )
     if state is not None:
         check_state(name, state, outputs.state, "return it as Outputs(state=…)")
 

@@ -289,34 +289,47 @@ def _check_variables(task: Task, made: object) -> None:
 
 
 def _check_sums(task: Task, outputs: Outputs) -> None:
-    """Raise UserError for sums that are none: those of four examples add up from two and two."""
+    """Raise UserError for sums that are none, or of which others of weight 0 change some.
+
+    Those of two examples and of two others, each beside two that do not count, add up to those of
+    all four.
+    """
     for name, metric in task.metrics.items():
         if metric.sums is None or str(metric.sums.__module__).startswith("jaxexp."):
             continue
         rng = np.random.default_rng(0)
 
-        def four(shape: jax.ShapeDtypeStruct) -> Array:
-            size = (4, *shape.shape[1:])
+        def six(shape: jax.ShapeDtypeStruct) -> Array:
+            size = (6, *shape.shape[1:])
             if jnp.issubdtype(shape.dtype, jnp.floating):
                 return jnp.asarray(rng.uniform(0.1, 0.9, size), shape.dtype)  # noqa: B023
             return jnp.asarray(np.arange(math.prod(size)).reshape(size) % 2, shape.dtype)
 
-        given = jax.tree.map(four, (outputs.prediction, outputs.target))
-        weights = np.array([[1, 2, 0, 0], [0, 0, 3, 1], [1, 2, 3, 1]], np.float32)
-        first, last, all_of_them = (
-            jax.tree.map(np.asarray, metric.sums_of(None, given[0], given[1], w, name=name))
-            for w in weights
-        )
-        added = jax.tree.map(lambda a, b: a + b, first, last)
-        same = jax.tree.map(
-            lambda a, b: a.shape == b.shape and np.allclose(a, b, 1e-3, 1e-4, equal_nan=True),
-            added, all_of_them,
-        )  # fmt: skip
-        if not all(jax.tree.leaves(same)):
-            raise UserError(
-                f"metrics[{name!r}]: `sums` of two examples and of two others do not add up to "
-                "those of all four: expected sums over the examples, each times its weight"
-            )
+        given = jax.tree.map(six, (outputs.prediction, outputs.target))
+
+        def sums(rows: Sequence[int], *weights: float) -> PyTree:
+            prediction, target = jax.tree.map(lambda a: a[np.array(rows)], given)  # noqa: B023
+            weight_B = jnp.asarray(weights, jnp.float32)
+            own = metric.sums_of(None, prediction, target, weight_B, name=name)  # noqa: B023
+            return jax.tree.map(np.asarray, own)
+
+        all_of_them = sums([0, 1, 2, 3], 1, 2, 3, 1)
+        alone = sums([0, 1], 1, 2), sums([2, 3], 3, 1)
+        filled = sums([0, 1, 4, 5], 1, 2, 0, 0), sums([2, 3, 5, 5], 3, 1, 0, 0)
+        for parts in (alone, filled):
+            same = jax.tree.map(
+                lambda a, b, c: (
+                    a.shape == b.shape == c.shape
+                    and np.allclose(a + b, c, 1e-3, 1e-4, equal_nan=True)
+                ),
+                *parts, all_of_them,
+            )  # fmt: skip
+            if not all(jax.tree.leaves(same)):
+                raise UserError(
+                    f"metrics[{name!r}]: `sums` of two examples and of two others do not add up to "
+                    "those of all four: expected sums over the examples, each times its weight, "
+                    "whatever stands beside them with a weight of 0"
+                )
 
 
 @one_at_a_time
