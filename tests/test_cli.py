@@ -122,6 +122,7 @@ def test_the_same_trial_in_two_sweeps_is_one_run(reproduced):
         )
 
 
+@pytest.mark.nightly
 @pytest.mark.integration
 def test_report_is_drawn_again_from_the_results(reproduced):
     before = (reproduced / "report.html").read_bytes()

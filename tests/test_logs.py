@@ -188,6 +188,7 @@ def test_a_resumed_run_logs_what_was_asked_for_and_only_once(tmp_path, noted):
     assert noted == [("mine", 6), ("mine", 6)]
 
 
+@pytest.mark.nightly
 def test_logs_that_cannot_be_written_do_not_lose_the_run(tmp_path, noted, monkeypatch):
     def write(sweep, own, folder):
         raise RuntimeError("no space\nleft")

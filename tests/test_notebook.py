@@ -57,6 +57,7 @@ def test_reading_a_plan():
     assert "(and 4 of fewer)" in text
 
 
+@pytest.mark.nightly
 def test_a_study_of_optuna():
     pytest.importorskip("optuna")
     text = told("optuna")
@@ -67,6 +68,7 @@ def test_a_study_of_optuna():
     assert float(re.search(r"([\d.]+) of the test digits are right", text)[1]) > 0.9
 
 
+@pytest.mark.nightly
 def test_four_ways_to_search():
     text = told("search")
     found = re.findall(r"^(\w+): (\d+) trials, (\d+) epochs, .* accuracy ([\d.]+)$", text, re.M)

@@ -575,7 +575,9 @@ def long_search(folder, data, progress):
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize(("batch", "epoch"), [(1, 3), (3, 1)])
+@pytest.mark.parametrize(
+    ("batch", "epoch"), [(1, 3), pytest.param(3, 1, marks=pytest.mark.nightly)]
+)
 def test_killed_and_resumed_is_as_never_killed(batch, epoch, data, tmp_path):
     process = multiprocessing.get_context("spawn").Process(
         target=long_search, args=(tmp_path, data, KillAt(epoch, batch))
@@ -893,6 +895,7 @@ def test_the_folder_is_readable(data, tmp_path):
     assert content["batches"] == [[0, 1, 2], [3, 4, 5]]
 
 
+@pytest.mark.nightly
 @pytest.mark.integration
 @pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
 def test_the_peers_of_the_benchmark_train():

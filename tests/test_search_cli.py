@@ -301,17 +301,8 @@ def test_points_of_several_seeds_that_are_killed_end_with_the_same_bits(place):
     assert results(place / "whole")["seed"].size == 2
 
 
-@pytest.mark.integration
-@pytest.mark.parametrize(
-    "sampler",
-    [
-        "halving",
-        *(
-            pytest.param(name, marks=pytest.mark.nightly)
-            for name in ("random", "sobol", "hyperband", "pbt")
-        ),
-    ],
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize("sampler", ["random", "sobol", "halving", "hyperband", "pbt"])
 def test_killed_and_resumed_it_ends_with_the_same_bits(sampler, place):
     size = ["--set", "epochs=81"] if sampler == "hyperband" else ["--trials", "5"]
     size += [] if sampler == "hyperband" else ["--set", "epochs=400"]

@@ -517,6 +517,7 @@ def test_groups_weights_and_a_regressor():
     )
 
 
+@pytest.mark.nightly
 @pytest.mark.integration
 def test_a_search_over_the_hyperparameters_of_a_module():
     trial = NetTrial(epochs=12, batch_size=25)
@@ -529,6 +530,7 @@ def test_a_search_over_the_hyperparameters_of_a_module():
     assert search.best_estimator_.variables_.params["Dense_1"]["kernel"].shape[1] in (3, 6)
 
 
+@pytest.mark.nightly
 @pytest.mark.integration
 def test_candidates_that_no_trial_tells_apart_train_apart():
     """Modules, losses, optimizers, random states, and trials of another class."""
@@ -588,6 +590,7 @@ def test_folds_of_one_class_alone_fail_as_fits_on_them_do():
         VectorizedSearchCV(model, grid, cv=one_class, error_score="raise").fit(X, Y)
 
 
+@pytest.mark.nightly
 @pytest.mark.integration
 def test_folds_on_which_no_fit_can_be_made_lose_their_scores_alone():
     """Of weights that leave a class out, and of classes too small to hold examples out."""
