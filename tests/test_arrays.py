@@ -641,7 +641,7 @@ def examples(n: int = 4, **changed: Any) -> Examples:
         ("classes: 'ab', expected a list", {"classes": "ab"}),
         ("features: 'a' twice", {"features": ("a", "a")}),
         (
-            "features: 3 names, expected 2, one for each column of train.x",
+            "features: 3 names, expected one for each column of train.x, of shape (N, 2)",
             {"features": ("a", "b", "c")},
         ),
         (

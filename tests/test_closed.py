@@ -1227,19 +1227,35 @@ def test_columns_are_compared_whatever_the_frame_is_called():
         jx.Data({"train_x": frame}, test={"train_x": frame[["c", "b", "a"]]})
 
 
-def test_copies_with_other_frames_have_their_columns():
+def test_copies_have_the_columns_of_frames_unless_others_are_given():
     def examples(table):
         return jx.Examples({"table": table}, Y_N)
 
     frame = pd.DataFrame(X_Nx3, columns=["a", "b", "c"])
-    data = jx.Data(examples(frame))
+    data = jx.Data(examples(frame), validation=examples(frame))
     assert dataclasses.replace(data, train=examples(X_Nx3)).columns == data.columns
-    assert not dataclasses.replace(data, train=examples(X_Nx3[:, :2])).columns
-    other = examples(frame.rename(columns={"a": "z"}))
-    made = dataclasses.replace(data, train=other, validation=other)
-    assert made.columns == {"x.table": ("z", "b", "c")}
+    other = examples(frame[["c", "b", "a"]])
+    for given in (data, jx.folds(jx.Data(examples(frame)), 2)):  # validation is an array by now
+        with pytest.raises(jx.UserError, match=r"^train.x.table: not `columns` .*order is another"):
+            dataclasses.replace(given, train=other)
+    made = dataclasses.replace(data, train=other, validation=other, columns={})
+    assert made.columns == {"x.table": ("c", "b", "a")}
     with pytest.raises(jx.UserError, match=r"^validation.x.table: not the columns of train.x.ta"):
-        dataclasses.replace(data, train=other, validation=examples(frame))
+        dataclasses.replace(data, train=other, validation=examples(frame), columns={})
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (None, "columns: None, expected a dict"),
+        ({"x.table": "abc"}, r"columns\['x.table'\]: 'abc', expected a list of names"),
+        ({"x.table": ["a", "b"]}, r"columns\['x.table'\]: 2 names, .* train.x.table, .*\(N, 3\)"),
+        ({"x.other": ["a", "b"]}, "columns: 'x.other', expected one of 'x.table', 'y'"),
+    ],
+)
+def test_columns_are_those_of_arrays(columns, message):
+    with pytest.raises(jx.UserError, match=f"^{message}"):
+        jx.Data(jx.Examples({"table": X_Nx3}, Y_N), columns=columns)
 
 
 def test_names_of_the_columns_of_x_are_features():

@@ -32,6 +32,8 @@ from jaxexp.training.checks import (
     named_leaves,
     refuse_names,
     row_count,
+    shape_like,
+    some_names,
     structure_of,
 )
 from jaxexp.training.reading import column_names
@@ -83,6 +85,8 @@ class Data:
         coords: name -> (dimensions, array), coordinates of the dataset of results.
         attrs: attributes of the dataset of results; `attrs["data"]` says in one line where the
             data are from.
+        columns: path -> the names of the columns of any other array of `train` ("x.table" in a
+            dict): those of frames. `dataclasses.replace` hands them on, as it does `features`.
 
     Raises:
         UserError: something is empty, unequal, not finite, not a number or out of range; the
@@ -104,8 +108,6 @@ class Data:
     train_sample: int | None = None
     coords: Mapping[str, Coordinate] = field(default_factory=dict)
     attrs: Attributes = field(default_factory=dict)
-    # Of the training split's frames but "x", whose are `features`, by path: "x.table" in a dict.
-    # They are taken from frames; an argument, so that `dataclasses.replace` hands them on.
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
     # The examples of a batch that is evaluated, all of one split; 0 where it may hold several.
     evaluated_apart: int = field(default=0, init=False, repr=False)
@@ -115,7 +117,7 @@ class Data:
     def __post_init__(self) -> None:
         """Check everything; leaves become read-only NumPy arrays."""
         put = functools.partial(object.__setattr__, self)
-        for name in ("extra", "coords", "attrs"):
+        for name in ("extra", "coords", "attrs", "columns"):
             mapping = getattr(self, name)
             if not isinstance(mapping, Mapping) or not all(isinstance(key, str) for key in mapping):
                 raise UserError(f"{name}: {mapping!r}, expected a dict whose keys are strings")
@@ -132,6 +134,8 @@ class Data:
             raise UserError("train: None, expected examples to train on")
         if "x" in self.columns:
             raise UserError(f"columns: 'x' is {self.columns['x']!r}, expected it as `features`")
+        named = {at: checked_names(f"columns[{at!r}]", own, 1) for at, own in self.columns.items()}
+        put("columns", named)
         for name in SPLITS:
             if (split := getattr(self, name)) is not None:
                 put(name, map_leaves(functools.partial(self._checked_leaf, name), split, name))
@@ -140,6 +144,9 @@ class Data:
                     check_alike(name, getattr(self, name), self.train)
                 if isinstance(split, Examples):
                     self._check_examples(name, getattr(self, name))
+        paths = [path.removeprefix(".") for path, _ in named_leaves(self.train)]
+        for path in self.columns.keys() - set(paths):
+            raise UserError(f"columns: {path!r}, expected one of {some_names(paths)}")
         sample = self.train_sample
         if sample is not None and not (is_int(sample) and sample >= 1):
             raise UserError(f"train_sample={sample!r}: expected a whole number above 0, or None")
@@ -158,23 +165,21 @@ class Data:
         array = checked_leaf(where, value, rows=True)
         path = where.removeprefix(split).removeprefix(".")
         names, known = column_names(where, value), self.names_of(path)
-        if names and known and (split != "train" or path == "x"):
+        if names and known:
+            own = "`features`" if path == "x" else "`columns` (if all frames are new: columns={})"
             like = f"the columns of {where.replace(split, 'train', 1)}"
-            refuse_names(where, names, known, "`features`" if split == "train" else like)
-        if split != "train":
+            refuse_names(where, names, known, own if split == "train" else like)
+        if split != "train" or not (known := known or names):
             return array
+        if array.shape[1:] != (len(known),) and (array.ndim == 2 or path != "x"):
+            raise UserError(
+                f"{'features' if path == 'x' else f'columns[{path!r}]'}: {len(known)} names, "
+                f"expected one for each column of {where}, of shape {shape_like(array.shape)}"
+            )
         if path == "x":
-            known = known or names
-            if known and array.ndim == 2 and array.shape[1] != len(known):
-                raise UserError(
-                    f"features: {len(known)} names, expected {array.shape[1]}, one for each column "
-                    f"of {where}"
-                )
             object.__setattr__(self, "features", known)
-        else:  # those that a copy hands on are of an array as wide, not of another frame
-            own = names or (known if known and array.shape[1:] == (len(known),) else None)
-            others = {at: columns for at, columns in self.columns.items() if at != path}
-            object.__setattr__(self, "columns", others | ({path: own} if own else {}))
+        else:
+            object.__setattr__(self, "columns", {**self.columns, path: known})
         return array
 
     def names_of(self, path: str) -> tuple[str, ...] | None:
