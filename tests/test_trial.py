@@ -41,12 +41,14 @@ class NetTrial(Trial):
     pooling: str | None = "max"
     crop: Literal["none", "half"] | None = None
     betas: tuple[float, ...] | None = (0.9, 0.5)
+    acts: tuple[str | None, ...] = ("relu",)
+    norm: Literal[None, "batch"] = None
 
 
 def test_kinds():
     kinds = {name: field.kind for name, field in NetTrial.fields().items()}
     own = ("channels", "clip", "schedule", "pool", "kernels", "pair", "mode", "matmul_precision")
-    own += ("pooling", "crop", "betas")
+    own += ("pooling", "crop", "betas", "acts", "norm")
     assert {name for name, kind in kinds.items() if kind is Kind.STATIC} == set(own)
     assert kinds["batch_size"] is Kind.SIZE
     assert kinds["scale"] is kinds["learning_rate"] is kinds["seed"] is Kind.TRACED
@@ -81,6 +83,10 @@ def test_kinds():
         ("crop", Written("none"), "none"),
         ("crop", Written("None"), None),
         ("betas", Written("none"), None),
+        ("acts", Written("none-relu"), (None, "relu")),
+        ("acts", "none-relu", ("none", "relu")),
+        ("norm", Written("none"), None),
+        ("norm", "None", None),
         ("betas", "0.9-1e-5", (0.9, 1e-5)),
         ("betas", "-1e-05--1.E-3-2E3", (-1e-5, -1e-3, 2000.0)),
     ],

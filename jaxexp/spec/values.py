@@ -85,7 +85,10 @@ def convert(hint: Hint, value: object) -> Value:
     if origin is typing.Literal:
         options: tuple[Value, ...] = typing.get_args(hint)
         named = {str(option): option for option in options}
-        return (named | {text(option): option for option in options})[text(value)]
+        named |= {text(option): option for option in options}
+        if None in options and text(value) not in named:
+            return convert(type(None), value)
+        return named[text(value)]
     if origin is tuple:
         return _to_tuple(typing.get_args(hint), value)
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
@@ -123,7 +126,8 @@ def parts(written: str) -> list[str]:
     >>> parts("64-32"), parts("-0.5--1e-05")
     (['64', '32'], ['-0.5', '-1e-05'])
     """
-    return re.split(r"(?<=[^-])-(?<![\d.][eE]-(?=\d))", written)  # no sign, nor an exponent's
+    found = re.split(r"(?<=[^-])-(?<![\d.][eE]-(?=\d))", written)  # no sign, nor an exponent's
+    return list(map(type(written), found))
 
 
 def listed(value: object) -> object:
