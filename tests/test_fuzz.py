@@ -172,6 +172,25 @@ def test_run_json_as_it_was(tmp_path):
     assert recalled(written(tmp_path / "run", json.dumps(run_json()).encode())) == COMMAND
 
 
+OF_TEXT = """
+from dataclasses import dataclass
+import jaxexp as jx
+
+@dataclass(frozen=True, kw_only=True)
+class OwnTrial(jx.Trial):
+    reg: str | None = "l2"
+
+sweep, problem = jx.Sweep(OwnTrial()), lambda inputs: None
+"""
+
+
+def test_none_as_it_was_typed_is_none_of_run_json(tmp_path):
+    (tmp_path / "own.py").write_text(OF_TEXT)
+    command = Command(sweeps=(str(tmp_path / "own.py"),), title="", settings={"reg": ["none"]})
+    [source] = Command.from_json(json.loads(json.dumps(command.as_json())), tmp_path).sources()
+    assert source.sweep.base.reg is None
+
+
 @fuzz
 @given(content=st.binary() | JSON.map(json.dumps).map(str.encode) | st.just(b"[" * 100_000))
 def test_what_is_no_run_json(tmp_path, content):

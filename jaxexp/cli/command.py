@@ -17,6 +17,7 @@ from jaxexp.cli.library import Source
 from jaxexp.cli.searching import Search
 from jaxexp.planning.plan import check_mode
 from jaxexp.spec.sweep import Sweep
+from jaxexp.spec.values import Written
 
 if TYPE_CHECKING:
     from jaxexp.api import PlannedRun
@@ -70,7 +71,8 @@ class Command:
             return self._prepare_search(source, self.search)
         self._check_seeds(source)
         self._check_values(source.sweep)
-        sweep = source.sweep.set(self.settings)
+        settings = {name: list(map(Written, values)) for name, values in self.settings.items()}
+        sweep = source.sweep.set(settings)
         if self.seed is not None:
             sweep = sweep.set({"seed": [self.seed]})
         several = self.seeds.get(sweep.name, 1)

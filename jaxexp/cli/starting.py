@@ -1,6 +1,7 @@
 """Beginning a run in its directory, going on with it, and what is said when it ends."""
 
 import contextlib
+import json
 import shlex
 import sys
 import time
@@ -18,7 +19,6 @@ from jaxexp.cli.exits import console, say_error
 from jaxexp.cli.rundir import RunDirectory
 from jaxexp.cli.session import Session
 from jaxexp.cli.signals import Signals
-from jaxexp.spec.values import Written
 
 
 def parse_settings(
@@ -28,8 +28,8 @@ def parse_settings(
 
     Raises UserError where `--seed` or `--seeds` is given beside a setting of the seed.
     """
-    made: dict[str, list[str]] = {
-        name: [Written(value.strip()) for value in values.split(",")]
+    made = {
+        name: [value.strip() for value in values.split(",")]
         for name, values in pairs_of(settings).items()
     }
     for option, given in (("--seed", seed), ("--seeds", seeds)):
@@ -63,7 +63,8 @@ def start(
     path = out or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
     command.check()
     command = command.with_nodes()
-    command = Command.from_json(command.as_json(), path)  # as a resumed run will have it
+    # As a resumed run will have it.
+    command = Command.from_json(json.loads(json.dumps(command.as_json())), path)
     held = RunDirectory.create(path, command.as_json(), force=force)
     run_in(command, path, held, budget=budget)
 
