@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +18,7 @@ import xarray as xr
 from test_cli import command, write_csvs
 
 import jaxexp as jx
+from jaxexp.api.checks import check_saved
 from jaxexp.cli import begun, exporting, library, prediction
 from jaxexp.cli import main as cli
 from jaxexp.reproduce import vision
@@ -300,6 +301,37 @@ def test_a_model_gives_back_what_its_task_took_from_the_data(tmp_path):
     task = Saving(shifts=((0.5, 2), (True, None, "a")))
     about = json.loads(json.dumps({"task": {"shifts": task.shifts, "gone": 1}}))
     assert models.Model(tmp_path / "a.npz", about, {}).bound(Saving()) == task
+
+
+def test_numbers_of_numpy_are_saved_as_plain_ones(tmp_path):
+    task = jx.MLPClassification(np.int64(2), (np.float32(0.1),), (np.float64(0.1),))
+    task = task.bind(jx.arrays([[0.0], [1.0], [2.0]], [0, 1, 1], validation=1))
+    check_saved(task)
+    trial, variables = jx.MLPTrial(), jx.Variables({"w": np.ones(1)})
+    record = SimpleNamespace(
+        trial=trial, final=trial, variables=variables, metrics={}, running=(), diverged_epoch=0
+    )
+    models.save(tmp_path, "own", record, {}, task)
+    model = models.load(tmp_path / "own" / f"{trial.id}.npz")
+    assert model.bound(jx.MLPClassification()) == task
+
+
+@dataclass(frozen=True)
+class Unsaved(Saving):
+    found: int = field(default=1, init=False)
+    saved_fields = ("found",)
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        (Saving(shifts=(1, (2.5j,))), "Saving.*'shifts' holds 2.5j, a complex, expected a number"),
+        (Unsaved(), "Unsaved.*'found', expected a field of a dataclass that __init__ takes"),
+    ],
+)
+def test_fields_that_models_would_not_give_back_are_refused(task, message):
+    with pytest.raises(jx.UserError, match=f"^{message}"):
+        check_saved(task)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """What is refused of sweeps, tasks and options, before anything is planned."""
 
-from collections.abc import Mapping, Sequence
+import reprlib
+from collections.abc import Iterator, Mapping, Sequence
 
 from jaxexp.api.inspector import Inspector
 from jaxexp.base.errors import UserError
@@ -12,7 +13,7 @@ from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import MLPTrial, Trial
 from jaxexp.spec.values import text
 from jaxexp.training import evaluation
-from jaxexp.training.checks import is_laid_out
+from jaxexp.training.checks import is_laid_out, plain_value
 from jaxexp.training.masks import COMPARES, FILLING, SIZED
 from jaxexp.training.task import Task
 from jaxexp.training.updates import padded_sizes
@@ -132,20 +133,28 @@ def check_task(task: Task) -> None:
 
 
 def check_saved(task: Task) -> None:
-    """Raise UserError for what a bound task cannot save with its models."""
+    """Raise UserError for what a bound task cannot save with its models, and get back."""
     fields = getattr(task, "__dataclass_fields__", {})
+    given = {name for name, own in fields.items() if own.init}
     for name in task.saved_fields:
-        if name not in fields or not _is_saved(getattr(task, name)):
-            raise UserError(
-                f"{type(task).__name__}.saved_fields: {name!r}, expected a field of a dataclass "
-                "that is a number, text, None or a tuple of these"
-            )
+        said = f"{type(task).__name__}.saved_fields: {name!r}"
+        if name not in given:
+            raise UserError(f"{said}, expected a field of a dataclass that __init__ takes")
+        for value in _values(getattr(task, name)):
+            if value is not None and type(plain_value(value)) not in (bool, int, float, str):
+                raise UserError(
+                    f"{said} holds {reprlib.repr(value)}, {type_of(value)}, expected a number, "
+                    "text, None or a tuple of these"
+                )
 
 
-def _is_saved(value: object) -> bool:
+def _values(value: object) -> Iterator[object]:
+    """Those in a tuple of tuples."""
     if isinstance(value, tuple):
-        return all(map(_is_saved, value))
-    return value is None or type(value) in (bool, int, float, str)
+        for each in value:
+            yield from _values(each)
+    else:
+        yield value
 
 
 def check_pads(task: Task, trials: Sequence[Trial]) -> None:

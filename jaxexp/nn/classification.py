@@ -14,6 +14,7 @@ import numpy as np
 from jax import Array
 
 from jaxexp.base.errors import UserError
+from jaxexp.base.numbers import is_int, is_number
 from jaxexp.nn.mlp import MLP, SINE_FREQUENCIES, UNROLLED_LAYERS, is_zero, own_part, stacks
 from jaxexp.planning.cost import Cost
 from jaxexp.spec.padding import Size, Traced
@@ -77,11 +78,10 @@ class MLPClassification(Task):
 
     def _check_fields(self) -> None:
         classes = self.classes
-        number = isinstance(classes, int | np.integer) and not isinstance(classes, bool)
-        if classes is not None and not (number and classes >= 2):
+        if classes is not None and not (is_int(classes) and classes >= 2):
             raise UserError(f"classes={classes!r}: expected a whole number, at least 2, or None")
         for name, own in (("mean", self.mean), ("std", self.std)):
-            floats = isinstance(own, tuple) and all(isinstance(v, int | float) for v in own)
+            floats = isinstance(own, tuple) and all(map(is_number, own))
             if (
                 not floats
                 or not np.isfinite(own).all()

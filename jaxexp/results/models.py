@@ -23,6 +23,7 @@ from jaxexp.execution.records import TrialRecord
 from jaxexp.results import seeds, select
 from jaxexp.spec.trial import Trial
 from jaxexp.spec.values import text
+from jaxexp.training.checks import plain_value
 from jaxexp.training.data import Attributes
 from jaxexp.training.task import PyTree, Task, Variables
 
@@ -123,7 +124,7 @@ def save(folder: Path, sweep: str, record: TrialRecord, attrs: Attributes, task:
     }
     path = folder / sweep / f"{record.trial.id}.npz"
     content = io.BytesIO()
-    arrays[ABOUT] = np.array(json.dumps(about))
+    arrays[ABOUT] = np.array(json.dumps(about, default=plain_value))
     # Not with allow_pickle=False: before NumPy 2.2 that would be one more array.
     np.savez(content, **arrays)  # type: ignore[arg-type]  # which the stubs take for it
     try:
