@@ -826,14 +826,20 @@ def test_what_a_partial_has_bound_stays_as_it_is():
     assert arguments_of(bound) == {"training": True}
 
 
-@pytest.mark.parametrize("name", ["isTraining", "istrain", "trainmode", "evalMode", "test_time"])
+MODES = "isTraining istrain trainmode evalMode test_time do_eval train_flag for_training"
+MODES += " not_training enable_training enabled_test use_eval_mode eval_only"
+MODES += " train_or_eval set_train is_test_set"
+
+
+@pytest.mark.parametrize("name", MODES.split())
 def test_names_made_of_nothing_but_words_for_modes_are_refused(name):
     with pytest.raises(jx.UserError, match=rf"^apply: it has the parameter {name}=False, which"):
         arguments_of(eval(f"lambda {name}=False: 0"))
 
 
 def test_other_names_with_such_words_are_a_functions_own():
-    assert not arguments_of(lambda train_bias=True, use_test=False, pretraining=True: 0)
+    assert not arguments_of(lambda train_bias=True, trainable=False, pretraining=True: 0)
+    assert not arguments_of(lambda train_bn=True, use_bias=False, test_format=True: 0)
     assert not arguments_of(lambda mode=True, inference=None: 0)
 
 
