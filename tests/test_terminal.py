@@ -473,8 +473,29 @@ def test_values_are_read_as_set_reads_them():
     ds = ds.assign_coords(learning_rate=["0.9-1e-05", "None", "2.0"])  # of tuples
     for written, own in [("0.9-1e-5", "0.9-1e-05"), ("2", "2.0")]:
         assert tables.where(ds, [f"learning_rate={written}"])["learning_rate"].values == [own]
-    with pytest.raises(UserError, match=r"no trial has learning_rate = 0.9-0.1; there are 0.9-1e"):
-        tables.where(ds, ["learning_rate=0.9-0.1"])
+    with pytest.raises(UserError, match=r"no trial has learning_rate = 9-1; there are 0.9-1e"):
+        tables.where(ds, ["learning_rate=9-1"])
+
+
+@pytest.mark.parametrize(
+    ("there", "written", "own"),
+    [
+        (["True", "None", "False"], "on", "True"),
+        (["10000", "None", "-1"], "10,000", "10000"),
+        (["10000", "None", "-1"], "−1", "-1"),
+        (["0.1--0.2", "()", "None"], "0.1-−0.2", "0.1--0.2"),
+        (["1_0", "a", "b"], "10", None),  # text, which looks like a number
+        (["007", "1_0", "2024-01"], "7", None),
+        (["8", "64-32", "auto"], "8.0", None),
+    ],
+)
+def test_text_is_read_where_all_there_is_of_numbers(there, written, own):
+    ds = results().assign_coords(learning_rate=there)
+    if own is not None:
+        assert tables.where(ds, [f"learning_rate={written}"])["learning_rate"].values == [own]
+        return
+    with pytest.raises(UserError, match=f"no trial has learning_rate = {written}; there"):
+        tables.where(ds, [f"learning_rate={written}"])
 
 
 def test_show_several_sweeps_or_one(two):

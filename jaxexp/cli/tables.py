@@ -1,5 +1,6 @@
 """Tables on the terminal: the best trials of a run, of each of its sweeps, and of a folder."""
 
+import contextlib
 import math
 import re
 import sys
@@ -16,7 +17,7 @@ from rich.table import Table
 from jaxexp.base.errors import UserError
 from jaxexp.base.words import count
 from jaxexp.results import seeds, select
-from jaxexp.results.select.ranks import numbers
+from jaxexp.results.select.ranks import numbers, same_text, written_numbers
 from jaxexp.spec.values import convert
 
 if TYPE_CHECKING:
@@ -204,23 +205,38 @@ def where(ds: xr.Dataset, settings: Sequence[str]) -> xr.Dataset:
 def _read(name: str, value: str, there: np.ndarray) -> object:
     """A value as the results hold it."""
     kind = there.dtype.kind
-    if kind in "iuf":  # perhaps as tables show it
-        value = value.replace("−", "-")
-        value = value.replace(",", "") if THOUSANDS.fullmatch(value) else value
+    if kind not in "biuf":
+        return value if value in there else _read_text(value, there)
+    shown = _as_typed(value)
     try:
         if kind == "b":
             return convert(bool, value)
-        if kind in "iu":
-            return int(value)
-        if kind == "f":
-            return float(value)
-        if value in there:
-            return value
-        return None if value.lower() == "none" else numbers(value) or value
+        return float(shown) if kind == "f" else int(shown)
     except (ValueError, KeyError):
         expected = {"b": "on or off", "i": "one whole number", "u": "one whole number"}
         wanted = expected.get(kind, "one number")
         raise UserError(f"--where {name}={value}: expected {wanted}") from None
+
+
+def _as_typed(value: str) -> str:
+    """A number that may be as tables show it, "−12,345"."""
+    value = value.replace("−", "-")
+    return value.replace(",", "") if THOUSANDS.fullmatch(value) else value
+
+
+def _read_text(value: str, there: np.ndarray) -> object:
+    """None, or a number, tuple or boolean of a hyperparameter whose other values are such, too."""
+    if value.lower() == "none":
+        return None
+    others = [own for own in there.tolist() if own not in ("None", "()")]
+    if all(own in ("True", "False") for own in others):
+        with contextlib.suppress(KeyError):
+            return convert(bool, value)
+    elif all(map(written_numbers, others)):
+        wanted = numbers(_as_typed(value))
+        if any(same_text(own, wanted) for own in others):
+            return wanted
+    return value
 
 
 def signed(value: float) -> str:

@@ -54,7 +54,7 @@ def where(ds: xr.Dataset, **values: object) -> xr.Dataset:
             raise UserError(_not_varying(ds, name))
         values_P = in_the_end(ds, name).values
         if values_P.dtype.kind in "UO":  # text, also of numbers among tuples
-            keep = np.array([_same_text(str(own), value) for own in values_P])
+            keep = np.array([same_text(str(own), value) for own in values_P])
         else:
             keep = np.array([same(own, value) for own in values_P.tolist()])
             keep = keep if keep.any() else _shown_as(name, values_P, value)
@@ -168,11 +168,18 @@ def numbers(value: object) -> tuple[float, ...]:
     return ()
 
 
-def _same_text(own: str, value: object) -> bool:
+def written_numbers(own: str) -> tuple[float, ...]:
+    """The numbers of a value as text, if `text` writes them so: "007" and "2024-01" are text."""
+    found = numbers(own)
+    pairs = zip(parts(own), found, strict=False)
+    return found if all(part in (str(n), f"{n:.0f}") for part, n in pairs) else ()
+
+
+def same_text(own: str, value: object) -> bool:
     """Whether `own`, a value as text, is this one: "10.0" is the number 10."""
     if own == text(value) or isinstance(value, str | bool | None):
         return own == text(value)
-    there, wanted = numbers(own), numbers(value)
+    there, wanted = written_numbers(own), numbers(value)
     return bool(wanted) and len(there) == len(wanted) and all(map(same, there, wanted))
 
 
