@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +21,7 @@ from test_resume import assert_same_results, has_checkpoint, wait_for
 
 import jaxexp as jx
 from jaxexp.cli import main as cli
-from jaxexp.cli import pages, signals
+from jaxexp.cli import pages, prediction, signals
 from jaxexp.cli.rundir import RunDirectory
 from jaxexp.results import models
 from jaxexp.search import PBT, Halving, Hyperband
@@ -463,6 +464,22 @@ def test_a_batch_whose_training_has_failed_is_resumed(place, monkeypatch, capsys
 
 
 @pytest.mark.usefixtures("no_figures")
+@dataclass(frozen=True, kw_only=True)
+class Typed(jx.Trial):
+    extra: int | str = "3"
+
+
+def test_trials_of_a_study_are_read_back_as_they_were():
+    """Of values that are as in the base, those of its file; of others, as they were typed."""
+    space = jx.search.Space(Typed(), {"extra": jx.search.parse("choice(4,off) when momentum=0.5"),
+                                      "momentum": [0.0, 0.5]})  # fmt: skip
+    source = SimpleNamespace(space=space, sweep=jx.Sweep(Typed()))
+    for extra, momentum in (("3", 0.0), (4, 0.5), ("off", 0.5)):
+        trial = Typed(extra=extra, momentum=momentum)
+        about = {"initial": {name: text(value) for name, value in trial.values().items()}}
+        assert prediction._trials(source, SimpleNamespace(about=about)) == [trial]
+
+
 def test_a_study_of_another_task_begins_anew_with_force(place, capsys):
     """What it was told are losses of the old one."""
     pytest.importorskip("optuna")

@@ -27,6 +27,10 @@ class Schedule(enum.Enum):
     COSINE = "cosine"
 
 
+class Step(enum.Enum):
+    ONE = 1
+
+
 @dataclass(frozen=True, kw_only=True)
 class NetTrial(Trial):
     batch_size: int = 4  # a new default; the kind is that of the field it takes the place of
@@ -43,12 +47,14 @@ class NetTrial(Trial):
     betas: tuple[float, ...] | None = (0.9, 0.5)
     acts: tuple[str | None, ...] = ("relu",)
     norm: Literal[None, "batch"] = None
+    stop: bool | str = "auto"
+    taken: tuple[str, ...] | Step | Literal["all", 1, 3] = "all"
 
 
 def test_kinds():
     kinds = {name: field.kind for name, field in NetTrial.fields().items()}
     own = ("channels", "clip", "schedule", "pool", "kernels", "pair", "mode", "matmul_precision")
-    own += ("pooling", "crop", "betas", "acts", "norm")
+    own += ("pooling", "crop", "betas", "acts", "norm", "stop", "taken")
     assert {name for name, kind in kinds.items() if kind is Kind.STATIC} == set(own)
     assert kinds["batch_size"] is Kind.SIZE
     assert kinds["scale"] is kinds["learning_rate"] is kinds["seed"] is Kind.TRACED
@@ -87,6 +93,15 @@ def test_kinds():
         ("acts", "none-relu", ("none", "relu")),
         ("norm", Written("none"), None),
         ("norm", "None", None),
+        ("stop", "off", "off"),
+        ("stop", Written("off"), False),
+        ("stop", Written("late"), "late"),
+        ("taken", "all", "all"),
+        ("taken", Written("all"), "all"),
+        ("taken", Written("3"), 3),
+        ("taken", 1, 1),
+        ("taken", Written("ONE"), Step.ONE),
+        ("taken", Written("age-sex"), ("age", "sex")),
         ("betas", "0.9-1e-5", (0.9, 1e-5)),
         ("betas", "-1e-05--1.E-3-2E3", (-1e-5, -1e-3, 2000.0)),
     ],

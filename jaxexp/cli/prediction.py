@@ -151,9 +151,10 @@ def _trials(source: Source, model: Model) -> Sequence[Trial]:
     """Those of the sweep; of a study, whose are only known in the end, that of the model alone."""
     if source.space is None:
         return source.sweep.trials()
+    base, own = source.sweep.base, model.about["initial"]
     searched = {*source.space.names, "seed"}  # all else is as in the base
-    initial = {n: [Written(v)] for n, v in model.about["initial"].items() if n in searched}
-    return Sweep(source.sweep.base).set(initial).trials()
+    searched -= {n for n in source.space.conditions if own[n] == text(getattr(base, n))}
+    return Sweep(base).set({n: [Written(v)] for n, v in own.items() if n in searched}).trials()
 
 
 def _trial(trials: Sequence[Trial], model: Model) -> Trial:

@@ -17,7 +17,7 @@ Hint: TypeAlias = object
 
 
 class Written(str):
-    """What stands on a command line, where `none` is None wherever None can be."""
+    """What stands on a command line, where text is only what can be nothing else."""
 
 
 def text(value: object) -> str:
@@ -97,16 +97,26 @@ def convert(hint: Hint, value: object) -> Value:
 
 
 def _to_one_of(options: Sequence[Hint], value: object) -> Value:
-    of = str if isinstance(value, Written) else type(value)
-    exact: list[Hint] = [t for t in options if isinstance(t, type) and of is t]
-    if isinstance(value, Written) and value.lower() == "none" and type(None) in options:
-        exact = [t for t in options if t is not str and typing.get_origin(t) is not tuple]
-    for option in (*exact, *options):
+    exact = [t for t in options if _is_exact(t, value)]
+    for option in (*exact, *sorted(options, key=_breadth)):
         try:
             return convert(option, value)
         except (ValueError, TypeError, OverflowError, KeyError):
             continue
     raise ValueError
+
+
+def _breadth(hint: Hint) -> tuple[bool, bool]:
+    """Text is tried as one value before a tuple, and last as what any text can be."""
+    return str in _leaf_types(hint), typing.get_origin(hint) is tuple
+
+
+def _is_exact(hint: Hint, value: object) -> bool:
+    """Whether a value is one of this type as it is; of what is typed, none is."""
+    origin = typing.get_origin(hint)
+    if origin is typing.Literal:
+        return any(type(own) is type(value) and own == value for own in typing.get_args(hint))
+    return type(value) is (origin or hint)
 
 
 def _to_tuple(hints: Sequence[Hint], value: object) -> tuple[Value, ...]:
