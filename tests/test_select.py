@@ -1,12 +1,15 @@
 """Choosing, naming and ranking the trials of any task's results."""
 
 import json
+from dataclasses import make_dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import xarray as xr
 from datasets import REGRESSION, dataset, grid, population
 
+import jaxexp as jx
 from jaxexp.base.errors import UserError
 from jaxexp.report import figures
 from jaxexp.results import seeds, select
@@ -217,6 +220,22 @@ def test_where_compares_floats_as_float32():
     assert select.where(ds, learning_rate=float(np.float32(0.01))).sizes["learning_rate"] == 1
 
 
+def test_floats_that_are_one_in_float32_are_told_apart_where_one_is_equal():
+    """As those of a static hyperparameter are: each has a program of its own."""
+    tolerances = [0.0, 1e-50, 1.0]
+    pairs = [(value, 1.0) for value in tolerances]
+    for values, written in (
+        (tolerances, tolerances), (tolerances, ["0", "1e-50", "1", "None"]),
+        (pairs, ["0-1", "1e-50-1", "1-1"]),
+    ):  # fmt: skip
+        ds = dataset({"tol": written})
+        for own, value in zip(written, values, strict=False):
+            assert select.where(ds, tol=value)["tol"].values.tolist() == [own]
+    trial = make_dataclass("T", [("tol", float, 0.0)], bases=(jx.Trial,), frozen=True, kw_only=True)
+    results = SimpleNamespace(sweep=jx.Sweep(trial(), {"tol": tolerances}), _at=lambda at: at)
+    assert [jx.Results.trial(results, tol=value) for value in tolerances] == [0, 1, 2]
+
+
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_a_selected_split_is_ranked_as_in_all_of_them(split):
     ds = grid(48)
@@ -256,7 +275,8 @@ def test_where_takes_a_float_as_it_is_shown_unless_two_are_shown_so():
     for shown in (0.0001881, 12346, 0.5098574):
         made = select.where(ds, learning_rate=shown)["learning_rate"].values
         np.testing.assert_allclose(made, shown, rtol=1e-3)
-        assert len(made) == 1 + (shown == 0.5098574)  # as float32 has them
+        assert len(made) == 1
+    assert len(select.where(ds, learning_rate=0.50985741)["learning_rate"]) == 2  # in float32
     two = dataset({"learning_rate": [0.50985012, 0.50989012, 0.1]})
     with pytest.raises(
         UserError, match=r"learning_rate = 0.5099: expected one of 0.50985012, 0.50989012"

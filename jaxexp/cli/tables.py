@@ -17,7 +17,7 @@ from rich.table import Table
 from jaxexp.base.errors import UserError
 from jaxexp.base.words import count
 from jaxexp.results import seeds, select
-from jaxexp.results.select.ranks import numbers, same_text, written_numbers
+from jaxexp.results.select.ranks import matching_texts, numbers, written_numbers
 from jaxexp.spec.values import convert
 
 if TYPE_CHECKING:
@@ -234,7 +234,7 @@ def _read_text(value: str, there: np.ndarray) -> object:
             return convert(bool, value)
     elif all(map(written_numbers, others)):
         wanted = numbers(_as_typed(value))
-        if any(same_text(own, wanted) for own in others):
+        if any(matching_texts(others, wanted)):
             return wanted
     return value
 

@@ -1,6 +1,7 @@
 """The results of a sweep at hand: curves, the best trial, trained parameters, predictions."""
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -15,6 +16,7 @@ from jaxexp.base.errors import UserError
 from jaxexp.base.words import type_of
 from jaxexp.results import seeds, select
 from jaxexp.results.select.labels import trial_in_words
+from jaxexp.results.select.ranks import matches
 from jaxexp.spec.hyperparameters import Kind
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial, with_values
@@ -163,11 +165,10 @@ class Results:
         """
         trials = self.sweep.trials()
         wanted = {name: self.sweep.base.convert(name, value) for name, value in values.items()}
-        found = [
-            place
-            for place, trial in enumerate(trials)
-            if all(select.same(getattr(trial, name), value) for name, value in wanted.items())
-        ]
+        found = list(range(len(trials)))
+        for name, value in wanted.items():
+            those = matches([getattr(trials[place], name) for place in found], value)
+            found = list(itertools.compress(found, those))
         if len(found) != 1:
             said = ", ".join(f"{name}={text(value)}" for name, value in wanted.items())
             axes = ", ".join(name for axis in self.sweep.axes for name in axis)

@@ -1,5 +1,7 @@
 """Choosing and ranking the trials of a sweep, and the table of them."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -34,19 +36,27 @@ from jaxexp.spec.written import number, setting
 
 
 def same(value: object, wanted: object) -> bool:
-    """Whether two values are equal, as float32 has them where they are floats."""
+    """Whether two values are equal, as float32 has them where they are floats, in tuples too."""
+    if isinstance(value, tuple) and isinstance(wanted, tuple) and len(value) == len(wanted):
+        return all(map(same, value, wanted))
     if value == wanted or not (isinstance(value, float) and isinstance(wanted, float)):
         return bool(value == wanted)
     return bool(np.float32(value) == np.float32(wanted))
 
 
+def matches(values: Sequence[object], wanted: object) -> list[bool]:
+    """Which values are this one; where none is exactly, which are `same`."""
+    exact = [bool(value == wanted) for value in values]
+    return exact if any(exact) else [same(value, wanted) for value in values]
+
+
 def where(ds: xr.Dataset, **values: object) -> xr.Dataset:
     """The trials whose hyperparameters have these values `in_the_end`: `where(ds, width=16)`.
 
-    Works on an axis of its own and on one zipped with others; the axis stays, made shorter. Floats
-    are compared as float32, as `results.trial` does; where none is equal, one may be given as it is
-    shown, rounded, unless another is shown alike. A tuple of widths is written as in Python or
-    as it is labelled: (64, 32, 16) or "64-32-16".
+    Works on an axis of its own and on one zipped with others; the axis stays, made shorter. Where
+    no float is equal, they are compared as float32, as `results.trial` does; where none is equal
+    then, one may be given as it is shown, rounded, unless another is shown alike. A tuple of widths
+    is written as in Python or as it is labelled: (64, 32, 16) or "64-32-16".
     Raises UserError for a hyperparameter that does not vary, and for a value that no trial has.
     """
     for name, value in values.items():
@@ -54,9 +64,9 @@ def where(ds: xr.Dataset, **values: object) -> xr.Dataset:
             raise UserError(_not_varying(ds, name))
         values_P = in_the_end(ds, name).values
         if values_P.dtype.kind in "UO":  # text, also of numbers among tuples
-            keep = np.array([same_text(str(own), value) for own in values_P])
+            keep = np.array(matching_texts(values_P.astype(str).tolist(), value))
         else:
-            keep = np.array([same(own, value) for own in values_P.tolist()])
+            keep = np.array(matches(values_P.tolist(), value))
             keep = keep if keep.any() else _shown_as(name, values_P, value)
         if not keep.any():
             there = ", ".join(dict.fromkeys(setting(own) for own in values_P))
@@ -175,12 +185,11 @@ def written_numbers(own: str) -> tuple[float, ...]:
     return found if all(part in (str(n), f"{n:.0f}") for part, n in pairs) else ()
 
 
-def same_text(own: str, value: object) -> bool:
-    """Whether `own`, a value as text, is this one: "10.0" is the number 10."""
-    if own == text(value) or isinstance(value, str | bool | None):
-        return own == text(value)
-    there, wanted = written_numbers(own), numbers(value)
-    return bool(wanted) and len(there) == len(wanted) and all(map(same, there, wanted))
+def matching_texts(texts: Sequence[str], value: object) -> list[bool]:
+    """Which of the texts of values are this one: "10.0" is the number 10; see `matches`."""
+    exact = [own == text(value) for own in texts]
+    wanted = () if any(exact) or isinstance(value, str) else numbers(value)
+    return matches([written_numbers(own) for own in texts], wanted) if wanted else exact
 
 
 def best(ds: xr.Dataset, metric: str = "loss", split: str | None = None) -> tuple[str, xr.Dataset]:
