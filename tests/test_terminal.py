@@ -455,8 +455,8 @@ def test_show_some_trials(rates):
 
 
 def test_numbers_are_read_as_tables_show_them():
-    ds = results().assign_coords(learning_rate=[1.0, 123456.7, -2e-5])
-    for shown, own in [("123,457", 123456.7), ("−2e-5", -2e-5)]:
+    ds = results().assign_coords(learning_rate=[-12345.5, 123456.7, -2e-5])
+    for shown, own in [("123,457", 123456.7), ("−2e-5", -2e-5), ("−12,345.5", -12345.5)]:
         assert tables.where(ds, [f"learning_rate={shown}"])["learning_rate"].values == [own]
     with pytest.raises(UserError, match="learning_rate=1,5: expected one number"):
         tables.where(ds, ["learning_rate=1,5"])

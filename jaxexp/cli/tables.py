@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from jaxexp.cli.rundir import RunDirectory
 
 WIDE = 200  # columns where output is no terminal: nothing is cut
-THOUSANDS = re.compile(r"-?\d{1,3}(,\d{3})+")  # 12,345
+THOUSANDS = re.compile(r"-?\d{1,3}(,\d{3})+(\.\d+)?")  # 12,345.5
 
 
 def wide(file: TextIO | None = None) -> Console:
