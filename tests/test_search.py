@@ -256,6 +256,8 @@ def test_conditions_on_conditions():
         ({"momentum": uniform(0, 0.9).when(optimizer="lion")}, "optimizer='lion': expected one of"),
         ({"momentum": uniform(0, 0.9).when(width=9), "width": integers(8, 16, step=2)},
          "when width=9: width is integers.*never this"),
+        ({"momentum": uniform(0, 0.9).when(weight_decay=1.5), "weight_decay": integers(1, 3)},
+         "when weight_decay=1.5: weight_decay is integers.*never this"),
         ({"width": choice([8]).when(depth=2), "depth": choice([2, 3]).when(width=8)},
          "the conditions of depth and width ask for each other"),
         ({"width": choice([8]).when(width=8)}, "the conditions of width ask for each other"),
@@ -272,6 +274,7 @@ class LayersTrial(jx.Trial):
     blocks: tuple[tuple[int, ...], ...] = ((1,),)
     one: str = "a"
     two: str = "b"
+    one_two: str = "c"
 
 
 @pytest.mark.parametrize(
@@ -291,6 +294,20 @@ def test_options_that_are_written_alike_are_refused(axes, message):
     """A study of Optuna holds what is written: it trained the first of them alone."""
     with pytest.raises(UserError, match=message):
         Space(LayersTrial(), axes)
+
+
+def test_dimensions_have_names_of_their_own():
+    axes = {("one", "two"): [("a", "b"), ("c", "d")]}
+    with pytest.raises(UserError, match=r"one × two .* hyperparameter one_two: .*\('one', 'two'\)"):
+        jx.Sweep(LayersTrial(), axes)
+    assert jx.Sweep(LayersTrial(), axes, dim_names={("one", "two"): "both"}).dims.keys() == {"both"}
+    assert jx.Sweep(LayersTrial(), {"one": ["a"]}, dim_names={"one": "own"}).dims.keys() == {"own"}
+
+
+def test_tuples_of_tuples_are_given_in_python():
+    with pytest.raises(UserError, match=r"blocks='1-2': expected tuple.*in Python: text does not"):
+        LayersTrial().replace(blocks="1-2")
+    assert LayersTrial().replace(blocks=[[1, 2]]).blocks == ((1, 2),)
 
 
 @pytest.mark.parametrize(
@@ -317,7 +334,7 @@ def test_options_that_are_written_alike_are_refused(axes, message):
         (lambda: random(large_space(), 2.0), "trials=2.0: expected a whole number"),
         (lambda: sobol(large_space(), 2, seed=-1), "seed=-1: expected a whole number, at least 0"),
         (lambda: sobol(large_space(), 2, seeds=0), "seeds=0: expected a whole number, at least 1"),
-        (lambda: jx.Sweep(MLP, {"width": [1]}, dim_names={("depth",): "d"}), "is no axis"),
+        (lambda: jx.Sweep(MLP, {"width": [1]}, dim_names={"depth": "d"}), "is no axis"),
         (lambda: jx.Sweep(MLP, {"width": [1]}, dim_names={("width",): "depth"}), "expected a name"),
         (
             lambda: jx.Sweep(MLP, {"width": [1]}, dim_names={("width",): "loss"}),
@@ -386,7 +403,9 @@ def test_text_becomes_the_type_of_the_hyperparameter():
         ("loguniform(1e-4,1.2.3)", "'1.2.3': expected a number"),
         ("normal(0,1)", "normal is unknown; expected uniform"),
         ("uniform(0,1", r"expected uniform\(LOW,HIGH\)"),
-        ("uniform(0,1)(2)", "expected a number"),
+        ("uniform(0,1)(2)", "expected uniform"),
+        ("choice([max,mean])", r"choice\(\[max,mean\]\)': expected uniform"),
+        ("[0.1,0.01]", "expected uniform"),
         ("integers(1,2.5)", "expected whole numbers"),
         ("integers(1,8,lag)", "'lag': expected log or step=N"),
         ("integers(1,8,log,log)", "each once"),
@@ -413,6 +432,13 @@ def test_frozen_distributions_of_scipy_are_values():
         random(Space(MLP, {"depth": scipy.stats.randint(2, 5)}), 4)
 
 
+def test_conditions_on_floats_hold_for_whole_numbers():
+    space = Space(MLP, {"momentum": uniform(0.1, 0.9).when(weight_decay=2),
+                        "weight_decay": integers(1, 3)})  # fmt: skip
+    found = {(t.weight_decay, t.momentum > 0) for t in random(space, 20).trials()}
+    assert found == {(1.0, False), (2.0, True), (3.0, False)}
+
+
 def test_distributions_of_scipy_are_their_tables_too_and_written_alike_in_any_process():
     def one(*values):
         return scipy.stats.rv_discrete(values=(values, [0.5, 0.25, 0.25]))()
@@ -431,6 +457,8 @@ def test_arrays_are_lists_of_values():
     assert values(random(widths, 1), "width") == [(8, 16)]
     for several in (np.array([1, 2]), range(1, 3)):
         assert uniform(0, 1).when(depth=several) == uniform(0, 1).when(depth=[1, 2])
+    eight_first = {8, 1}
+    assert uniform(0, 1).when(depth=eight_first) == uniform(0, 1).when(depth=[1, 8])
 
 
 @dataclass(frozen=True, kw_only=True)

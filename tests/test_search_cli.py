@@ -21,7 +21,7 @@ from test_resume import assert_same_results, has_checkpoint, wait_for
 
 import jaxexp as jx
 from jaxexp.cli import main as cli
-from jaxexp.cli import pages, prediction, signals
+from jaxexp.cli import pages, prediction, searching, signals
 from jaxexp.cli.rundir import RunDirectory
 from jaxexp.results import models
 from jaxexp.search import PBT, Halving, Hyperband
@@ -467,6 +467,7 @@ def test_a_batch_whose_training_has_failed_is_resumed(place, monkeypatch, capsys
 @dataclass(frozen=True, kw_only=True)
 class Typed(jx.Trial):
     extra: int | str = "3"
+    taken: tuple[str, ...] = ("a",)
 
 
 def test_trials_of_a_study_are_read_back_as_they_were():
@@ -478,6 +479,11 @@ def test_trials_of_a_study_are_read_back_as_they_were():
         trial = Typed(extra=extra, momentum=momentum)
         about = {"initial": {name: text(value) for name, value in trial.values().items()}}
         assert prediction._trials(source, SimpleNamespace(about=about)) == [trial]
+
+
+def test_an_empty_tuple_is_one_value():
+    space = searching._space(jx.Sweep(Typed()), {"taken": ["()"], "momentum": ["0,0.5"]})
+    assert (space.names, space.base.taken) == (("momentum",), ())
 
 
 def test_a_study_of_another_task_begins_anew_with_force(place, capsys):

@@ -174,7 +174,7 @@ def _space(fixed: Sweep, settings: Mapping[str, list[str]]) -> Space:
     searched: dict[str | Axis, object] = {}
     for name, [written] in settings.items():
         fixed.base.check_name(name)
-        if any(mark in f"{written} " for mark in ("(", ")", ",", " when ")):
+        if written != "()" and any(mark in f"{written} " for mark in ("(", ")", ",", " when ")):
             try:
                 searched[name] = parse(written)
             except UserError as error:

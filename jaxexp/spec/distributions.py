@@ -82,8 +82,10 @@ class Distribution(abc.ABC):
             raise UserError("when(): expected a condition, such as when(optimizer='sgd')")
         made = []
         for name, values in conditions.items():
+            if isinstance(values, set | frozenset):  # whose order is another in every process
+                values = sorted(values, key=repr)
             values = listed(values)
-            any_of = isinstance(values, list | range | set | frozenset)
+            any_of = isinstance(values, list | range)
             several = tuple(values) if any_of else (values,)  # type: ignore[arg-type]
             if not several:
                 raise UserError(f"when({name}=[]): expected at least one value")
@@ -175,9 +177,9 @@ class Integers(Distribution):
         return list(dict.fromkeys(made))
 
     def has(self, value: object) -> bool:
-        """Whether it is one of them."""
+        """Whether it is one of them, as a float too."""
         return (
-            isinstance(value, int)
+            isinstance(value, int | float)
             and self.low <= value <= self.high
             and (value - self.low) % self.step == 0
         )

@@ -30,8 +30,6 @@ def parse(written: str) -> Distribution:
     body, when, condition = written.partition(" when ")
     match = re.fullmatch(r"\s*(\w+)\s*\((.*)\)\s*", body)
     if match is None:
-        if re.search("[()]", body.replace("()", "")):  # an empty tuple is a value
-            raise UserError(f"{written!r}: expected {_EXPECTED}")
         made: Distribution = choice(_parts(written, body))
     else:
         name, inside = match.groups()
@@ -51,6 +49,8 @@ def _parts(written: str, inside: str) -> list[str]:
     parts: list[str] = [Written(part.strip()) for part in inside.split(",")]
     if not all(parts):
         raise UserError(f"{written!r}: a value is missing; expected {_EXPECTED}")
+    if re.search(r"[][()]", inside.replace("()", "")):  # an empty tuple is a value
+        raise UserError(f"{written!r}: expected {_EXPECTED}")
     return parts
 
 

@@ -154,7 +154,13 @@ class Sweep:
                 raise UserError(f"{name} stands in more than one axis of sweep {self.name!r}")
         dim_names = self._checked_dim_names(axes)
         dims = [dim_names.get(axis, "_".join(axis)) for axis in axes]
-        for dim in dims:
+        for axis, dim in zip(axes, dims, strict=True):
+            if len(axis) > 1 and dim in self.base.fields():
+                raise UserError(
+                    f"axes of sweep {self.name!r}: the dimension of {' × '.join(axis)} would have "
+                    f"the name of hyperparameter {dim}: expected another in "
+                    f"dim_names={{{axis!r}: 'NAME'}}"
+                )
             if dims.count(dim) > 1 or dim in RESULTS:
                 raise UserError(
                     f"axes of sweep {self.name!r}: more than one dimension of its results would "
@@ -175,7 +181,8 @@ class Sweep:
     def _checked_dim_names(self, axes: Mapping[Axis, object]) -> dict[Axis, str]:
         if not isinstance(self.dim_names, Mapping):
             raise UserError(f"dim_names={self.dim_names!r}: expected a dict from axes to names")
-        for axis, name in self.dim_names.items():
+        named = {_names(axis): name for axis, name in self.dim_names.items()}
+        for axis, name in named.items():
             if axis not in axes:
                 known = ", ".join(map(repr, axes)) or "none"
                 raise UserError(f"dim_names: {axis!r} is no axis; there are: {known}")
@@ -184,7 +191,7 @@ class Sweep:
                     f"dim_names: {name!r}: expected a name that is no hyperparameter's, such as "
                     "'sample'"
                 )
-        return dict(self.dim_names)
+        return named
 
     def _check_conditions(self) -> None:
         told = f"conditions={self.conditions!r}: expected {{'momentum': {{'optimizer': ['sgd']}}}}"

@@ -121,6 +121,8 @@ def _is_exact(hint: Hint, value: object) -> bool:
 
 def _to_tuple(hints: Sequence[Hint], value: object) -> tuple[Value, ...]:
     if isinstance(value, str):
+        if _hold_tuples(hints):
+            raise ValueError
         value = parts(value) if value != "()" else ()
     value = listed(value)
     if not isinstance(value, tuple | list):
@@ -128,6 +130,12 @@ def _to_tuple(hints: Sequence[Hint], value: object) -> tuple[Value, ...]:
     if len(hints) == 2 and hints[1] is Ellipsis:
         hints = [hints[0]] * len(value)
     return tuple(convert(hint, each) for hint, each in zip(hints, value, strict=True))
+
+
+def _hold_tuples(hints: Sequence[Hint]) -> bool:
+    """Whether a tuple of these types holds others: its text does not say which parts are theirs."""
+    inner = [t for hint in hints for t in (hint, *typing.get_args(hint))]
+    return any(typing.get_origin(t) is tuple for t in inner)
 
 
 def parts(written: str) -> list[str]:
@@ -203,6 +211,8 @@ def expected(hint: Hint) -> str:
         return f"one of {', '.join(map(str, typing.get_args(hint)))}"
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
         return f"one of {', '.join(hint.__members__)}"
+    if origin is tuple and _hold_tuples(typing.get_args(hint)):
+        return f"{name_of(hint)}, in Python: text does not say which parts belong together"
     return name_of(hint)
 
 
