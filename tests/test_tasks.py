@@ -14,7 +14,9 @@ from rings import assert_close, execute
 import jaxexp as jx
 from jaxexp.execution import trainer
 from jaxexp.execution.listeners import Silent
+from jaxexp.sklearn.mlp import SklearnMLP
 from jaxexp.spec.padding import Choice, largest
+from jaxexp.training.metrics import r2_around
 
 RNG = np.random.default_rng(0)
 X_Nx3 = RNG.normal(size=(50, 3)).astype(np.float32)
@@ -303,6 +305,28 @@ def test_an_optimizer_that_is_not_built_in_is_the_tasks_or_refused():
     lion = jx.run(jx.Sweep(LionTrial(epochs=2)), fixed, DATA, progress=False)["loss"]
     np.testing.assert_allclose(found.sel(optimizer="lion"), lion, rtol=1e-5)
     assert abs(lion - found.sel(optimizer="adam")).max() > 1e-4
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_what_tasks_take_from_the_data_is_of_examples_that_count(folded):
+    """Of weight above 0 and, with folds, in one of them."""
+    weight_N = np.array([1, 0, 3, 2, 1], np.float32)
+    value_N = np.array([1, -9999, 2, 6, -9999 if folded else 3], np.float32)
+    folds = {"train": [[0, 1, 2], [1, 2, 3]], "validation": [[3], [0]]} if folded else None
+    mean = 3.0
+
+    def data(y):
+        return jx.Data(jx.Examples(value_N[:, None], y, weight_N), folds=folds)
+
+    r2 = r2_around(mean)
+    assert line(metrics={"r2": jx.metrics.r2}).bind(data(value_N)).metrics["r2"] == r2
+    own = SklearnMLP(regression=True).bind(data(value_N[:, None]))
+    assert own.center == (mean,)
+    labels = jx.MLPClassification().bind(data(np.array([0, 1, 1, 0, 1], np.int32)))
+    assert labels.mean == (mean,)
+    assert labels.std == (np.array([1, 2, 6, 3][: 3 if folded else 4]).std(),)
+    binary = line(metrics={"accuracy": jx.metrics.accuracy})
+    assert binary.bind(data(np.array([0, -1, 1, 0, 1], np.int32))).binary
 
 
 def test_two_sweeps_without_names_are_refused():

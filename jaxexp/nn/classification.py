@@ -32,7 +32,8 @@ class MLPClassification(Task):
 
     Examples are `jaxexp.Examples`: inputs (N, F) float32 and labels (N,) int32. Where `classes` and
     the statistics are not given, `bind` takes them from the data: `mean` and `std` of each input
-    over the training examples are those that features="standardised" subtracts and divides by.
+    over the training examples of weight above 0 are those that features="standardised" subtracts
+    and divides by.
 
     >>> from jaxexp.training.arrays import arrays
     >>> data = arrays([[0.0, 1.0], [1.0, 0.0], [0.5, 0.5], [0.1, 0.9]], list("abab"), validation=1)
@@ -66,6 +67,7 @@ class MLPClassification(Task):
                     f"{name}={own}: {len(own)} numbers, expected one for each of the "
                     f"{x_NxF.shape[1]} inputs"
                 )
+        x_NxF = x_NxF[data.counted]
         mean_F = x_NxF.mean(0, dtype=np.float64)
         std_F = x_NxF.std(0, dtype=np.float64)
         std_F = np.where(x_NxF.min(0) == x_NxF.max(0), 1.0, std_F)

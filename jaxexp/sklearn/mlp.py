@@ -65,7 +65,7 @@ class SklearnMLP(MLPClassification):
         """For the outputs of these data."""
         if self.regression:
             y_NxK = data.train.y
-            center = tuple(y_NxK.mean(0, dtype=np.float64).tolist())
+            center = tuple(y_NxK[data.counted].mean(0, dtype=np.float64).tolist())
             return dataclasses.replace(self, classes=y_NxK.shape[1], center=center)
         # Of the inputs nothing is needed: equal tasks predict with what is compiled once.
         return dataclasses.replace(self, classes=check_labels(data, self.classes))

@@ -249,6 +249,18 @@ class Data:
                 )
 
     @property
+    def counted(self) -> np.ndarray | slice:
+        """The rows of `train` from which anything is taken: of weight above 0, and in a fold."""
+        weight_N = self.train.weight if isinstance(self.train, Examples) else None
+        if weight_N is None and self.folds is None:
+            return slice(None)
+        counts_N = np.ones(row_count(self.train), bool) if weight_N is None else weight_N > 0
+        if self.folds is not None:
+            rows = np.concatenate([rows.ravel() for rows in self.folds.values()])
+            counts_N &= np.isin(np.arange(len(counts_N)), rows)
+        return np.flatnonzero(counts_N)
+
+    @property
     def n_folds(self) -> int:
         """How many folds there are; 0 without."""
         return 0 if self.folds is None else len(self.folds["train"])

@@ -199,7 +199,7 @@ class Supervised(Task):
                 "a supervised task needs jaxexp.Examples with inputs x and targets y, as "
                 "jaxexp.arrays makes them; other examples need a Task of their own"
             )
-        y = data.train.y
+        y = jax.tree.map(lambda a: a[data.counted], data.train.y)
         metrics = {name: metric.for_target(y) for name, metric in self.metrics.items()}
         labels = isinstance(y, np.ndarray) and y.dtype.kind in "iu" and y.ndim == 1
         told = self.loss in OF_LOGITS or not OF_LABELS.isdisjoint(self.metrics.values())
