@@ -187,6 +187,21 @@ def test_r2_of_equal_targets_is_undefined():
             assert np.isnan(measure(metric, SCORES, target))
 
 
+def test_r2_that_is_forced_to_be_finite_is_scikit_learns():
+    weight_N = np.where(np.arange(N) < 9, 0, RNG.uniform(0.1, 2, N)).astype(np.float32)
+    target = REAL.copy()
+    target[9:, 0], target[9:, 1] = 0.5, -8
+    prediction = NEAR.copy()
+    prediction[9:, 1] = -8
+    metric = metrics.r2_around(0.0, force_finite=True).for_target(REAL)
+    assert metric == metrics.r2_around(REAL.astype(float).mean(0), force_finite=True)
+    for made in (prediction, target):
+        expected = sk.r2_score(target.astype(float), made.astype(float), sample_weight=weight_N)
+        np.testing.assert_allclose(measure(metric, made, target, weight_N), expected, atol=1e-5)
+    prediction[20] = np.nan
+    assert np.isnan(measure(metric, prediction, target, weight_N))
+
+
 @pytest.mark.parametrize("center", [np.nan, np.inf, [], [1.0, np.nan]])
 def test_refused_centers(center):
     with pytest.raises(UserError, match=r"^center: .*, expected a finite number"):

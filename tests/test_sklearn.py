@@ -18,7 +18,7 @@ from scipy import sparse
 from sklearn.base import clone
 from sklearn.datasets import load_diabetes, load_iris
 from sklearn.exceptions import ConvergenceWarning, FitFailedWarning
-from sklearn.metrics import f1_score, make_scorer
+from sklearn.metrics import f1_score, make_scorer, r2_score
 from sklearn.model_selection import (
     GridSearchCV,
     GroupKFold,
@@ -248,6 +248,25 @@ def test_early_stopping_ends_with_the_best_epoch():
     ends = MLPClassifier((8,), learning_rate_init=0.05, **OPTIONS | {"tol": 1e-4, "max_iter": 2})
     with pytest.warns(ConvergenceWarning, match="2 epochs are over"):
         ends.fit(X, Y)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        MLPRegressor((4,), early_stopping=True, **OPTIONS | {"tol": 0}),
+        Regressor(Net(4, 2), jx.Trial(epochs=12, batch_size=25), early_stopping=True),
+    ],
+    ids=["MLPRegressor", "Regressor"],
+)
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_scores_of_held_out_examples_are_scikit_learns(model):
+    """Where one output is constant, and targets of weight 0 are outliers."""
+    y, weight = np.stack([X[:, 0], np.full(150, 0.5)], 1), 1 + np.arange(150) % 3
+    y[::5], weight[::5] = -9999, 0
+    model = clone(model).set_params(random_state=0).fit(X, y, sample_weight=weight)
+    _, held = train_test_split(np.arange(150), test_size=0.1, random_state=model._seeds(1)[0])
+    score = r2_score(y[held], model.predict(X[held]), sample_weight=weight[held])
+    np.testing.assert_allclose(model.best_validation_score_, score, rtol=1e-4)
 
 
 @pytest.mark.integration

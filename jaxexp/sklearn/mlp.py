@@ -58,7 +58,7 @@ class SklearnMLP(MLPClassification):
     def metrics(self) -> Mapping[str, Metric]:  # type: ignore[override]
         """Accuracy, or R²."""
         if self.regression:
-            return {"r2": r2_around(self.center or 0.0)}
+            return {"r2": r2_around(self.center or 0.0, force_finite=True)}
         return {"accuracy": Metric("higher")}
 
     def bind(self, data: Data) -> "SklearnMLP":

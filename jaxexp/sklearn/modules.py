@@ -203,7 +203,7 @@ class Regressor(NetworkRegressor, _Module):
         return supervised(
             module=self._own_module,
             loss=self.loss or squared_error,
-            metrics={"r2": metrics.r2},
+            metrics={"r2": metrics.r2_around(0.0, force_finite=True)},
             optimizer=self.optimizer,
         )
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 from jax import Array
+from jax.typing import ArrayLike
 
 from jaxexp.base.errors import UserError
 from jaxexp.base.words import type_of
@@ -204,14 +205,20 @@ class _R2Sums:
         }
 
 
-def _r2_value(sums: dict[str, Array]) -> Array:
+def _r2_value(sums: dict[str, Array], constant: ArrayLike = jnp.nan) -> Array:
+    """The mean over outputs; those whose targets do not vary count `constant`."""
     mean_K = sums["first"] / sums["weight"]
     variance_K = sums["second"] - sums["first"] * mean_K
     told_K = variance_K > _LEAST_SHARE * sums["second"]
-    return jnp.where(told_K, 1 - sums["residual"] / variance_K, jnp.nan).mean()
+    return jnp.where(told_K, 1 - sums["residual"] / variance_K, constant).mean()
 
 
-def r2_around(center: npt.ArrayLike) -> Metric:
+def _finite_r2_value(sums: dict[str, Array]) -> Array:
+    exact_K = jnp.where(sums["residual"] == 0, 1.0, 0.0)
+    return _r2_value(sums, jnp.where(jnp.isfinite(sums["residual"]), exact_K, jnp.nan))
+
+
+def r2_around(center: npt.ArrayLike, *, force_finite: bool = False) -> Metric:
     """R², the coefficient of determination, with its sums taken about a center.
 
     1 - Σ (ŷ - y)² / Σ (y - ȳ)², with the mean ȳ of the examples that are scored; for several
@@ -224,6 +231,8 @@ def r2_around(center: npt.ArrayLike) -> Metric:
 
     Args:
         center: a number, or one for each output: the mean of the targets to train on.
+        force_finite: as scikit-learn's `r2_score` by default: where R² would be NaN of finite
+            numbers, an output counts 0, or 1 if it is predicted exactly.
 
     Raises:
         UserError: the center is not finite.
@@ -239,19 +248,23 @@ def r2_around(center: npt.ArrayLike) -> Metric:
     return Metric(
         Direction.HIGHER,
         sums=_R2Sums(tuple(center_K.tolist())),
-        value=_r2_value,
-        centered=_r2_for,
+        value=_finite_r2_value if force_finite else _r2_value,
+        centered=_finite_r2_for if force_finite else _r2_for,
     )
 
 
-def _r2_for(target: PyTree) -> Metric:
+def _r2_for(target: PyTree, *, force_finite: bool = False) -> Metric:
     """About the mean of the targets to train on."""
     if not hasattr(target, "dtype"):
         raise UserError(
             f"R²: targets are {type_of(target)}, expected an array (N, ...); a jaxexp.Metric of "
             "your own takes others apart"
         )
-    return r2_around(np.asarray(target, np.float64).mean(0))
+    return r2_around(np.asarray(target, np.float64).mean(0), force_finite=force_finite)
+
+
+def _finite_r2_for(target: PyTree) -> Metric:
+    return _r2_for(target, force_finite=True)
 
 
 # Ranking
