@@ -49,7 +49,7 @@ def test_the_tree_is_the_one_that_flax_makes():
 
 
 def test_half_precision_is_read_as_float32(tmp_path):
-    torch.save(network().half().state_dict(), tmp_path / "half.pth")
+    torch.save(network().half().state_dict(keep_vars=True), tmp_path / "half.pth")
     network.cache_clear()
     loaded = weights.load(tmp_path / "half.pth")
     assert loaded["conv1.weight"].dtype == np.float32
@@ -108,6 +108,11 @@ def with_bias(value):
     return state | {"layer1.0.bn1.bias": torch.full((64,), value, dtype=torch.float64)}
 
 
+def with_head(change):
+    state = network().state_dict()
+    return state | {"fc.weight": change(state["fc.weight"])}
+
+
 BAD = {
     "missing": (lambda path: path, "no such file"),
     "empty": (lambda path: write(path, b""), "damaged"),
@@ -129,6 +134,14 @@ BAD = {
     "NaN": (
         lambda path: saved(path, with_bias(float("nan"))),
         r"layer1\.0\.bn1\.bias holds nan \(64 of 64 numbers are not finite\), expected finite",
+    ),
+    "sparse": (
+        lambda path: saved(path, with_head(torch.Tensor.to_sparse)),
+        r"fc\.weight is torch\.sparse_coo, of torch\.float32 on cpu, expected a dense tensor",
+    ),
+    "complex": (
+        lambda path: saved(path, with_head(lambda w: w.to(torch.complex64))),
+        r"fc\.weight is torch\.strided, of torch\.complex64 on cpu, expected a dense tensor of fl",
     ),
     "beyond float32": (lambda path: saved(path, with_bias(1e39)), r"bn1\.bias holds inf"),
     "no resnet": (

@@ -172,8 +172,15 @@ def _read(path: Path) -> StateDict:
     if odd or not found:
         what = f"{odd[0]!r} is {type_of(found[odd[0]])}" if odd else "it is empty"
         raise UserError(f"{path}: not a state dict ({what}); {wanted}")
+    for name, value in found.items():
+        dense = value.layout is torch.strided and not (value.is_quantized or value.is_meta)
+        if not dense or value.is_complex():
+            raise UserError(
+                f"{path}: {name} is {value.layout}, of {value.dtype} on {value.device}, expected "
+                "a dense tensor of floats on the CPU: such as its .to_dense()"
+            )
     return {
-        str(name): (value if name.endswith(COUNTER) else value.float()).numpy()
+        str(name): (value if name.endswith(COUNTER) else value.float()).detach().numpy()
         for name, value in found.items()
     }
 
