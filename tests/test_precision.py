@@ -88,6 +88,15 @@ def test_products_are_found_wherever_they_are(precision):
     np.testing.assert_allclose(both, alone, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("precision", ROUNDED)
+def test_factors_in_float64_are_rounded_alike(precision):
+    x = np.array([[1 + 2**-9 + 2**-30], [-3.1], [1e-20]])
+    with jax.enable_x64(True):
+        made = rounded(jnp.matmul, precision)(x, np.ones((1, 1)))
+    assert made.dtype == np.float64
+    np.testing.assert_array_equal(made, round_by_hand(x, precision))
+
+
 def test_what_is_no_product_of_floats_is_left_alone():
     counts = jnp.arange(600)
     assert rounded(jnp.dot, "bfloat16")(counts, counts) == int(counts @ counts)

@@ -1,7 +1,8 @@
 """How exactly products are computed: `Trial.matmul_precision`.
 
 Products are those of matrices and convolutions, whatever asks for them: the network, its gradients,
-an optimizer, a metric. Sums are in float32 always.
+an optimizer, a metric. Sums are in float32 always, or in float64 of factors in float64, which
+JAX's option `jax_enable_x64` makes.
 """
 
 from collections.abc import Callable
@@ -90,7 +91,7 @@ def _with_rounding(program: Rounded, rounding: _Rounding) -> Rounded:
             factors: list[jax_core.Var | jax_core.Literal] = []
             for factor in eqn.invars:
                 # Numbers that count are exact, and half precision is no finer.
-                if getattr(factor.aval, "dtype", None) == np.float32:
+                if getattr(factor.aval, "dtype", None) in (np.float32, np.float64):
                     eqns.append(_round(eqn, factor, rounding))
                     factors.append(eqns[-1].outvars[0])
                 else:
