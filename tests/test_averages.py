@@ -115,6 +115,22 @@ def test_each_optimizer_of_a_program_has_its_own():
         )
 
 
+def test_functions_of_the_trial_are_asked_for_each_optimizer_of_a_program():
+    def evaluated(trial, params, optimizer_state):
+        return optimizer_state[1] if trial.optimizer == "sgd" else params
+
+    def made(trial):
+        names = {"adam": optax.adam, "sgd": optax.sgd}
+        return averaging(names[trial.optimizer](trial.learning_rate))
+
+    task = line(optimizer=made, evaluation_params=evaluated)
+    sweep = jx.Sweep(TRIAL.replace(epochs=1), {"optimizer": ["adam", "sgd"]})
+    together, apart = (run(sweep, task, programs=mode) for mode in ("one", "exact"))
+    for name in ("adam", "sgd"):
+        w, own = (each.params(optimizer=name)["w"] for each in (together, apart))
+        np.testing.assert_allclose(w, own, rtol=1e-6)
+
+
 def test_functions_of_the_trial_and_other_types_of_numbers():
     sweep = jx.Sweep(TRIAL, {"learning_rate": [0.1, 0.2]})
     task = line(evaluation_params=lambda trial, params, optimizer_state: jax.tree.map(

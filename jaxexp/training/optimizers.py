@@ -9,7 +9,7 @@ from optax.contrib import ScheduleFreeState, schedule_free_eval_params
 
 from jaxexp.base.errors import UserError
 from jaxexp.spec.padding import Choice, choose
-from jaxexp.spec.trial import Trial
+from jaxexp.spec.trial import Trial, with_values
 from jaxexp.training.trees import PyTree
 
 T = TypeVar("T")
@@ -47,21 +47,21 @@ def one_of(
 
 def evaluated(
     trial: Trial, params: PyTree, state: PyTree,
-    of: Callable[[PyTree, PyTree], PyTree],
+    of: Callable[[Trial, PyTree, PyTree], PyTree],
 ) -> PyTree:  # fmt: skip
-    """What `of` makes of the parameters and the optimizer's state: those to evaluate.
+    """What `of` makes of a trial, its parameters and the optimizer's state: those to evaluate.
 
-    Of several optimizers in one program, it is asked for each.
+    Of several optimizers in one program, it is asked for each, with a trial of this one.
     """
     choice = trial.optimizer
     if not isinstance(choice, Choice) or not isinstance(state, dict):
-        return of(params, state)
-    made = {option: of(params, own) for option, own in state.items()}
+        return of(trial, params, state)
+    made = {o: of(with_values(trial, optimizer=o), params, own) for o, own in state.items()}
     same = all(each is params for each in made.values())
     return params if same else choose(choice, made.__getitem__)
 
 
-def schedule_free(params: PyTree, state: PyTree) -> PyTree:
+def schedule_free(trial: Trial, params: PyTree, state: PyTree) -> PyTree:
     """The average of a schedule-free optimizer; of others the parameters themselves.
 
     Raises UserError where some of the parameters alone are trained by such an optimizer.

@@ -361,10 +361,12 @@ class Supervised(Task):
         own = self._evaluation_params
         if own is None:
             return super().evaluation_params(trial, params, optimizer_state)
-        of_trial = (_plain(trial),) if arity(own) > 2 or parameters(own)[:1] == ("trial",) else ()
-        return optimizers.evaluated(
-            trial, params, optimizer_state, functools.partial(own, *of_trial)
-        )
+        with_trial = arity(own) > 2 or parameters(own)[:1] == ("trial",)
+
+        def of(trial: Trial, params: PyTree, state: PyTree) -> PyTree:
+            return own(*((_plain(trial),) if with_trial else ()), params, state)
+
+        return optimizers.evaluated(trial, params, optimizer_state, of)
 
     def predict(self, trial: Trial, variables: Variables, x: PyTree) -> PyTree:
         """The model's prediction (B, ...) of inputs (B, ...), in evaluation mode."""
