@@ -37,6 +37,9 @@ def permutation(n: int | Grid, *words: Array | int) -> Callable[[Array], Array]:
     walking); that is done for those cells alone and once for all indices, so that every index takes
     the same operations. Mitchell et al., "Bandwidth-Optimal Random Shuffling for GPUs" (2021), show
     that such bijections shuffle well.
+
+    Orders of few indices are not all equally likely: of 5, their probabilities are off by 13 %
+    (root mean square), of 7 by 60 %, and those of an index at a place by up to 4 %.
     """
     own = n if isinstance(n, Grid) else grid(n)
     end, (rows, columns, past) = jnp.uint32(own.n), own[1:]
