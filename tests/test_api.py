@@ -267,7 +267,7 @@ class StopAfter(Silent):
 
 def test_the_same_call_resumes_an_interrupted_run(sweep, data, results, tmp_path):
     folder = tmp_path / "checkpoints"
-    options = {"checkpoint_dir": folder, "checkpoint_every": 1e-6}
+    options = {"checkpoint_dir": folder, "checkpoint_every": np.float32(1e-6)}
     with pytest.raises(KeyboardInterrupt):
         jx.run(sweep, data=data, progress=StopAfter(2), **options)
     moved = []
@@ -442,7 +442,7 @@ def test_data_count_in_the_memory_of_a_plan():
     assert planned.plan.data_bytes >= 50 * 20_000 * 4
     assert planned.plan.memory > planned.plan.data_bytes + 4 * 16 * 20_000
     with pytest.raises(jx.UserError, match="of memory for their arrays"):
-        jx.plan(jx.Sweep(jx.MLPTrial(depth=1, batch_size=16)), data=wide, memory=1e6)
+        jx.plan(jx.Sweep(jx.MLPTrial(depth=1, batch_size=16)), data=wide, memory=np.int64(10**6))
 
 
 def test_every_public_name_is_documented_with_an_example():

@@ -6,7 +6,9 @@ import io
 import itertools
 import pickle
 import time
+import types
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +21,7 @@ from test_checkpoints import StopAfter
 
 import jaxexp as jx
 from jaxexp import api
+from jaxexp.api import running as running_api
 from jaxexp.base.errors import InterruptedRunError
 from jaxexp.execution import calls as call_lengths
 from jaxexp.execution import compiling, rules, trainer
@@ -523,6 +526,31 @@ def test_attributes_of_your_own_rules_are_no_members_of_theirs():
     assert (control.changed, control.metric) == ([], None)
     assert control.improved(1, [], None) is None
     assert Control(jx.search.Halving("accuracy")).metric == "accuracy"
+
+
+class Together(NamedTuple):
+    """A rule that is a tuple."""
+
+    epochs: int = 1
+
+    def stop(self, epoch, trials, curves):
+        return np.full(len(trials), epoch >= self.epochs)
+
+
+class Empty(Wrong):
+    """A rule that is false."""
+
+    def __len__(self):
+        return 0
+
+
+@pytest.mark.parametrize("rule", [Together(), Empty(lambda trials: np.zeros(len(trials), bool))])
+def test_one_rule_is_one_whatever_else_it_is(rule):
+    search = jx.search.Halving()
+    own = types.SimpleNamespace(stop=search.stop, sweep=SWEEP)
+    assert Control(rule).rules == (rule,)
+    assert Control([rule, search]).rules == (rule, search)
+    assert running_api._searched(own, rule) == (SWEEP, [own, rule])
 
 
 def test_a_run_that_the_clock_has_ended_is_found_complete(problem, tmp_path, monkeypatch):

@@ -170,6 +170,8 @@ def test_unknown_targets_and_devices_beside_one_are_refused():
     sweep = jx.Sweep(jx.MLPTrial(epochs=2))
     with pytest.raises(jx.UserError, match=r"target='tpu-v5e4': did you mean tpu-v5e-4, .*expect"):
         jx.plan(sweep, data=data_of(), target="tpu-v5e4")
+    with pytest.raises(jx.UserError, match=r"target=\['h100'\]: did you mean h100"):
+        jx.plan(sweep, data=data_of(), target=["h100"])
     with pytest.raises(jx.UserError, match="devices=1: expected none beside target='tpu-v5e-4'"):
         jx.plan(sweep, data=data_of(), target="tpu-v5e-4", devices=1)
 
@@ -349,6 +351,8 @@ def test_trials_at_a_time_are_halved_until_the_compiler_says_that_they_fit(
     monkeypatch.setattr(targets, "devices", lambda target: ())
     made = targets.compile_plan(plan, planned.task, {}, target)
     assert made.programs[0].program.chunk == chunk
+    own = dataclasses.replace(made.programs[0], step_flops=1.23 * target.flops_of("float32"))
+    assert own.bound(target) == "1,200,000 µs by arithmetic"
     assert ("TOO MUCH" in str(made)) == (memory == 1)
 
 

@@ -22,7 +22,7 @@ from jaxexp.api.checks import (
 from jaxexp.api.inspector import Inspector
 from jaxexp.base.errors import UserError
 from jaxexp.base.files import digest
-from jaxexp.base.numbers import checked_int
+from jaxexp.base.numbers import checked_int, is_number
 from jaxexp.base.versions import version
 from jaxexp.execution import driver, targets
 from jaxexp.execution.control import Control, Stopping
@@ -270,8 +270,7 @@ def plan(
         raise UserError(
             f"data={short(data)}: expected jaxexp.Data; jaxexp.arrays(X, y) makes them of arrays"
         )
-    number = isinstance(memory, int | float) and not isinstance(memory, bool)
-    if memory is not None and not (number and memory >= 0):
+    if memory is not None and not (is_number(memory) and memory >= 0):
         raise UserError(f"memory={memory!r}: expected a number of bytes")
     trials = [trial for each in sweeps for trial in each.trials()]
     all_devices()  # sets JAX up, before anything that is traced asks it for its backend

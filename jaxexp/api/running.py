@@ -16,9 +16,10 @@ from jaxexp.api.checks import short
 from jaxexp.api.planned import PlannedRun, plan, versions
 from jaxexp.base.errors import UserError
 from jaxexp.base.files import write_whole
+from jaxexp.base.numbers import is_number
 from jaxexp.execution import claims, driver
 from jaxexp.execution.checkpoints import EVERY_SECONDS, Checkpoints
-from jaxexp.execution.control import Control, Stopping
+from jaxexp.execution.control import Control, Stopping, listed
 from jaxexp.execution.devices import check_compiles
 from jaxexp.execution.listeners import Checkpointer, Progress, Silent
 from jaxexp.execution.progress import Ranking, TerminalProgress
@@ -142,8 +143,7 @@ def run(
             sweep, task, data, devices=devices, programs=programs, memory=memory, cluster=cluster,
             nodes=nodes, stopping=rules,
         )  # fmt: skip
-    seconds = isinstance(checkpoint_every, int | float) and not isinstance(checkpoint_every, bool)
-    if not seconds or not checkpoint_every > 0:
+    if not is_number(checkpoint_every) or not checkpoint_every > 0:
         raise UserError(f"checkpoint_every={checkpoint_every!r}: expected seconds above 0")
     if not isinstance(keep_params, bool):
         raise UserError(f"keep_params={keep_params!r}: expected True or False")
@@ -264,10 +264,9 @@ def _searched(
     sweep: Sweep | Sequence[Sweep] | PlannedRun | Search, stopping: Stopping
 ) -> tuple[Sweep | Sequence[Sweep] | PlannedRun, Stopping]:
     """What a search brings: its sweep, and itself as the first of the rules."""
-    if isinstance(sweep, PlannedRun | Sweep | list | tuple) or not isinstance(sweep, Search):
+    if not isinstance(sweep, Search):
         return sweep, stopping
-    several = stopping if isinstance(stopping, list | tuple) else [stopping] if stopping else []
-    return sweep.sweep, [sweep, *several]
+    return sweep.sweep, [sweep, *listed(stopping)]
 
 
 def controlled(planned: PlannedRun, stopping: Stopping) -> Control:
@@ -361,7 +360,7 @@ def _checkpoints(
     with claims.held(place, identity):
         begun = bool(claims.written(place))
         claims.claim(place, identity)
-        with contextlib.closing(Checkpoints(folder, progress.note, every, of)) as made:
+        with contextlib.closing(Checkpoints(folder, progress.note, float(every), of)) as made:
             yield made, begun
 
 

@@ -5,7 +5,7 @@ so that a run which resumes decides as the one that was interrupted.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 
@@ -19,20 +19,26 @@ from jaxexp.training.data import Data
 Stopping: TypeAlias = "StoppingRule | Sequence[StoppingRule] | None"
 
 
+def listed(stopping: Stopping) -> list[StoppingRule]:
+    """The rules that are given as one, as several, or not at all; one may be a tuple itself."""
+    if stopping is None:
+        return []
+    several = isinstance(stopping, list | tuple) and not isinstance(stopping, StoppingRule)
+    return [*cast(Sequence[StoppingRule], stopping if several else [stopping])]
+
+
 class Control:
     """All rules of a run as one, their answers checked."""
 
     def __init__(self, stopping: Stopping = None) -> None:
         """Raise UserError for what is no rule, or for two that keep parameters."""
-        several = stopping if isinstance(stopping, list | tuple) else [stopping]
-        rules: list[StoppingRule] = []
-        for rule in [] if stopping is None else several:
+        rules = listed(stopping)
+        for rule in rules:
             if not isinstance(rule, StoppingRule) or isinstance(rule, type):
                 raise UserError(
                     f"stopping={rule!r}: expected jaxexp.EarlyStopping(…) or another object with "
                     "a method `stop`"
                 )
-            rules.append(rule)
         self.rules = tuple(rules)
         self._rungs = tuple(map(_rungs, rules))  # of each; None of those asked after every epoch
         self.rungs = tuple(sorted({rung for own in self._rungs for rung in own or ()}))

@@ -133,12 +133,12 @@ TARGETS = {
 def find(name: str) -> Target:
     """The target of this name.
 
-    Raises UserError for a name that is not one of `TARGETS`.
+    Raises UserError for what is not one of the names of `TARGETS`.
 
     >>> find("tpu-v5e-4").chips
     4
     """
-    if name not in TARGETS:
+    if not isinstance(name, str) or name not in TARGETS:
         raise UserError(
             f"target={name!r}: {did_you_mean(str(name), TARGETS)}expected one of "
             f"{', '.join(TARGETS)}"
@@ -221,7 +221,7 @@ class Compilation:
         seconds = self.steps.bytes / target.bandwidth, self.step_flops / flops
         limit = "memory" if seconds[0] >= seconds[1] else "arithmetic"
         micros = float(f"{max(seconds) * 1e6:.2g}")  # two digits, without an exponent
-        return f"{micros:,g} µs by {limit}"
+        return f"{micros:,.15g} µs by {limit}"
 
 
 @dataclass(frozen=True)
