@@ -134,6 +134,16 @@ def test_a_folder_in_use_is_refused_and_nothing_is_written_into_one_of_something
     assert {path.name for path in tmp_path.iterdir()} == {"kept", "thesis.txt"}
 
 
+def test_a_process_may_end_while_it_writes_whose_the_checkpoints_are(url, tmp_path):
+    kept, identity = store(tmp_path / "kept"), {"data": "one"}
+    kept.put("identity.json.partial", b'{"da')
+    with claims.held(kept, identity):
+        claims.claim(kept, identity)
+    store(url).put("identity.json", b'{"da')
+    with pytest.raises(jx.UserError, match=r"identity\.json: not readable .*elsewhere, or delete"):
+        claims.check(store(url), identity)
+
+
 @pytest.mark.parametrize("name", ["kå ll [x]", "[", "a*b", "q?", "a{b,c}", "per%20cent#", "a|b"])
 def test_a_folder_of_any_name_keeps_snapshots(name, tmp_path):
     """None is taken for a pattern; what lies in a folder that it would match is left alone."""

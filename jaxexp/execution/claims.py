@@ -103,7 +103,10 @@ def _written(store: "Store") -> dict[str, str]:
     try:
         return dict(json.loads(written)) if written else {}
     except (ValueError, TypeError) as error:
-        raise UserError(f"{store.location}/{FILE}: not readable ({error})") from error
+        raise UserError(
+            f"{store.location}/{FILE}: not readable ({error}): whose the checkpoints there are is "
+            f"not known; {ELSEWHERE}"
+        ) from error
 
 
 @contextlib.contextmanager

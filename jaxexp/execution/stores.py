@@ -23,6 +23,7 @@ from fsspec.implementations.local import LocalFileSystem
 from jaxexp.base.errors import UserError
 from jaxexp.base.files import write_whole
 from jaxexp.base.locks import HOLDER, LOCK, held, in_use, is_held
+from jaxexp.execution.claims import FILE
 
 if TYPE_CHECKING:
     import orbax.checkpoint as ocp
@@ -182,7 +183,8 @@ class Folder:
 
     def is_empty(self) -> bool:
         """See `Store`."""
-        return not self.path.exists() or {p.name for p in self.path.iterdir()} <= {LOCK, HOLDER}
+        begun = {LOCK, HOLDER, f"{FILE}.partial"}  # where a process has ended as it began
+        return not self.path.exists() or {p.name for p in self.path.iterdir()} <= begun
 
     def has(self, program: str) -> bool:
         """See `Store`."""
