@@ -4,6 +4,7 @@ These skip where the compiler is not installed: pip install 'jaxexp[tpu]' or 'ja
 """
 
 import dataclasses
+import functools
 import importlib.util
 import itertools
 import types
@@ -59,8 +60,19 @@ def test_a_loop_inside_a_step_that_ends_when_the_data_say_so_is_found():
     def walk(x):
         return jax.lax.while_loop(lambda y: y.sum() < 5, lambda y: y * 1.5, x)
 
-    def steps(x, last):
-        return jax.lax.fori_loop(0, last, lambda i, y: walk(y) + 1, x)
+    def halve(x):
+        """Of what it carries, the condition reads one number, as that of a count does."""
+        begun = x.sum(), x
+        return jax.lax.while_loop(lambda c: c[0] > 1e-3, lambda c: (c[0] / 2, c[1] + 1), begun)[1]
+
+    def collatz(x):
+        def turn(c):
+            return jnp.where(c[0] % 2 == 0, c[0] // 2, 3 * c[0] + 1), c[1] + 1
+
+        return jax.lax.while_loop(lambda c: c[0] > 1, turn, (x.sum().astype(int), x))[1]
+
+    def steps(own, x, last):
+        return jax.lax.fori_loop(0, last, lambda i, y: own(y) + 1, x)
 
     def fixed(x, last):
         def inner(y):
@@ -68,8 +80,9 @@ def test_a_loop_inside_a_step_that_ends_when_the_data_say_so_is_found():
 
         return jax.lax.fori_loop(0, last, lambda i, y: inner(y), x)
 
-    found = read_steps(text_of(steps, jnp.eye(4), 3))
-    assert (found.inner_loops, found.data_dependent) == (1, 1)
+    for own in (walk, halve, collatz):
+        found = read_steps(text_of(functools.partial(steps, own), jnp.eye(4), 3))
+        assert (found.inner_loops, found.data_dependent) == (1, 1)
     found = read_steps(text_of(fixed, jnp.eye(4), 3))
     assert (found.inner_loops, found.data_dependent) == (1, 0)
 
@@ -103,7 +116,9 @@ IN_PLACE = """
   %here = f32[100,8]{1,0:S(1)} copy-done(%start)
   %twice = f32[8]{0:S(1)} multiply(%own, %own)
   %next = f32[100,8]{1,0} fusion(%all, %twice, %i), kind=kLoop, calls=%stack
-  ROOT %out = (f32[100,8]{1,0}, f32[8]{0:S(1)}, s32[]) tuple(%next, %twice, %i)
+  %one = s32[]{:S(6)} constant(1)
+  %later = s32[]{:S(6)} add(%i, %one)
+  ROOT %out = (f32[100,8]{1,0}, f32[8]{0:S(1)}, s32[]) tuple(%next, %twice, %later)
 }
 ENTRY %main (p: (f32[100,8], f32[8], s32[])) -> (f32[100,8], f32[8], s32[]) {
   %p = (f32[100,8]{1,0}, f32[8]{0:S(1)}, s32[]) parameter(0)
@@ -113,9 +128,14 @@ ENTRY %main (p: (f32[100,8], f32[8], s32[])) -> (f32[100,8], f32[8], s32[]) {
 
 
 def test_bytes_are_those_that_cross_to_the_memory_of_the_device():
-    """A copy to the chip reads all once; a row is written in place, at a place that is read."""
-    once = 4 * (100 * 8 + 8 + 1)
+    """A copy to the chip reads all once; a row is written in place, at a place that is read.
+
+    So is the count, which becomes one more.
+    """
+    once = 4 * (100 * 8 + 8 + 1 + 1)
     assert read_steps(IN_PLACE).bytes == once
+    for kind, size in {"c64": 8, "f64": 8, "f8e4m3fn": 1, "u4": 0.5}.items():
+        assert read_steps(IN_PLACE.replace("f32[", f"{kind}[")).bytes == size * 808 + 8
     layers = IN_PLACE.replace("ENTRY %main", "%step")
     text = (
         layers
@@ -132,7 +152,10 @@ ENTRY %main (p: (f32[100,8], f32[8], s32[])) -> (f32[100,8], f32[8], s32[]) {
 }
 """
     )
-    assert read_steps(text).bytes == 23 * once
+    assert (made := read_steps(text)).bytes == 23 * once
+    assert (made.inner_loops, made.data_dependent) == (1, 0)
+    other = read_steps(text.replace("add(%i, %one)", "add(%i, %i)"))
+    assert (other.inner_loops, other.data_dependent) == (1, 1)
 
 
 def test_a_step_that_asks_the_host_is_found():
@@ -154,7 +177,7 @@ ENTRY %main (x: f32[2]) -> f32[2] {
   ROOT %loop = (s32[], f32[2]{0}) while(%x), condition=%condition, body=%body
 }
 """
-    assert read_steps(text) == Steps(1, 0, 0, True, 16.0)
+    assert read_steps(text) == Steps(1, 0, 0, True, 8.0)
 
 
 def test_text_without_a_loop_has_no_steps():

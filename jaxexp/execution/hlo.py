@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from jaxexp.execution.compiling import BLOCK
 
 NO_WORK = {"parameter", "tuple", "get-tuple-element", "constant", "bitcast", "after-all", "iota"}
-BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s64": 8, "u64": 8}
 ASKS_HOST = ("infeed", "outfeed", "send", "recv", "send-to-host", "recv-from-host")
 
 
@@ -56,9 +55,10 @@ def read_steps(text: str, platform: str = "tpu", *, chunked: bool = False) -> St
 
     If `chunked`, the outermost loop is over chunks of trials, and a step is a turn of one inside.
 
-    A loop inside a turn has a fixed end where its condition compares a number with a constant. A
-    GPU asks its host after each turn of a loop of which its compiler does not know how many it has.
-    There, steps are blocks of a known number, and what is left of them.
+    A loop inside a turn has a fixed end where the compiler says how many turns it has, or where its
+    condition compares a count with a constant. A GPU asks its host after each turn of a loop of
+    which its compiler does not know how many it has. There, steps are blocks of a known number, and
+    what is left of them.
     """
     found = computations(text)
     turns = {
@@ -75,28 +75,27 @@ def read_steps(text: str, platform: str = "tpu", *, chunked: bool = False) -> St
             if _operation(line) == "call" and (called := _named(line, "to_apply")):
                 yield from lines_of(called)
 
-    def loops(name: str) -> Iterator[tuple[str, str]]:
-        """Conditions and bodies of the loops of a computation, and of the loops in these."""
+    def loops(name: str) -> Iterator[str]:
+        """The loops of a computation, and the loops in these."""
         for line in lines_of(name):
             if _operation(line) == "while":
-                condition, body = _named(line, "condition"), _named(line, "body")
-                yield condition, body
-                yield from loops(body)
+                yield line
+                yield from loops(_named(line, "body"))
 
     def moved(name: str) -> float:
         """Bytes, with those of every turn of the loops of a computation."""
         own = list(lines_of(name))
         inner = [line for line in own if _operation(line) == "while"]
         return _bytes(found, own) + sum(
-            (turns[_named(line, "body")] or _constant_turns(found, _named(line, "condition")))
+            (turns[_named(line, "body")] or _constant_turns(found, line))
             * moved(_named(line, "body"))
             for line in inner
         )
 
     def steps(body: str) -> Steps:
         inner, own = list(loops(body)), list(lines_of(body))
-        waits = sum(not _is_fixed(found, condition) for condition, _ in inner)
-        every = [body, *(b for _, b in inner)]
+        waits = sum(not (turns[_named(own, "body")] or _is_fixed(found, own)) for own in inner)
+        every = [body, *(_named(own, "body") for own in inner)]
         lines = [line for name in every for line in lines_of(name)]
         asks = any(_operation(line).startswith(ASKS_HOST) for line in lines)
         asks = asks or (platform == "gpu" and not all(turns[name] for name in every))
@@ -104,7 +103,7 @@ def read_steps(text: str, platform: str = "tpu", *, chunked: bool = False) -> St
         return Steps(work, len(inner), waits, asks, moved(body))
 
     def inside(names: Iterable[str]) -> set[str]:
-        return {body for name in names for _, body in loops(name)}
+        return {_named(line, "body") for name in names for line in loops(name)}
 
     every = inside(found)
     if platform == "gpu" and BLOCK in turns.values():  # what is left of a block does the same
@@ -198,9 +197,15 @@ def _arrays(line: str) -> list[tuple[float, bool]]:
     """Bytes of each array of an instruction's result, and whether it is in the device's memory."""
     result = line.partition(" = ")[2].partition(f" {_operation(line)}(")[0]
     return [
-        (BYTES.get(kind, 4) * math.prod(int(n) for n in shape.split(",") if n), "S(" not in layout)
-        for kind, shape, layout in re.findall(r"([a-z]+\d*)\[([\d,]*)\]({[^}]*})?", result)
+        (_bits(kind) / 8 * math.prod(int(n) for n in shape.split(",") if n), "S(" not in layout)
+        for kind, shape, layout in re.findall(r"([a-z]\w*)\[([\d,]*)\]({[^}]*})?", result)
     ]
+
+
+def _bits(kind: str) -> int:
+    """Of a number of a kind, as it is written: `bf16`, `f8e4m3fn`, `s4`; of a token, none."""
+    width = re.search(r"\d+", kind)
+    return int(width[0]) if width else 8 * (kind == "pred")
 
 
 def _named(line: str, what: str) -> str:
@@ -209,23 +214,45 @@ def _named(line: str, what: str) -> str:
     return found[1] if found else ""
 
 
-def _constant_turns(found: Mapping[str, Sequence[str]], condition: str) -> int:
-    """The number below which a condition keeps a count, which begins at 0; 0 for any other."""
-    lines = found.get(condition, ())
+def _constant_turns(found: Mapping[str, Sequence[str]], loop: str) -> int:
+    """The number below which a loop keeps a count, which begins at 0; 0 for any other."""
+    lines = found.get(_named(loop, "condition"), ())
     numbers = re.findall(r"= s32\[\]\S* constant\((\d+)\)", "\n".join(lines))
     below = any("direction=LT" in line for line in lines)
-    return int(numbers[0]) if below and len(numbers) == 1 and _is_fixed(found, condition) else 0
+    return int(numbers[0]) if below and len(numbers) == 1 and _is_fixed(found, loop) else 0
 
 
-def _is_fixed(found: Mapping[str, Sequence[str]], condition: str) -> bool:
-    """Whether a condition compares with a constant, so that no datum decides a loop's end."""
-    lines = list(found.get(condition, []))
-    called = [name for line in lines for name in re.findall(r"calls=%?([\w.\-]+)", line)]
-    lines += [line for name in called for line in found.get(name, [])]
-    constants = any(_operation(line) == "constant" for line in lines)
-    reads = {
-        match[1]
-        for line in found.get(condition, [])
-        if (match := re.search(r"get-tuple-element\(.*index=(\d+)", line))
-    }
-    return constants and len(reads) == 1
+def _is_fixed(found: Mapping[str, Sequence[str]], loop: str) -> bool:
+    """Whether a loop compares a count with a constant, so that no datum decides its end."""
+    lines = found.get(_named(loop, "condition"), ())
+    if not any(_operation(line) == "constant" for line in lines):
+        return False
+    places = {_place(line) for line in lines} - {None}
+    return len(places) == 1 and _counts(found.get(_named(loop, "body"), ()), *places)
+
+
+def _counts(lines: Sequence[str], place: int | None) -> bool:
+    """Whether each turn adds a constant to the whole number at a place of what a loop carries."""
+    defined = _defined(lines)
+
+    def line_of(name: str) -> str:
+        line = defined.get(name, "")
+        return line_of(_arguments(line)[0]) if _operation(line) in {"copy", "bitcast"} else line
+
+    root = next((line for line in lines if line.startswith("ROOT ")), "")
+    given = _arguments(root)
+    if _operation(root) != "tuple" or place is None or place >= len(given):
+        return False
+    after = line_of(given[place])
+    before = [line_of(name) for name in _arguments(after)]
+    return (
+        re.search(r" = [su]\d+\[\]\S* (add|subtract)\(", after) is not None
+        and any(_place(line) == place for line in before)
+        and any(_operation(line) == "constant" for line in before)
+    )
+
+
+def _place(line: str) -> int | None:
+    """The place in a tuple that an instruction takes, if it does."""
+    found = re.search(r" get-tuple-element\(.*index=(\d+)", line)
+    return int(found[1]) if found else None
