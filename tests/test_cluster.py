@@ -1,5 +1,6 @@
 """Plans on the nodes of a Ray cluster, two on this machine: the same bits, whatever dies."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -21,8 +22,9 @@ from test_search_cli import STUDY, SWEEP, here, killed, search, start, study_of
 import jaxexp as jx
 from jaxexp.base.errors import UnavailableError
 from jaxexp.cluster import nodes as cluster_nodes
-from jaxexp.cluster.engine import Engine
+from jaxexp.cluster.engine import Engine, _Station
 from jaxexp.execution.listeners import Silent
+from jaxexp.planning.nodes import Queue
 
 ray = pytest.importorskip("ray", reason="needs jaxexp[cluster]")
 from ray.cluster_utils import Cluster  # noqa: E402
@@ -388,6 +390,52 @@ def test_a_node_on_which_jax_finds_other_devices_is_named(two):
     engine._check_devices(node, {"platform": "gpu", "devices": 8})
     with pytest.raises(jx.UserError, match=r"10\.0\.0\.7 \(far\): JAX finds 1 device .* 8 gpus"):
         engine._check_devices(node, {"platform": "cpu", "devices": 1})
+
+
+@pytest.fixture
+def engine(two):
+    made = Engine(cluster_nodes.joined(two.address), {})
+    made._ray, made._progress, made._least = ray, Watch(), 1
+    return made
+
+
+def test_nodes_with_fewer_devices_than_programs_need_are_not_used(engine):
+    """A program would wait for ever."""
+    engine._least = 2
+    engine._look_for_nodes()
+    names = [node.name for node in engine.cluster.nodes()]
+    assert engine._progress.notes == [
+        f"node {name}: has 1 device of the 2 that a program needs; it is not used" for name in names
+    ]
+    assert not engine._asked
+    assert len(engine._refused) == 2
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_a_run_goes_on_without_a_node_that_joins_and_is_not_fit(engine, late):
+    @ray.remote(num_cpus=0)
+    def prepare():
+        raise jx.UserError("does not see /kept")
+
+    [node, _] = engine.cluster.nodes()
+    engine._stations[node.id] = _Station(node, None, [], prepare.remote(), late)
+    message = f"node {node.name}: does not see /kept"
+    expected = contextlib.nullcontext() if late else pytest.raises(jx.UserError, match="not see")
+    with expected:
+        while engine._stations:
+            assert not list(engine._answers())
+    assert engine._progress.notes == ([f"{message}; it is not used"] if late else [])
+    assert engine._refused == ({node.id} if late else set())
+
+
+def test_a_node_whose_worker_dies_again_and_again_is_not_used(engine):
+    engine._queue, [node, _] = Queue(), engine.cluster.nodes()
+    for _ in range(3):
+        assert not engine._progress.notes
+        engine._stations[node.id] = station = _Station(node, None, [], None, late=True)
+        engine._lose(station)
+    assert "has died 3 times before it was ready; it is not used" in engine._progress.notes[0]
+    assert engine._refused == {node.id}
 
 
 WRONG = {

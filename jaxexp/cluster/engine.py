@@ -38,6 +38,7 @@ class _Station:
     actor: Any
     free: list[int]  # its devices that train nothing
     question: Any  # the answer that is awaited
+    late: bool = False  # that it has joined a run under way, which goes on where it is not fit
     since: float = field(default_factory=time.monotonic)
     ready: bool = False
     told: bool = False  # that it keeps us waiting
@@ -55,6 +56,7 @@ class Engine:
         self._asked: dict[str, tuple[Node, Any]] = {}  # nodes that have not answered yet
         self._refused: set[str] = set()  # ids of nodes that are not fit to train,
         self._left: set[str] = set()  # and of those whose worker has died
+        self._unready: dict[str, int] = {}  # by id: how often one has before it was ready
         self._looked = 0.0
 
     @contextlib.contextmanager
@@ -106,6 +108,10 @@ class Engine:
         """
         self._trainings = {one.program.id: one for own in streams for one in own}
         self._queue, told = Queue(one.program for own in streams for one in own), False
+        programs = [one.program for one in self._trainings.values()]
+        self._least = max((len(program.devices) for program in programs), default=1)
+        for station in [*self._stations.values()]:  # the plan may be of other nodes
+            self._is_small(station.node)
         while self._queue or any(own.running for own in self._stations.values()):
             if stop is not None and stop.is_set():
                 self._interrupt()
@@ -124,9 +130,24 @@ class Engine:
 
     # Nodes
 
-    def _take_on(self, node: Node) -> None:
+    def _take_on(self, node: Node, *, late: bool = False) -> None:
         actor = self.cluster.worker(node)
-        self._stations[node.id] = _Station(node, actor, [], actor.prepare.remote(self._work))
+        self._stations[node.id] = _Station(node, actor, [], actor.prepare.remote(self._work), late)
+
+    def _refuse(self, node: Node, reason: object) -> None:
+        """Leave a node alone from now on, with a note."""
+        self._refused.add(node.id)
+        self._stations.pop(node.id, None)
+        self.cluster.lose(node)
+        self._progress.note(f"{reason}; it is not used")
+
+    def _is_small(self, node: Node) -> bool:
+        """Whether a node has fewer devices than some program needs: it is refused, then."""
+        if node.devices >= self._least:
+            return False
+        has = count(node.devices, "device")
+        self._refuse(node, f"node {node.name}: has {has} of the {self._least} that a program needs")
+        return True
 
     def _look_for_nodes(self) -> None:
         """Give a worker to those that have joined."""
@@ -138,7 +159,7 @@ class Engine:
             self._hand_back(station)
         for node in self.cluster.nodes():
             known = self._stations.keys() | self._refused | self._asked.keys() | leaving
-            if node.id not in known:
+            if node.id not in known and not self._is_small(node):
                 answer = self.cluster.ask(node, [*self._versions])
                 self._asked[node.id] = node, answer
         for node, answer in list(self._asked.values()):
@@ -150,12 +171,11 @@ class Engine:
             except UserError as error:
                 # One that has just died is still among the nodes for a while.
                 if node.id not in self._left:
-                    self._refused.add(node.id)
-                    self._progress.note(f"{error}; it is not used")
+                    self._refuse(node, error)
                 continue
             again = "is there again" if node.id in self._left else "has joined"
             self._progress.note(f"node {node.name} {again}")
-            self._take_on(node)
+            self._take_on(node, late=True)
 
     def _check_devices(self, node: Node, found: dict[str, Any]) -> None:
         """Raise UserError where JAX does not find on a node what Ray says of it."""
@@ -184,7 +204,12 @@ class Engine:
         self.cluster.lose(station.node)
         self._left.add(station.node.id)
         self._queue.lose(station.node.id)
-        if not station.ready:  # one of an earlier run, that was leaving
+        if not station.ready:  # it may be one of an earlier run, that was leaving
+            node = station.node
+            self._unready[node.id] = self._unready.get(node.id, 0) + 1
+            if self._unready[node.id] == MOST_DEATHS:
+                dies = f"its worker has died {MOST_DEATHS} times before it was ready"
+                self._refuse(node, f"node {node.name}: {dies}")
             return
         left = [one for one, _ in station.running.values()]
         for one in left:
@@ -245,25 +270,36 @@ class Engine:
         for question in answered:
             station = asked[question]
             try:
-                answer = self._ray.get(question)
-            except self._ray.exceptions.RayTaskError as error:
-                if isinstance(error.cause, UserError):
-                    raise UserError(f"node {station.node.name}: {error.cause}") from error
-                raise
-            except self._ray.exceptions.RayError as error:
-                if not station.ready and "creation task" in str(error):
-                    reason = str(error).strip().rpartition("\n")[2]
-                    raise UserError(
-                        f"node {station.node.name}: its worker does not start ({reason})"
-                    ) from error
-                yield station, None
+                answer = self._answer(station)
+            except UserError as error:
+                if station.ready or not station.late:
+                    raise
+                self._refuse(station.node, error)
                 continue
-            station.question = station.actor.events.remote()
-            if not station.ready:
-                self._check_devices(station.node, answer)
-                station.ready, station.free = True, [*range(answer["devices"])]
-                answer = []
             yield station, answer
+
+    def _answer(self, station: _Station) -> list[Event] | None:
+        """What a worker has told; None of one that is dead, UserError of one that is not fit."""
+        try:
+            answer = self._ray.get(station.question)
+        except self._ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, UserError):
+                raise UserError(f"node {station.node.name}: {error.cause}") from error
+            raise
+        except self._ray.exceptions.RayError as error:
+            if not station.ready and "creation task" in str(error):
+                reason = str(error).strip().rpartition("\n")[2]
+                raise UserError(
+                    f"node {station.node.name}: its worker does not start ({reason})"
+                ) from error
+            return None
+        if not station.ready:
+            self._check_devices(station.node, answer)
+            station.ready, station.free = True, [*range(answer["devices"])]
+            answer = []
+        station.question = station.actor.events.remote()
+        made: list[Event] = answer
+        return made
 
     def _hear(self, station: _Station, event: Event) -> list[TrialRecord]:
         """Tell progress what has become of a program; returns the records of one that has ended."""
