@@ -162,6 +162,33 @@ def test_its_parameters_are_those_of_the_epoch_in_which_it_ended(problem, device
                 np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("name", "where", "method"),
+    [("each", RunningProgram, "end"), ("copies", running, "_take")],
+)
+def test_what_memory_was_short_for_between_epochs_is_done_again(
+    name, where, method, problem, devices, monkeypatch
+):
+    expected = train(problem, devices[:1], RULES[name])
+    whole, failed = getattr(where, method), []
+
+    def fails(*arguments):
+        if not failed:
+            failed.append(method)
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+        return whole(*arguments)
+
+    monkeypatch.setattr(where, method, fails)
+    records = train(problem, devices[:1], RULES[name])
+    assert failed
+    for trial, record in records.items():
+        pair = record, expected[trial]
+        own, other = ((r.running["loss"], r.variables, r.changes) for r in pair)
+        assert jax.tree.structure(own) == jax.tree.structure(other)
+        for a, b in zip(*(jax.tree.leaves(each[:2]) for each in (own, other)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", RULES)
 def test_smaller_batches_go_on_with_the_same_numbers(name, problem, devices, alone, monkeypatch,
                                                      compacts):  # fmt: skip
@@ -324,6 +351,45 @@ def test_a_copy_goes_on_as_the_trial_whose_state_it_took(problem, devices, alone
         loss = own.metrics["validation"]["loss"]
         np.testing.assert_array_equal(loss[:2], alone[trial].metrics["validation"]["loss"][:2])
         np.testing.assert_array_equal(loss[2:], source.metrics["validation"]["loss"][2:])
+
+
+class ShiftTheRest(Shift):
+    """The first trial ends after that epoch."""
+
+    def stop(self, epoch, trials, curves):
+        return (np.arange(len(trials)) == 0) & (epoch == self.epoch)
+
+
+class ShiftTogether(ShiftTheRest):
+    rungs = (2,)
+
+
+class StopAt(StopAfter):
+    """Stops a run after so many epochs."""
+
+    def moved(self, program, epochs):
+        if epochs >= self.left:
+            self.stop.set()
+
+
+@pytest.mark.parametrize("rule", [ShiftTheRest(2), ShiftTogether(2)])
+def test_those_that_are_left_become_copies(rule, problem, devices, alone, tmp_path, monkeypatch):
+    """When others end, and at rungs; once, wherever they are interrupted there."""
+    monkeypatch.setattr(call_lengths, "CALL_SECONDS", 0)
+    monkeypatch.setattr(call_lengths, "FIRST_CALL", 2)
+    for epochs in (2, 2.1, 10):
+        watch = StopAt(epochs)
+        keeper = Checkpoints(tmp_path, watch.notes.append)
+        with contextlib.closing(keeper), contextlib.suppress(InterruptedRunError):
+            records = train(problem, devices[:2], rule, progress=watch,
+                            checkpointer=keeper, stop=watch.stop)  # fmt: skip
+    first, *left = SWEEP.trials()
+    assert epochs_of(records[first]) == 2
+    for before, trial in itertools.pairwise([left[0], *left]):
+        assert list(records[trial].changes) == [2]
+        assert records[trial].changes[2][0] == before
+        own, source = (r.metrics["validation"]["loss"] for r in (records[trial], alone[before]))
+        np.testing.assert_array_equal(own[2:], source[2:])
 
 
 def curves(**values) -> Curves:

@@ -73,6 +73,7 @@ class RunningProgram:
         self.best_epoch = np.full(len(program.trials), -1)
         self.begun_with = stack(program, task, data)  # what differs between trials, (T,) each
         self.values = dict(self.begun_with)  # as it is now
+        self.leaves: Mapping[str, jax.Array] = {}  # the same in the lanes, once compiled
 
     def start(self, snapshot: Snapshot | None = None) -> None:
         """Compile, and initialise every trial or take over the state of a snapshot."""
@@ -157,6 +158,7 @@ class RunningProgram:
         With their predictions where recorded: of those at `prefixes` that of a trial which is so
         long. `changes` are all those so far, by the epochs after which they were made.
         """
+        assert np.isin(places, self.places).all()
         kept = self.evaluated() if self.best is None else self.best
         if (self.best_epoch[self.places] == 0).any():
             # Of these nothing was best.
@@ -218,11 +220,14 @@ class RunningProgram:
 
         States are copied on the devices.
         """
-        self.values |= {n: v.astype(self.values[n].dtype) for n, v in change.values.items()}
+        values = {n: v.astype(self.values[n].dtype) for n, v in change.values.items()}
+        values = self.values | values
         source = self._lane_of[np.searchsorted(self.places, change.source[self.places])]
         source = self._put(self._in_lanes(source), TRIALS)
-        self.state = self._put(_take(self.state, source), TRIALS)
-        self._place_values()
+        state = self._put(_take(self.state, source), TRIALS)
+        self.leaves = self._placed(values)
+        # Only now: memory may have been short.
+        self.state, self.values = state, values
 
     def to_host(self, tree: PyTree) -> PyTree:
         """Copies on the host, without the lanes that fill up: later calls reuse the memory."""
@@ -245,9 +250,6 @@ class RunningProgram:
         self._row_of = np.full(self.lanes, trials - 1)  # of the trials, in each lane
         self._row_of[self._lane_of] = row
         (self.chunks,) = self._numbers(chunks_of(self.program, self.lanes, trials))
-        self._place_values()
-
-    def _place_values(self) -> None:
         self.leaves = self._placed(self.values)
 
     def _placed(self, values: Mapping[str, np.ndarray]) -> Mapping[str, jax.Array]:

@@ -340,6 +340,8 @@ class Training:
                 self._settle(own)
                 if own.epoch == until or not self._alive.any():
                     return
+            if not own.begun:  # after a rung, it is now known who is left
+                self._change(own)
             stopped = interrupted()
             if stopped or (self.checkpointer and self.checkpointer.due(self.program)):
                 wait()
@@ -363,33 +365,41 @@ class Training:
         asked = np.flatnonzero(self._alive)
         trials = [self.program.trials[place] for place in asked]
         curves = self._curves(asked)
+        stops = asked[:0]
         if self.control:
             improved = self.control.improved(epoch, trials, curves)
             if improved is not None:
                 own.keep_best(asked[improved])
             stopped = self.control.stop(epoch, trials, curves)
             # Those that end anyway, do.
-            self._stop(epoch, asked[stopped & (self._epochs_T[asked] > epoch)])
-        ends = np.flatnonzero(self._ended(epoch))
+            stops = asked[stopped & (self._epochs_T[asked] > epoch)]
+        ends = np.union1d(np.flatnonzero(self._ended(epoch)), stops)
         at_a_rung = epoch in self.control.rungs
         if at_a_rung:  # which of them end here is not yet known
             ends = np.union1d(ends, asked)
         if len(ends):
             prefixes = [place for length, place in self._lengths if length == epoch]
             self.ends[epoch] = own.end(ends, prefixes, self.changes)
+        # Only now: memory may have been short, and all of this is done again.
+        self._stop(epoch, stops)
         self.settled = epoch
         left = np.flatnonzero(self._alive)
-        if not len(left) or at_a_rung:
+        if len(left) and not at_a_rung:
+            self._compact(own, left, epoch)
+
+    def _change(self, own: RunningProgram) -> None:
+        """Between two epochs, let those that are left go on as copies of others, by the rules."""
+        epoch = own.epoch
+        if epoch == 0 or epoch in self.changes or not self.control.changes:
             return
-        self._compact(own, left, epoch)
-        still = np.isin(asked, left)
-        change = None
-        if self.control.changes and still.all():
-            values = {name: value_T[asked] for name, value_T in own.values.items()}
-            change = self.control.change(epoch, trials, curves, values)
+        left = np.flatnonzero(self._alive)
+        trials = [self.program.trials[place] for place in left]
+        values = {name: value_T[left] for name, value_T in own.values.items()}
+        change = self.control.change(epoch, trials, self._curves(left), values)
         if change is not None:
-            self.changes[epoch] = self._of_all(own, asked, change)
-            own.change(self.changes[epoch])
+            change = self._of_all(own, left, change)
+            own.change(change)
+            self.changes[epoch] = change
 
     def _compact(self, own: RunningProgram, left: np.ndarray, epoch: int) -> None:
         """Go on with these trials alone, where that saves something."""
