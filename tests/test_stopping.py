@@ -392,6 +392,31 @@ def test_those_that_are_left_become_copies(rule, problem, devices, alone, tmp_pa
         np.testing.assert_array_equal(own[2:], source[2:])
 
 
+class KeepOneTogether(KeepOne):
+    rungs = (1,)
+
+
+def test_what_is_left_after_a_rung_goes_on_on_more_devices(problem, devices, alone, tmp_path,
+                                                           monkeypatch):  # fmt: skip
+    """Interrupted in the next epoch, in a batch of one lane."""
+    monkeypatch.setattr(call_lengths, "CALL_SECONDS", 0)
+    monkeypatch.setattr(call_lengths, "FIRST_CALL", 2)
+    fast = dataclasses.replace(MACHINES["cpu"], compile_seconds=0.0)
+    monkeypatch.setitem(MACHINES, "cpu", fast)
+    compiled = count_calls(monkeypatch, running, "compile_program")
+    for epochs, used in ((1.1, devices[:1]), (10, devices)):
+        watch = StopAt(epochs)
+        keeper = Checkpoints(tmp_path, watch.notes.append)
+        with contextlib.closing(keeper), contextlib.suppress(InterruptedRunError):
+            records = train(problem, used, KeepOneTogether(), progress=watch,
+                            checkpointer=keeper, stop=watch.stop)  # fmt: skip
+    assert [lanes for *_, lanes, _ in compiled] == [8, 1, len(devices)]
+    assert not watch.notes
+    for place, (trial, record) in enumerate(records.items()):
+        assert epochs_of(record) == (6 if place == 0 else 1)
+        assert_begins_like(record, alone[trial], exact=False)
+
+
 def curves(**values) -> Curves:
     made = {name: np.array(value, float) for name, value in values.items()}
     directions = {name: "higher" if name == "accuracy" else "lower" for name in made}

@@ -78,8 +78,7 @@ class RunningProgram:
     def start(self, snapshot: Snapshot | None = None) -> None:
         """Compile, and initialise every trial or take over the state of a snapshot."""
         if snapshot is not None:
-            self.places = snapshot.places
-            self.lanes = filled(self.program, max(len(self.places), snapshot.lanes))
+            self.places, self.lanes = snapshot.places, snapshot.lanes
             self.values |= snapshot.values
             self.best_epoch = snapshot.best_epoch.copy()
         self.compile()

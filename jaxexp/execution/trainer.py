@@ -77,8 +77,8 @@ class Training:
         saved, when `interrupted` says so.
         """
         if not self._begun:
-            self._begun, self.snapshot = True, self._load()
-            self._take_up(self.snapshot)
+            self._begun = True
+            self._take_up(self._load())
             if self.snapshot:
                 if self.control.asked_again:
                     self._ask_again(self.snapshot)
@@ -112,7 +112,6 @@ class Training:
         saved = self._load() if again else None
         if saved and (saved.epoch, saved.settled) >= (snapshot.epoch + 1, snapshot.settled):
             snapshot = saved
-        self.snapshot = snapshot
         self._take_up(snapshot)
 
     def interrupted(self) -> Outcome | None:
@@ -131,7 +130,6 @@ class Training:
         self._begun = True
         if not outcome.records:
             assert outcome.snapshot
-            self.snapshot = outcome.snapshot
             self._take_up(outcome.snapshot)
             return []
         self.finished, self.snapshot, self.ends = True, None, {}
@@ -246,7 +244,7 @@ class Training:
         return ended
 
     def _take_up(self, snapshot: Snapshot | None) -> None:
-        """Be where a snapshot was taken, or at the start."""
+        """Be where a snapshot was taken, on other devices perhaps, or at the start."""
         trials = len(self.program.trials)
         self.ends = {}
         self.changes: dict[int, Change] = {}
@@ -259,9 +257,12 @@ class Training:
         if snapshot:
             self.history.begin(snapshot.history, snapshot.epoch)
             self.chunk = min(self.chunk, snapshot.chunk)  # it may have been halved
+            lanes = filled(self._in_chunks, max(len(snapshot.places), snapshot.lanes))
+            snapshot = dataclasses.replace(snapshot, lanes=lanes)
             self.ends, self.changes = dict(snapshot.ends), dict(snapshot.changes)
             self.stopped, self.settled = snapshot.stopped.copy(), snapshot.settled
             self.seconds, self.compile_seconds = snapshot.seconds, snapshot.compile_seconds
+        self.snapshot = snapshot
 
     def _run(self, until: int, interrupted: Callable[[], bool]) -> list[TrialRecord]:
         at = self.snapshot
@@ -289,8 +290,13 @@ class Training:
             self.history.begin()
         return made
 
+    @property
+    def _in_chunks(self) -> Program:
+        """The program, with as many trials at once as the devices have memory for."""
+        return dataclasses.replace(self.program, chunk=self.chunk)
+
     def _running(self) -> RunningProgram:
-        program = dataclasses.replace(self.program, chunk=self.chunk)
+        program = self._in_chunks
         mesh = self.shared.mesh(program)
         return RunningProgram(program, self.shared.task, mesh, self.shared.on(mesh))
 
@@ -305,8 +311,8 @@ class Training:
         if self.own and len(self.history.epochs) == self.own.epoch:
             with contextlib.suppress(RuntimeError, AttributeError):
                 self.snapshot = self._snapshot(self.own)
-        self.snapshot, self.own = self.snapshot or self._load(), None
-        self._take_up(self.snapshot)
+        self.own = None
+        self._take_up(self.snapshot or self._load())
         self.progress.note(
             f"a device is out of memory: continuing with {count(self.chunk, 'trial')} at a time"
         )
@@ -434,7 +440,7 @@ class Training:
         As estimated, not as measured, and whatever this process has compiled before: it would not
         be the same in every run. Programs that share compiled functions have a share of it each.
         """
-        program = dataclasses.replace(self.program, chunk=self.chunk)
+        program = self._in_chunks
         fewer = filled(program, trials)
         estimate = program.estimate
         lane_epoch = estimate.seconds / len(program.trials) / program.epochs
