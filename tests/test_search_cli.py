@@ -113,6 +113,12 @@ def test_a_search_is_the_one_of_python(sampler, place, request):
         tells_what_members_had_in_the_end(place, own)
 
 
+def test_a_search_compares_points_that_differ_in_their_epochs_alone(place, no_figures):
+    line = ["--set", "epochs=choice(2,3)", "--trials", "2", "--sampler", "halving", "--out", "out"]
+    assert here("search", "mine.py", "--set", "width=4", *line) == 0
+    assert results(place / "out")["epochs_trained"].values.min() == 1
+
+
 def tells_what_members_had_in_the_end(place: Path, own: xr.Dataset) -> None:
     """All that looks at the run, of the best: its rate is another than the one it began with."""
     rates, last = own["learning_rate"].values, own["own_learning_rate"].values[:, -1]

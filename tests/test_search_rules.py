@@ -109,6 +109,16 @@ def test_halving_keeps_the_best_of_a_sweep(problem):
     assert first[ds["epochs_trained"] > 1].min() >= first[ds["epochs_trained"] == 1].max()
 
 
+def test_halving_compares_settings_that_differ_in_their_epochs_alone(problem):
+    """The shorter of two that begin alike is no part of the longer one."""
+    sweep, rule = jx.Sweep(BASE, {"epochs": [2, 3]}), Halving(factor=2)
+    assert jx.plan(sweep, *problem).plan.programs[0].prefixes
+    results = jx.run(sweep, *problem, stopping=rule, progress=False)
+    assert results["epochs_trained"].values.tolist() in ([1, 3], [2, 1])
+    with pytest.raises(jx.UserError, match=r"Halving.*: would not be asked .*stopping=…"):
+        jx.run(jx.plan(sweep, *problem), stopping=rule, progress=False)
+
+
 def values(members, **own):
     return {"learning_rate": np.array([t.learning_rate for t in members], np.float32), **own}
 

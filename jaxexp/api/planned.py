@@ -243,8 +243,9 @@ def plan(
             HOST:PORT, or ray://HOST:PORT. `devices` are then a number, of each node.
         nodes: how many machines with these devices to plan for; those of the cluster, if not given.
             With a `target`, `devices` are then the chips of each, and nothing can be compiled.
-        stopping: as `jaxexp.run` will be given it: a rule of your own is asked about every trial,
-            so that none is trained as the first epochs of a longer one.
+        stopping: as `jaxexp.run` will be given it: a rule of your own, or one that compares trials
+            as `jaxexp.search.Halving` does, is asked about every trial, so that none is trained as
+            the first epochs of a longer one.
 
     Raises:
         UnavailableError: the compiler of the target, or Ray, is not installed.
@@ -296,7 +297,7 @@ def plan(
             at_once = min(at_once, max(evaluation.evaluated_counts(data).values()))
         data = data.apart(at_once)
     hardware = _hardware(devices, target, cluster, nodes)
-    prefixes = not Control(stopping).asked_again
+    prefixes = not Control(stopping).of_every_trial
     made = planning.plan(
         sweeps,
         hardware.devices,

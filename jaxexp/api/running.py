@@ -282,7 +282,7 @@ def controlled(planned: PlannedRun, stopping: Stopping) -> Control:
         tuple(planned.data.counts),
     )
     control.check(trials, curves, planned.data)
-    if control.asked_again and any(program.prefixes for program in planned.plan.programs):
+    if control.of_every_trial and any(program.prefixes for program in planned.plan.programs):
         raise UserError(
             f"{control.words}: would not be asked about trials that the plan trains as the first "
             "epochs of longer ones; expected jaxexp.plan(…, stopping=…), or the sweep"

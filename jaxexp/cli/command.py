@@ -205,6 +205,7 @@ def plan_stage(stage: list[Source], command: Command, target: str | None = None)
         [source.sweep for source in stage],
         *made,
         target=target,
+        stopping=stage[0].stopping,  # of a search, which is alone in its stage
         **plan_options(command),
     )
 

@@ -93,9 +93,17 @@ class Control:
     def asked_again(self) -> bool:
         """Whether a run that resumes has to see that the rules decide as they did.
 
-        What the user's own decide by is not known: every trial is asked for itself, too.
+        What the user's own decide by is not known.
         """
         return any(map(_is_own, self.rules))
+
+    @property
+    def of_every_trial(self) -> bool:
+        """Whether every trial is asked for itself, also one that is the prefix of another.
+
+        Searches compare it with others; what the user's own rules do is not known.
+        """
+        return self.asked_again or self.metric is not None
 
     @property
     def by_clock(self) -> bool:
