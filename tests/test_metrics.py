@@ -194,12 +194,25 @@ def test_r2_that_is_forced_to_be_finite_is_scikit_learns():
     prediction = NEAR.copy()
     prediction[9:, 1] = -8
     metric = metrics.r2_around(0.0, force_finite=True).for_target(REAL)
-    assert metric == metrics.r2_around(REAL.astype(float).mean(0), force_finite=True)
+    mean, median = (own(REAL.astype(float), axis=0) for own in (np.mean, np.median))
+    assert metric == metrics.r2_around(mean, median, force_finite=True)
     for made in (prediction, target):
         expected = sk.r2_score(target.astype(float), made.astype(float), sample_weight=weight_N)
         np.testing.assert_allclose(measure(metric, made, target, weight_N), expected, atol=1e-5)
     prediction[20] = np.nan
     assert np.isnan(measure(metric, prediction, target, weight_N))
+    assert np.isnan(measure(metric, NEAR, target, 0 * weight_N))
+
+
+def test_r2_where_an_outlier_moves_the_mean():
+    target, train = REAL[:, 0] / 1000, np.append(REAL[:, 0] / 1000, np.float32(1e5))
+    expected = sk.r2_score(target, NEAR[:, 0])
+    for metric in (metrics.r2, metrics.r2_around(0.0, force_finite=True)):
+        found = measure(metric.for_target(train), NEAR[:, 0], target)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+    # From 100 to 300 standard deviations, float32 tells equal targets from others, but no more.
+    far = metrics.r2_around(target.mean() + 200 * target.std(), force_finite=True)
+    assert np.isnan(measure(far, NEAR[:, 0], target))
 
 
 @pytest.mark.parametrize("center", [np.nan, np.inf, [], [1.0, np.nan]])

@@ -179,8 +179,9 @@ def _read(path: Path) -> StateDict:
                 f"{path}: {name} is {value.layout}, of {value.dtype} on {value.device}, expected "
                 "a dense tensor of floats on the CPU: such as its .to_dense()"
             )
+    counts = {n for n, v in found.items() if n.endswith(COUNTER) and not v.is_floating_point()}
     return {
-        str(name): (value if name.endswith(COUNTER) else value.float()).detach().numpy()
+        str(name): (value if name in counts else value.float()).detach().numpy()
         for name, value in found.items()
     }
 

@@ -27,7 +27,7 @@ from jaxexp.training.batching import weights_of
 from jaxexp.training.data import Data
 from jaxexp.training.labels import check_labels
 from jaxexp.training.metric import Metric
-from jaxexp.training.metrics import r2_around
+from jaxexp.training.metrics import centers_of, r2_around
 from jaxexp.training.optimizers import one_of
 from jaxexp.training.task import Arrays, Batch, Inspection, Outputs, Task, Variables
 from jaxexp.training.trees import PyTree
@@ -52,21 +52,21 @@ class SklearnMLP(MLPClassification):
     """A perceptron with scikit-learn's loss, penalty, initial weights and optimizers."""
 
     regression: bool = False
-    center: tuple[float, ...] = ()  # of the targets
+    centers: tuple[tuple[float, ...], ...] = ((0.0,),)  # of the targets
 
     @property
     def metrics(self) -> Mapping[str, Metric]:  # type: ignore[override]
         """Accuracy, or R²."""
         if self.regression:
-            return {"r2": r2_around(self.center or 0.0, force_finite=True)}
+            return {"r2": r2_around(*self.centers, force_finite=True)}
         return {"accuracy": Metric("higher")}
 
     def bind(self, data: Data) -> "SklearnMLP":
         """For the outputs of these data."""
         if self.regression:
             y_NxK = data.train.y
-            center = tuple(y_NxK[data.counted].mean(0, dtype=np.float64).tolist())
-            return dataclasses.replace(self, classes=y_NxK.shape[1], center=center)
+            centers = tuple(map(tuple, centers_of(y_NxK[data.counted])))
+            return dataclasses.replace(self, classes=y_NxK.shape[1], centers=centers)
         # Of the inputs nothing is needed: equal tasks predict with what is compiled once.
         return dataclasses.replace(self, classes=check_labels(data, self.classes))
 

@@ -26,8 +26,9 @@ from jaxexp.training.trees import PyTree
 
 _FINE, _OCTAVES, _BIN_BITS = 2.0**-10, 20, 8  # of the bins of `auc`: 2⁸ for each octave
 _BINS = 2 * _OCTAVES * 2**_BIN_BITS
-# Of the second moment, what must be variance for `r2` to be computed in float32.
-_LEAST_SHARE = 1e-4
+# Of the second moment, what must be variance for `r2` to be computed in float32, and below which
+# rounding may be all there is.
+_LEAST_SHARE, _ROUNDING_SHARE = 1e-4, 1e-5
 
 
 # Checks of shapes, while tracing
@@ -184,41 +185,52 @@ def _absolute_error(prediction: Array, target: Array) -> Array:
 
 @dataclass(frozen=True)
 class _R2Sums:
-    center: tuple[float, ...]  # one for all outputs, or one each
+    centers: tuple[tuple[float, ...], ...]  # of each one for all outputs, or one each
 
     def __call__(self, prediction: Array, target: Array, weight_B: Array) -> dict[str, Array]:
         prediction, target = _alike(prediction, target)
         weight_B = as_float(weight_B)
         error_BxK = (prediction - target).reshape(len(target), -1)
         target_BxK = target.reshape(len(target), -1)
-        if len(self.center) not in (1, target_BxK.shape[1]):
-            raise UserError(
-                f"center: {len(self.center)} numbers for targets of shape {target.shape}, "
-                "expected one, or one for each output"
-            )
-        offset_BxK = target_BxK - jnp.array(self.center, target.dtype)
+        outputs = target_BxK.shape[1]
+        for center in self.centers:
+            if len(center) not in (1, outputs):
+                raise UserError(
+                    f"center: {len(center)} numbers for targets of shape {target.shape}, "
+                    "expected one, or one for each output"
+                )
+        center_CxK = np.stack([np.broadcast_to(own, outputs) for own in self.centers])
+        offset_BxCxK = target_BxK[:, None] - jnp.array(center_CxK, target.dtype)
         return {
             "residual": weighted(jnp.square(error_BxK), weight_B).sum(0),
-            "first": weighted(offset_BxK, weight_B).sum(0),
-            "second": weighted(jnp.square(offset_BxK), weight_B).sum(0),
+            "first": weighted(offset_BxCxK, weight_B).sum(0),
+            "second": weighted(jnp.square(offset_BxCxK), weight_B).sum(0),
             "weight": weight_B.sum(),
         }
 
 
-def _r2_value(sums: dict[str, Array], constant: ArrayLike = jnp.nan) -> Array:
-    """The mean over outputs; those whose targets do not vary count `constant`."""
-    mean_K = sums["first"] / sums["weight"]
-    variance_K = sums["second"] - sums["first"] * mean_K
-    told_K = variance_K > _LEAST_SHARE * sums["second"]
-    return jnp.where(told_K, 1 - sums["residual"] / variance_K, constant).mean()
+def _r2_value(sums: dict[str, Array], *, force_finite: bool = False) -> Array:
+    """The mean over outputs, each about the center that is nearest to its targets."""
+    second_CxK, weight = sums["second"], sums["weight"]
+    variance_CxK = second_CxK - sums["first"] * (sums["first"] / weight)
+    nearest_1xK = second_CxK.argmin(0, keepdims=True)
+    second_K, variance_K = (
+        jnp.take_along_axis(own_CxK, nearest_1xK, 0)[0] for own_CxK in (second_CxK, variance_CxK)
+    )
+    told_K = variance_K > _LEAST_SHARE * second_K
+    untold_K: ArrayLike = jnp.nan
+    if force_finite:
+        equal_K = variance_K <= _ROUNDING_SHARE * second_K
+        known_K = equal_K & jnp.isfinite(sums["residual"]) & (weight > 0)
+        untold_K = jnp.where(known_K, jnp.where(sums["residual"] == 0, 1.0, 0.0), jnp.nan)
+    return jnp.where(told_K, 1 - sums["residual"] / variance_K, untold_K).mean()
 
 
 def _finite_r2_value(sums: dict[str, Array]) -> Array:
-    exact_K = jnp.where(sums["residual"] == 0, 1.0, 0.0)
-    return _r2_value(sums, jnp.where(jnp.isfinite(sums["residual"]), exact_K, jnp.nan))
+    return _r2_value(sums, force_finite=True)
 
 
-def r2_around(center: npt.ArrayLike, *, force_finite: bool = False) -> Metric:
+def r2_around(*center: npt.ArrayLike, force_finite: bool = False) -> Metric:
     """R², the coefficient of determination, with its sums taken about a center.
 
     1 - Σ (ŷ - y)² / Σ (y - ȳ)², with the mean ȳ of the examples that are scored; for several
@@ -230,9 +242,11 @@ def r2_around(center: npt.ArrayLike, *, force_finite: bool = False) -> Metric:
     and where all targets are equal, R² is NaN rather than a number made of rounding.
 
     Args:
-        center: a number, or one for each output: the mean of the targets to train on.
-        force_finite: as scikit-learn's `r2_score` by default: where R² would be NaN of finite
-            numbers, an output counts 0, or 1 if it is predicted exactly.
+        center: a number, or one for each output: the mean of the targets to train on. Of several
+            the one nearest to the targets counts: outliers do not move their median, say.
+        force_finite: as scikit-learn's `r2_score` by default: an output whose targets are all equal
+            counts 0, or 1 if it is predicted exactly. So does one more than 300 standard deviations
+            from every center, which float32 cannot tell from it.
 
     Raises:
         UserError: the center is not finite.
@@ -242,25 +256,32 @@ def r2_around(center: npt.ArrayLike, *, force_finite: bool = False) -> Metric:
     >>> round(float(metric.compute(metric.sums_of(None, target + 0.1, target, jnp.ones(3)))), 3)
     0.985
     """
-    center_K = np.asarray(center, np.float64).ravel()
-    if center_K.size == 0 or not np.isfinite(center_K).all():
-        raise UserError(f"center: {center!r}, expected a finite number, or one for each output")
+    centers = [np.asarray(own, np.float64).ravel() for own in center]
+    if not centers or not all(own_K.size and np.isfinite(own_K).all() for own_K in centers):
+        said = repr(center[0]) if len(center) == 1 else repr(center)
+        raise UserError(f"center: {said}, expected a finite number, or one for each output")
     return Metric(
         Direction.HIGHER,
-        sums=_R2Sums(tuple(center_K.tolist())),
+        sums=_R2Sums(tuple(tuple(own_K.tolist()) for own_K in centers)),
         value=_finite_r2_value if force_finite else _r2_value,
         centered=_finite_r2_for if force_finite else _r2_for,
     )
 
 
 def _r2_for(target: PyTree, *, force_finite: bool = False) -> Metric:
-    """About the mean of the targets to train on."""
+    """About the mean and the median of the targets to train on."""
     if not hasattr(target, "dtype"):
         raise UserError(
             f"R²: targets are {type_of(target)}, expected an array (N, ...); a jaxexp.Metric of "
             "your own takes others apart"
         )
-    return r2_around(np.asarray(target, np.float64).mean(0), force_finite=force_finite)
+    return r2_around(*centers_of(target), force_finite=force_finite)
+
+
+def centers_of(target_NxK: npt.ArrayLike) -> list[list[float]]:
+    """The mean and the median of each output, which may have several axes."""
+    target_NxK = np.asarray(target_NxK, np.float64)
+    return [own(target_NxK, axis=0).ravel().tolist() for own in (np.mean, np.median)]
 
 
 def _finite_r2_for(target: PyTree) -> Metric:
@@ -327,6 +348,6 @@ log_loss = Metric(Direction.LOWER, unit="nats", example=_negative_log_likelihood
 brier = Metric(Direction.LOWER, example=_brier)
 mean_squared_error = Metric(Direction.LOWER, example=_squared_error)
 mean_absolute_error = Metric(Direction.LOWER, example=_absolute_error)
-r2 = Metric(Direction.HIGHER, sums=_R2Sums((0.0,)), value=_r2_value, centered=_r2_for)
+r2 = Metric(Direction.HIGHER, sums=_R2Sums(((0.0,),)), value=_r2_value, centered=_r2_for)
 object.__setattr__(r2, "__doc__", r2_around.__doc__)
 auc = Metric(Direction.HIGHER, sums=_auc_sums, value=_auc_value)

@@ -312,7 +312,8 @@ def check_outputs(task: Task, outputs: object, size: int, state: PyTree = None) 
                     raise UserError(
                         f"{name}: {what}{jax.tree_util.keystr(path)} has the shape "
                         f"{jnp.shape(leaf)} for a batch of {size} examples, expected ({size}, ...):"
-                        f" metrics[{metric!r}] has `sums` over examples"
+                        f" metrics[{metric!r}] has `sums` over examples; jax.numpy.broadcast_to "
+                        "gives each what all share"
                     )
     if state is not None:
         check_state(name, state, outputs.state, "return it as Outputs(state=…)")

@@ -327,8 +327,8 @@ def _check_sums(task: Task, outputs: Outputs) -> None:
             if not all(jax.tree.leaves(same)):
                 raise UserError(
                     f"metrics[{name!r}]: `sums` of two examples and of two others do not add up to "
-                    "those of all four: expected sums over the examples, each times its weight, "
-                    "whatever stands beside them with a weight of 0"
+                    "those of all four: expected sums over the examples (`.sum()`, no `.mean()`), "
+                    "each times its weight, whatever stands beside them with a weight of 0"
                 )
 
 
