@@ -31,6 +31,10 @@ class Step(enum.Enum):
     ONE = 1
 
 
+class Name(enum.StrEnum):
+    PAIR = "64-32"
+
+
 @dataclass(frozen=True, kw_only=True)
 class NetTrial(Trial):
     batch_size: int = 4  # a new default; the kind is that of the field it takes the place of
@@ -49,12 +53,13 @@ class NetTrial(Trial):
     norm: Literal[None, "batch"] = None
     stop: bool | str = "auto"
     taken: tuple[str, ...] | Step | Literal["all", 1, 3] = "all"
+    nested: tuple[tuple[int, ...], ...] = ((1, 2), (3,))
 
 
 def test_kinds():
     kinds = {name: field.kind for name, field in NetTrial.fields().items()}
     own = ("channels", "clip", "schedule", "pool", "kernels", "pair", "mode", "matmul_precision")
-    own += ("pooling", "crop", "betas", "acts", "norm", "stop", "taken")
+    own += ("pooling", "crop", "betas", "acts", "norm", "stop", "taken", "nested")
     assert {name for name, kind in kinds.items() if kind is Kind.STATIC} == set(own)
     assert kinds["batch_size"] is Kind.SIZE
     assert kinds["scale"] is kinds["learning_rate"] is kinds["seed"] is Kind.TRACED
@@ -86,11 +91,15 @@ def test_kinds():
         ("pooling", Written("none"), None),
         ("pooling", Written("None"), None),
         ("pooling", Written("nonesuch"), "nonesuch"),
+        ("pooling", np.str_("none"), "none"),
         ("crop", Written("none"), "none"),
         ("crop", Written("None"), None),
         ("betas", Written("none"), None),
         ("acts", Written("none-relu"), (None, "relu")),
         ("acts", "none-relu", ("none", "relu")),
+        ("acts", np.str_("none-relu"), ("none", "relu")),
+        ("kernels", Name.PAIR, (64, 32)),
+        ("nested", Written("()"), ()),
         ("norm", Written("none"), None),
         ("norm", "None", None),
         ("stop", "off", "off"),

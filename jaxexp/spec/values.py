@@ -79,6 +79,8 @@ def convert(hint: Hint, value: object) -> Value:
 
     Raises ValueError, TypeError, OverflowError or KeyError for what is none.
     """
+    if isinstance(value, str) and not isinstance(value, Written | enum.Enum):
+        value = str(value)  # NumPy's is none of `str` exactly
     origin = typing.get_origin(hint)
     if origin in (types.UnionType, typing.Union):
         return _to_one_of(typing.get_args(hint), value)
@@ -121,7 +123,7 @@ def _is_exact(hint: Hint, value: object) -> bool:
 
 def _to_tuple(hints: Sequence[Hint], value: object) -> tuple[Value, ...]:
     if isinstance(value, str):
-        if _hold_tuples(hints):
+        if value != "()" and _hold_tuples(hints):
             raise ValueError
         value = parts(value) if value != "()" else ()
     value = listed(value)
@@ -145,7 +147,7 @@ def parts(written: str) -> list[str]:
     (['64', '32'], ['-0.5', '-1e-05'])
     """
     found = re.split(r"(?<=[^-])-(?<![\d.][eE]-(?=\d))", written)  # no sign, nor an exponent's
-    return list(map(type(written), found))
+    return list(map(Written if isinstance(written, Written) else str, found))
 
 
 def listed(value: object) -> object:
