@@ -486,10 +486,11 @@ def test_values_are_read_as_set_reads_them():
         (["0.1--0.2", "()", "None"], "0.1-−0.2", "0.1--0.2"),
         (["1_0", "a", "b"], "10", None),  # text, which looks like a number
         (["007", "1_0", "2024-01"], "7", None),
-        (["8", "64-32", "auto"], "8.0", None),
+        (["8", "64-32", "auto"], "8.0", "8"),
+        (["auto", "10.0", "1e-05"], "1e-5", "1e-05"),
     ],
 )
-def test_text_is_read_where_all_there_is_of_numbers(there, written, own):
+def test_numbers_are_read_among_text(there, written, own):
     ds = results().assign_coords(learning_rate=there)
     if own is not None:
         assert tables.where(ds, [f"learning_rate={written}"])["learning_rate"].values == [own]

@@ -17,7 +17,7 @@ from rich.table import Table
 from jaxexp.base.errors import UserError
 from jaxexp.base.words import count
 from jaxexp.results import seeds, select
-from jaxexp.results.select.ranks import matching_texts, numbers, written_numbers
+from jaxexp.results.select.ranks import matching_texts, numbers
 from jaxexp.spec.values import convert
 
 if TYPE_CHECKING:
@@ -225,14 +225,14 @@ def _as_typed(value: str) -> str:
 
 
 def _read_text(value: str, there: np.ndarray) -> object:
-    """None, or a number, tuple or boolean of a hyperparameter whose other values are such, too."""
+    """None, a boolean where all are, a number or tuple where one is equal; otherwise text."""
     if value.lower() == "none":
         return None
     others = [own for own in there.tolist() if own not in ("None", "()")]
     if all(own in ("True", "False") for own in others):
         with contextlib.suppress(KeyError):
             return convert(bool, value)
-    elif all(map(written_numbers, others)):
+    else:
         wanted = numbers(_as_typed(value))
         if any(matching_texts(others, wanted)):
             return wanted
