@@ -337,6 +337,10 @@ def test_tuples_of_tuples_are_given_in_python():
         (lambda: jx.Sweep(MLP, {"width": [1]}, dim_names={"depth": "d"}), "is no axis"),
         (lambda: jx.Sweep(MLP, {"width": [1]}, dim_names={("width",): "depth"}), "expected a name"),
         (
+            lambda: jx.Sweep(MLP, {"width": [1]}, dim_names={"width": "w", ("width",): "loss"}),
+            "expected each axis once",
+        ),
+        (
             lambda: jx.Sweep(MLP, {"width": [1]}, dim_names={("width",): "loss"}),
             "more than one dim",
         ),
@@ -377,6 +381,7 @@ def test_values_that_do_not_fit_together_are_told_before_anything_trains():
         ("integers(8,128,step=8)", integers(8, 128, step=8)),
         ("choice(relu,tanh)", choice(["relu", "tanh"])),
         ("64-32-16,8,()", choice(["64-32-16", "8", "()"])),
+        ("a[0],b(c[1])", choice(["a[0]", "b(c[1])"])),
         ("uniform(0,0.9) when optimizer=sgd", uniform(0, 0.9).when(optimizer="sgd")),
         ("1,2 when optimizer=sgd|adam, depth=3",
          choice(["1", "2"]).when(optimizer=["sgd", "adam"], depth="3")),
@@ -406,6 +411,7 @@ def test_text_becomes_the_type_of_the_hyperparameter():
         ("uniform(0,1)(2)", "expected uniform"),
         ("choice([max,mean])", r"choice\(\[max,mean\]\)': expected uniform"),
         ("[0.1,0.01]", "expected uniform"),
+        ("a,1)(2,b", "expected uniform"),
         ("integers(1,2.5)", "expected whole numbers"),
         ("integers(1,8,lag)", "'lag': expected log or step=N"),
         ("integers(1,8,log,log)", "each once"),

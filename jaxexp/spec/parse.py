@@ -49,9 +49,15 @@ def _parts(written: str, inside: str) -> list[str]:
     parts: list[str] = [Written(part.strip()) for part in inside.split(",")]
     if not all(parts):
         raise UserError(f"{written!r}: a value is missing; expected {_EXPECTED}")
-    if re.search(r"[][()]", inside.replace("()", "")):  # an empty tuple is a value
+    if not all(map(_is_balanced, parts)):
         raise UserError(f"{written!r}: expected {_EXPECTED}")
     return parts
+
+
+def _is_balanced(part: str) -> bool:
+    """Whether all brackets in it are pairs: `a[0]` and `()`, but neither `(1` nor `1)(2`."""
+    inner = re.sub(r"\([^][()]*\)|\[[^][()]*\]", "", part)
+    return _is_balanced(inner) if inner != part else not re.search(r"[][()]", part)
 
 
 def _numbers(written: str, parts: Sequence[str]) -> tuple[float, float]:

@@ -182,6 +182,8 @@ class Sweep:
         if not isinstance(self.dim_names, Mapping):
             raise UserError(f"dim_names={self.dim_names!r}: expected a dict from axes to names")
         named = {_names(axis): name for axis, name in self.dim_names.items()}
+        if len(named) < len(self.dim_names):
+            raise UserError(f"dim_names={self.dim_names!r}: expected each axis once")
         for axis, name in named.items():
             if axis not in axes:
                 known = ", ".join(map(repr, axes)) or "none"
