@@ -828,7 +828,7 @@ def test_what_a_partial_has_bound_stays_as_it_is():
 
 MODES = "isTraining istrain trainmode evalMode test_time do_eval train_flag for_training"
 MODES += " not_training enable_training enabled_test use_eval_mode eval_only"
-MODES += " train_or_eval set_train is_test_set"
+MODES += " train_or_eval"
 
 
 @pytest.mark.parametrize("name", MODES.split())
@@ -841,6 +841,7 @@ def test_other_names_with_such_words_are_a_functions_own():
     assert not arguments_of(lambda train_bias=True, trainable=False, pretraining=True: 0)
     assert not arguments_of(lambda train_bn=True, use_bias=False, test_format=True: 0)
     assert not arguments_of(lambda mode=True, inference=None: 0)
+    assert not arguments_of(lambda train_set=True, use_test_set=False: 0)
 
 
 @pytest.mark.parametrize("module", [Mode(), Evaluates()])
@@ -1274,6 +1275,11 @@ def test_columns_of_a_frame_are_the_features_of_data_made_by_hand():
     assert jx.Data(train).features == ("a", "b", "c")
     with pytest.raises(jx.UserError, match=r"^train.x: not `features`: the order is another"):
         jx.Data(train, features=("c", "b", "a"))
+
+
+def test_copies_have_names_of_columns_that_are_empty():
+    data = jx.Data({"table": pd.DataFrame(X_Nx3, columns=["", "b", "c"])})
+    assert dataclasses.replace(data).columns == {"table": ("", "b", "c")}
 
 
 def test_points_close_together_are_predicted(results):

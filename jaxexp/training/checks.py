@@ -224,9 +224,9 @@ def checked_names(where: str, value: object, least: int) -> tuple[str, ...]:
     if isinstance(value, str) or not isinstance(value, (Sequence, np.ndarray)):
         raise UserError(f"{where}: {value!r}, expected a list of names")
     names = tuple(str(name) for name in value)
-    for i, name in enumerate(names):
-        if not isinstance(value[i], (str, int, np.integer)) or not name:
-            raise UserError(f"{where}: {plain_value(value[i])!r}, expected a name")
+    for each in value:
+        if not isinstance(each, (str, int, np.integer)):
+            raise UserError(f"{where}: {plain_value(each)!r}, expected a name")
     if (twice := first_twice(names)) is not None:
         raise UserError(f"{where}: {twice!r} twice, expected names that differ")
     if len(names) < least:

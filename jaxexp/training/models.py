@@ -28,7 +28,7 @@ from jaxexp.training.trees import PyTree
 TRAINING = {"train": True, "training": True, "is_training": True}
 TRAINING |= {"deterministic": False, "use_running_average": False}
 # Other names for it, in lower case without underscores: made of nothing but such words.
-BESIDE = "(is|in|do|for|not|or|use|set|only|enabled?|flag|mode|time|phase)*"
+BESIDE = "(is|in|do|for|not|or|use|only|enabled?|flag|mode|time|phase)*"
 MODE = "((train|test)(ing)?|eval(uat(e|ing|ion))?|infer(ence)?|deterministic)"
 MODE = rf"{BESIDE}({MODE}{BESIDE})+"
 GIVEN = (*TRAINING, "mask", "rng")  # by name, to what applies a model and takes them
