@@ -93,6 +93,7 @@ def test_attributes(problem):
     assert results.attrs["trials"] == 2
     assert json.loads(results.attrs["seeds"]) == [4]
     assert json.loads(results.attrs["axes"]) == ["width"]
+    assert {"learning_rate", "seed"} < {*json.loads(results.attrs["traced"])}
     assert json.loads(results.attrs["metrics"]) == ["loss", "accuracy"]
     assert results.attrs["data"] == "rings"
     assert json.loads(results.attrs["examples"]) == {"train": 203, "validation": 57, "test": 61}

@@ -11,6 +11,7 @@ from datasets import REGRESSION, dataset, grid, population
 
 import jaxexp as jx
 from jaxexp.base.errors import UserError
+from jaxexp.cli import tables
 from jaxexp.report import figures
 from jaxexp.results import seeds, select
 
@@ -234,6 +235,35 @@ def test_floats_that_are_one_in_float32_are_told_apart_where_one_is_equal():
     trial = make_dataclass("T", [("tol", float, 0.0)], bases=(jx.Trial,), frozen=True, kw_only=True)
     results = SimpleNamespace(sweep=jx.Sweep(trial(), {"tol": tolerances}), _at=lambda at: at)
     assert [jx.Results.trial(results, tol=value) for value in tolerances] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("names", [("learning_rate", "width"), ("width", "learning_rate")])
+def test_traced_floats_are_one_where_float32_has_them_so(names):
+    points = {"learning_rate": [0.1 + 0.2, 0.3], "width": [4, 5]}
+    ds = dataset({"point": points}, traced='["learning_rate"]')
+    assert select.where(ds, learning_rate=0.3).sizes["point"] == 2
+    axes = {tuple(points): [*zip(*points.values(), strict=True)]}
+    results = SimpleNamespace(sweep=jx.Sweep(jx.MLPTrial(), axes), _at=lambda at: at)
+    for place, width in enumerate(points["width"]):
+        given = {name: {"learning_rate": 0.3, "width": width}[name] for name in names}
+        assert select.where(ds, **given)["width"].values.tolist() == [width]
+        assert jx.Results.trial(results, **given) == place
+
+
+@pytest.mark.parametrize("names", [("tol", "width"), ("width", "tol")])
+def test_what_a_value_is_depends_on_no_other_that_is_selected(names):
+    ds = dataset({"point": {"tol": [1e-50, 0.0], "width": [4, 5]}})
+    for width, found in ((5, [0.0]), (4, None)):
+        given = {name: {"tol": 0.0, "width": width}[name] for name in names}
+        settings = [f"{name}={value}" for name, value in given.items()]
+        if found:
+            assert select.where(ds, **given)["tol"].values.tolist() == found
+            assert tables.where(ds, settings)["tol"].values.tolist() == found
+            continue
+        with pytest.raises(jx.UserError, match=f"no trial has {names[1]} = "):
+            select.where(ds, **given)
+        with pytest.raises(jx.UserError, match=f"no trial has {names[1]} = "):
+            tables.where(ds, settings)
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])

@@ -718,6 +718,7 @@ def test_a_run_without_results_says_how_to_go_on(tmp_path):
         (["show", "{run}", "--where", "learning_rate=2"], "no trial has learning_rate = 2.0; ther"),
         (["show", "{run}", "--where", "learning_rate=x"], "learning_rate=x: expected one number"),
         (["show", "{run}", "--where", "batch_norm=2"], "--where batch_norm=2: expected on or off"),
+        (["show", "{run}", *("--where", "batch_norm=on") * 2], "batch_norm is given twice, expec"),
         (["show", "{run}", "--where", "width"], "--where 'width': expected KEY=VALUE"),
         (["show", "{two}", "--where", "width=8"], "several sweeps, name one of rates, shapes"),
         (["show", "{two}", "--top", "3"], "--top: this run has several sweeps, name one of rates"),

@@ -191,15 +191,19 @@ def where(ds: xr.Dataset, settings: Sequence[str]) -> xr.Dataset:
 
     Raises UserError for what cannot be read, or no trial has.
     """
+    values: dict[str, object] = {}
+    said = ds.attrs.get("sweep", "sweep")
     for setting in settings:
         name, equals, value = (part.strip() for part in setting.partition("="))
         if not name or not equals or not value:
             raise UserError(f"--where {setting!r}: expected KEY=VALUE")
         if name not in select.hyperparameters(ds):
             select.where(ds, **{name: value})  # says which ones vary
-        ds = select.where(ds, **{name: _read(name, value, ds[name].values)})
-        ds = ds.assign_attrs(sweep=f"{ds.attrs.get('sweep', 'sweep')}, {name}={value}")
-    return ds
+        if name in values:
+            raise UserError(f"--where {setting!r}: {name} is given twice, expected one value")
+        values[name] = _read(name, value, ds[name].values)
+        said += f", {name}={value}"
+    return select.where(ds, **values).assign_attrs(sweep=said)
 
 
 def _read(name: str, value: str, there: np.ndarray) -> object:

@@ -13,6 +13,7 @@ from jaxexp.base.errors import UserError
 from jaxexp.base.files import read_sealed, write_whole
 from jaxexp.base.words import count
 from jaxexp.execution.records import TrialRecord, short_form
+from jaxexp.spec.hyperparameters import Kind
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial
 from jaxexp.spec.values import stored, text
@@ -158,6 +159,7 @@ def _attributes(
     sweep: Sweep, own: list[TrialRecord], metrics: list[str], data: Data, facts: Attributes
 ) -> dict[str, object]:
     base = {name: stored(value) for name, value in sweep.base.values().items()}
+    traced = [n for n, field in sweep.base.fields().items() if field.kind is Kind.TRACED]
     classes = {} if data.classes is None else {"classes": json.dumps(data.classes)}
     conditions = {
         name: {other: [text(value) for value in values] for other, values in wanted.items()}
@@ -179,6 +181,7 @@ def _attributes(
         "axes": json.dumps(list(sweep.dims)),
         "metrics": json.dumps(metrics),
         "base": json.dumps(base),
+        "traced": json.dumps(traced),
         "trials": len(own),
         "seeds": json.dumps(sorted({record.trial.seed for record in own})),
         "train_evaluation": f"all {examples}"

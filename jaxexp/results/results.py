@@ -1,7 +1,6 @@
 """The results of a sweep at hand: curves, the best trial, trained parameters, predictions."""
 
 import functools
-import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -165,10 +164,15 @@ class Results:
         """
         trials = self.sweep.trials()
         wanted = {name: self.sweep.base.convert(name, value) for name, value in values.items()}
-        found = list(range(len(trials)))
-        for name, value in wanted.items():
-            those = matches([getattr(trials[place], name) for place in found], value)
-            found = list(itertools.compress(found, those))
+        fields = self.sweep.base.fields()
+        those = [
+            matches(
+                [getattr(trial, name) for trial in trials], value,
+                traced=fields[name].kind is Kind.TRACED,
+            )
+            for name, value in wanted.items()
+        ]  # fmt: skip
+        found = [place for place in range(len(trials)) if all(own[place] for own in those)]
         if len(found) != 1:
             said = ", ".join(f"{name}={text(value)}" for name, value in wanted.items())
             axes = ", ".join(name for axis in self.sweep.axes for name in axis)

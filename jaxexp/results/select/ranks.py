@@ -1,6 +1,7 @@
 """Choosing and ranking the trials of a sweep, and the table of them."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -44,21 +45,27 @@ def same(value: object, wanted: object) -> bool:
     return bool(np.float32(value) == np.float32(wanted))
 
 
-def matches(values: Sequence[object], wanted: object) -> list[bool]:
-    """Which values are this one; where none is exactly, which are `same`."""
+def matches(values: Sequence[object], wanted: object, *, traced: bool = False) -> list[bool]:
+    """Which of all values of a hyperparameter are this one; where none is, which are `same`.
+
+    Of a traced one, those that are the `same`: programs have it in float32.
+    """
     exact = [bool(value == wanted) for value in values]
-    return exact if any(exact) else [same(value, wanted) for value in values]
+    return exact if any(exact) and not traced else [same(value, wanted) for value in values]
 
 
 def where(ds: xr.Dataset, **values: object) -> xr.Dataset:
     """The trials whose hyperparameters have these values `in_the_end`: `where(ds, width=16)`.
 
-    Works on an axis of its own and on one zipped with others; the axis stays, made shorter. Where
-    no float is equal, they are compared as float32, as `results.trial` does; where none is equal
-    then, one may be given as it is shown, rounded, unless another is shown alike. A tuple of widths
-    is written as in Python or as it is labelled: (64, 32, 16) or "64-32-16".
+    Works on an axis of its own and on one zipped with others; the axis stays, made shorter. Floats
+    that are traced, and others of which none is equal, are compared as float32, as `results.trial`
+    does; where none is equal then, one may be given as it is shown, rounded, unless another is
+    shown alike. A tuple of widths is written as in Python or as it is labelled: (64, 32, 16) or
+    "64-32-16".
     Raises UserError for a hyperparameter that does not vary, and for a value that no trial has.
     """
+    traced = json.loads(ds.attrs.get("traced", "[]"))
+    left: dict[Hashable, np.ndarray] = {}  # no value depends on those before it
     for name, value in values.items():
         if name not in hyperparameters(ds):
             raise UserError(_not_varying(ds, name))
@@ -66,16 +73,18 @@ def where(ds: xr.Dataset, **values: object) -> xr.Dataset:
         if values_P.dtype.kind in "UO":  # text, also of numbers among tuples
             keep = np.array(matching_texts(values_P.astype(str).tolist(), value))
         else:
-            keep = np.array(matches(values_P.tolist(), value))
+            keep = np.array(matches(values_P.tolist(), value, traced=name in traced))
             keep = keep if keep.any() else _shown_as(name, values_P, value)
-        if not keep.any():
-            there = ", ".join(dict.fromkeys(setting(own) for own in values_P))
+        dim = ds[name].dims[0]
+        before = left.get(dim, np.ones(len(values_P), bool))
+        left[dim] = keep & before
+        if not left[dim].any():
+            there = ", ".join(dict.fromkeys(setting(own) for own in values_P[before]))
             has = "ends with" if changed(ds, name) else "has"
             text_of = isinstance(value, str) and values_P.dtype.kind not in "UO"
             given = f"{value!r}, which is text" if text_of else text(value)
             raise UserError(f"no trial {has} {name} = {given}; there are {there}")
-        ds = ds.isel({ds[name].dims[0]: np.flatnonzero(keep)})
-    return ds
+    return ds.isel({dim: np.flatnonzero(keep) for dim, keep in left.items()})
 
 
 def _not_varying(ds: xr.Dataset, name: str) -> str:
