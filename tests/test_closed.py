@@ -1243,7 +1243,7 @@ def test_copies_have_the_columns_of_frames_unless_others_are_given():
     assert dataclasses.replace(data, train=examples(X_Nx3)).columns == data.columns
     other = examples(frame[["c", "b", "a"]])
     for given in (data, jx.folds(jx.Data(examples(frame)), 2)):  # validation is an array by now
-        with pytest.raises(jx.UserError, match=r"^train.x.table: not `columns` .*order is another"):
+        with pytest.raises(jx.UserError, match=r"^train.x.table: not the .*columns={}.*order"):
             dataclasses.replace(given, train=other)
     made = dataclasses.replace(data, train=other, validation=other, columns={})
     assert made.columns == {"x.table": ("c", "b", "a")}
@@ -1275,6 +1275,18 @@ def test_columns_of_a_frame_are_the_features_of_data_made_by_hand():
     assert jx.Data(train).features == ("a", "b", "c")
     with pytest.raises(jx.UserError, match=r"^train.x: not `features`: the order is another"):
         jx.Data(train, features=("c", "b", "a"))
+
+
+def test_copies_have_the_columns_of_arrays_that_are_there_still():
+    frame = pd.DataFrame(X_Nx3, columns=["a", "b", "c"])
+    data = jx.Data({"old": frame, "kept": frame})
+    made = dataclasses.replace(data, train={"kept": X_Nx3, "new": X_Nx3})
+    assert made.columns == dataclasses.replace(made).columns == {"kept": ("a", "b", "c")}
+    assert dataclasses.replace(data, train=jx.Examples(X_Nx3, Y_N)).columns == {}
+    with pytest.raises(jx.UserError, match=r"^columns\['kept'\]: 3 names, .*give columns={}, or"):
+        dataclasses.replace(data, train={"kept": X_Nx3[:, :2]})
+    with pytest.raises(jx.UserError, match=r"^columns: 'kep', expected one of 'kept'$"):
+        dataclasses.replace(made, train={"kept": X_Nx3}, columns={"kep": ("a", "b", "c")})
 
 
 def test_copies_have_names_of_columns_that_are_empty():

@@ -43,6 +43,11 @@ Coordinate: TypeAlias = tuple[str | Sequence[str], Sequence[object] | np.ndarray
 Attributes: TypeAlias = Mapping[str, Any]  # as xarray has them
 
 SPLITS = ("train", "validation", "test")
+HANDED_ON = "(if `dataclasses.replace` hands them on: give columns={}, or those that are there)"
+
+
+class _Columns(dict[str, tuple[str, ...]]):
+    """Those that data have, by which names that are handed on are told from names given."""
 
 
 class Examples(NamedTuple):
@@ -86,7 +91,8 @@ class Data:
         attrs: attributes of the dataset of results; `attrs["data"]` says in one line where the
             data are from.
         columns: path -> the names of the columns of any other array of `train` ("x.table" in a
-            dict): those of frames. `dataclasses.replace` hands them on, as it does `features`.
+            dict): those of frames. `dataclasses.replace` hands on those of arrays that are there
+            still, as it does `features`.
 
     Raises:
         UserError: something is empty, unequal, not finite, not a number or out of range; the
@@ -117,6 +123,7 @@ class Data:
     def __post_init__(self) -> None:
         """Check everything; leaves become read-only NumPy arrays."""
         put = functools.partial(object.__setattr__, self)
+        handed_on = isinstance(self.columns, _Columns)
         for name in ("extra", "coords", "attrs", "columns"):
             mapping = getattr(self, name)
             if not isinstance(mapping, Mapping) or not all(isinstance(key, str) for key in mapping):
@@ -145,8 +152,9 @@ class Data:
                 if isinstance(split, Examples):
                     self._check_examples(name, getattr(self, name))
         paths = [path.removeprefix(".") for path, _ in named_leaves(self.train)]
-        for path in self.columns.keys() - set(paths):
+        for path in () if handed_on else self.columns.keys() - set(paths):
             raise UserError(f"columns: {path!r}, expected one of {some_names(paths)}")
+        put("columns", _Columns({at: own for at, own in self.columns.items() if at in paths}))
         sample = self.train_sample
         if sample is not None and not (is_int(sample) and sample >= 1):
             raise UserError(f"train_sample={sample!r}: expected a whole number above 0, or None")
@@ -166,15 +174,16 @@ class Data:
         path = where.removeprefix(split).removeprefix(".")
         names, known = column_names(where, value), self.names_of(path)
         if names and known:
-            own = "`features`" if path == "x" else "`columns` (if all frames are new: columns={})"
+            own = "`features`" if path == "x" else f"the names in `columns` {HANDED_ON}"
             like = f"the columns of {where.replace(split, 'train', 1)}"
             refuse_names(where, names, known, own if split == "train" else like)
         if split != "train" or not (known := known or names):
             return array
         if array.shape[1:] != (len(known),) and (array.ndim == 2 or path != "x"):
+            given, hint = ("features", "") if path == "x" else (f"columns[{path!r}]", HANDED_ON)
             raise UserError(
-                f"{'features' if path == 'x' else f'columns[{path!r}]'}: {len(known)} names, "
-                f"expected one for each column of {where}, of shape {shape_like(array.shape)}"
+                f"{given}: {len(known)} names, expected one for each column of {where}, of shape "
+                f"{shape_like(array.shape)} {hint}".rstrip()
             )
         if path == "x":
             object.__setattr__(self, "features", known)
