@@ -17,10 +17,11 @@ from nights import at_night
 import jaxexp as jx
 from jaxexp.base.errors import UserError
 from jaxexp.base.files import write_whole
+from jaxexp.execution.control import Control
 from jaxexp.results.joining import join, sweep_over
 from jaxexp.search import Space, choice, integers, loguniform, uniform
 from jaxexp.search.batches import Search
-from jaxexp.search.reports import Asked, Reports
+from jaxexp.search.reports import Asked, Reports, Together
 from jaxexp.search.resuming import Folder
 from jaxexp.search.suggestions import suggestions
 
@@ -357,6 +358,25 @@ def test_a_suggestion_that_was_pruned_is_trained_again(data, tmp_path):
         assert [(t.state, t.last_step) for t in own.trials] == [(PRUNED, 1), (COMPLETE, 3)]
         assert own.trials[1].value == results.best("accuracy").curves["accuracy"][-1, 1]
         assert results["epochs_trained"].values.tolist() == [3]
+
+
+class PrunesLong(op.pruners.BasePruner):
+    """What has more than two epochs, after its first."""
+
+    def prune(self, study, trial):
+        return trial.params["epochs"] > 2
+
+
+def test_suggestions_that_differ_in_their_epochs_alone_are_each_reported_and_judged(data):
+    """The shorter one is no part of the longer one, with which it would end."""
+    own = study(pruner=PrunesLong())
+    for epochs in (2, 3):
+        own.enqueue_trial({"epochs": epochs})
+    results = run(own, data, (BASE, {"epochs": IntDistribution(2, 3)}), trials=2)
+    assert states(own) == [COMPLETE, PRUNED]
+    assert [list(trial.intermediate_values) for trial in own.trials] == [[1, 2], [1]]
+    assert results["epochs_trained"].values.tolist() == [2, 1]
+    assert Control(Together(None, [1])).of_every_trial  # where a cluster trains
 
 
 def test_of_a_point_trained_twice_the_results_are_those_of_the_longer(data):

@@ -101,9 +101,10 @@ class Control:
     def of_every_trial(self) -> bool:
         """Whether every trial is asked for itself, also one that is the prefix of another.
 
-        Searches compare it with others; what the user's own rules do is not known.
+        Searches compare or report it; what the user's own rules do is not known.
         """
-        return self.asked_again or self.metric is not None
+        ours = filter(_extends_ours, self.rules)
+        return self.asked_again or any(getattr(rule, "of_every_trial", False) for rule in ours)
 
     @property
     def by_clock(self) -> bool:

@@ -235,10 +235,10 @@ class Search:
         names -= {"seed"} if self.seeds > 1 else set()
         sweep = sweep_over(base, names, points, self._seeds(points[0]), f"{self.name} {at + 1}")
         sweep = replace(sweep, record=self.record, conditions=self.suggestions.conditions)
-        planned = plan(sweep, self.task, self.data, **self.training)
+        rules = self._rules(asked)
+        planned = plan(sweep, self.task, self.data, stopping=rules, **self.training)
         self._describe(asked, planned, at)
         kept = self.folder.name(at) if self.folder else None
-        rules = self._rules(asked, planned)
         made = self.train(planned, kept, rules)
         self.runs.append(made)
         for place, trial in enumerate(sweep.trials()):
@@ -246,13 +246,13 @@ class Search:
         if not isinstance(rules, Reports):  # which has told everything
             self._replay([each for each in asked if not each.ended], prune=False)
 
-    def _rules(self, asked: list[Asked], planned: PlannedRun) -> Stopping:
+    def _rules(self, asked: list[Asked]) -> Stopping:
         """What tells the study while a batch trains, as far as it has to be told by then."""
         from optuna.pruners import NopPruner
 
         longest = max(trial.epochs for each in asked for trial in each.trials)
         reports = self._reports(asked, self.prune)
-        if planned.cluster is None:
+        if self.training["cluster"] is None:
             return reports if self.every < longest else StopDiverged()
         judged = self.prune and not isinstance(self.study.pruner, NopPruner)
         rungs = range(self.every, longest, self.every) if judged else ()

@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 
@@ -51,6 +52,7 @@ class Halving:
     factor: int = 3
     first: int = 1
     split: str | None = None
+    of_every_trial: ClassVar[bool] = True
     _begun: Counter[Trial] = field(default_factory=Counter, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -114,6 +116,7 @@ class Hyperband:
     split: str | None = None
     seed: int = 0
     seeds: int = 1
+    of_every_trial: ClassVar[bool] = True
     sweep: Sweep = field(init=False, repr=False, compare=False)
     _bracket: dict[Trial, int] = field(init=False, repr=False, compare=False)
     _begun: Counter[Trial] = field(default_factory=Counter, init=False, repr=False, compare=False)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 
@@ -69,6 +70,7 @@ class PBT:
     resample: float = 0.25
     split: str | None = None
     seed: int = 0
+    of_every_trial: ClassVar[bool] = True
     sweep: Sweep = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -5,7 +5,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, ClassVar, Protocol, Self
 
 import numpy as np
 import xarray as xr
@@ -96,6 +96,7 @@ class Reports:
     prune: bool = True
     every: int = 1
     report: bool = True
+    of_every_trial: ClassVar[bool] = True
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -160,6 +161,8 @@ class Together:
 
     It is asked in this process alone; what goes to the nodes of a cluster is the rungs.
     """
+
+    of_every_trial = True
 
     def __init__(self, reports: Reports | None, rungs: Sequence[int]) -> None:
         """`rungs` are the epochs at which it is asked."""
