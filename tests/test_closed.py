@@ -1453,6 +1453,7 @@ def test_arguments_of_external_results(arguments, message):
         ({"devices": [jax.devices("cpu")[0]] * 2}, "devices=.* twice"),
         ({"checkpoint_every": "1"}, "checkpoint_every='1': expected seconds"),
         ({"checkpoint_every": True}, "checkpoint_every=True: expected seconds"),
+        ({"checkpoint_every": 10**400}, "checkpoint_every=10*: expected seconds"),
         ({"memory": float("nan")}, "memory=nan: expected"),
         ({"keep_params": "no"}, "keep_params='no': expected True or False"),
     ],

@@ -374,8 +374,10 @@ def test_trials_at_a_time_are_halved_until_the_compiler_says_that_they_fit(
     monkeypatch.setattr(targets, "devices", lambda target: ())
     made = targets.compile_plan(plan, planned.task, {}, target)
     assert made.programs[0].program.chunk == chunk
-    own = dataclasses.replace(made.programs[0], step_flops=1.23 * target.flops_of("float32"))
-    assert own.bound(target) == "1,200,000 µs by arithmetic"
+    for seconds, text in {1.23: "1,200,000", 4.56e-11: "0.000046"}.items():
+        flops = seconds * target.flops_of("float32")
+        own = dataclasses.replace(made.programs[0], step_flops=flops)
+        assert own.bound(target) == f"{text} µs by arithmetic"
     assert ("TOO MUCH" in str(made)) == (memory == 1)
 
 

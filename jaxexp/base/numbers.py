@@ -1,5 +1,6 @@
 """What counts as a number: Python's and NumPy's, and no bool."""
 
+import sys
 from typing import TypeGuard
 
 import numpy as np
@@ -17,12 +18,14 @@ def is_int(value: object) -> "TypeGuard[int | np.integer]":
 
 
 def is_number(value: object) -> "TypeGuard[float | np.number]":
-    """Whether it is a number, which a bool is not.
+    """Whether it is a number, which a bool is not, nor a whole one beyond every float.
 
-    >>> is_number(np.float32(0.5)), is_number(3), is_number("3")
-    (True, True, False)
+    >>> is_number(np.float32(0.5)), is_number(3), is_number("3"), is_number(10**400)
+    (True, True, False, False)
     """
-    return is_int(value) or isinstance(value, (float, np.floating))
+    if is_int(value):
+        return abs(int(value)) <= sys.float_info.max
+    return isinstance(value, (float, np.floating))
 
 
 def checked_int(name: str, value: object, least: int = 1) -> int:

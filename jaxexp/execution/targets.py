@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 
 import jax
 import numpy as np
@@ -220,8 +221,8 @@ class Compilation:
         flops = target.flops_of(self.program.trials[0].matmul_precision)
         seconds = self.steps.bytes / target.bandwidth, self.step_flops / flops
         limit = "memory" if seconds[0] >= seconds[1] else "arithmetic"
-        micros = float(f"{max(seconds) * 1e6:.2g}")  # two digits, without an exponent
-        return f"{micros:,.15g} µs by {limit}"
+        micros = Decimal(f"{max(seconds) * 1e6:.2g}")  # two digits, written without an exponent
+        return f"{micros:,f} µs by {limit}"
 
 
 @dataclass(frozen=True)
