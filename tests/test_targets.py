@@ -127,6 +127,22 @@ ENTRY %main (p: (f32[100,8], f32[8], s32[])) -> (f32[100,8], f32[8], s32[]) {
 """
 
 
+PLUS = """
+%plus (a: s32[], b: s32[]) -> s32[] {
+  %a = s32[] parameter(0)
+  %b = s32[] parameter(1)
+  ROOT %sum = s32[] add(%b, %a)
+}
+"""
+BELOW = """
+%below (m: s32[], n: s32[]) -> pred[] {
+  %m = s32[] parameter(0)
+  %n = s32[] parameter(1)
+  ROOT %less.1 = pred[] compare(%m, %n), direction=LT
+}
+"""
+
+
 def test_bytes_are_those_that_cross_to_the_memory_of_the_device():
     """A copy to the chip reads all once; a row is written in place, at a place that is read.
 
@@ -155,6 +171,13 @@ ENTRY %main (p: (f32[100,8], f32[8], s32[])) -> (f32[100,8], f32[8], s32[]) {
     assert (made := read_steps(text)).bytes == 23 * once
     assert (made.inner_loops, made.data_dependent) == (1, 0)
     other = read_steps(text.replace("add(%i, %one)", "add(%i, %i)"))
+    assert (other.inner_loops, other.data_dependent) == (1, 1)
+    added, compared = "add(%i, %one)", "compare(%i, %layers), direction=LT"
+    fused = text.replace(added, "fusion(%one, %i), calls=%plus")
+    fused = fused.replace(compared, "fusion(%i, %layers), calls=%below")
+    fused = f"{PLUS}{BELOW}{fused}"
+    assert read_steps(fused) == made
+    other = read_steps(fused.replace("add(%b, %a)", "add(%b, %b)"))
     assert (other.inner_loops, other.data_dependent) == (1, 1)
 
 

@@ -216,7 +216,7 @@ def _named(line: str, what: str) -> str:
 
 def _constant_turns(found: Mapping[str, Sequence[str]], loop: str) -> int:
     """The number below which a loop keeps a count, which begins at 0; 0 for any other."""
-    lines = found.get(_named(loop, "condition"), ())
+    lines = _unfused(found, _named(loop, "condition"))
     numbers = re.findall(r"= s32\[\]\S* constant\((\d+)\)", "\n".join(lines))
     below = any("direction=LT" in line for line in lines)
     return int(numbers[0]) if below and len(numbers) == 1 and _is_fixed(found, loop) else 0
@@ -224,11 +224,27 @@ def _constant_turns(found: Mapping[str, Sequence[str]], loop: str) -> int:
 
 def _is_fixed(found: Mapping[str, Sequence[str]], loop: str) -> bool:
     """Whether a loop compares a count with a constant, so that no datum decides its end."""
-    lines = found.get(_named(loop, "condition"), ())
+    lines = _unfused(found, _named(loop, "condition"))
     if not any(_operation(line) == "constant" for line in lines):
         return False
     places = {_place(line) for line in lines} - {None}
-    return len(places) == 1 and _counts(found.get(_named(loop, "body"), ()), *places)
+    return len(places) == 1 and _counts(_unfused(found, _named(loop, "body")), *places)
+
+
+def _unfused(found: Mapping[str, Sequence[str]], name: str) -> list[str]:
+    """The lines of a computation and of its fusions, joined by copies of arguments and roots."""
+    made: list[str] = []
+    for line in found.get(name, ()):
+        called = found.get(_named(line, "calls"), ()) if _operation(line) == "fusion" else ()
+        given = {str(i): own for i, own in enumerate(_arguments(line))} if called else {}
+        for own in called:
+            head, _, rest = own.removeprefix("ROOT ").partition(" parameter(")
+            argument = given.get(rest.partition(")")[0])
+            made.append(f"{head} copy(%{argument})" if argument else own.removeprefix("ROOT "))
+        head = line.partition(" fusion(")[0]
+        roots = [_name(own) for own in called if own.startswith("ROOT ")]
+        made += [f"{head} copy(%{root})" for root in roots] or [line]
+    return made
 
 
 def _counts(lines: Sequence[str], place: int | None) -> bool:
@@ -239,7 +255,7 @@ def _counts(lines: Sequence[str], place: int | None) -> bool:
         line = defined.get(name, "")
         return line_of(_arguments(line)[0]) if _operation(line) in {"copy", "bitcast"} else line
 
-    root = next((line for line in lines if line.startswith("ROOT ")), "")
+    root = line_of(next((_name(line) for line in lines if line.startswith("ROOT ")), ""))
     given = _arguments(root)
     if _operation(root) != "tuple" or place is None or place >= len(given):
         return False
