@@ -6,8 +6,10 @@ import re
 import shutil
 import signal
 import subprocess
+import types
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import jax
 import numpy as np
@@ -20,11 +22,12 @@ from test_resume import assert_same_results, wait_for
 from test_search_cli import STUDY, SWEEP, here, killed, search, start, study_of
 
 import jaxexp as jx
-from jaxexp.base.errors import UnavailableError
+from jaxexp.base.errors import InterruptedRunError, UnavailableError
 from jaxexp.cluster import nodes as cluster_nodes
 from jaxexp.cluster.engine import Engine, _Station
 from jaxexp.execution.listeners import Silent
 from jaxexp.planning.nodes import Queue
+from jaxexp.planning.programs import Program
 
 ray = pytest.importorskip("ray", reason="needs jaxexp[cluster]")
 from ray.cluster_utils import Cluster  # noqa: E402
@@ -395,7 +398,7 @@ def test_a_node_on_which_jax_finds_other_devices_is_named(two):
 @pytest.fixture
 def engine(two):
     made = Engine(cluster_nodes.joined(two.address), {})
-    made._ray, made._progress, made._least = ray, Watch(), 1
+    made._ray, made._progress = ray, Watch()
     return made
 
 
@@ -409,6 +412,27 @@ def test_nodes_with_fewer_devices_than_programs_need_are_not_used(engine):
     ]
     assert not engine._asked
     assert len(engine._refused) == 2
+
+
+def test_it_is_told_that_programs_wait_for_a_node_with_more_devices(engine, monkeypatch):
+    """One with fewer trains what it can."""
+    small, large = jx.MLPTrial(seed=0), jx.MLPTrial(seed=1)
+    programs = [Program((small,), devices=(0,)), Program((large,), devices=(0, 1), alone=True)]
+    trainings = [types.SimpleNamespace(program=program, snapshot=None) for program in programs]
+    monkeypatch.setattr(engine, "_look_for_nodes", lambda: None)
+    engine._work, engine._own_modules, engine._deaths = None, [], {}
+    [node, _] = engine.cluster.nodes()
+    assert not Engine(engine.cluster, {}, programs)._is_small(node)
+    station = _Station(node, MagicMock(), [0], ray.put([]), ready=True)
+    engine._stations[node.id] = station
+    stop = MagicMock(**{"is_set.side_effect": [False, True]})
+    station.actor.stop.remote.side_effect = station.running.clear
+    with pytest.raises(InterruptedRunError):
+        list(engine.train([trainings], [], 1, stop))
+    [begun] = station.actor.begin.remote.call_args_list
+    assert begun.args[:2] == (programs[0], [0])
+    message = "no node with 2 devices is left: waiting for one to join the cluster"
+    assert engine._progress.notes == [message]
 
 
 @pytest.mark.parametrize("late", [True, False])

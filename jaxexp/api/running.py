@@ -257,7 +257,8 @@ def _where(planned: PlannedRun) -> tuple[Sequence[jax.Device] | driver.Engine, d
 
     kind = f"{planned.cluster.platform} of a cluster"
     found = facts(planned.plan, kind, planned.plan.devices)
-    return Engine(planned.cluster, versions()), found | {"nodes": planned.plan.nodes}
+    engine = Engine(planned.cluster, versions(), planned.plan.programs)
+    return engine, found | {"nodes": planned.plan.nodes}
 
 
 def _searched(

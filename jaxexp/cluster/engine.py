@@ -19,6 +19,7 @@ from jaxexp.execution.records import TrialRecord
 from jaxexp.execution.stores import SHARED, Folder
 from jaxexp.execution.trainer import Training
 from jaxexp.planning.nodes import Queue, needed
+from jaxexp.planning.programs import Program
 from jaxexp.training import flags
 from jaxexp.training.data import Data
 from jaxexp.training.task import Task
@@ -49,9 +50,12 @@ class _Station:
 class Engine:
     """Trains programs on every node of a cluster; see `jaxexp.execution.driver.Engine`."""
 
-    def __init__(self, cluster: Cluster, versions: dict[str, str]) -> None:
-        """`versions` are those that every node must have."""
+    def __init__(
+        self, cluster: Cluster, versions: dict[str, str], programs: Sequence[Program] = ()
+    ) -> None:
+        """`versions` are those that every node must have, `programs` all that will be trained."""
         self.cluster, self._versions = cluster, versions
+        self._least = min((len(program.devices) for program in programs), default=1)
         self._stations: dict[str, _Station] = {}
         self._asked: dict[str, tuple[Node, Any]] = {}  # nodes that have not answered yet
         self._refused: set[str] = set()  # ids of nodes that are not fit to train,
@@ -73,7 +77,11 @@ class Engine:
             kept = (checkpointer.store.location, checkpointer.every, checkpointer.of)
         with _marker(checkpointer) as marker:
             leaving = self.cluster.leaving()
-            nodes = [node for node in self.cluster.nodes() if node.id not in leaving]
+            nodes = [
+                node
+                for node in self.cluster.nodes()
+                if node.id not in leaving and not self._is_small(node)
+            ]
             new = [node for node in nodes if node.id not in self.cluster.fit]
             asked = [self.cluster.ask(node, [*self._versions]) for node in new]
             for node, answer in zip(new, asked, strict=True):
@@ -108,18 +116,17 @@ class Engine:
         """
         self._trainings = {one.program.id: one for own in streams for one in own}
         self._queue, told = Queue(one.program for own in streams for one in own), False
-        programs = [one.program for one in self._trainings.values()]
-        self._least = max((len(program.devices) for program in programs), default=1)
-        for station in [*self._stations.values()]:  # the plan may be of other nodes
-            self._is_small(station.node)
         while self._queue or any(own.running for own in self._stations.values()):
             if stop is not None and stop.is_set():
                 self._interrupt()
             self._look_for_nodes()
             self._give_out(until)
-            if not self._stations and not told:
-                self._progress.note("no node is left: waiting for one to join the cluster")
-            told = not self._stations
+            most = self._queue.devices
+            lacking = all(own.node.devices < most for own in self._stations.values())
+            if lacking and not told:
+                large = f"node with {count(most, 'device')}"
+                self._progress.note(f"no {large} is left: waiting for one to join the cluster")
+            told = lacking
             for station, events in self._answers():
                 if events is None:
                     self._lose(station)
@@ -142,7 +149,7 @@ class Engine:
         self._progress.note(f"{reason}; it is not used")
 
     def _is_small(self, node: Node) -> bool:
-        """Whether a node has fewer devices than some program needs: it is refused, then."""
+        """Whether a node has fewer devices than any program needs: it is refused, then."""
         if node.devices >= self._least:
             return False
         has = count(node.devices, "device")

@@ -64,6 +64,11 @@ class Queue:
         """How many wait."""
         return sum(map(len, self._waiting.values()))
 
+    @property
+    def devices(self) -> int:
+        """The most that a program of those that wait is trained on; 0 if none waits."""
+        return max((len(own[-1].devices) for own in self._waiting.values()), default=0)
+
     def put(self, program: Program) -> None:
         """Add a program, as the next of its kind."""
         kind = functions_of(program)
@@ -147,7 +152,7 @@ def forecast(plan: Plan) -> Forecast:
 
 def needed(program: Program, devices: int) -> int:
     """Of so many devices of a node, those that a program takes: all, if it runs alone."""
-    return devices if program.alone else len(program.devices)
+    return max(devices if program.alone else 0, len(program.devices))
 
 
 def seconds_of(program: Program) -> float:
