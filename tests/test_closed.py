@@ -294,6 +294,7 @@ def test_what_differs_in_python_alone_is_compiled_anew(task):
     assert not np.allclose(one, other)
 
 
+@pytest.mark.nightly
 def test_parameters_and_metrics_by_other_names():
     """No part of a program's text either: one compiled before returned those of its own task."""
     absolute, squared = (
@@ -417,7 +418,7 @@ PENALISED = jx.Sweep(
 @pytest.mark.parametrize(
     ("sweep", "task"),
     [
-        (TRIAL, nearest),
+        pytest.param(TRIAL, nearest, marks=pytest.mark.nightly),
         pytest.param(TRIAL, of_more_than_two, marks=pytest.mark.nightly),
         *((PENALISED, task) for task in (penalised, decayed)),
         *((TRIAL, task) for task in (heavy_ball, counting, of_one_state)),

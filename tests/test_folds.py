@@ -93,8 +93,8 @@ def assert_folds_are_runs_of_their_own(base, axes, task, *, weights=False, plan=
     ("optimizer", "weights"),
     [
         pytest.param({"optimizer": "sgd"}, True, marks=pytest.mark.nightly),
-        ({"optimizer": "sgd", "momentum": 0.9}, True),
-        ({"optimizer": "adam"}, False),
+        pytest.param({"optimizer": "sgd", "momentum": 0.9}, True, marks=pytest.mark.nightly),
+        ({"optimizer": "adam"}, True),
     ],
 )
 def test_folds_of_any_size_train_as_their_rows_alone(optimizer, weights):

@@ -1375,6 +1375,7 @@ def test_trials_of_other_batch_sizes_that_would_change_numbers_are_kept_apart():
         jx.plan(jx.Sweep(TRIAL.replace(batch_size=20)), of_batch(by_length), CLASSES)
 
 
+@pytest.mark.nightly
 def test_supervised_trials_of_other_batch_sizes_share_a_program():
     sweep = jx.Sweep(TRIAL, {"batch_size": [8, 12, 20]})
     task = jx.supervised(module=Net(), loss=entropy)

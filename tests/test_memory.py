@@ -88,6 +88,7 @@ def test_memory_of_the_records(rings, devices, monkeypatch, kind):
     np.testing.assert_allclose(program.estimate.record_bytes, expected, rtol=0.05)
 
 
+@pytest.mark.nightly
 def test_the_data_are_placed_once_on_each_device(rings, devices, monkeypatch):
     """However many programs and streams there are, and on several devices at once."""
     placed, put = [], jax.device_put

@@ -86,6 +86,7 @@ def test_merging_never_costs_more_than_it_saves(count, seed, epochs, examples):
     assert seconds(auto) <= seconds(exact) * (1 + 1e-9)
 
 
+@pytest.mark.nightly
 @settings(max_examples=settings.default.max_examples // 2)
 @given(st.randoms(use_true_random=False), st.sampled_from([8, merging.MOST]))
 def test_groups_do_not_depend_on_the_order_of_the_trials(random, most):

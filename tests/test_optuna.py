@@ -527,6 +527,7 @@ def test_what_was_enqueued_comes_first(data):
     assert own.trials[0].params == {"learning_rate": 0.5}
 
 
+@pytest.mark.nightly
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_the_plots_of_optuna_take_the_study(data):
     own = study(pruner=op.pruners.MedianPruner(n_startup_trials=3))

@@ -364,6 +364,7 @@ def test_rows_are_told_by_their_lines_and_columns_without_names_by_their_order(
     assert "the model knows no names: its inputs are position, in this order" in err
 
 
+@pytest.mark.nightly
 def test_a_column_that_stands_twice_is_refused(classified, tmp_path, capsys):
     (tmp_path / "new.csv").write_text("u,v,u\n1,2,3\n")
     _, err = told(capsys, "predict", str(classified), str(tmp_path / "new.csv"), code=2)
@@ -477,6 +478,7 @@ def test_classes_of_tables_of_ones_own_are_shown_without_a_map(classified):
         assert word not in page
 
 
+@pytest.mark.nightly
 def test_predict_from_any_folder_with_relative_paths(classified, moons, tmp_path, capsys):
     """In a process of its own, elsewhere; and the same in this one."""
     (tmp_path / "new.csv").write_bytes((moons / "test.csv").read_bytes())

@@ -178,6 +178,7 @@ def test_a_precision_is_a_program_and_each_trial_as_alone(problem):
     assert full < tf32 < bfloat16 < 0.01  # they begin alike, and the coarser the further apart
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("precision", "name"),
     [("float32", "float32"), pytest.param("tf32", "tensorfloat32", marks=pytest.mark.nightly)],

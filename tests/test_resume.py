@@ -405,6 +405,7 @@ def test_the_same_command_on_an_unfinished_run_says_how_to_resume(place, interru
     assert has_checkpoint(interrupted)
 
 
+@pytest.mark.nightly
 def test_a_run_moved_and_renamed_is_resumed(place, whole, interrupted, tmp_path):
     shutil.copytree(interrupted, tmp_path / "another name")
     code, told = finish(start(place, "resume", str(tmp_path / "another name")))
@@ -720,6 +721,7 @@ cli.main(["run", "mine.py", "--set", "epochs=1", "--set", "batch_norm=false,true
 """
 
 
+@pytest.mark.nightly
 def test_an_error_in_one_stream_while_another_compiles(place, tmp_path):
     """Python used to crash where it ended meanwhile."""
     environment = {**os.environ, "PYTHONPATH": str(Path(jaxexp.__file__).parents[1])}

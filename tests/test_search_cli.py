@@ -263,7 +263,7 @@ def test_its_run_directory_is_one_like_any_other(place, capsys):
 
 
 @pytest.mark.usefixtures("no_figures")
-@pytest.mark.parametrize("then", ["save", "draw"])
+@pytest.mark.parametrize("then", [pytest.param("save", marks=pytest.mark.nightly), "draw"])
 def test_a_budget_that_is_over_when_all_is_trained_ends_nothing(then, place, monkeypatch):
     clock = SimpleNamespace(over=None, start=lambda: None)
     clock.cancel = lambda: setattr(clock, "over", None)

@@ -123,6 +123,7 @@ class TestInGeneral:
         assert len(captions) == 3  # curves of both metrics, and none by a rate that changed
         assert lineage.endswith("began as member 0 (learning rate 0.0001) and is no copy.")
 
+    @pytest.mark.nightly
     @pytest.mark.usefixtures("undrawn")
     def test_a_search_by_another_metric_is_ranked_by_it(self) -> None:
         rising = {"accuracy": np.linspace(0.5, 0.9, 18)}

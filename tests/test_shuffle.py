@@ -58,6 +58,7 @@ def test_an_index_goes_to_the_same_place_alone_and_in_company():
     assert shuffle(jnp.int32(17)) == whole_5x6[2, 5]
 
 
+@pytest.mark.nightly
 def test_a_shuffle_of_one_of_several_sizes_is_that_of_this_size():
     sizes = (1, 2, 3, 5, 8, 30, 31, 997, 1000, 1000, 316**2 + 1)
     index = jnp.arange(max(sizes))

@@ -459,6 +459,7 @@ def test_a_search_scores_what_its_candidates_alone_would():
     assert search.classes_.tolist() == sorted(set(NAMES))
 
 
+@pytest.mark.nightly
 def test_folds_that_differ_by_a_row_are_scored_as_those_of_candidates_alone():
     """Where a batch is all of a fold."""
     x, y = load_diabetes(return_X_y=True)
@@ -491,6 +492,7 @@ def test_splits_may_be_masks_or_count_from_the_end():
             scores([(wrong, np.arange(5))])
 
 
+@pytest.mark.nightly
 def test_a_random_search_of_several_metrics_seeds_and_kinds_of_stopping():
     from scipy.stats import loguniform
 
@@ -579,7 +581,7 @@ LACKING = {
 }
 
 
-@pytest.mark.parametrize("case", at_night(LACKING, "a class of one member"))
+@pytest.mark.parametrize("case", at_night(LACKING, "all but one", "a class of one member"))
 def test_folds_that_lack_a_class_are_scored_as_those_of_candidates_alone(case):
     y, cv = LACKING[case]
     found = {}
@@ -648,6 +650,7 @@ def test_a_fold_whose_held_out_examples_weigh_nothing_loses_its_scores_alone():
     assert np.isnan(scores).tolist() == [False, True, False]
 
 
+@pytest.mark.nightly
 def test_candidates_of_the_same_text_are_told_apart():
     """Losses whose text leaves a number out, and modules of arrays too long to be printed."""
     constants = np.ones(1200)
@@ -701,7 +704,8 @@ LIKE_GRID_SEARCH = {
 
 
 @pytest.mark.parametrize(
-    "case", at_night(LIKE_GRID_SEARCH, "one and two axes", "rows in any order")
+    "case",
+    at_night(LIKE_GRID_SEARCH, "one and two axes", "rows in any order", "as trials say"),
 )
 def test_a_search_scores_as_grid_search_around_the_same_estimator(case):
     estimator, grid, cv, y = LIKE_GRID_SEARCH[case]
@@ -750,6 +754,7 @@ def test_several_scores_of_a_function_that_fails_for_some_candidates():
     assert results["mean_test_two"].tolist() == [2, -1]
 
 
+@pytest.mark.nightly
 def test_weights_or_predictions_that_overflow_in_the_last_update_are_no_success():
     once = OPTIONS | {"max_iter": 1, "batch_size": "auto"}
     for solver in ("sgd", "adam"):  # whose weights are finite, and predictions are not

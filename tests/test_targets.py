@@ -404,6 +404,7 @@ def test_trials_at_a_time_are_halved_until_the_compiler_says_that_they_fit(
     assert ("TOO MUCH" in str(made)) == (memory == 1)
 
 
+@pytest.mark.nightly
 def test_predictions_of_all_trials_count_among_the_memory():
     class Predicting(jx.MLPClassification):
         prediction_dims = types.MappingProxyType({"drawn": ("point",)})

@@ -369,6 +369,7 @@ class Order(Silent):
         self.programs.append(program)
 
 
+@pytest.mark.nightly
 def test_a_timed_sweep_runs_alone(devices):
     """After all others, one trial after another, each on one device."""
     timed = jx.Sweep(LineTrial(epochs=2), {"batch_size": [16, 50]}, name="time", timed=True)

@@ -133,12 +133,13 @@ def test_what_is_evaluated_counts_too():
 
 @pytest.mark.parametrize(
     "name",
-    at_night(DIFFERENT, "moves later", "centred at times", "a factor that is 0 at first"),
+    at_night(DIFFERENT, "noise", "moves later", "centred at times", "a factor that is 0 at first"),
 )
 def test_what_minds_is_found_to(name):
     assert not found(DIFFERENT[name], {"width": [3, 8]})
 
 
+@pytest.mark.nightly
 def test_each_size_counts():
     """Of depths, the arrays of hidden layers that both have; of batch norm, the scales of 1."""
     assert not found(DIFFERENT["clipped from some size on"], {"depth": [2, 3]})

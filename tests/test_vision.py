@@ -189,6 +189,7 @@ def test_fine_tuning_starts_from_the_weights_with_a_head_of_its_seed(inputs, net
     assert (heads[0] != heads[1]).all()
 
 
+@pytest.mark.nightly
 def test_a_trial_alone_equals_the_same_in_a_batch(inputs):
     """Against the pure functions of one trial, without a batch, devices or a driver."""
     task, data = problems.fine_tuning(inputs)
@@ -228,6 +229,7 @@ def test_pretrained_trials_need_weights(inputs):
 # What is planned
 
 
+@pytest.mark.nightly
 def test_large_trials_run_in_programs_of_one_chunk(inputs, monkeypatch):
     """Memory follows the devices, not the grid, and no device trains copies that are dropped."""
     monkeypatch.setitem(BLOCKS, 18, (2, 2, 2, 2))
