@@ -137,6 +137,7 @@ def test_every_number_is_that_of_one_machine(two, data):
     assert found.dataset.attrs["nodes"] == 2
 
 
+@pytest.mark.nightly
 def test_nodes_have_the_options_of_jax_of_this_process(two, data):
     before = jx.run(sweep(), TASK, data, cluster=two.address, progress=False)
     jax.config.update("jax_random_seed_offset", 7)
@@ -156,7 +157,8 @@ def test_at_rungs_the_programs_of_all_nodes_are_compared(two, data):
     assert len(set(here["epochs_trained"].values.flat)) > 1
 
 
-@pytest.mark.parametrize("pruner", [pytest.param("none", marks=pytest.mark.nightly), "threshold"])
+@pytest.mark.nightly
+@pytest.mark.parametrize("pruner", ["none", "threshold"])
 def test_a_study_is_told_what_it_is_told_of_one_machine(two, data, pruner):
     op = pytest.importorskip("optuna")
     op.logging.set_verbosity(op.logging.WARNING)

@@ -608,6 +608,7 @@ def test_embedded_classes_differ_in_the_trace_alone(embedded):
 # Timing
 
 
+@pytest.mark.nightly
 @pytest.mark.integration
 def test_decoding_is_timed_beside_the_loader(torchvision, capsys, recwarn):
     bench_images.compare_decoding(6, 1)

@@ -29,6 +29,7 @@ def test_the_quickstart():
     assert float(re.search(r"([\d.]+) of the test digits are right", text)[1]) > 0.9
 
 
+@pytest.mark.nightly
 def test_the_report_with_error_bars():
     text = told("report")
     assert "20 trials" in text

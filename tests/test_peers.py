@@ -119,6 +119,7 @@ def test_benchmarks_are_never_those_of_another_folder(tmp_path, monkeypatch):
     assert tmp_path not in Path(benchmark("grid").__file__).parents
 
 
+@pytest.mark.nightly
 @pytest.mark.integration
 def test_a_search_beside_scikit_learns_trains_both(capsys):
     benchmark("crossvalidation").compare(quick=True)

@@ -231,6 +231,7 @@ def test_each_point_is_trained_with_several_seeds(sampler, place, capsys):
     assert "each point with 3 seeds" in (place / "out/report.html").read_text()
 
 
+@pytest.mark.nightly
 @pytest.mark.integration
 def test_its_run_directory_is_one_like_any_other(place, capsys):
     line = ["--trials", "3", "--set", "width=4,8", "--set", "depth=2", "--metric", "accuracy"]

@@ -154,6 +154,7 @@ def test_polars_frames_and_wrong_columns():
         model.predict(frame.rename({"a": "z"}))
 
 
+@pytest.mark.nightly
 @pytest.mark.integration
 def test_initial_weights_and_penalty_are_those_of_scikit_learn():
     """Of the first epoch at a vanishing rate: the same loss, and weights as widely spread."""
@@ -518,6 +519,7 @@ def test_a_random_search_of_several_metrics_seeds_and_kinds_of_stopping():
     )
 
 
+@pytest.mark.nightly
 @pytest.mark.integration
 def test_groups_weights_and_a_regressor():
     x, y = load_diabetes(return_X_y=True)
