@@ -12,6 +12,7 @@ from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -290,7 +291,11 @@ def test_a_budget_that_is_over_when_all_is_trained_ends_nothing(then, place, mon
 
 
 def start(place: Path, *arguments: str) -> subprocess.Popen:
-    environment = {**os.environ, "PYTHONPATH": str(Path(jx.__file__).parents[1])}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(jx.__file__).parents[1]),
+        "JAX_NUM_CPU_DEVICES": str(jax.device_count()),  # the same bits want the same devices
+    }
     line = [sys.executable, "-m", "jaxexp", *arguments]
     pipe = subprocess.PIPE
     return subprocess.Popen(line, cwd=place, env=environment, stdout=pipe, stderr=pipe, text=True)
