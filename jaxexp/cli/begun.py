@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 def report(
     run_directory: Annotated[Path, typer.Argument(metavar="RUN_DIR", show_default=False)],
 ) -> None:
-    """Draw the figures and the page of a run again, from its saved results.
+    """Redraw the figures and the page of a run from its saved results.
 
-    Writes logs, too, that the run was asked for and that are missing.
+    Also writes logs that the run was asked for and that are missing.
 
     jaxexp report runs/rates
     """
@@ -65,27 +65,25 @@ def resume(
     ] = False,
     checkpoint_every: Annotated[
         float | None,
-        typer.Option(
-            "--checkpoint-every", metavar="SECONDS", min=0, help="As before, if not given."
-        ),
+        typer.Option("--checkpoint-every", metavar="SECONDS", min=0, help="Default: as before."),
     ] = None,
     devices: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, help="Use N devices; as many as before, if not given."),
+        typer.Option(metavar="N", min=1, help="Use N devices. Default: as many as before."),
     ] = None,
     cluster: Annotated[
         str | None,
         typer.Option(
             metavar="ADDRESS",
-            help="Go on on this Ray cluster, or on this machine alone with none; as before, if not "
-            "given.",
+            help="Continue on this Ray cluster, or with none on this machine alone. Default: as "
+            "before.",
         ),
     ] = None,
     budget: Budget = None,
 ) -> None:
     """Resume an interrupted run from its last checkpoints.
 
-    The results are those of an uninterrupted run: bit for bit on as many of the same devices.
+    The results are those of an uninterrupted run, bit for bit on the same devices.
 
     jaxexp resume runs/rates
     """
@@ -126,7 +124,7 @@ def predict(
     ] = None,
     sweep: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Only models of this sweep; of all, if not given."),
+        typer.Option(metavar="NAME", help="Only models of this sweep. Default: all sweeps."),
     ] = None,
     export: Annotated[
         Path | None,
@@ -145,14 +143,14 @@ def predict(
 ) -> None:
     """Predict images, or the rows of CSV files, with the best model of a run.
 
-    The best is the one that the page calls so; of several seeds, the best setting by their mean,
-    and the one with the median loss. Prints the image, or the file and line; the predicted class or
-    value; and the probability of that class, separated by tabs.
+    This is the model that the page calls best; with several seeds, the one with the median loss of
+    the setting with the best mean. Prints, separated by tabs: the image, or the file and line; the
+    predicted class or value; and the probability of that class.
 
-    The first row of a CSV file is a header: the names of the columns. Of data that had names, the
-    columns are found by them; of others, they are taken in their order. Rows are to be scaled as
-    the sweep's file scales its data. Images are predicted by sweeps whose file defines
-    `predict(model, files)`, as `probing` does not.
+    The first row of a CSV file is a header with the names of the columns. If the training data had
+    column names, columns are found by name, otherwise by their order. Scale the rows as the sweep's
+    file scales its data. Images can be predicted by sweeps whose file defines `predict(model,
+    files)`, which `probing` does not.
 
     jaxexp predict runs/places new_places.csv
     """

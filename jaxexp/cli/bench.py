@@ -42,15 +42,15 @@ def bench(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="With --vision: decode those of this folder, laid out as for `run`; photographs "
-            "made for it, if not given.",
+            help="With --vision: decode the images of this folder, laid out as for `run`. Default: "
+            "photographs made for this purpose.",
         ),
     ] = None,
     study: Annotated[
         bool,
         typer.Option(
             "--optuna",
-            help="Time a study of Optuna instead, beside its own loop with PyTorch and "
+            help="Time an Optuna study instead, beside Optuna's own loop with PyTorch and "
             "scikit-learn.",
         ),
     ] = False,
@@ -66,7 +66,7 @@ def bench(
         typer.Option(
             "--searches",
             help="Compare halving, Hyperband and population-based training with random search "
-            "instead: on digits, and with --data on those places.",
+            "instead: on digits, and with --data also on those places.",
         ),
     ] = False,
     profiled: Annotated[
@@ -74,7 +74,7 @@ def bench(
         typer.Option(
             "--profile",
             metavar="NAME_OR_FILE",
-            help="Trace the training step of a sweep instead, and print what it is made of.",
+            help="Trace the training step of a sweep instead, and list its operations.",
         ),
     ] = None,
     settings: Settings = None,
@@ -87,13 +87,14 @@ def bench(
     ] = False,
     quick: Annotated[
         bool,
-        typer.Option("--quick", help="Little of a comparison, to see that it runs."),
+        typer.Option("--quick", help="A small part of a comparison, to see that it runs."),
     ] = False,
 ) -> None:
-    """Time a grid of learning rates and seeds beside PyTorch, compilation apart.
+    """Time a grid of learning rates and seeds beside PyTorch, with compilation listed separately.
 
-    The report's way (a DataLoader, one trial after another) and the best that PyTorch can do:
-    resident tensors, torch.func.vmap with and without torch.compile, several processes.
+    The peers are the report's way (a DataLoader, one trial after another) and the fastest ways that
+    PyTorch offers: resident tensors, torch.func.vmap with and without torch.compile, several
+    processes.
 
     jaxexp bench --trials 16 --epochs 2
     """

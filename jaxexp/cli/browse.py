@@ -18,8 +18,8 @@ By = Annotated[
     str | None,
     typer.Option(
         metavar="METRIC",
-        help="Rank by this metric, which knows whether higher is better; by the one that the page "
-        "ranks by, if not given.",
+        help="Rank by this metric, in its own direction. Default: the metric that the page ranks "
+        "by.",
     ),
 ]
 
@@ -39,27 +39,25 @@ def show(
         ),
     ] = None,
     top: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="How many; 10, if not given.")
+        int | None, typer.Option(metavar="N", min=1, help="How many. Default: 10.")
     ] = None,
     by: By = None,
     split: Annotated[
         str | None,
-        typer.Option(metavar="SPLIT", help="Rank on this split; validation, if not given."),
+        typer.Option(metavar="SPLIT", help="Rank on this split. Default: validation."),
     ] = None,
     where: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="KEY=VALUE", help="Only trials with this value. May be given more than once."
-        ),
+        typer.Option(metavar="KEY=VALUE", help="Only trials with this value. May be repeated."),
     ] = None,
     each_seed: Annotated[
-        bool, typer.Option("--each-seed", help="Trials that differ in their seed stand apart.")
+        bool, typer.Option("--each-seed", help="List the trials of each seed separately.")
     ] = False,
 ) -> None:
     """Show the best trials of a run, as a table.
 
-    Trials that differ in their seed alone are one row, with mean and standard deviation. Of a run
-    of several sweeps, the best of each, unless a sweep is named.
+    Trials that differ only in their seed are one row, with mean and standard deviation. For a run
+    of several sweeps, shows the best of each, unless a sweep is named.
 
     jaxexp show runs/rates --top 5 --by accuracy --where batch_norm=on
     """
@@ -88,9 +86,9 @@ def compare(
 ) -> None:
     """Compare runs: the best trial of each sweep, and what differs between them.
 
-    Differences are those to the first run that has the sweep; there is none between a mean over
-    seeds and a single trial. Settings, versions, devices, data, and the files and tasks of sweeps
-    are listed where they differ.
+    Differences are relative to the first run that has the sweep; a mean over seeds and a single
+    trial are not compared. Settings, versions, devices, data, and the files and tasks of sweeps are
+    listed if they differ.
 
     jaxexp compare runs/before runs/after
     """
@@ -119,18 +117,18 @@ def export(
         Path | None, typer.Option(metavar="FILE", help="Write a list of JSON objects.")
     ] = None,
     sweep: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Only this sweep; all, if not given.")
+        str | None, typer.Option(metavar="NAME", help="Only this sweep. Default: all.")
     ] = None,
     final: Annotated[
-        bool, typer.Option("--final", help="One row for each trial, as it is after its last epoch.")
+        bool, typer.Option("--final", help="One row per trial, after its last epoch.")
     ] = False,
 ) -> None:
-    """Export results as a table: a row for each trial, epoch and split, or for each trial.
+    """Export results as a table: one row per trial, epoch and split, or one per trial.
 
     Columns: sweep, trial_id, every hyperparameter; then epoch, split and each metric. With --final:
     epochs_trained, diverged_epoch, diverged_step (0: never), seconds, and each metric by split,
-    such as validation_loss. What a trial did not reach is empty. Of a population,
-    learning_rate is that of the epoch, or the last, and initial_learning_rate the first.
+    such as validation_loss. Epochs that a trial did not reach are empty. For a population,
+    learning_rate is the value in that epoch, or the last one, and initial_learning_rate the first.
 
     jaxexp export runs/rates --csv rates.csv --final
     """
@@ -154,7 +152,7 @@ def export(
 
 def runs(
     folder: Annotated[
-        Path, typer.Argument(metavar="[DIR]", show_default=False, help="runs/, if not given.")
+        Path, typer.Argument(metavar="[DIR]", show_default=False, help="Default: runs/.")
     ] = Path("runs"),
 ) -> None:
     """List the runs of a folder: state, age, trials, best trial.

@@ -1,6 +1,7 @@
 """The command line."""
 
 import gc
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeAlias
@@ -57,7 +58,7 @@ Click: TypeAlias = Any  # a context, command or parameter: typer keeps their typ
 
 
 class _Group(TyperGroup):
-    """The commands; their flags take no value, so that help names no type for them."""
+    """The commands; help names no type for flags, and fills its lines."""
 
     def get_params(self, ctx: Click) -> list[Click]:
         """Its own options."""
@@ -68,6 +69,8 @@ class _Group(TyperGroup):
         command = super().get_command(ctx, cmd_name)
         if command is not None:
             _flags_without_type(command.get_params(ctx))
+            paragraphs = inspect.cleandoc(command.help or "").split("\n\n")
+            command.help = "\n\n".join(part.replace("\n", " ") for part in paragraphs)
         return command
 
 
@@ -180,7 +183,7 @@ def run(
     log: Log = None,
     force: Force = False,
 ) -> None:
-    """Run one sweep, by its name or from a Python file of yours.
+    """Run one sweep, by name or from your own Python file.
 
     jaxexp run learning_rate --set epochs=20 --set learning_rate=0.01,0.003
     """
@@ -240,9 +243,9 @@ def search(
     log: Log = None,
     force: Force = False,
 ) -> None:
-    """Search a space of hyperparameters, in place of the axes of a sweep.
+    """Search a space of hyperparameters instead of the axes of a sweep.
 
-    The trials train as those of a grid do, and their run directory is one like any other.
+    The trials train like those of a grid, and their run directory is like any other.
 
     jaxexp search learning_rate --trials 32 --set learning_rate='loguniform(1e-4,1)' --set depth=4
     """
@@ -317,11 +320,11 @@ def plan(
     target: Target = None,
     figure: Drawing = None,
 ) -> None:
-    """Show how a sweep would run, training nothing.
+    """Show how a sweep would run, without training anything.
 
-    Which trials share which compiled program and why, the share of arithmetic that is padding,
-    where each program runs, and about how long it all takes. With --target, each program is
-    compiled for hardware that is not here, and its compiler says what it takes there.
+    Shows which trials share a compiled program and why, the share of arithmetic that is padding,
+    where each program runs, and about how long everything takes. With --target, compiles each
+    program for hardware that need not be here, and shows what it would need there.
 
     jaxexp plan depth_width --set seed=0,1,2,3
 

@@ -16,13 +16,13 @@ Data = Annotated[
     typer.Option(
         "--data",
         metavar="DIR",
-        help="Folder with train.csv, validation.csv and test.csv, columns long, lat, country. "
-        "The embedded European places, if not given.",
+        help="Folder with train.csv, validation.csv and test.csv, with the columns long, lat, "
+        "country. Default: the European places that come with jaxexp.",
     ),
 ]
 Out = Annotated[
     Path | None,
-    typer.Option("--out", metavar="DIR", help="Run directory; runs/NAME-DATE-TIME if not given."),
+    typer.Option("--out", metavar="DIR", help="Run directory. Default: runs/NAME-DATE-TIME."),
 ]
 Seed = Annotated[int | None, typer.Option(help="Seed of initial weights and shuffles.")]
 Seeds = Annotated[
@@ -31,21 +31,22 @@ Seeds = Annotated[
         "--seeds",
         metavar="N",
         min=1,
-        help="Train every trial with N seeds, from --seed on: 6 in section 6 and 3 in section 7, "
-        "if not given; 1 with --quick.",
+        help="Train every trial with N consecutive seeds, starting at --seed. Default: 6 in "
+        "section 6 and 3 in section 7; 1 with --quick.",
     ),
 ]
 RunSeeds = Annotated[
     int | None,
     typer.Option(
-        "--seeds", metavar="N", min=1, help="Train every trial with N seeds, from --seed on."
+        "--seeds", metavar="N", min=1,
+        help="Train every trial with N consecutive seeds, starting at --seed.",
     ),
-]
+]  # fmt: skip
 Quick = Annotated[
     bool,
     typer.Option(
         "--quick",
-        help=f"At most {QUICK_EPOCHS} epochs per trial, fewer and smaller images: to try it out.",
+        help=f"Try it out: at most {QUICK_EPOCHS} epochs per trial, fewer and smaller images.",
     ),
 ]
 Settings = Annotated[
@@ -53,8 +54,8 @@ Settings = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE[,VALUE...]",
-        help="Set a hyperparameter, or make it an axis by several values; width=64-32-16 is one "
-        "value, a width for each of three layers. May be given more than once.",
+        help="Set a hyperparameter, or with several values make it an axis; width=64-32-16 is one "
+        "value, a width for each of three layers. May be repeated.",
     ),
 ]
 Programs = Annotated[
@@ -71,32 +72,29 @@ Space = Annotated[
         "--set",
         metavar="KEY=DISTRIBUTION|VALUE",
         help="Search a hyperparameter: uniform(LOW,HIGH), loguniform(LOW,HIGH), "
-        "integers(LOW,HIGH), with ,log or ,step=N inside, choice(A,B) or A,B; with "
-        "' when optimizer=sgd' after it, only there. One value fixes it. May be given more than "
-        "once.",
+        "integers(LOW,HIGH), optionally with ,log or ,step=N inside, choice(A,B) or A,B; append "
+        "' when optimizer=sgd' for a condition. A single value fixes it. May be repeated.",
     ),
 ]
 Sampler = Annotated[
     str,
     typer.Option(
         metavar="|".join(SAMPLERS),
-        help="Points at random or of a Sobol sequence; halving and hyperband end all but the best "
-        "early; of a population (pbt), the worst become copies of the best; optuna learns from "
-        "each batch where to look next (needs jaxexp\\[optuna]).",
+        help="random and sobol draw points; halving and hyperband end all but the best early; in "
+        "a population (pbt), the worst become copies of the best; optuna learns from each batch "
+        "where to look next (needs jaxexp\\[optuna]).",
     ),
 ]
 Trials = Annotated[
     int | None,
-    typer.Option(
-        metavar="N", help="How many trials; the brackets of hyperband decide it themselves."
-    ),
+    typer.Option(metavar="N", help="How many trials; hyperband's brackets decide this themselves."),
 ]
 Batch = Annotated[
     int | None,
     typer.Option(
         metavar="N",
-        help=f"With --sampler optuna: how many trials are suggested, and trained, at once; {BATCH} "
-        "if not given.",
+        help="With --sampler optuna: how many trials are suggested, and trained, at once. "
+        f"Default: {BATCH}.",
     ),
 ]
 PointSeeds = Annotated[
@@ -115,8 +113,8 @@ Metric = Annotated[
     str,
     typer.Option(
         metavar="METRIC",
-        help="By which trials are compared and ranked: loss, or one of the task's, on the "
-        "validation split.",
+        help="What trials are compared and ranked by, on the validation split: loss, or a metric "
+        "of the task.",
     ),
 ]
 Images = Annotated[
@@ -124,23 +122,23 @@ Images = Annotated[
     typer.Option(
         "--images",
         metavar="DIR",
-        help="Folder with train/, val/ and test/, each with a folder of images for each of two "
-        "classes. Images made from scikit-learn's photographs, if not given.",
+        help="Folder with train/, val/ and test/, each with one folder of images for each of two "
+        "classes. Default: images made from scikit-learn's photographs.",
     ),
 ]
 Weights = Annotated[
     str,
     typer.Option(
         metavar="imagenet|FILE.pth",
-        help="Pretrained weights: ImageNet's, fetched once, or a state dict of torchvision's "
-        "resnet18 with any last layer.",
+        help="Pretrained weights: those of ImageNet, downloaded once, or a state dict of "
+        "torchvision's resnet18 with any last layer.",
     ),
 ]
 ImageSize = Annotated[
     int | None,
     typer.Option(
         metavar="PIXELS", min=16, max=2048,
-        help="Side of the square images; 224 if not given, 64 for scikit-learn's.",
+        help="Side of the square images. Default: 224, or 64 for scikit-learn's photographs.",
     ),
 ]  # fmt: skip
 SkipBroken = Annotated[
@@ -151,7 +149,7 @@ Sections = Annotated[
     typer.Option(
         "--section",
         metavar="6|7|all",
-        help="Section of the report; all of it, if the libraries of section 7 are installed.",
+        help="Section of the report. Default: all, if the libraries for section 7 are installed.",
     ),
 ]
 
@@ -195,7 +193,7 @@ Memory = Annotated[
     typer.Option(
         metavar="GB",
         parser=gigabytes,
-        help="Memory that a run may take; what is free, if not given.",
+        help="Memory that a run may use. Default: what is free.",
     ),
 ]
 Every = Annotated[
@@ -209,20 +207,20 @@ CheckpointsAt = Annotated[
     typer.Option(
         "--checkpoints",
         metavar="LOCATION",
-        help="Where checkpoints are kept: a folder, or a URL such as s3://bucket/run; in the run "
-        "directory, if not given.",
+        help="Where checkpoints are kept: a folder, or a URL such as s3://bucket/run. Default: in "
+        "the run directory.",
     ),
 ]
 Devices = Annotated[
-    int | None, typer.Option(metavar="N", min=1, help="Use N devices; all, if not given.")
+    int | None, typer.Option(metavar="N", min=1, help="Use N devices. Default: all.")
 ]
 ClusterAddress = Annotated[
     str | None,
     typer.Option(
         "--cluster",
         metavar="ADDRESS",
-        help="Train on every node of a Ray cluster: auto for the one of this machine, HOST:PORT "
-        "or ray://HOST:PORT (needs jaxexp\\[cluster]).",
+        help="Train on every node of a Ray cluster: auto for the cluster of this machine, "
+        "HOST:PORT or ray://HOST:PORT (needs jaxexp\\[cluster]).",
     ),
 ]
 Budget = Annotated[
@@ -230,8 +228,8 @@ Budget = Annotated[
     typer.Option(
         metavar="DURATION",
         parser=seconds,
-        help="End after 90s, 30m or 2h with everything saved, for `jaxexp resume`; the exit status "
-        "is then 124.",
+        help="End in time, as in 90s, 30m or 2h, with everything saved for `jaxexp resume` and "
+        "exit status 124.",
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace the run that --out holds.")]
@@ -240,8 +238,8 @@ Log = Annotated[
     typer.Option(
         "--log",
         metavar="KIND",
-        help="Write each trial's hyperparameters and curves for tensorboard, mlflow or wandb, too, "
-        "into the run directory (needs jaxexp\\[log]). May be given more than once.",
+        help="Also write each trial's hyperparameters and curves for tensorboard, mlflow or wandb "
+        "into the run directory (needs jaxexp\\[log]). May be repeated.",
     ),
 ]
 Drawing = Annotated[
@@ -249,7 +247,7 @@ Drawing = Annotated[
     typer.Option(
         "--figure",
         metavar="FILE.png|svg",
-        help="Draw into a file what more or fewer programs would take: training with its padding, "
+        help="Draw to a file what more or fewer programs would cost: training, with its padding, "
         "and compiling.",
     ),
 ]
@@ -258,7 +256,7 @@ Target = Annotated[
     typer.Option(
         metavar="NAME",
         help="Compile for tpu-v5e-1, tpu-v5e-4, tpu-v6e-1 or tpu-v6e-4 (needs jaxexp\\[tpu]), for "
-        "a100, a100-8, h100 or h100-8 (needs jaxexp\\[gpu]), without having one; with --nodes, "
+        "a100, a100-8, h100 or h100-8 (needs jaxexp\\[gpu]), without having one. With --nodes, "
         "nothing is compiled.",
     ),
 ]
