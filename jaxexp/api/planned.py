@@ -110,15 +110,15 @@ class PlannedRun:
         return targets.compile_plan(self.plan, self.task, arrays, self.target)
 
     def tradeoff(self) -> "pd.DataFrame":
-        """What more or fewer programs would take, as estimated: padding against compilations.
+        """What more or fewer programs would cost, estimated: padding against compilation.
 
-        Programs of different sizes are merged pair by pair, from one for each size on, until no
-        two can be merged; each row is a grouping on the way, of so many `programs`.
-        `train_seconds` (padding included), `compile_seconds` and `seconds`, their sum, are those
-        of one device. `padding` is the share of the arithmetic that no trial needs. `chosen` is
-        True for the grouping of this plan: of programs that may be merged, the fewest that take at
-        most 15 % more than the best. Programs that are cut into parts, for want of memory or for
-        several nodes, count once. `jaxexp.figures.tradeoff` draws it.
+        Starting from one program per size, programs are merged pair by pair until no two can be
+        merged; each row is a grouping along the way, with its number of `programs`.
+        `train_seconds` (including padding), `compile_seconds` and their sum `seconds` are for one
+        device. `padding` is the share of the arithmetic that no trial needs. `chosen` is True for
+        the grouping of this plan: the fewest programs that take at most 15 % more than the best.
+        Programs that are cut into parts, because of memory or for several nodes, count once.
+        `jaxexp.figures.tradeoff` draws it.
 
         >>> import jaxexp as jx
         >>> data = jx.arrays([[0.0], [1.0]] * 4, [0, 1] * 4)
@@ -231,26 +231,27 @@ def plan(
 
     Args:
         sweep: a sweep, or several that run as one plan; a trial of more than one trains once.
-        task: what is trained; `MLPClassification()` for sweeps of `MLPTrial`, if not given.
+        task: what is trained; by default, `MLPClassification()` for sweeps of `MLPTrial`.
         data: what it is trained on, made by `jaxexp.arrays` or by hand.
-        devices: how many to use, or which; all, if not given.
-        programs: "auto" pads trials of other sizes into one program where that costs less than
+        devices: how many to use, or which; by default all.
+        programs: "auto" pads trials of different sizes into one program if that costs less than
             compiling another, "exact" pads nothing, "one" forces one program.
-        memory: how many bytes the run may take on the host; what is free now, if not given.
-        target: hardware that is not here, to plan for (`tpu-v5e-4` and the like): see
+        memory: how many bytes the run may use on the host; by default what is free now.
+        target: hardware to plan for that need not be here (`tpu-v5e-4` and the like): see
             `PlannedRun.compiled`.
-        cluster: a Ray cluster whose nodes train: "auto" for the one that this machine is part of,
-            HOST:PORT, or ray://HOST:PORT. `devices` are then a number, of each node.
-        nodes: how many machines with these devices to plan for; those of the cluster, if not given.
-            With a `target`, `devices` are then the chips of each, and nothing can be compiled.
-        stopping: as `jaxexp.run` will be given it: a rule of your own, or one that compares trials
-            as `jaxexp.search.Halving` does, is asked about every trial, so that none is trained as
-            the first epochs of a longer one.
+        cluster: a Ray cluster whose nodes train: "auto" for the one that this machine belongs to,
+            HOST:PORT, or ray://HOST:PORT. `devices` is then a number per node.
+        nodes: how many machines with these devices to plan for; by default those of the cluster.
+            With a `target`, `devices` is then the number of chips of each, and nothing can be
+            compiled.
+        stopping: what `jaxexp.run` will be given. A rule of your own, or one that compares trials,
+            such as `jaxexp.search.Halving`, is asked about every trial, so no trial is then trained
+            as the beginning of a longer one.
 
     Raises:
-        UnavailableError: the compiler of the target, or Ray, is not installed.
-        UserError: trials that cannot be trained on the data, a hyperparameter that varies though
-            the task never reads it, or too little memory.
+        UnavailableError: the compiler for the target, or Ray, is not installed.
+        UserError: trials that cannot be trained on the data, a hyperparameter that varies but that
+            the task never reads, or too little memory.
 
     >>> import jaxexp as jx
     >>> data = jx.arrays([[0.0], [1.0], [2.0], [3.0]], [0, 1, 0, 1], validation=None)

@@ -103,8 +103,8 @@ def run(
         memory: see there.
         cluster: see there.
         nodes: see there.
-        progress: a bar in terminals and notebooks, if not given; True for lines elsewhere too,
-            False for none, or an object with the methods of `jaxexp.execution.listeners.Progress`.
+        progress: by default a bar in terminals and notebooks; True for lines elsewhere too, False
+            for none, or an object with the methods of `jaxexp.execution.listeners.Progress`.
         checkpoint_dir: a folder for checkpoints, or a URL such as s3://bucket/run. The same call
             resumes an interrupted run from it.
         checkpoint_every: seconds between them.
@@ -113,11 +113,11 @@ def run(
             `jaxexp.StoppingRule`, or a list of them. The others go on in smaller batches.
 
     Returns:
-        `Results`; of several sweeps (or their plan) a dict of them by the sweeps' names.
+        `Results`, or for several sweeps (or their plan) a dict of them by the sweeps' names.
 
     Raises:
-        UserError: as for `jaxexp.plan`, before anything is trained, and for a `checkpoint_dir`
-            that holds the checkpoints of another run.
+        UserError: as for `jaxexp.plan`, before training starts, and for a `checkpoint_dir` with
+            the checkpoints of another run.
 
     >>> import jaxexp as jx
     >>> data = jx.arrays([[0.0], [1.0], [2.0], [3.0]] * 8, [0, 0, 1, 1] * 8)
@@ -371,9 +371,9 @@ def write_report(results: "Results | Mapping[str, Results]", path: str | Path) -
     Trials are ranked by the metric by which a search has compared them, or else by the loss.
 
     Args:
-        results: what `jaxexp.run` returned; or results of several runs, by names of your own, which
-            head their sections.
-        path: of the HTML file, which needs no other.
+        results: what `jaxexp.run` returned; or results of several runs in a dict, whose keys become
+            the headings of their sections.
+        path: of the HTML file, which is self-contained.
 
     Raises:
         UserError: the file cannot be written.

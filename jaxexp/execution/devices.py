@@ -23,12 +23,13 @@ def cores() -> int:
 
 @functools.cache
 def devices() -> tuple[jax.Device, ...]:
-    """All devices: the accelerators where there are any, else one CPU device per core.
+    """All devices: the accelerators if there are any, otherwise one CPU device per core.
 
-    Compiled programs are kept in the user's cache directory. What a program or an environment
-    variable (`JAX_NUM_CPU_DEVICES`, `XLA_FLAGS=--xla_force_host_platform_device_count=N`,
-    `JAX_COMPILATION_CACHE_DIR`, `JAX_ENABLE_COMPILATION_CACHE`) has chosen stays as it is, and so
-    do the devices of a JAX that runs already.
+    Compiled programs are kept in the user's cache directory. Choices made by a program or by an
+    environment variable (`JAX_NUM_CPU_DEVICES`,
+    `XLA_FLAGS=--xla_force_host_platform_device_count=N`, `JAX_COMPILATION_CACHE_DIR`,
+    `JAX_ENABLE_COMPILATION_CACHE`) are respected, and so are the devices of a JAX that has already
+    started.
 
     Raises UserError if JAX cannot provide the platform that `JAX_PLATFORMS` asks for.
 

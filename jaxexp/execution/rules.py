@@ -18,10 +18,10 @@ RUNNING = "running_"  # how the names of means taken during the epochs begin
 
 
 class Curves:
-    """What has been measured of some trials until now: `curves("accuracy")` is (T, epoch).
+    """What has been measured for some trials so far: `curves("accuracy")` is (T, epoch).
 
-    Of the validation split, where no other is named and there is one, or else of the training
-    split; "running_loss" and the like, the means taken during the epochs, have no splits.
+    By default on the validation split if there is one, otherwise on the training split.
+    "running_loss" and the like, the means taken during the epochs, have no splits.
 
     >>> curves = Curves(lambda metric, split: np.ones((3, 2)), {"loss": "lower"}, ("train",))
     >>> curves("loss").shape
@@ -69,12 +69,12 @@ class Curves:
 class StoppingRule(Protocol):
     """Says which trials end early: what `jaxexp.run` takes as `stopping`.
 
-    Three more members are optional. `improved(epoch, trials, curves)` returns a (T,) bool, too: in
-    the end a trial has the parameters that it had when it last was True. `rungs` are epochs, from
-    1, at which all programs of a run wait for each other: `stop` is then asked there alone, and of
-    all their trials at once. `check(trials, curves, steps)` may refuse a run before it begins; its
-    curves have no epochs yet, and `steps` are those of an epoch of each trial, (T,). A method
-    `change` is that of `jaxexp.search.PBT`.
+    Three more members are optional. `improved(epoch, trials, curves)` also returns a (T,) bool: a
+    trial ends with the parameters that it had when this was last True. `rungs` are epochs, from 1,
+    at which all programs of a run wait for each other: `stop` is then asked only there, about all
+    their trials at once. `check(trials, curves, steps)` may refuse a run before it begins; its
+    curves have no epochs yet, and `steps` is the number of steps per epoch of each trial, (T,). A
+    method `change` is as in `jaxexp.search.PBT`.
 
     >>> class BestOfEach:
     ...     def stop(self, epoch, trials, curves):
@@ -135,13 +135,13 @@ class EarlyStopping:
 
     Args:
         metric: "loss", a metric of the task, or a mean taken during the epochs ("running_loss").
-        patience: so many epochs without improvement end a trial.
-        min_delta: an improvement is by more than this.
-        split: the validation split where there is one, or else the training split.
-        restore_best: whether a trial has the parameters of its best epoch in the end, and
-            otherwise those of its last one.
+        patience: the number of epochs without improvement after which a trial ends.
+        min_delta: a change counts as an improvement if it is larger than this.
+        split: by default the validation split if there is one, otherwise the training split.
+        restore_best: whether a trial ends with the parameters of its best epoch or, if False, with
+            those of its last one.
 
-    A value that is not finite is no improvement, so that a diverged trial ends, too.
+    A value that is not finite is no improvement, so diverged trials end, too.
 
     >>> import jaxexp as jx
     >>> data = jx.arrays([[0.0], [1.0], [2.0], [3.0]] * 8, [0, 0, 1, 1] * 8)
@@ -192,7 +192,7 @@ class EarlyStopping:
 class StopDiverged:
     """A trial ends after an epoch at whose end its loss is not finite on one of the splits.
 
-    Losses of steps do not count: an optimizer may leave out those that are not finite.
+    Losses of single steps do not count: an optimizer may skip those that are not finite.
 
     >>> curves = Curves(lambda m, s: np.array([[1.0], [np.nan]]), {"loss": "lower"}, ("train",))
     >>> StopDiverged().stop(1, [], curves).tolist()
@@ -211,10 +211,10 @@ class Budget:
     """Trials end when a number of steps, or of seconds, is used up.
 
     Args:
-        steps: a trial ends with the last epoch that fits into so many steps of its own.
-        seconds: all trials end with the first epoch that ends so many seconds after the run began
-            (on the wall clock; where it resumes, it begins anew). Which that is depends on the
-            machine. Every trial trains for at least one epoch.
+        steps: each trial ends with the last epoch that fits into this number of its own steps.
+        seconds: all trials end with the first epoch that ends this many seconds after the run
+            began (on the wall clock, restarted when the run resumes). Which epoch that is depends
+            on the machine. Every trial trains for at least one epoch.
 
     >>> Budget(steps=1_000)
     Budget(steps=1000, seconds=None)

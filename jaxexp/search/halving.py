@@ -22,17 +22,17 @@ MOST_EPOCHS = 10**6  # beyond which no rung is thought of
 
 @dataclass(frozen=True)
 class Halving:
-    """Successive halving: at each rung, one of `factor` settings goes on.
+    """Successive halving: at each rung, one in `factor` settings goes on.
 
     Jamieson and Talwalkar, "Non-stochastic best arm identification and hyperparameter
     optimization" (2016). The rungs lie after `first`, `first * factor`, `first * factor**2` …
     epochs, and `factor` is called η there. All programs of a run wait for each other at a rung.
-    Trials that differ in their seed or fold alone are one setting, with the mean over them. Of one
-    that another rule has ended, as `StopDiverged` does, the setting does not go on.
+    Trials that differ only in their seed or fold are one setting, compared by its mean. If another
+    rule, such as `StopDiverged`, has ended one of them, the setting does not go on.
 
     Args:
-        metric: by which settings are compared: "loss" or a metric of the task.
-        factor: of so many settings, one goes on.
+        metric: what settings are compared by: "loss" or a metric of the task.
+        factor: one in this many settings goes on.
         first: the epochs before the first rung.
         split: the validation split where there is one, or else the training split.
 
@@ -95,7 +95,7 @@ class Hyperband:
         first: see there; the brackets' shortest trials.
         split: see there.
         seed: decides the points.
-        seeds: with how many seeds each is trained.
+        seeds: the number of seeds that each point is trained with.
 
     Raises:
         UserError: for numbers that cannot be, and a space that has fewer points.

@@ -24,24 +24,24 @@ class PBT:
     """Population-based training: `jaxexp.run(PBT(space, …), task, data)`.
 
     Jaderberg et al., "Population based training of neural networks" (2017). Every `interval`
-    epochs, the worst members of a population take over parameters and optimizer state of members
+    epochs, the worst members of a population copy the parameters and optimizer state of members
     drawn from the best (exploit, by truncation selection), with hyperparameters near theirs
-    (explore): each is drawn anew from the space with probability `resample`, and is otherwise
-    multiplied by 0.8 or 1.2 (of a choice, the option before or after is taken; whole numbers are
-    rounded to their steps, and change by one at least), within the space.
+    (explore): each is drawn anew from the space with probability `resample`, and otherwise
+    multiplied by 0.8 or 1.2 within the space (for a choice, the previous or next option is taken;
+    whole numbers are rounded to their steps and change by at least one).
 
     All members train as one program, and states are copied on the devices. Hyperparameters have to
     be numbers inside the program: learning rates, weight decay, dropout …, declared with
     `jaxexp.traced`. A member's seed, which shuffles its examples, stays its own: several can begin
-    at one point, where a space has few. In the results, `parent` by epoch says of which member
-    each became a copy, and `own_learning_rate` and the like which values it had; the coordinate
-    `learning_rate` is the value that it began with. `TrialResult.trial` has the values in the end,
-    with which its predictions are computed, and `TrialResult.initial` those that it began with.
+    at one point, where a space has few. In the results, `parent` says for each epoch which member
+    each one copied, and `own_learning_rate` and the like which values it had; the coordinate
+    `learning_rate` is the value that it began with. `TrialResult.trial` has the final values, which
+    its predictions use, and `TrialResult.initial` those that it began with.
 
     Args:
         space: what is searched, and the trial that all members begin as.
         population: the number of members.
-        metric: by which they are compared: "loss" or a metric of the task.
+        metric: what they are compared by: "loss" or a metric of the task.
         interval: epochs between two exchanges.
         quantile: the share of the worst that copy, and of the best that are copied.
         resample: the probability that a hyperparameter is drawn anew.

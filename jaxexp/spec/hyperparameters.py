@@ -35,10 +35,10 @@ def traced(
     below: float | None = None,
     at_most: float | None = None,
 ) -> Number:
-    """A number inside the compiled program: trials that differ in it share one exactly.
+    """A number inside the compiled program: trials with different values share one program.
 
-    `off` is the value that makes no difference to a program without it (a rate of 0): trials in
-    which it is on do not make the others compute it. The other arguments bound the value.
+    `off` is the value at which the computation can be left out (a rate of 0): trials with that
+    value need not compute it because others do. The other arguments bound the value.
 
     >>> import jaxexp as jx
     >>> @dataclass(frozen=True, kw_only=True)
@@ -62,9 +62,9 @@ def static(
     below: float | None = None,
     at_most: float | None = None,
 ) -> T:
-    """A value that the program is compiled for: each has a program of its own.
+    """A value that the program is compiled for: each value gets its own program.
 
-    So is a field that declares nothing; this adds bounds, or the `choices` that there are.
+    A field without a declaration behaves the same; this adds bounds, or the allowed `choices`.
 
     >>> import jaxexp as jx
     >>> @dataclass(frozen=True, kw_only=True)
@@ -81,8 +81,8 @@ def size(default: T, *, at_least: int = 1, at_most: int | None = None, skipped: 
     """A whole number that a model can pad: smaller trials may share a program with larger ones.
 
     Inside a shared program it is a `jaxexp.spec.padding.Size`; the model must know what to do.
-    `skipped` says that the model leaves out what is past a trial's size where trials train one
-    after another (`Size.branches`).
+    `skipped` says that the model skips what lies past a trial's size when trials train one after
+    another (`Size.branches`).
 
     >>> import jaxexp as jx
     >>> @dataclass(frozen=True, kw_only=True)
@@ -97,7 +97,7 @@ def size(default: T, *, at_least: int = 1, at_most: int | None = None, skipped: 
 
 
 def choice(default: T, choices: Sequence[T] | None = None) -> T:
-    """One of several options, all of which a shared program can compute, and take one.
+    """One of several options: a shared program can compute all of them and select one.
 
     Inside a shared program it is a `jaxexp.spec.padding.Choice`; the model must know what to do.
 

@@ -188,9 +188,9 @@ FEATURES = ("raw", "standardised", "sines")  # inputs as they are, at unit scale
 class MLPTrial(Trial):
     """One training run of a multi-layer perceptron.
 
-    `width` is the units of every hidden layer, or a tuple with those of each, from first to last:
-    (64, 32, 16) with depth=3, "64-32-16" as text. Widths that are all equal become the one number,
-    so that both ways to write a network are the same trial.
+    `width` is the number of units in every hidden layer, or a tuple with one number per layer, from
+    first to last: (64, 32, 16) with depth=3, or "64-32-16" as text. A tuple of equal numbers
+    becomes that number, so both ways of writing a network give the same trial.
 
     >>> MLPTrial(depth=2, width=(8, 8)).width
     8

@@ -37,44 +37,44 @@ def arrays(
     """Data from a user's own arrays, checked and copied; what is returned is read-only.
 
     X, y and weights are NumPy arrays, lists, pandas or polars frames and series, or anything that
-    converts to a NumPy array (tensors of torch, JAX arrays). Other tables whose columns have names,
-    such as pyarrow's, are refused: give `.to_pandas()`.
+    converts to a NumPy array (PyTorch tensors, JAX arrays). Other tables with named columns, such
+    as pyarrow's, are refused: convert them with `.to_pandas()`.
 
-    *Splits.* `validation` and `test` are a fraction of all N rows (rounded to the nearest, at
-    least one), a whole number of rows, a split of its own as (X, y) or (X, y, weights), or None.
-    They are drawn without stratification from `numpy.random.default_rng(seed).permutation(N)`:
-    test takes its first rows, validation its last, and each split keeps the order of X. So the
-    test rows are the same whatever validation is, the other way round, and whatever else is given.
+    *Splits.* `validation` and `test` are each a fraction of all N rows (rounded to the nearest, at
+    least one), a whole number of rows, a split of your own as (X, y) or (X, y, weights), or None.
+    They are drawn without stratification from `numpy.random.default_rng(seed).permutation(N)`: test
+    takes its first rows, validation its last, and each split keeps the order of X. So the test rows
+    do not depend on validation, nor the other way round, nor on any other argument.
 
     *Targets.* Text, bools and pandas categoricals are classes: int32 from 0 to C - 1 in the sorted
-    order of the names, which `classes` of the result holds. Categories without an example are left
-    out, and the order of an ordered categorical is not kept: give `classes` for another order.
-    Whole numbers stay as they are, as int32 and without classes; with `classes="infer"` their
-    distinct values are numbered in rising order. Other numbers become float32.
-    Splits of one's own use the classes of y. Every class needs an example in the training split.
+    order of their names, which are kept in `classes` of the result. Categories without an example
+    are left out, and the order of an ordered categorical is not kept: give `classes` for another
+    order. Whole numbers stay as they are, as int32 and without classes; with `classes="infer"`
+    their distinct values are numbered in ascending order. Other numbers become float32. Splits of
+    your own use the classes of y. Every class needs an example in the training split.
 
-    *Inputs* may have any rank from 2. Floats and bools become float32, uint8 stays uint8, and
-    other whole numbers become int32; the names of a frame's columns become `features`.
+    *Inputs* may have rank 2 or higher. Floats and bools become float32, uint8 stays uint8, and
+    other whole numbers become int32; the column names of a frame become `features`.
 
     Args:
         X: inputs, (N, F) or (N, ...).
         y: targets, (N,) or (N, ...), or None.
-        validation: which examples to choose hyperparameters by.
-        test: which examples to judge the choice by.
-        seed: of the drawn splits, at least 0.
-        weights: (N,), what each row counts in means, at least 0. Where one split has weights,
-            rows of the others count 1 each.
+        validation: the examples for choosing hyperparameters.
+        test: the examples for judging the choice.
+        seed: decides the drawn splits; at least 0.
+        weights: (N,), the weight of each row in means, at least 0. If only some splits have
+            weights, rows of the others have weight 1.
         classes: None; "infer"; or the names of the classes in order, for labels that are these
-            names or, where names are text, whole numbers 0 to C - 1.
+            names or, if the names are text, whole numbers 0 to C - 1.
         name: where the data are from, in one line, for reports.
 
     Raises:
-        UserError: what cannot be trained on or would give wrong numbers without a word: unequal
+        UserError: data that cannot be trained on or would silently give wrong numbers: unequal
             lengths, values that are missing, not finite or beyond float32 or int32, columns that
-            float32 all but makes constant (seconds since 1970, as whole numbers too), text in X,
-            labels that are out of range or of shape (N, 1), fewer than 2 classes, columns that
-            differ between splits, sparse or masked arrays, empty splits. The message names
-            the argument, the row and column, the value and what was expected.
+            become nearly constant in float32 (such as seconds since 1970, even as whole numbers),
+            text in X, labels that are out of range or of shape (N, 1), fewer than 2 classes,
+            columns that differ between splits, sparse or masked arrays, empty splits. The message
+            names the argument, the row and column, the value and what was expected.
 
     >>> data = arrays([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0], [0.0, 0.0]], ["b", "a", "b", "a"],
     ...               validation=1, name="four corners")

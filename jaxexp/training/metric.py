@@ -32,10 +32,10 @@ class Metric:
 
     - `example`: the metric is the weighted mean over examples of `example(prediction, target)`,
       which has shape (B,).
-    - `sums` and `value`: `sums(prediction, target, weight_B)` is a tree of sums over examples, of
-      which the sums of several batches are added, and `value(sums)` is a scalar. Padding has
-      weight 0 and may hold NaN: select with `jnp.where(weight_B > 0, ..., 0)`.
-    - neither: the metric is the weighted mean of the task's own value of its name, in
+    - `sums` and `value`: `sums(prediction, target, weight_B)` is a tree of sums over examples,
+      which are added up over batches, and `value(sums)` is a scalar. Filler rows have weight 0 and
+      may contain NaN: select with `jnp.where(weight_B > 0, ..., 0)`.
+    - neither: the metric is the weighted mean of the task's own value of that name, in
       `Outputs.metrics`, of shape (B,).
 
     Args:
@@ -44,8 +44,8 @@ class Metric:
         example: see above.
         sums: see above.
         value: see above.
-        centered: a function of the targets to train on, (N, ...), that returns the same metric with
-            its sums taken about a center, for more digits; see `for_target`.
+        centered: a function of the training targets, (N, ...), that returns the same metric with
+            its sums taken about a center, for more precision; see `for_target`.
 
     Raises:
         UserError: an unknown direction, or another combination of functions.

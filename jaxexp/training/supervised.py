@@ -71,37 +71,37 @@ def supervised(
     loss_unit: str = "",
     evaluation_batch_size: int = 1024,
 ) -> "Supervised":
-    """The task of predicting targets y from inputs x, of examples made by `jaxexp.arrays`.
+    """The task of predicting targets y from inputs x, for examples made by `jaxexp.arrays`.
 
     Args:
         module: a function of the trial that returns a Flax linen module; or of the trial and
             `rngs` (`flax.nnx.Rngs`) that returns an nnx module; or a linen module. It is called
-            with inputs (B, ...), and with those of `train`, `deterministic`, `mask` (B,) and `rng`
-            that it takes.
+            with inputs (B, ...), and with whichever of `train`, `deterministic`, `mask` (B,) and
+            `rng` it accepts.
         init: instead of a module, a function of (trial, rng, x) that returns parameters, x being
             one example, (1, ...).
         apply: with `init`, a function of (trial, params, x) that returns a prediction, (B, ...);
-            it is given `train`, `deterministic`, `mask` and `rng` too, where it takes them.
+            it is also given `train`, `deterministic`, `mask` and `rng`, if it accepts them.
         loss: a function of a batch's prediction and target that returns (B,); or of (trial,
-            prediction, target), where hyperparameters decide it. One that compares the examples of
-            a batch takes `mask`, too, (B,), False for those that only fill it up. Targets (B,) of
-            whole numbers are labels where predictions are (B, K): counts, or the groups of a
-            contrastive loss, are given as floats. Predictions (B,) are logits where targets are 0
-            or 1 and the data name two classes, a metric is of labels (accuracy, AUC, log loss,
-            Brier score) or the loss is `optax.sigmoid_binary_cross_entropy` or
-            `sigmoid_focal_loss` itself; else they are numbers.
-        metrics: of `jaxexp.metrics`, or your own `jaxexp.Metric`, by name.
-        optimizer: a function of (trial), or of (trial, steps), the number of steps that the trial
-            will take; the built-in one that `trial.optimizer` names, if not given. Traced
-            hyperparameters are arrays in it, which some schedules of optax do not take: give those
-            a peak of 1, and put `optax.scale(trial.learning_rate)` behind.
+            prediction, target), if it depends on hyperparameters. A loss that compares the examples
+            of a batch also takes `mask` (B,), which is False for rows that only fill it up. With
+            predictions (B, K), targets (B,) of whole numbers are labels; pass counts, or the groups
+            of a contrastive loss, as floats. Predictions (B,) are logits if targets are 0 or 1 and
+            the data name two classes, a metric is one of labels (accuracy, AUC, log loss, Brier
+            score) or the loss is `optax.sigmoid_binary_cross_entropy` or `sigmoid_focal_loss`
+            itself; otherwise they are numbers.
+        metrics: those of `jaxexp.metrics`, or your own `jaxexp.Metric`, by name.
+        optimizer: a function of (trial), or of (trial, steps) with the number of steps that the
+            trial will take; by default the built-in one that `trial.optimizer` names. Traced
+            hyperparameters are arrays in it, which some optax schedules do not accept: give those
+            a peak of 1, and append `optax.scale(trial.learning_rate)`.
         evaluation_params: a function of (params, optimizer_state), or of (trial, params,
             optimizer_state), that returns the parameters at which trials are evaluated, ranked and
-            returned, such as an average that the optimizer keeps. If not given, they are those
-            that are trained, or the average of a schedule-free optimizer of `optax.contrib`.
-        loss_unit: of the loss, for figures and tables.
-        evaluation_batch_size: how many examples are evaluated at once. A loss that compares the
-            examples of a batch, and noise drawn in evaluation, depend on it where a split has more.
+            returned, such as an average that the optimizer keeps. By default those that are
+            trained, or the average of a schedule-free optimizer of `optax.contrib`.
+        loss_unit: the unit of the loss, for figures and tables.
+        evaluation_batch_size: how many examples are evaluated at once. If a split has more, a loss
+            that compares the examples of a batch, and noise drawn in evaluation, depend on it.
 
     Raises:
         UserError: neither a module nor both functions, or something that is not what it should be.

@@ -34,7 +34,7 @@ Arrays: TypeAlias = Mapping[str, PyTree]  # what `Data.arrays` returns: splits, 
 
 
 class Variables(NamedTuple):
-    """What a model consists of: parameters, and state that is not trained.
+    """What a model consists of: parameters, and state that the optimizer does not train.
 
     The state may be any pytree: the batch statistics of a network, or nothing.
 
@@ -47,15 +47,15 @@ class Variables(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """What a task makes of a batch.
+    """What a task computes for a batch.
 
     Attributes:
         loss: (B,), whose mean over the batch training minimises.
         prediction: (B, ...), for the metrics that compare it with the target.
         target: (B, ...), likewise.
         metrics: (B,) each, by name: for metrics that are means of what the task itself computes.
-            What is one number of a batch, repeated B times, becomes the mean over the batches that
-            are evaluated: see `Task.evaluation_batch_size`.
+            A number for the whole batch, repeated B times, becomes the mean over the evaluated
+            batches: see `Task.evaluation_batch_size`.
         state: the new state of the model.
 
     >>> Outputs(loss=jnp.zeros(4)).loss.shape
@@ -95,9 +95,9 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def init(self, trial: Trial, rng: Array, data: Arrays) -> Variables:
-        """The model before the first step, drawn with the key `rng`.
+        """The model before the first step, initialised with the key `rng`.
 
-        `data` holds the splits ("train" and others) and `Data.extra`, such as weights to start
+        `data` contains the splits ("train" and others) and `Data.extra`, such as weights to start
         from.
         """
 
@@ -109,16 +109,16 @@ class Task(abc.ABC):
         """The loss of each example of a batch, what its metrics need, and the new state.
 
         `rng` is a key, new in every step, for whatever is random in training; in evaluation it is
-        the same for all batches. `mask` (B,) is True for examples and False for what fills up the
-        last batch: statistics over the batch must leave the latter out; losses and metrics of
-        theirs are left out by jaxexp.
+        the same for all batches. `mask` (B,) is True for examples and False for rows that fill up
+        the last batch: statistics over the batch must leave these rows out; jaxexp itself leaves
+        out their losses and metrics.
         """
 
     def optimizer(self, trial: Trial, steps: int) -> optax.GradientTransformation:
-        """The optimizer of a trial that will take so many steps: built in, by name.
+        """The optimizer of a trial that takes `steps` steps; by default built in, by name.
 
-        Where it is overridden, `steps` is a plain int also in programs of trials of several
-        lengths; hyperparameters that are traced are arrays.
+        If it is overridden, `steps` is a plain int even in programs with trials of several
+        lengths; traced hyperparameters are arrays.
         """
         return optimizers.built_in(trial)
 
@@ -129,13 +129,13 @@ class Task(abc.ABC):
     def evaluation_params(self, trial: Trial, params: PyTree, optimizer_state: PyTree) -> PyTree:
         """The parameters at which a trial is evaluated, ranked and returned.
 
-        The default takes those that are trained, or the average of a schedule-free optimizer of
-        `optax.contrib`. Averages that an optimizer of one's own keeps are in its state.
+        By default those that are trained, or the average of a schedule-free optimizer of
+        `optax.contrib`. If your own optimizer keeps an average, it is in the optimizer's state.
         """
         return optimizers.evaluated(trial, params, optimizer_state, optimizers.schedule_free)
 
     def bind(self, data: Data) -> "Task":
-        """This task for these data, whose number of classes it may take over, for example.
+        """This task for these data, from which it may take, for example, the number of classes.
 
         Raises UserError for data that it cannot be trained on.
         """
@@ -147,35 +147,35 @@ class Task(abc.ABC):
             optimizers.check(trial)
 
     def predict(self, trial: Trial, variables: Variables, x: PyTree) -> PyTree:
-        """What the trained model predicts of inputs (B, ...): (B, ...).
+        """What the trained model predicts for inputs (B, ...): (B, ...).
 
         Raises UserError unless it is overridden.
         """
         raise UserError(f"{type(self).__name__} defines no `predict`")
 
     def probabilities(self, prediction: PyTree) -> Array | None:
-        """Of each class, (B, C), given a prediction; None where nothing is classified."""
+        """The probability of each class, (B, C), given a prediction; None without classes."""
         return None
 
     def takes_fractions(self) -> bool:
         """Whether a model trained on whole numbers or bools computes with them as with floats.
 
-        It then predicts of any numbers; others, which may look numbers up in a table, of the type
-        that they were trained on alone.
+        If so, it predicts for any numbers; other models, which may look numbers up in a table,
+        only for the type that they were trained on.
         """
         return False
 
     def predictions(self, trial: Trial, variables: Variables, data: Arrays) -> dict[str, Array]:
-        """What to keep of the trained model's output, where a sweep records "predictions".
+        """What to keep of the trained model's output, if a sweep records "predictions".
 
-        By name, arrays of the shape that `prediction_dims` says, or flat, the last axis fastest.
+        Arrays by name, in the shape given by `prediction_dims`, or flat with the last axis fastest.
         """
         return {}
 
     def gradient_norms(self, grads: PyTree) -> Array:
         """The squared L2 norm of each layer's weight gradient, (layers,).
 
-        The default takes each array of two axes or more for a layer, in the order of the tree.
+        By default each array with two or more axes counts as a layer, in the order of the tree.
         """
         kernels = [leaf for leaf in jax.tree.leaves(grads) if leaf.ndim >= 2]
         norms = [jnp.square(kernel).sum() for kernel in kernels]
@@ -191,11 +191,11 @@ class Task(abc.ABC):
         raise UserError(f"{type(self).__name__} pads a model, but defines no `crop`")
 
     def inspect(self, trial: Trial, arrays: Arrays) -> "Inspection | None":
-        """What a trial costs and reads, where the task knows; None: it is found out by tracing."""
+        """What a trial costs and reads, if the task knows; None to find out by tracing."""
         return None
 
     def weights(self, batch: Batch) -> Array | None:
-        """The weight of each example in losses and metrics, (B,), or None where all count alike."""
+        """The weight of each example in losses and metrics, (B,), or None if all weigh the same."""
         return getattr(batch, "weight", None)
 
 
