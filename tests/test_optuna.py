@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import jax
 import numpy as np
+import psutil
 import pytest
 from nights import at_night
 
@@ -20,9 +21,8 @@ from jaxexp.base.files import write_whole
 from jaxexp.execution.control import Control
 from jaxexp.results.joining import join, sweep_over
 from jaxexp.search import Space, choice, integers, loguniform, uniform
-from jaxexp.search.batches import Search
 from jaxexp.search.reports import Asked, Reports, Together
-from jaxexp.search.resuming import Folder
+from jaxexp.search.resuming import PROCESS, Folder, is_dead, this_process
 from jaxexp.search.suggestions import suggestions
 
 op = pytest.importorskip("optuna")
@@ -562,6 +562,13 @@ def test_trials_of_a_dead_process_are_trained_again(data):
     assert own.trials[1].value == whole.trials[1].value
 
 
+def test_a_living_process_is_none_that_is_dead_when_the_clock_is_set(monkeypatch):
+    own, created = this_process(), psutil.Process.create_time
+    monkeypatch.setattr(psutil.Process, "create_time", lambda process: created(process) + 2)
+    assert not is_dead(own)
+    assert is_dead(own + "0")
+
+
 class KillAt:
     """A progress that ends its process at an epoch of a batch."""
 
@@ -649,7 +656,7 @@ class Killed(BaseException):
     ],
 )
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
-def test_killed_while_it_asks_a_search_goes_on_as_never_killed(
+def test_interrupted_while_it_asks_a_search_goes_on_as_never_interrupted(
     window, name, nth, data, tmp_path, monkeypatch
 ):
     sampler = SAMPLERS[name]
@@ -671,13 +678,13 @@ def test_killed_while_it_asks_a_search_goes_on_as_never_killed(
 
     with monkeypatch.context() as patch:
         patch.setattr(place, window, killing)
-        patch.setattr(Search, "_fail", lambda self, asked: None)
         with contextlib.suppress(Killed):
             run(own, data, space, checkpoint_dir=tmp_path)
     if len(calls) < last:
         pytest.skip(f"Optuna {op.__version__} calls {window} {len(calls)} times")
     assert states(own)[-1] == RUNNING
-    monkeypatch.setattr("jaxexp.search.resuming.is_dead", bool)
+    if window == "create_new_trial":  # where it is not yet known that there is a trial
+        monkeypatch.setattr("jaxexp.search.resuming.is_dead", bool)
     own.sampler = sampler()
     results = run(own, data, space, checkpoint_dir=tmp_path)
     assert states(own) == [COMPLETE] * 6
@@ -752,6 +759,95 @@ def test_an_interrupted_batch_fails_unless_it_can_be_resumed(data, tmp_path):
     assert [(t.params, t.value) for t in own.trials] == [(t.params, t.value) for t in whole.trials]
 
 
+def test_a_batch_is_taken_up_unless_another_process_trains_its_trials(data, tmp_path, monkeypatch):
+    class Interrupting:
+        def compiling(self, program): ...
+        def note(self, text): ...
+        def moved(self, program, epochs):
+            raise KeyboardInterrupt
+
+    class Telling(Interrupting):
+        def moved(self, program, epochs):
+            owners.update(trial.user_attrs[PROCESS] for trial in own.trials)
+            if own.trials[2].state == RUNNING:
+                own.tell(2, state=FAIL)
+
+    def say(process):
+        for trial in own.trials:
+            own._storage.set_trial_user_attr(trial._trial_id, PROCESS, process)
+
+    own, owners = study(), set()
+    options = {"trials": 3, "checkpoint_dir": tmp_path}
+    with pytest.raises(KeyboardInterrupt):
+        run(own, data, progress=Interrupting(), **options)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "getpid", os.getppid)
+        say(this_process())
+    with pytest.raises(UserError, match=f"trial 0 is trained by the process {os.getppid()} now"):
+        run(own, data, **options)
+    say(f"{os.uname().nodename} 1 0.00")
+    results = run(own, data, progress=Telling(), **options)
+    assert owners == {this_process()}
+    assert states(own) == [COMPLETE, COMPLETE, FAIL]  # by whoever told it
+    assert results["epochs_trained"].values.tolist() == [3] * 3
+
+
+def test_a_call_that_is_refused_loses_nothing(data, tmp_path):
+    own, options = study(), {"trials": 3, "checkpoint_dir": tmp_path}
+    results = run(own, data, **options)
+    other = jx.arrays(data.train.x, 1 - data.train.y)
+    with pytest.raises(UserError, match="checkpoints of another run: "):
+        run(own, other, **options)
+    assert run(own, data, **options)["loss"].identical(results["loss"])
+
+
+ERRORS = [
+    (UserError("checkpoints of another run"), RUNNING),
+    (OSError(28, "No space left on device"), RUNNING),
+    (op.exceptions.StorageInternalError("the database is gone"), RUNNING),
+    (ZeroDivisionError("a mistake of the user's"), FAIL),
+]
+
+
+@pytest.mark.parametrize(("error", "state"), ERRORS, ids=lambda own: type(own).__name__)
+def test_a_batch_has_failed_where_its_training_has(error, state, data, tmp_path, monkeypatch):
+    def broken(*args, **options):
+        raise error
+
+    own, options = study(), {"checkpoint_dir": tmp_path}
+    with monkeypatch.context() as patched:
+        patched.setattr("jaxexp.search.studies.run", broken)
+        with pytest.raises(type(error)):
+            run(own, data, trials=3, **options)
+    assert states(own) == [state] * 3
+    if state == FAIL:
+        with pytest.raises(UserError, match="to train; the training of 3 trials has raised an err"):
+            run(own, data, trials=3, **options)
+        assert run(own, data, **options).dataset.attrs["failed_trials"] == [0, 1, 2]
+
+
+def test_a_batch_that_cannot_be_written_down_is_taken_up(data, tmp_path, monkeypatch):
+    def full(path, content, **options):
+        if path.name == "search.json" and own.trials:
+            raise OSError(28, "No space left on device")
+        write_whole(path, content, **options)
+
+    own, options = study(), {"trials": 3, "checkpoint_dir": tmp_path}
+    with monkeypatch.context() as patched:
+        patched.setattr("jaxexp.search.resuming.write_whole", full)
+        with pytest.raises(UserError, match=r"cannot be written \(No space left on device\)"):
+            run(own, data, **options)
+    run(own, data, **options)
+    assert states(own) == [COMPLETE] * 3
+
+
+def test_a_file_that_a_function_misses_is_none_of_the_search(data, tmp_path):
+    with pytest.raises(FileNotFoundError):
+        run(
+            study(), data, lambda trial: (tmp_path / "none").open(), checkpoint_dir=tmp_path / "own"
+        )
+
+
 def test_a_search_whose_function_prunes_is_resumed(data, tmp_path):
     class Interrupting:
         def compiling(self, program): ...
@@ -779,6 +875,8 @@ def test_a_search_whose_function_prunes_is_resumed(data, tmp_path):
 
     with pytest.raises(UserError, match="trial 0 is pruned by the function that suggests, and was"):
         run(own, data, **options | {"space": prunes_all})
+    with pytest.raises(UserError, match=r"trial 0 cannot be suggested again .*'lr' is not found"):
+        run(own, data, **options | {"space": lambda trial: trial.suggest_float("lr", 0, 1)})
 
 
 # Reports, without training.
@@ -814,6 +912,11 @@ def test_reports_wait_for_all_seeds_and_end_them_together():
     stopped = reports.stop(2, trials[1:], Curves((0.1, 0.9, 0.7), (1.0, np.nan, 1.0)))
     assert stopped.tolist() == [True, True, True]
     assert states(own) == [PRUNED, RUNNING]
+    # Where nobody prunes, a trial ends as by StopDiverged, which is the rule on a cluster.
+    reports = Reports(own, asked, "accuracy", "validation", prune=False)
+    stopped = reports.stop(1, trials[1:], Curves((0.1, 0.9, 0.7), (1.0, np.nan, 1.0)))
+    assert stopped.tolist() == [False, True, False]
+    assert Control(reports).identity == Control([jx.StopDiverged()]).identity
 
 
 def test_one_configuration_of_two_trials_goes_on_until_both_are_pruned():
@@ -840,6 +943,7 @@ REFUSED = [
     ({"report_every": 1.5}, r"report_every=1\.5"),
     ({"prune": "yes"}, "prune='yes'"),
     ({"checkpoint_dir": 3}, "checkpoint_dir=3"),
+    ({"checkpoint_dir": "memory://run"}, "checkpoint_dir='memory://run': expected a folder"),
     ({"metric": "f1"}, "metric='f1': expected one of loss, accuracy"),
     ({"metric": ["accuracy", "loss"]}, "expected 1, as many as the study"),
     ({"metric": "loss"}, "its direction is maximize, and of loss lower is better: expected mini"),

@@ -2,18 +2,20 @@
 
 import contextlib
 from pathlib import Path
+from typing import Any
 
 import optuna as op
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 
 from jaxexp.api import PlannedRun
-from jaxexp.base.errors import UserError
 from jaxexp.cli.library import Source
 from jaxexp.cli.rundir import RunDirectory
 from jaxexp.cli.searching import BATCH, Search
 from jaxexp.results.results import Results
 from jaxexp.search.batches import Train, Training
 from jaxexp.search.reports import no_experimental_warnings
-from jaxexp.search.resuming import Folder
+from jaxexp.search.resuming import Folder, writing
 from jaxexp.search.studies import prepared
 from jaxexp.training.task import directions
 
@@ -42,24 +44,28 @@ def run(
 
 def _study(file: Path, search: Search, planned: PlannedRun, name: str) -> op.Study:
     """The study in a file, new or as a process has left it that may have been killed."""
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-
     op.logging.set_verbosity(op.logging.WARNING)
     higher = directions(planned.task)[search.metric] == "higher"
-    try:
+    with writing(file):
         _mend(file)
         with no_experimental_warnings():
             return op.create_study(
                 study_name=name,
-                storage=JournalStorage(JournalFileBackend(str(file.absolute()))),
+                storage=JournalStorage(_Journal(str(file.absolute()))),
                 load_if_exists=True,
                 direction="maximize" if higher else "minimize",
                 sampler=op.samplers.TPESampler(seed=search.seed, constant_liar=True),
                 pruner=op.pruners.NopPruner(),
             )
-    except OSError as error:
-        raise UserError(f"{file}: cannot be written ({error.strerror or error})") from error
+
+
+class _Journal(JournalFileBackend):
+    """Which says where it cannot be written, as on a full disk."""
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Raises UserError."""
+        with writing(Path(self._file_path)):
+            super().append_logs(logs)
 
 
 def _mend(file: Path) -> None:

@@ -11,13 +11,22 @@ import xarray as xr
 from jaxexp.api import PlannedRun, plan
 from jaxexp.base.errors import UserError
 from jaxexp.base.words import count
+from jaxexp.execution import driver
 from jaxexp.execution.control import Stopping
 from jaxexp.execution.rules import StopDiverged
 from jaxexp.results import select
 from jaxexp.results.joining import join, sweep_over, varying
 from jaxexp.results.results import Results
-from jaxexp.search.reports import Asked, Replayed, Reports, Together, ending, tell
-from jaxexp.search.resuming import Folder, abandoned, again, ask, take
+from jaxexp.search.reports import (
+    Asked,
+    Replayed,
+    Reports,
+    Together,
+    ending,
+    tell,
+    unless_finished,
+)
+from jaxexp.search.resuming import Folder, abandoned, ask, leave, take
 from jaxexp.search.suggestions import Suggestions
 from jaxexp.spec.trial import Trial
 from jaxexp.spec.values import Value, check_texts
@@ -94,30 +103,31 @@ class Search:
             for numbers in list(self.folder.batches):
                 more = self._train(self._listed(numbers))
                 left -= len(numbers)
-        dead = abandoned(self.study)
+        there = {number for own in self.folder.batches for number in own} if self.folder else ()
+        dead = [trial for trial in abandoned(self.study) if trial.number not in there]
         while left > 0 and more:
             asked = self._ask(min(self.batch, left), dead)
             if not asked:
                 break
-            if self.folder:
-                pruned = [each.number for each in asked if each.pruned]
-                self.folder.add([each.number for each in asked], pruned)
             left -= len(asked)
             more = self._train(asked)
+        failed = self.folder.failed_trials if self.folder else []
         if not self.runs:
-            why = (
-                f"the function that suggests has pruned {count(self.pruned, 'trial')}"
-                if self.pruned
-                else "its sampler has suggested all that it has"
-            )
+            why = "its sampler has suggested all that it has"
+            if self.pruned:
+                why = f"the function that suggests has pruned {count(self.pruned, 'trial')}"
+            if failed:
+                why = f"the training of {count(len(failed), 'trial')} has raised an error"
             raise UserError(f"study={self.study.study_name!r}: nothing is left to train; {why}")
         made = join(self.runs, self.name, self._seeds(self.runs[0].sweep.base))
         if len(self.metrics) == 1:
             made.dataset.attrs["ranked_by"] = self.metrics[0]
+        if failed:
+            made.dataset.attrs["failed_trials"] = failed
         return made
 
     def _ask(self, most: int, dead: "list[FrozenTrial]") -> list[Asked]:
-        """Trials that a dead process has left, which leave the list, then new ones."""
+        """The next batch: trials that are abandoned, which leave the list, then new ones."""
         from optuna import TrialPruned
 
         asked: list[Asked] = []
@@ -135,21 +145,28 @@ class Search:
                     asked[-1].trials = self._trials(self.suggestions.suggest(own))
                 except TrialPruned:
                     asked[-1].pruned = True
-                except UserError:  # called again, the search goes on with the next one
+                except Exception:  # called again, the search goes on with the next one
                     if self.folder:
                         self.folder.keep_sampler(self.study, own.number)
+                    self._fail(asked)
                     raise
                 if self.folder:
                     self.folder.keep_sampler(self.study, own.number)
+            if self.folder and asked:
+                pruned = [each.number for each in asked if each.pruned]
+                self.folder.add([each.number for each in asked], pruned)
         except BaseException:
-            self._fail(asked)
+            if self.folder:
+                leave(asked)
+            else:
+                self._fail(asked)
             raise
         return asked
 
     def _listed(self, numbers: Sequence[int]) -> list[Asked]:
         """Trials of a batch that was asked before this process began."""
         from optuna import TrialPruned
-        from optuna.trial import FixedTrial
+        from optuna.trial import FixedTrial, TrialState
 
         there = self.study.get_trials(deepcopy=False)
         if max(numbers) >= len(there):
@@ -160,27 +177,34 @@ class Search:
         asked = []
         for trial in (there[number] for number in numbers):
             ended = trial.state.is_finished()
-            own = None if ended else again(self.study, trial._trial_id)
+            own = None if ended else take(self.study, trial)
             each = Asked(trial.number, own, (), trial.last_step or 0, ended)
             asked.append(each)
             if self.folder and trial.number in self.folder.pruned:
                 each.pruned = True
                 continue
-            fixed = FixedTrial(trial.params, number=trial.number)
-            values = cast("op.Trial", fixed) if own is None else own
+            fixed = cast("op.Trial", FixedTrial(trial.params, number=trial.number))
             try:
-                each.trials = self._trials(self.suggestions.suggest(values))
+                each.trials = self._trials(self.suggestions.suggest(fixed))
             except TrialPruned:
                 raise UserError(
                     f"study={self.study.study_name!r}: its trial {trial.number} is pruned by the "
                     "function that suggests, and was not when the search began: expected the same "
                     "for the same values"
                 ) from None
+            except ValueError as error:  # as of a parameter that it has not
+                raise UserError(
+                    f"study={self.study.study_name!r}: its trial {trial.number} cannot be "
+                    f"suggested again ({error}): expected the same for the same values"
+                ) from error
+            if trial.state == TrialState.COMPLETE:
+                each.reported = each.trial.epochs
         return asked
 
     def _trials(self, suggested: Trial) -> tuple[Trial, ...]:
         """What is trained for a suggestion: the first like it that there was, with each seed."""
         suggested.check()
+        driver.check([suggested], self.task, self.data)
         check_texts(self.written, suggested.values())
         before = next(iter(self.known.values()), suggested)
         if self.seeds > 1 and suggested.seed != before.seed:
@@ -197,7 +221,9 @@ class Search:
         """Train a batch, those that are not known, and tell all; whether there may be another."""
         at, self.batches = self.batches, self.batches + 1
         if self.folder and at in self.folder.failed:
+            self._fail(asked)  # as far as it was not
             return True
+        under_way = not all(each.ended for each in asked)
         pruned = [each for each in asked if each.pruned]
         self.pruned += len(pruned)
         told = [tell(self.study, each, "PRUNED") for each in pruned if not each.ended]
@@ -209,11 +235,11 @@ class Search:
             if new:
                 self._run(at, new)
         except BaseException as error:
-            failed = isinstance(error, Exception) and not self.retried
+            failed = under_way and not self.retried and _of_training(error)
+            if self.folder and failed:
+                self.folder.fail(at)
             if not self.folder or failed:  # else it can be resumed
                 self._fail(asked)
-                if self.folder:
-                    self.folder.fail(at)
             raise
         told += [self._tell(each) for each in asked if not each.ended]
         return all(told)
@@ -251,10 +277,10 @@ class Search:
         from optuna.pruners import NopPruner
 
         longest = max(trial.epochs for each in asked for trial in each.trials)
-        reports = self._reports(asked, self.prune)
+        judged = self.prune and not isinstance(self.study.pruner, NopPruner)
+        reports = self._reports(asked, judged)
         if self.training["cluster"] is None:
             return reports if self.every < longest else StopDiverged()
-        judged = self.prune and not isinstance(self.study.pruner, NopPruner)
         rungs = range(self.every, longest, self.every) if judged else ()
         return [StopDiverged(), *([Together(reports, rungs)] if rungs else [])]
 
@@ -299,16 +325,27 @@ class Search:
         assert each.own is not None
         curves = [self.curves[trial] for trial in each.trials]
         values = ending(curves, self.metrics, self.split)
-        each.own.set_user_attr("seconds", round(sum(float(own["seconds"]) for own in curves), 4))
-        if values is None:
-            first = min(epoch for own in curves if (epoch := int(own["diverged_epoch"])))
-            each.own.set_user_attr("diverged_epoch", first)
+        seconds = round(sum(float(own["seconds"]) for own in curves), 4)
+        with unless_finished(self.study, each):
+            each.own.set_user_attr("seconds", seconds)
+            if values is None:
+                first = min(epoch for own in curves if (epoch := int(own["diverged_epoch"])))
+                each.own.set_user_attr("diverged_epoch", first)
         return tell(self.study, each, "FAIL" if values is None else "COMPLETE", values)
 
     def _fail(self, asked: list[Asked]) -> None:
         for each in asked:
             if not each.ended:
                 tell(self.study, each, "PRUNED" if each.pruned else "FAIL")
+
+
+def _of_training(error: BaseException) -> bool:
+    """Whether training raises it, and would again: nothing that is refused, no disk, no study."""
+    from optuna.exceptions import OptunaError
+
+    if isinstance(error, UserError):
+        return isinstance(error.__cause__, jax.errors.JaxRuntimeError)  # of too little memory
+    return isinstance(error, Exception) and not isinstance(error, OSError | OptunaError)
 
 
 def _exhausted(study: "op.Study") -> bool:

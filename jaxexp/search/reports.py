@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, Self
 import numpy as np
 import xarray as xr
 
+from jaxexp.execution.rules import StopDiverged
 from jaxexp.results import select
 from jaxexp.spec.trial import Trial
 
@@ -110,8 +111,10 @@ class Reports:
 
     def __repr__(self) -> str:
         """What decides the numbers: checkpoints of a run know it by this."""
+        if not self.prune:
+            return repr(StopDiverged())
         told = f"metric={self.metric!r}, split={self.split!r}, every={self.every}"
-        return f"Reports({self.study.study_name!r}, {told}, prune={self.prune})"
+        return f"Reports({self.study.study_name!r}, {told}, prune=True)"
 
     def stop(self, epoch: int, trials: Sequence[Trial], curves: Curves) -> np.ndarray:
         """Those that the study needs no more: pruned, or diverged."""
@@ -138,18 +141,21 @@ class Reports:
         for asked in known:
             if asked.own and epoch > asked.reported:
                 values = [self._values[trial][epoch] for trial in asked.trials]
-                asked.own.report(float(np.mean(values)), epoch)
+                with unless_finished(self.study, asked):
+                    asked.own.report(float(np.mean(values)), epoch)
                 asked.reported = epoch
         for asked in known if self.prune else ():
             # At its last epoch a trial is complete. What a search that was killed had reported
             # beyond this epoch, it had judged here already.
             judged = epoch == asked.reported and epoch < asked.trial.epochs
             lost = not self._lost.isdisjoint(asked.trials)
-            if asked.own and judged and not lost and asked.own.should_prune():
+            if asked.own and judged and not (lost or asked.ended) and asked.own.should_prune():
                 tell(self.study, asked, "PRUNED")
 
     def _over(self, trial: Trial, epoch: int) -> bool:
         """Whether no trial of the study needs this one after the epoch."""
+        if not self.prune:
+            return trial in self._lost
         return all(
             (asked.ended and epoch >= asked.reported) or not self._lost.isdisjoint(asked.trials)
             for asked in self._by_trial[trial]
@@ -202,12 +208,23 @@ def tell(
 
     asked.ended = True
     try:
-        study.tell(asked.number, values, TrialState[state])
+        study.tell(asked.number, values, TrialState[state], skip_if_finished=True)
     except RuntimeError:
         if not study.get_trials(deepcopy=False)[asked.number].state.is_finished():
             raise
         return False
     return True
+
+
+@contextlib.contextmanager
+def unless_finished(study: "optuna.Study", asked: Asked) -> Iterator[None]:
+    """While something is written of a trial that others, too, may have ended by now."""
+    try:
+        yield
+    except RuntimeError:
+        if not study.get_trials(deepcopy=False)[asked.number].state.is_finished():
+            raise
+        asked.ended = True
 
 
 @contextlib.contextmanager

@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
+    from jaxexp.search.reports import Asked
     from jaxexp.search.suggestions import Suggest
 
 FILE, SAMPLER, LOCK = "search.json", "sampler.pickle", "lock"
-PROCESS = "process"  # user attribute of a trial: who trains it
+PROCESS = "process"  # user attribute of a trial: who trains it,
+NOBODY = "nobody"  # any more
 
 
 @dataclass
@@ -55,15 +57,15 @@ class Folder:
 
         Raises UserError if it cannot be written, is held by another process, or is another's.
         """
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(path / LOCK, timeout=0)
-            with lock:
-                yield cls(path, identity)._read()
-        except Timeout:
-            raise UserError(f"{path}: another process is using it") from None
-        except OSError as error:
-            raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
+        with contextlib.ExitStack() as stack:
+            try:
+                with writing(path):
+                    path.mkdir(parents=True, exist_ok=True)
+                    stack.enter_context(FileLock(path / LOCK, timeout=0))
+                    own = cls(path, identity)._read()
+            except Timeout:
+                raise UserError(f"{path}: another process is using it") from None
+            yield own
 
     def _read(self) -> "Folder":
         file = self.path / FILE
@@ -107,6 +109,11 @@ class Folder:
             and set(self.failed) <= set(range(len(self.batches)))
         )
 
+    @property
+    def failed_trials(self) -> list[int]:
+        """The numbers of the trials of the batches that have failed."""
+        return [number for batch in sorted(self.failed) for number in self.batches[batch]]
+
     def add(self, batch: Sequence[int], pruned: Sequence[int]) -> None:
         """Another batch was asked, some of whose trials were pruned as they were."""
         self.batches.append(list(batch))
@@ -123,7 +130,8 @@ class Folder:
             "identity": self.identity, "batches": self.batches, "failed": self.failed,
             "pruned": self.pruned,
         }  # fmt: skip
-        write_whole(self.path / FILE, json.dumps(content).encode())
+        with writing(self.path):
+            write_whole(self.path / FILE, json.dumps(content).encode())
 
     def keep_sampler(self, study: "optuna.Study", number: int) -> None:
         """As it is now, after the trial of this number: with a seed, what it suggests is decided.
@@ -139,7 +147,8 @@ class Folder:
                 f"study: its sampler {type(study.sampler).__name__} cannot be pickled ({error}), "
                 "which checkpoint_dir needs"
             ) from error
-        write_whole(self.path / SAMPLER, content, seal=True)
+        with writing(self.path):
+            write_whole(self.path / SAMPLER, content, seal=True)
 
     def restore_sampler(self, study: "optuna.Study") -> None:
         """As it was when it was kept; of a new search, it is kept as it is.
@@ -219,9 +228,30 @@ def _attrs(study: "optuna.Study") -> dict[str, Any]:
     return dict(study._storage.get_study_system_attrs(study._study_id))
 
 
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raise UserError where a file cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
 def this_process() -> str:
     """Names this process on this machine, and no other that has its number later."""
-    return f"{platform.node()} {os.getpid()} {psutil.Process().create_time():.2f}"
+    return f"{platform.node()} {os.getpid()} {_begun(os.getpid())}"
+
+
+def _begun(process: int) -> str:
+    """When it began: where there is /proc, since the machine did, which no clock that is set moves.
+
+    Raises psutil.Error where there is no such process.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{Path(f'/proc/{process}/stat').read_text().rpartition(')')[2].split()[19]}-{boot}"
+    except OSError:
+        return f"{psutil.Process(process).create_time():.2f}"
 
 
 def is_dead(process: object) -> bool:
@@ -234,18 +264,25 @@ def is_dead(process: object) -> bool:
     if node != platform.node() or not rest.isdigit():
         return False
     try:
-        created = psutil.Process(int(rest)).create_time()
+        return _begun(int(rest)) != str(process).rpartition(" ")[2]
     except psutil.Error:
         return True
-    return f"{created:.2f}" != str(process).rpartition(" ")[2]
 
 
 def abandoned(study: "optuna.Study") -> "list[FrozenTrial]":
-    """Trials that a search of a process which is over has asked and not told."""
+    """Trials that a search has asked and not told, which has left them or whose process is over."""
     from optuna.trial import TrialState
 
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    return [trial for trial in running if is_dead(trial.user_attrs.get(PROCESS, ""))]
+    owners = [(trial, trial.user_attrs.get(PROCESS, "")) for trial in running]
+    return [trial for trial, owner in owners if owner == NOBODY or is_dead(owner)]
+
+
+def leave(asked: "Sequence[Asked]") -> None:
+    """Let others, or this process, take up trials that are in no batch."""
+    for each in asked:
+        if each.own and not each.ended:
+            each.own.set_user_attr(PROCESS, NOBODY)
 
 
 def again(study: "optuna.Study", trial_id: int) -> "optuna.Trial":
@@ -257,7 +294,17 @@ def again(study: "optuna.Study", trial_id: int) -> "optuna.Trial":
 
 
 def take(study: "optuna.Study", trial: "FrozenTrial") -> "optuna.Trial":
-    """One that is abandoned, from now on of this process."""
+    """One that is running, from now on of this process.
+
+    Raises UserError where another one of this machine trains it.
+    """
+    owner = trial.user_attrs.get(PROCESS, "")
+    here = owner.startswith(f"{platform.node()} ") and owner != this_process()
+    if here and not is_dead(owner):
+        raise UserError(
+            f"study={study.study_name!r}: its trial {trial.number} is trained by the process "
+            f"{owner.split()[1]} now, which has taken it up: expected to go on once that has ended"
+        )
     own = again(study, trial._trial_id)
     own.set_user_attr(PROCESS, this_process())
     return own

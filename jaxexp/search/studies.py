@@ -98,7 +98,8 @@ def optuna(
             together; all before anything is trained. What a function suggests that cannot be, and
             values of three or more parameters that do not fit together, are found as they are
             suggested. Then, as after an error in training, the trials that were asked have been
-            told FAIL, and with `checkpoint_dir` the same call goes on with others.
+            told FAIL, and with `checkpoint_dir` the same call goes on with others. After any other
+            error, it goes on with the same ones.
 
     >>> import optuna as op
     >>> import jaxexp as jx
@@ -116,6 +117,11 @@ def optuna(
     trials = checked_int("trials", trials)
     if not isinstance(checkpoint_dir, str | Path | None):
         raise UserError(f"checkpoint_dir={checkpoint_dir!r}: expected the path of a folder")
+    if "://" in str(checkpoint_dir):
+        raise UserError(
+            f"checkpoint_dir={checkpoint_dir!r}: expected a folder, which one process at a time "
+            "can lock: the sampler's state is kept there"
+        )
 
     def train(planned: PlannedRun, kept: str | None, stopping: Stopping) -> Results:
         made: Results = run(
