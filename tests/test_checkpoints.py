@@ -252,6 +252,20 @@ def test_a_state_that_is_lost_is_taken_from_the_last_snapshot(
         assert_close(record, expected["on all devices"][record.trial])
 
 
+def test_before_fewer_trials_at_once_compile_what_there_is_is_saved(
+    small, devices, one_step, monkeypatch, tmp_path
+):
+    own, watch = made("on all devices", devices[:1], small), StopAfter(10**9)
+    monkeypatch.setattr(watch, "note", lambda text: watch.stop.set())
+    out_of_memory(monkeypatch, "call", 20)
+    keeper = Checkpoints(tmp_path, watch.notes.append)
+    running = driver.stream(own, *small, devices[:1], watch, checkpointer=keeper, stop=watch.stop)
+    with contextlib.closing(keeper), pytest.raises(InterruptedRunError):
+        list(running)
+    snapshot, _ = loaded(tmp_path, own.programs[0], small)
+    assert snapshot.chunk == 3
+
+
 def test_one_trial_that_does_not_fit_is_told(small, devices, monkeypatch):
     out_of_memory(monkeypatch, "call", 1)
     with pytest.raises(UserError, match="memory does not hold one trial: RESOURCE_EXHAUSTED"):

@@ -342,6 +342,28 @@ def test_a_run_interrupted_anywhere_decides_the_same(name, calls, problem, devic
             np.testing.assert_array_equal(a, b)
 
 
+def test_before_a_program_compiles_for_fewer_trials_it_is_saved(
+    problem, devices, tmp_path, monkeypatch, compacts
+):
+    class Moved(StopAfter):
+        def moved(self, program, epochs):
+            moved.append(epochs)
+
+    def interrupted(*_):
+        raise InterruptedRunError
+
+    moved: list[float] = []
+    for compact in (interrupted, RunningProgram.compact):
+        monkeypatch.setattr(RunningProgram, "compact", compact)
+        compacted, watch = count_calls(monkeypatch, RunningProgram, "compact"), Moved(10**9)
+        keeper = Checkpoints(tmp_path, watch.notes.append)
+        with contextlib.closing(keeper), contextlib.suppress(InterruptedRunError):
+            moved.clear()
+            train(problem, devices[:1], KeepOne(), progress=watch, checkpointer=keeper)
+    assert moved[0] == 1
+    assert not compacted
+
+
 def test_a_copy_goes_on_as_the_trial_whose_state_it_took(problem, devices, alone):
     records = train(problem, devices[:2], Shift(2))
     trials = SWEEP.trials()

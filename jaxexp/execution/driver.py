@@ -81,7 +81,7 @@ def stream(
 
     An exception in one of them, or in the caller, stops the others at their next call and is
     raised. So does `stop`, as InterruptedRunError, when every stream has left a last snapshot; a
-    stream that is still compiling has nothing to leave and is not waited for.
+    stream that is compiling has left it before, if it has trained, and is not waited for.
     """
     check([trial for program in plan.programs for trial, _ in program.members], task, data)
     control, progress = control or Control(), progress or Silent()

@@ -311,6 +311,8 @@ class Training:
         if self.own and len(self.history.epochs) == self.own.epoch:
             with contextlib.suppress(RuntimeError, AttributeError):
                 self.snapshot = self._snapshot(self.own)
+                if self.checkpointer:
+                    self.checkpointer.save(self.program, self.snapshot)
         self.own = None
         self._take_up(self.snapshot or self._load())
         self.progress.note(
@@ -411,6 +413,9 @@ class Training:
         """Go on with these trials alone, where that saves something."""
         lanes = self._lanes(own.lanes, len(left), epoch)
         if lanes < own.lanes:
+            if self.checkpointer:  # who compiles is not waited for when the run is stopped
+                snapshot = dataclasses.replace(self._snapshot(own), lanes=lanes)
+                self.checkpointer.save(self.program, snapshot)
             started = time.perf_counter()
             self.progress.compiling(self.program)
             with self.shared.compiling():
