@@ -483,6 +483,29 @@ def test_checkpoints_of_ones_own_elsewhere_start_afresh_with_force(
     assert not (tmp_path / "kept").exists()
 
 
+def test_checkpoints_in_a_run_directory_move_with_it_and_are_missed(
+    place, tmp_path, capsys, monkeypatch
+):
+    def interrupt(self):
+        raise jaxexp.UserError("as where it is interrupted")
+
+    (tmp_path / "mine.py").write_text(ELSEWHERE)
+    line = ["run", str(tmp_path / "mine.py"), "--data", str(place / "data")]
+    out, moved = tmp_path / "own", tmp_path / "moved"
+    with monkeypatch.context() as patched:
+        patched.setattr(rundir.RunDirectory, "finish", interrupt)
+        told_by(capsys, *line, "--checkpoints", str(out / "checkpoints"), "--out", str(out))
+    out.rename(moved)
+    assert rundir.RunDirectory(moved).command()["checkpoints"] == str(moved / "checkpoints")
+    (moved / "checkpoints").rename(tmp_path / "gone")
+    told = told_by(capsys, "resume", str(moved))
+    assert f"{moved / 'checkpoints'}: the checkpoints of this run are gone" in told
+    assert not (moved / "checkpoints").exists()
+    (tmp_path / "gone").rename(moved / "checkpoints")
+    told_by(capsys, "resume", str(moved), code=0)
+    assert not out.exists()
+
+
 def test_what_else_differs_from_ones_own_checkpoints_needs_force(
     place, tmp_path, capsys, monkeypatch
 ):

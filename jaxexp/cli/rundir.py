@@ -224,7 +224,10 @@ class RunDirectory:
         return f"`jaxexp resume {shlex.quote(str(self.path))}`"
 
     def _write(self, content: Mapping[str, object]) -> None:
-        """`run.json`, whole or not at all."""
+        """`run.json`, whole or not at all; a place in the directory is written as one there."""
+        here, kept = self.path.resolve(), content.get("checkpoints")
+        if isinstance(kept, str) and Path(kept).is_relative_to(here):
+            content = {**content, "checkpoints": str(Path(kept).relative_to(here))}
         write_whole(self._command, (json.dumps(content, indent=1) + "\n").encode())
 
     def command(self) -> RunFile:
@@ -262,6 +265,8 @@ class RunDirectory:
                 f"{self._command}: written in format {version}{by}; this jaxexp reads format "
                 f"{FORMAT}, so run it with the jaxexp that wrote it, or train anew"
             )
+        if (kept := command.get("checkpoints")) and "://" not in kept:
+            command["checkpoints"] = str(self.path.resolve() / kept)
         return command
 
     def exists(self) -> bool:

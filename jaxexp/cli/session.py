@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from jaxexp.base.errors import InterruptedRunError, UnavailableError
+from jaxexp.base.errors import InterruptedRunError, UnavailableError, UserError
 from jaxexp.base.files import digest
 from jaxexp.base.words import count
 from jaxexp.cli import library, pages
@@ -146,6 +146,12 @@ class Session:
         """Whether a run may go on with other code, its directory says; with `force`, it may."""
         if not begun:
             return claims.held(kept, self._identity())
+        claimed = directory.claimed is not None and not directory.command().get("finished")
+        if claimed and not claims.written(kept) and not force:
+            raise UserError(
+                f"{kept.location}: the checkpoints of this run are gone; expected them where they "
+                "were, or --force, with which its trials start afresh"
+            )
         free = {*self._made_by()}
         remedy = "delete them, or start this one anew with other --checkpoints"
         if claims.is_last(kept, directory.claimed):
