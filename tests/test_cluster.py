@@ -9,6 +9,7 @@ import subprocess
 import types
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import MagicMock
 
 import jax
@@ -481,6 +482,20 @@ def test_an_address_without_a_cluster_is_refused(data, address):
 def test_devices_that_not_every_node_has_are_refused(two, data):
     with pytest.raises(jx.UserError, match="devices=2: expected 1 to 1, the cpu devices"):
         jx.plan(sweep(), TASK, data, cluster=two.address, devices=2)
+
+
+def test_a_cluster_that_the_process_has_left_for_another_is_not_used(monkeypatch):
+    at = {"gcs_address": "other:1", "get_node_id": lambda: "there"}
+    ray = SimpleNamespace(
+        is_initialized=lambda: True, get_runtime_context=lambda: SimpleNamespace(**at)
+    )
+    known = object.__new__(cluster_nodes.Cluster)
+    known.ray, known._entered = ray, "here"
+    monkeypatch.setattr(cluster_nodes, "_joined", {"here:1": known})
+    monkeypatch.setattr(cluster_nodes, "_ray", lambda: ray)
+    monkeypatch.setattr(cluster_nodes, "_check_address", lambda address: None)
+    with pytest.raises(jx.UserError, match="this process is connected to other:1 already"):
+        cluster_nodes.joined("here:1")
 
 
 def test_without_ray_the_extra_is_named(data, monkeypatch):

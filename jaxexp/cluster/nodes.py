@@ -91,11 +91,18 @@ class Cluster:
                     f"cluster={address!r}: no Ray cluster answers there ({reason}); "
                     "`ray start --head` begins one on this machine"
                 ) from error
+        self._entered = self.ray.get_runtime_context().get_node_id()
         self.fit: set[str] = set()  # ids of the nodes that have been checked
         self.processors: dict[str, str] = {}  # of those, by id
         self._actors: dict[str, Any] = {}
         self._leaving: threading.Timer | None = None
         self._some_nodes()
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether this process is still connected to this cluster, and not to another one since."""
+        own = self.ray.is_initialized() and self.ray.get_runtime_context().get_node_id()
+        return bool(own == self._entered)
 
     @property
     def size(self) -> int:
@@ -232,7 +239,7 @@ def joined(address: str) -> Cluster:
     Raises UnavailableError and UserError as `Cluster` does.
     """
     known = _joined.get(address)
-    if known is None or not known.ray.is_initialized():
+    if known is None or not known.is_connected:
         known = _joined[address] = Cluster(address)
     return known
 
