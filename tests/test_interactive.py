@@ -157,6 +157,26 @@ def test_a_heat_map_says_its_values_and_frames_the_best():
     assert (frame["x0"], frame["y0"]) == (column - 0.5, row - 0.5)
 
 
+def test_numbers_that_are_close_for_their_size_stay_apart():
+    near = [123456.1, 123456.2, 123456.4]
+    ds = dataset({"n": [100_001, 100_002, 100_003]}, loss=near)
+    spec = twin(figures.final_by(ds, "n"))
+    assert np.ptp(spec["layout"]["yaxis"]["range"]) > 0.3
+    assert spec["layout"]["xaxis"]["tickvals"] == ds["n"].values.tolist()
+    points = spec["data"][0]
+    assert points["x"] == ds["n"].values.tolist()
+    np.testing.assert_allclose(points["y"], ds["loss"].values[:, -1, 0])
+    curves = named(twin(figures.curves(ds))).values()
+    assert len({trace["y"][-1] for trace in curves}) == 3
+    value = twin(figures.parallel(ds))["data"][0]["dimensions"][-1]
+    assert len(set(value["values"])) == len(set(value["tickvals"])) == 3
+    ds = dataset({"width": [4, 8], "depth": [1, 2]}, loss=[[1e5, 1e5 + 1], [1e5 + 2, 1e5 + 3]])
+    [cells, _] = twin(figures.heat_map(ds, "width", "depth"))["data"]
+    assert len({*cells["z"][0], *cells["z"][1]}) == 4
+    assert len(set(cells["colorbar"]["tickvals"])) == 5
+    assert packing.rounded([0.123456, 12.3456, np.nan]) == [0.12346, 12.346, None]
+
+
 def test_maps_hold_class_and_place_and_say_what_is_pale():
     ds = of_sweep(library.load("sines"), {})
     spec = twin(figures.regions(ds))

@@ -78,14 +78,14 @@ def _axis(ax: Axes, which: str) -> Spec:
         # As `number` has them: Plotly would write 1×10³⁰ where all else says 1e30.
         ends = sorted([low, high])
         shown = [float(at) for at in axis.get_majorticklocs() if ends[0] <= at <= ends[1]]
-        spec |= {"tickmode": "array", "tickvals": rounded(shown)}
+        spec |= {"tickmode": "array", "tickvals": rounded(shown, [low, high])}
         apart = shown[1] - shown[0] if len(shown) > 1 else high - low
         spec["ticktext"] = [within(at, abs(apart)) for at in shown]
     if isinstance(locator, FixedLocator):
         places = axis.get_majorticklocs()
         texts = [tick.get_text() for tick in axis.get_majorticklabels()]
         texts = texts if any(texts) else [number(float(at)) for at in places]
-        spec |= {"tickmode": "array", "tickvals": rounded(places)}
+        spec |= {"tickmode": "array", "tickvals": rounded(places, [low, high])}
         spec["ticktext"] = ["<br>".join(textwrap.wrap(plain(t), 40)) or t for t in texts]
     return spec
 
@@ -135,7 +135,7 @@ def heat_spec(
     ticks = np.linspace(low, high, 5)
     shown = 10**ticks if log else ticks
     cells: Spec = {
-        "type": "heatmap", "z": [rounded(row) for row in z],
+        "type": "heatmap", "z": [rounded(row, known) for row in z],
         "hovertext": [[plain(own) for own in row] for row in hovers],
         "hovertemplate": "%{hovertext}<extra></extra>", "legendgroup": "",
         "colorscale": VIRIDIS, "reversescale": not higher, "zmin": low, "zmax": high,

@@ -158,9 +158,9 @@ def _twin(
         dimensions.append(
             {
                 "label": axis.label,
-                "values": rounded(axis.at),
+                "values": rounded(axis.at, [axis.low, axis.high]),
                 "range": rounded([axis.low, axis.high]),
-                "tickvals": rounded(axis.places),
+                "tickvals": rounded(axis.places, [axis.low, axis.high]),
                 "ticktext": [_short(axis.text(float(at))) for at in axis.places],
             }
         )

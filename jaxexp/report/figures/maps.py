@@ -101,8 +101,9 @@ def _twin(
             }  # fmt: skip
         names = [(text.get_position(), text.get_text()) for text in ax.texts]
         labels: Spec = {
-            "type": "scatter", "mode": "text", "x": rounded([x for (x, _), _ in names]),
-            "y": rounded([y for (_, y), _ in names]), "text": [name for _, name in names],
+            "type": "scatter", "mode": "text", "text": [name for _, name in names],
+            "x": rounded([x for (x, _), _ in names], ax.get_xlim()),
+            "y": rounded([y for (_, y), _ in names], ax.get_ylim()),
             "textfont": {"size": 11, "shadow": "auto", "weight": 700}, "hoverinfo": "skip",
             "meta": {"declutter": True}, "legendgroup": "", "showlegend": False,
         }  # fmt: skip

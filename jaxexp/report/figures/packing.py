@@ -2,6 +2,7 @@
 
 import base64
 import html
+import math
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -16,10 +17,22 @@ def plain(text: str) -> str:
     return html.escape(text, quote=False).replace("\n", "<br>")
 
 
-def rounded(values: ArrayLike) -> list[float | None]:
-    """Five significant digits, which is more than a screen shows; None for what is no number."""
+def rounded(values: ArrayLike, within: ArrayLike | None = None) -> list[float | None]:
+    """To what a screen shows of the range of `within`, or of the values; None for no number.
+
+    That is a ten thousandth of the range, and five significant digits at least.
+    """
     flat = np.asarray(values, dtype=float).ravel()
-    return [float(f"{v:.5g}") if np.isfinite(v) else None for v in flat]
+    known = np.asarray(flat if within is None else within, dtype=float)
+    known = known[np.isfinite(known)]
+    extent = float(known.max() - known.min()) if known.size else 0.0
+    places = _places(extent) if math.isfinite(extent) else -400
+    return [round(float(v), max(places, _places(v))) if np.isfinite(v) else None for v in flat]
+
+
+def _places(size: float) -> int:
+    """The decimals that are five significant digits of a number, below none of 0."""
+    return 4 - math.floor(math.log10(abs(size))) if size else -400
 
 
 def packed(values: np.ndarray) -> Spec:

@@ -22,7 +22,7 @@ MARKERS = {"o": "circle", "s": "square", "^": "triangle-up", "v": "triangle-down
 def traces_of(fig: ReportFigure, ax: Axes) -> list[Spec]:
     """Bands first, which stand behind; then bars, and curves and points."""
     errors = {c.lines[0]: c for c in ax.containers if isinstance(c, ErrorbarContainer)}
-    made = [_band(band) for band in ax.collections if isinstance(band, PolyCollection)]
+    made = [_band(ax, band) for band in ax.collections if isinstance(band, PolyCollection)]
     made += [_bars(ax, c) for c in ax.containers if isinstance(c, BarContainer)]
     for line in sorted(ax.lines, key=lambda line: line.get_zorder()):
         named = errors.get(line, line)  # error bars bear the label of their curve
@@ -48,23 +48,24 @@ def _written(ax: Axes) -> list[Spec]:
         return []
     return [
         {
-            "type": "scatter", "mode": "text", "x": rounded([float(x) for (x, _), _ in found]),
-            "y": rounded([float(y) for (_, y), _ in found]),
+            "type": "scatter", "mode": "text",
+            "x": rounded([float(x) for (x, _), _ in found], ax.get_xlim()),
+            "y": rounded([float(y) for (_, y), _ in found], ax.get_ylim()),
             "text": [f" {plain(text)}" for _, text in found], "textposition": "middle right",
             "hoverinfo": "skip", "cliponaxis": False, "legendgroup": "", "name": "",
         }
     ]  # fmt: skip
 
 
-def _band(band: PolyCollection) -> Spec:
+def _band(ax: Axes, band: PolyCollection) -> Spec:
     red, green, blue, alpha = np.asarray(band.get_facecolor(), float)[0]
     colour = to_hex((red, green, blue))
     x: list[float | None] = []
     y: list[float | None] = []
     for path in band.get_paths():
         vertices = np.asarray(path.vertices)
-        x += [*rounded(vertices[:, 0]), None]
-        y += [*rounded(vertices[:, 1]), None]
+        x += [*rounded(vertices[:, 0], ax.get_xlim()), None]
+        y += [*rounded(vertices[:, 1], ax.get_ylim()), None]
     return {
         "type": "scatter", "x": x, "y": y, "mode": "lines", "fill": "toself",
         "fillcolor": _rgba(colour, float(alpha)), "line": {"width": 0, "color": colour},
@@ -88,9 +89,10 @@ def _bars(ax: Axes, bars: BarContainer) -> Spec:
     axis = ax.get_yticklabels() if sideways else ax.get_xticklabels()
     names = [plain(text.get_text()).replace("<br>", " ") for text in axis]
     along, across = ("x", "y") if sideways else ("y", "x")
+    limits = {"x": ax.get_xlim(), "y": ax.get_ylim()}
     trace: Spec = {
         "type": "bar", "orientation": "h" if sideways else "v",
-        along: rounded(size), across: rounded(middle),
+        along: rounded(size, limits[along]), across: rounded(middle, limits[across]),
         "width": round(float(patches[0].get_height() if sideways else patches[0].get_width()), 3)
         if patches else 0.6,
         "marker": {"color": [to_hex(p.get_facecolor()) for p in patches]},
@@ -135,7 +137,8 @@ def _line(fig: ReportFigure, ax: Axes, line: Line2D, name: str) -> Spec | None:
     shown = np.zeros(x.size, bool)
     shown[[at for at in every if at < x.size] if isinstance(every, list) else slice(None)] = marked
     trace: Spec = {
-        "type": "scatter", "x": rounded(x[kept]), "y": rounded(y[kept]),
+        "type": "scatter", "x": rounded(x[kept], ax.get_xlim()),
+        "y": rounded(y[kept], ax.get_ylim()),
         "mode": "lines" * joined + "+" * (joined and marked) + "markers" * marked or "none",
         "name": plain(name), "legendgroup": name,
         "opacity": line.get_alpha() or 1, "hovertemplate": _hover(ax, plain(name)),
@@ -209,8 +212,8 @@ def _cloud(fig: ReportFigure, ax: Axes, line: Line2D) -> Spec:
         "type": "scatter", "mode": "markers" if points else "lines",
         "meta": {
             "names": [plain(own) for own in names],
-            "x": rounded(x_TxE[0, kept]),
-            "y": [rounded(y_E) for y_E in y_TxE[:, kept]],
+            "x": rounded(x_TxE[0, kept], ax.get_xlim()),
+            "y": [rounded(y_E, ax.get_ylim()) for y_E in y_TxE[:, kept]],
         },
         "line": {"color": colour, "width": 1 if len(names) < 100 else 0.6},
         "marker": {"color": colour, "size": 5},
