@@ -194,6 +194,14 @@ class TestBaselines:
         assert table.iloc[1][["seeds", "undefined"]].tolist() == [1, 1]
         assert table.iloc[1]["test"] == pytest.approx(0.9)
 
+    def test_infinite_metrics_rank_behind_finite_ones(self) -> None:
+        results = {"net": seeded([[np.inf, 0.9], [0.6, 0.7], [0.5, 0.5]])}
+        assert compare.runs(results)["test"].tolist()[:2] == [0.9, 0.7]
+        table = compare.baselines(results)
+        assert table.iloc[0][["learning_rate", "seeds"]].tolist() == [0.01, 2]
+        results |= {"inf": baseline(np.inf, {"seed": [0, 1]})}
+        assert list(compare.baselines(results)["baseline"]) == ["net", "inf"]
+
     def test_folds_repeat_a_setting_as_seeds_do(self) -> None:
         test = [[0.9, 0.1], [0.6, 0.7], [0.5, 0.5]]  # one easy fold is not the best setting
         net = baseline(test, {"learning_rate": RATES, "fold": [0, 1]})

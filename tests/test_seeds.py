@@ -9,7 +9,7 @@ from datasets import dataset
 
 from jaxexp.base.errors import UserError
 from jaxexp.report import figures
-from jaxexp.results import seeds, select
+from jaxexp.results import compare, seeds, select
 
 SEEDS = [3, 4, 5, 6]
 
@@ -539,3 +539,77 @@ def test_a_setting_that_lost_a_seed_does_not_tie_with_one_that_did_not():
     means = seeds.average(swept(same, diverged=[[0] * 4, [0, 0, 0, 1], [0] * 4]))
     assert select.ties(means) == ["width 8", "width 32"]
     assert select.table(means)["rank"].tolist() == [1, 1, 3]
+
+
+def hit(counts_SxK) -> xr.Dataset:
+    """Widths × seeds that classify so many of 50 examples, in the end; the last has least loss."""
+    counts_SxK = np.array(counts_SxK)
+    loss = np.linspace(0.9, 0.1, len(counts_SxK))[:, None] + 0 * counts_SxK
+    axes = {"width": [8, 16, 32][: len(loss)], "seed": range(loss.shape[1])}
+    ds = dataset(axes, loss=loss)
+    ds["accuracy"][...] = (counts_SxK / 50)[..., None, None]
+    return ds
+
+
+def test_means_that_differ_by_rounding_tie():
+    ds = hit([[40, 40, 46], [40, 41, 45]])
+    means = seeds.average(ds)
+    assert len(set(means["accuracy"].values[:, -1, 1])) == 2
+    assert select.rank(means, "accuracy")["width"].tolist() == [16, 8]
+    assert select.ties(means, "accuracy") == ["width 16", "width 8"]
+    lead = seeds.lead(ds, "accuracy")
+    assert lead.difference == 0
+    assert "ties with width 8 over the seeds known for both: the difference is 0 (" in str(lead)
+    said = seeds.best_in_words(ds, "accuracy")
+    assert said.startswith("Both settings have the same")
+    assert compare.baselines({"net": ds}, "accuracy", "validation")["width"].tolist() == [16]
+    few = seeds.best_in_words(hit([[40, 40, 46], [40, 41, 45], [1, 2, 3]]), "accuracy")
+    assert few.startswith("2 of 3 settings tie at the highest")
+    assert "fewest" not in few
+
+
+def test_settings_that_lose_fewer_seeds_stand_first_and_answer_and_frame_agree():
+    axes = {"width": [8, 16], "depth": [1, 2], "seed": [0, 1, 2]}
+    loss = np.array([[0.5, 0.2], [0.7, 0.8]])[..., None] + np.zeros(3)
+    lost = np.array([[1, 2], [2, 2]])[..., None] > np.arange(3)
+    ds = dataset(axes, loss=loss, diverged=lost * 1)
+    said = seeds.best_in_words(ds)
+    assert "of the settings of which the fewest seeds diverged is 0.522" in said
+    assert "The mean of width 8, depth 2 is lower, 0.222 nats, but 2 of 3 seeds diverged" in said
+    assert framed(ds, "loss") == (8, 1)
+    # A metric that is undefined for a seed of all but the best, of which one diverged.
+    auc = {"loss": ("lower", ""), "auc": ("higher", "")}
+    lost = np.zeros((2, 2, 3), int)
+    lost[0, 0, 0] = 1
+    ds = dataset(axes, auc, diverged=lost)
+    ds["auc"][...] = np.array([[0.9, 0.8], [0.7, 0.6]])[..., None, None, None]
+    ds["auc"][{"seed": 1}] = np.nan
+    ds["auc"][{"width": 0, "depth": 0, "seed": 1}] = 0.9
+    assert framed(ds, "auc") == (8, 2)
+    # One diverged of each, and the metric is undefined for one besides where it is the highest.
+    ds["diverged_epoch"][:, :, 0] = 1
+    ds["auc"][...] = np.array([[0.9, 0.8], [0.7, 0.6]])[..., None, None, None]
+    ds["auc"][{"width": 0, "depth": 0, "seed": 1}] = np.nan
+    said = seeds.best_in_words(ds, "auc")
+    assert "of the settings that miss the fewest seeds, is 0.800" in said
+    # Single trials that tie: the one with the lower loss.
+    alone = dataset({"width": [8, 16], "depth": [1, 2]}, loss=[[0.9, 0.4], [0.3, 0.5]])
+    alone["accuracy"][...] = 0.5
+    assert framed(alone, "accuracy") == (16, 1)
+
+
+def framed(ds, metric):
+    """The width and the depth of the cell that a map frames: those of the best setting."""
+    [frame] = figures.heat_map(ds, "width", "depth", metric).interactive["layout"]["shapes"]
+    cell = (ds["width"].values[int(frame["x1"])], ds["depth"].values[int(frame["y1"])])
+    best = seeds.best(ds, metric)[0]
+    assert cell == (best["width"], best["depth"])
+    return cell
+
+
+def test_a_lead_is_over_the_setting_that_is_asked_for_where_labels_are_alike():
+    rates = [0.12345612, 0.12345678, 0.3]
+    loss = np.array([0.3, 0.6, 0.2])[:, None] + np.array([0, 0.01, 0.03])
+    ds = dataset({"learning_rate": rates, "seed": [0, 1, 2]}, loss=loss)
+    assert seeds.lead(ds, over={"learning_rate": rates[1]}).difference == pytest.approx(0.4)
+    assert seeds.lead(ds, over={"learning_rate": rates[0]}).difference == pytest.approx(0.1)

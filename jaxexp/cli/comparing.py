@@ -1,6 +1,7 @@
 """What differs between runs: their best trials, and what they were made with."""
 
 import json
+import operator
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ from rich.table import Table
 
 from jaxexp.cli.tables import best_setting, check_metric, signed, titled
 from jaxexp.results import seeds, select
+from jaxexp.results.select.ranks import mean_difference
 
 if TYPE_CHECKING:
     from jaxexp.cli.rundir import RunFile
@@ -62,7 +64,8 @@ def _best_by_run(runs: Mapping[str, Mapping[str, xr.Dataset]], by: str | None) -
             mean = seeds.several(found[run])
             difference = ""
             if first is not None:  # a mean is no better than one lucky trial is
-                difference = signed(value - first[1]) if mean == first[0] else "–"
+                minus = mean_difference if mean else operator.sub
+                difference = signed(minus(value, first[1])) if mean == first[0] else "–"
             first = first or (mean, value)
             made.add_row(*head, run, label, outcome, difference)
         made.add_section()

@@ -14,6 +14,7 @@ from jaxexp.base.errors import UserError
 from jaxexp.base.words import type_of
 from jaxexp.results import select
 from jaxexp.results.select import by_trial, final, hyperparameters, points, status
+from jaxexp.results.select.ranks import finite_first, told_apart
 
 Results = Mapping[str, xr.Dataset]
 
@@ -61,7 +62,8 @@ def runs(results: Results, metric: str | None = None, split: str | None = None) 
     Columns: `baseline`, `run` (in words), each of `settings` (NaN where a baseline does not have
     it), the metric on each split under the split's name, the `loss` on `split`, all after the last
     epoch, `seconds`, `status`, and `place` in `points(results[baseline])`. A diverged run has no
-    metric and no loss, and stands below all that finished. The index is the rank, from 1.
+    metric and no loss, and stands below all that finished; one without a finite metric stands
+    behind those with one. The index is the rank, from 1.
     """
     metric, split = metric_and_split(results, metric, split)
     names = settings(results)
@@ -69,7 +71,7 @@ def runs(results: Results, metric: str | None = None, split: str | None = None) 
     order = ["baseline", "run", *names, *_splits(results), "loss", "seconds", "status", "place"]
     table = pd.concat(made, ignore_index=True)[order]
     sign = -1 if _higher(results, metric) else 1
-    keys = pd.DataFrame({"value": sign * table[split], "loss": table["loss"]})
+    keys = pd.DataFrame({"value": finite_first(sign * table[split]), "loss": table["loss"]})
     table = table.loc[keys.sort_values(["value", "loss"], kind="stable").index]
     table.index = pd.RangeIndex(1, len(table) + 1, name="rank")
     kinds = {n: {ds[n].dtype.kind for ds in results.values() if n in ds.coords} for n in names}
@@ -135,7 +137,15 @@ def baselines(
     order = ["baseline", *names, "seeds", *measured[:-2], "spread", "loss", "seconds"]
     best = pd.DataFrame(rows)[[*order, "undefined", "diverged"]]
     sign = -1 if higher else 1
-    keys = pd.DataFrame({0: best[split].isna(), 1: best["undefined"], 2: sign * best[split]})
+    alike = told_apart if best["seeds"].max() > 1 else np.asarray
+    keys = pd.DataFrame(
+        {
+            0: ~np.isfinite(best[split]),
+            1: best["undefined"],
+            2: finite_first(sign * alike(best[split])),
+            3: alike(best["loss"]),
+        }
+    )
     best = best.loc[keys.sort_values([*keys], kind="stable").index].reset_index(drop=True)
     return best if best["undefined"].any() else best.drop(columns="undefined")
 
@@ -154,18 +164,22 @@ def _baseline(
         nothing = dict.fromkeys([*names, *measured, "spread"], np.nan)
         return found | nothing | {"seeds": 0, "undefined": 0}
     sign = -1 if higher else 1
+    alike = told_apart if max(map(len, whole)) > 1 else np.asarray
 
     def key(seeds: pd.DataFrame) -> tuple[float, ...]:
-        own, missing = seeds[split], int(seeds[split].isna().sum())
-        return bool(own.isna().all()), missing, sign * own.mean(), seeds["loss"].mean()
+        means = alike(seeds[[split, "loss"]].mean())
+        value, loss = finite_first(means * [sign, 1])
+        return not np.isfinite(means[0]), int(seeds[split].isna().sum()), value, loss
 
     best = min(whole, key=key)
     known = best[best[split].notna()]
+    with np.errstate(invalid="ignore"):  # infinity less infinity
+        spread = known[split].std()
     return (
         found
         | best.iloc[0][names].to_dict()
         | known[measured].mean(skipna=False).to_dict()
-        | {"seeds": len(known), "spread": known[split].std(), "undefined": len(best) - len(known)}
+        | {"seeds": len(known), "spread": spread, "undefined": len(best) - len(known)}
     )
 
 

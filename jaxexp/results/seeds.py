@@ -30,6 +30,7 @@ import xarray as xr
 from jaxexp.base.errors import UserError
 from jaxexp.results import select
 from jaxexp.results.select import count, count_replicates, number
+from jaxexp.results.select.ranks import mean_difference
 from jaxexp.results.settings import Settings, flat
 from jaxexp.spec.values import text
 
@@ -212,7 +213,7 @@ class Lead:
         wins: with how many of them the best is better than every other setting.
         difference: by which its mean is better, in the unit of the metric; over the same seeds
             where they are `paired`. Below 0 where a setting that misses seeds, and ranks behind for
-            it, is better over those that it has.
+            it, is better over those that it has; 0 where float32 does not tell the means apart.
         low: of the 95 % interval of the difference: Student's t interval of the mean of the
             differences, seed by seed ("The Probable Error of a Mean", Biometrika 1908), where they
             are `paired`, and otherwise Welch's of the difference of two means, whose variances may
@@ -275,6 +276,10 @@ class Lead:
                 said = f"With {of}, {self.best} is the best. "
                 said = said if self.wins else f"With {of} is {self.best} the best. "
                 named = False
+        if self.difference == 0:
+            over = f" over the {self.replicate}s known for both" if self.paired else ""
+            how = f": the difference is {self.interval}" if np.isfinite(self.low) else ""
+            return f"{said}{self.best if named else 'It'} ties with {self.second}{over}{how}."
         if not np.isfinite(self.low):
             return f"{said}The next {f'after {self.best} ' if named else ''}is {self.second}."
         if self.difference < 0:
@@ -316,13 +321,16 @@ def _lead(
     if settings is None:
         return None
     ranked = ranked[np.isfinite(ranked["value"])]
-    best = ranked["trial"].iloc[0] if len(ranked) else None
     if over:
-        there = set(select.rank(select.where(means, **over))["trial"]) - {best}
-        if not there:
+        axes = select.axes(means)
+        place = np.arange(select.size(means)).reshape([means.sizes[axis] for axis in axes])
+        there = select.where(means.assign(_place=(axes, place)), **over)["_place"].values.ravel()
+        best = ranked.index[:1]
+        if set(there) == set(best):
             asked = ", ".join(f"{name}={text(value)}" for name, value in over.items())
-            raise UserError(f"over: {asked} is the best setting itself, expected another: {best}")
-        ranked = ranked[ranked["trial"].isin(there) | (ranked.index == ranked.index[0])]
+            own = ranked["trial"].iloc[0]
+            raise UserError(f"over: {asked} is the best setting itself, expected another: {own}")
+        ranked = ranked[ranked.index.isin([*best, *there])]
     if len(ranked) < 2:
         return None
     sign = 1 if select.direction(ds, metric) == "higher" else -1
@@ -336,7 +344,8 @@ def _lead(
     others = trials.loc[trials["setting"] != ranked.index[0], "value"].groupby(level=repeated).max()
     fewer = min(len(first), len(second))
     paired = 2 * len(gain_K) >= fewer and len(gain_K) >= min(fewer, 2)
-    difference = gain_K.mean() if paired else first.mean() - second.mean()
+    shared = (first[gain_K.index], second[gain_K.index]) if paired else (first, second)
+    difference = mean_difference(*(float(own.mean()) for own in shared))
     largest = float(pd.concat([first, second]).abs().max())
     half = _half_width([gain_K] if paired else [first, second], largest)
     return Lead(
@@ -345,9 +354,9 @@ def _lead(
         settings=select.size(means),
         seeds=len(gain_K),
         wins=int((first[gain_K.index] > others[gain_K.index]).sum()),
-        difference=float(difference),
-        low=float(difference) - half,
-        high=float(difference) + half,
+        difference=difference,
+        low=difference - half,
+        high=difference + half,
         paired=paired,
         replicate=select.replicate(ds),
     )

@@ -17,6 +17,7 @@ from jaxexp.report.figures.style import (
     STYLE,
     Ticks,
     applying_note,
+    averaged,
     axis_label,
     headed,
     make_panels,
@@ -25,6 +26,7 @@ from jaxexp.report.figures.style import (
 )
 from jaxexp.results import select
 from jaxexp.results.select import setting, within
+from jaxexp.results.select.ranks import finite_first, told_apart
 
 NUMBERED = 12  # cells in a row that have room for their number
 
@@ -37,8 +39,8 @@ def heat_map(
 
     `split` is `select.default_split` if not given. A cell is the mean over the finished trials of
     its two values, with their standard deviation where they differ in nothing but seed and fold;
-    where some diverged it says how many. The best cell has a frame: of those that miss as few seeds
-    and folds as any, as in `select.rank`.
+    where some diverged it says how many. The best cell has a frame: that of the best setting of
+    `select.rank`, or else, where cells are means over other hyperparameters, the best mean.
     Raises UserError for a metric, a split or a hyperparameter that the results do not have.
     """
     split = split or select.default_split(ds)
@@ -62,8 +64,8 @@ def heat_map(
     np.add.at(undefined, tuple(at), ~lost & value.isna().to_numpy())
     mean = np.divide(total, found, out=np.full(shape, np.nan), where=found > 0)
     std = np.full(shape, np.nan)
-    settings = {x, y} < set(select.hyperparameters(ds)) <= {x, y, *select.replicates(ds)}
-    if settings:
+    alone = set(select.hyperparameters(ds)) <= {x, y, *select.replicates(ds)}
+    if alone and select.replicates(ds):
         squares = np.zeros(shape)
         np.add.at(squares, tuple(at), ((value - mean[tuple(at)]) ** 2).fillna(0).to_numpy())
         std = np.sqrt(np.divide(squares, found - 1, out=std, where=found > 1))
@@ -93,11 +95,13 @@ def heat_map(
     ax.set(xlabel=in_words[x] + explained, ylabel=in_words[y])
     span = float(high - low)
     written = _write_cells(ax, mean, std, diverged, image, span)
-    if known.size:
-        missing = diverged + undefined if settings else np.zeros(shape, int)
-        fewest = np.isfinite(mean) & (missing == missing[np.isfinite(mean)].min())
-        flat = np.where(fewest, -mean if higher else mean, np.inf)
-        row, column = np.unravel_index(int(flat.argmin()), shape)
+    order = finite_first(told_apart(-mean if higher else mean))
+    row, column = (int(at) for at in np.unravel_index(int(order.argmin()), shape))
+    if alone:
+        first = select.rank(averaged(ds), metric, split).iloc[0]
+        row, column = values[y].index(first[y]), values[x].index(first[x])
+    framed = bool(np.isfinite(mean[row, column]))
+    if framed:
         frame = [column - 0.5, column + 0.5], [row - 0.5, row + 0.5]
         (a, b), (c, d) = frame
         ax.plot([a, b, b, a, a], [c, c, d, d, c], color="#D55E00", lw=2.5, clip_on=False)
@@ -107,7 +111,7 @@ def heat_map(
     bar.ax.yaxis.set_minor_formatter(NullFormatter())
     say_which(fig, note)
     best = ""
-    if known.size:
+    if framed:
         best = f"; the best cell is {within(float(mean[row, column]), span, 4)}"
     fig.alt = (
         f"Map of {axis_label(ds, metric, split)} over {in_words[x]} and {in_words[y]}, "
@@ -130,7 +134,7 @@ def heat_map(
         for i in range(shape[0])
     ]
     fig.interactive = heat_spec(
-        mean, names, hovers, written, (int(row), int(column)) if known.size else None,
+        mean, names, hovers, written, (row, column) if framed else None,
         higher=higher, log=logarithmic,
         labels={"x": in_words[x], "y": in_words[y],
                 "bar": of + axis_label(ds, metric, split)},

@@ -6,12 +6,14 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 import pandas as pd
 import xarray as xr
+from numpy.typing import ArrayLike
 
 from jaxexp.base.errors import UserError
 from jaxexp.base.numbers import is_number
 from jaxexp.results.select.fields import (
     Plain,
     applies,
+    averaged_over,
     by_trial,
     changed,
     check_metric,
@@ -114,9 +116,10 @@ def rank(ds: xr.Dataset, metric: str = "loss", split: str | None = None) -> pd.D
 
     The metric's `direction` decides what is better. Ties are broken by the loss on
     `default_split(ds)`, then by position. A trial without a finite value comes after those with
-    one; diverged trials come last, the earliest very last. Of means over seeds, those of which a
-    seed diverged come after those of which none did, and then those for which the metric is
-    undefined for more seeds after those for fewer: what is left may be the easier ones.
+    one; diverged trials come last, the earliest very last. Of means over seeds, those of which more
+    seeds diverged come after those of which fewer did, and then those for which the metric is
+    undefined for more seeds after those for fewer: what is left may be the easier ones. Means that
+    float32 does not tell apart tie.
     Columns: `trial` (its label), each of its hyperparameters `in_the_end`, `value`, `epoch` (whose
     parameters it has in the end: the last one trained, or the best; of means, the last one that any
     of its seeds trained), `status`. The index is the trial's place in `points(ds)`.
@@ -143,20 +146,42 @@ def with_places(ds: xr.Dataset, metric: str, split: str | None) -> pd.DataFrame:
         }
     )
     sign = -1 if direction(ds, metric) == "higher" else 1
+    compared, loss = as_compared(ds, value), as_compared(ds, loss)
     late = np.where(diverged == 0, -np.inf, -diverged)
-    lost = by_trial(ds, ds["diverged_seeds"]) > 0 if "diverged_seeds" in ds else diverged > 0
+    lost = by_trial(ds, ds["diverged_seeds"]) if "diverged_seeds" in ds else diverged > 0
     missing = by_trial(ds, undefined(ds, metric).sel(split=split))
     keys = pd.DataFrame(
-        {0: ~np.isfinite(value), 1: lost, 2: missing, 3: _finite_first(sign * value)}
+        {0: ~np.isfinite(value), 1: lost, 2: missing, 3: finite_first(sign * compared)}
     )
     tied = keys.groupby([*keys]).ngroup()
     place = tied.where(np.isfinite(value)).rank(method="min")
-    order = np.lexsort((late, _finite_first(loss), tied))
+    order = np.lexsort((late, finite_first(loss), tied))
     return table.assign(place=place.astype("Int64")).loc[order]
 
 
-def _finite_first(values: np.ndarray) -> np.ndarray:
+def finite_first(values: ArrayLike) -> np.ndarray:
+    """To order by: what is no number stands last."""
     return np.where(np.isfinite(values), values, np.inf)
+
+
+def as_compared(ds: xr.Dataset, values: ArrayLike) -> np.ndarray:
+    """Values of trials as they are, and of means what is `told_apart`."""
+    return told_apart(values) if averaged_over(ds) else np.asarray(values)
+
+
+def told_apart(means: ArrayLike) -> np.ndarray:
+    """Means over seeds to 20 bits, to which those of numbers in float32 are exact.
+
+    40 + 40 + 46 of 50 and 40 + 41 + 45 of 50 have the same mean, which differs in further bits.
+    """
+    share, exponent = np.frexp(np.asarray(means, float))
+    made: np.ndarray = np.ldexp(np.round(share * 2**20), exponent - 20)
+    return made
+
+
+def mean_difference(mean: float, other: float) -> float:
+    """By how much a mean is larger; 0 where they are not `told_apart`."""
+    return 0.0 if told_apart(mean) == told_apart(other) else mean - other
 
 
 def distinct(ds: xr.Dataset, name: str) -> list[Plain]:
@@ -215,7 +240,7 @@ def worst(ds: xr.Dataset, metric: str = "loss", split: str | None = None) -> tup
 
 
 def ties(ds: xr.Dataset, metric: str = "loss", split: str | None = None) -> list[str]:
-    """The labels of all trials whose `metric` is exactly the best one, in the order of `rank`.
+    """The labels of all trials whose `metric` is the best one, in the order of `rank`.
 
     One label where nothing ties, none where no trial has a finite value.
     """

@@ -31,7 +31,7 @@ from jaxexp.results.select.labels import (
     trial_in_words,
     with_unit,
 )
-from jaxexp.results.select.ranks import first_placed, with_places
+from jaxexp.results.select.ranks import as_compared, first_placed, with_places
 from jaxexp.results.select.wording import (
     all_of,
     count,
@@ -111,17 +111,19 @@ def best_in_words(
         return f"{capitalised(all_of(trials, what(ds)))} have the same {measured}: {value}."
     higher = direction(ds, metric) == "higher"
     extreme = "highest" if higher else "lowest"
-    beyond = ranked[ranked["value"] > first if higher else ranked["value"] < first]
+    compared = as_compared(ds, ranked["value"]) * (1 if higher else -1)
+    beyond = ranked[compared > compared[0]]
     better = beyond[np.isfinite(beyond["value"])]
     extreme += "" if len(better) == len(beyond) else " finite"
-    passed = _passed_over(ds, metric, better, digits)
-    if passed:
-        measured += f" of settings without a diverged {replicate(ds)}"
-    among = (
-        ""
-        if passed or better.empty
-        else f", of the settings that miss the fewest {replicate(ds)}s,"
-    )
+    lost = by_trial(ds, ds["diverged_seeds"]) if "diverged_seeds" in ds else np.zeros(trials, int)
+    fewest, passed, among = lost[ranked.index[0]], "", ""
+    if not better.empty and (lost[better.index] > fewest).all():
+        passed = _passed_over(ds, metric, better, digits)
+        measured += f" of settings without a diverged {replicate(ds)}" if not fewest else (
+            f" of the settings of which the fewest {replicate(ds)}s diverged"
+        )  # fmt: skip
+    elif not better.empty:
+        among = f", of the settings that miss the fewest {replicate(ds)}s,"
     if one:
         return f"The {extreme} {measured}{among} is {value}: {tied[0]}.{passed}"
     more = f"; and {len(tied) - 3} more" if len(tied) > 3 else ""
@@ -132,12 +134,9 @@ def best_in_words(
 
 
 def _passed_over(ds: xr.Dataset, metric: str, better: pd.DataFrame, digits: int) -> str:
-    """A sentence on settings that would be best, but for a seed that diverged; "" if not of all."""
-    lost = by_trial(ds, ds["diverged_seeds"]) if "diverged_seeds" in ds else np.zeros(size(ds), int)
-    if better.empty or not lost[better.index].all():
-        return ""
+    """A sentence on settings that would be best, but for seeds that diverged."""
     place = int(better.index[0])
-    diverged, finished = int(lost[place]), int(by_trial(ds, ds["seeds"])[place])
+    diverged, finished = (int(by_trial(ds, ds[n])[place]) for n in ("diverged_seeds", "seeds"))
     which = direction(ds, metric)
     value = with_unit(ds, metric, decimals(float(better["value"].iloc[0]), digits))
     others = f", and {count(len(better) - 1, 'more setting')} likewise" if len(better) > 1 else ""
