@@ -190,6 +190,7 @@ def test_a_sweep_file_of_ones_own_with_a_diverging_trial(tmp_path, monkeypatch):
         (["run", "epochs", "--set", "width="], "--set 'width=': expected KEY=VALUE"),
         (["run", "epochs", "--set", "width=3", "--set", "width=4"], "--set width is given twice"),
         (["run", "epochs", "--set", "width=3.5"], "width='3.5': expected a whole number"),
+        (["run", "epochs", "--set", "width=1_6"], "width='1_6': expected a whole number"),
         (["run", "epochs", "--set", "width=0"], "width=0: expected a number at least 1"),
         (["run", "epochs", "--set", "epochs=0"], "epochs=0: expected a number at least 1"),
         (["run", "epochs", "--set", "learning_rate=0"], "learning_rate=0.0: expected a number"),

@@ -32,7 +32,7 @@ from small_results import (
 import jaxexp as jx
 from jaxexp.base.errors import UserError
 from jaxexp.base.words import duration
-from jaxexp.cli import library, rundir, tables
+from jaxexp.cli import exporting, library, rundir, tables
 from jaxexp.cli import main as cli
 from jaxexp.execution.progress import Ranking, TerminalProgress, going_on
 from jaxexp.planning.programs import Estimate, Plan, Program
@@ -484,6 +484,8 @@ def test_values_are_read_as_set_reads_them():
         (["10000", "None", "-1"], "10,000", "10000"),
         (["10000", "None", "-1"], "−1", "-1"),
         (["0.1--0.2", "()", "None"], "0.1-−0.2", "0.1--0.2"),
+        (["10000", "None", "-1"], "1_0000", None),
+        (["10000", "None", "-1"], "-\N{FULLWIDTH DIGIT ONE}", None),
         (["1_0", "a", "b"], "10", None),  # text, which looks like a number
         (["007", "1_0", "2024-01"], "7", None),
         (["8", "64-32", "auto"], "8.0", "8"),
@@ -652,6 +654,14 @@ def test_trials_of_different_lengths_and_sweeps_are_exported(tmp_path):
     assert set(pd.read_csv(tmp_path / "one.csv")["sweep"]) == {"widths"}
 
 
+def test_hyperparameters_of_every_exported_sweep_stand_first():
+    first = results()
+    other = first.rename(accuracy="recall")
+    other.attrs |= {"metrics": '["loss", "recall"]', "base": '{"own": 1}'}
+    columns = list(exporting.rows({"first": first, "other": other}, final=True))
+    assert columns.index("own") < columns.index("epochs_trained") < columns.index("train_recall")
+
+
 def test_runs_are_listed_with_their_state(tmp_path, rates):
     write_run(tmp_path / "whole", results())
     write_run(tmp_path / "broken-off", results(), finished=False)
@@ -717,6 +727,7 @@ def test_a_run_without_results_says_how_to_go_on(tmp_path):
         (["show", "{run}", "--where", "width=3"], "width does not vary here; the hyperparameters"),
         (["show", "{run}", "--where", "learning_rate=2"], "no trial has learning_rate = 2.0; ther"),
         (["show", "{run}", "--where", "learning_rate=x"], "learning_rate=x: expected one number"),
+        (["show", "{run}", "--where", "learning_rate=1_0"], "rate=1_0: expected one number"),
         (["show", "{run}", "--where", "batch_norm=2"], "--where batch_norm=2: expected on or off"),
         (["show", "{run}", *("--where", "batch_norm=on") * 2], "batch_norm is given twice, expec"),
         (["show", "{run}", "--where", "width"], "--where 'width': expected KEY=VALUE"),

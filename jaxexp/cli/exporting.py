@@ -24,7 +24,9 @@ def rows(results: Mapping[str, xr.Dataset], *, final: bool) -> pd.DataFrame:
     epoch on in which its trial diverged.
     """
     parts = [_final_rows(ds) if final else _rows(ds) for ds in results.values()]
-    return pd.concat(parts, ignore_index=True)
+    first = {name for ds in results.values() for name in _trials(ds)}
+    table = pd.concat(parts, ignore_index=True)
+    return table[sorted(table, key=lambda name: name not in first)]
 
 
 def _trials(ds: xr.Dataset) -> pd.DataFrame:

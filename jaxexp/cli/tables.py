@@ -215,7 +215,7 @@ def _read(name: str, value: str, there: np.ndarray) -> object:
     try:
         if kind == "b":
             return convert(bool, value)
-        return float(shown) if kind == "f" else int(shown)
+        return convert(float if kind == "f" else int, shown)
     except (ValueError, KeyError):
         expected = {"b": "on or off", "i": "one whole number", "u": "one whole number"}
         wanted = expected.get(kind, "one number")

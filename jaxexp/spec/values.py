@@ -159,14 +159,24 @@ def _to_enum(hint: type[enum.Enum], value: object) -> enum.Enum:
     return hint[value] if isinstance(value, str) and value in hint.__members__ else hint(value)
 
 
-def _to_float(value: SupportsFloat | str) -> float:
-    if isinstance(value, bool) or not math.isfinite(number := float(value)):
+def _is_other_text(value: object) -> bool:
+    """Whether it is text that Python reads as a number, and nobody writes so: "1_0"."""
+    return isinstance(value, str) and ("_" in value or not value.isascii())
+
+
+def to_float(value: SupportsFloat | str) -> float:
+    """A finite number; raises ValueError for what is none."""
+    if isinstance(value, bool) or _is_other_text(value):
+        raise ValueError
+    if not math.isfinite(number := float(value)):
         raise ValueError
     return number + 0.0  # -0.0 equals 0.0, and is not the same
 
 
 def _to_int(value: SupportsInt | str) -> int:
-    if isinstance(value, bool) or (not isinstance(value, str) and value != int(value)):
+    if isinstance(value, bool) or _is_other_text(value):
+        raise ValueError
+    if not isinstance(value, str) and value != int(value):
         raise ValueError
     return int(value)
 
@@ -186,7 +196,7 @@ _BOOLEANS = {"true": True, "on": True, "yes": True, "1": True} | {
     "false": False, "off": False, "no": False, "0": False,
 }  # fmt: skip
 _CONVERTERS: dict[Hint, Callable[[Any], Value]] = {  # what each does not take, it refuses
-    float: _to_float,
+    float: to_float,
     int: _to_int,
     bool: lambda value: _BOOLEANS[str(value).lower()],
     str: _to_text,

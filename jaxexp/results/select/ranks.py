@@ -34,7 +34,7 @@ from jaxexp.results.select.fields import (
 )
 from jaxexp.results.select.labels import applying_by_trial, named, point, statuses, trial_in_words
 from jaxexp.results.select.wording import metric_words
-from jaxexp.spec.values import parts, text
+from jaxexp.spec.values import parts, text, to_float
 from jaxexp.spec.written import number, setting
 
 
@@ -205,10 +205,9 @@ def numbers(value: object) -> tuple[float, ...]:
     written = text(value)
     for each in ([written], parts(written)):
         try:
-            made = tuple(map(float, each))
+            return tuple(map(to_float, each))
         except ValueError:
             continue
-        return made if np.isfinite(made).all() else ()
     return ()
 
 
