@@ -434,6 +434,15 @@ def test_a_unit_with_a_full_stop_ends_no_sentence():
     assert short.endswith("deg.\N{NO-BREAK SPACE}C: learning rate 0.01.")
 
 
+def test_the_summary_has_the_first_sentence_whatever_is_in_it_and_follows():
+    ds = dataset({"optimizer": ["Dr. Who", "Mr. X", "plain"]}, loss=[0.1, 0.2, 0.3])
+    ds["accuracy"][...] = 0.5
+    ds["accuracy"][2] = 0.4
+    section = sections.in_general(ds, forget)
+    assert ". 2 of 3 trials tie at" in section.answer
+    assert section.short_answer.endswith("nats: optimizer Dr.\N{NO-BREAK SPACE}Who.")
+
+
 def test_numbers_written_as_text_are_as_important_as_numbers():
     counts, rates = [2, 4, 8, 16, 32, 64, 128], [0.1, 0.2]
     losses = np.add.outer(np.arange(7), [0, 0.5])

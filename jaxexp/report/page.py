@@ -86,7 +86,8 @@ class Section:
     @property
     def short_answer(self) -> str:
         """The first sentence of the answer, without what is said of every "±" in it."""
-        first = re.split(r"(?<=[.!?])[ \n]+(?=[A-Z])", self.answer.strip(), maxsplit=1)[0]
+        ends = r"(?<=[.!?])[ \n]+(?=[A-Z]|[\d,]+ of )"  # "2 of 3 trials tie"
+        first = re.split(ends, self.answer.strip(), maxsplit=1)[0]
         return re.sub(r" \(mean ± standard deviation over [^)]*\)", "", first)
 
 

@@ -1,6 +1,7 @@
 """Names of trials, and how each of them ended."""
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
@@ -35,8 +36,12 @@ def named(ds: xr.Dataset, name: str) -> str:
 
 def with_unit(ds: xr.Dataset, metric: str, value: str) -> str:
     """`value`, already text, and the unit of `metric`: "0.243 nats"."""
-    unit = units(ds, metric).replace(". ", ".\N{NO-BREAK SPACE}")  # "deg. C" ends no sentence
-    return f"{value} {unit}".rstrip()
+    return f"{value} {_unended(units(ds, metric))}".rstrip()
+
+
+def _unended(text: str) -> str:
+    """With no-break spaces where sentences would end: "deg. C" is one unit, "Dr. Who" one value."""
+    return re.sub(r"(?<=[.!?]) ", "\N{NO-BREAK SPACE}", text)
 
 
 def label(point: xr.Dataset, names: Iterable[str] = ()) -> str:
@@ -56,7 +61,8 @@ def label(point: xr.Dataset, names: Iterable[str] = ()) -> str:
 
 def trial_in_words(values: Mapping[str, object]) -> str:
     """Of values by their names in words."""
-    return ", ".join(f"{name} {setting(value)}" for name, value in values.items()) or "single trial"
+    each = (f"{name} {_unended(setting(value))}" for name, value in values.items())
+    return ", ".join(each) or "single trial"
 
 
 def status(point: xr.Dataset) -> str:
