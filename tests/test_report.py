@@ -327,6 +327,14 @@ def test_a_spread_beside_an_exponent_has_one_too() -> None:
     assert _cells(table)["body"] == [("6.574e29 ± 1.8e28",), ("0.5 ± 1e20",)]
 
 
+def test_values_in_a_narrow_range_have_the_digits_that_tell_them_apart() -> None:
+    table = pd.DataFrame({"loss": [1000.01, 1000.02, 1000.04], "r2": [0.91, 0.92, 0.9]})
+    body = [("1,000.01", "0.91"), ("1,000.02", "0.92"), ("1,000.04", "0.90")]
+    assert _cells(table)["body"] == body
+    rounding = pd.DataFrame({"accuracy": [0.84, 0.84000003]})
+    assert _cells(rounding)["body"] == [("0.84",), ("0.84",)]
+
+
 def test_the_summary_says_once_what_a_spread_is() -> None:
     for over in ("3 seeds", "5 folds", "2 seeds × 4 folds", "2 to 5 seed-fold pairs"):
         answer = f"The lowest loss is 0.2 ± 0.1 (mean ± standard deviation over {over}): width 8."

@@ -343,6 +343,7 @@ def _with_spread(text: str, spread: float) -> str:
 def _column(column: pd.Series, *, given: bool = False) -> list[str]:
     """The values as text: fractions to four digits of the largest, so that points line up.
 
+    To up to seven, where these show the places of values in a narrow range.
     Where they span so much that this would hide the small ones, each as `number` writes it; those
     of a hyperparameter, which are `given`, as `setting` does.
     """
@@ -354,7 +355,13 @@ def _column(column: pd.Series, *, given: bool = False) -> list[str]:
     if not sizes.size or sizes.max() >= 99 * sizes.min() or "e" in "".join(each):
         return each  # they have no common number of decimals
     needed = max(len(text.partition(".")[2]) for text in each)
-    places = min(needed, max(0, 3 - int(np.floor(np.log10(sizes.max())))))
+    size = int(np.floor(np.log10(sizes.max())))
+    places = min(needed, max(0, 3 - size))
+    known = values[np.isfinite(values)]
+    if (extent := float(known.max() - known.min())) > 0:
+        apart = int(np.ceil(-np.log10(extent / 20)))  # as `within` has it
+        there = max(len(f"{value:.7g}".partition(".")[2]) for value in known)
+        places = max(places, min(apart, there)) if apart <= 6 - size else places
     fixed = [f"{value:,.{places}f}".replace("-", "−") for value in values]
     return ["–" if np.isnan(v) else text for v, text in zip(values, fixed, strict=True)]
 
