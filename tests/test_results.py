@@ -4,22 +4,28 @@ import dataclasses
 import enum
 import hashlib
 import json
+import re
 from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Literal
 
 import numpy as np
 import pytest
 import xarray as xr
 
+import jaxexp
 from jaxexp.base.errors import UserError
 from jaxexp.execution.records import TrialRecord
 from jaxexp.report import figures
 from jaxexp.results import select
 from jaxexp.results.dataset import load, save, to_dataset
+from jaxexp.results.facts import facts, host_facts
 from jaxexp.results.seeds import average
 from jaxexp.spec import values
 from jaxexp.spec.sweep import RECORDS, Sweep
 from jaxexp.spec.trial import MLPTrial
+from jaxexp.training.checks import OWN_ATTRIBUTES
 
 SPLITS = ["train", "validation", "test"]
 
@@ -104,6 +110,26 @@ def test_attributes(problem):
     assert results.attrs["compile_seconds"] == 0.5
     assert results.attrs["device"] == "abacus"
     assert json.loads(results.attrs["base"])["seed"] == 4
+
+
+def test_attributes_of_data_are_kept_by_names_that_results_do_not_use(problem, tmp_path):
+    sweep = Sweep(MLPTrial(epochs=2, depth=1), {"seed": [0, 1]})
+    records = {trial: made_up(trial) for trial in sweep.trials()}
+    kept = {"data": "ours", "of": ["a", "b"], "n": 3, "shares": [0.5, 1.0], "big": np.float32(2)}
+    data = dataclasses.replace(problem.data, attrs=kept, notes=["by hand"])
+    results = to_dataset(sweep, records, problem.task, data, host_facts("alone", 2))
+    save(results, tmp_path / "results.nc")
+    found = load(tmp_path / "results.nc").attrs
+    assert {name: np.array(found[name]).tolist() for name in kept} == kept
+    assert json.loads(found["notes"]) == ["by hand"]
+    own = found.keys() | average(results).attrs.keys()
+    own |= facts(SimpleNamespace(programs=[], trials=0), "abacus", 1).keys()
+    for path in Path(jaxexp.__file__).parent.rglob("*.py"):
+        if "reproduce" not in path.parts:
+            use = r'(?:[^_]attrs(?:\.get\(|\[)|environment\[)"(\w+)"|assign_attrs\((\w+)='
+            own |= {a or b for a, b in re.findall(use, path.read_text("utf-8"))}
+    elsewhere = {"units", "direction", "hyperparameters", "seed"}  # variables, tables, old files
+    assert own - kept.keys() - elsewhere <= OWN_ATTRIBUTES
 
 
 def test_seeds_are_all_that_there_are(problem):

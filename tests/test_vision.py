@@ -278,4 +278,4 @@ def test_a_quick_run_takes_some_images_of_either_class(inputs, monkeypatch):
     assert np.bincount(found.train.y_N).tolist() == [5, 5]
     assert len(found.train.files) == len(found.train.x_NxHxWx3) == 10
     assert found.fingerprint != load(inputs, middle()).fingerprint
-    assert "quick run" in problems.pixels(quick).data.attrs["notes"]
+    assert "quick run" in problems.pixels(quick).data.notes[0]

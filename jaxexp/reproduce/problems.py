@@ -49,7 +49,7 @@ def probing(inputs: jx.Inputs) -> jx.Problem:
     seen = ImageTask(mean=MEAN, std=STD)
     attrs = _attributes(inputs, images, transform, seen, weights)
     attrs |= {"feature_seconds": seconds}
-    return _problem(LinearTask(), images, splits, attrs, weights=weights)
+    return _problem(inputs, LinearTask(), images, splits, attrs, weights=weights)
 
 
 def pixels(inputs: jx.Inputs) -> jx.Problem:
@@ -61,9 +61,8 @@ def pixels(inputs: jx.Inputs) -> jx.Problem:
 
     images = load(inputs, middle())
     splits = {name: flat(getattr(images, name)) for name in SPLITS}
-    return _problem(
-        LinearTask(), images, splits, _attributes(inputs, images, middle(), ImageTask())
-    )
+    attrs = _attributes(inputs, images, middle(), ImageTask())
+    return _problem(inputs, LinearTask(), images, splits, attrs)
 
 
 def check_pretrained(inputs: jx.Inputs) -> None:
@@ -104,11 +103,11 @@ def _on_images(
     }
     extra = {"weights": weights.tree} if weights else {}
     attrs = _attributes(inputs, images, transform, task, weights)
-    return _problem(task, images, splits, attrs, extra, weights)
+    return _problem(inputs, task, images, splits, attrs, extra, weights)
 
 
 def _problem(
-    task: ImageTask | LinearTask, images: Images, splits: dict[str, Any],
+    inputs: jx.Inputs, task: ImageTask | LinearTask, images: Images, splits: dict[str, Any],
     attrs: Mapping[str, object], extra: Mapping[str, object] | None = None,
     weights: Backbone | None = None,
 ) -> jx.Problem:  # fmt: skip
@@ -122,6 +121,7 @@ def _problem(
             "test_label": (("image",), images.test.y_N.astype(np.int16)),
         },
         attrs=attrs,
+        notes=_notes(inputs, images),
     )
     fingerprint = jx.digest(images.fingerprint, weights.digest if weights else "")
     return jx.Problem(task, data.known_by(fingerprint))
@@ -131,7 +131,6 @@ def _attributes(
     inputs: jx.Inputs, images: Images, transform: Transform, task: ImageTask,
     weights: Backbone | None = None,
 ) -> dict[str, object]:  # fmt: skip
-    counts = {name: len(getattr(images, name).y_N) for name in SPLITS}
     seen = {**vars(transform), "mean": task.mean, "std": task.std}
     return {
         "data": images.source,
@@ -140,15 +139,14 @@ def _attributes(
         "image_size": transform.shape[0],
         "transform": json.dumps(seen),
         "weights": f"{inputs.weights} ({weights.digest})" if weights else "",
-        "notes": json.dumps(_notes(inputs, images, counts)),
     }
 
 
-def _notes(inputs: jx.Inputs, images: Images, counts: dict[str, int]) -> list[str]:
+def _notes(inputs: jx.Inputs, images: Images) -> list[str]:
     """What to know before believing the results."""
     notes = []
     if inputs.quick:
-        described = ", ".join(f"{count} {name}" for name, count in counts.items())
+        described = ", ".join(f"{len(getattr(images, name).y_N)} {name}" for name in SPLITS)
         notes.append(f"a quick run, on some of the images alone ({described})")
     if images.skipped:
         shown = ", ".join(images.skipped[:5]) + (" …" if len(images.skipped) > 5 else "")

@@ -174,6 +174,7 @@ def _attributes(
         "examples": json.dumps(data.counts),
         **classes,
         **({"conditions": json.dumps(conditions)} if conditions else {}),
+        **({"notes": json.dumps(data.notes)} if data.notes else {}),
         **data.attrs,
         "data_fingerprint": data.fingerprint,
         "sweep": sweep.name,

@@ -18,7 +18,7 @@ from jaxexp.spec.arguments import refuses_unknown_arguments
 from jaxexp.spec.hyperparameters import LARGEST
 from jaxexp.spec.names import check_names
 from jaxexp.spec.sweep import Sweep
-from jaxexp.training.checks import is_laid_out
+from jaxexp.training.checks import checked_notes, is_laid_out
 from jaxexp.training.data import Attributes, Data
 from jaxexp.training.task import Task
 
@@ -70,8 +70,7 @@ def external_results(
     if not is_number(seconds) or not 0 <= seconds < math.inf:
         raise UserError(f"seconds={seconds!r}: expected a number, at least 0")
     predictions = _checked_predictions(sweep, predictions, task, data)
-    if not isinstance(notes, list | tuple) or not all(isinstance(note, str) for note in notes):
-        raise UserError(f"notes={notes!r}: expected a list of text")
+    notes = (*data.notes, *checked_notes(notes))
     nothing = np.full(1, np.nan, np.float32)
     trials = sweep.trials()
     records = {
@@ -92,8 +91,7 @@ def external_results(
         for trial in trials
     }
     facts: dict[str, object] = dict(host_facts(f"1 fit of {model} on the host", len(trials)))
-    own_notes = json.loads(data.attrs.get("notes", "[]"))
-    facts |= {"wall_seconds": seconds, "notes": json.dumps([*own_notes, *notes])}
+    facts |= {"wall_seconds": seconds, "notes": json.dumps(notes)}
     dataset = to_dataset(sweep, records, task, data, facts)
     dataset = dataset.assign_attrs(
         train_evaluation=f"all {count(data.counts['train'], 'training example')}"

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,20 @@ INT32 = np.iinfo(np.int32)
 
 
 FLOAT32 = np.finfo(np.float32)
+
+
+# What results say themselves, beside the versions of libraries: no names for attributes of data.
+OWN_ATTRIBUTES = frozenset({
+    "averaged_folds", "averaged_seeds", "axes", "base", "best_epochs", "classes", "compile_seconds",
+    "conditions", "data_fingerprint", "device", "devices", "examples", "features", "flax",
+    "identity", "jax", "jaxexp", "jaxlib", "machine", "metrics", "nodes", "notes", "numpy", "optax",
+    "plan", "plan_trials", "precision", "programs", "python", "quick", "ranked_by", "resumed",
+    "seeds", "settings", "started", "stopping", "sweep", "sweep_id", "traced", "train_evaluation",
+    "train_seconds", "trials", "wall_seconds",
+})  # fmt: skip
+
+
+HDF5_ATTRIBUTES = frozenset({"CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST"})
 
 
 BLOCK_BYTES = 16 << 20  # at a time, so that large arrays are never copied whole
@@ -218,6 +233,31 @@ def check_coordinate(name: str, coordinate: object) -> None:
         raise UserError(f"coords: {name!r} has {dims} for shape {shape}, expected {expected}")
 
 
+def check_attribute(name: str, value: object) -> None:
+    """Raise UserError unless a results file can hold it, by a name that is not its own."""
+    if name in OWN_ATTRIBUTES:
+        raise UserError(f"attrs: {name!r} is what results say themselves, expected another name")
+    if not name.isprintable() or name.startswith("_") or name in HDF5_ATTRIBUTES | {""}:
+        raise UserError(f"attrs: {name!r}, expected a name that a netCDF file can hold")
+    texts: Sequence[Any] = value if isinstance(value, (list, tuple)) else [value]
+    if texts and all(isinstance(text, str) for text in texts):
+        kept = all(_is_kept_text(text) for text in texts)
+    else:
+        number = isinstance(value, (int, float, np.number, np.ndarray, list, tuple))
+        kept = number and convert(f"attrs[{name!r}]", value).dtype.kind in "iuf"
+    if not kept:
+        raise UserError(
+            f"attrs: {name!r} is {value!r}, expected text, a number, or a list of either: nothing "
+            "else is kept in a netCDF file"
+        )
+
+
+def _is_kept_text(text: str) -> bool:
+    """Not one of NumPy's, with a zero byte, or half a character."""
+    whole = text.encode(errors="ignore").decode() == text
+    return type(text) is str and whole and "\0" not in text
+
+
 def checked_names(where: str, value: object, least: int) -> tuple[str, ...]:
     """Names of classes or columns, as strings that differ."""
     value = value.to_numpy() if hasattr(value, "to_numpy") else value
@@ -232,6 +272,13 @@ def checked_names(where: str, value: object, least: int) -> tuple[str, ...]:
     if len(names) < least:
         raise UserError(f"{where}: {list(names)}, expected at least {least} names")
     return names
+
+
+def checked_notes(value: object) -> tuple[str, ...]:
+    """A list of text."""
+    if not isinstance(value, (list, tuple)) or not all(isinstance(note, str) for note in value):
+        raise UserError(f"notes={value!r}: expected a list of text")
+    return tuple(value)
 
 
 def first_twice(names: Sequence[str]) -> str | None:

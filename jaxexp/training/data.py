@@ -21,6 +21,7 @@ from jaxexp.spec.trial import Trial
 from jaxexp.training.checks import (
     BLOCK_BYTES,
     check_alike,
+    check_attribute,
     check_coordinate,
     check_label_shape,
     check_range,
@@ -28,6 +29,7 @@ from jaxexp.training.checks import (
     check_weight,
     checked_leaf,
     checked_names,
+    checked_notes,
     map_leaves,
     named_leaves,
     refuse_names,
@@ -88,11 +90,12 @@ class Data:
         train_sample: how many of the training examples, always the same, are evaluated after every
             epoch; if None, all of up to 512, and otherwise 30 %, at least 512 and at most 10,000.
         coords: name -> (dimensions, array), coordinates of the dataset of results.
-        attrs: attributes of the dataset of results; `attrs["data"]` says in one line where the
-            data are from.
+        attrs: attributes of the dataset of results, by names that it does not use itself: text,
+            numbers, or lists of either. `attrs["data"]` says in one line where the data are from.
         columns: path -> the names of the columns of any other array of `train` ("x.table" in a
             dict): those of frames. `dataclasses.replace` hands on those of arrays that are there
             still, as it does `features`.
+        notes: what to know before believing the results, which their pages say.
 
     Raises:
         UserError: something is empty, unequal, not finite, not a number or out of range; the
@@ -115,6 +118,7 @@ class Data:
     coords: Mapping[str, Coordinate] = field(default_factory=dict)
     attrs: Attributes = field(default_factory=dict)
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
+    notes: Sequence[str] = ()
     # The examples of a batch that is evaluated, all of one split; 0 where it may hold several.
     evaluated_apart: int = field(default=0, init=False, repr=False)
     # Their fingerprint, where whoever made them knows it; a copy with others does not take it over.
@@ -136,6 +140,9 @@ class Data:
             raise UserError(f"extra: {name!r} stands for something else, expected another name")
         for name, coordinate in self.coords.items():
             check_coordinate(name, coordinate)
+        for name, attribute in self.attrs.items():
+            check_attribute(name, attribute)
+        put("notes", checked_notes(self.notes))
 
         if self.train is None:
             raise UserError("train: None, expected examples to train on")
