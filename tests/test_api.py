@@ -93,6 +93,14 @@ def test_predictions_are_those_that_were_measured(results, data):
     assert loss == pytest.approx(float(best.curves["loss"].sel(split="test")[-1]), rel=1e-5)
 
 
+def test_inputs_of_no_most_probable_class_are_refused(results):
+    lost = jax.tree.map(lambda leaf: leaf * np.float32("nan"), dict(results.kept()))
+    made = jx.Results(results.dataset, results.sweep, results.task, results.data, lost)
+    assert np.isnan(made.predict_proba(np.zeros((2, 2)))).all()
+    with pytest.raises(jx.UserError, match=r"X: row 0: the probabilities of .* NaN \(2 of 2"):
+        made.predict(np.zeros((2, 2)))
+
+
 @pytest.mark.parametrize("wrong", [np.zeros((3, 5)), np.full((2, 2), np.nan), [["a", "b"]]])
 def test_inputs_unlike_those_trained_on_are_refused(results, wrong):
     with pytest.raises(jx.UserError, match="X"):

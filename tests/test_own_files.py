@@ -244,7 +244,7 @@ def test_features_that_are_one_name_in_a_table_are_refused(tmp_path):
             "line 2: fields in the row, split by commas: 2, expected 1 as in the header",
         ),
         ('a\n""\n', "line 2: a is '', expected a number"),
-        ("a\nTrue\n", "line 2: a is 'True', expected a number"),
+        ("a\n1\nTrue\n", "line 3: a is 'True', expected a number"),
         ("a\n1e39\n", "line 2: a is '1e39', expected a number that float32 holds"),
         ("", "the file is empty, expected a header with 1 column of numbers"),
         (None, "no such file, expected a CSV file with 1 column of numbers"),
@@ -258,6 +258,16 @@ def test_tables_that_cannot_be_predicted(table, message, tmp_path):
         prediction._read(file, None, jx.MLPClassification(), np.zeros((1, 1), np.float32), print)
     assert message in str(refused.value)
     assert str(file) in str(refused.value)
+
+
+def test_columns_of_bools_are_read_as_pandas_reads_them(tmp_path):
+    (tmp_path / "new.csv").write_text("a,b\nTrue,2\nFALSE,3\n")
+    columns = tmp_path / "new.csv", ["a", "b"]
+    made, _ = prediction._read(*columns, jx.MLPClassification(), np.zeros((1, 2), "f"), print)
+    assert made.tolist() == [[1, 2], [0, 3]]
+    looked_up = jx.supervised(init=lambda trial, rng, x: {}, apply=lambda t, p, x: x, loss=min)
+    with pytest.raises(jx.UserError, match="line 2: a is 'True', expected a number"):
+        prediction._read(*columns, looked_up, np.zeros((1, 2), np.int32), print)
 
 
 @pytest.mark.parametrize("features", [None, ["a", "b"]])
@@ -289,6 +299,25 @@ def test_rows_of_predictions_that_are_no_array_are_refused(parts, named, tmp_pat
     model = models.Model(tmp_path / "a.npz", about, {"params/w": np.ones(1, np.float32)})
     with pytest.raises(jx.UserError, match=rf"new.csv: the model predicts {named}, expected an"):
         prediction._of_tables(model, jx.Trial(), planned, [tmp_path / "new.csv"], print)
+
+
+def test_predictions_that_are_no_finite_numbers_are_told(tmp_path):
+    (tmp_path / "new.csv").write_text("a\n1\n-1\n")
+    task = jx.supervised(
+        init=lambda trial, rng, x: jnp.ones(1),
+        apply=lambda trial, params, x: jnp.log(x) @ params,
+        loss=lambda prediction, y: y,
+    )
+    data = jx.arrays([[1.0], [2.0]], [0.0, 1.0], validation=1)
+    planned, told = SimpleNamespace(task=task, data=data), []
+    model = models.Model(
+        tmp_path / "a.npz", {"attrs": {}, "task": {}}, {"params": np.ones(1, np.float32)}
+    )
+    assert model.variables().params is model.arrays["params"]
+    files = [tmp_path / "new.csv"]
+    made = prediction._of_tables(model, jx.Trial(), planned, files, told.append)
+    assert [own.label for own in made] == ["0", "nan"]
+    assert "1 of 2 predictions are no finite numbers" in told
 
 
 @dataclass(frozen=True)
@@ -381,6 +410,10 @@ def test_values_far_outside_of_those_trained_on_are_told(classified, tmp_path, c
     (tmp_path / "new.csv").write_text("u,v\n0.5,1\n2.5,0.5\n")
     _, err = told(capsys, "predict", str(classified), str(tmp_path / "new.csv"))
     assert "far outside" not in err
+    (tmp_path / "new.csv").write_text("u,v\n0.5,1\n3e38,3e38\n")
+    out, err = told(capsys, "predict", str(classified), str(tmp_path / "new.csv"), code=2)
+    assert f"{tmp_path / 'new.csv'}:3: the probabilities of its classes are NaN (1 of 2 ex" in err
+    assert not out
 
 
 def test_values_beside_a_constant_are_far_where_their_digits_show_it():

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from jaxexp.api import PlannedRun
     from jaxexp.training.data import Data
 
+# The words of which a column of bools is made, as pandas reads them.
+BOOLS = {"True": 1, "TRUE": 1, "true": 1, "False": 0, "FALSE": 0, "false": 0}
 SHOWN = 20  # of many names, in a message
 FAR = 3  # of many columns with values far outside of those trained on
 NARROW = 1e-3  # a range, by the size of its values: from there on four digits tell them apart
@@ -48,7 +50,8 @@ def predict_files(
 
     `note` is called with what has changed since it was trained, and need not change predictions.
     Raises UserError for files that cannot be read or are of another kind, runs without models, and,
-    unless `force`, where the file of the sweep has changed, or the names of classes or features.
+    unless `force`, where the file of the sweep has changed, or the names of classes or features;
+    and where the probabilities of an example's classes are NaN.
     """
     results = directory.load()
     if sweep is not None and sweep not in dict(results):
@@ -102,6 +105,9 @@ def predict_files(
             note(f"{each}; if the sweep's file scales by its data, it now does so by others")
         seen = "in the data as they are now" if changed else "in training"
         predicted = _of_tables(model, trial, planned, files, note, seen)
+    classified = [own for own in predicted if own.probability is not None]
+    probability_N = np.array([own.probability for own in classified], float)
+    models.check_defined([own.example for own in classified], probability_N)
     described = _described(trial, source.sweep, point)
     return predicted, f"model: {source.sweep.name}, {described}, {why}"
 
@@ -218,6 +224,8 @@ def _of_tables(
         f"{file}:{line}" for file, (_, lines) in zip(files, read, strict=True) for line in lines
     ]
     if probability_NxC is None:
+        if n := np.count_nonzero(~np.isfinite(prediction).reshape(len(rows), -1).all(1)):
+            note(f"{n:,} of {count(len(rows), 'prediction')} are no finite numbers")
         values = [" ".join(f"{v:.6g}" for v in np.ravel(value)) for value in prediction]
         return [Prediction(row, value, None) for row, value in zip(rows, values, strict=True)]
     best_N = probability_NxC.argmax(1)
@@ -255,7 +263,10 @@ def _columns(cells: Cells, features: Sequence[str] | None, width: int) -> list[s
 
 def _numbers(cells: Cells, column: pd.Series, dtype: np.dtype) -> np.ndarray:
     """Text as numbers of a type."""
-    numbers = pd.to_numeric(column, errors="coerce").astype(np.float64)
+    if dtype.kind not in "iu" and column.isin(BOOLS).all():
+        numbers = column.map(BOOLS).astype(np.float64)
+    else:
+        numbers = pd.to_numeric(column, errors="coerce").astype(np.float64)
     cells.check(column, pd.Series(np.isfinite(numbers), column.index), "a number")
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         made = numbers.to_numpy().astype(dtype)

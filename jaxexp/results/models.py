@@ -19,6 +19,7 @@ import xarray as xr
 
 from jaxexp.base.errors import UserError
 from jaxexp.base.files import read_sealed, write_whole
+from jaxexp.base.words import count
 from jaxexp.execution.records import TrialRecord
 from jaxexp.results import seeds, select
 from jaxexp.spec.trial import Trial
@@ -40,6 +41,16 @@ class Prediction(NamedTuple):
     example: str
     label: str
     probability: float | None
+
+
+def check_defined(examples: Sequence[str], probability_N: np.ndarray) -> None:
+    """Refuse examples without a most probable class: NaN would be told as some class."""
+    if len(lost := np.flatnonzero(np.isnan(probability_N))):
+        raise UserError(
+            f"{examples[lost[0]]}: the probabilities of its classes are NaN ({len(lost):,} of "
+            f"{count(len(examples), 'example')}), expected inputs like those trained on, and a "
+            "model that has not diverged"
+        )
 
 
 class About(TypedDict):
@@ -75,9 +86,9 @@ class Model:
     arrays: Mapping[str, np.ndarray]
 
     def variables(self, like: Variables | None = None) -> Variables:
-        """Parameters and state: nested dicts, or of the structure of `like`, which may be shapes.
+        """Parameters and state: nested dicts, or one array; or of the structure of `like`.
 
-        Raises UserError where they are not of that structure.
+        `like` may be shapes. Raises UserError where they are not of that structure.
         """
         if like is None:
             return Variables(_nested(self.arrays, "params"), _nested(self.arrays, "state"))
@@ -215,11 +226,13 @@ def _named(variables: Variables) -> dict[str, jax.Array]:
 def _nested(arrays: Mapping[str, np.ndarray], root: str) -> PyTree:
     made: dict[str, PyTree] = {}
     for name, array in arrays.items():
-        first, *between, last = name.split("/")
+        first, *keys = name.split("/")
         if first != root:
             continue
+        if not keys:
+            return array
         inner = made
-        for key in between:
+        for key in keys[:-1]:
             inner = inner.setdefault(key, {})
-        inner[last] = array
+        inner[keys[-1]] = array
     return made

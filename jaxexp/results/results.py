@@ -14,6 +14,7 @@ import xarray as xr
 from jaxexp.base.errors import UserError
 from jaxexp.base.words import type_of
 from jaxexp.results import seeds, select
+from jaxexp.results.models import check_defined
 from jaxexp.results.select.labels import trial_in_words
 from jaxexp.results.select.ranks import matches
 from jaxexp.spec.hyperparameters import Kind
@@ -198,17 +199,20 @@ class Results:
         nothing is classified the prediction (N, ...): an array, or the model's dict or other tree
         of arrays. `jaxexp.supervised` says which predictions are logits of classes.
 
-        Raises UserError for inputs of another shape, and parameters that were not kept.
+        Raises UserError for inputs of another shape, parameters that were not kept, and inputs of
+        whose classes the probabilities are NaN.
         """
         prediction, probability_NxC = self._apply(X, trial)
         if probability_NxC is None:
             return prediction
-        label_N: np.ndarray = np.asarray(probability_NxC).argmax(1)
+        rows = [f"X: row {row}" for row in range(len(probability_NxC))]
+        check_defined(rows, probability_NxC.max(1))
+        label_N: np.ndarray = probability_NxC.argmax(1)
         names = self.data.classes
         return label_N if names is None else np.array(names)[label_N]
 
     def predict_proba(self, X: PyTree, trial: TrialResult | None = None) -> np.ndarray:
-        """The probability of each class, (N, C).
+        """The probability of each class, (N, C), NaN where the model's outputs are.
 
         Raises UserError where nothing is classified, and what `predict` raises.
         """
