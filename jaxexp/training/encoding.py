@@ -1,5 +1,6 @@
 """Labels as class numbers."""
 
+import unicodedata
 from collections.abc import Sequence
 from typing import cast
 
@@ -58,13 +59,15 @@ class Encoder:
             if len(keys) == 1:
                 raise UserError(f"y: every label is {keys[0]!r}, expected at least 2 classes")
             self.names = tuple(str(key) for key in keys)
-            bare = [name.strip() for name in self.names]
+            bare = [unicodedata.normalize("NFC", name.strip()) for name in self.names]
             for i, name in enumerate(self.names):
                 if bare.index(bare[i]) != i:
                     other = self.names[bare.index(bare[i])]
+                    form = name.strip() != other.strip()
+                    differ = "how characters are written" if form else "spaces"
                     raise UserError(
-                        f"y: the labels {other!r} and {name!r} differ in spaces alone, expected "
-                        "one class: strip them, or give `classes`"
+                        f"y: the labels {other!r} and {name!r} differ in {differ} alone, expected "
+                        f"one class: {'normalize' if form else 'strip'} them, or give `classes`"
                     )
         else:
             keys = list(self.names) if self.kind == "names" else _numbers_of(classes)
@@ -124,6 +127,10 @@ class Encoder:
             for row, label in enumerate(labels):
                 if not isinstance(label, allowed):
                     refuse(where, (row,), label, ONE_KIND)
+            texts = {label for label in labels if isinstance(label, str)}
+            for row, label in enumerate(labels):
+                if not isinstance(label, str) and str(label) in texts:
+                    refuse(where, (row,), label, f"text, as {str(label)!r} is in other rows")
             labels = np.array([str(label) for label in labels], object)
         elif kind == "U":
             refuse_where(where, labels == "", labels, _LABEL)
@@ -161,6 +168,13 @@ class Encoder:
 def _numbers_of(classes: object) -> list[str | int]:
     """The labels, as numbers, of classes in order: names that are numbers, or positions of text."""
     names = list(cast("Sequence[object]", classes))
+    places = list[str | int](range(len(names)))
     if any(isinstance(name, str) for name in names):
-        return list(range(len(names)))
+        texts = list(map(str, names))
+        if set(texts) == set(map(str, places)) and texts != list(map(str, places)):
+            raise UserError(
+                f"classes: {texts}, of labels that are whole numbers, may be their names or the "
+                "names of classes 0, 1 …, expected numbers: give `classes` as numbers"
+            )
+        return places
     return [int(cast(int, name)) for name in names]
