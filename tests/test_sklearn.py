@@ -251,6 +251,18 @@ def test_early_stopping_ends_with_the_best_epoch():
         ends.fit(X, Y)
 
 
+def test_the_best_epoch_is_kept_where_the_loss_leaves_the_finite_numbers_later():
+    model = MLPRegressor(
+        (4,), solver="sgd", learning_rate_init=1.0, early_stopping=True, n_iter_no_change=20,
+        max_iter=30, random_state=0,
+    ).fit(3 * X, 3 * X[:, 0])  # fmt: skip
+    assert not np.isfinite(model.loss_)
+    best = np.nanmax(model.validation_scores_)
+    assert model.best_validation_score_ == best
+    assert model.n_iter_ > 1 + model.validation_scores_.index(best)
+    assert np.isfinite(model.predict(X)).all()
+
+
 @pytest.mark.parametrize(
     "model",
     [
@@ -398,6 +410,8 @@ def test_data_that_cannot_be_are_refused():
         model.fit(X, np.zeros(150))
     with pytest.raises(ValueError, match="y should be a 1d array"):
         model.fit(X, np.eye(3, dtype=int)[Y])
+    with pytest.raises(ValueError, match=r"y: of dtype <U\d+, expected numbers"):
+        MLPRegressor((8,), **OPTIONS).fit(X, Y.astype(str))
     with pytest.raises(ValueError, match="NaN"):
         model.fit(np.where(X > 1, np.nan, X), Y)
     with pytest.raises(ValueError, match="loss is not finite any more"):
@@ -743,6 +757,21 @@ def test_scorers_return_numbers():
             search.fit(X, Y)
 
 
+def test_scorers_may_keep_the_estimators_that_they_score():
+    kept = []
+
+    def score(model, x, y):
+        kept.append((model, x, model.predict_proba(x)))
+        return 0.0
+
+    VectorizedSearchCV(EARLY, {"alpha": [0.1]}, cv=2, n_seeds=2, scoring=score, refit=False).fit(
+        X, Y
+    )
+    assert len(kept) == len({id(model) for model, *_ in kept}) == 4
+    for model, x, predicted in kept:
+        np.testing.assert_array_equal(model.predict_proba(x), predicted)
+
+
 def test_several_scores_of_a_function_that_fails_for_some_candidates():
     def scores(model, x, y):
         if model.alpha == 5.0:
@@ -804,6 +833,16 @@ def test_searches_that_cannot_be_are_refused():
     for wrong in (0, True):
         with pytest.raises(ValueError, match=f"n_seeds={wrong}: expected a whole number above 0"):
             VectorizedSearchCV(model, {"alpha": [1]}, n_seeds=wrong).fit(X, Y)
+    for wrong in (0, True, 2.5, "3"):
+        with pytest.raises(ValueError, match=f"n_iter={wrong!r}: expected a whole number above 0"):
+            VectorizedSearchCV(model, {"alpha": [1]}, n_iter=wrong).fit(X, Y)
+    for wrong in ([], iter([])):  # as a generator that an earlier fit has used
+        with pytest.raises(ValueError, match=r"cv=.*: no splits, expected one at least: give a l"):
+            VectorizedSearchCV(model, {"alpha": [1]}, cv=wrong).fit(X, Y)
+    for wrong in (3, jx.Trial):
+        search = VectorizedSearchCV(Classifier(Net(4, 3), wrong), {"trial__epochs": [1]})
+        with pytest.raises(ValueError, match=r"trial=.*: expected a jaxexp.Trial, or None"):
+            search.fit(X, Y)
     for wrong in (True, "mean", np.zeros(2)):
         with pytest.raises(ValueError, match=r"error_score=.*: expected 'raise' or a number"):
             VectorizedSearchCV(model, {"alpha": [1]}, error_score=wrong).fit(X, Y)

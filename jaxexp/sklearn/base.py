@@ -72,8 +72,13 @@ class Fitted:
 
     @property
     def finite(self) -> bool:
-        """Whether there is something to predict with."""
-        if self.variables is None or self.curve.diverged:
+        """Whether there is something to predict with.
+
+        With early stopping it is the best epoch's, whatever has become of the loss since then.
+        """
+        score_E = self.curve.score_E
+        lost = self.curve.diverged if score_E is None else not np.isfinite(score_E).any()
+        if self.variables is None or lost:
             return False
         # The loss in the end is that of some of the examples.
         return all(np.isfinite(a).all() for a in jax.tree.leaves(self.variables.params))
@@ -105,7 +110,8 @@ class Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         """Train on X, (N, F), and y, (N,); examples may have weights, (N,).
 
         Raises ValueError for parameters and data that cannot be, before anything is trained, and
-        for a loss or weights that leave the finite numbers.
+        for a loss or weights that leave the finite numbers (with `early_stopping`, those of the
+        best epoch).
         """
         self._check()
         prepared = self._prepare(X, y, sample_weight)
@@ -277,7 +283,8 @@ class Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         self.validation_scores_ = self.best_validation_score_ = None
         if curve.score_E is not None:
             self.validation_scores_ = curve.score_E.astype(float).tolist()
-            self.best_validation_score_, self.best_loss_ = max(self.validation_scores_), None
+            self.best_validation_score_ = np.fmax.reduce(self.validation_scores_)
+            self.best_loss_ = None
 
     def _converged(self, rule: NoImprovement) -> bool:
         values = self.validation_scores_ if self.early_stopping else self.loss_curve_
@@ -398,6 +405,8 @@ class NetworkRegressor(RegressorMixin, Network):  # type: ignore[misc]
         """With targets (N, K)."""
         x_NxF, y = self._inputs(X, y, multi_output=True, y_numeric=True)
         one = y.ndim == 1
+        if y.dtype.kind not in "biuf":
+            raise ValueError(f"y: of dtype {y.dtype}, expected numbers, as y.astype(float) has")
         attributes = {"n_outputs_": 1 if one else y.shape[1], "_one_output": one}
         made = self._prepared(x_NxF, np.asarray(y, np.float64), sample_weight, attributes)
         return dataclasses.replace(made, y=made.y.reshape(len(y), -1))

@@ -300,10 +300,11 @@ class _MLP(Network):
 class MLPClassifier(NetworkClassifier, _MLP):
     """A multi-layer perceptron, with the parameters of `sklearn.neural_network.MLPClassifier`.
 
-    It trains in float32 (unless JAX's option `jax_enable_x64` is set), one seed of `random_state`
-    deciding everything, and converges as scikit-learn's does: the same loss with the same penalty,
-    initial weights of the same distribution, Adam or stochastic gradient descent, the same counting
-    of epochs without an improvement. Two classes are two outputs with a softmax.
+    It trains in float32 (unless JAX's option `jax_enable_x64` is set; data are float32 in any
+    case), one seed of `random_state` deciding everything, and converges as scikit-learn's does: the
+    same loss with the same penalty, initial weights of the same distribution, Adam or stochastic
+    gradient descent, the same counting of epochs without an improvement. Two classes are two
+    outputs with a softmax.
 
     Left out are `solver="lbfgs"` (so `max_fun` has its default alone), learning rates that vary
     ("invscaling", "adaptive"; so has `power_t`), `shuffle=False`, `warm_start=True`, networks

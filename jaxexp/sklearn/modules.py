@@ -57,6 +57,7 @@ class _Module(Network):
         nested = {n: params.pop(n) for n in [*params] if n.startswith(NESTED)}
         super().set_params(**params)
         if nested:
+            self._check_trial()
             values = {name.removeprefix(NESTED): value for name, value in nested.items()}
             try:
                 self.trial = self._trial.replace(**values)
@@ -67,11 +68,14 @@ class _Module(Network):
     def _check(self) -> None:
         """Raise ValueError for parameters that cannot be."""
         super()._check()
-        if not isinstance(self._trial, Trial):
-            self._refuse("trial", "a jaxexp.Trial, or None")
+        self._check_trial()
         for name, instead in (("seed", "random_state"), ("fold", "VectorizedSearchCV(cv=…)")):
             if own := getattr(self._trial, name):
                 raise ValueError(f"trial.{name}={own}: expected 0; there is {instead}")
+
+    def _check_trial(self) -> None:
+        if not isinstance(self._trial, Trial):
+            self._refuse("trial", "a jaxexp.Trial, or None")
 
     def _make_trial(self, n: int, seed: int) -> Trial:
         """The trial, with batches no larger than the data."""

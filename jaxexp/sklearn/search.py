@@ -1,5 +1,6 @@
 """Cross-validated search: folds × candidates × seeds as one plan, the data placed once."""
 
+import copy
 import dataclasses
 import time
 import warnings
@@ -129,9 +130,10 @@ class VectorizedSearchCV(BaseSearchCV):  # type: ignore[misc]
                 "together; expected an estimator that trains as those of jaxexp.sklearn do, or "
                 "GridSearchCV around this one"
             )
-        if not is_int(self.n_seeds) or self.n_seeds < 1:
-            n = plain_value(self.n_seeds)
-            raise ValueError(f"n_seeds={n!r}: expected a whole number above 0")
+        counts = {"n_seeds": self.n_seeds, "n_iter": 1 if self.n_iter is None else self.n_iter}
+        for name, n in counts.items():
+            if not is_int(n) or n < 1:
+                raise ValueError(f"{name}={plain_value(n)!r}: expected a whole number above 0")
         if not is_number(self.error_score) and not is_any_of(self.error_score, "raise"):
             score = plain_value(self.error_score)
             raise ValueError(f"error_score={score!r}: expected 'raise' or a number")
@@ -144,6 +146,11 @@ class VectorizedSearchCV(BaseSearchCV):  # type: ignore[misc]
         splitter = check_cv(self.cv, y, classifier=is_classifier(self.estimator))
         each = splitter.split(X, y, **routed.splitter.split)
         splits = [_rows(i, split, _num_samples(X)) for i, split in enumerate(each)]
+        if not splits:
+            raise ValueError(
+                f"cv={self.cv!r}: no splits, expected one at least: give a list of them, since a "
+                "generator is used up by the first fit"
+            )
         self.n_splits_ = len(splits)
         candidates = self._candidates()
         rows = self._fit_and_score(
@@ -254,6 +261,7 @@ class VectorizedSearchCV(BaseSearchCV):  # type: ignore[misc]
             if self.error_score == "raise":
                 raise ValueError(f"{own.fitted.trial}: {NOT_FINITE}")
             return None
+        estimator = copy.copy(estimator)  # which a scorer may keep
         estimator._adopt(own.fitted)
         return [
             _score(estimator, X, y, scorers, params, self.error_score) for X, y, params in split
