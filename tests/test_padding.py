@@ -10,10 +10,12 @@ from rings import WAYS, force, planned
 from rings import train as train_sweeps
 
 from jaxexp.api import Problem
+from jaxexp.base.errors import UserError
 from jaxexp.execution.program import RunningProgram, place
 from jaxexp.execution.records import TrialRecord
 from jaxexp.nn.classification import MLPClassification
 from jaxexp.nn.mlp import ACTIVATIONS, dropout
+from jaxexp.spec.padding import ProgramSpec
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import ACTIVATIONS as ACTIVATION_NAMES
 from jaxexp.spec.trial import FEATURES, MLPTrial
@@ -176,10 +178,46 @@ def test_widths_of_one_number_and_of_each_layer_start_from_the_same_weights(devi
     assert 1 / np.sqrt(5) < np.abs(ragged["last"]["kernel"]).max() <= bound
 
 
-def padded_run(problem: Problem, devices, **options) -> tuple[RunningProgram, MLPTrial, int]:
+def test_what_python_cannot_know_is_refused():
+    trials = [BASE, BASE.replace(depth=1, batch_norm=True)]
+    spec = ProgramSpec.of(trials)
+    shared = spec.trial({name: own[0] for name, own in spec.leaves(trials).items()})
+    for asked in (
+        lambda: shared.depth == 1,
+        lambda: shared.depth in (1, 2),
+        lambda: not shared.depth,
+    ):
+        with pytest.raises(UserError, match=r"^depth: .*programs='exact'"):
+            asked()
+    for asked in (lambda: shared.batch_norm != "on", lambda: not shared.batch_norm):
+        with pytest.raises(UserError, match=r"^batch_norm: .*programs='exact'"):
+            asked()
+
+
+def test_padding_is_zero_at_the_start(problem):
+    """All but a trial's own parameters, whatever it and others of the program have."""
+    trials = [
+        BASE.replace(width=3, depth=1),
+        BASE.replace(depth=3, features="sines"),
+        BASE.replace(width=(8, 2), batch_norm=True),
+    ]
+    spec, arrays = ProgramSpec.of(trials), problem.data.arrays()
+    start = jax.jit(lambda leaves: problem.task.init(spec.trial(leaves), jax.random.key(0), arrays))
+    for i, trial in enumerate(trials):
+        made = start({name: own[i] for name, own in spec.leaves(trials).items()})
+        own, _ = problem.task.crop(trial, jax.device_get(made), None)
+        every, owned = (
+            sum(map(np.count_nonzero, jax.tree.leaves(each.params))) for each in (made, own)
+        )
+        assert every == owned > 0
+
+
+def padded_run(
+    problem: Problem, devices, larger=None, **options
+) -> tuple[RunningProgram, MLPTrial, int]:
     """A program of widths up to 8 and depths 2 and 4; the smaller trial, and its lane."""
     small = BASE.replace(**{"width": 3, "depth": 2} | options)
-    large = small.replace(width=8, depth=4)
+    large = small.replace(width=8, depth=4, **larger or {})
     [program] = planned([Sweep(small), Sweep(large)], problem, devices[:1], mode="one").programs
     mesh = jax.sharding.Mesh(devices[:1], "trials")
     arrays = place(with_evaluation(problem.data), mesh)
@@ -195,6 +233,8 @@ def padding(trial: MLPTrial, tree):
         names = [getattr(part, "key", getattr(part, "name", None)) for part in path]
         array = np.asarray(array_T[0])
         own = np.zeros(array.shape, bool)
+        if "norm" in names and not trial.batch_norm:
+            return ~own
         layers = {"first": own[None], "hidden": own, "last": own[None]}
         start = {"first": 0, "hidden": 1, "last": trial.depth}
         [name] = set(names) & set(layers) or [None]
@@ -215,11 +255,15 @@ OPTIONS = {
     "batch norm": {"optimizer": "sgd", "momentum": 0.9, "batch_norm": True, "residual": True},
     "widths": {"optimizer": "sgd", "batch_norm": True, "activation": "sigmoid", "depth": 3}
     | {"width": (2, 8, 3)},
+    "options": {"optimizer": "sgd", "momentum": 0.9}
+    | {"larger": {"batch_norm": True, "features": "sines"}},
 }
 
 
 LONG = pytest.mark.nightly
-CASES = [pytest.param(OPTIONS[k], id=k, marks=[LONG] * (k == "adamw")) for k in OPTIONS]
+CASES = [
+    pytest.param(OPTIONS[k], id=k, marks=[LONG] * (k in ("adamw", "options"))) for k in OPTIONS
+]
 # What widths of each layer leave in the padding shows more sharply where NaN is planted in it.
 ZERO = [pytest.param(OPTIONS[k], id=k, marks=[LONG] * (k != "batch norm")) for k in OPTIONS]
 
@@ -244,8 +288,7 @@ def test_padding_stays_exactly_zero(problem, devices, options, way):
         for (path, array_T), pad in zip(paths, pads, strict=True):
             name = jax.tree_util.keystr(path)
             values = np.asarray(array_T[lane])[pad]
-            expected = 1.0 if "scale" in name and tree is run.state.variables.params else 0.0
-            np.testing.assert_array_equal(values, expected, err_msg=name)
+            np.testing.assert_array_equal(values, 0, err_msg=name)
             checked += values.size
     assert checked > 100
 

@@ -141,12 +141,12 @@ def test_what_minds_is_found_to(name):
 
 @pytest.mark.nightly
 def test_each_size_counts():
-    """Of depths, the arrays of hidden layers that both have; of batch norm, the scales of 1."""
+    """Of depths, the arrays of hidden layers that both have; of batch norm, the scales, too."""
     assert not found(DIFFERENT["clipped from some size on"], {"depth": [2, 3]})
     assert found(DIFFERENT["Muon"], {"width": [8], "batch_size": [4, 8], "seed": range(2)})
     normed = BASE.replace(batch_norm=True)
     assert found(SAME["AdamW with a warm-up"], {"width": [3, 8]}, normed)
-    assert not found(SAME["LAMB"], {"width": [3, 8]}, normed)
+    assert found(SAME["LAMB"], {"width": [3, 8]}, normed)
     assert found(SAME["clipped Adam"], {("width", "depth"): [((3, 5), 2), (8, 3), (4, 1)]})
 
 

@@ -152,7 +152,7 @@ class _Traced:
         trial = self.program.spec.trial(leaves, branches=self.program.one_by_one)
         if len(self.lengths) == 1:
             return trial, self.lengths[0]
-        return trial, Choice(leaves[RUN_STEPS], self.lengths)
+        return trial, Choice("steps", leaves[RUN_STEPS], self.lengths)
 
     def init(self, leaves: Leaves, data: Arrays) -> Trained:
         norms, microbatch = "gradient_norms" in self.program.record, self.program.microbatch

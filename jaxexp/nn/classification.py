@@ -117,7 +117,7 @@ class MLPClassification(Task):
         assert isinstance(trial, MLPTrial)
         program, inputs = trial, jnp.zeros((1, data["train"].x.shape[1]))
         if isinstance(trial.width, tuple):  # drawn as in a shared program, then cut out of it
-            width = Size(jnp.array(trial.width), min(trial.width), max(trial.width))
+            width = Size("width", jnp.array(trial.width), min(trial.width), max(trial.width))
             program = with_values(trial, width=width)
         variables = self.module(program).init(rng, inputs, jnp.ones(1))
         params, state = variables["params"], variables.get("batch_stats", {})

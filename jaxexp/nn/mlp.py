@@ -137,9 +137,11 @@ class Hidden(nn.Module):
     def __call__(self, x_FxB: Array, mask_B: Array, layer: Layer) -> tuple[Array, None]:
         """(F, B) to (W, B); the None is what `nn.scan` wants."""
         h_WxB = Affine(self.width, self.padded, name="affine")(x_FxB, layer.units, layer.inputs)
-        if isinstance(self.batch_norm, Choice) or self.batch_norm:
-            norm = BatchNorm(channel_axis=0, padded=self.padded, name="norm")
-            normed_WxB = norm(h_WxB, mask_B, layer.units, train=self.train)
+        optional = isinstance(self.batch_norm, Choice)
+        if optional or self.batch_norm:
+            norm = BatchNorm(channel_axis=0, padded=self.padded or optional, name="norm")
+            normed = choose(self.batch_norm, lambda on: layer.units if on else 0)
+            normed_WxB = norm(h_WxB, mask_B, normed, train=self.train)
             plain_WxB = h_WxB
             h_WxB = choose(self.batch_norm, lambda on: normed_WxB if on else plain_WxB)
         h_WxB = choose(self.activation, lambda name: ACTIVATIONS[name](h_WxB))
@@ -315,8 +317,10 @@ def own_part(trial: MLPTrial, tree: PyTree, inputs: int | None) -> PyTree:
         for i in range(len(jax.tree.leaves(stack)[0]))
     ]
 
+    normed = isinstance(trial.batch_norm, Choice) or trial.batch_norm
+
     def cut(layer: PyTree, units: int, inputs: int | None) -> PyTree:
-        parts = {k: v for k, v in layer.items() if k == "affine" or trial.batch_norm}
+        parts = {k: v for k, v in layer.items() if k == "affine" or normed}
         return jax.tree.map(lambda a: a[:units] if a.ndim == 1 else a[:units, :inputs], parts)
 
     widths = trial.widths

@@ -17,7 +17,8 @@ class BatchNorm(nn.Module):
 
     Attributes:
         channel_axis: of the input: -1 for (B, ..., C), 0 for (C, B).
-        padded: whether channels past `width` are padding, whose scale and bias are never read.
+        padded: whether channels past `width` are padding: scales that begin at 0, as biases do, and
+            are never read.
         epsilon: what is added to the variance.
         update: the share of a new batch in the running statistics.
     """
@@ -36,11 +37,15 @@ class BatchNorm(nn.Module):
         channel = self.channel_axis % x.ndim
         others = tuple(axis for axis in range(x.ndim) if axis != channel)
         channels = x.shape[channel]
-        scale_C = parameter(self, "scale", nn.initializers.ones, (channels,))
+        if self.padded:
+            own_C = jnp.arange(channels) < width
+            scale_C = parameter(self, "scale", lambda *_: own_C.astype(jnp.float32), (channels,))
+            scale_C = jnp.where(own_C, scale_C, 1)
+        else:
+            scale_C = parameter(self, "scale", nn.initializers.ones, (channels,))
         bias_C = parameter(self, "bias", nn.initializers.zeros, (channels,))
         if self.padded:
-            scale_C = jnp.where(jnp.arange(channels) < width, scale_C, 1)
-            bias_C = jnp.where(jnp.arange(channels) < width, bias_C, 0)
+            bias_C = jnp.where(own_C, bias_C, 0)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
         mean_C, var_C = running_mean.value, running_var.value

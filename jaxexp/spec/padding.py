@@ -26,10 +26,30 @@ R = TypeVar("R")
 Traced: TypeAlias = "bool | int | float | Array"  # a number that may be one inside a program
 
 
-@dataclass(frozen=True)
-class Size:
+class _Unknown:
+    """What Python must not ask of a value that is one for each trial: `==` would say False."""
+
+    name: str  # of the hyperparameter
+
+    def __eq__(self, other: object) -> bool:
+        raise self._refusal()
+
+    def __bool__(self) -> bool:
+        raise self._refusal()
+
+    def _refusal(self) -> UserError:
+        return UserError(
+            f"{self.name}: which value a trial has is not known to Python where trials share a "
+            "program; compute with jaxexp.spec.padding.value of a size and choose of an option, "
+            "declare it with jaxexp.static, or run with programs='exact'"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Size(_Unknown):
     """A whole number that differs between the trials of a program, or one for each layer."""
 
+    name: str
     value: "Array"  # of this trial: a traced int32, or (layers,) where some trial has a tuple
     smallest: int
     largest: int
@@ -38,20 +58,13 @@ class Size:
     branches: bool = False
 
 
-@dataclass(frozen=True)
-class Choice(Generic[T]):
+@dataclass(frozen=True, eq=False)
+class Choice(_Unknown, Generic[T]):
     """One of several options, taken inside the program."""
 
+    name: str
     index: "Array"  # of this trial: a traced int32
     options: tuple[T, ...]
-
-    def __eq__(self, other: object) -> bool:
-        """Refused: `trial.optimizer == "sgd"` would be False of every trial of the program."""
-        raise UserError(
-            f"{' or '.join(map(text, self.options))}: which of them a trial has is not known to "
-            "Python where trials share a program; take it with jaxexp.spec.padding.choose, declare "
-            "it with jaxexp.static, or run with programs='exact'"
-        )
 
 
 def value(size: T | Size) -> "T | Array":
@@ -153,8 +166,8 @@ class ProgramSpec:
         `branches` as of `Size`.
         """
         own: dict[str, object] = {name: leaves[name] for name in self.traced}
-        own |= {name: Size(leaves[name], low, high, branches) for name, low, high in self.sizes}
-        own |= {name: Choice(leaves[name], options) for name, options in self.choices}
+        own |= {n: Size(n, leaves[n], low, high, branches) for n, low, high in self.sizes}
+        own |= {n: Choice(n, leaves[n], options) for n, options in self.choices}
         return with_values(self.like, **own)
 
 
