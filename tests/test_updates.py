@@ -11,7 +11,7 @@ from nights import at_night
 from optax import contrib
 
 import jaxexp as jx
-from jaxexp.spec.padding import largest, value
+from jaxexp.spec.padding import choose, largest, value
 from jaxexp.training import masks, updates
 
 RNG = np.random.default_rng(0)
@@ -137,6 +137,41 @@ def test_what_is_evaluated_counts_too():
 )
 def test_what_minds_is_found_to(name):
     assert not found(DIFFERENT[name], {"width": [3, 8]})
+
+
+def with_mean(factor):
+    """Gradients moved by their mean, times what a trial says."""
+
+    def make(trial):
+        by = factor(trial)
+        means = optax.stateless(lambda grads, _: jax.tree.map(lambda g: g + by * g.mean(), grads))
+        return optax.chain(means, optax.sgd(RATE))
+
+    return make
+
+
+def test_the_ends_of_what_is_traced_are_tried():
+    make = with_mean(lambda trial: trial.weight_decay)
+    for order in ([0.1, 0.0], [0.0, 0.1]):
+        assert not found(make, {"width": [3, 8], "weight_decay": order})
+
+
+def test_options_are_tried():
+    """Some pad the model, and others say how it is updated."""
+    assert not found(DIFFERENT["Adafactor"], {"features": ["raw", "sines"]})
+    make = with_mean(lambda trial: choose(trial.activation, lambda name: 1.0 * (name == "tanh")))
+    for order in (["relu", "tanh"], ["tanh", "relu"]):
+        assert not found(make, {"width": [3, 8], "activation": order})
+
+
+def test_every_structure_is_tried():
+    """The usual mask of biases, for one network with widths of each layer among others."""
+
+    def kernels(params):
+        return jax.tree.map(lambda p: p.ndim > 1, params)
+
+    make = sgd_after(optax.add_decayed_weights(1.0, kernels))
+    assert not found(make, {"width": [4, (6, 4), 8, 12, 14, 16]})
 
 
 @pytest.mark.nightly

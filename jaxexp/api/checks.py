@@ -16,7 +16,7 @@ from jaxexp.training import evaluation
 from jaxexp.training.checks import is_laid_out, plain_value
 from jaxexp.training.masks import COMPARES, FILLING, SIZED
 from jaxexp.training.task import Task
-from jaxexp.training.updates import padded_sizes
+from jaxexp.training.updates import padded_names
 
 ALWAYS_READ = {"epochs", "batch_size", "seed", "matmul_precision"}  # by the engine
 
@@ -116,7 +116,7 @@ def check_updates(inspector: Inspector, trials: Sequence[Trial]) -> None:
         own = [trial for trial in trials if type(trial) is kind]
         if not inspector.pads_sizes(own):
             raise UserError(
-                f"programs='one': models that differ in {' and '.join(padded_sizes(own))} would "
+                f"programs='one': models that differ in {' and '.join(padded_names(own))} would "
                 f"be padded, and the optimizer of {type(inspector.task).__name__} would not update "
                 "them as alone (it may take means over whole arrays, or heed their shapes, as "
                 "Adafactor and Muon do): run with programs='auto' or 'exact'"

@@ -5,8 +5,12 @@ It does where it works coordinate by coordinate, or sums over arrays to which ze
 and Muon do, does not. The built-in ones do; others are tried out, at first steps and at later ones.
 """
 
+import dataclasses
+import functools
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +21,7 @@ from jax.typing import ArrayLike
 from numpy.typing import DTypeLike
 
 from jaxexp.spec.padding import ProgramSpec, each_layer
-from jaxexp.spec.trial import Trial
+from jaxexp.spec.trial import Trial, with_values
 from jaxexp.training import keys, precision, tracing
 from jaxexp.training.optimizing import optimizer_of
 from jaxexp.training.supervised import Supervised
@@ -28,42 +32,79 @@ from jaxexp.training.trees import PyTree
 SCALES = (1.0, 1e-3, 0.1, 1e4, 1.0)
 COUNTS = (0, 5, 10, 50, 100, 1000)  # of steps, as the optimizer counts them, before the first
 RELATIVE = 1e-4  # of the largest update of an array: sums in another order differ by less
-MOST_KINDS = 3  # of sizes to try
+MOST_KINDS = 3  # of each structure, to try
+
+Kind: TypeAlias = tuple[tuple[int, ...], ...]  # the sizes of a trial, then the numbers of options
+Forms: TypeAlias = tuple[jax.tree_util.PyTreeDef, list[tuple[int, ...]]]
 
 
-def padded_sizes(trials: Sequence[Trial]) -> list[str]:
-    """The sizes of the model in which trials that may share a program differ."""
+def padded_names(trials: Sequence[Trial]) -> list[str]:
+    """The sizes and options of the model in which trials that may share a program differ."""
     spec = ProgramSpec.of(trials)
-    return [name for name, *_ in spec.sizes if name not in Trial.fields()]
+    names = *(name for name, *_ in spec.sizes), *(name for name, _ in spec.choices)
+    return [name for name in names if name not in Trial.fields()]
 
 
 @tracing.one_at_a_time
 def same_when_padded(task: Task, trials: Sequence[Trial], arrays: Arrays, steps: int) -> bool:
     """Whether trials take the steps in one program, padded, that they take alone.
 
-    Tried with some of their sizes, and optimizers of so many steps. Where nothing can be computed,
-    it is not known, and said to differ.
+    Tried with some of their sizes, every option, and the ends of what is traced, and optimizers of
+    so many steps. Where nothing can be computed, it is not known, and said to differ.
     """
-    sizes, built_in = padded_sizes(trials), type(task).optimizer.__module__.startswith("jaxexp.")
-    if not sizes or (built_in and not isinstance(task, Supervised)):
+    built_in = type(task).optimizer.__module__.startswith("jaxexp.")
+    if not padded_names(trials) or (built_in and not isinstance(task, Supervised)):
         return True
-    spec = ProgramSpec.of(trials)
-    kinds = {tuple(each_layer(getattr(t, name)) for name in sizes): t for t in trials}
-    kinds.pop(tuple((high,) for name, _, high in spec.sizes if name in sizes), None)  # not padded
-    ordered, padded = [kinds[kind] for kind in sorted(kinds)], _Model(task, spec, arrays, steps)
-    places = np.linspace(0, len(ordered) - 1, min(MOST_KINDS, len(ordered))).astype(int)
+    padded = _Model(task, ProgramSpec.of(trials), trials[0], arrays, steps)
+    ends = _ends(trials, padded.spec.traced)
     try:
-        return all(_same(ordered[i], padded) for i in places)
+        return all(_same(model, ends, padded) for model in _models(trials, padded))
     except Exception:  # whatever the task's functions raise, given padded sizes
         return False
 
 
-def _same(trial: Trial, padded: "_Model") -> bool:
+def _ends(trials: Sequence[Trial], names: Sequence[str]) -> list[dict[str, float]]:
+    """Of what is traced: the least and the most of each, beside least and most of the others."""
+    rows = {tuple(getattr(trial, name) for name in names) for trial in trials}
+    found = dict[tuple[float, ...], None]()
+    for i in range(len(names)):
+        for end in (min, max):
+            most = end(row[i] for row in rows)
+            at = [row for row in rows if row[i] == most]
+            found |= dict.fromkeys((min(at), max(at)))
+    return [dict(zip(names, row, strict=True)) for row in found]
+
+
+def _models(trials: Sequence[Trial], padded: "_Model") -> "list[_Model]":
+    """Trials alone, of which some are padded: a few of each structure, and one of each option."""
+    spec, kinds = padded.spec, dict[Kind, _Model]()
+    sizes = {name: (high,) for name, _, high in spec.sizes if name not in Trial.fields()}
+    for trial in trials:
+        own = [each_layer(getattr(trial, name)) for name in sizes]
+        own += [(options.index(getattr(trial, name)),) for name, options in spec.choices]
+        if tuple(own) not in kinds:
+            kinds[tuple(own)] = padded.alone(trial)
+    groups, firsts = dict[object, list[Kind]](), dict[object, Kind]()
+    for kind in sorted(kinds):
+        structure, shapes = kinds[kind].forms
+        if (structure, shapes) == padded.forms and kind[: len(sizes)] == (*sizes.values(),):
+            continue  # not padded
+        groups.setdefault((structure, *map(len, shapes)), []).append(kind)
+        for option in enumerate(kind[len(sizes) :]):
+            firsts.setdefault(option, kind)
+    tried = dict.fromkeys(firsts.values())
+    for alike in groups.values():
+        places = np.linspace(0, len(alike) - 1, min(MOST_KINDS, len(alike))).astype(int)
+        tried |= dict.fromkeys(alike[i] for i in places)
+    return [kinds[kind] for kind in tried]
+
+
+def _same(alone: "_Model", ends: Sequence[Mapping[str, float]], padded: "_Model") -> bool:
     """Whether updates of its own parameters are those alone, and zeros in the padding stay."""
-    alone = _Model(padded.task, ProgramSpec.of([trial]), padded.arrays, padded.steps)
-    start, shapes = padded.start(trial), alone.shapes(trial)
-    place, start_P = _own_places(padded.task, trial, start), _flat(start.params)
-    if _forms(place) != _forms(shapes):
+    trials = [with_values(alone.like, **values) for values in ends]
+    start, shapes = padded.start(trials[0]), alone.shapes
+    place, start_P = _own_places(padded.task, trials[0], start), _flat(start.params)
+    if _forms(place) != alone.forms:
         return False
     place_Q, rng = _flat(place), np.random.default_rng(0)
     grads_KxP = np.zeros((len(SCALES), len(start_P)))
@@ -73,7 +114,7 @@ def _same(trial: Trial, padded: "_Model") -> bool:
     zero_P = start_P == 0
     zero_P[place_Q] = False
     grads, moved = _cut(grads_KxP, start.params), False
-    for count in _counts(padded.steps):
+    for trial, count in itertools.product(trials, _counts(padded.steps)):
         both = alone.updates(trial, *own, count)
         both_padded = padded.updates(trial, start.params, grads, count)
         for expected, found in zip(both, both_padded, strict=True):
@@ -103,13 +144,28 @@ def _own_places(task: Task, trial: Trial, padded: Variables) -> PyTree:
 class _Model:
     """Of the trials of a program: its start and its updates, each compiled once."""
 
-    def __init__(self, task: Task, spec: ProgramSpec, arrays: Arrays, steps: int) -> None:
+    def __init__(
+        self, task: Task, spec: ProgramSpec, like: Trial, arrays: Arrays, steps: int
+    ) -> None:
         self.task, self.spec, self.arrays, self.steps = task, spec, arrays, steps
+        self.like = like  # one of the trials
         self._compiled: dict[Callable[..., PyTree], jax.stages.Compiled] = {}
 
-    def shapes(self, trial: Trial) -> PyTree:
+    def alone(self, trial: Trial) -> "_Model":
+        """Of this trial; what is traced is traced there, too."""
+        spec = dataclasses.replace(ProgramSpec.of([trial]), traced=self.spec.traced)
+        return _Model(self.task, spec, trial, self.arrays, self.steps)
+
+    @functools.cached_property
+    def shapes(self) -> PyTree:
         """Of the parameters."""
-        return jax.eval_shape(self._init, self._leaves(trial), keys.like(), self.arrays).params
+        leaves = self._leaves(self.like)
+        return jax.eval_shape(self._init, leaves, keys.like(), self.arrays).params
+
+    @property
+    def forms(self) -> Forms:
+        """The structure of the parameters, and their shapes."""
+        return _forms(self.shapes)
 
     def start(self, trial: Trial) -> Variables:
         """Before the first step."""
@@ -183,7 +239,7 @@ def _cut(flat: np.ndarray, like: PyTree, dtype: DTypeLike | None = None) -> PyTr
     return jax.tree.unflatten(structure, made)
 
 
-def _forms(tree: PyTree) -> object:
+def _forms(tree: PyTree) -> Forms:
     return jax.tree.structure(tree), [a.shape for a in jax.tree.leaves(tree)]
 
 
