@@ -15,6 +15,7 @@ from jaxexp.planning.merging import Merger
 from jaxexp.planning.plan import plan
 from jaxexp.planning.programs import Plan
 from jaxexp.spec.hyperparameters import static, traced
+from jaxexp.spec.padding import ProgramSpec, bounds
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import MLPTrial, Trial
 
@@ -124,6 +125,8 @@ def test_fewer_programs_may_take_hardly_longer_than_the_best(monkeypatch):
 class NetTrial(MLPTrial):
     norm: str = static("layer")
     noise: float = traced(0.5, off=0.0)
+    fade: float = traced(0.0, off=0.0, at_least=0, below=1)
+    turns: int = traced(3, off=3, at_most=3)
 
 
 def test_what_is_static_or_an_option_is_never_merged():
@@ -144,19 +147,31 @@ def test_the_estimate_is_that_of_the_plan():
 
     def of(trial: Trial) -> Cost:
         made = digits_cost(trial)
-        return dataclasses.replace(made, launches=made.launches * (2 if trial.noise else 1))
+        on = bool(trial.noise) + bool(trial.fade)
+        return dataclasses.replace(made, launches=made.launches * (1 + on))
 
     trials = [
-        NetTrial(width=width, depth=2, noise=noise, batch_size=batch, epochs=epochs)
-        for width, noise, batch, epochs in [
-            ((8, 4), 0.0, 32, 3), ((8, 4), 0.2, 32, 3), (16, 0.0, 512, 5), ((4, 8), 0.0, 70, 5),
+        NetTrial(width=width, depth=2, noise=noise, fade=fade, batch_size=batch, epochs=epochs)
+        for width, noise, fade, batch, epochs in [
+            ((8, 4), 0.0, 0.0, 32, 3), ((8, 4), 0.2, 0.3, 32, 3), (16, 0.0, 0.4, 512, 5),
+            ((4, 8), 0.0, 0.0, 70, 5),
         ]
     ]  # fmt: skip
     workload = dataclasses.replace(DIGITS, cost=of)
     for some in (trials[:2], trials[::2], trials[2:], trials):
         least = least_of(trials)  # of more trials than one program may have
         merger = Merger(least, workload, MACHINES["cpu"])
-        bounding = [t.replace(noise=0.5 if t.noise else 0.0) for t in some]
+        bounding = [bound for t in some for bound in bounds(ProgramSpec.of([t]))]
         loads = [Load.of(workload, 1, t.epochs, t, least) for t in some]
         joined = merger.joined(merger.groups(bounding, loads))
         assert joined.seconds == pytest.approx(seconds(planned(some, workload, mode="one")))
+
+
+def test_rates_that_are_on_in_a_trial_are_on_in_its_bound():
+    trials = [NetTrial(), NetTrial(noise=0.0, fade=0.9, turns=-2)]
+    for some in (trials, trials[:1], trials[1:]):
+        [bound] = bounds(ProgramSpec.of(some))
+        bound.check()
+        for name, off in (("noise", 0.0), ("fade", 0.0), ("turns", 3)):
+            on = any(getattr(trial, name) != off for trial in some)
+            assert (getattr(bound, name) != off) == on, name

@@ -190,5 +190,5 @@ def _extent(field: Hyperparameter, value: Value) -> int:
 def _larger(field: Hyperparameter, a: Value, b: Value) -> Value:
     """Of a size the larger, of all layers; of a rate that is on in one, whatever is on."""
     if field.kind is not Kind.SIZE:
-        return field.default
+        return a if a != field.off else b
     return max(*each_layer(cast(int, a)), *each_layer(cast(int, b)))

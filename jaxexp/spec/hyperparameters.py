@@ -137,6 +137,22 @@ class Hyperparameter:
     at_most: float | None = None
     skipped: bool = False  # of a size: whether a model leaves out what is past a trial's
 
+    @functools.cached_property
+    def on(self) -> Value:
+        """Of a rate that can be off, a value at which it is on: the default, or one near `off`."""
+        if self.off is None or self.default != self.off:
+            return self.default
+        near = (self.off + sign / 2**k for k in range(127) for sign in (1, -1))
+        values = (int(value) if self.hint is int else value for value in near)
+        return next(value for value in values if value != self.off and self._allows(value))
+
+    def _allows(self, value: Value) -> bool:
+        try:
+            check_range(self, value)
+        except UserError:
+            return False
+        return True
+
     def in_program(self, value: Value) -> Value:
         """What a value is inside a program: a traced float in float32, others as they are."""
         traced = self.kind is Kind.TRACED and self.hint is float

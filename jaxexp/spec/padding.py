@@ -172,9 +172,11 @@ class ProgramSpec:
 
 
 def bounds(spec: ProgramSpec) -> list[Trial]:
-    """Trials that do at least the work of each: the largest sizes, every option in turn."""
-    largest_sizes = {name: high for name, _, high in spec.sizes}
-    made = [with_values(spec.like, **largest_sizes)]
+    """Trials that do at least the work of each: the largest sizes, rates on, options in turn."""
+    most: dict[str, Value] = {name: high for name, _, high in spec.sizes}
+    fields = spec.like.fields()
+    most |= {n: fields[n].on for n in spec.traced if fields[n].off is not None}
+    made = [with_values(spec.like, **most)]
     for name, options in spec.choices:
         made = [with_values(trial, **{name: option}) for trial in made for option in options]
     return made
