@@ -565,7 +565,7 @@ def test_a_function_that_asks_for_the_optimizer_and_batch_size_gets_the_trials_o
 
 def test_a_model_that_compares_a_choice_in_a_shared_program_is_refused():
     own = task(apply=lambda t, params, x: (x if t.optimizer == "sgd" else -x) @ params["w"])
-    with pytest.raises(UserError, match="^optimizer: which value a trial has is not known"):
+    with pytest.raises(UserError, match=r"^optimizer: which value a trial has is not known"):
         jx.run(jx.Sweep(TRIAL, {"optimizer": ["adam", "sgd"]}), own, LABELS, programs="one")
 
 
