@@ -1,4 +1,4 @@
-"""An ensemble of 64 networks that differ in their seed alone: its mean prediction, calibrated.
+"""An ensemble of 64 networks that differ only in their seed: its mean prediction, calibrated.
 
 One temperature is fitted to the validation split; the test split, never used before, is the judge.
 """

@@ -1,7 +1,7 @@
-"""Regression with a loss of one's own: how robust should it be to patients who are far off?
+"""Regression with a custom loss: how robust should it be to patients who are far off?
 
-The Huber loss is quadratic up to an error of `delta` and linear beyond. Losses of different deltas
-cannot be compared, but R² can.
+The Huber loss is quadratic up to an error of `delta` and linear beyond. Losses with different
+deltas cannot be compared, but R² can.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
-"""An optimizer of one's own: warm-up, cosine decay and clipping as axes of one program.
+"""A custom optimizer: warm-up, cosine decay and clipping as axes of one program.
 
-`steps` is the number of steps that a trial really takes: those of 5 epochs decay to zero at their
-end, as those of 20 do.
+`steps` is the number of steps that a trial really takes: trials of 5 epochs decay to
+zero at their end, as trials of 20 do.
 """
 
 from dataclasses import dataclass

@@ -116,9 +116,9 @@ class PlannedRun:
         merged; each row is a grouping along the way, with its number of `programs`.
         `train_seconds` (including padding), `compile_seconds` and their sum `seconds` are for one
         device. `padding` is the share of the arithmetic that no trial needs. `chosen` is True for
-        the grouping of this plan: the fewest programs that take at most 15 % more than the best.
-        Programs that are cut into parts, because of memory or for several nodes, count once.
-        `jaxexp.figures.tradeoff` draws it.
+        the grouping of this plan: for each kind of trials that may share a program, the fewest
+        programs that take at most 15 % more than the best. Programs that are cut into parts,
+        because of memory or for several nodes, count once. `jaxexp.figures.tradeoff` draws it.
 
         >>> import jaxexp as jx
         >>> data = jx.arrays([[0.0], [1.0]] * 4, [0, 1] * 4)
@@ -237,7 +237,7 @@ def plan(
         programs: "auto" pads trials of different sizes into one program if that costs less than
             compiling another, "exact" pads nothing, "one" forces one program.
         memory: how many bytes the run may use on the host; by default what is free now.
-        target: hardware to plan for that need not be here (`tpu-v5e-4` and the like): see
+        target: hardware to plan for, which need not be present (such as `tpu-v5e-4`): see
             `PlannedRun.compiled`.
         cluster: a Ray cluster whose nodes train: "auto" for the one that this machine belongs to,
             HOST:PORT, or ray://HOST:PORT. `devices` is then a number per node.

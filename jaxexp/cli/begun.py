@@ -75,15 +75,15 @@ def resume(
         str | None,
         typer.Option(
             metavar="ADDRESS",
-            help="Continue on this Ray cluster, or with none on this machine alone. Default: as "
-            "before.",
+            help="Continue on this Ray cluster; 'none' for this machine alone. Default: as before.",
         ),
     ] = None,
     budget: Budget = None,
 ) -> None:
     """Resume an interrupted run from its last checkpoints.
 
-    The results are those of an uninterrupted run, bit for bit on the same devices.
+    The results are those of an uninterrupted run, bit for bit on the same number of the same
+    devices.
 
     jaxexp resume runs/rates
     """
@@ -143,9 +143,9 @@ def predict(
 ) -> None:
     """Predict images, or the rows of CSV files, with the best model of a run.
 
-    This is the model that the page calls best; with several seeds, the one with the median loss of
-    the setting with the best mean. Prints, separated by tabs: the image, or the file and line; the
-    predicted class or value; and the probability of that class.
+    The best model is the one that the page names; with several seeds, the one with the median loss
+    of the setting with the best mean. Prints, separated by tabs: the image, or the file and line;
+    the predicted class or value; and the probability of that class.
 
     The first row of a CSV file is a header with the names of the columns. If the training data had
     column names, columns are found by name, otherwise by their order. Scale the rows as the sweep's

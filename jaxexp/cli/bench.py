@@ -90,7 +90,7 @@ def bench(
         typer.Option("--quick", help="A small part of a comparison, to see that it runs."),
     ] = False,
 ) -> None:
-    """Time a grid of learning rates and seeds beside PyTorch, with compilation listed separately.
+    """Time a grid of learning rates and seeds next to PyTorch, listing compilation separately.
 
     The peers are the report's way (a DataLoader, one trial after another) and the fastest ways that
     PyTorch offers: resident tensors, torch.func.vmap with and without torch.compile, several

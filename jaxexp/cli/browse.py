@@ -127,8 +127,9 @@ def export(
 
     Columns: sweep, trial_id, every hyperparameter; then epoch, split and each metric. With --final:
     epochs_trained, diverged_epoch, diverged_step (0: never), seconds, and each metric by split,
-    such as validation_loss. Epochs that a trial did not reach are empty. For a population,
-    learning_rate is the value in that epoch, or the last one, and initial_learning_rate the first.
+    such as validation_loss. Epochs that a trial did not train have no row, and metrics are empty
+    from the epoch in which it diverged. For a population, learning_rate is the value in that epoch,
+    or the last one, and initial_learning_rate the first.
 
     jaxexp export runs/rates --csv rates.csv --final
     """

@@ -297,7 +297,7 @@ def plan(
             "--devices-per-node",
             metavar="N",
             min=1,
-            help="Use N devices, of each node; all, if not given.",
+            help="Use N devices, per node. Default: all.",
         ),
     ] = None,
     nodes: Annotated[
@@ -324,7 +324,7 @@ def plan(
 
     Shows which trials share a compiled program and why, the share of arithmetic that is padding,
     where each program runs, and about how long everything takes. With --target, compiles each
-    program for hardware that need not be here, and shows what it would need there.
+    program for hardware that need not be present, and shows what it would need there.
 
     jaxexp plan depth_width --set seed=0,1,2,3
 

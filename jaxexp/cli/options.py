@@ -72,8 +72,9 @@ Space = Annotated[
         "--set",
         metavar="KEY=DISTRIBUTION|VALUE",
         help="Search a hyperparameter: uniform(LOW,HIGH), loguniform(LOW,HIGH), "
-        "integers(LOW,HIGH), optionally with ,log or ,step=N inside, choice(A,B) or A,B; append "
-        "' when optimizer=sgd' for a condition. A single value fixes it. May be repeated.",
+        "integers(LOW,HIGH), optionally with ,log or ,step=N inside, choice(A,B) or A,B; append, "
+        "for example, ' when optimizer=sgd' to search it only there. A single value fixes it. May "
+        "be repeated.",
     ),
 ]
 Sampler = Annotated[
@@ -228,8 +229,8 @@ Budget = Annotated[
     typer.Option(
         metavar="DURATION",
         parser=seconds,
-        help="End in time, as in 90s, 30m or 2h, with everything saved for `jaxexp resume` and "
-        "exit status 124.",
+        help="End within this time, such as 90s, 30m or 2h, with everything saved for "
+        "`jaxexp resume` and with exit status 124.",
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace the run that --out holds.")]
@@ -247,7 +248,7 @@ Drawing = Annotated[
     typer.Option(
         "--figure",
         metavar="FILE.png|svg",
-        help="Draw to a file what more or fewer programs would cost: training, with its padding, "
+        help="Draw into a file what more or fewer programs would cost: training, with its padding, "
         "and compiling.",
     ),
 ]

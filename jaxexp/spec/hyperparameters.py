@@ -37,8 +37,9 @@ def traced(
 ) -> Number:
     """A number inside the compiled program: trials with different values share one program.
 
-    `off` is the value at which the computation can be left out (a rate of 0): trials with that
-    value need not compute it because others do. The other arguments bound the value.
+    `off` is the value at which its computation can be left out (such as a rate of 0): trials with
+    that value do not have to compute it just because others do. The other arguments bound the
+    value.
 
     >>> import jaxexp as jx
     >>> @dataclass(frozen=True, kw_only=True)

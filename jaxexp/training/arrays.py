@@ -44,7 +44,8 @@ def arrays(
     least one), a whole number of rows, a split of your own as (X, y) or (X, y, weights), or None.
     They are drawn without stratification from `numpy.random.default_rng(seed).permutation(N)`: test
     takes its first rows, validation its last, and each split keeps the order of X. So the test rows
-    do not depend on validation, nor the other way round, nor on any other argument.
+    do not depend on `validation`, nor the validation rows on `test`: each depends only on `seed`, N
+    and its own number of rows.
 
     *Targets.* Text, bools and pandas categoricals are classes: int32 from 0 to C - 1 in the sorted
     order of their names, which are kept in `classes` of the result. Categories without an example

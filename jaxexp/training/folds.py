@@ -17,12 +17,11 @@ def folds(data: Data, folds: int | Iterable[tuple[object, object]], *, seed: int
     """The same data, cross-validated: `Trial.fold` says which fold a trial trains on.
 
     An axis `{"fold": range(5)}` trains a setting on each of five folds, in the same programs as
-    all others, and results have a dimension `fold`. Devices hold the data once. The validation
-    split of a trial is what its fold leaves out. A test split is unaffected.
+    all others, and results have a dimension `fold`. Each device holds one copy of the data. The
+    validation split of a trial is what its fold leaves out. A test split is unaffected.
 
-    A trial trains on its fold exactly as it would on these rows alone, whatever the sizes of the
-    other folds: it takes as many steps as its rows have batches, and waits while longer folds go
-    on.
+    A trial trains on its fold as it would on these rows alone, whatever the sizes of the other
+    folds: it takes as many steps as its rows have batches, and waits while larger folds go on.
 
     Args:
         data: with a training split and no validation split.

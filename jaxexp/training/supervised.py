@@ -86,10 +86,10 @@ def supervised(
             prediction, target), if it depends on hyperparameters. A loss that compares the examples
             of a batch also takes `mask` (B,), which is False for rows that only fill it up. With
             predictions (B, K), targets (B,) of whole numbers are labels; pass counts, or the groups
-            of a contrastive loss, as floats. Predictions (B,) are logits if targets are 0 or 1 and
-            the data name two classes, a metric is one of labels (accuracy, AUC, log loss, Brier
-            score) or the loss is `optax.sigmoid_binary_cross_entropy` or `sigmoid_focal_loss`
-            itself; otherwise they are numbers.
+            of a contrastive loss, as floats. Predictions (B,) are logits if the data name two
+            classes, or if targets are 0 or 1 and either a metric is one of labels (accuracy, AUC,
+            log loss, Brier score) or the loss is `optax.sigmoid_binary_cross_entropy` or
+            `sigmoid_focal_loss` itself; otherwise they are numbers.
         metrics: those of `jaxexp.metrics`, or your own `jaxexp.Metric`, by name.
         optimizer: a function of (trial), or of (trial, steps) with the number of steps that the
             trial will take; by default the built-in one that `trial.optimizer` names. Traced

@@ -147,7 +147,7 @@ class Task(abc.ABC):
             optimizers.check(trial)
 
     def predict(self, trial: Trial, variables: Variables, x: PyTree) -> PyTree:
-        """What the trained model predicts for inputs (B, ...): (B, ...).
+        """What the trained model predicts for inputs (B, ...), of shape (B, ...).
 
         Raises UserError unless it is overridden.
         """
@@ -191,7 +191,7 @@ class Task(abc.ABC):
         raise UserError(f"{type(self).__name__} pads a model, but defines no `crop`")
 
     def inspect(self, trial: Trial, arrays: Arrays) -> "Inspection | None":
-        """What a trial costs and reads, if the task knows; None to find out by tracing."""
+        """What a trial costs and reads, if the task knows; None to have it traced instead."""
         return None
 
     def weights(self, batch: Batch) -> Array | None:
