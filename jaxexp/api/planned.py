@@ -90,7 +90,7 @@ class PlannedRun:
 
         Compiling takes seconds for each program. Nothing runs.
 
-        Raises UserError of a plan for the devices that are here.
+        Raises UserError for a plan for the devices of this machine.
 
         >>> import jaxexp as jx
         >>> data = jx.arrays([[0.0], [1.0]] * 4, [0, 1] * 4)

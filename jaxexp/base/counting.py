@@ -9,7 +9,7 @@ WORTH_A_LINE = 1.0  # seconds
 
 @contextlib.contextmanager
 def counting(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A function to call with the number done and the number in all; shown if it takes a while.
+    """A function to call with the number done and the total; shown if it takes a while.
 
     A bar on a terminal, elsewhere one line at the end.
 

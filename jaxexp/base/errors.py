@@ -21,7 +21,7 @@ class UserError(Exception):
 
 
 class UnavailableError(UserError):
-    """Something that a part of a run needs cannot be had here, weights offline for example.
+    """Something that a part of a run needs is unavailable here, such as weights while offline.
 
     The other parts run, the page says what is missing and why, and the exit status is 3.
 

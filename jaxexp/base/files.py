@@ -12,7 +12,7 @@ SEAL = b"\nsha256 of all before: "
 
 
 def digest(*parts: str | bytes) -> str:
-    """Sixteen hexadecimal digits that tell contents apart: the start of their SHA-256.
+    """Sixteen hexadecimal digits that identify contents: the start of their SHA-256.
 
     >>> digest("a", b"b") == digest("a", "b") != digest("ab")
     True

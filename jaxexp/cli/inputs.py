@@ -18,7 +18,7 @@ NOT_GIVEN = {
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """Where the examples and the weights are; sweeps make their problems of these.
+    """Where the examples and the weights are; sweeps build their problems from these.
 
     `data`: a folder of CSV files, or the places that come with jaxexp. `images`: a folder of
     images, or the embedded ones. `weights`: "imagenet", or a .pth file.

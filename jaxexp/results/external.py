@@ -33,7 +33,7 @@ def external_results(
     """Results of a model that another library has fitted, in the layout of any other's.
 
     Args:
-        sweep: its trials, which all have these results: what it draws, no seed decides.
+        sweep: its trials, which all have these results: no seed decides what the model draws.
         problem: a task, whose metrics are these, and the data.
         model: in words, for the plan.
         metrics: by split, by metric, the loss among them.
@@ -43,9 +43,9 @@ def external_results(
         versions: of libraries.
 
     Raises:
-        UserError: for what is no number, a loss that is not finite, splits that the data do not
-            have, metrics and predictions that the task does not have, those that are missing,
-            predictions of another shape, and versions by names that results have already.
+        UserError: for values that are not numbers, a loss that is not finite, splits that the data
+            do not have, metrics and predictions that the task does not have or that are missing,
+            predictions of another shape, and names of versions that results already use.
 
     >>> import jaxexp as jx
     >>> data = jx.arrays([[0.0], [1.0]] * 4, [0, 1] * 4, validation=None)

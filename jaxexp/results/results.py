@@ -47,8 +47,8 @@ class TrialResult:
     """One trial of a sweep.
 
     Attributes:
-        trial: its hyperparameters; of a member of a population, those in the end: of the epoch
-            whose parameters it has.
+        trial: its hyperparameters; for a member of a population, the final ones, of the epoch whose
+            parameters it has.
         curves: its part of the dataset: every metric by epoch and split, and more.
         variables: its trained parameters and state; None if they were not kept.
         initial: the hyperparameters that it began with, as in the sweep.
@@ -135,11 +135,12 @@ class Results:
         return select.rank(self.dataset, metric, *([] if split is None else [split]))
 
     def best(self, metric: str = "loss", split: str | None = None) -> TrialResult:
-        """The best single trial by `metric`, which knows its direction, at its last epoch.
+        """The best single trial by `metric`, in the metric's own direction, at its last epoch.
 
-        `split` is the validation split where there is one, or else the training split. A diverged
-        trial is never the best while there is another. Where trials differ in their seed or
-        fold alone, the best of them is the luckiest too: `best_setting` compares means over them.
+        `split` is by default the validation split if there is one, otherwise the training split. A
+        diverged trial is never the best as long as there is another. If trials differ only in their
+        seed or fold, the best of them is also the luckiest: `best_setting` compares means over
+        them.
 
         Raises UserError for a metric or a split that there is not.
         """
@@ -148,8 +149,8 @@ class Results:
     def best_setting(self, metric: str = "loss", split: str | None = None) -> TrialResult:
         """Of the best setting by its mean over seeds and folds, the trial with the median loss.
 
-        That is what may be expected of its hyperparameters with another seed. Means are those of
-        `jaxexp.seeds.average`; without seeds or folds to average this is `best`.
+        That is what its hyperparameters can be expected to give with another seed. Means are those
+        of `jaxexp.seeds.average`; without seeds or folds to average this is `best`.
 
         Raises UserError for a metric or a split that there is not.
         """
@@ -160,8 +161,8 @@ class Results:
     def trial(self, **values: object) -> TrialResult:
         """The trial whose hyperparameters have these values: `results.trial(width=16, seed=3)`.
 
-        Of a population, those that its members began with: the seed alone finds one.
-        Raises UserError unless there is exactly one.
+        In a population, these are the values that members began with; the seed alone identifies a
+        member. Raises UserError unless there is exactly one.
         """
         trials = self.sweep.trials()
         wanted = {name: self.sweep.base.convert(name, value) for name, value in values.items()}
@@ -193,11 +194,11 @@ class Results:
         return self.trial(**values).params
 
     def predict(self, X: PyTree, trial: TrialResult | None = None) -> PyTree:
-        """What a trial, or the `best` by loss, predicts of inputs like those it was trained on.
+        """What a trial, by default the `best` by loss, predicts for inputs like the training data.
 
-        Returns the predicted class of each, (N,), by name where classes have names; or where
-        nothing is classified the prediction (N, ...): an array, or the model's dict or other tree
-        of arrays. `jaxexp.supervised` says which predictions are logits of classes.
+        Returns the predicted class of each input, (N,), by name if classes have names; or, without
+        classes, the prediction (N, ...): an array, or the model's dict or other tree of arrays.
+        `jaxexp.supervised` says which predictions are logits of classes.
 
         Raises UserError for inputs of another shape, parameters that were not kept, and inputs of
         whose classes the probabilities are NaN.
@@ -214,7 +215,7 @@ class Results:
     def predict_proba(self, X: PyTree, trial: TrialResult | None = None) -> np.ndarray:
         """The probability of each class, (N, C), NaN where the model's outputs are.
 
-        Raises UserError where nothing is classified, and what `predict` raises.
+        Raises UserError if there are no classes, and whatever `predict` raises.
         """
         _, probability_NxC = self._apply(X, trial)
         if probability_NxC is None:

@@ -34,10 +34,10 @@ class Halving:
         metric: what settings are compared by: "loss" or a metric of the task.
         factor: one in this many settings goes on.
         first: the epochs before the first rung.
-        split: the validation split where there is one, or else the training split.
+        split: by default the validation split if there is one, otherwise the training split.
 
     Raises:
-        UserError: for numbers that cannot be, and before a run for a metric that there is not.
+        UserError: for invalid numbers and, before a run, for an unknown metric.
 
     >>> import jaxexp as jx
     >>> data = jx.arrays([[0.0], [1.0], [2.0], [3.0]] * 8, [0, 0, 1, 1] * 8)
@@ -98,7 +98,7 @@ class Hyperband:
         seeds: the number of seeds that each point is trained with.
 
     Raises:
-        UserError: for numbers that cannot be, and a space that has fewer points.
+        UserError: for invalid numbers, and for a space that has fewer points.
 
     >>> import jaxexp as jx
     >>> space = jx.search.Space(

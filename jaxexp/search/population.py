@@ -26,7 +26,7 @@ class PBT:
     Jaderberg et al., "Population based training of neural networks" (2017). Every `interval`
     epochs, the worst members of a population copy the parameters and optimizer state of members
     drawn from the best (exploit, by truncation selection), with hyperparameters near theirs
-    (explore): each is drawn anew from the space with probability `resample`, and otherwise
+    (explore): each is drawn again from the space with probability `resample`, and otherwise
     multiplied by 0.8 or 1.2 within the space (for a choice, the previous or next option is taken;
     whole numbers are rounded to their steps and change by at least one).
 
@@ -39,17 +39,17 @@ class PBT:
     its predictions use, and `TrialResult.initial` those that it began with.
 
     Args:
-        space: what is searched, and the trial that all members begin as.
+        space: what is searched, and the base trial of all members.
         population: the number of members.
         metric: what they are compared by: "loss" or a metric of the task.
         interval: epochs between two exchanges.
         quantile: the share of the worst that copy, and of the best that are copied.
-        resample: the probability that a hyperparameter is drawn anew.
-        split: the validation split where there is one, or else the training split.
+        resample: the probability that a hyperparameter is drawn again.
+        split: by default the validation split if there is one, otherwise the training split.
         seed: decides the first values, who copies whom, and what is changed.
 
     Raises:
-        UserError: for numbers that cannot be, and hyperparameters that need a program of their own.
+        UserError: for invalid numbers, and for hyperparameters that need their own program.
 
     >>> import jaxexp as jx
     >>> data = jx.arrays([[0.0], [1.0], [2.0], [3.0]] * 8, [0, 0, 1, 1] * 8)

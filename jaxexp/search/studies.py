@@ -54,11 +54,11 @@ def optuna(
 ) -> Results:
     """Train what an Optuna study suggests, a batch of suggestions at once, and tell it.
 
-    The study stays the user's: any sampler, any pruner, any storage. Each of its trials ends as
-    Optuna has it: COMPLETE with the value after its last epoch, PRUNED, or FAIL where the loss
-    diverged. Every epoch's value is an intermediate value, its step the epoch, from 1. A
-    configuration that is suggested again is trained once, and told to each; of one that was pruned,
-    it is trained again.
+    The study stays the user's: any sampler, any pruner, any storage. Each of its trials ends in one
+    of Optuna's states: COMPLETE with the value after its last epoch, PRUNED, or FAIL if the loss
+    diverged. Every epoch's value is an intermediate value, with the epoch, from 1, as its step. A
+    suggestion that is repeated is trained once, and its result is told to each of its trials; one
+    that was pruned is trained again.
 
     Args:
         study: what `optuna.create_study` or `optuna.load_study` returns.
@@ -67,16 +67,18 @@ def optuna(
         task: as for `jaxexp.plan`, and so are `data`, `devices`, `programs`, `memory`, `cluster`
             and `nodes`.
         data: see there.
-        trials: how many more to train, as Optuna's `n_trials`; those that a dead process has left
-            running are the first of them. With `checkpoint_dir`, how many in all.
-        batch: how many are asked, and trained, at once.
+        trials: how many more to train, like Optuna's `n_trials`, starting with those that a dead
+            process has left running. With `checkpoint_dir`, the total number.
+        batch: how many are suggested, and trained, at once.
         metric: "loss" or a metric of the task, whose direction must be the study's; several for a
             study with several objectives.
-        split: on which; the validation split where there is one, or else the training split.
-        seeds: how many times each suggestion is trained, with the seed of its trial and those that
-            follow. The study is told the mean.
-        prune: whether the study's pruner is asked; if not given, where there is one objective.
-        report_every: epochs from one report to the study, and question to its pruner, to the next.
+        split: where the metric is measured; by default the validation split if there is one,
+            otherwise the training split.
+        seeds: the number of consecutive seeds with which each suggestion is trained, starting at
+            its trial's seed. The study is told the mean.
+        prune: whether the study's pruner is asked; by default if there is one objective.
+        report_every: the number of epochs between reports to the study, each of which asks its
+            pruner.
         checkpoint_dir: a folder for checkpoints and the sampler's state. The same call resumes an
             interrupted search from it, with the suggestions that it would have had.
         progress: as for `jaxexp.run`, and so is `keep_params`.
@@ -84,8 +86,8 @@ def optuna(
         devices: see there.
         programs: see there.
         memory: see there.
-        cluster: see there. The study stays in this process: where its pruner is asked, all programs
-            of a batch wait for it every `report_every` epochs.
+        cluster: see there. The study stays in this process: if its pruner is asked, all programs of
+            a batch wait for it every `report_every` epochs.
         nodes: see there.
 
     Returns:
@@ -93,13 +95,13 @@ def optuna(
         as those of `jaxexp.search.random`, and the seeds, if there are several, along "seed".
 
     Raises:
-        UserError: an argument that cannot be, a study of another direction or other parameters, a
-            metric or a split that there is not, a folder of another search, values that do not fit
-            together; all before anything is trained. What a function suggests that cannot be, and
-            values of three or more parameters that do not fit together, are found as they are
-            suggested. Then, as after an error in training, the trials that were asked have been
-            told FAIL, and with `checkpoint_dir` the same call goes on with others. After any other
-            error, it goes on with the same ones.
+        UserError: an invalid argument, a study with another direction or other parameters, an
+            unknown metric or split, a folder of another search, or values that do not fit together;
+            all before training starts. Invalid suggestions of a function, and values of three or
+            more parameters that do not fit together, are found when they are suggested. Then, as
+            after an error in training, the trials of the batch have been told FAIL, and with
+            `checkpoint_dir` the same call continues with others. After any other error, it
+            continues with the same ones.
 
     >>> import optuna as op
     >>> import jaxexp as jx

@@ -300,42 +300,44 @@ class _MLP(Network):
 class MLPClassifier(NetworkClassifier, _MLP):
     """A multi-layer perceptron, with the parameters of `sklearn.neural_network.MLPClassifier`.
 
-    It trains in float32 (unless JAX's option `jax_enable_x64` is set; data are float32 in any
-    case), one seed of `random_state` deciding everything, and converges as scikit-learn's does: the
-    same loss with the same penalty, initial weights of the same distribution, Adam or stochastic
-    gradient descent, the same counting of epochs without an improvement. Two classes are two
-    outputs with a softmax.
+    It trains in float32 (unless JAX's option `jax_enable_x64` is set; the data are float32 in any
+    case), with one seed from `random_state` for everything, and converges as scikit-learn's does:
+    the same loss with the same penalty, initial weights from the same distribution, Adam or
+    stochastic gradient descent, the same counting of epochs without improvement. With two classes,
+    there are two outputs and a softmax.
 
-    Left out are `solver="lbfgs"` (so `max_fun` has its default alone), learning rates that vary
-    ("invscaling", "adaptive"; so has `power_t`), `shuffle=False`, `warm_start=True`, networks
-    without a hidden layer, `momentum=1`, and targets of several labels, which are refused by name;
-    and `partial_fit`, of which each call would begin with new moments of the optimizer.
+    Not supported, and refused by name, are `solver="lbfgs"` (so `max_fun` accepts only its
+    default), learning rates that vary ("invscaling", "adaptive"; so `power_t` accepts only its
+    default), `shuffle=False`, `warm_start=True`, networks without a hidden layer, `momentum=1`, and
+    multilabel targets. There is no `partial_fit`: each call would start with fresh optimizer
+    moments.
 
     Args:
         hidden_layer_sizes: the units of each hidden layer.
         activation: "relu", "tanh", "logistic" or "identity".
         solver: "adam" or "sgd".
-        alpha: of the penalty alpha / 2n · Σ w², n being the examples of a batch.
-        batch_size: the examples of a batch; "auto" for 200, or all if there are fewer.
+        alpha: the factor of the penalty alpha / 2n · Σ w², where n is the number of examples in a
+            batch.
+        batch_size: the number of examples in a batch; "auto" for 200, or all if there are fewer.
         learning_rate: "constant".
         learning_rate_init: the learning rate.
-        max_iter: the epochs at most.
+        max_iter: the maximum number of epochs.
         shuffle: True.
         random_state: a number, or as scikit-learn has it.
-        tol: an epoch that is not better than the best by this counts as none. None never stops, or
-            is 0 with `early_stopping`.
-        verbose: whether progress is shown; a number above 0 says so, too.
+        tol: an epoch counts as an improvement only if it is better than the best by at least this.
+            With None, training never stops early; with `early_stopping`, None means 0.
+        verbose: whether progress is shown, as a bool or as a number above 0.
         warm_start: False.
         momentum: of "sgd".
         nesterovs_momentum: of "sgd".
-        early_stopping: whether the accuracy on held out examples decides, instead of the loss.
-        validation_fraction: of examples to hold out.
+        early_stopping: whether the accuracy on held-out examples decides, instead of the loss.
+        validation_fraction: the share of examples to hold out.
         beta_1: of "adam", and so are `beta_2` and `epsilon`.
         beta_2: see there.
         epsilon: see there.
-        n_iter_no_change: training ends after more than so many epochs without an improvement.
-        power_t: 0.5, which nothing reads.
-        max_fun: 15000, which nothing reads.
+        n_iter_no_change: training ends after more than this many epochs without improvement.
+        power_t: 0.5; not used.
+        max_fun: 15000; not used.
 
     Attributes:
         classes_: the classes, (C,).
@@ -343,7 +345,7 @@ class MLPClassifier(NetworkClassifier, _MLP):
             Weighted, each step counts by the weight of its examples (scikit-learn: by their
             number).
         validation_scores_: with `early_stopping`, the accuracy after each epoch.
-        n_iter_: the epochs trained.
+        n_iter_: the number of epochs trained.
         coefs_: the weights of each layer, (in, out); `intercepts_` the biases.
 
     >>> from sklearn.datasets import load_iris
@@ -357,11 +359,11 @@ class MLPClassifier(NetworkClassifier, _MLP):
 class MLPRegressor(NetworkRegressor, _MLP):
     """A multi-layer perceptron, with the parameters of `sklearn.neural_network.MLPRegressor`.
 
-    See `MLPClassifier` for them, and for what is left out; so is `loss`, which is the first
-    parameter there: pass `hidden_layer_sizes` by name to either. Where y is (N, 1), so are
-    predictions, which scikit-learn ravels. The loss is half the squared error: over several targets
-    the gradient is that of their sum, and `loss_curve_` has their mean, as in scikit-learn. R² on
-    held out examples decides with `early_stopping`.
+    See `MLPClassifier` for them, and for what is not supported. `loss`, the first parameter in
+    scikit-learn 1.7 and later, is not supported either: pass `hidden_layer_sizes` by name in code
+    for both. If y is (N, 1), so are predictions, which scikit-learn ravels. The loss is half the
+    squared error: over several targets the gradient is that of their sum, and `loss_curve_` has
+    their mean, as in scikit-learn. With `early_stopping`, R² on held-out examples decides.
 
     >>> from sklearn.datasets import load_diabetes
     >>> X, y = load_diabetes(return_X_y=True)

@@ -127,22 +127,22 @@ class Classifier(NetworkClassifier, _Module):
     """A Flax module that classifies.
 
     Args:
-        module: as for `jaxexp.supervised`; its outputs are logits (B, C), or (B,) of two classes.
+        module: as for `jaxexp.supervised`; its outputs are logits (B, C), or (B,) for two classes.
         trial: its hyperparameters, the optimizer's, the epochs and the batch size; `jaxexp.Trial()`
             if None. A search varies them by names like `trial__learning_rate`.
-        loss: a function of logits and labels (B,) that returns (B,); the cross entropy, if not
-            given.
-        optimizer: as for `jaxexp.supervised`; the one that the trial names, if not given.
-        tol: an epoch that is not better than the best by this counts as none. None never stops, or
-            is 0 with `early_stopping`.
-        n_iter_no_change: training ends after more than so many of them in a row.
-        early_stopping: whether the accuracy on held out examples decides, instead of the loss.
-        validation_fraction: of examples to hold out.
+        loss: a function of logits and labels (B,) that returns (B,); by default the cross entropy.
+        optimizer: as for `jaxexp.supervised`; by default the one that the trial names.
+        tol: an epoch counts as an improvement only if it is better than the best by at least this.
+            With None, training never stops early; with `early_stopping`, None means 0.
+        n_iter_no_change: training ends after more than this many epochs in a row without
+            improvement.
+        early_stopping: whether the accuracy on held-out examples decides, instead of the loss.
+        validation_fraction: the share of examples to hold out.
         random_state: decides everything that is random, the trial's seed too.
         verbose: whether progress is shown.
 
     `fit` keeps `classes_`, `trial_`, `variables_` (parameters and state), `n_iter_` and
-    `loss_curve_`. Inputs may have any rank from 2.
+    `loss_curve_`. Inputs may have rank 2 or higher.
 
     >>> from flax import linen as nn
     >>> import jaxexp as jx
@@ -174,9 +174,8 @@ class Classifier(NetworkClassifier, _Module):
 class Regressor(NetworkRegressor, _Module):
     """A Flax module that predicts numbers.
 
-    Parameters are those of `Classifier`; the loss is the squared error, if no other is given, and
-    with `early_stopping` R² decides. The module's outputs are (B, K), or (B,) or (B, 1) where `y`
-    is (N,).
+    Parameters are those of `Classifier`; the loss is by default the squared error, and with
+    `early_stopping` R² decides. The module's outputs are (B, K), or (B,) or (B, 1) if `y` is (N,).
 
     >>> from flax import linen as nn
     >>> import jaxexp as jx

@@ -57,14 +57,14 @@ class VectorizedSearchCV(BaseSearchCV):  # type: ignore[misc]
 
     What `GridSearchCV` and `RandomizedSearchCV` are for other estimators: `cv_results_`,
     `best_estimator_`, `best_params_`, scorers, `refit`, and everything that the best estimator
-    does. All fits are trials of one plan, so that a few compiled programs train them side by side,
-    with the data on each device once; candidates are then scored with scikit-learn's own scorers.
+    does. All fits are trials of one plan, so a few compiled programs train them side by side, with
+    one copy of the data per device; candidates are then scored with scikit-learn's own scorers.
 
-    Folds whose sizes differ by less than 1 % are filled up to the longest, with rows that count
-    nothing; rows may repeat, as in a bootstrap. On a fold without training examples of some class,
-    where networks have fewer outputs, each candidate is fitted alone, as by `GridSearchCV`.
-    Candidates that differ in what is no hyperparameter of a trial (`tol`, `early_stopping`,
-    `random_state`, a module or its loss …) train in plans of their own.
+    Folds whose sizes differ by less than 1 % are filled up to the longest, with rows of weight 0;
+    rows may repeat, as in a bootstrap. On a fold without training examples of some class, where
+    networks have fewer outputs, each candidate is fitted on its own, as in `GridSearchCV`.
+    Candidates that differ in something that is not a hyperparameter of a trial (`tol`,
+    `early_stopping`, `random_state`, a module or its loss …) train in separate plans.
 
     Args:
         estimator: one of `jaxexp.sklearn`, or of a subclass that trains as they do: one with a
@@ -73,23 +73,24 @@ class VectorizedSearchCV(BaseSearchCV):  # type: ignore[misc]
             `make_pipeline(StandardScaler(), VectorizedSearchCV(…))`.)
         params: lists of values by name, or several such dicts; with `n_iter` also distributions of
             scipy.
-        n_iter: so many random candidates, or every combination if None.
-        n_seeds: each candidate is trained with so many seeds on every fold; its score on a fold is
-            the mean over them.
+        n_iter: the number of random candidates, or None for every combination.
+        n_seeds: the number of seeds with which each candidate is trained on every fold; its score
+            on a fold is the mean over them.
         scoring: as for `GridSearchCV`, and so are `refit`, `cv`, `verbose`, `error_score` and
             `return_train_score`.
         refit: see there.
         cv: see there.
-        random_state: of random candidates. Trials' seeds are drawn by the estimators' own.
-        verbose: above 0, progress is shown.
-        error_score: the score of a candidate whose loss, weights or predictions leave the finite
-            numbers, or that cannot be fitted on a fold alone; or "raise".
+        random_state: decides the random candidates. Seeds of trials come from the estimators' own
+            `random_state`.
+        verbose: progress is shown if this is above 0.
+        error_score: the score of a candidate whose loss, weights or predictions are not finite, or
+            that cannot be fitted on its own on a fold; or "raise".
         return_train_score: see there.
 
-    `mean_fit_time` is each fit's share of the time that all took, an estimate; `refit_time_`,
-    `n_splits_` and `scorer_` are as for `GridSearchCV`.
+    `mean_fit_time` is an estimate: each fit's share of the total time; `refit_time_`, `n_splits_`
+    and `scorer_` are as for `GridSearchCV`.
 
-    Raises, before anything is trained, ValueError or TypeError for parameters that cannot be.
+    Raises, before training starts, ValueError or TypeError for invalid parameters.
 
     >>> from sklearn.datasets import load_iris
     >>> from jaxexp.sklearn import MLPClassifier

@@ -342,14 +342,14 @@ class Conditional(Distribution):
 
 
 def uniform(low: float, high: float) -> Uniform:
-    """A number between `low` and `high`, each as probable.
+    """A number between `low` and `high`, uniformly distributed.
 
     Args:
         low: the smallest value.
         high: no value lies above.
 
     Raises:
-        UserError: for bounds that are no finite numbers, reversed, or equal in float32.
+        UserError: for bounds that are not finite, reversed, or equal in float32.
 
     >>> uniform(0, 0.5).ppf(0.5)
     0.25
@@ -377,7 +377,7 @@ def loguniform(low: float, high: float) -> LogUniform:
 
 
 def integers(low: int, high: int, *, log: bool = False, step: int = 1) -> Integers:
-    """A whole number of `low`, `low + step` … `high`, both ends included, each as probable.
+    """One of the whole numbers `low`, `low + step` … `high`, both included, equally probable.
 
     Args:
         low: the smallest.
@@ -386,7 +386,7 @@ def integers(low: int, high: int, *, log: bool = False, step: int = 1) -> Intege
         step: the distance between two of them; 1 with `log`.
 
     Raises:
-        UserError: for bounds that are no whole numbers, reversed or equal, that `step` does not
+        UserError: for bounds that are not whole numbers, reversed or equal, that `step` does not
             divide, or (with `log`) below 1.
 
     >>> [integers(1, 3).ppf(u) for u in (0, 0.34, 0.99)]
@@ -409,13 +409,13 @@ def integers(low: int, high: int, *, log: bool = False, step: int = 1) -> Intege
 
 
 def choice(options: Sequence[object]) -> Choice:
-    """One of some values, each as probable; a plain list of values stands for it.
+    """One of several values with equal probability; a plain list of values means the same.
 
     Args:
         options: the values, of any type that the hyperparameter takes.
 
     Raises:
-        UserError: for what is no list of values, or an empty one.
+        UserError: for anything but a list of values, or for an empty one.
 
     >>> choice(["adam", "sgd"]).ppf(0.7)
     'sgd'

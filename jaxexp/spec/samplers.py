@@ -33,7 +33,8 @@ def random(space: Space, trials: int, *, seed: int = 0, seeds: int = 1) -> Sweep
         trials: how many points, no two of them alike.
         seed: decides them. Each hyperparameter has a stream of its own, so that adding one leaves
             the values of the others as they are.
-        seeds: with how many seeds each point is trained, from the base trial's on.
+        seeds: the number of consecutive seeds with which each point is trained, starting at the
+            base trial's.
 
     Returns:
         A `jaxexp.Sweep` with the dimension "sample", and "seed" where there are several.

@@ -25,8 +25,9 @@ class Space:
             list of tuples of values that belong together.
 
     Raises:
-        UserError: for unknown names, values that a hyperparameter cannot take or that lie out of
-            its declared range, options that are written alike, and conditions that can never hold.
+        UserError: for unknown names, values that a hyperparameter cannot take or that lie outside
+            its declared range, options that are written the same way, and conditions that can never
+            hold.
 
     >>> from jaxexp.spec.distributions import integers, loguniform, uniform
     >>> from jaxexp.spec.trial import MLPTrial

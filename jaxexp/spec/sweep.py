@@ -100,19 +100,19 @@ class Sweep:
     [(0.01, 1, 64), (0.01, 6, 16), (0.001, 1, 64), (0.001, 6, 16)]
 
     `record` names what is kept beyond losses and metrics: "gradient_norms" and "predictions". A
-    `timed` sweep is about time: its trials train one after another with nothing beside them, but
-    for those that differ in their seed alone, which share a program.
+    `timed` sweep measures time: its trials train one after another with nothing else running,
+    except that trials that differ only in their seed share a program.
 
-    `dim_names` names the dimension that a zipped axis has in the results, where its hyperparameters
-    joined ("depth_width") would be long: `{("depth", "width"): "network"}`.
+    `dim_names` names the dimension of a zipped axis in the results, for when the joined names
+    ("depth_width") would be too long: `{("depth", "width"): "network"}`.
 
-    `conditions` says of hyperparameters that do something only where others have certain values
-    which these are: `{"momentum": {"optimizer": ["sgd"]}}`. They decide what tables and figures
-    show, not what is trained; those of a search space are filled in by its samplers.
+    `conditions` lists hyperparameters that matter only if others have certain values, with those
+    values: `{"momentum": {"optimizer": ["sgd"]}}`. They decide what tables and figures show, not
+    what is trained; those of a search space are filled in by its samplers.
 
-    Raises UserError for a base that is no trial, names that are no hyperparameters or stand in
-    two axes, an axis without values, values of the wrong type, and values that differ and are
-    written alike, 4 and (4,), which results could not tell apart.
+    Raises UserError for a base that is not a trial, names that are not hyperparameters or occur in
+    two axes, an axis without values, values of the wrong type, and different values that are
+    written the same way, such as 4 and (4,), which results could not tell apart.
     """
 
     base: Trial
@@ -283,9 +283,9 @@ class Sweep:
     def set(self, settings: Mapping[str, Sequence[object]]) -> Self:
         """A copy with other values: `{"epochs": [5], "learning_rate": [0.1, 0.01]}`.
 
-        One value of a hyperparameter that is no axis goes into the base trial, several make it an
-        axis. Values of an axis replace those it had; inside a zipped axis, which has to keep its
-        points, only one value can be set for all of them.
+        A single value of a hyperparameter that is not an axis goes into the base trial; several
+        values make it an axis. Values of an axis replace those it had; inside a zipped axis, which
+        has to keep its points, only one value can be set for all of them.
         """
         sweep = self
         for name, values in settings.items():

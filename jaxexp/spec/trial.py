@@ -66,8 +66,8 @@ class Trial:
     >>> NetTrial(channels=8, learning_rate=0.01).channels
     8
 
-    In functions of yours, `epochs` is a JAX scalar, as what is declared with `traced` is: trials of
-    any length share a program. An optimizer that has to know the length is given its number of
+    In your own functions, `epochs` is a JAX scalar, like anything declared with `traced`: trials of
+    any length share a program. An optimizer that has to know the length can ask for its number of
     steps. `batch_size` is a plain int, unless `programs="one"` forces trials of several batch sizes
     into a program.
     """

@@ -69,11 +69,11 @@ class Examples(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """What a task trains on: a training split, perhaps others, and what the arrays mean.
+    """What a task trains on: a training split, optionally others, and what the arrays mean.
 
     A split is an `Examples`, or any tree of tuples, named tuples, lists, dicts and None whose
     leaves are arrays with one row per example: (N, ...). All splits have the same structure, the
-    same dtypes and, but for N, the same shapes. `jx.arrays` makes one from X and y, and copies
+    same dtypes and, except for N, the same shapes. `jx.arrays` makes one from X and y, and copies
     them; by hand, arrays are not copied, since they may be mapped from disk: what changes them
     later changes the data.
 
@@ -81,21 +81,22 @@ class Data:
         train: the split to train on.
         validation: another one, or None.
         test: another one, or None.
-        classes: the names of the classes 0 to C - 1, or None if the targets are no classes.
-        features: the names of the columns of `x`, or None: those of a frame.
-        extra: named trees of arrays of any shape, placed on devices beside the examples.
+        classes: the names of the classes 0 to C - 1, or None if the targets are not classes.
+        features: the names of the columns of `x`, such as those of a frame, or None.
+        extra: named trees of arrays of any shape, placed on devices next to the examples.
         folds: None; or by split, (F, M) int32, rows of `train` for each of F folds, -1 at the end
             of shorter ones: "train", those that a trial of `Trial.fold` trains on, and
             "validation" or "test", those it is evaluated on. `jaxexp.folds` makes them.
         train_sample: how many of the training examples, always the same, are evaluated after every
-            epoch; if None, all of up to 512, and otherwise 30 %, at least 512 and at most 10,000.
+            epoch; if None, all if there are at most 512, otherwise 30 %, but at least 512 and at
+            most 10,000.
         coords: name -> (dimensions, array), coordinates of the dataset of results.
         attrs: attributes of the dataset of results, by names that it does not use itself: text,
             numbers, or lists of either. `attrs["data"]` says in one line where the data are from.
         columns: path -> the names of the columns of any other array of `train` ("x.table" in a
-            dict): those of frames. `dataclasses.replace` hands on those of arrays that are there
-            still, as it does `features`.
-        notes: what to know before believing the results, which their pages say.
+            dict), such as those of frames. `dataclasses.replace` keeps those of arrays that are
+            still there, as it keeps `features`.
+        notes: what readers should know before they believe the results; pages show it.
 
     Raises:
         UserError: something is empty, unequal, not finite, not a number or out of range; the
@@ -350,7 +351,7 @@ class Data:
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits that are others where any number, dtype, shape or class name is another."""
+        """16 hex digits that change with any number, dtype, shape or class name."""
         if self._known is not None:
             return self._known
         parts: tuple[object, ...] = self.classes, structure_of(self.arrays())

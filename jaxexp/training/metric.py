@@ -87,8 +87,8 @@ class Metric:
     def for_target(self, target: PyTree) -> "Metric":
         """The same metric for a data set, given the targets to train on, (N, ...), or None.
 
-        Itself, but where its sums would lose digits without a center, as those of R² do. The
-        targets are those that the task's `Outputs` give, in the same unit and shape.
+        That is the metric itself, unless its sums would lose digits without a center, as those of
+        R² do. The targets are those that the task's `Outputs` give, in the same unit and shape.
 
         >>> from jaxexp.training.metrics import accuracy
         >>> accuracy.for_target(jnp.zeros(3)) is accuracy

@@ -46,7 +46,7 @@ def tradeoff(table: "pd.DataFrame") -> ReportFigure:
     """Estimated seconds and padding by the number of programs; what a plan has chosen is marked.
 
     `table` is what `jaxexp.PlannedRun.tradeoff` returns.
-    Raises UserError for a plan whose programs cannot be merged: nothing is to be traded.
+    Raises UserError for a plan whose programs cannot be merged: there is no trade-off.
 
     >>> import jaxexp as jx
     >>> data = jx.arrays([[0.0], [1.0]] * 4, [0, 1] * 4)
