@@ -33,10 +33,10 @@ def bench(
     seeds: Annotated[int, typer.Option(min=1, help="Different seeds among the trials.")] = 4,
     epochs: Annotated[int, typer.Option(min=1, help="Timed epochs of jaxexp.")] = 5,
     width: Annotated[int, typer.Option(min=1, help="Units of each hidden layer.")] = 16,
-    peers: Annotated[bool, typer.Option(help="Time PyTorch beside it, if installed.")] = True,
+    peers: Annotated[bool, typer.Option(help="Also time PyTorch, if installed.")] = True,
     vision: Annotated[
         bool,
-        typer.Option("--vision", help="Time a ResNet 18 and decoding beside torchvision instead."),
+        typer.Option("--vision", help="Time a ResNet 18 and decoding against torchvision instead."),
     ] = False,
     images: Annotated[
         Path | None,
@@ -50,7 +50,7 @@ def bench(
         bool,
         typer.Option(
             "--optuna",
-            help="Time an Optuna study instead, beside Optuna's own loop with PyTorch and "
+            help="Time an Optuna study instead, against Optuna's own loop with PyTorch and "
             "scikit-learn.",
         ),
     ] = False,
@@ -58,7 +58,7 @@ def bench(
         bool,
         typer.Option(
             "--sklearn",
-            help="Time a cross-validated search instead, beside scikit-learn's GridSearchCV.",
+            help="Time a cross-validated search instead, against scikit-learn's GridSearchCV.",
         ),
     ] = False,
     searches: Annotated[
@@ -82,7 +82,7 @@ def bench(
         bool,
         typer.Option(
             "--cluster",
-            help="Time a grid on a cluster of two nodes of this machine instead, beside Ray Tune.",
+            help="Time a grid on a cluster of two nodes on this machine instead, against Ray Tune.",
         ),
     ] = False,
     quick: Annotated[
@@ -90,7 +90,7 @@ def bench(
         typer.Option("--quick", help="A small part of a comparison, to see that it runs."),
     ] = False,
 ) -> None:
-    """Time a grid of learning rates and seeds next to PyTorch, listing compilation separately.
+    """Time a grid of learning rates and seeds against PyTorch, listing compilation separately.
 
     The peers are the report's way (a DataLoader, one trial after another) and the fastest ways that
     PyTorch offers: resident tensors, torch.func.vmap with and without torch.compile, several

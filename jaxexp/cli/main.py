@@ -215,7 +215,7 @@ def search(
         str,
         typer.Argument(
             metavar="NAME_OR_FILE",
-            help="A sweep (see `jaxexp list`) or a file: its base trial, and what it is run on.",
+            help="A sweep (see `jaxexp list`) or a file, for its base trial, task and data.",
             autocompletion=library.completed,
         ),
     ],
@@ -282,7 +282,7 @@ def plan(
         str,
         typer.Argument(
             metavar="NAME_OR_FILE",
-            help="A sweep, a file, or `reproduce` for all.",
+            help="A sweep, a file, or `reproduce` for the whole report.",
             autocompletion=library.completed,
         ),
     ],
@@ -305,7 +305,7 @@ def plan(
         typer.Option(
             metavar="N",
             min=1,
-            help="Plan for N machines; with --target, of that hardware, and nothing is compiled.",
+            help="Plan for N machines; with --target, for that hardware, compiling nothing.",
         ),
     ] = None,
     cluster: ClusterAddress = None,

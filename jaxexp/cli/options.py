@@ -233,7 +233,7 @@ Budget = Annotated[
         "`jaxexp resume` and with exit status 124.",
     ),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Replace the run that --out holds.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace the run in --out.")]
 Log = Annotated[
     list[str] | None,
     typer.Option(
