@@ -541,13 +541,13 @@ def test_a_setting_that_lost_a_seed_does_not_tie_with_one_that_did_not():
     assert select.table(means)["rank"].tolist() == [1, 1, 3]
 
 
-def hit(counts_SxK) -> xr.Dataset:
-    """Widths × seeds that classify so many of 50 examples, in the end; the last has least loss."""
+def hit(counts_SxK, of: int = 50) -> xr.Dataset:
+    """Widths × seeds that classify so many examples in the end; the last has least loss."""
     counts_SxK = np.array(counts_SxK)
     loss = np.linspace(0.9, 0.1, len(counts_SxK))[:, None] + 0 * counts_SxK
     axes = {"width": [8, 16, 32][: len(loss)], "seed": range(loss.shape[1])}
     ds = dataset(axes, loss=loss)
-    ds["accuracy"][...] = (counts_SxK / 50)[..., None, None]
+    ds["accuracy"][...] = (counts_SxK / of)[..., None, None]
     return ds
 
 
@@ -563,6 +563,19 @@ def test_means_that_differ_by_rounding_tie():
     said = seeds.best_in_words(ds, "accuracy")
     assert said.startswith("Both settings have the same")
     assert compare.baselines({"net": ds}, "accuracy", "validation")["width"].tolist() == [16]
+    # Of other sums, the means of equal ones differ across a power of two or a place of rounding.
+    for right, of in (
+        ([[105, 135, 142], [120, 123, 139]], 150),
+        ([[124, 127, 128, 128, 137, 143], [121, 126, 129, 130, 135, 146]], 150),
+        ([[47, 48, 50], [46, 49, 50]], 50),
+    ):
+        ds = hit(right, of)
+        assert len(select.ties(seeds.average(ds), "accuracy")) == 2
+        assert seeds.lead(ds, "accuracy").difference == 0
+        best = select.rank(seeds.average(ds), "accuracy")["width"].iloc[0]
+        assert compare.baselines({"net": ds}, "accuracy", "validation")["width"].tolist() == [best]
+    losses = dataset({"width": [8, 16], "seed": [0, 1]}, loss=[[1e6 + 0.5] * 2, [1e6] * 2])
+    assert select.ties(seeds.average(losses)) == ["width 16"]
     few = seeds.best_in_words(hit([[40, 40, 46], [40, 41, 45], [1, 2, 3]]), "accuracy")
     assert few.startswith("2 of 3 settings tie at the highest")
     assert "fewest" not in few

@@ -163,15 +163,12 @@ def _baseline(
     if not whole:
         nothing = dict.fromkeys([*names, *measured, "spread"], np.nan)
         return found | nothing | {"seeds": 0, "undefined": 0}
-    sign = -1 if higher else 1
     alike = told_apart if max(map(len, whole)) > 1 else np.asarray
-
-    def key(seeds: pd.DataFrame) -> tuple[float, ...]:
-        means = alike(seeds[[split, "loss"]].mean())
-        value, loss = finite_first(means * [sign, 1])
-        return not np.isfinite(means[0]), int(seeds[split].isna().sum()), value, loss
-
-    best = min(whole, key=key)
+    value, loss = (alike([seeds[name].mean() for seeds in whole]) for name in (split, "loss"))
+    undefined = np.array([seeds[split].isna().sum() for seeds in whole])
+    first = finite_first(-value if higher else value)
+    order = np.lexsort((finite_first(loss), first, undefined, ~np.isfinite(value)))
+    best = whole[int(order[0])]
     known = best[best[split].notna()]
     with np.errstate(invalid="ignore"):  # infinity less infinity
         spread = known[split].std()

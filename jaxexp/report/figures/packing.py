@@ -25,9 +25,17 @@ def rounded(values: ArrayLike, within: ArrayLike | None = None) -> list[float | 
     flat = np.asarray(values, dtype=float).ravel()
     known = np.asarray(flat if within is None else within, dtype=float)
     known = known[np.isfinite(known)]
-    extent = float(known.max() - known.min()) if known.size else 0.0
+    with np.errstate(over="ignore"):
+        extent = float(known.max() - known.min()) if known.size else 0.0
     places = _places(extent) if math.isfinite(extent) else -400
-    return [round(float(v), max(places, _places(v))) if np.isfinite(v) else None for v in flat]
+    return [_round(float(v), max(places, _places(v))) if np.isfinite(v) else None for v in flat]
+
+
+def _round(value: float, places: int) -> float:
+    try:
+        return round(value, places)
+    except OverflowError:  # to more than the largest float
+        return value
 
 
 def _places(size: float) -> int:

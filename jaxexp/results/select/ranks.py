@@ -37,6 +37,10 @@ from jaxexp.results.select.wording import metric_words
 from jaxexp.spec.values import parts, text, to_float
 from jaxexp.spec.written import number, setting
 
+# Relative to them: by how much equal means over seeds may differ. Values and means are in float32,
+# each rounded by at most 2**-24 of itself, and there are two of both.
+ROUNDING = 2.0**-21
+
 
 def same(value: object, wanted: object) -> bool:
     """Whether two values are equal, as float32 has them where they are floats, in tuples too."""
@@ -119,7 +123,7 @@ def rank(ds: xr.Dataset, metric: str = "loss", split: str | None = None) -> pd.D
     one; diverged trials come last, the earliest very last. Of means over seeds, those of which more
     seeds diverged come after those of which fewer did, and then those for which the metric is
     undefined for more seeds after those for fewer: what is left may be the easier ones. Means that
-    float32 does not tell apart tie.
+    differ by no more than the rounding of float32 tie.
     Columns: `trial` (its label), each of its hyperparameters `in_the_end`, `value`, `epoch` (whose
     parameters it has in the end: the last one trained, or the best; of means, the last one that any
     of its seeds trained), `status`. The index is the trial's place in `points(ds)`.
@@ -170,18 +174,25 @@ def as_compared(ds: xr.Dataset, values: ArrayLike) -> np.ndarray:
 
 
 def told_apart(means: ArrayLike) -> np.ndarray:
-    """Means over seeds to 20 bits, to which those of numbers in float32 are exact.
+    """Means over seeds, those equal that differ by no more than the rounding of float32.
 
-    40 + 40 + 46 of 50 and 40 + 41 + 45 of 50 have the same mean, which differs in further bits.
+    40 + 40 + 46 of 50 and 40 + 41 + 45 of 50 have the same mean, but for the last bits.
     """
-    share, exponent = np.frexp(np.asarray(means, float))
-    made: np.ndarray = np.ldexp(np.round(share * 2**20), exponent - 20)
-    return made
+    mean_N = np.asarray(means, float)
+    order_N = np.argsort(mean_N, axis=None)
+    sorted_N = mean_N.ravel()[order_N]
+    with np.errstate(invalid="ignore"):  # infinity less infinity
+        near = np.diff(sorted_N) <= ROUNDING * np.abs(sorted_N[1:])
+    first_N = np.maximum.accumulate(np.where(np.append(False, near), 0, np.arange(len(sorted_N))))
+    made = np.empty_like(sorted_N)
+    made[order_N] = sorted_N[first_N]
+    return made.reshape(mean_N.shape)
 
 
 def mean_difference(mean: float, other: float) -> float:
     """By how much a mean is larger; 0 where they are not `told_apart`."""
-    return 0.0 if told_apart(mean) == told_apart(other) else mean - other
+    same = np.ptp(told_apart([mean, other])) == 0
+    return 0.0 if same else mean - other
 
 
 def distinct(ds: xr.Dataset, name: str) -> list[Plain]:
