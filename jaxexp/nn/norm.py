@@ -39,7 +39,7 @@ class BatchNorm(nn.Module):
         channels = x.shape[channel]
         if self.padded:
             own_C = jnp.arange(channels) < width
-            scale_C = parameter(self, "scale", lambda *_: own_C.astype(jnp.float32), (channels,))
+            scale_C = parameter(self, "scale", _ones_at, (channels,), own_C)
             scale_C = jnp.where(own_C, scale_C, 1)
         else:
             scale_C = parameter(self, "scale", nn.initializers.ones, (channels,))
@@ -63,3 +63,7 @@ class BatchNorm(nn.Module):
         factor_C = scale_C * jax.lax.rsqrt(var_C + self.epsilon)
         centred = x - jnp.expand_dims(mean_C, others)
         return centred * jnp.expand_dims(factor_C, others) + jnp.expand_dims(bias_C, others)
+
+
+def _ones_at(key: Array, shape: tuple[int, ...], own_C: Array) -> Array:
+    return jnp.where(own_C, nn.initializers.ones(key, shape), 0)
