@@ -1,5 +1,6 @@
 """Sweep files of a user's own, with data, models and losses that nobody here has thought of."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -21,6 +22,7 @@ import jaxexp as jx
 from jaxexp.api.checks import check_saved
 from jaxexp.cli import begun, exporting, library, prediction
 from jaxexp.cli import main as cli
+from jaxexp.cli.command import Command
 from jaxexp.reproduce import vision
 from jaxexp.results import models
 from jaxexp.results.dataset import load, save
@@ -434,6 +436,22 @@ def test_fractions_are_read_where_the_model_computes_with_whole_numbers_as_with_
     looked_up = jx.supervised(init=lambda trial, rng, x: {}, apply=lambda t, p, x: x, loss=min)
     with pytest.raises(jx.UserError, match=r"n is '4.5', expected a whole number that int32 holds"):
         prediction._read(tmp_path / "new.csv", ["n", "m"], looked_up, like, print)
+
+
+def test_a_function_that_predicts_may_yield_predictions_and_nothing_else(
+    regression, capsys, monkeypatch
+):
+    sources, made = Command.sources, jx.Prediction("a.jpg", "cat", 0.9)
+
+    def predicting(predict):
+        return lambda self: [dataclasses.replace(own, predict=predict) for own in sources(self)]
+
+    monkeypatch.setattr(Command, "sources", predicting(lambda model, files: iter([made])))
+    out, _ = told(capsys, "predict", str(regression), "a.jpg")
+    assert out.startswith("a.jpg\tcat\t")
+    monkeypatch.setattr(Command, "sources", predicting(lambda model, files: [tuple(made)]))
+    _, err = told(capsys, "predict", str(regression), "a.jpg", code=2)
+    assert "bump: predict(model, files) gives ('a.jpg', 'cat', 0.9), expected a jx.Pred" in err
 
 
 def test_a_file_of_another_kind_than_the_models_read(regression, capsys):

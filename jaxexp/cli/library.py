@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -69,7 +69,7 @@ class Source:
     problem: "Callable[[Inputs], Problem] | None" = None
     estimate: "Callable[[Sweep, Inputs], xr.Dataset] | None" = None
     check: "Callable[[Inputs], None] | None" = None
-    predict: "Callable[[Model, Sequence[Path]], Sequence[Prediction]] | None" = None
+    predict: "Callable[[Model, Sequence[Path]], Iterable[Prediction]] | None" = None
     export: "Callable[[Model, Path], None] | None" = None
     stopping: "StoppingRule | None" = None
     space: Space | None = None

@@ -93,7 +93,13 @@ def predict_files(
     predicted: Sequence[Prediction] = []
     if files and source.predict:
         with library.calling(source.sweep, "predict(model, files)", source.predict):
-            predicted = source.predict(model, files)
+            predicted = [*source.predict(model, files)]
+            for one in predicted:
+                if not isinstance(one, Prediction):
+                    raise UserError(
+                        f"{source.sweep.name}: predict(model, files) gives {one!r}, expected a "
+                        "jx.Prediction for each file"
+                    )
     elif files:
         planned = plan_stage([source], command)
         if not force:
