@@ -223,6 +223,13 @@ def test_features_that_are_one_name_in_a_table_are_refused(tmp_path):
         prediction._read(tmp_path / "new.csv", ["a", " a"], task, like, print)
 
 
+def test_words_for_bools_are_numbers_beside_numbers(tmp_path):
+    (tmp_path / "new.csv").write_text("a\ntrue\n0\nFALSE\n")
+    like, task = np.zeros((1, 1), np.float32), jx.MLPClassification()
+    made, _ = prediction._read(tmp_path / "new.csv", ["a"], task, like, print)
+    assert made.tolist() == [[1], [0], [0]]
+
+
 @pytest.mark.parametrize(
     ("table", "message"),
     [
@@ -246,7 +253,7 @@ def test_features_that_are_one_name_in_a_table_are_refused(tmp_path):
             "line 2: fields in the row, split by commas: 2, expected 1 as in the header",
         ),
         ('a\n""\n', "line 2: a is '', expected a number"),
-        ("a\n1\nTrue\n", "line 3: a is 'True', expected a number"),
+        ("a\n1\nTrue\nyes\n", "line 4: a is 'yes', expected a number"),
         ("a\n1e39\n", "line 2: a is '1e39', expected a number that float32 holds"),
         ("", "the file is empty, expected a header with 1 column of numbers"),
         (None, "no such file, expected a CSV file with 1 column of numbers"),

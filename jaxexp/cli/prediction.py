@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from jaxexp.api import PlannedRun
     from jaxexp.training.data import Data
 
-# The words of which a column of bools is made, as pandas reads them.
+# The words for bools, as pandas reads them.
 BOOLS = {"True": 1, "TRUE": 1, "true": 1, "False": 0, "FALSE": 0, "false": 0}
 SHOWN = 20  # of many names, in a message
 FAR = 3  # of many columns with values far outside of those trained on
@@ -269,10 +269,9 @@ def _columns(cells: Cells, features: Sequence[str] | None, width: int) -> list[s
 
 def _numbers(cells: Cells, column: pd.Series, dtype: np.dtype) -> np.ndarray:
     """Text as numbers of a type."""
-    if dtype.kind not in "iu" and column.isin(BOOLS).all():
-        numbers = column.map(BOOLS).astype(np.float64)
-    else:
-        numbers = pd.to_numeric(column, errors="coerce").astype(np.float64)
+    numbers = pd.to_numeric(column, errors="coerce").astype(np.float64)
+    if dtype.kind not in "iu":
+        numbers = numbers.fillna(column.map(BOOLS))
     cells.check(column, pd.Series(np.isfinite(numbers), column.index), "a number")
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         made = numbers.to_numpy().astype(dtype)
