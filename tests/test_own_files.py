@@ -354,6 +354,13 @@ def test_numbers_of_numpy_are_saved_as_plain_ones(tmp_path):
     assert model.bound(jx.MLPClassification()) == task
 
 
+def test_two_arrays_of_one_name_are_not_saved(tmp_path):
+    trial, params = jx.MLPTrial(), {"a": {"b": np.ones(1)}, "a/b": np.zeros(1)}
+    record = SimpleNamespace(trial=trial, variables=jx.Variables(params))
+    with pytest.raises(jx.UserError, match="two arrays are 'params/a/b', expected paths that"):
+        models.save(tmp_path, "own", record, {}, jx.MLPClassification())
+
+
 @dataclass(frozen=True)
 class Unsaved(Saving):
     found: int = field(default=1, init=False)

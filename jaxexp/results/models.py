@@ -220,7 +220,16 @@ def _texts(trial: Trial) -> dict[str, str]:
 def _named(variables: Variables) -> dict[str, jax.Array]:
     """Leaves by their paths: "params/layer/kernel"."""
     paths, _ = jax.tree_util.tree_flatten_with_path(variables)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in paths}
+    named: dict[str, jax.Array] = {}
+    for path, leaf in paths:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if name in named:
+            raise UserError(
+                f"parameters: two arrays are {name!r}, expected paths that differ where / stands "
+                "between their keys"
+            )
+        named[name] = leaf
+    return named
 
 
 def _nested(arrays: Mapping[str, np.ndarray], root: str) -> PyTree:
