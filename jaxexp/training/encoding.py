@@ -1,5 +1,6 @@
 """Labels as class numbers."""
 
+import math
 import unicodedata
 from collections.abc import Sequence
 from typing import cast
@@ -59,15 +60,18 @@ class Encoder:
             if len(keys) == 1:
                 raise UserError(f"y: every label is {keys[0]!r}, expected at least 2 classes")
             self.names = tuple(str(key) for key in keys)
-            bare = [unicodedata.normalize("NFC", name.strip()) for name in self.names]
+            composed = [unicodedata.normalize("NFC", name) for name in self.names]
+            bare = [name.strip() for name in composed]
             for i, name in enumerate(self.names):
-                if bare.index(bare[i]) != i:
-                    other = self.names[bare.index(bare[i])]
-                    form = name.strip() != other.strip()
-                    differ = "how characters are written" if form else "spaces"
+                if (first := bare.index(bare[i])) != i:
+                    other = self.names[first]
+                    spaces = composed[i] != composed[first]
+                    form = not spaces or name.strip() != other.strip()
+                    how = ["spaces"] * spaces + ["how characters are written"] * form
+                    ways = ["strip"] * spaces + ["normalize"] * form
                     raise UserError(
-                        f"y: the labels {other!r} and {name!r} differ in {differ} alone, expected "
-                        f"one class: {'normalize' if form else 'strip'} them, or give `classes`"
+                        f"y: the labels {other!r} and {name!r} differ in {' and '.join(how)} alone,"
+                        f" expected one class: {' and '.join(ways)} them, or give `classes`"
                     )
         else:
             keys = list(self.names) if self.kind == "names" else _numbers_of(classes)
@@ -165,13 +169,22 @@ class Encoder:
                 )
 
 
+def _number_of(name: str) -> float:
+    """The number that a name is written as; NaN if it is none."""
+    try:
+        return float({"true": "1", "false": "0"}.get(name.strip().lower(), name))
+    except ValueError:
+        return math.nan
+
+
 def _numbers_of(classes: object) -> list[str | int]:
     """The labels, as numbers, of classes in order: names that are numbers, or positions of text."""
     names = list(cast("Sequence[object]", classes))
     places = list[str | int](range(len(names)))
     if any(isinstance(name, str) for name in names):
         texts = list(map(str, names))
-        if set(texts) == set(map(str, places)) and texts != list(map(str, places)):
+        numbers = list(map(_number_of, texts))
+        if set(numbers) == set(places) and numbers != places:
             raise UserError(
                 f"classes: {texts}, of labels that are whole numbers, may be their names or the "
                 "names of classes 0, 1 …, expected numbers: give `classes` as numbers"
