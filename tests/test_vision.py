@@ -5,6 +5,7 @@ The networks learn nothing here: what is tested is that each trial is what it sa
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -279,3 +280,8 @@ def test_a_quick_run_takes_some_images_of_either_class(inputs, monkeypatch):
     assert len(found.train.files) == len(found.train.x_NxHxWx3) == 10
     assert found.fingerprint != load(inputs, middle()).fingerprint
     assert "quick run" in problems.pixels(quick).data.notes[0]
+
+
+def test_names_of_broken_files_that_are_no_text_are_in_notes_all_the_same():
+    skipped = SimpleNamespace(skipped=("a\udce9.jpg",))
+    assert problems._notes(Inputs(), skipped) == ["1 broken images are left out: a?.jpg"]

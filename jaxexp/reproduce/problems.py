@@ -150,5 +150,6 @@ def _notes(inputs: jx.Inputs, images: Images) -> list[str]:
         notes.append(f"a quick run, on some of the images alone ({described})")
     if images.skipped:
         shown = ", ".join(images.skipped[:5]) + (" …" if len(images.skipped) > 5 else "")
+        shown = shown.encode(errors="replace").decode()  # names of files can be any bytes
         notes.append(f"{len(images.skipped)} broken images are left out: {shown}")
     return notes

@@ -20,15 +20,16 @@ FLOAT32 = np.finfo(np.float32)
 # What results say themselves, beside the versions of libraries: no names for attributes of data.
 OWN_ATTRIBUTES = frozenset({
     "averaged_folds", "averaged_seeds", "axes", "base", "best_epochs", "classes", "compile_seconds",
-    "conditions", "data_fingerprint", "device", "devices", "examples", "features", "flax",
-    "identity", "jax", "jaxexp", "jaxlib", "machine", "metrics", "nodes", "notes", "numpy", "optax",
-    "plan", "plan_trials", "precision", "programs", "python", "quick", "ranked_by", "resumed",
-    "seeds", "settings", "started", "stopping", "sweep", "sweep_id", "traced", "train_evaluation",
-    "train_seconds", "trials", "wall_seconds",
+    "conditions", "data_fingerprint", "device", "devices", "examples", "failed_trials", "features",
+    "flax", "identity", "jax", "jaxexp", "jaxlib", "machine", "metrics", "nodes", "notes", "numpy",
+    "optax", "plan", "plan_trials", "precision", "programs", "python", "quick", "ranked_by",
+    "resumed", "seeds", "settings", "started", "stopping", "sweep", "sweep_id", "traced",
+    "train_evaluation", "train_seconds", "trials", "wall_seconds",
 })  # fmt: skip
 
 
-HDF5_ATTRIBUTES = frozenset({"CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST"})
+# What HDF5 and, where a file is opened, xarray take for their own.
+FORMAT_ATTRIBUTES = frozenset({"CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST", "coordinates"})
 
 
 BLOCK_BYTES = 16 << 20  # at a time, so that large arrays are never copied whole
@@ -236,15 +237,19 @@ def check_coordinate(name: str, coordinate: object) -> None:
 def check_attribute(name: str, value: object) -> None:
     """Raise UserError unless a results file can hold it, by a name that is not its own."""
     if name in OWN_ATTRIBUTES:
-        raise UserError(f"attrs: {name!r} is what results say themselves, expected another name")
-    if not name.isprintable() or name.startswith("_") or name in HDF5_ATTRIBUTES | {""}:
+        way = f"jx.Data({name}=…)" if name in ("classes", "features", "notes") else "another name"
+        raise UserError(f"attrs: {name!r} is what results say themselves, expected {way}")
+    if not name.isprintable() or name.startswith("_") or name in FORMAT_ATTRIBUTES | {""}:
         raise UserError(f"attrs: {name!r}, expected a name that a netCDF file can hold")
     texts: Sequence[Any] = value if isinstance(value, (list, tuple)) else [value]
     if texts and all(isinstance(text, str) for text in texts):
         kept = all(_is_kept_text(text) for text in texts)
     else:
         number = isinstance(value, (int, float, np.number, np.ndarray, list, tuple))
+        number &= not isinstance(value, np.ma.MaskedArray)
         kept = number and convert(f"attrs[{name!r}]", value).dtype.kind in "iuf"
+        each = np.asarray(value, object).flat if kept else ()
+        kept &= not any(isinstance(v, (bool, np.bool_)) for v in each)
     if not kept:
         raise UserError(
             f"attrs: {name!r} is {value!r}, expected text, a number, or a list of either: nothing "
@@ -254,8 +259,12 @@ def check_attribute(name: str, value: object) -> None:
 
 def _is_kept_text(text: str) -> bool:
     """Not one of NumPy's, with a zero byte, or half a character."""
-    whole = text.encode(errors="ignore").decode() == text
-    return type(text) is str and whole and "\0" not in text
+    return type(text) is str and _is_whole(text) and "\0" not in text
+
+
+def _is_whole(text: str) -> bool:
+    """Without half a character (a lone surrogate), which no file can hold."""
+    return text.encode(errors="ignore").decode() == text
 
 
 def checked_names(where: str, value: object, least: int) -> tuple[str, ...]:
@@ -267,6 +276,8 @@ def checked_names(where: str, value: object, least: int) -> tuple[str, ...]:
     for each in value:
         if not isinstance(each, (str, int, np.integer)):
             raise UserError(f"{where}: {plain_value(each)!r}, expected a name")
+        if not _is_whole(str(each)):
+            raise UserError(f"{where}: {each!r}, expected a name of whole characters")
     if (twice := first_twice(names)) is not None:
         raise UserError(f"{where}: {twice!r} twice, expected names that differ")
     if len(names) < least:
@@ -278,6 +289,8 @@ def checked_notes(value: object) -> tuple[str, ...]:
     """A list of text."""
     if not isinstance(value, (list, tuple)) or not all(isinstance(note, str) for note in value):
         raise UserError(f"notes={value!r}: expected a list of text")
+    if not all(map(_is_whole, value)):
+        raise UserError(f"notes={value!r}: expected text of whole characters")
     return tuple(value)
 
 

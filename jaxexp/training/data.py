@@ -92,7 +92,8 @@ class Data:
             most 10,000.
         coords: name -> (dimensions, array), coordinates of the dataset of results.
         attrs: attributes of the dataset of results, by names that it does not use itself: text,
-            numbers, or lists of either. `attrs["data"]` says in one line where the data are from.
+            numbers, or lists of either (of which one of length 1 is loaded from a file as its
+            element). `attrs["data"]` says in one line where the data are from.
         columns: path -> the names of the columns of any other array of `train` ("x.table" in a
             dict), such as those of frames. `dataclasses.replace` keeps those of arrays that are
             still there, as it keeps `features`.
