@@ -841,6 +841,22 @@ def test_a_batch_that_cannot_be_written_down_is_taken_up(data, tmp_path, monkeyp
     assert states(own) == [COMPLETE] * 3
 
 
+def test_trials_that_the_storage_has_lost_while_suggesting_are_taken_up(
+    data, tmp_path, monkeypatch
+):
+    def lost(*args):
+        raise op.exceptions.StorageInternalError("the database is gone")
+
+    own, options = study(), {"trials": 3, "checkpoint_dir": tmp_path}
+    with monkeypatch.context() as patched:
+        patched.setattr(own._storage, "set_trial_param", lost)
+        with pytest.raises(op.exceptions.StorageInternalError):
+            run(own, data, **options)
+    assert states(own) == [RUNNING]
+    run(own, data, **options)
+    assert states(own) == [COMPLETE] * 3
+
+
 def test_a_file_that_a_function_misses_is_none_of_the_search(data, tmp_path):
     with pytest.raises(FileNotFoundError):
         run(

@@ -129,6 +129,7 @@ class Search:
     def _ask(self, most: int, dead: "list[FrozenTrial]") -> list[Asked]:
         """The next batch: trials that are abandoned, which leave the list, then new ones."""
         from optuna import TrialPruned
+        from optuna.exceptions import OptunaError
 
         asked: list[Asked] = []
         try:
@@ -145,6 +146,8 @@ class Search:
                     asked[-1].trials = self._trials(self.suggestions.suggest(own))
                 except TrialPruned:
                     asked[-1].pruned = True
+                except OptunaError:  # as of its storage: left to the next call
+                    raise
                 except Exception:  # called again, the search goes on with the next one
                     if self.folder:
                         self.folder.keep_sampler(self.study, own.number)
