@@ -772,6 +772,21 @@ def test_scorers_may_keep_the_estimators_that_they_score():
         np.testing.assert_array_equal(model.predict_proba(x), predicted)
 
 
+def test_test_scores_are_asked_before_train_scores():
+    sizes = []
+
+    def score(model, x, y):
+        sizes.append(len(x))
+        return float(len(x))
+
+    search = VectorizedSearchCV(
+        EARLY, {"alpha": [0.1]}, cv=3, scoring=score, refit=False, return_train_score=True
+    )
+    found = search.fit(X, Y).cv_results_
+    assert sizes == [len(X) // 3, len(X) * 2 // 3] * 3
+    assert found["mean_train_score"] == 2 * found["mean_test_score"] == len(X) * 2 // 3
+
+
 def test_several_scores_of_a_function_that_fails_for_some_candidates():
     def scores(model, x, y):
         if model.alpha == 5.0:
@@ -836,8 +851,8 @@ def test_searches_that_cannot_be_are_refused():
     for wrong in (0, True, 2.5, "3"):
         with pytest.raises(ValueError, match=f"n_iter={wrong!r}: expected a whole number above 0"):
             VectorizedSearchCV(model, {"alpha": [1]}, n_iter=wrong).fit(X, Y)
-    for wrong in ([], iter([])):  # as a generator that an earlier fit has used
-        with pytest.raises(ValueError, match=r"cv=.*: no splits, expected one at least: give a l"):
+    for wrong, hint in (([], "$"), (iter([]), ": give a list")):  # a generator that a fit has used
+        with pytest.raises(ValueError, match=rf"cv=.*: no splits, expected one at least{hint}"):
             VectorizedSearchCV(model, {"alpha": [1]}, cv=wrong).fit(X, Y)
     for wrong in (3, jx.Trial):
         search = VectorizedSearchCV(Classifier(Net(4, 3), wrong), {"trial__epochs": [1]})

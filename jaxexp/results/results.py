@@ -215,7 +215,8 @@ class Results:
     def predict_proba(self, X: PyTree, trial: TrialResult | None = None) -> np.ndarray:
         """The probability of each class, (N, C), NaN where the model's outputs are.
 
-        Raises UserError if there are no classes, and whatever `predict` raises.
+        Raises UserError if there are no classes, for inputs of another shape, and parameters that
+        were not kept.
         """
         _, probability_NxC = self._apply(X, trial)
         if probability_NxC is None:

@@ -4,7 +4,7 @@ import copy
 import dataclasses
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -148,9 +148,10 @@ class VectorizedSearchCV(BaseSearchCV):  # type: ignore[misc]
         each = splitter.split(X, y, **routed.splitter.split)
         splits = [_rows(i, split, _num_samples(X)) for i, split in enumerate(each)]
         if not splits:
+            used = isinstance(self.cv, Iterator)
+            hint = ": give a list of them, since a generator is used up by the first fit"
             raise ValueError(
-                f"cv={self.cv!r}: no splits, expected one at least: give a list of them, since a "
-                "generator is used up by the first fit"
+                f"cv={self.cv!r}: no splits, expected one at least{hint if used else ''}"
             )
         self.n_splits_ = len(splits)
         candidates = self._candidates()
@@ -216,7 +217,7 @@ class VectorizedSearchCV(BaseSearchCV):  # type: ignore[misc]
                     _safe_indexing(y, rows),
                     _check_method_params(X, params=dict(score_params), indices=rows),
                 )
-                for rows in (split if self.return_train_score else split[1:])
+                for rows in (split[::-1] if self.return_train_score else split[1:])
             ]
             for split in splits
         ]
@@ -232,11 +233,11 @@ class VectorizedSearchCV(BaseSearchCV):  # type: ignore[misc]
                     scores.append(scored)
                 means = [_mean_scores(scores, i, self.error_score) for i in range(len(split))]
                 made.append({
-                    "test_scores": means[-1],
+                    "test_scores": means[0],
                     "n_test_samples": len(splits[fold][1]),
                     "fit_time": sum(own.seconds for own in several),
                     "score_time": time.perf_counter() - started,
-                    **({"train_scores": means[0]} if self.return_train_score else {}),
+                    **({"train_scores": means[1]} if self.return_train_score else {}),
                 })  # fmt: skip
         if lost:
             message = f"{len(lost)} of {len(found)} fits failed: {'; '.join(dict.fromkeys(lost))}"
