@@ -499,7 +499,7 @@ def test_checkpoints_in_a_run_directory_move_with_it_and_are_missed(
     assert rundir.RunDirectory(moved).command()["checkpoints"] == str(moved / "checkpoints")
     (moved / "checkpoints").rename(tmp_path / "gone")
     told = told_by(capsys, "resume", str(moved))
-    assert f"{moved / 'checkpoints'}: the checkpoints of this run are gone" in told
+    assert f"{moved / 'checkpoints'}: the checkpoints of this run are gone; put them back" in told
     assert not (moved / "checkpoints").exists()
     (tmp_path / "gone").rename(moved / "checkpoints")
     told_by(capsys, "resume", str(moved), code=0)

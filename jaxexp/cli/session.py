@@ -149,8 +149,8 @@ class Session:
         claimed = directory.claimed is not None and not directory.command().get("finished")
         if claimed and not claims.written(kept) and not force:
             raise UserError(
-                f"{kept.location}: the checkpoints of this run are gone; expected them where they "
-                "were, or --force, with which its trials start afresh"
+                f"{kept.location}: the checkpoints of this run are gone; put them back, or resume "
+                "it with --force, and its trials start afresh"
             )
         free = {*self._made_by()}
         remedy = "delete them, or start this one anew with other --checkpoints"
