@@ -208,6 +208,7 @@ def test_a_sweep_file_of_ones_own_with_a_diverging_trial(tmp_path, monkeypatch):
         (["report", "nowhere"], "nowhere: not a run directory"),
         (["run", "epochs", "--memory", "1e-5"], "and 10 kB may be used"),
         (["run", "epochs", "--memory", "-1"], "--memory '-1': expected gigabytes, a number"),
+        (["run", "epochs", "--memory", "1_0"], "--memory '1_0': expected gigabytes, a number"),
         (["plan", "epochs", "--memory", "much"], "--memory 'much': expected gigabytes, a number"),
         (["run", "epochs", "--programs", "many"], "programs='many': expected one of auto, exact"),
         (["plan", "epochs", "--set", "depht=3"], "'depht': did you mean depth"),

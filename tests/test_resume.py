@@ -254,7 +254,9 @@ def test_a_signal_before_the_end_of_a_budget_counts(exits):
     assert exits == [143]
 
 
-@pytest.mark.parametrize("written", ["2x", "h", "", "-1h", "nans", "0s", "1h30m", "99999999999h"])
+@pytest.mark.parametrize(
+    "written", ["2x", "h", "", "-1h", "nans", "0s", "1_0s", "1h30m", "99999999999h"]
+)
 def test_wrong_budgets_are_refused(written, tmp_path, capsys):
     out = tmp_path / "run"
     told = told_by(capsys, "run", "learning_rate", "--budget", written, "--out", str(out))

@@ -406,6 +406,8 @@ def test_text_becomes_the_type_of_the_hyperparameter():
         ("loguniform(1e-4)", "expected two numbers, LOW and HIGH"),
         ("loguniform(1e-4,x)", "'x': expected a number"),
         ("loguniform(1e-4,1.2.3)", "'1.2.3': expected a number"),
+        ("integers(1,２０)", "'２０': expected a number"),
+        ("integers(1,8,step=２)", "'step=２': expected log or step=N"),
         ("normal(0,1)", "normal is unknown; expected uniform"),
         ("uniform(0,1", r"expected uniform\(LOW,HIGH\)"),
         ("uniform(0,1)(2)", "expected uniform"),

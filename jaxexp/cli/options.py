@@ -1,6 +1,5 @@
 """The options that commands share."""
 
-import math
 import threading
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +9,7 @@ import typer
 from jaxexp.base.errors import UserError
 from jaxexp.cli.command import QUICK_EPOCHS
 from jaxexp.cli.searching import BATCH, SAMPLERS
+from jaxexp.spec.values import to_float
 
 Data = Annotated[
     Path | None,
@@ -163,7 +163,7 @@ def seconds(written: str) -> float:
     """
     units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
     try:
-        made = float(written[:-1]) * units[written[-1:]]
+        made = to_float(written[:-1]) * units[written[-1:]]
     except (ValueError, KeyError):
         made = 0.0
     if not 0 < made <= threading.TIMEOUT_MAX:  # of a timer
@@ -181,10 +181,10 @@ def gigabytes(written: str) -> float:
     1.5
     """
     try:
-        made = float(written)
+        made = to_float(written)
     except ValueError:
         made = 0.0
-    if not 0 < made < math.inf:
+    if made <= 0:
         raise UserError(f"--memory {written!r}: expected gigabytes, a number above 0")
     return made
 

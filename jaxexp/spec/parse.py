@@ -5,9 +5,7 @@ from collections.abc import Callable, Sequence
 
 from jaxexp.base.errors import UserError
 from jaxexp.spec.distributions import Distribution, choice, integers, loguniform, uniform
-from jaxexp.spec.values import Written
-
-NUMBER = r"[-+]?[\d.]+(?:[eE][-+]?\d+)?"
+from jaxexp.spec.values import Written, to_float
 
 
 def parse(written: str) -> Distribution:
@@ -68,17 +66,15 @@ def _numbers(written: str, parts: Sequence[str]) -> tuple[float, float]:
 
 def _number(written: str, part: str) -> float:
     try:
-        if re.fullmatch(NUMBER, part):
-            return float(part)
+        return to_float(part)
     except ValueError:
-        pass
-    raise UserError(f"{written!r}: {part!r}: expected a number")
+        raise UserError(f"{written!r}: {part!r}: expected a number") from None
 
 
 def _parsed_integers(written: str, parts: Sequence[str]) -> Distribution:
     options: dict[str, int] = {}
     for part in parts[2:]:
-        step = re.fullmatch(r"step\s*=\s*(\d+)", part)
+        step = re.fullmatch(r"step\s*=\s*([0-9]+)", part)
         name, value = ("step", int(step[1])) if step else ("log", 1)
         if (not step and part not in ("log", "log=True", "log=true")) or name in options:
             raise UserError(f"{written!r}: {part!r}: expected log or step=N, each once")
