@@ -804,7 +804,6 @@ def test_a_call_that_is_refused_loses_nothing(data, tmp_path):
 ERRORS = [
     (UserError("checkpoints of another run"), RUNNING),
     (OSError(28, "No space left on device"), RUNNING),
-    (op.exceptions.StorageInternalError("the database is gone"), RUNNING),
     (ZeroDivisionError("a mistake of the user's"), FAIL),
 ]
 
@@ -824,6 +823,39 @@ def test_a_batch_has_failed_where_its_training_has(error, state, data, tmp_path,
         with pytest.raises(UserError, match="to train; the training of 3 trials has raised an err"):
             run(own, data, trials=3, **options)
         assert run(own, data, **options).dataset.attrs["failed_trials"] == [0, 1, 2]
+
+
+def test_a_study_that_is_lost_for_a_moment_fails_no_batch(data, tmp_path, monkeypatch):
+    """Whatever its storage raises: those of Redis and of gRPC raise what is no error of Optuna."""
+
+    def lost(*args):
+        raise EOFError("the database is gone")
+
+    own, options = study(), {"trials": 3, "checkpoint_dir": tmp_path}
+    with monkeypatch.context() as patched:
+        patched.setattr(own._storage, "set_trial_intermediate_value", lost)
+        with pytest.raises(
+            UserError, match=r"asked or told: EOFError: the database is gone \(test_"
+        ):
+            run(own, data, **options)
+    assert states(own) == [RUNNING] * 3
+    run(own, data, **options)
+    assert states(own) == [COMPLETE] * 3
+
+
+def test_interrupted_while_it_tells_a_search_without_a_folder_fails_the_rest(data, monkeypatch):
+    own = study()
+    tell = own._storage.set_trial_state_values
+
+    def interrupted(trial_id, state, values=None):
+        if (trial_id, state) == (own.trials[1]._trial_id, COMPLETE):
+            raise KeyboardInterrupt
+        return tell(trial_id, state, values)
+
+    monkeypatch.setattr(own._storage, "set_trial_state_values", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(own, data, trials=3)
+    assert states(own) == [COMPLETE, FAIL, FAIL]
 
 
 def test_a_batch_that_cannot_be_written_down_is_taken_up(data, tmp_path, monkeypatch):

@@ -23,6 +23,7 @@ from jaxexp.search.reports import (
     Reports,
     Together,
     ending,
+    of_study,
     tell,
     unless_finished,
 )
@@ -229,14 +230,17 @@ class Search:
         under_way = not all(each.ended for each in asked)
         pruned = [each for each in asked if each.pruned]
         self.pruned += len(pruned)
-        told = [tell(self.study, each, "PRUNED") for each in pruned if not each.ended]
-        asked = [each for each in asked if not each.pruned]
-        old = [each for each in asked if self._known(each)]
-        new = [each for each in asked if not self._known(each)]
+        trained = [each for each in asked if not each.pruned]
+        old = [each for each in trained if self._known(each)]
+        new = [each for each in trained if not self._known(each)]
         try:
+            with of_study(self.study):
+                told = [tell(self.study, each, "PRUNED") for each in pruned if not each.ended]
             self._replay([each for each in old if not each.ended], self.prune)
             if new:
                 self._run(at, new)
+            with of_study(self.study):
+                told += [self._tell(each) for each in trained if not each.ended]
         except BaseException as error:
             failed = under_way and not self.retried and _of_training(error)
             if self.folder and failed:
@@ -244,7 +248,6 @@ class Search:
             if not self.folder or failed:  # else it can be resumed
                 self._fail(asked)
             raise
-        told += [self._tell(each) for each in asked if not each.ended]
         return all(told)
 
     def _known(self, each: Asked) -> bool:
@@ -266,7 +269,8 @@ class Search:
         sweep = replace(sweep, record=self.record, conditions=self.suggestions.conditions)
         rules = self._rules(asked)
         planned = plan(sweep, self.task, self.data, stopping=rules, **self.training)
-        self._describe(asked, planned, at)
+        with of_study(self.study):
+            self._describe(asked, planned, at)
         kept = self.folder.name(at) if self.folder else None
         made = self.train(planned, kept, rules)
         self.runs.append(made)
@@ -343,12 +347,10 @@ class Search:
 
 
 def _of_training(error: BaseException) -> bool:
-    """Whether training raises it, and would again: nothing that is refused, no disk, no study."""
-    from optuna.exceptions import OptunaError
-
+    """Whether training raises it, and would again: nothing that is refused, no disk."""
     if isinstance(error, UserError):
         return isinstance(error.__cause__, jax.errors.JaxRuntimeError)  # of too little memory
-    return isinstance(error, Exception) and not isinstance(error, OSError | OptunaError)
+    return isinstance(error, Exception) and not isinstance(error, OSError)
 
 
 def _exhausted(study: "op.Study") -> bool:

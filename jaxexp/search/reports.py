@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, Self
 import numpy as np
 import xarray as xr
 
+from jaxexp.base.errors import UserError, in_one_line
 from jaxexp.execution.rules import StopDiverged
 from jaxexp.results import select
 from jaxexp.spec.trial import Trial
@@ -126,7 +127,8 @@ class Reports:
                 if lost:
                     self._lost.add(trial)
             if self.report and epoch % self.every == 0:
-                self._report(epoch, set(trials))
+                with of_study(self.study):
+                    self._report(epoch, set(trials))
             return np.array([self._over(trial, epoch) for trial in trials])
 
     def _report(self, epoch: int, trials: set[Trial]) -> None:
@@ -206,14 +208,26 @@ def tell(
     """
     from optuna.trial import TrialState
 
-    asked.ended = True
+    more = True
     try:
         study.tell(asked.number, values, TrialState[state], skip_if_finished=True)
     except RuntimeError:
         if not study.get_trials(deepcopy=False)[asked.number].state.is_finished():
             raise
-        return False
-    return True
+        more = False
+    asked.ended = True
+    return more
+
+
+@contextlib.contextmanager
+def of_study(study: "optuna.Study") -> Iterator[None]:
+    """Raise UserError for what a study raises as it is asked or told, such as a lost database's."""
+    try:
+        yield
+    except Exception as error:  # there are storages, samplers and pruners of one's own
+        raise UserError(
+            f"study={study.study_name!r}: cannot be asked or told: {in_one_line(error)}"
+        ) from error
 
 
 @contextlib.contextmanager
