@@ -661,7 +661,14 @@ def test_interrupted_while_it_asks_a_search_goes_on_as_never_interrupted(
 ):
     sampler = SAMPLERS[name]
     own, whole = study(sampler=sampler()), study(sampler=sampler())
-    space = (BASE, {"learning_rate": RATES, "dropout": FloatDistribution(0, 0.5)})
+    for each in (own, whole):
+        each.set_user_attr("most", 0.5)
+
+    def space(trial):
+        rate = trial.suggest_float("learning_rate", 1e-4, 1.0, log=True)
+        dropout = trial.suggest_float("dropout", 0, trial.study.user_attrs["most"])
+        return BASE.replace(learning_rate=rate, dropout=dropout)
+
     expected = run(whole, data, space)
     place = Folder if window == "keep_sampler" else own._storage
     method, calls = getattr(place, window), []
@@ -683,8 +690,6 @@ def test_interrupted_while_it_asks_a_search_goes_on_as_never_interrupted(
     if len(calls) < last:
         pytest.skip(f"Optuna {op.__version__} calls {window} {len(calls)} times")
     assert states(own)[-1] == RUNNING
-    if window == "create_new_trial":  # where it is not yet known that there is a trial
-        monkeypatch.setattr("jaxexp.search.resuming.is_dead", bool)
     own.sampler = sampler()
     results = run(own, data, space, checkpoint_dir=tmp_path)
     assert states(own) == [COMPLETE] * 6
@@ -702,6 +707,62 @@ def test_a_function_has_the_number_of_a_trial_again_when_it_is_resumed(data, tmp
         own.sampler = op.samplers.RandomSampler(seed=0)
         results = run(own, data, suggest, trials=trials, checkpoint_dir=tmp_path)
     assert results["seed"].values.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_function_has_the_attributes_of_a_trial_and_its_study_again(data, tmp_path):
+    own = study()
+    own.set_user_attr("least", 1e-3)
+    own.enqueue_trial({"learning_rate": 0.5}, user_attrs={"width": 8})
+
+    def suggest(trial):
+        rate = trial.suggest_float("learning_rate", trial.study.user_attrs["least"], 1.0)
+        return BASE.replace(learning_rate=rate, width=trial.user_attrs.get("width", 4))
+
+    options = {"trials": 2, "checkpoint_dir": tmp_path}
+    for _ in range(2):
+        assert run(own, data, suggest, **options)["width"].values.tolist() == [8, 4]
+    with pytest.raises(UserError, match=r"trial 1 cannot be suggested again \(KeyError: 'width'"):
+        run(own, data, lambda trial: BASE.replace(width=trial.user_attrs["width"]), **options)
+
+
+def test_an_enqueued_trial_outlives_the_process_that_takes_it(data, monkeypatch):
+    def killed(*args):
+        raise Killed
+
+    def taking(*args, **options):
+        take(*args, **options)
+        patched.setattr(own._storage, "set_trial_user_attr", killed)
+        raise Killed
+
+    own = study()
+    own.enqueue_trial({"learning_rate": 0.5})
+    take = own._storage.set_trial_state_values
+    with monkeypatch.context() as patched:
+        patched.setattr(own._storage, "set_trial_state_values", taking)
+        with pytest.raises(Killed):
+            run(own, data)
+    assert states(own) == [RUNNING]
+    monkeypatch.setattr("jaxexp.search.resuming.is_dead", bool)
+    run(own, data, trials=1)
+    assert [(t.state, t.params) for t in own.trials] == [(COMPLETE, {"learning_rate": 0.5})]
+
+
+def test_a_database_lost_while_a_batch_is_asked_fails_no_trial(data, tmp_path, monkeypatch):
+    def lost(*args):
+        if args[0] == 1:
+            raise op.exceptions.StorageInternalError("the database is gone")
+        write(*args)
+
+    own, whole = study(), study()
+    write = own._storage.set_trial_param
+    with monkeypatch.context() as patched:
+        patched.setattr(own._storage, "set_trial_param", lost)
+        with pytest.raises(op.exceptions.StorageInternalError):
+            run(own, data, trials=3, checkpoint_dir=tmp_path)
+    assert states(own) == [RUNNING] * 2
+    run(own, data, trials=3, checkpoint_dir=tmp_path)
+    run(whole, data, trials=3)
+    assert [(t.params, t.value) for t in own.trials] == [(t.params, t.value) for t in whole.trials]
 
 
 def test_a_folder_of_another_search_is_refused(data, tmp_path):

@@ -9,7 +9,7 @@ import jax
 import xarray as xr
 
 from jaxexp.api import PlannedRun, plan
-from jaxexp.base.errors import UserError
+from jaxexp.base.errors import UserError, in_one_line
 from jaxexp.base.words import count
 from jaxexp.execution import driver
 from jaxexp.execution.control import Stopping
@@ -27,7 +27,7 @@ from jaxexp.search.reports import (
     tell,
     unless_finished,
 )
-from jaxexp.search.resuming import Folder, abandoned, ask, leave, take
+from jaxexp.search.resuming import Folder, abandoned, ask, asking, leave, take
 from jaxexp.search.suggestions import Suggestions
 from jaxexp.spec.trial import Trial
 from jaxexp.spec.values import Value, check_texts
@@ -130,29 +130,25 @@ class Search:
     def _ask(self, most: int, dead: "list[FrozenTrial]") -> list[Asked]:
         """The next batch: trials that are abandoned, which leave the list, then new ones."""
         from optuna import TrialPruned
-        from optuna.exceptions import OptunaError
 
         asked: list[Asked] = []
         try:
             while len(asked) < most and (dead or not _exhausted(self.study)):
-                if dead:
-                    left = dead.pop(0)
-                    if self.folder:
-                        self.folder.advance_sampler(self.study, left, self.suggestions.suggest)
-                    own, reported = take(self.study, left), left.last_step or 0
-                else:
-                    own, reported = ask(self.study), 0
-                asked.append(Asked(own.number, own, (), reported))
+                left = dead.pop(0) if dead else None
+                if left and self.folder:
+                    self.folder.advance_sampler(self.study, left, self.suggestions.suggest)
+                with asking(self.study, asked):
+                    own = take(self.study, left) if left else ask(self.study)
+                    reported = left.last_step or 0 if left else 0
+                    asked.append(Asked(own.number, own, (), reported))
                 try:
                     asked[-1].trials = self._trials(self.suggestions.suggest(own))
                 except TrialPruned:
                     asked[-1].pruned = True
-                except OptunaError:  # as of its storage: left to the next call
-                    raise
-                except Exception:  # called again, the search goes on with the next one
-                    if self.folder:
+                except Exception as error:  # called again, the search goes on with the next one
+                    if self.folder and not _of_storage(error):
                         self.folder.keep_sampler(self.study, own.number)
-                    self._fail(asked)
+                        self._fail(asked)
                     raise
                 if self.folder:
                     self.folder.keep_sampler(self.study, own.number)
@@ -170,7 +166,7 @@ class Search:
     def _listed(self, numbers: Sequence[int]) -> list[Asked]:
         """Trials of a batch that was asked before this process began."""
         from optuna import TrialPruned
-        from optuna.trial import FixedTrial, TrialState
+        from optuna.trial import TrialState
 
         there = self.study.get_trials(deepcopy=False)
         if max(numbers) >= len(there):
@@ -187,23 +183,32 @@ class Search:
             if self.folder and trial.number in self.folder.pruned:
                 each.pruned = True
                 continue
-            fixed = cast("op.Trial", FixedTrial(trial.params, number=trial.number))
             try:
-                each.trials = self._trials(self.suggestions.suggest(fixed))
+                each.trials = self._trials(self.suggestions.suggest(self._fixed(trial)))
             except TrialPruned:
                 raise UserError(
                     f"study={self.study.study_name!r}: its trial {trial.number} is pruned by the "
                     "function that suggests, and was not when the search began: expected the same "
                     "for the same values"
                 ) from None
-            except ValueError as error:  # as of a parameter that it has not
+            except Exception as error:  # as of a parameter that it has not
                 raise UserError(
                     f"study={self.study.study_name!r}: its trial {trial.number} cannot be "
-                    f"suggested again ({error}): expected the same for the same values"
+                    f"suggested again ({in_one_line(error)}): expected the same for the same values"
                 ) from error
             if trial.state == TrialState.COMPLETE:
                 each.reported = each.trial.epochs
         return asked
+
+    def _fixed(self, trial: "FrozenTrial") -> "op.Trial":
+        """A trial as a function that suggests may read it, for which nothing is drawn any more."""
+        from optuna.trial import FixedTrial
+
+        fixed = cast("op.Trial", FixedTrial(trial.params, trial.number))
+        fixed.study = self.study
+        for key, value in trial.user_attrs.items():
+            fixed.set_user_attr(key, value)
+        return fixed
 
     def _trials(self, suggested: Trial) -> tuple[Trial, ...]:
         """What is trained for a suggestion: the first like it that there was, with each seed."""
@@ -351,6 +356,14 @@ def _of_training(error: BaseException) -> bool:
     if isinstance(error, UserError):
         return isinstance(error.__cause__, jax.errors.JaxRuntimeError)  # of too little memory
     return isinstance(error, Exception) and not isinstance(error, OSError)
+
+
+def _of_storage(error: Exception) -> bool:
+    """Whether a disk or the database of the study raises it: no suggestion has failed."""
+    from optuna.exceptions import StorageInternalError
+
+    lost = OSError | StorageInternalError
+    return isinstance(error, lost) or isinstance(error.__cause__, lost)
 
 
 def _exhausted(study: "op.Study") -> bool:

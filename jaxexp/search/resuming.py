@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 FILE, SAMPLER, LOCK = "search.json", "sampler.pickle", "lock"
 PROCESS = "process"  # user attribute of a trial: who trains it,
 NOBODY = "nobody"  # any more
+TAKER = "taken_by"  # that of an enqueued trial: who is about to take it, and may die before it says
 
 
 @dataclass
@@ -199,8 +200,12 @@ class Folder:
         storage.create_new_study(study.directions, study.study_name)
         for key, value in self.attrs.items():
             storage.set_study_system_attr(id_, key, value)
+        for key, value in study.user_attrs.items():  # which the function that suggests may read
+            storage.set_study_user_attr(id_, key, value)
         then = optuna.Study(study.study_name, storage, study.sampler, study.pruner)
-        own = create_trial(state=TrialState.RUNNING, system_attrs=fixed)
+        own = create_trial(
+            state=TrialState.RUNNING, system_attrs=fixed, user_attrs=trial.user_attrs
+        )
         for each in study.get_trials(deepcopy=False)[: trial.number + 1]:
             storage._max_trial_id = each._trial_id - 1  # which the study's attributes may name
             then.add_trial(each if each.number < trial.number else own)
@@ -274,8 +279,13 @@ def abandoned(study: "optuna.Study") -> "list[FrozenTrial]":
     from optuna.trial import TrialState
 
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    owners = [(trial, trial.user_attrs.get(PROCESS, "")) for trial in running]
+    owners = [(trial, _owner(trial)) for trial in running]
     return [trial for trial, owner in owners if owner == NOBODY or is_dead(owner)]
+
+
+def _owner(trial: "FrozenTrial") -> str:
+    owner: str = trial.user_attrs.get(PROCESS) or trial.user_attrs.get(TAKER, "")
+    return owner
 
 
 def leave(asked: "Sequence[Asked]") -> None:
@@ -283,6 +293,29 @@ def leave(asked: "Sequence[Asked]") -> None:
     for each in asked:
         if each.own and not each.ended:
             each.own.set_user_attr(PROCESS, NOBODY)
+
+
+@contextlib.contextmanager
+def asking(study: "optuna.Study", asked: "Sequence[Asked]") -> Iterator[None]:
+    """Whatever ends it, a trial that became this process's meanwhile is `asked`, or left."""
+    before = _own_trials(study).keys()
+    try:
+        yield
+    except BaseException:
+        listed = before | {each.number for each in asked}
+        for number, id_ in _own_trials(study).items():
+            if number not in listed:
+                study._storage.set_trial_user_attr(id_, PROCESS, NOBODY)
+        raise
+
+
+def _own_trials(study: "optuna.Study") -> dict[int, int]:
+    """The numbers and identities of the running trials of this process."""
+    from optuna.trial import TrialState
+
+    own = this_process()
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    return {trial.number: trial._trial_id for trial in running if _owner(trial) == own}
 
 
 def again(study: "optuna.Study", trial_id: int) -> "optuna.Trial":
@@ -298,7 +331,7 @@ def take(study: "optuna.Study", trial: "FrozenTrial") -> "optuna.Trial":
 
     Raises UserError where another one of this machine trains it.
     """
-    owner = trial.user_attrs.get(PROCESS, "")
+    owner = _owner(trial)
     here = owner.startswith(f"{platform.node()} ") and owner != this_process()
     if here and not is_dead(owner):
         raise UserError(
@@ -312,9 +345,12 @@ def take(study: "optuna.Study", trial: "FrozenTrial") -> "optuna.Trial":
 
 def ask(study: "optuna.Study") -> "optuna.Trial":
     """The next trial; a new one says whose it is from the start, as this process may be killed."""
+    from optuna.exceptions import UpdateFinishedTrialError
     from optuna.trial import TrialState, create_trial
 
-    if study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):  # enqueued
+    if waiting := study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):  # enqueued
+        with contextlib.suppress(UpdateFinishedTrialError):  # of a process that was faster
+            study._storage.set_trial_user_attr(waiting[0]._trial_id, TAKER, this_process())
         own = study.ask()
         own.set_user_attr(PROCESS, this_process())
         return own
