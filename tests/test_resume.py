@@ -485,6 +485,25 @@ def test_checkpoints_of_ones_own_elsewhere_start_afresh_with_force(
     assert not (tmp_path / "kept").exists()
 
 
+def test_a_run_that_is_replaced_leaves_its_place_for_checkpoints(
+    place, tmp_path, capsys, monkeypatch
+):
+    line, _ = unfinished(place, tmp_path, monkeypatch, capsys)
+    [program] = (path for path in (tmp_path / "kept").iterdir() if path.is_dir())
+    other, kept = [*line, "--seed", "1"], tmp_path / "kept" / "identity.json"
+    assert "checkpoints of another run: " in told_by(capsys, *other)
+    made_by = kept.read_text()
+    kept.write_text(made_by.replace('"process": "', '"process": "0'))  # another run's, since
+    assert "checkpoints of another run: " in told_by(capsys, *other, "--force")
+    assert program.exists()
+    kept.write_text(made_by)
+    claim, there = claims.claim, []
+    monkeypatch.setattr(claims, "claim", lambda *a: there.append(program.exists()) or claim(*a))
+    told_by(capsys, *other, "--force", code=0)
+    assert there == [False]
+    assert not (tmp_path / "kept").exists()
+
+
 def test_checkpoints_in_a_run_directory_move_with_it_and_are_missed(
     place, tmp_path, capsys, monkeypatch
 ):

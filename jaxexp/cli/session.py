@@ -87,6 +87,7 @@ class Session:
                 self.first = plan_stage(self.stages[0], command)
         self.control = self._controlled()
         self.kept: Store | None = None
+        self.replaced: str | None = None  # the claim, on that place, of a run that is replaced
         if command.checkpoints is not None:
             from jaxexp.execution import stores
 
@@ -145,7 +146,9 @@ class Session:
     ) -> contextlib.AbstractContextManager[None]:
         """Whether a run may go on with other code, its directory says; with `force`, it may."""
         if not begun:
-            return claims.held(kept, self._identity())
+            if free := self._replaced(kept):
+                claims.clear(kept)
+            return claims.held(kept, self._identity(), free)
         claimed = directory.claimed is not None and not directory.command().get("finished")
         if claimed and not claims.written(kept) and not force:
             raise UserError(
@@ -159,15 +162,25 @@ class Session:
             remedy = "--force resumes this one all the same, and its trials start afresh"
         return claims.held(kept, self._identity(), free, remedy)
 
-    def check_begins(self, directory: RunDirectory) -> None:
+    def _replaced(self, kept: "Store") -> set[str]:
+        """What may differ there: all, of the run that this one replaces, if it was the last."""
+        if not claims.is_last(kept, self.replaced):
+            return set()
+        return claims.written(kept) | {*self._identity()}
+
+    def check_begins(self, directory: RunDirectory, *, replace: bool) -> None:
         """Raise UserError for a file, a folder or checkpoints that a new run does not read.
 
+        Checkpoints of the run that the directory holds may be there, if it is to `replace` that.
         Not of several stages, and not of what another library fits: it reads later.
         """
         if self.kept is not None:
             if self.kept.path is not None:
                 directory.check_kept(self.kept.path)
-            claims.check_begins(self.kept, self._identity())
+            if replace:
+                with contextlib.suppress(UserError):  # where no run is, or a damaged one
+                    self.replaced = directory.claimed
+            claims.check_begins(self.kept, self._identity(), self._replaced(self.kept))
         if len(self.stages) == 1 and self.first is not None:
             check_read(self.command.inputs, self.stages[0][0].sweep.name)
 

@@ -66,14 +66,14 @@ def start(
     # As a resumed run will have it.
     command = Command.from_json(json.loads(json.dumps(command.as_json())), path)
     held = RunDirectory.create(path, command.as_json(), force=force)
-    run_in(command, path, held, budget=budget)
+    run_in(command, path, held, replace=force, budget=budget)
 
 
 def run_in(
     command: Command, path: Path, held: AbstractContextManager[RunDirectory],
-    *, begun: bool = False, force: bool = False, budget: float | None = None,
+    *, begun: bool = False, force: bool = False, replace: bool = False, budget: float | None = None,
 ) -> None:  # fmt: skip
-    """Run a command in its directory, begun before or not.
+    """Run a command in its directory, begun before or not, or to `replace` another run's.
 
     A signal, or the end of a budget in seconds, leaves a run to resume.
     """
@@ -87,7 +87,7 @@ def run_in(
         try:
             session = Session(command, console, signals)
             if not begun:
-                session.check_begins(RunDirectory(path))
+                session.check_begins(RunDirectory(path), replace=replace)
             with (
                 held as directory,
                 session.held(directory, begun=begun, force=force),

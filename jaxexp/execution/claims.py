@@ -36,9 +36,9 @@ def held(
         yield
 
 
-def check_begins(store: "Store", identity: Mapping[str, str]) -> None:
+def check_begins(store: "Store", identity: Mapping[str, str], free: Collection[str] = ()) -> None:
     """Raise what `held` raises, as far as that can be told, and write nothing."""
-    check(store, identity)
+    check(store, identity, free)
     with _keeping(store):
         store.check_free()
 
@@ -80,6 +80,12 @@ def is_last(store: "Store", process: str | None) -> bool:
 def written(store: "Store") -> set[str]:
     """The names of what is written of the run whose checkpoints lie there."""
     return {*_written(store)}
+
+
+def clear(store: "Store") -> None:
+    """Delete the checkpoints there, but not whose they are."""
+    with _keeping(store):
+        store.remove()
 
 
 def remove(store: "Store", process: str | None) -> None:
