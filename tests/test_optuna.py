@@ -21,7 +21,7 @@ from jaxexp.base.files import write_whole
 from jaxexp.execution.control import Control
 from jaxexp.results.joining import join, sweep_over
 from jaxexp.search import Space, choice, integers, loguniform, uniform
-from jaxexp.search.reports import Asked, Reports, Together
+from jaxexp.search.reports import Asked, Reports, Together, of_study
 from jaxexp.search.resuming import PROCESS, Folder, is_dead, this_process
 from jaxexp.search.suggestions import suggestions
 
@@ -902,6 +902,8 @@ def test_a_study_that_is_lost_for_a_moment_fails_no_batch(data, tmp_path, monkey
     assert states(own) == [RUNNING] * 3
     run(own, data, **options)
     assert states(own) == [COMPLETE] * 3
+    with pytest.raises(UserError, match=r"^a journal: cannot be written$"), of_study(own):
+        raise UserError("a journal: cannot be written")  # which says so itself
 
 
 def test_interrupted_while_it_tells_a_search_without_a_folder_fails_the_rest(data, monkeypatch):

@@ -224,6 +224,8 @@ def of_study(study: "optuna.Study") -> Iterator[None]:
     """Raise UserError for what a study raises as it is asked or told, such as a lost database's."""
     try:
         yield
+    except UserError:
+        raise
     except Exception as error:  # there are storages, samplers and pruners of one's own
         raise UserError(
             f"study={study.study_name!r}: cannot be asked or told: {in_one_line(error)}"
