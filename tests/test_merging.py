@@ -127,6 +127,8 @@ class NetTrial(MLPTrial):
     noise: float = traced(0.5, off=0.0)
     fade: float = traced(0.0, off=0.0, at_least=0, below=1)
     turns: int = traced(3, off=3, at_most=3)
+    clip: float = traced(1e30, off=1e30, above=0)
+    fixed: int = traced(1, off=1, at_least=1, at_most=1)
 
 
 def test_what_is_static_or_an_option_is_never_merged():
@@ -168,10 +170,11 @@ def test_the_estimate_is_that_of_the_plan():
 
 
 def test_rates_that_are_on_in_a_trial_are_on_in_its_bound():
-    trials = [NetTrial(), NetTrial(noise=0.0, fade=0.9, turns=-2)]
+    trials = [NetTrial(), NetTrial(noise=0.0, fade=0.9, turns=-2, clip=0.1)]
+    assert NetTrial.fields()["fixed"].on == 1  # nothing else is allowed
     for some in (trials, trials[:1], trials[1:]):
         [bound] = bounds(ProgramSpec.of(some))
         bound.check()
-        for name, off in (("noise", 0.0), ("fade", 0.0), ("turns", 3)):
+        for name, off in (("noise", 0.0), ("fade", 0.0), ("turns", 3), ("clip", 1e30)):
             on = any(getattr(trial, name) != off for trial in some)
             assert (getattr(bound, name) != off) == on, name

@@ -143,9 +143,11 @@ class Hyperparameter:
         """Of a rate that can be off, a value at which it is on: the default, or one near `off`."""
         if self.off is None or self.default != self.off:
             return self.default
-        near = (self.off + sign / 2**k for k in range(127) for sign in (1, -1))
+        scale = max(1.0, abs(self.off))
+        near = (self.off + sign * scale / 2**k for k in range(127) for sign in (1, -1))
         values = (int(value) if self.hint is int else value for value in near)
-        return next(value for value in values if value != self.off and self._allows(value))
+        on = (value for value in values if value != self.off and self._allows(value))
+        return next(on, self.default)
 
     def _allows(self, value: Value) -> bool:
         try:
