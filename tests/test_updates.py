@@ -1,6 +1,7 @@
 """Optimizers that would update a padded model otherwise than alone are found out in time."""
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from nights import at_night
 from optax import contrib
 
 import jaxexp as jx
-from jaxexp.spec.padding import choose, largest, value
+from jaxexp.spec.padding import ProgramSpec, choose, largest, value
 from jaxexp.training import masks, updates
 
 RNG = np.random.default_rng(0)
@@ -156,6 +157,29 @@ def test_the_ends_of_what_is_traced_are_tried():
         assert not found(make, {"width": [3, 8], "weight_decay": order})
 
 
+def test_few_ends_are_tried():
+    """Of grids each two ends beside one another; else the ends of as many as there is room for."""
+    names = ["momentum", "dropout", "weight_decay", "learning_rate"]
+    trials = jx.Sweep(BASE, {name: [0.1, 0.2, 0.5] for name in names}).trials()
+    ends = [[*end.values()] for end in updates._ends(trials, names)]
+    assert ends[:2] == [[0.1] * 4, [0.5] * 4]
+    for i, j in itertools.combinations(range(4), 2):
+        assert len({(end[i], end[j]) for end in ends}) == 4
+    columns = np.random.default_rng(0).random((4, 99)).tolist()
+    apart = jx.Sweep(BASE, {tuple(names): [*zip(*columns, strict=True)]}).trials()
+    ends = updates._ends(apart, names)
+    assert len(ends) <= 8
+    for name, column in zip(names, columns, strict=True):
+        assert {min(column), max(column)} <= {end[name] for end in ends}
+    assert updates._ends(apart, []) == [{}]
+
+
+def test_what_nothing_reads_is_not_tried():
+    spec = ProgramSpec.of([BASE, BASE.replace(width=3, momentum=0.1, seed=1, learning_rate=0.1)])
+    model = updates._Model(Own(make=SAME["LAMB"]).bind(DATA), spec, BASE, DATA.arrays(), 50)
+    assert model.read() == ["learning_rate"]
+
+
 def test_options_are_tried():
     """Some pad the model, and others say how it is updated."""
     assert not found(DIFFERENT["Adafactor"], {"features": ["raw", "sines"]})
@@ -239,6 +263,24 @@ class Sum(jx.Task):
 
     def crop(self, trial, variables, norms_ExL):
         return jx.Variables({"w": self.cut(trial, variables.params["w"])}), norms_ExL
+
+
+class Scaled(Sum):
+    """Whose padding begins at what a trial says."""
+
+    def init(self, trial, rng, data):
+        return jx.Variables({"w": jnp.full(largest(trial.terms), 1.0) * trial.scale})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScaledTrial(SumTrial):
+    scale: float = jx.traced(0.0)
+
+
+def test_it_is_tried_from_the_start_of_each_end():
+    axes, data = {"terms": [2, 4], "scale": [0.0, 1.0]}, jx.arrays(X, X[:, 0], validation=None)
+    base, task = ScaledTrial(epochs=2, batch_size=16), Scaled(lambda t: optax.lars(RATE))
+    assert len(programs_of(task, axes, base, data)) == 2
 
 
 @pytest.mark.parametrize(

@@ -43,10 +43,7 @@ from jaxexp.training.trees import PyTree
 
 P = ParamSpec("P")
 T = TypeVar("T")
-QUICK: dict[str, Any] = {
-    "xla_backend_optimization_level": 0,
-    "xla_llvm_disable_expensive_passes": True,
-}
+QUICK: dict[str, Any] = {"xla_llvm_disable_expensive_passes": True}
 _TRACING = threading.RLock()
 
 
@@ -65,13 +62,19 @@ def one_at_a_time(function: Callable[P, T]) -> Callable[P, T]:
     return held
 
 
-def compiled_quickly(function: Callable[..., PyTree], *given: PyTree) -> jax.stages.Compiled:
-    """Compiled for what runs a few times, before anything is trained."""
+def compiled_quickly(
+    function: Callable[..., PyTree], *given: PyTree, level: int = 0
+) -> jax.stages.Compiled:
+    """Compiled for what runs a few times, before anything is trained.
+
+    `level` as of XLA, which optimizes nothing at 0.
+    """
     traced = jax.jit(function).lower(*given)
+    options = QUICK | {"xla_backend_optimization_level": level}
     try:
-        return traced.compile(QUICK | {"xla_cpu_use_fusion_emitters": False})
+        return traced.compile(options | {"xla_cpu_use_fusion_emitters": False})
     except jax.errors.JaxRuntimeError:  # the last of the options is unknown, as from jaxlib 0.12 on
-        return traced.compile(QUICK)
+        return traced.compile(options)
 
 
 def inspection(task: Task, trial: Trial, arrays: Arrays) -> Inspection:
@@ -169,7 +172,7 @@ def _trace(
 ) -> Inspection:
     """With these hyperparameters as numbers inside the program, and the others as they are."""
     read: set[str] = set()
-    watched = _watch(trial, read)
+    watched = watch(trial, read)
     batch, mask = batch_of(arrays, TRIED)
 
     def init(leaves: PyTree, rng: Array, data: Arrays) -> Variables:
@@ -478,7 +481,7 @@ def is_plain_value(task: Task) -> bool:
     return dataclasses.is_dataclass(task) and type(task).__module__.startswith("jaxexp.")
 
 
-def _watch(trial: Trial, read: set[str]) -> Trial:
+def watch(trial: Trial, read: set[str]) -> Trial:
     """The same trial, which writes down what is read of it."""
     names, cls = frozenset(type(trial).fields()), type(trial)
 

@@ -32,9 +32,13 @@ from jaxexp.training.trees import PyTree
 SCALES = (1.0, 1e-3, 0.1, 1e4, 1.0)
 COUNTS = (0, 5, 10, 50, 100, 1000)  # of steps, as the optimizer counts them, before the first
 RELATIVE = 1e-4  # of the largest update of an array: sums in another order differ by less
-MOST_KINDS = 3  # of each structure, to try
+MOST_KINDS = 3  # of sizes to try
+MOST_ENDS = 8  # of what is traced
+ALL_COUNTS = 2  # of these ends, in grids the least and the most of all; others at first and last
+LARGE = 1e5  # parameters, of which updates take longer to compute than to compile
 
 Kind: TypeAlias = tuple[tuple[int, ...], ...]  # the sizes of a trial, then the numbers of options
+Two: TypeAlias = tuple[tuple[int, float], tuple[int, float]]  # numbers of names, and their values
 Forms: TypeAlias = tuple[jax.tree_util.PyTreeDef, list[tuple[int, ...]]]
 
 
@@ -56,75 +60,93 @@ def same_when_padded(task: Task, trials: Sequence[Trial], arrays: Arrays, steps:
     if not padded_names(trials) or (built_in and not isinstance(task, Supervised)):
         return True
     padded = _Model(task, ProgramSpec.of(trials), trials[0], arrays, steps)
-    ends = _ends(trials, padded.spec.traced)
     try:
+        ends = _ends(trials, padded.read())
         return all(_same(model, ends, padded) for model in _models(trials, padded))
     except Exception:  # whatever the task's functions raise, given padded sizes
         return False
 
 
 def _ends(trials: Sequence[Trial], names: Sequence[str]) -> list[dict[str, float]]:
-    """Of what is traced: the least and the most of each, beside least and most of the others."""
-    rows = {tuple(getattr(trial, name) for name in names) for trial in trials}
-    found = dict[tuple[float, ...], None]()
-    for i in range(len(names)):
-        for end in (min, max):
-            most = end(row[i] for row in rows)
-            at = [row for row in rows if row[i] == most]
-            found |= dict.fromkeys((min(at), max(at)))
-    return [dict(zip(names, row, strict=True)) for row in found]
+    """Of what is traced: the least and the most of each, then both of any two, in a few trials."""
+    rows = sorted({tuple(getattr(trial, name) for name in names) for trial in trials})
+    ends = [{min(own), max(own)} for own in zip(*rows, strict=True)]
+    kinds = dict[frozenset[Two], tuple[float, ...]]()
+    for row in rows:
+        own = [(i, value) for i, value in enumerate(row) if value in ends[i]]
+        kinds.setdefault(frozenset(itertools.combinations_with_replacement(own, 2)), row)
+    left, found = frozenset[Two]().union(*kinds), list[dict[str, float]]()
+    while not found or (left and len(found) < MOST_ENDS):
+        most = max(kinds, key=lambda own: (sum(a == b for a, b in own & left), len(own & left)))
+        left -= most
+        found.append(dict(zip(names, kinds[most], strict=True)))
+    return found
 
 
 def _models(trials: Sequence[Trial], padded: "_Model") -> "list[_Model]":
-    """Trials alone, of which some are padded: a few of each structure, and one of each option."""
-    spec, kinds = padded.spec, dict[Kind, _Model]()
+    """Trials alone, of which some are padded: a few, and one of each structure and each option."""
+    spec, kinds = padded.spec, dict[Kind, Trial]()
     sizes = {name: (high,) for name, _, high in spec.sizes if name not in Trial.fields()}
     for trial in trials:
         own = [each_layer(getattr(trial, name)) for name in sizes]
         own += [(options.index(getattr(trial, name)),) for name, options in spec.choices]
-        if tuple(own) not in kinds:
-            kinds[tuple(own)] = padded.alone(trial)
-    groups, firsts = dict[object, list[Kind]](), dict[object, Kind]()
+        kinds.setdefault(tuple(own), trial)
+    alike, firsts = dict[object, list[Kind]](), dict[object, Kind]()
     for kind in sorted(kinds):
-        structure, shapes = kinds[kind].forms
-        if (structure, shapes) == padded.forms and kind[: len(sizes)] == (*sizes.values(),):
-            continue  # not padded
-        groups.setdefault((structure, *map(len, shapes)), []).append(kind)
+        types = tuple(type(getattr(kinds[kind], name)) for name in sizes)
+        alike.setdefault(types, []).append(kind)
         for option in enumerate(kind[len(sizes) :]):
             firsts.setdefault(option, kind)
-    tried = dict.fromkeys(firsts.values())
-    for alike in groups.values():
-        places = np.linspace(0, len(alike) - 1, min(MOST_KINDS, len(alike))).astype(int)
-        tried |= dict.fromkeys(alike[i] for i in places)
-    return [kinds[kind] for kind in tried]
+    some = {*firsts.values()}  # structures depend on sizes: the smallest, the largest, one between
+    for own_kinds, i in itertools.product(alike.values(), range(len(sizes))):
+        some.update(_spread(sorted(own_kinds, key=lambda kind: (kind[i], kind))))
+    models = dict[Kind, _Model]()
+    for kind in sorted(some):
+        model = padded.alone(kinds[kind])
+        if model.forms == padded.forms and kind[: len(sizes)] == (*sizes.values(),):
+            continue  # not padded
+        models[kind] = model
+        structure, shapes = model.forms
+        firsts.setdefault((structure, *map(len, shapes)), kind)
+    tried = dict.fromkeys([*firsts.values(), *_spread([*models])])
+    return [models[kind] for kind in tried if kind in models]
+
+
+def _spread(kinds: Sequence[Kind]) -> list[Kind]:
+    """The first, the last, and some between."""
+    places = np.linspace(0, len(kinds) - 1, min(MOST_KINDS, len(kinds))).astype(int)
+    return [kinds[i] for i in places]
 
 
 def _same(alone: "_Model", ends: Sequence[Mapping[str, float]], padded: "_Model") -> bool:
     """Whether updates of its own parameters are those alone, and zeros in the padding stay."""
     trials = [with_values(alone.like, **values) for values in ends]
     start, shapes = padded.start(trials[0]), alone.shapes
-    place, start_P = _own_places(padded.task, trials[0], start), _flat(start.params)
+    place = _own_places(padded.task, trials[0], start)
     if _forms(place) != alone.forms:
         return False
     place_Q, rng = _flat(place), np.random.default_rng(0)
-    grads_KxP = np.zeros((len(SCALES), len(start_P)))
+    grads_KxP = np.zeros((len(SCALES), _flat(start.params).size))
     grads_KxP[:, place_Q] = rng.standard_normal((len(SCALES), len(place_Q)))
     grads_KxP *= np.array(SCALES)[:, None]
-    own = _cut(start_P[place_Q], shapes), _cut(grads_KxP[:, place_Q], shapes)
-    zero_P = start_P == 0
-    zero_P[place_Q] = False
-    grads, moved = _cut(grads_KxP, start.params), False
-    for trial, count in itertools.product(trials, _counts(padded.steps)):
-        both = alone.updates(trial, *own, count)
-        both_padded = padded.updates(trial, start.params, grads, count)
-        for expected, found in zip(both, both_padded, strict=True):
-            found_KxP = _flat(found, len(SCALES))
-            if found_KxP[:, zero_P].any():
-                return False
-            alike = jax.tree.map(_close, expected, _cut(found_KxP[:, place_Q], shapes))
-            if not all(jax.tree.leaves(alike)):
-                return False
-        moved |= bool(_flat(both[0]).any())
+    own_grads, grads = _cut(grads_KxP[:, place_Q], shapes), _cut(grads_KxP, start.params)
+    counts, moved = _counts(padded.steps), False
+    for i, trial in enumerate(trials):
+        start = padded.start(trial)
+        start_P = _flat(start.params)
+        own, zero_P = _cut(start_P[place_Q], shapes), start_P == 0
+        zero_P[place_Q] = False
+        for count in counts if i < ALL_COUNTS else {counts[0], counts[-1]}:
+            both = alone.updates(trial, own, own_grads, count)
+            both_padded = padded.updates(trial, start.params, grads, count)
+            for expected, found in zip(both, both_padded, strict=True):
+                found_KxP = _flat(found, len(SCALES))
+                if found_KxP[:, zero_P].any():
+                    return False
+                alike = jax.tree.map(_close, expected, _cut(found_KxP[:, place_Q], shapes))
+                if not all(jax.tree.leaves(alike)):
+                    return False
+            moved |= bool(_flat(both[0]).any())
     return moved
 
 
@@ -149,6 +171,7 @@ class _Model:
     ) -> None:
         self.task, self.spec, self.arrays, self.steps = task, spec, arrays, steps
         self.like = like  # one of the trials
+        self._read: set[str] = set()  # of the trial, by what has been traced
         self._compiled: dict[Callable[..., PyTree], jax.stages.Compiled] = {}
 
     def alone(self, trial: Trial) -> "_Model":
@@ -167,6 +190,12 @@ class _Model:
         """The structure of the parameters, and their shapes."""
         return _forms(self.shapes)
 
+    def read(self) -> list[str]:
+        """What is traced of a trial and read by its start or its updates."""
+        grads = jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *a.shape), a.dtype), self.shapes)
+        jax.eval_shape(self._updates, self._leaves(self.like), self.shapes, grads, np.int32(0))
+        return [name for name in self.spec.traced if name in self._read]
+
     def start(self, trial: Trial) -> Variables:
         """Before the first step."""
         made: Variables = self._run(self._init, trial, keys.key(0), self.arrays)
@@ -183,14 +212,14 @@ class _Model:
         return made
 
     def _init(self, leaves: Mapping[str, Array], rng: Array, data: Arrays) -> Variables:
-        made = self.task.init(self.spec.trial(leaves), rng, data)
+        made = self.task.init(self._trial(leaves), rng, data)
         arrays: Variables = jax.tree.map(jnp.asarray, made)
         return arrays
 
     def _updates(
         self, leaves: Mapping[str, Array], params: PyTree, grads: PyTree, count: Array
     ) -> PyTree:
-        trial = self.spec.trial(leaves)
+        trial = self._trial(leaves)
         optimizer = optimizer_of(self.task, trial, self.steps)
 
         def value_fn(params: PyTree) -> Array:
@@ -206,14 +235,20 @@ class _Model:
         state = jax.tree.map(lambda leaf: _counted_on(leaf, count), optimizer.init(params))
         return jax.lax.scan(step, (params, state), grads)[1]
 
+    def _trial(self, leaves: Mapping[str, Array]) -> Trial:
+        return tracing.watch(self.spec.trial(leaves), self._read)
+
     def _leaves(self, trial: Trial) -> dict[str, np.ndarray]:
         return {name: own[0] for name, own in self.spec.leaves([trial]).items()}
 
     def _run(self, function: Callable[..., PyTree], trial: Trial, *given: PyTree) -> PyTree:
         leaves = self._leaves(trial)
         if function not in self._compiled:
+            large = sum(math.prod(a.shape) for a in jax.tree.leaves(self.shapes)) > LARGE
             with precision.asked():
-                self._compiled[function] = tracing.compiled_quickly(function, leaves, *given)
+                self._compiled[function] = tracing.compiled_quickly(
+                    function, leaves, *given, level=int(large)
+                )
         return jax.tree.map(np.asarray, self._compiled[function](leaves, *given))
 
 
