@@ -1,5 +1,7 @@
 """Trials of different shapes in one program: each equals the same trial trained alone."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -182,16 +184,29 @@ def test_what_python_cannot_know_is_refused():
     trials = [BASE, BASE.replace(depth=1, batch_norm=True)]
     spec = ProgramSpec.of(trials)
     shared = spec.trial({name: own[0] for name, own in spec.leaves(trials).items()})
-    for asked in (
-        lambda: shared.depth == 1,
-        lambda: shared.depth in (1, 2),
-        lambda: not shared.depth,
-    ):
+    asks = [
+        lambda size: size == 1, lambda size: size in (1, 2), lambda size: size > 1,
+        lambda size: max(1, size), lambda size: {size}, lambda size: f"{size}",
+        range, int, float, str,
+    ]  # fmt: skip
+    for ask in asks:
         with pytest.raises(UserError, match=r"^depth: .*programs='exact'"):
-            asked()
-    for asked in (lambda: shared.batch_norm != "on", lambda: not shared.batch_norm):
+            ask(shared.depth)
+    options = lambda own: own != "on", bool, lambda own: {True: 1}[own], lambda own: f"{own}"
+    for ask in options:
         with pytest.raises(UserError, match=r"^batch_norm: .*programs='exact'"):
-            asked()
+            ask(shared.batch_norm)
+    assert "depth" in repr(shared.depth)
+
+
+def test_sizes_are_true_where_none_is_0():
+    trials = [BASE, BASE.replace(depth=1)]
+    spec = ProgramSpec.of(trials)
+    depth = spec.trial({name: own[0] for name, own in spec.leaves(trials).items()}).depth
+    assert (depth or 16) is depth
+    assert dataclasses.replace(depth, smallest=-2, largest=-1)
+    with pytest.raises(UserError, match=r"^depth: .*programs='exact'"):
+        bool(dataclasses.replace(depth, smallest=0))
 
 
 def test_padding_is_zero_at_the_start(problem):

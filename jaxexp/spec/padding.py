@@ -9,7 +9,7 @@ which also work on plain values: it is written once, and costs nothing where not
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Generic, NoReturn, TypeAlias, TypeVar, overload
 
 import numpy as np
 
@@ -31,18 +31,18 @@ class _Unknown:
 
     name: str  # of the hyperparameter
 
-    def __eq__(self, other: object) -> bool:
-        raise self._refusal()
-
-    def __bool__(self) -> bool:
-        raise self._refusal()
-
-    def _refusal(self) -> UserError:
-        return UserError(
+    def _refuse(self, *_: object) -> NoReturn:
+        raise UserError(
             f"{self.name}: which value a trial has is not known to Python where trials share a "
             "program; compute with jaxexp.spec.padding.value of a size and choose of an option, "
             "declare it with jaxexp.static, or run with programs='exact'"
         )
+
+    def __bool__(self) -> bool:
+        self._refuse()
+
+    __eq__ = __lt__ = __le__ = __gt__ = __ge__ = __hash__ = _refuse
+    __int__ = __index__ = __float__ = __str__ = __format__ = _refuse
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +56,10 @@ class Size(_Unknown):
     # Whether trials train one after another, so that a branch (`jax.lax.cond`) which a trial does
     # not take costs nothing; side by side, all of them are computed.
     branches: bool = False
+
+    def __bool__(self) -> bool:
+        """As of a number, where none of the program is 0."""
+        return True if self.smallest > 0 or self.largest < 0 else self._refuse()
 
 
 @dataclass(frozen=True, eq=False)
