@@ -393,6 +393,7 @@ class Sowing(Nnx):
         return super().__call__(x, mask)
 
 
+@pytest.mark.nightly
 @pytest.mark.filterwarnings("ignore:Using 'Module.sow:DeprecationWarning")
 def test_what_an_nnx_module_sows_is_no_state(data):
     def train(make):

@@ -137,6 +137,7 @@ def test_a_run_stopped_anywhere_ends_with_the_same_bits(
         assert_same_bits(record, expected[name][trial])
 
 
+@pytest.mark.nightly
 def test_a_run_stopped_again_and_again(small, devices, expected, tmp_path, one_step):
     own, stops = made("in several streams", devices, small), 0
     while (records := resume(own, small, devices, tmp_path, 20)) is None:

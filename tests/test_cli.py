@@ -98,6 +98,7 @@ def test_results_open_with_xarray_alone_and_say_how_they_were_made(reproduced):
     assert stored == set(SECTIONS["6"].sweeps)
 
 
+@pytest.mark.nightly
 @pytest.mark.usefixtures("no_figures")
 def test_the_learning_is_real(tmp_path):
     """On the embedded places, better than always naming the largest country, after two epochs."""
@@ -160,6 +161,7 @@ def test_run_on_a_csv_folder_with_settings(tmp_path):
         assert dataset.sizes["epoch"] == 1
 
 
+@pytest.mark.nightly
 @pytest.mark.usefixtures("undrawn")
 def test_a_sweep_file_of_ones_own_with_a_diverging_trial(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

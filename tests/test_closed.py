@@ -449,6 +449,7 @@ def test_checkpoints_of_another_gradient_are_refused(tmp_path, task):
         run(TRIAL, task(2.0), checkpoint_dir=tmp_path)
 
 
+@pytest.mark.nightly
 def test_one_kind_among_many_that_computes_otherwise():
     """It makes another task, by whose identity checkpoints are refused."""
 
@@ -626,6 +627,7 @@ def test_the_direction_of_a_metric_is_no_part_of_what_is_trained(tmp_path):
         assert found["off"].attrs["direction"] == direction
 
 
+@pytest.mark.nightly
 def test_an_optimizer_with_a_key_is_saved_and_goes_on(tmp_path):
     task = line(optimizer=lambda trial: optax.noisy_sgd(trial.learning_rate, key=1))
     sweep = jx.Sweep(TRIAL.replace(epochs=4), {"learning_rate": [0.1, 0.01, 0.001]})

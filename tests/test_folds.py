@@ -123,6 +123,7 @@ def test_so_they_do_beside_other_batch_sizes_however_they_are_batched(way):
     assert_folds_are_runs_of_their_own(LINE_BASE, axes, line(), plan=replaced)
 
 
+@pytest.mark.nightly
 def test_a_schedule_is_told_the_steps_of_its_fold():
     def optimizer(trial, steps):
         return optax.adam(optax.cosine_decay_schedule(trial.learning_rate, steps))

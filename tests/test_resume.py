@@ -670,6 +670,7 @@ def interrupted_at_once(*_):
     raise InterruptedRunError
 
 
+@pytest.mark.nightly
 def test_results_of_a_sweep_beside_others_are_compared_with_its_own_task(
     tmp_path, capsys, monkeypatch
 ):

@@ -152,6 +152,7 @@ def test_values_stay_in_the_space():
         assert (made["weight_decay"] <= 1.0).all()
 
 
+@pytest.mark.nightly
 def test_a_population_is_larger_than_its_space(problem):
     """Members that begin at one point differ in their seeds; some points are never drawn."""
     space = jx.search.Space(BASE, {"learning_rate": [0.001, 0.01, 0.1]})

@@ -908,6 +908,7 @@ class Contrary(MLPClassifier):
         return -super().score(X, y)
 
 
+@pytest.mark.nightly
 def test_a_subclass_that_trains_as_ours_is_searched_as_by_grid_search():
     grid = {"random_state": [0, 1]}
     scores = [

@@ -72,6 +72,7 @@ def test_schedules_over_the_run_length_in_a_shared_program_equal_each_trial_alon
         assert_close(together[trial], record, atol=1e-6)
 
 
+@pytest.mark.nightly
 def test_a_schedule_equals_plain_optax(devices):
     """Step by step, in the order of the same shuffles."""
     from jaxexp.training.shuffle import permutation

@@ -118,6 +118,7 @@ def test_what_does_not_mind_padding_is_found_to(name):
     assert found(SAME[name], {("width", "depth"): [(3, 1), (8, 2)]})
 
 
+@pytest.mark.nightly
 def test_what_is_evaluated_counts_too():
     @dataclasses.dataclass(frozen=True)
     class Averaged(Own):
