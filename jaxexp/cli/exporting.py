@@ -23,8 +23,10 @@ def rows(results: Mapping[str, xr.Dataset], *, final: bool) -> pd.DataFrame:
     `validation_loss`. Epochs that a trial did not train have no row; a metric is missing from the
     epoch on in which its trial diverged.
     """
-    parts = [_final_rows(ds) if final else _rows(ds) for ds in results.values()]
-    first = {name for ds in results.values() for name in _trials(ds)}
+    trials = [_trials(ds) for ds in results.values()]
+    first = {name for own in trials for name in own}
+    made = _final_rows if final else _rows
+    parts = [made(ds, own) for ds, own in zip(results.values(), trials, strict=True)]
     table = pd.concat(parts, ignore_index=True)
     return table[sorted(table, key=lambda name: name not in first)]
 
@@ -43,8 +45,8 @@ def _trials(ds: xr.Dataset) -> pd.DataFrame:
     return pd.DataFrame(columns, index=pd.RangeIndex(select.size(ds)))
 
 
-def _rows(ds: xr.Dataset) -> pd.DataFrame:
-    trials, epochs = _trials(ds), select.by_trial(ds, ds["epochs_trained"]).astype(int)
+def _rows(ds: xr.Dataset, trials: pd.DataFrame) -> pd.DataFrame:
+    epochs = select.by_trial(ds, ds["epochs_trained"]).astype(int)
     order, splits = select.axes(ds), select.splits(ds)
     repeat = epochs * len(splits)
     made = trials.loc[np.repeat(trials.index, repeat)].reset_index(drop=True)
@@ -64,8 +66,8 @@ def _rows(ds: xr.Dataset) -> pd.DataFrame:
     return made
 
 
-def _final_rows(ds: xr.Dataset) -> pd.DataFrame:
-    made = _trials(ds)
+def _final_rows(ds: xr.Dataset, trials: pd.DataFrame) -> pd.DataFrame:
+    made = trials.copy()
     for name in ("epochs_trained", "diverged_epoch", "diverged_step"):
         if name in ds:
             made[name] = select.by_trial(ds, ds[name]).astype(int)

@@ -113,7 +113,7 @@ def predict_files(
         predicted = _of_tables(model, trial, planned, files, note, seen)
     classified = [own for own in predicted if own.probability is not None]
     probability_N = np.array([own.probability for own in classified], float)
-    models.check_defined([own.example for own in classified], probability_N)
+    models.check_defined(lambda row: classified[row].example, probability_N)
     described = _described(trial, source.sweep, point)
     return predicted, f"model: {source.sweep.name}, {described}, {why}"
 

@@ -7,7 +7,7 @@ whole or not at all, and one that is damaged is refused.
 import dataclasses
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypedDict
@@ -43,13 +43,16 @@ class Prediction(NamedTuple):
     probability: float | None
 
 
-def check_defined(examples: Sequence[str], probability_N: np.ndarray) -> None:
-    """Refuse examples without a most probable class: NaN would be told as some class."""
+def check_defined(name: Callable[[int], str], probability_N: np.ndarray) -> None:
+    """Refuse examples without a most probable class: NaN would be told as some class.
+
+    `name` is what a message calls an example, by its row.
+    """
     if len(lost := np.flatnonzero(np.isnan(probability_N))):
         raise UserError(
-            f"{examples[lost[0]]}: the probabilities of its classes are NaN ({len(lost):,} of "
-            f"{count(len(examples), 'example')}), expected inputs like those trained on, and a "
-            "model that has not diverged"
+            f"{name(int(lost[0]))}: the probabilities of its classes are NaN ({len(lost):,} of "
+            f"{count(len(probability_N), 'example')}), expected inputs like those trained on, and "
+            "a model that has not diverged"
         )
 
 

@@ -206,8 +206,7 @@ class Results:
         prediction, probability_NxC = self._apply(X, trial)
         if probability_NxC is None:
             return prediction
-        rows = [f"X: row {row}" for row in range(len(probability_NxC))]
-        check_defined(rows, probability_NxC.max(1))
+        check_defined(lambda row: f"X: row {row}", probability_NxC.max(1))
         label_N: np.ndarray = probability_NxC.argmax(1)
         names = self.data.classes
         return label_N if names is None else np.array(names)[label_N]

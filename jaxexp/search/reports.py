@@ -208,13 +208,10 @@ def tell(
     """
     from optuna.trial import TrialState
 
-    more = True
-    try:
+    more = False
+    with unless_finished(study, asked):
         study.tell(asked.number, values, TrialState[state], skip_if_finished=True)
-    except RuntimeError:
-        if not study.get_trials(deepcopy=False)[asked.number].state.is_finished():
-            raise
-        more = False
+        more = True
     asked.ended = True
     return more
 
