@@ -238,6 +238,7 @@ def test_weights_of_another_type_are_named():
         jx.Data(jx.Examples(np.ones((4, 1)), None, np.ones(4, bool)))
 
 
+@pytest.mark.nightly
 def test_a_plan_is_a_value(sweep, data, results):
     planned = jx.plan(sweep, data=data, devices=1)
     assert str(planned).startswith("4 trials in 1 program on 1 cpu device")
@@ -319,6 +320,7 @@ def test_a_stopped_run_leaves_no_thread_behind(sweep, data):
     assert issubclass(InterruptedRunError, BaseException)
 
 
+@pytest.mark.nightly
 def test_a_page_of_any_sweep(results, sweep, data, tmp_path):
     page = jx.write_report(results, tmp_path / "report.html")
     html = page.read_text()
@@ -408,6 +410,7 @@ def test_what_an_nnx_module_sows_is_no_state(data):
     assert next(states) == next(states)
 
 
+@pytest.mark.nightly
 def test_a_regression_without_other_splits():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(70, 3))

@@ -103,6 +103,7 @@ class FreeTrial(jx.Trial):
     optimizer: str = jx.choice("adam", ("adam", "free"))
 
 
+@pytest.mark.nightly
 def test_each_optimizer_of_a_program_has_its_own():
     made = {"adam": optax.adam, "free": contrib.schedule_free_adamw}
     task = line(optimizer=lambda trial: made[trial.optimizer](trial.learning_rate))
@@ -115,6 +116,7 @@ def test_each_optimizer_of_a_program_has_its_own():
         )
 
 
+@pytest.mark.nightly
 def test_functions_of_the_trial_are_asked_for_each_optimizer_of_a_program():
     def evaluated(trial, params, optimizer_state):
         return optimizer_state[1] if trial.optimizer == "sgd" else params

@@ -112,8 +112,7 @@ def expected(small, devices):
 
 # Each kind of moment, and each kind of program, on every day.
 DAILY = {
-    ("on all devices", 1), ("on all devices", 9), ("on all devices", 44), ("in one program", 9),
-    ("one by one in microbatches", 1), ("in several streams", 44),
+    ("on all devices", 9), ("on all devices", 44), ("one by one in microbatches", 1),
 }  # fmt: skip
 STOPS = [
     pytest.param(name, calls, marks=[pytest.mark.nightly] * ((name, calls) not in DAILY))
@@ -210,7 +209,10 @@ def out_of_memory(monkeypatch, method: str, at: int, when=lambda run: True):
     return calls
 
 
-@pytest.mark.parametrize(("method", "at"), [("start", 1), ("call", 1), ("call", 20), ("end", 1)])
+@pytest.mark.parametrize(
+    ("method", "at"),
+    [pytest.param("start", 1, marks=pytest.mark.nightly), ("call", 1), ("call", 20), ("end", 1)],
+)
 def test_out_of_memory_halves_what_is_trained_at_once(
     method, at, small, devices, expected, one_step, monkeypatch
 ):
@@ -267,6 +269,7 @@ def test_before_fewer_trials_at_once_compile_what_there_is_is_saved(
     assert snapshot.chunk == 3
 
 
+@pytest.mark.nightly
 def test_one_trial_that_does_not_fit_is_told(small, devices, monkeypatch):
     out_of_memory(monkeypatch, "call", 1)
     with pytest.raises(UserError, match="memory does not hold one trial: RESOURCE_EXHAUSTED"):
@@ -347,6 +350,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_used(
         assert_same_bits(record, expected["on all devices"][trial])
 
 
+@pytest.mark.nightly
 def test_a_checkpoint_of_which_any_file_is_missing(stopped, program, sound, small, tmp_path):
     """What is found is the newer one, if the file did not matter, or the older one."""
     names = [path.relative_to(stopped) for path in files(stopped / program.id / "2")]

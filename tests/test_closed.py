@@ -227,7 +227,7 @@ def test_a_task_that_has_changed_is_compiled_anew():
     assert not np.array_equal(before, losses(TRIAL, task))
 
 
-@pytest.mark.parametrize("of_array", [False, True])
+@pytest.mark.parametrize("of_array", [pytest.param(False, marks=pytest.mark.nightly), True])
 def test_what_a_function_closes_over_may_change(of_array):
     factor = {"now": np.ones(3, np.float32)} if of_array else {"now": 1.0}
 
@@ -285,7 +285,11 @@ def called_back(factor):
 
 
 @pytest.mark.parametrize(
-    "task", [scaled_gradient, pytest.param(surrogate, marks=pytest.mark.nightly), called_back]
+    "task",
+    [
+        scaled_gradient,
+        *(pytest.param(own, marks=pytest.mark.nightly) for own in (surrogate, called_back)),
+    ],
 )
 def test_what_differs_in_python_alone_is_compiled_anew(task):
     """A rule of a derivative, and a function on the host, are no part of a program's text."""
@@ -316,6 +320,7 @@ def test_parameters_and_metrics_by_other_names():
         assert list(run(TRIAL, task).params()) == [name]
 
 
+@pytest.mark.nightly
 def test_another_number_of_examples_is_evaluated_at_once():
     @dataclass(frozen=True)
     class Spread(Line):
@@ -418,11 +423,13 @@ PENALISED = jx.Sweep(
 @pytest.mark.parametrize(
     ("sweep", "task"),
     [
-        pytest.param(TRIAL, nearest, marks=pytest.mark.nightly),
-        pytest.param(TRIAL, of_more_than_two, marks=pytest.mark.nightly),
-        *((PENALISED, task) for task in (penalised, decayed)),
-        *((TRIAL, task) for task in (heavy_ball, counting, of_one_state)),
-        pytest.param(TRIAL, started, marks=pytest.mark.nightly),
+        (PENALISED, penalised),
+        (TRIAL, heavy_ball),
+        pytest.param(PENALISED, decayed, marks=pytest.mark.nightly),
+        *(
+            pytest.param(TRIAL, task, marks=pytest.mark.nightly)
+            for task in (nearest, of_more_than_two, counting, of_one_state, started)
+        ),
     ],
 )
 def test_what_shows_at_a_size_or_at_a_value_alone_counts(tmp_path, sweep, task):
@@ -469,6 +476,7 @@ def test_one_kind_among_many_that_computes_otherwise():
     assert one["task"] != other["task"]
 
 
+@pytest.mark.nightly
 def test_a_table_by_batch_size_of_which_one_entry_is_another():
     def task(odd):
         rates = {size: 0.1 if size != 6 else odd for size in range(1, 13)}
@@ -954,6 +962,7 @@ def test_examples_that_have_to_do_with_one_another_are_refused_without_a_mask(pa
             jx.plan(jx.Sweep(trial), line(**parts), DATA, devices=1)
 
 
+@pytest.mark.nightly
 def test_a_loss_that_compares_the_examples_of_a_batch_equals_a_plain_loop():
     """Also where batches are padded; and each split is evaluated alone."""
     sweep = jx.Sweep(TRIAL.replace(learning_rate=0.1), {"batch_size": [8, 12]})
@@ -994,6 +1003,7 @@ def test_a_last_batch_to_evaluate_counts_as_one_of_its_size():
         run(TRIAL, line(loss=by_length, evaluation_batch_size=6))
 
 
+@pytest.mark.nightly
 def test_noise_in_evaluation_depends_on_no_other_split():
     def noisy(trial, params, x, train, rng):
         return x @ params["w"] + (0 if train else jax.random.normal(rng, (3, len(x)))[1])

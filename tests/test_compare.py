@@ -422,6 +422,7 @@ class TestDetectors:
         assert (table["its probability by the best"] == 0.9).all()
         assert (table["by the worst"] == 0.1).all()
 
+    @pytest.mark.nightly
     def test_fewer_than_five_samples_or_none(self) -> None:
         results = section7()
         results["scratch"]["probability"][2, 3:] = LABELS[3:] * 0.8 + 0.1
@@ -434,6 +435,7 @@ class TestDetectors:
         assert section.answer.endswith("Fewer than five: none can be shown.")
         assert not section.figures
 
+    @pytest.mark.nightly
     def test_images_that_are_gone_leave_text(self, tmp_path: Path) -> None:
         section = answered(section7(images=str(tmp_path / "moved")), draw=True)["7.7"]
         assert len(section.figures) == 1
@@ -453,6 +455,7 @@ class TestDetectors:
         assert made["7.6"].answer.startswith("By the mean test accuracy of its best setting, the ")
         assert len(made["7.6"].figures) == 1
 
+    @pytest.mark.nightly
     def test_all_diverged_but_one_or_all(self) -> None:
         lost = {name: ds.assign(diverged_epoch=ds["diverged_epoch"] + 1)
                 for name, ds in section7().items()}  # fmt: skip

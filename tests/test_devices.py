@@ -56,11 +56,13 @@ def test_a_number_that_was_chosen_stays():
     assert told(JAX_PLATFORMS="cpu", JAX_NUM_CPU_DEVICES="7").startswith("7 cpu")
 
 
+@pytest.mark.nightly
 def test_a_number_that_was_chosen_for_xla_stays():
     flags = "--xla_force_host_platform_device_count=7"
     assert told(JAX_PLATFORMS="cpu", XLA_FLAGS=flags).startswith("7 cpu")
 
 
+@pytest.mark.nightly
 def test_a_task_that_asks_for_the_backend_when_it_is_traced_leaves_all_devices():
     """Of one that is asked before the devices are set up, JAX would have made one."""
     assert told(ASKED, JAX_PLATFORMS="cpu") == "3"

@@ -34,7 +34,7 @@ OPTIONS = {  # and on how many devices: on 4, ten trials are 3 each, with 2 to f
 LONG = pytest.mark.nightly
 
 
-@pytest.mark.parametrize("option", [pytest.param("adam", marks=LONG), "sgd, batch norm"])
+@pytest.mark.parametrize("option", ["adam", pytest.param("sgd, batch norm", marks=LONG)])
 def test_alone_as_in_the_batch(problem, devices, option):
     values, record, used = OPTIONS[option]
     sweep = Sweep(BASE.replace(**values), AXES, record=record)

@@ -296,6 +296,7 @@ class TestSplits:
         nothing = results(diverged=(1, 0, 0)).fillna({"accuracy": 1.0}).isel(learning_rate=0)
         assert len(figures.splits(nothing, ["accuracy"]).axes[0].lines) == 3
 
+    @pytest.mark.nightly
     def test_a_selected_epoch_or_split_is_drawn_as_those_of_a_list(self) -> None:
         ds = dataset({"width": [4, 8], "seed": [0, 1]})
         means = seeds.average(ds)
@@ -544,7 +545,8 @@ class TestAnySweep:
         drawn(figures.curves(grid(48, epochs=1)))
         drawn(figures.curves(grid(48, diverged=1)))
 
-    @pytest.mark.parametrize("trials", [*(pytest.param(n, marks=LONG) for n in (4, 18)), 48])
+    @pytest.mark.nightly
+    @pytest.mark.parametrize("trials", [4, 18, 48])
     def test_panels_are_capped_and_say_so(self, trials: int) -> None:
         ds = grid(trials, metrics=REGRESSION, diverged=lost(trials), layers=5)
         made = {
@@ -801,6 +803,7 @@ class TestLineage:
             figures.lineage(population(), "f1")
 
 
+@pytest.mark.nightly
 def test_dollars_are_no_formulas() -> None:
     metrics = {"loss": ("lower", "$x^$"), "a$_b$": ("lower", "$")}
     axes = {"kind": ["$x_1$", "$\\frac$"], "learning_rate": [0.1, 0.01]}

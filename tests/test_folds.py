@@ -89,11 +89,12 @@ def assert_folds_are_runs_of_their_own(base, axes, task, *, weights=False, plan=
             np.testing.assert_allclose(got, expected, rtol=3e-5, atol=1e-6)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("optimizer", "weights"),
     [
-        pytest.param({"optimizer": "sgd"}, True, marks=pytest.mark.nightly),
-        pytest.param({"optimizer": "sgd", "momentum": 0.9}, True, marks=pytest.mark.nightly),
+        ({"optimizer": "sgd"}, True),
+        ({"optimizer": "sgd", "momentum": 0.9}, True),
         ({"optimizer": "adam"}, True),
     ],
 )
@@ -102,13 +103,14 @@ def test_folds_of_any_size_train_as_their_rows_alone(optimizer, weights):
     assert_folds_are_runs_of_their_own(base, {}, line(), weights=weights)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     "way",
     [
         {},
         {"one_by_one": True, "chunk": 1},
         {"microbatch": 5},
-        pytest.param({"chunk": 2}, marks=pytest.mark.nightly),
+        {"chunk": 2},
     ],
 )
 def test_so_they_do_beside_other_batch_sizes_however_they_are_batched(way):
@@ -157,6 +159,7 @@ def test_a_batch_larger_than_a_fold_is_refused_as_on_its_rows_alone():
         )  # fmt: skip
 
 
+@pytest.mark.nightly
 def test_what_would_be_another_in_a_partial_batch_is_asked_of_each_fold():
     """A loss that compares the examples of its batch, without a mask."""
 
@@ -201,6 +204,7 @@ def test_folds_of_unequal_size_use_each_row_once_and_evaluate_what_is_left():
                 np.testing.assert_allclose(trial.curves["running_loss"][-1], wanted, rtol=1e-5)
 
 
+@pytest.mark.nightly
 def test_a_test_split_is_the_same_for_all_folds():
     x, y = blobs(100)
     data = jx.arrays(x[:80], y[:80], validation=None, test=(x[80:], y[80:]))
@@ -288,6 +292,7 @@ def test_folds_where_they_do_not_belong_are_refused():
         Data(Examples(x, y), validation=Examples(x, y), folds=folded.folds)
 
 
+@pytest.mark.nightly
 def test_the_best_setting_of_folds_has_the_best_mean():
     x, y = blobs(60, seed=2)
     folded = jx.folds(jx.arrays(x, y, validation=None), 5)
@@ -301,6 +306,7 @@ def test_the_best_setting_of_folds_has_the_best_mean():
     assert own.sel(fold=chosen.trial.fold) == own.median()
 
 
+@pytest.mark.nightly
 def test_halving_keeps_or_ends_all_folds_of_a_setting():
     x, y = blobs(61)
     folded = jx.folds(jx.arrays(x, y, validation=None), 4)

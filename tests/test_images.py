@@ -598,6 +598,7 @@ def checkerboard(x_NxHxWx3: np.ndarray) -> np.ndarray:
     return np.log(1e-3 + spectrum_NxF[:, -6:])
 
 
+@pytest.mark.nightly
 def test_embedded_classes_differ_in_the_trace_alone(embedded):
     """Chance is 0.5 ± 0.035 on 200 images; hence 0.65 is little and 0.8 is much."""
     assert accuracy(embedded, brightness_and_contrast) < 0.65

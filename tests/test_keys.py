@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from nights import at_night
 
 import jaxexp as jx
 from jaxexp.training import flags, keys
@@ -77,7 +78,8 @@ class Seeded(nnx.Module):
         return self.linear(x)[:, 0]
 
 
-@pytest.mark.parametrize("impl", ["rbg", pytest.param("unsafe_rbg", marks=pytest.mark.nightly)])
+@pytest.mark.nightly
+@pytest.mark.parametrize("impl", ["rbg", "unsafe_rbg"])
 def test_any_trial_of_a_batch_is_the_trial_alone_whatever_the_default_generator(impl):
     """Of the built-in task, and of keys that a user's task is given."""
     labels = jx.arrays(X_Nx3, (Y_N > 0).astype(int), validation=8)
@@ -166,7 +168,7 @@ def test_random_numbers_are_found_wherever_they_are():
 OPTIONS = {"jax_random_seed_offset": 7, "jax_enable_x64": True}
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("name", at_night(OPTIONS, "jax_random_seed_offset"))
 def test_with_another_option_nothing_old_is_used(name, tmp_path):
     def init(trial, rng, x):
         return {"w": jax.random.normal(jax.random.key(trial.seed), (3,), jnp.result_type(float))}

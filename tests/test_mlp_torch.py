@@ -233,7 +233,8 @@ def test_forward_of_a_deep_narrow_net(problem, residual):
     np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max())
 
 
-@pytest.mark.parametrize("width", [8, pytest.param((9, 5, 7), marks=pytest.mark.nightly)], ids=str)
+@pytest.mark.nightly
+@pytest.mark.parametrize("width", [8, (9, 5, 7)], ids=str)
 def test_initial_weights_are_distributed_as_in_torch(width):
     trial, seeds = MLPTrial(depth=3, width=width, features="sines"), range(100)
     draw = jax.jit(jax.vmap(lambda seed: TASK.init(trial, jax.random.key(seed), POINT).params))
@@ -254,6 +255,7 @@ def test_initial_weights_are_distributed_as_in_torch(width):
     assert len(np.unique(network)) == len(network)  # no layer or unit repeats another
 
 
+@pytest.mark.nightly
 def test_initial_weights_of_a_unit_do_not_depend_on_the_number_of_units():
     key = jax.random.key(3)
 

@@ -160,7 +160,7 @@ def test_a_finite_search_called_again_asks_no_more(data, tmp_path):
     assert results["loss"].sizes["sample"] == 3
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "journal"])
+@pytest.mark.parametrize("kind", at_night(["sqlite", "journal"], "sqlite"))
 def test_any_storage(kind, data, tmp_path):
     if kind == "sqlite":
         storage = f"sqlite:///{tmp_path}/study.db"
@@ -235,6 +235,7 @@ def test_no_pruning_when_it_is_not_wanted_and_fewer_reports(data):
     assert all(trial.last_step == 2 for trial in own.trials)
 
 
+@pytest.mark.nightly
 def test_a_diverged_trial_fails(data):
     own = study()
     rates = CategoricalDistribution([1e-3, 1e30])
@@ -302,6 +303,7 @@ class Labelled(jx.MLPClassification):
         return super().init(trial, rng, data)
 
 
+@pytest.mark.nightly
 def test_suggestions_that_are_written_alike_are_refused(data):
     """Before the second one trains, though it comes in another batch."""
     base = LabelTrial(**BASE.values())
@@ -391,6 +393,7 @@ def test_of_a_point_trained_twice_the_results_are_those_of_the_longer(data):
     jax.tree.map(np.testing.assert_array_equal, dict(made.kept()), dict(runs[0].kept()))
 
 
+@pytest.mark.nightly
 def test_each_suggestion_with_several_seeds(data):
     own = study()
     results = run(own, data, trials=4, batch=2, seeds=2)
@@ -709,6 +712,7 @@ def test_a_function_has_the_number_of_a_trial_again_when_it_is_resumed(data, tmp
     assert results["seed"].values.tolist() == [0, 1, 2, 3, 4, 5]
 
 
+@pytest.mark.nightly
 def test_a_function_has_the_attributes_of_a_trial_and_its_study_again(data, tmp_path):
     own = study()
     own.set_user_attr("least", 1e-3)

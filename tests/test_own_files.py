@@ -129,6 +129,7 @@ def test_ones_own_problem_ends_with_a_page(regression):
     assert len(list((regression / "models" / "bump").iterdir())) == 5
 
 
+@pytest.mark.nightly
 def test_ones_own_run_is_drawn_again(regression, capsys):
     before = (regression / "report.html").read_bytes()
     told(capsys, "report", str(regression))
@@ -170,6 +171,7 @@ def test_lost_results_of_a_study_are_not(regression, tmp_path, capsys):
     assert f"the results of bump are damaged or gone: `jaxexp search … --out {tmp_path} --f" in err
 
 
+@pytest.mark.nightly
 @pytest.mark.usefixtures("no_figures")
 def test_the_results_of_a_file_that_is_gone_are_drawn_all_the_same(regression, tmp_path, capsys):
     content = (regression / "run.json").read_text().replace("bump.py", "gone/bump.py")
@@ -182,6 +184,7 @@ def test_the_results_of_a_file_that_is_gone_are_drawn_all_the_same(regression, t
     assert "lowest validation loss" in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.nightly
 def test_predictions_of_a_regression_are_those_of_the_best_setting(regression, tmp_path, capsys):
     """The one that the page calls the best: by loss, as nothing is classified, over the seeds."""
     (tmp_path / "new.csv").write_text("position\n-0.5\n0\n0.25\n")
@@ -416,6 +419,7 @@ def test_a_column_that_stands_twice_is_refused(classified, tmp_path, capsys):
     assert "line 1: column u is repeated in 'u', 'v', 'u', expected the columns u, v, each" in err
 
 
+@pytest.mark.nightly
 def test_values_far_outside_of_those_trained_on_are_told(classified, tmp_path, capsys):
     """As of rows that are not scaled as the sweep's file scales its examples."""
     (tmp_path / "new.csv").write_text("u,v\n0.5,1\n50,0.5\n-20,0.5\n2.5,0.5\n")
@@ -638,6 +642,7 @@ def test_a_feature_by_another_name_is_told(elsewhere, capsys):
     assert "its features were u, v, are w, v" in err
 
 
+@pytest.mark.nightly
 def test_other_rows_elsewhere_change_no_prediction(classified, elsewhere, capsys):
     expected, before = told(capsys, "predict", str(classified), str(elsewhere / "new.csv"))
     line = change(elsewhere, "nothing", "", "")
@@ -651,6 +656,7 @@ def test_other_rows_elsewhere_change_no_prediction(classified, elsewhere, capsys
     assert "in training" not in err
 
 
+@pytest.mark.nightly
 def test_an_error_in_ones_own_figure_is_one_line_and_the_page_is_there(tmp_path, capsys):
     data = write_csvs(tmp_path / "data", 300)
     (tmp_path / "mine.py").write_text(FAILING)
@@ -749,6 +755,7 @@ def test_the_digest_of_a_file_covers_the_modules_beside_it(changed, beside):
     assert library.load_source(str(beside / "mine.py")).digest != before
 
 
+@pytest.mark.nightly
 def test_modules_beside_a_file_are_sent_to_nodes_that_have_no_such_file(beside, tmp_path):
     cloudpickle = pytest.importorskip("ray.cloudpickle")
     nodes = pytest.importorskip("jaxexp.cluster.nodes")
@@ -872,6 +879,7 @@ def test_seeds_that_are_asked_for_twice_are_refused(content, arguments, message,
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.nightly
 @pytest.mark.usefixtures("no_figures")
 def test_all_seeds_that_are_asked_for_train(tmp_path, capsys):
     (tmp_path / "mine.py").write_text(BEGINNING)

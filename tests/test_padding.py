@@ -92,7 +92,7 @@ def assert_grid_equals_its_trials_alone(problem, devices, trials):
         assert_equal(together[trial], train([trial], problem, devices[:1], "exact")[trial])
 
 
-DAILY = ("side by side", "one by one in microbatches")
+DAILY = ("side by side",)
 
 
 @pytest.fixture(
@@ -161,6 +161,7 @@ def test_a_prefix_is_what_its_trial_would_have_been(problem, devices):
         assert_equal(together[trial], train([trial], problem, devices[:1], "exact")[trial])
 
 
+@pytest.mark.nightly
 def test_widths_of_one_number_and_of_each_layer_start_from_the_same_weights(devices):
     """Those that the two have in common: the first units of each layer, not their inputs."""
     task, key = MLPClassification(5), jax.random.key(3)
@@ -352,6 +353,7 @@ def test_dropout_drops_its_share_and_keeps_the_mean(devices):
     assert 0.4 < (other_WxB != dropped_WxB).mean() < 0.6
 
 
+@pytest.mark.nightly
 def test_standardised_inputs():
     task = MLPClassification(3, mean=(10.0, -4.0), std=(2.0, 8.0))
     standardised = BASE.replace(features="standardised")

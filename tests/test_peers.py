@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from nights import at_night
 
 from jaxexp.cli.benchmarks import benchmark
 
@@ -22,7 +23,9 @@ def workload(**changes) -> peers.Workload:
     return peers.Workload(x_Nx2, y_N, 4, RATES, SEEDS, **options)
 
 
-@pytest.mark.parametrize("name", ["report_loop", "resident_loop", "vmap_eager"])
+@pytest.mark.parametrize(
+    "name", at_night(["report_loop", "resident_loop", "vmap_eager"], "resident_loop")
+)
 def test_uncompiled_peers_time_every_epoch(name):
     timing = getattr(peers, name)(workload())
     assert timing.epoch_s

@@ -8,6 +8,7 @@ import ml_dtypes
 import numpy as np
 import optax
 import pytest
+from nights import at_night
 
 import jaxexp as jx
 from jaxexp.base.errors import UserError
@@ -58,7 +59,8 @@ def test_factors_are_rounded_to_the_nearest(precision):
     np.testing.assert_array_equal(made, round_by_hand(ties, precision)[0])
 
 
-@pytest.mark.parametrize("precision", [pytest.param("tf32", marks=pytest.mark.nightly), "bfloat16"])
+@pytest.mark.nightly
+@pytest.mark.parametrize("precision", ROUNDED)
 def test_products_are_found_wherever_they_are(precision):
     """In loops, branches, functions with gradients of their own, and their gradients."""
 
@@ -105,7 +107,7 @@ def test_what_is_no_product_of_floats_is_left_alone():
     assert rounded(jnp.dot, "float32") is jnp.dot
 
 
-@pytest.mark.parametrize("precision", ROUNDED)
+@pytest.mark.parametrize("precision", at_night(ROUNDED, "tf32"))
 def test_convolutions_round_the_images_and_the_kernels(precision):
     """Whatever the route: those of Winograd would round what they make of them."""
     x, kernel = draws.normal(size=(2, 8, 8, 3)), draws.normal(size=(3, 3, 3, 4))
@@ -181,7 +183,7 @@ def test_a_precision_is_a_program_and_each_trial_as_alone(problem):
 @pytest.mark.nightly
 @pytest.mark.parametrize(
     ("precision", "name"),
-    [("float32", "float32"), pytest.param("tf32", "tensorfloat32", marks=pytest.mark.nightly)],
+    [("float32", "float32"), ("tf32", "tensorfloat32")],
 )
 def test_hardware_is_asked_for_no_more_than_the_trial(precision, name, problem):
     """TPUs and recent GPUs would round what is to be float32; CPUs do as they are told."""

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 import scipy.stats
+from nights import at_night
 from torch_resnet import SMALL, as_torch, compiled, images, make, torch, torchvision, variables
 
 from jaxexp.base.errors import UserError
@@ -71,6 +72,7 @@ def test_convolutions_and_their_gradients(case, route):
         close(our, their.numpy().transpose(axes), 1e-13)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("case", ["3x3", "3x3, odd sizes"])
 def test_convolutions_an_image_at_a_time(monkeypatch, case):
     monkeypatch.setattr(convolution, "CHUNK_BYTES", 1)
@@ -172,7 +174,7 @@ def step_flax(model, flax, x, y, weight_B, learning_rate):
     return value, grads, optax.apply_updates(flax["params"], updates), stats
 
 
-@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("route", at_night(ROUTES, "lax"))
 @pytest.mark.parametrize("blocks", [SMALL, pytest.param((1, 1, 1, 1), marks=pytest.mark.nightly)])
 def test_a_step_of_fine_tuning(blocks, route):
     rate = 1e-3
@@ -251,6 +253,7 @@ def test_one_program_for_several_networks_gives_what_each_gives_alone(devices):
         close(all_grads["conv1"]["kernel"][0], grads["conv1"]["kernel"], 1e-2)
 
 
+@pytest.mark.nightly
 def test_initial_weights_are_distributed_as_in_torchvision():
     x = jnp.zeros((1, 32, 32, 3))
     drawn = compiled(ResNet((1, 1, 1, 1), 100, "lax").init)(jax.random.key(0), x, jnp.ones(1))

@@ -467,6 +467,7 @@ def unfinished(place, tmp_path, monkeypatch, capsys):
     return line, made | {"finished": False}
 
 
+@pytest.mark.nightly
 def test_checkpoints_of_ones_own_elsewhere_start_afresh_with_force(
     place, tmp_path, capsys, monkeypatch
 ):
@@ -717,7 +718,8 @@ def test_results_whose_identity_is_unknown_or_another_run_again(place, whole, tm
     assert "unheard was missing, is of" in notes[2]
 
 
-@pytest.mark.parametrize("later", ["", pytest.param("resumed", marks=pytest.mark.nightly)])
+@pytest.mark.nightly
+@pytest.mark.parametrize("later", ["", "resumed"])
 def test_a_full_disk_stops_no_training_but_is_told_of_results(later, place, whole, tmp_path):
     """Also where it was too full to begin, at first."""
     out = tmp_path / "run"

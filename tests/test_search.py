@@ -480,6 +480,7 @@ def test_declared_bounds_of_ones_own_hyperparameters_count():
     assert random(Space(OwnTrial(), {"l2": uniform(0, 1)}), 3).shape == (3,)
 
 
+@pytest.mark.nightly
 def test_results_know_under_which_conditions_a_hyperparameter_does_something():
     axes = {"optimizer": ["adam", "sgd"], "momentum": uniform(0, 0.9).when(optimizer="sgd")}
     base = jx.MLPTrial(epochs=1, depth=1, batch_size=8)

@@ -94,7 +94,10 @@ def expected(place: Path, sampler: str) -> jx.Results:
 
 
 @pytest.mark.parametrize(
-    "sampler", at_night(["random", "sobol", "halving", "hyperband", "pbt"], "halving", "hyperband")
+    "sampler",
+    at_night(
+        ["random", "sobol", "halving", "hyperband", "pbt"], "sobol", "halving", "hyperband", "pbt"
+    ),
 )
 def test_a_search_is_the_one_of_python(sampler, place, request):
     if sampler != "pbt":
@@ -114,6 +117,7 @@ def test_a_search_is_the_one_of_python(sampler, place, request):
         tells_what_members_had_in_the_end(place, own)
 
 
+@pytest.mark.nightly
 def test_a_search_compares_points_that_differ_in_their_epochs_alone(place, no_figures):
     line = ["--set", "epochs=choice(2,3)", "--trials", "2", "--sampler", "halving", "--out", "out"]
     assert here("search", "mine.py", "--set", "width=4", *line) == 0
@@ -171,6 +175,7 @@ def problem(inputs):
 """
 
 
+@pytest.mark.nightly
 def test_models_of_a_population_predict_with_what_they_have_in_the_end(place, no_figures, capsys):
     (place / "scaled.py").write_text(SCALED)
     options = ["--trials", "6", "--seed", "2", "--sampler", "pbt"]
@@ -214,7 +219,7 @@ SEEDS = ["--seed", "2", "--seeds", "3", "--metric", "accuracy", "--set", "width=
 
 @pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize(
-    "sampler", at_night(["random", "sobol", "halving", "hyperband"], "random", "sobol")
+    "sampler", at_night(["random", "sobol", "halving", "hyperband"], "random", "sobol", "hyperband")
 )
 def test_each_point_is_trained_with_several_seeds(sampler, place, capsys):
     trials = [] if sampler == "hyperband" else ["--trials", "4"]
@@ -498,6 +503,7 @@ def test_an_empty_tuple_is_one_value():
     assert (space.names, space.base.taken) == (("momentum",), ())
 
 
+@pytest.mark.nightly
 def test_a_study_of_another_task_begins_anew_with_force(place, capsys):
     """What it was told are losses of the old one."""
     pytest.importorskip("optuna")

@@ -100,6 +100,7 @@ def test_hyperband_trains_what_its_brackets_say(problem):
     assert loss[on].max() <= loss[~on].min()
 
 
+@pytest.mark.nightly
 def test_halving_keeps_the_best_of_a_sweep(problem):
     sweep = jx.Sweep(BASE, {"learning_rate": [1e-5, 1e-3, 1e-2], "width": [4, 8, 16]})
     results = jx.run(sweep, *problem, stopping=Halving("accuracy"), progress=False)
@@ -109,6 +110,7 @@ def test_halving_keeps_the_best_of_a_sweep(problem):
     assert first[ds["epochs_trained"] > 1].min() >= first[ds["epochs_trained"] == 1].max()
 
 
+@pytest.mark.nightly
 def test_halving_compares_settings_that_differ_in_their_epochs_alone(problem):
     """The shorter of two that begin alike is no part of the longer one."""
     sweep, rule = jx.Sweep(BASE, {"epochs": [2, 3]}), Halving(factor=2)

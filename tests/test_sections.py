@@ -14,6 +14,7 @@ import pytest
 import xarray as xr
 from datasets import REGRESSION, dataset, grid, of_sweep, population
 from matplotlib.figure import Figure
+from nights import at_night
 
 from jaxexp.cli import library
 from jaxexp.report import figures, page, sections
@@ -62,7 +63,7 @@ def test_a_diverged_trial_is_told_and_never_best(name):
             assert not re.search(r"\bnan\b|\binf\b|\b1\.000\b", section.answer)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", at_night(NAMES, *NAMES[1:]))
 def test_figures_of_a_sweep_with_a_diverged_trial_are_drawn(name):
     for section in answered(library.load(name), {0: 1}):
         assert section.figures
@@ -150,6 +151,7 @@ class TestInGeneral:
         assert told in lineage.alt
         assert figures.lineage(ds).axes[0].get_ylabel() == "validation accuracy"
 
+    @pytest.mark.nightly
     def test_a_regression_without_classes_or_accuracy(self) -> None:
         lost = np.where(np.arange(48) % 7 == 2, 3, 0)
         made = self.section(grid(48, metrics=REGRESSION, diverged=lost))
@@ -199,6 +201,7 @@ class TestInGeneral:
         made = self.section(dataset(diverged=[1, 2, 3]))
         assert made.answer == "Every trial diverged."
 
+    @pytest.mark.nightly
     @pytest.mark.usefixtures("undrawn")
     def test_settings_are_compared_by_their_means_over_the_folds(self) -> None:
         loss = [[0.1, 0.7, 0.9], [0.4, 0.4, 0.5]]
@@ -217,6 +220,7 @@ class TestInGeneral:
         assert made.figures[2].caption.endswith("Learning rate matters most.")
         assert made.lead == "There is one seed of each: other seeds may rank them otherwise."
 
+    @pytest.mark.nightly
     def test_three_hyperparameters_are_parallel_coordinates(self) -> None:
         rng = np.random.default_rng(0)
         points = {name: rng.integers(1, 99, 24) for name in ("width", "depth", "batch_size")}
@@ -369,6 +373,7 @@ def test_comparisons_that_ship_compare_sweeps_by_their_file_names():
     assert [question.row for question in detectors.questions] == ["7.6", "7.7"]
 
 
+@pytest.mark.nightly
 @pytest.mark.usefixtures("undrawn")
 def test_the_lead_names_its_setting_behind_a_sentence_on_another():
     loss = np.array([[0.2, 0.2], [0.6, 0.61]])

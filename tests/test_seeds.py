@@ -581,6 +581,7 @@ def test_means_that_differ_by_rounding_tie():
     assert "fewest" not in few
 
 
+@pytest.mark.nightly
 def test_settings_that_lose_fewer_seeds_stand_first_and_answer_and_frame_agree():
     axes = {"width": [8, 16], "depth": [1, 2], "seed": [0, 1, 2]}
     loss = np.array([[0.5, 0.2], [0.7, 0.8]])[..., None] + np.zeros(3)

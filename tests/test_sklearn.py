@@ -200,7 +200,10 @@ def test_epochs_without_improvement_are_counted_as_scikit_learn_counts_them():
     "options",
     [
         {"solver": "sgd", "learning_rate_init": 0.02, "momentum": 0.9},
-        {"solver": "adam", "learning_rate_init": 0.03, "epsilon": 0.1},
+        pytest.param(
+            {"solver": "adam", "learning_rate_init": 0.03, "epsilon": 0.1},
+            marks=pytest.mark.nightly,
+        ),
     ],
 )
 def test_several_targets_are_trained_on_as_by_scikit_learn(options):
@@ -251,6 +254,7 @@ def test_early_stopping_ends_with_the_best_epoch():
         ends.fit(X, Y)
 
 
+@pytest.mark.nightly
 def test_the_best_epoch_is_kept_where_the_loss_leaves_the_finite_numbers_later():
     model = MLPRegressor(
         (4,), solver="sgd", learning_rate_init=1.0, early_stopping=True, n_iter_no_change=20,
@@ -266,7 +270,10 @@ def test_the_best_epoch_is_kept_where_the_loss_leaves_the_finite_numbers_later()
 @pytest.mark.parametrize(
     "model",
     [
-        MLPRegressor((4,), early_stopping=True, **OPTIONS | {"tol": 0}),
+        pytest.param(
+            MLPRegressor((4,), early_stopping=True, **OPTIONS | {"tol": 0}),
+            marks=pytest.mark.nightly,
+        ),
         Regressor(Net(4, 2), jx.Trial(epochs=12, batch_size=25), early_stopping=True),
     ],
     ids=["MLPRegressor", "Regressor"],
@@ -420,6 +427,7 @@ def test_data_that_cannot_be_are_refused():
         MLPClassifier((8,), **OPTIONS | {"batch_size": 200, "max_iter": 1}).fit(X, Y)
 
 
+@pytest.mark.nightly
 def test_what_an_optimizer_leaves_out_is_no_divergence():
     y = np.where(np.arange(8) == 3, 9.0, 1.0)
     model = Regressor(
@@ -450,6 +458,7 @@ def test_what_float32_does_not_hold_is_refused_by_its_row_where_examples_are_hel
 # The search
 
 
+@pytest.mark.nightly
 def test_a_search_scores_what_its_candidates_alone_would():
     """Folds of equal size, in one plan; the candidates' own fits have the same seed."""
     both = {"hidden_layer_sizes": [(4, 6)], "alpha": [0.5]}  # the penalty is of whole batches
@@ -689,6 +698,7 @@ def test_candidates_of_the_same_text_are_told_apart():
         np.testing.assert_allclose(scores[i], wanted, rtol=1e-3)
 
 
+@pytest.mark.nightly
 def test_candidates_with_the_module_of_the_estimator_train_together(monkeypatch):
     """The copy that each has of it is no reason to train apart."""
     model = Classifier(Scaled(np.ones(4)), jx.Trial(epochs=1, batch_size=25), loss=Times(1.0))
@@ -721,7 +731,9 @@ LIKE_GRID_SEARCH = {
 
 @pytest.mark.parametrize(
     "case",
-    at_night(LIKE_GRID_SEARCH, "one and two axes", "rows in any order", "as trials say"),
+    at_night(
+        LIKE_GRID_SEARCH, "one and two axes", "rows in any order", "as trials say", "a generator"
+    ),
 )
 def test_a_search_scores_as_grid_search_around_the_same_estimator(case):
     estimator, grid, cv, y = LIKE_GRID_SEARCH[case]
@@ -735,6 +747,7 @@ def test_a_search_scores_as_grid_search_around_the_same_estimator(case):
     np.testing.assert_allclose(found["mean_test_score"], wanted["mean_test_score"], rtol=1e-5)
 
 
+@pytest.mark.nightly
 def test_a_generator_among_the_parameters_is_not_drawn_from():
     rng = np.random.RandomState(3)
     grid = {"random_state": [rng]}
@@ -772,6 +785,7 @@ def test_scorers_may_keep_the_estimators_that_they_score():
         np.testing.assert_array_equal(model.predict_proba(x), predicted)
 
 
+@pytest.mark.nightly
 def test_test_scores_are_asked_before_train_scores():
     sizes = []
 
@@ -818,6 +832,7 @@ def test_weights_or_predictions_that_overflow_in_the_last_update_are_no_success(
     assert search.best_params_ == {"learning_rate_init": 1e-9}
 
 
+@pytest.mark.nightly
 def test_a_class_may_be_impossible():
     class Never(nn.Module):
         @nn.compact

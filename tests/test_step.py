@@ -305,6 +305,7 @@ def trained(data: Data, trial: Trial, microbatch: int | None = None):
     return float(state.variables.params), record, jax.tree.map(lambda a: float(a[0, 0]), found)
 
 
+@pytest.mark.nightly
 def test_weights_of_examples_equal_so_many_copies_of_them():
     rng = np.random.default_rng(0)
     x_Nx1 = rng.normal(size=(6, 1)).astype(np.float32)
@@ -324,7 +325,9 @@ def test_weights_of_examples_equal_so_many_copies_of_them():
             assert metrics == pytest.approx(found_2[split], rel=1e-6)
 
 
-@pytest.mark.parametrize("microbatch", [1, pytest.param(2, marks=pytest.mark.nightly), 3, 16])
+@pytest.mark.parametrize(
+    "microbatch", [*(pytest.param(n, marks=pytest.mark.nightly) for n in (1, 2, 16)), 3]
+)
 def test_microbatches_of_weighted_examples_are_one_batch(microbatch):
     rng = np.random.default_rng(0)
     x_Nx1, y_N = rng.normal(size=(23, 1)).astype(np.float32), rng.normal(size=23)

@@ -149,6 +149,7 @@ def test_a_stopped_trial_has_the_bits_of_its_twin(problem, devices, alone):
         assert_begins_like(record, alone[trial], exact=True)
 
 
+@pytest.mark.nightly
 def test_its_parameters_are_those_of_the_epoch_in_which_it_ended(problem, devices, compacts):
     records = train(problem, devices[:2], RULES["each"])
     for rate, epoch in RULES["each"].epochs[::2]:  # the first and the last to end
@@ -164,7 +165,10 @@ def test_its_parameters_are_those_of_the_epoch_in_which_it_ended(problem, device
 
 @pytest.mark.parametrize(
     ("name", "where", "method"),
-    [("each", RunningProgram, "end"), ("copies", running, "_take")],
+    [
+        pytest.param("each", RunningProgram, "end", marks=pytest.mark.nightly),
+        ("copies", running, "_take"),
+    ],
 )
 def test_what_memory_was_short_for_between_epochs_is_done_again(
     name, where, method, problem, devices, monkeypatch
@@ -203,6 +207,7 @@ def test_smaller_batches_go_on_with_the_same_numbers(name, problem, devices, alo
         assert_begins_like(record, alone[trial], exact=False)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("one_by_one", [False, True])
 @pytest.mark.parametrize("name", RULES)
 def test_chunks_that_no_trial_needs_stand_still(name, one_by_one, problem, devices, monkeypatch):
@@ -283,7 +288,8 @@ def parts(problem, devices, monkeypatch):
     return made
 
 
-@pytest.mark.parametrize("calls", [3, pytest.param(11, marks=pytest.mark.nightly)])
+@pytest.mark.nightly
+@pytest.mark.parametrize("calls", [3, 11])
 def test_a_smaller_batch_that_several_programs_have_is_compiled_once(
     calls, problem, devices, parts, tmp_path, monkeypatch
 ):
@@ -475,6 +481,7 @@ def test_the_best_epochs_parameters(problem, devices):
     assert "EarlyStopping(metric='loss'" in results.dataset.attrs["stopping"]
 
 
+@pytest.mark.nightly
 def test_where_no_epoch_is_the_best_the_last_ones_parameters_count():
     """Where a metric is finite for some trials, or for none."""
     X_Nx1 = np.linspace(-1, 1, 40, dtype=np.float32)[:, None]

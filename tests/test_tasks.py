@@ -106,13 +106,11 @@ def bfloat16_init(trial, rng, x):
     return jax.tree.map(lambda a: a.astype(jnp.bfloat16), init(trial, rng, x))
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     "optimizer",
     [
-        pytest.param(
-            lambda trial: optax.sgd(trial.learning_rate, momentum=trial.warmup),
-            marks=pytest.mark.nightly,
-        ),
+        lambda trial: optax.sgd(trial.learning_rate, momentum=trial.warmup),
         lambda trial: optax.adam(trial.learning_rate, b1=trial.warmup),
     ],
 )
@@ -295,6 +293,7 @@ def by_name(trial):
     return made[trial.optimizer](trial.learning_rate)
 
 
+@pytest.mark.nightly
 def test_an_optimizer_that_is_not_built_in_is_the_tasks_or_refused():
     sweep = jx.Sweep(LionTrial(epochs=2), {"optimizer": ["adam", "lion"]})
     with pytest.raises(

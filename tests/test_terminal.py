@@ -593,6 +593,7 @@ def test_compare_lists_files_and_tasks_that_differ_of_the_same_sweep(rates, tmp_
     assert "sweep other" not in told
 
 
+@pytest.mark.nightly
 def test_compare_gives_no_difference_of_a_mean_to_a_trial(rates, tmp_path):
     seeded = jx.Sweep(SWEEP.base, {"learning_rate": [1e-2], "seed": [0, 1]}, name="rates")
     means = [write_run(tmp_path / name, results(seeded)) for name in ("a", "b")]
@@ -662,6 +663,7 @@ def test_hyperparameters_of_every_exported_sweep_stand_first():
     assert columns.index("own") < columns.index("epochs_trained") < columns.index("train_recall")
 
 
+@pytest.mark.nightly
 def test_runs_are_listed_with_their_state(tmp_path, rates):
     write_run(tmp_path / "whole", results())
     write_run(tmp_path / "broken-off", results(), finished=False)
@@ -786,6 +788,7 @@ def test_a_table_beside_the_files_of_a_run_is_written(tmp_path):
         assert call("export", run, "--csv", run / "rates.csv")[0] == 0
 
 
+@pytest.mark.nightly
 def test_a_page_is_drawn_where_its_figures_are_gone(tmp_path, rates):
     run = write_run(tmp_path / "run", results())
     shutil.rmtree(run / "figures", ignore_errors=True)

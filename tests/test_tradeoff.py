@@ -189,6 +189,7 @@ def place(tmp_path, monkeypatch):
 PLAN = ["plan", "depth_width", "--quick"]
 
 
+@pytest.mark.nightly
 def test_a_plan_is_drawn_into_a_file(place, capsys):
     assert here(*PLAN, "--figure", "a.png") == 0
     assert "7 trials in" in capsys.readouterr().out

@@ -113,7 +113,9 @@ def found(make, axes, base=BASE):
     return updates.same_when_padded(Own(make=make).bind(DATA), trials, DATA.arrays(), 50)
 
 
-@pytest.mark.parametrize("name", at_night(SAME, "LARS", "clipped later"))
+@pytest.mark.parametrize(
+    "name", at_night(SAME, "LARS", "clipped later", "LAMB", "every eighth step")
+)
 def test_what_does_not_mind_padding_is_found_to(name):
     assert found(SAME[name], {("width", "depth"): [(3, 1), (8, 2)]})
 
@@ -152,6 +154,7 @@ def with_mean(factor):
     return make
 
 
+@pytest.mark.nightly
 def test_the_ends_of_what_is_traced_are_tried():
     make = with_mean(lambda trial: trial.weight_decay)
     for order in ([0.1, 0.0], [0.0, 0.1]):
@@ -181,6 +184,7 @@ def test_what_nothing_reads_is_not_tried():
     assert model.read() == ["learning_rate"]
 
 
+@pytest.mark.nightly
 def test_options_are_tried():
     """Some pad the model, and others say how it is updated."""
     assert not found(DIFFERENT["Adafactor"], {"features": ["raw", "sines"]})

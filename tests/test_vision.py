@@ -121,6 +121,7 @@ def test_features_are_those_of_torchvision_and_leave_the_network_alone(inputs, n
     jax.tree.map(np.testing.assert_array_equal, before, weights.tree)
 
 
+@pytest.mark.nightly
 def test_an_image_has_its_features_whatever_stands_beside_it(inputs):
     x_NxHxWx3 = problems.fine_tuning(inputs).data.train.x
     weights = backbone.load(inputs.weights)
