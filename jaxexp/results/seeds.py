@@ -1,10 +1,11 @@
 """Trials that differ in their seed alone: means, spreads, and which differences exceed them.
 
 A *setting* is what such trials have in common. The folds of cross-validation repeat a setting as
-seeds do: what is said of seeds below holds of folds, and of pairs of a seed and a fold where both
-vary. The seed may be an axis of its own, or zipped with other hyperparameters, as of random points
-that are trained with several seeds each; settings may then have different numbers of seeds. Where
-no two trials differ in their seed alone there is nothing to average: results are their own means.
+seeds do: what is said of seeds below also holds for folds, and for pairs of a seed and a fold if
+both vary. The seed may be an axis of its own or zipped with other hyperparameters, as for random
+points that are each trained with several seeds; settings may then have different numbers of seeds.
+If no two trials differ in their seed alone, there is nothing to average, and results are returned
+as they are.
 
 >>> import jaxexp as jx
 >>> data = jx.arrays([[0.0], [1.0], [2.0], [3.0]] * 8, ["a", "a", "b", "b"] * 8, validation=0.25)
@@ -39,7 +40,7 @@ ROUNDING = 1e-6  # of float32, relative to the numbers: differences that vary by
 
 
 def several(ds: xr.Dataset) -> bool:
-    """Whether any two trials differ in their seed, their fold or these two alone."""
+    """Whether any two trials differ only in their seed, their fold, or both."""
     settings = _settings(ds)
     return settings is not None and int(settings.counts.max()) > 1
 
@@ -49,10 +50,10 @@ def _settings(ds: xr.Dataset) -> Settings | None:
 
 
 def in_words(ds: xr.Dataset) -> str:
-    """How many seeds the settings have, of results or of their means: "2 to 5 seeds".
+    """How many seeds the settings of results, or of their means, have: "2 to 5 seeds".
 
-    Of folds "5 folds", and of both "2 seeds × 5 folds". Means of which some are over fewer, since
-    a metric is undefined for the others, say so.
+    For folds it is "5 folds", and for both "2 seeds × 5 folds". If some means are over fewer seeds
+    because a metric is undefined for the others, the text says so.
 
     >>> import xarray as xr
     >>> loss = xr.DataArray([[[0.1]], [[0.2]], [[0.3]]], dims=("seed", "epoch", "split"))
@@ -71,22 +72,26 @@ def in_words(ds: xr.Dataset) -> str:
 
 
 def average(ds: xr.Dataset) -> xr.Dataset:
-    """The means over the seeds of each setting, each beside its spread: `loss` and `loss_std`.
+    """The means over the seeds of each setting, with their spreads: `loss` and `loss_std`.
 
-    The result has the layout of any other without the seeds, so that `select` and the figures take
-    it: an axis of seeds is gone, and one that zips them with other hyperparameters has a point for
-    each setting. Means and standard deviations (n - 1; NaN of one seed) are over the seeds that
-    finished, `seeds` in number; `diverged_seeds` counts the others. Where no seed of a setting
-    finished, they are over those not yet diverged, epoch by epoch. Where a metric is NaN for seeds
-    that finished, such as the AUC of a fold without positives, its means are over the others, and
-    `auc_undefined` says how many are missing, by epoch and split; no such variable says that none
-    is. `select.rank` has such means behind those that miss fewer. A seed that trained for fewer
-    epochs than another of its setting stays as it is in the end, in metrics and running means;
-    `step_loss` and `gradient_norm` are means over those that still trained. Where seeds have the
-    parameters of their best epochs, `final_loss` and the like are means of these, which
-    `select.final` takes. `epochs_trained` and `steps_per_epoch` are the most of any seed or fold.
-    Integers that are no numbers to average, such as predicted classes, are left out. Results
-    without seeds to average are returned as they are.
+    The result has the layout of a sweep without seeds, so `select` and the figures accept it: an
+    axis of seeds is gone, and an axis that zips seeds with other hyperparameters has one point for
+    each setting. Results without seeds to average are returned as they are.
+
+    - Means and standard deviations (with n - 1; NaN for one seed) are over the seeds that finished.
+      `seeds` counts these, and `diverged_seeds` the others. If no seed of a setting finished, each
+      epoch is averaged over the seeds that have not diverged by then.
+    - If a metric is NaN for a seed that finished, such as the AUC of a fold without positives, its
+      mean is over the others. `auc_undefined` then counts the missing seeds, by epoch and split;
+      without that variable, none is missing. `select.rank` places means that miss more seeds behind
+      those that miss fewer.
+    - A seed that trained for fewer epochs than others of its setting keeps its last values in
+      metrics and running means. `step_loss` and `gradient_norm` are means over the seeds that were
+      still training.
+    - If seeds keep the parameters of their best epochs, `final_loss` and the like are the means of
+      those epochs; `select.final` uses them.
+    - `epochs_trained` and `steps_per_epoch` are the largest of any seed or fold.
+    - Integers that cannot be averaged, such as predicted classes, are left out.
     """
     together = flat(ds)
     settings = Settings.of(together)
@@ -152,7 +157,7 @@ def average(ds: xr.Dataset) -> xr.Dataset:
 
 
 def _same_length(ds: xr.Dataset, settings: Settings) -> xr.Dataset:
-    """With curves of equal length over the seeds of each setting; one epoch alone is as it is."""
+    """Curves of equal length over the seeds of each setting; a single epoch stays as it is."""
     if "epoch" not in ds.dims:
         return ds
     last = ds["epochs_trained"]
@@ -162,7 +167,7 @@ def _same_length(ds: xr.Dataset, settings: Settings) -> xr.Dataset:
 
 
 def _mean_and_std(settings: Settings, values: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
-    """Over the seeds, without those that are NaN; NaN of none of them, and the deviation of one."""
+    """Over the seeds that are not NaN; NaN if there is none, and as the deviation of one."""
     n = settings.sum(values.notnull())
     with np.errstate(invalid="ignore"):  # infinity less infinity
         mean = settings.sum(values.fillna(0).astype(float)) / n.where(n > 0)
@@ -172,11 +177,11 @@ def _mean_and_std(settings: Settings, values: xr.DataArray) -> tuple[xr.DataArra
 
 
 def typical(ds: xr.Dataset) -> xr.Dataset:
-    """Of each setting the one trial whose loss is the median of its seeds, for what has no mean.
+    """For each setting, the trial with the median loss of its seeds: for what has no mean.
 
-    The loss is that on `select.default_split` after the last epoch; of an even number of seeds,
-    the better one in the middle. Diverged seeds are left out, where one finished. Settings stand in
-    the order in which `average` has them; results without seeds to average are returned as they
+    The loss is that on `select.default_split` after the last epoch; for an even number of seeds, it
+    is the better of the two in the middle. Diverged seeds are left out if any seed finished.
+    Settings are in the order of `average`. Results without seeds to average are returned as they
     are.
     """
     together = flat(ds)
@@ -192,7 +197,7 @@ def typical(ds: xr.Dataset) -> xr.Dataset:
 def best(
     ds: xr.Dataset, metric: str = "loss", split: str | None = None
 ) -> tuple[xr.Dataset, xr.Dataset]:
-    """The best setting by the mean of `metric`: its means, and its `typical` trial.
+    """The setting with the best mean of `metric`: its means, and its `typical` trial.
 
     Raises UserError for an unknown metric or split.
     """
@@ -203,33 +208,33 @@ def best(
 
 @dataclass(frozen=True)
 class Lead:
-    """By how much the best setting leads the next, seed by seed.
+    """By how much the best setting leads the next, and how certain that is.
 
     Attributes:
         best: the setting with the best mean, in words.
-        second: the next.
-        settings: how many there are.
-        seeds: of how many the metric is known for both, where their seeds are `paired`.
-        wins: with how many of them the best is better than every other setting.
-        difference: by which its mean is better, in the unit of the metric; over the same seeds
-            where they are `paired`. Below 0 where a setting that misses seeds, and ranks behind for
-            it, is better over those that it has; 0 where float32 does not tell the means apart.
-        low: of the 95 % interval of the difference: Student's t interval of the mean of the
-            differences, seed by seed ("The Probable Error of a Mean", Biometrika 1908), where they
-            are `paired`, and otherwise Welch's of the difference of two means, whose variances may
-            differ ("The generalization of 'Student's' problem", Biometrika 1947). They cover 95 %
-            for any number of seeds from 2 if differences are normal, and about 88 % if they are as
-            skewed as exponential ones. With two seeds, an interval reaches 13 standard errors
-            to each side. NaN for one seed, and where the differences of all are equal, which says
-            nothing of how they spread.
-        high: of the same.
+        second: the next setting, in words.
+        settings: the number of settings.
+        seeds: for how many seeds the metric is known for both settings, if they are `paired`.
+        wins: with how many of these seeds the best setting is better than every other.
+        difference: by how much the mean of the best setting is better, in the unit of the metric;
+            over the same seeds if they are `paired`. It is 0 if float32 cannot tell the means
+            apart, and negative if the second setting ranks behind only because it misses seeds.
+        low: the lower end of the 95 % interval of the difference. If the seeds are `paired`, this
+            is Student's t interval of the mean difference, seed by seed ("The Probable Error of a
+            Mean", Biometrika 1908); otherwise it is Welch's interval of the difference of two means
+            with different variances ("The generalization of 'Student's' problem", Biometrika
+            1947). They cover 95 % for any number of seeds from 2 if differences are normal, and
+            about 88 % if they are as skewed as an exponential distribution. With two seeds, an
+            interval extends 13 standard errors to each side. NaN for one seed, and if all
+            differences are equal, which says nothing about their spread.
+        high: the upper end.
         paired: whether the two have at least half of their seeds in common, and more than one.
-        replicate: "seed", or "fold" or "seed-fold pair", which then stand for the seeds above.
-            Pairs that share a seed or a fold are not independent: the squared errors of the means
+        replicate: "seed", "fold" or "seed-fold pair": what is called a seed above.
+            Pairs that share a seed or a fold are not independent. The squared errors of the means
             of each seed, and of each fold, are added, with the degrees of freedom of Satterthwaite
             ("An Approximate Distribution of Estimates of Variance Components", 1946).
-            Folds share most of their training examples, so that their intervals are too narrow:
-            Nadeau and Bengio, "Inference for the Generalization Error" (2003).
+            Folds share most of their training examples, so their intervals are too narrow: Nadeau
+            and Bengio, "Inference for the Generalization Error" (2003).
     """
 
     best: str
@@ -245,12 +250,12 @@ class Lead:
 
     @property
     def clear(self) -> bool:
-        """Whether the difference is larger than the spread: its interval does not reach 0."""
+        """Whether the difference is larger than the spread: its interval is above 0."""
         return self.low > 0
 
     @property
     def interval(self) -> str:
-        """The difference and how well it is known, in words."""
+        """The difference and its interval, in words."""
         how = f"Student's t, {self.replicate} by {self.replicate}"
         if self.replicate not in select.REPLICATES:
             how = "Student's t, by seeds and by folds"
@@ -262,11 +267,11 @@ class Lead:
         )
 
     def __str__(self) -> str:
-        """Two sentences, the subject of which is "It"."""
+        """One or two sentences about "It", the best setting."""
         return self.told()
 
     def told(self, after: str | None = None) -> str:
-        """The same to stand behind the sentences `after`: with a name if they end with another."""
+        """The same, to follow the sentences `after`; names the setting unless they end with it."""
         named = after is not None and not after.endswith(f"{self.best}.")
         of = f"{number(self.wins) if self.wins else 'none'} of {count(self.seeds, self.replicate)}"
         said = ""
@@ -302,12 +307,13 @@ class Lead:
 def lead(
     ds: xr.Dataset, metric: str = "loss", split: str | None = None, over: Mapping[str, object] = {}
 ) -> Lead | None:
-    """The `Lead` of the best setting by the mean of `metric` after the last epoch.
+    """The `Lead` of the best setting, by the mean of `metric` after the last epoch.
 
-    It is that over the next, or over the first that has the values of `over`: `{"width": 32}`.
-    None without seeds to average, and where fewer than two settings have a finite mean.
-    Raises UserError for an unknown metric or split, and for values that no setting has, or none but
-    the best.
+    The lead is over the next setting, or over the best one with the values of `over`, such as
+    `{"width": 32}`. None if there are no seeds to average, or if fewer than two settings have a
+    finite mean.
+    Raises UserError for an unknown metric or split, and for values of `over` that no setting has,
+    or only the best one.
     """
     return _lead(ds, average(ds), metric, split or select.default_split(ds), over)
 
@@ -363,15 +369,15 @@ def _lead(
 
 
 def _half_width(samples: Sequence[pd.Series], largest: float = 0.0) -> float:
-    """Of the interval of the mean of a sample, or of the difference of two independent means.
+    """Half the width of the interval of a mean, or of the difference of two independent means.
 
-    By Student's t; of several means, whose squared errors add up, with the degrees of freedom of
+    By Student's t; for several means, whose squared errors add up, with the degrees of freedom of
     Welch and Satterthwaite.
 
-    NaN of single values, and of ones that are equal but for the rounding of the `largest` number of
-    which they are differences: those of a coarse metric, such as the accuracy on few examples, are
-    equal by chance. A bootstrap would be too narrow: of two values, percentiles are the values
-    themselves, and cover half of what they should.
+    NaN for single values, and for values that are equal up to the rounding of the `largest` number
+    from which they are differences: a coarse metric, such as the accuracy on few examples, gives
+    equal ones by chance. A bootstrap would be too narrow: the percentiles of two values are the
+    values themselves, which cover half of what they should.
     """
     from scipy.special import stdtrit  # it takes half a second to start
 
@@ -391,8 +397,8 @@ def _half_width(samples: Sequence[pd.Series], largest: float = 0.0) -> float:
 def _independent(sample: pd.Series) -> list[pd.Series]:
     """Samples of independent values whose squared errors add up to that of the mean, or to more.
 
-    Of seeds crossed with folds, these are the means of each seed and those of each fold: pairs that
-    share a seed or a fold are not independent, and what each pair adds of its own counts twice.
+    For seeds crossed with folds, these are the means of each seed and the means of each fold: pairs
+    that share a seed or a fold are not independent. The variation of single pairs counts twice.
     """
     levels = map(sample.index.get_level_values, range(sample.index.nlevels))
     shared = [level for level in levels if 1 < level.nunique() < len(sample)]
@@ -402,9 +408,9 @@ def _independent(sample: pd.Series) -> list[pd.Series]:
 def best_in_words(
     ds: xr.Dataset, metric: str = "loss", split: str | None = None, digits: int = 3
 ) -> str:
-    """The best setting by its mean, and how clearly it leads: one to three sentences.
+    """The setting with the best mean, and how clearly it leads: one to three sentences.
 
-    As `select.best_in_words`, which says it of single trials.
+    `select.best_in_words` does the same for single trials.
     """
     means = average(ds)
     leading = _lead(ds, means, metric, split or select.default_split(ds))

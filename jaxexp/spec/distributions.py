@@ -40,7 +40,7 @@ class Frozen(Protocol):
 
 
 class Distribution(abc.ABC):
-    """Values of one hyperparameter and how probable they are; `when` makes it conditional."""
+    """The distribution of one hyperparameter; `when` makes it conditional."""
 
     @abc.abstractmethod
     def ppf(self, u: float) -> object:
@@ -48,32 +48,32 @@ class Distribution(abc.ABC):
 
     @property
     def count(self) -> float:
-        """How many values there are; infinitely many of a continuous distribution."""
+        """The number of values; infinite for a continuous distribution."""
         return math.inf
 
     @property
     def step(self) -> int:
-        """The distance between two neighbours of whole numbers, and otherwise 0."""
+        """The distance between neighbouring whole numbers; 0 for others."""
         return 0
 
     def values(self) -> Sequence[object]:
-        """Values whose ranges decide those of all: both ends, or each of a choice."""
+        """Values that represent all in checks of ranges: both ends, or every choice."""
         return self.ppf(EDGE), self.ppf(1 - EDGE)
 
     def grid(self, points: int) -> list[object]:
-        """So many values at equal distances in probability, both ends among them."""
+        """This many values, equally spaced in probability, including both ends."""
         if self.count <= points:
             return list(self.values())
         return [self.ppf(0.5 if points == 1 else i / (points - 1)) for i in range(points)]
 
     def has(self, value: object) -> bool:
-        """Whether a value can be taken with a probability above 0."""
+        """Whether the value has a probability above 0, which a continuous distribution has not."""
         return False
 
     def when(self, **conditions: object) -> "Conditional":
-        """The same, but only where other hyperparameters have these values (a list: any of them).
+        """This distribution, if other hyperparameters have these values (a list means any of them).
 
-        Elsewhere the hyperparameter keeps the value of the base trial.
+        Otherwise, the hyperparameter keeps the value of the base trial.
 
         >>> print(uniform(0, 0.99).when(optimizer="sgd"))
         uniform(0, 0.99) when optimizer=sgd
@@ -95,7 +95,7 @@ class Distribution(abc.ABC):
 
 @dataclass(frozen=True)
 class Uniform(Distribution):
-    """Any number of [low, high), each as probable; see `uniform`."""
+    """Numbers in [low, high), uniformly distributed; see `uniform`."""
 
     low: float
     high: float
@@ -115,7 +115,7 @@ class Uniform(Distribution):
 
 @dataclass(frozen=True)
 class LogUniform(Distribution):
-    """Any number of [low, high), each factor as probable; see `loguniform`."""
+    """Numbers in [low, high) whose logarithm is uniform; see `loguniform`."""
 
     low: float
     high: float
@@ -136,7 +136,7 @@ class LogUniform(Distribution):
 
 @dataclass(frozen=True)
 class Integers(Distribution):
-    """Whole numbers of low, low + step … high, both included; see `integers`."""
+    """The whole numbers low, low + step … high; see `integers`."""
 
     low: int
     high: int
@@ -156,15 +156,15 @@ class Integers(Distribution):
         return (self.high - self.low) // self.step + 1
 
     def values(self) -> Sequence[int]:
-        """All, where they are few; both ends."""
+        """All values if there are few, otherwise both ends."""
         if self.count <= 1000:
             return range(self.low, self.high + 1, self.step)
         return self.low, self.high
 
     def grid(self, points: int) -> list[object]:
-        """So many values at equal distances (of the logarithm, with log=True), rounded.
+        """This many values, equally spaced (in the logarithm, with log=True) and rounded.
 
-        Fewer, where several are the same whole number.
+        There are fewer if several round to the same whole number.
         """
         if self.count <= points:
             return list(range(self.low, self.high + 1, self.step))
@@ -177,7 +177,7 @@ class Integers(Distribution):
         return list(dict.fromkeys(made))
 
     def has(self, value: object) -> bool:
-        """Whether it is one of them, as a float too."""
+        """Whether the value, which may be a float, is one of the numbers."""
         return (
             isinstance(value, int | float)
             and self.low <= value <= self.high
@@ -194,7 +194,7 @@ class Integers(Distribution):
 
 @dataclass(frozen=True)
 class Choice(Distribution):
-    """Some values, each as probable; see `choice`."""
+    """Several values with equal probability; see `choice`."""
 
     options: tuple[object, ...]
 
@@ -212,7 +212,7 @@ class Choice(Distribution):
         return self.options
 
     def grid(self, points: int) -> list[object]:
-        """All of them, however many points are asked for: options have no order."""
+        """All options, whatever the number of points: they have no order."""
         return list(self.options)
 
     def has(self, value: object) -> bool:
@@ -226,16 +226,16 @@ class Choice(Distribution):
 
 @dataclass(frozen=True, eq=False)
 class Scipy(Distribution):
-    """A frozen distribution of `scipy.stats`; equal where name, parameters and tables are."""
+    """A frozen distribution of `scipy.stats`; equal if name, parameters and tables are."""
 
     distribution: Frozen
 
     def ppf(self, u: float) -> float:
-        """The value at quantile `u`, which is kept within 2**-32 of 0 and 1."""
+        """The value at quantile `u`, which is kept at least 2**-32 away from 0 and 1."""
         return float(self.distribution.ppf(min(max(u, EDGE), 1 - EDGE)))
 
     def has(self, value: object) -> bool:
-        """Whether it is a value of a discrete distribution."""
+        """Whether it is one of the values of a discrete distribution."""
         pmf = getattr(self.distribution, "pmf", None)
         number = isinstance(value, int | float) and not isinstance(value, bool)
         return bool(number and pmf is not None and pmf(value) > 0)
@@ -248,24 +248,24 @@ class Scipy(Distribution):
 
     @property
     def step(self) -> int:
-        """1 of a discrete distribution."""
+        """1 for a discrete distribution."""
         return int(hasattr(self.distribution, "pmf"))
 
     def values(self) -> Sequence[object]:
-        """Both ends, but for what is less probable than 2**-32."""
+        """Both ends, without tails of a probability below 2**-32."""
         return self.ppf(0), self.ppf(1)
 
     def away(self, value: float, share: float, *, up: bool) -> float:
-        """Of a discrete distribution, the nearest value at least this share away, or an end."""
+        """For a discrete distribution, the nearest value at least this share away, or an end."""
         far = max(abs(value) * share * (1 - 1e-6), 1e-9) * (1 if up else -1)
         return self.ppf(self.distribution.cdf(value + far) + (EDGE if up else -EDGE))
 
     def grid(self, points: int) -> list[object]:
-        """The medians of so many parts, each as probable: there may be no ends."""
+        """The medians of this many equally probable parts: there may be no ends."""
         return [self.ppf((i + 0.5) / points) for i in range(points)]
 
     def _content(self) -> tuple[object, ...]:
-        """Name and parameters, and the tables that one of values or of a histogram is made of."""
+        """Name and parameters, and the tables of one made from values or from a histogram."""
         own = self.distribution
         made = getattr(own, "dist", own)
         tables = [(k, *v.ravel().tolist()) for k, v in vars(made).items() if hasattr(v, "ravel")]
@@ -277,11 +277,11 @@ class Scipy(Distribution):
         return isinstance(other, Scipy) and self._content() == other._content()
 
     def __hash__(self) -> int:
-        """Of the content."""
+        """The hash of the content."""
         return hash(self._content())
 
     def __repr__(self) -> str:
-        """The same in every process, as checkpoints know a search by it."""
+        """The same in every process: checkpoints identify a search by it."""
         return f"Scipy{self._content()}"
 
     def __str__(self) -> str:
@@ -293,18 +293,18 @@ class Scipy(Distribution):
 
 @dataclass(frozen=True)
 class Conditional(Distribution):
-    """A distribution where conditions on other hyperparameters hold; see `Distribution.when`."""
+    """A distribution that applies under conditions; see `Distribution.when`."""
 
     distribution: Distribution
     conditions: Conditions
 
     def ppf(self, u: float) -> object:
-        """The value at quantile `u`, where the conditions hold."""
+        """The value at quantile `u`, if the conditions hold."""
         return self.distribution.ppf(u)
 
     @property
     def count(self) -> float:
-        """How many values there are where the conditions hold."""
+        """The number of values if the conditions hold."""
         return self.distribution.count
 
     @property
@@ -321,11 +321,11 @@ class Conditional(Distribution):
         return self.distribution.grid(points)
 
     def has(self, value: object) -> bool:
-        """Whether it can be taken where the conditions hold."""
+        """Whether the value can be drawn if the conditions hold."""
         return self.distribution.has(value)
 
     def when(self, **conditions: object) -> "Conditional":
-        """With further conditions, all of which have to hold."""
+        """The same with further conditions, all of which must hold."""
         more = self.distribution.when(**conditions)
         if twice := dict(self.conditions).keys() & dict(more.conditions).keys():
             raise UserError(f"when({min(twice)}=…) is given twice: give a list of values once")
@@ -358,7 +358,7 @@ def uniform(low: float, high: float) -> Uniform:
 
 
 def loguniform(low: float, high: float) -> LogUniform:
-    """A number between `low` and `high` whose logarithm is uniform: each factor as probable.
+    """A number between `low` and `high` whose logarithm is uniformly distributed.
 
     Args:
         low: the smallest value, above 0.
@@ -382,12 +382,13 @@ def integers(low: int, high: int, *, log: bool = False, step: int = 1) -> Intege
     Args:
         low: the smallest.
         high: the largest; it is included.
-        log: whether each factor is as probable instead: n with log((n + ½) / (n - ½)).
-        step: the distance between two of them; 1 with `log`.
+        log: give n the probability log((n + ½) / (n - ½)), up to a constant, so that equal factors
+            are equally probable.
+        step: the distance between neighbours; 1 with `log`.
 
     Raises:
-        UserError: for bounds that are not whole numbers, reversed or equal, that `step` does not
-            divide, or (with `log`) below 1.
+        UserError: for bounds that are not whole numbers, reversed, equal or (with `log`) below 1,
+            and for a range that `step` does not divide.
 
     >>> [integers(1, 3).ppf(u) for u in (0, 0.34, 0.99)]
     [1, 2, 3]
@@ -409,13 +410,13 @@ def integers(low: int, high: int, *, log: bool = False, step: int = 1) -> Intege
 
 
 def choice(options: Sequence[object]) -> Choice:
-    """One of several values with equal probability; a plain list of values means the same.
+    """One of several values, all equally probable; a plain list of values means the same.
 
     Args:
-        options: the values, of any type that the hyperparameter takes.
+        options: the values, of any type that the hyperparameter accepts.
 
     Raises:
-        UserError: for anything but a list of values, or for an empty one.
+        UserError: for anything but a list of values, and for an empty one.
 
     >>> choice(["adam", "sgd"]).ppf(0.7)
     'sgd'
@@ -431,7 +432,7 @@ def choice(options: Sequence[object]) -> Choice:
 def distribution(values: object) -> Distribution:
     """A `Distribution` of a frozen `scipy.stats` distribution or of a list of values.
 
-    Spaces take both as they are; this is for what a `Distribution` can do, `when` above all.
+    Spaces accept both directly; use this for the methods of a `Distribution`, above all `when`.
 
     >>> import scipy.stats
     >>> print(distribution(scipy.stats.beta(2, 5)).when(optimizer="sgd"))

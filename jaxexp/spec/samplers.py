@@ -1,8 +1,8 @@
-"""Samplers: from a search space to a sweep whose trials are points of it, drawn or on a grid.
+"""Samplers: sweeps whose trials are points of a search space, drawn at random or on a grid.
 
-A point is drawn as a number in [0, 1) for each hyperparameter, which its distribution turns into a
-value. The numbers depend on the seed alone: not on the process, the machine, or the order in which
-the space is written down.
+For each hyperparameter of a point, a number in [0, 1) is drawn, which the distribution turns into a
+value. The numbers depend only on the seed, not on the process, the machine, or the order of the
+hyperparameters in the space.
 """
 
 import itertools
@@ -29,18 +29,18 @@ def random(space: Space, trials: int, *, seed: int = 0, seeds: int = 1) -> Sweep
     """A sweep of points drawn independently (random search).
 
     Args:
-        space: what is searched.
-        trials: how many points, no two of them alike.
-        seed: decides them. Each hyperparameter has a stream of its own, so that adding one leaves
-            the values of the others as they are.
-        seeds: the number of consecutive seeds with which each point is trained, starting at the
-            base trial's.
+        space: the search space.
+        trials: the number of points, all of them different.
+        seed: of the random numbers. Each hyperparameter has its own stream, so adding one leaves
+            the values of the others unchanged.
+        seeds: with how many consecutive seeds each point is trained, starting at that of the base
+            trial.
 
     Returns:
-        A `jaxexp.Sweep` with the dimension "sample", and "seed" where there are several.
+        A `jaxexp.Sweep` with the dimension "sample", and with "seed" if there are several.
 
     Raises:
-        UserError: for a space that has fewer points, or points whose values do not fit together.
+        UserError: if the space has fewer points, or the values of a point do not fit together.
 
     >>> import jaxexp as jx
     >>> space = jx.search.Space(jx.MLPTrial(), {"learning_rate": jx.search.loguniform(1e-4, 1)})
@@ -52,13 +52,13 @@ def random(space: Space, trials: int, *, seed: int = 0, seeds: int = 1) -> Sweep
 
 
 def members(space: Space, size: int, *, seed: int) -> list[dict[str, Value]]:
-    """Of a population: the points of `random`; where there are fewer, they come again in turn."""
+    """The members of a population: the points of `random`, repeated in turn if there are fewer."""
     points = list(_found(space, _drawn(space, seed), size).values())
     return [points[member % len(points)] for member in range(size)]
 
 
 def _drawn(space: Space, seed: int) -> Iterator[dict[str, float]]:
-    """Quantiles, of each hyperparameter from a stream of its own."""
+    """Quantiles; each hyperparameter has its own stream."""
     streams = {
         axis[0]: np.random.default_rng([seed, int(digest(*axis), 16)])
         for axis in space.distributions
@@ -70,14 +70,14 @@ def _drawn(space: Space, seed: int) -> Iterator[dict[str, float]]:
 def sobol(space: Space, trials: int, *, seed: int = 0, seeds: int = 1) -> Sweep:
     """A sweep of the first points of a scrambled Sobol sequence (quasi-random search).
 
-    They cover a space more evenly than random points. The sequence is balanced (every half, quarter
-    … of every hyperparameter's range has equally many points) where `trials` is a power of two;
-    of other numbers some parts have one more than others, which is still far from random.
+    These cover a space more evenly than random points. If `trials` is a power of two, the sequence
+    is balanced: every half, quarter … of each hyperparameter's range has the same number of points.
+    For other numbers, some parts have one more than others.
 
     Args:
-        space: what is searched.
-        trials: how many points, no two of them alike.
-        seed: of the scrambling (Owen, 1995), which makes each point uniform by itself.
+        space: the search space.
+        trials: the number of points, all of them different.
+        seed: of the scrambling (Owen, 1995), which makes each single point uniform.
         seeds: as for `random`.
 
     Returns:
@@ -111,18 +111,19 @@ def grid(space: Space, points: int | Mapping[str, int], *, seeds: int = 1) -> Sw
     """A sweep of a grid over the space: every value of one hyperparameter with all of the others.
 
     Args:
-        space: what is searched.
-        points: how many values of each hyperparameter that is no choice, or of each by name: at
-            equal distances in probability, both ends among them. Of fewer whole numbers than that,
-            and of choices, all; of SciPy's distributions, which may have no ends, the medians of as
-            many parts. Where a condition does not hold there is one value, that of the base trial.
+        space: the search space.
+        points: the number of values of each hyperparameter, or by name. They are equally spaced in
+            probability and include both ends. Choices, and ranges with fewer whole numbers than
+            that, have all their values; SciPy's distributions, which may have no ends, have the
+            medians of so many parts. Where a condition does not hold, there is one value: that of
+            the base trial.
         seeds: as for `random`.
 
     Returns:
         As for `random`.
 
     Raises:
-        UserError: for names that are not searched, and values that do not fit together.
+        UserError: for names that are not in the space, and values that do not fit together.
 
     >>> import jaxexp as jx
     >>> space = jx.search.Space(
@@ -178,7 +179,7 @@ def _checked(space: Space, trials: int, seed: int, seeds: int) -> tuple[int, int
 def _distinct(
     space: Space, drawn: Iterator[dict[str, float]], trials: int
 ) -> list[dict[str, Value]]:
-    """The first points that differ, as trials."""
+    """The first different points, as trials."""
     found = _found(space, drawn, trials)
     if len(found) < trials:
         raise UserError(
@@ -191,7 +192,7 @@ def _distinct(
 def _found(
     space: Space, drawn: Iterator[dict[str, float]], most: int
 ) -> dict[Trial, dict[str, Value]]:
-    """The first points that differ: fewer where there are no more, or none is found any more."""
+    """The first different points; fewer if there are no more, or no more are found."""
     found: dict[Trial, dict[str, Value]] = {}
     in_vain = 0
     while len(found) < min(most, space.count) and in_vain <= IN_VAIN:

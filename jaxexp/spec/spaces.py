@@ -16,10 +16,10 @@ Axes: TypeAlias = Mapping[str | Axis, object]
 
 @dataclass(frozen=True)
 class Space:
-    """Which hyperparameters are searched, and how their values are distributed.
+    """The hyperparameters to search, and the distributions of their values.
 
     Args:
-        base: the trial whose other values all trials have.
+        base: the trial that gives all other hyperparameters their values.
         axes: for each name a distribution (`jaxexp.search.uniform`, `loguniform`, `integers`,
             `choice`, or a frozen one of `scipy.stats`) or a list of values; for a tuple of names a
             list of tuples of values that belong together.
@@ -48,7 +48,7 @@ class Space:
     axes: Axes
 
     def __post_init__(self) -> None:
-        """Turn the axes into distributions, and check them."""
+        """Turn the axes into distributions and check them."""
         if not isinstance(self.base, Trial):
             raise UserError(f"base={self.base!r}: expected a trial, such as MLPTrial(epochs=10)")
         hyperparameters(type(self.base))
@@ -73,7 +73,7 @@ class Space:
 
     @property
     def distributions(self) -> dict[Axis, Distribution]:
-        """The distribution of each axis: of a name, or of several that belong together."""
+        """The distribution of each axis: of one name, or of several that belong together."""
         return dict(self.axes)  # type: ignore[arg-type]  # as `__post_init__` leaves them
 
     @property
@@ -83,7 +83,7 @@ class Space:
 
     @property
     def conditions(self) -> dict[str, dict[str, tuple[object, ...]]]:
-        """Of hyperparameters that are searched under conditions, the values of others."""
+        """For hyperparameters with conditions, the values that they require of others."""
         return {
             name: dict(own.conditions)
             for axis, own in self.distributions.items()
@@ -93,16 +93,16 @@ class Space:
 
     @property
     def count(self) -> float:
-        """How many points there are at most: infinitely many with a continuous distribution."""
+        """The largest number of points: infinite with a continuous distribution."""
         count = 1.0
         for own in self.distributions.values():
             count *= own.count + isinstance(own, Conditional)
         return count
 
     def point(self, quantiles: Mapping[str, float]) -> dict[str, Value]:
-        """The values at a quantile in [0, 1) for each axis (of several names: for the first).
+        """The values at a quantile in [0, 1) for each axis (under its first name if it has more).
 
-        Where the conditions of a hyperparameter do not hold, its value is the base trial's.
+        A hyperparameter whose conditions do not hold has the value of the base trial.
         """
         taken = {
             axis: (own.distribution if isinstance(own, Conditional) else own).ppf(
@@ -113,7 +113,7 @@ class Space:
         return self.resolve(taken)
 
     def resolve(self, taken: Mapping[Axis, object]) -> dict[str, Value]:
-        """The values of a point, given one for each axis, conditional ones as if all held."""
+        """The values of a point from one for each axis, drawn as if all conditions held."""
         values = self.base.values()
         for axis in self._order():
             own, given = self.distributions[axis], taken[axis]
@@ -128,7 +128,7 @@ class Space:
         return {name: values[name] for name in self.names}
 
     def trial(self, values: Mapping[str, Value]) -> Trial:
-        """The trial of a point, checked; raises UserError where its values do not fit together."""
+        """The trial of a point; raises UserError if its values do not fit together."""
         made = self.base.replace(**self.base.values() | dict(values))
         made.check()
         return made
@@ -138,7 +138,7 @@ class Space:
         return "\n".join(f"{' × '.join(axis)}: {own}" for axis, own in self.distributions.items())
 
     def _value(self, name: str, value: object) -> Value:
-        """A drawn one as the hyperparameter has it; floats as short as float32 lets them be."""
+        """A drawn value in the type of the hyperparameter; floats as short as float32 allows."""
         if isinstance(value, float) and not float(value).is_integer():
             value = short(value)
         return self.base.convert(name, value)
@@ -201,7 +201,7 @@ class Space:
         return made
 
     def _order(self) -> list[Axis]:
-        """The axes, each after those that its conditions ask for.
+        """The axes, each after those that its conditions refer to.
 
         Raises UserError for a cycle, and for conditions that can never hold.
         """

@@ -1,8 +1,8 @@
 """Choosing, naming and ranking the trials of a sweep's results, whatever their task measures.
 
-A *metric* is a name in `metrics(ds)`; each knows its direction and its unit. Where a function takes
-a metric, the default is the loss; where it takes a split, the default is "validation" if the
-results have it, and else "train" (`default_split`).
+A *metric* is a name in `metrics(ds)`, and has a direction and a unit. Functions that take a metric
+use the loss by default; those that take a split use "validation" if the results have it, and
+"train" otherwise (`default_split`).
 """
 
 from jaxexp.results.select.fields import (

@@ -1,4 +1,4 @@
-"""What a dataset of results holds: its axes, its metrics and splits, and its trials in the end."""
+"""What a dataset of results holds: axes, metrics, splits, and how each trial ended."""
 
 import json
 from typing import Any, TypeAlias
@@ -21,8 +21,8 @@ INDEXES = frozenset(("epoch", "split", "step", "layer"))
 def axes(ds: xr.Dataset) -> tuple[str, ...]:
     """The dimensions of `ds` that are axes of the sweep, in order.
 
-    Those that `ds.attrs["axes"]` names and that have not been selected away; without the
-    attribute, the dimensions of the loss but for epoch and split.
+    They are those named by `ds.attrs["axes"]` that have not been selected away; without this
+    attribute, the dimensions of the loss except for epoch and split.
     """
     _check_dataset(ds)
     if "axes" in ds.attrs:
@@ -42,14 +42,14 @@ def hyperparameters(ds: xr.Dataset) -> tuple[str, ...]:
 def replicates(ds: xr.Dataset) -> list[str]:
     """The hyperparameters along the axes of `ds` that repeat a setting: "seed", "fold".
 
-    None of a population: its members have a seed each, and copy one another.
+    A population has none: each member has a seed of its own, and members copy one another.
     """
     order = () if is_population(ds) else axes(ds)
     return [n for n in REPLICATES if n in ds.coords and set(ds[n].dims) & set(order)]
 
 
 def is_population(ds: xr.Dataset) -> bool:
-    """Whether trials went on as copies of others, with hyperparameters that changed."""
+    """Whether trials continued as copies of others, with hyperparameters that changed."""
     return "parent" in ds
 
 
@@ -59,26 +59,26 @@ def changed(ds: xr.Dataset, name: str) -> bool:
 
 
 def in_the_end(ds: xr.Dataset, name: str) -> xr.DataArray:
-    """Hyperparameter `name` of the trials; one that `changed`, as in the epoch of `last_epoch`.
+    """Hyperparameter `name` of each trial; one that `changed` is that of `last_epoch`.
 
-    The coordinate `ds[name]` has the value with which a trial began.
+    The coordinate `ds[name]` holds the value with which a trial began.
     """
     return _at_last_epoch(ds, ds[f"own_{name}"]) if changed(ds, name) else ds[name]
 
 
 def averaged_over(ds: xr.Dataset) -> dict[str, list[int]]:
-    """The seeds and folds that means are over, by "seed" and "fold"; empty of single trials."""
+    """The seeds and folds over which means are taken, by "seed" and "fold"; empty for trials."""
     found = {name: ds.attrs.get(f"averaged_{name}s") for name in REPLICATES}
     return {name: json.loads(values) for name, values in found.items() if values is not None}
 
 
 def what(ds: xr.Dataset) -> str:
-    """What a point of these results is: a "setting" of means over seeds, or else a "trial"."""
+    """What each point of these results is: a "setting" if they are means, otherwise a "trial"."""
     return "setting" if averaged_over(ds) else "trial"
 
 
 def replicate(ds: xr.Dataset) -> str:
-    """What repeats a setting, of results or of their means: "seed", "fold" or "seed-fold pair"."""
+    """What repeats a setting, in results or their means: "seed", "fold" or "seed-fold pair"."""
     names = list(averaged_over(ds)) or replicates(ds)
     return "seed-fold pair" if len(names) > 1 else "".join(names) or "seed"
 
@@ -108,21 +108,21 @@ def splits(ds: xr.Dataset) -> tuple[str, ...]:
 
 
 def default_split(ds: xr.Dataset) -> str:
-    """The split by which trials are ranked: "validation" if there is one, else "train"."""
+    """The split by which trials are ranked: "validation" if there is one, otherwise "train"."""
     return "validation" if "validation" in splits(ds) else splits(ds)[0]
 
 
 def ranked_by(ds: xr.Dataset) -> str:
-    """The metric by which pages and tables call a trial the best.
+    """The metric by which pages and tables choose the best trial.
 
-    That of a search, or the one that a run has written down; or else the loss.
+    It is the metric of the search, or the one recorded by the run, and otherwise the loss.
     """
     metric = str(ds.attrs.get("ranked_by", "loss"))
     return metric if metric in metrics(ds) else "loss"
 
 
 def metrics_by_rank(ds: xr.Dataset) -> list[str]:
-    """The `metrics`, but first the one that trials are `ranked_by`."""
+    """The `metrics`, with the one that trials are `ranked_by` first."""
     return sorted(metrics(ds), key=lambda metric: metric != ranked_by(ds))
 
 
@@ -157,9 +157,9 @@ def check_metric(ds: xr.Dataset, metric: str, split: str | None = None) -> None:
 
 
 def applies(ds: xr.Dataset, name: str) -> np.ndarray:
-    """Whether hyperparameter `name` does anything in each trial, in the order of `points`.
+    """Whether hyperparameter `name` has any effect in each trial, in the order of `points`.
 
-    A search space may say so: momentum only where the optimizer is SGD.
+    A search space may say that it has not: momentum, say, where the optimizer is not SGD.
     """
     wanted = json.loads(ds.attrs.get("conditions", "{}")).get(name, {})
     given = values_by_trial(ds) if wanted else {}
@@ -172,7 +172,7 @@ def applies(ds: xr.Dataset, name: str) -> np.ndarray:
 
 
 def applying(ds: xr.Dataset, *names: str) -> xr.Dataset:
-    """The trials in which all of these hyperparameters do something; all where that is none."""
+    """The trials in which all of these hyperparameters have an effect; all trials if none is."""
     there = np.logical_and.reduce([applies(ds, name) for name in names])
     dims = {str(ds[name].dims[0]) for name in names}
     if there.all() or not there.any() or dims != set(axes(ds)):
@@ -186,9 +186,9 @@ def size(ds: xr.Dataset) -> int:
 
 
 def final(ds: xr.Dataset, metric: str = "loss") -> xr.DataArray:
-    """`metric` of each trial as it is in the end, (axes, split); NaN where it diverged.
+    """`metric` of each trial at the end of training, (axes, split); NaN if it diverged.
 
-    That is after its own last epoch, or after the best one where a stopping rule has kept its
+    That is after the trial's own last epoch, or after its best one if a stopping rule kept those
     parameters. Raises UserError for an unknown metric.
     """
     check_metric(ds, metric)
@@ -198,9 +198,9 @@ def final(ds: xr.Dataset, metric: str = "loss") -> xr.DataArray:
 
 
 def _at_the_end(ds: xr.Dataset, metric: str, beside: str = "") -> xr.DataArray | None:
-    """A metric, or what means have `beside` it ("_std"), in the end, (axes, split); None without.
+    """A metric, or what means have `beside` it ("_std"), at the end, (axes, split), if there is.
 
-    Means of best epochs, which are those of several epochs, have `final_loss` and the like.
+    Means over trials at their best epochs, which differ, are stored as `final_loss` and the like.
     """
     name, of_means = f"{metric}{beside}", f"final_{metric}"
     name = f"final_{name}" if of_means in ds.data_vars and _is_whole(ds, metric) else name
@@ -213,14 +213,14 @@ def _at_the_end(ds: xr.Dataset, metric: str, beside: str = "") -> xr.DataArray |
 
 
 def _is_whole(ds: xr.Dataset, metric: str) -> bool:
-    """Whether the last epochs of means are among those selected."""
+    """Whether the selected epochs contain the last one of every mean."""
     return "epoch" in ds[metric].dims and bool((last_epoch(ds) == ds["epochs_trained"]).all())
 
 
 def kept_best(ds: xr.Dataset) -> np.ndarray:
-    """Of trials with the parameters of their best epochs whether `final` is that of these.
+    """For trials that keep the parameters of their best epochs, whether `final` is of that epoch.
 
-    It is that of an earlier epoch where the best one was not selected; of means, one for all.
+    It is of an earlier one if the best epoch was not selected. Means have one answer for all.
     """
     if "best_epoch" in ds:
         best, last = (np.atleast_1d(own.values) for own in (ds["best_epoch"], last_epoch(ds)))
@@ -230,7 +230,7 @@ def kept_best(ds: xr.Dataset) -> np.ndarray:
 
 
 def _at_last_epoch(ds: xr.Dataset, values: xr.DataArray) -> xr.DataArray:
-    """`values` by epoch, or of one that was selected, as of `last_epoch`."""
+    """`values`, by epoch or of a single selected one, at `last_epoch`."""
     if "epoch" not in values.dims:
         values = values.expand_dims("epoch")
     last = last_epoch(ds).drop_vars(("epoch", "split"), errors="ignore")
@@ -238,7 +238,7 @@ def _at_last_epoch(ds: xr.Dataset, values: xr.DataArray) -> xr.DataArray:
 
 
 def last_epoch(ds: xr.Dataset) -> xr.DataArray:
-    """The epoch, (axes), whose parameters each trial has in the end, or the last one selected."""
+    """The epoch, (axes), whose parameters a trial has in the end, or the last one selected."""
     last = ds["epochs_trained"]
     if "best_epoch" in ds:
         last = last.where(ds["best_epoch"] == 0, ds["best_epoch"])
@@ -248,7 +248,7 @@ def last_epoch(ds: xr.Dataset) -> xr.DataArray:
 
 
 def stopped(ds: xr.Dataset) -> xr.DataArray:
-    """Whether a rule ended each trial early, (axes), but for divergence; of means, all seeds."""
+    """Whether a rule ended a trial early, (axes), not counting divergence; for means, all seeds."""
     trained = ds["epochs_trained"]
     own = json.loads(ds.attrs.get("base", "{}")).get("epochs", 0) if "stopping" in ds.attrs else 0
     planned = ds["epochs"] if own and "epochs" in ds.coords else own
@@ -257,10 +257,9 @@ def stopped(ds: xr.Dataset) -> xr.DataArray:
 
 
 def carried_on(ds: xr.Dataset, until: xr.DataArray) -> xr.Dataset:
-    """Curves of trials that were stopped, as if they had stayed as they are in the end.
+    """Curves in which stopped trials keep their final values, so that they can be averaged.
 
-    After its last epoch, a trial has the values of `final`, up to the epoch `until`, (axes); so
-    that trials stopped at different times have a mean.
+    After its last epoch, a trial has the values of `final`, up to the epoch `until`, (axes).
     """
     made = {}
     names = [f"{of}{metric}" for metric in metrics(ds) for of in ("", "running_")]
@@ -276,7 +275,7 @@ def carried_on(ds: xr.Dataset, until: xr.DataArray) -> xr.Dataset:
 
 
 def until_divergence(ds: xr.Dataset, variable: str = "loss") -> xr.DataArray:
-    """A `variable` by epoch as it is, but NaN from the epoch in which a trial diverged.
+    """A `variable` by epoch that is NaN from the epoch in which a trial diverged.
 
     A network of NaN has no loss, but it has an accuracy: that of always naming the first class.
     """
@@ -285,12 +284,12 @@ def until_divergence(ds: xr.Dataset, variable: str = "loss") -> xr.DataArray:
 
 
 def spread(ds: xr.Dataset, metric: str = "loss") -> xr.DataArray | None:
-    """The standard deviation over the seeds of `final`, (axes, split); None of single seeds."""
+    """The standard deviation of `final` over the seeds, (axes, split); None for single trials."""
     return _at_the_end(ds, metric, "_std")
 
 
 def undefined(ds: xr.Dataset, metric: str = "loss") -> xr.DataArray:
-    """Of how many seeds that finished `final` is NaN, (axes, split), of means; else 0."""
+    """For means, how many seeds finished with a `final` of NaN, (axes, split); otherwise 0."""
     missing = _at_the_end(ds, metric, "_undefined")
     if missing is None:
         return xr.zeros_like(final(ds, metric), dtype=int)
@@ -298,14 +297,14 @@ def undefined(ds: xr.Dataset, metric: str = "loss") -> xr.DataArray:
 
 
 def seed_counts(ds: xr.Dataset) -> np.ndarray | None:
-    """How many seeds each setting of means has, in the order of `points`; None of single trials."""
+    """How many seeds each setting has, in the order of `points`; None for single trials."""
     if "diverged_seeds" not in ds:
         return None
     return by_trial(ds, ds["seeds"] + ds["diverged_seeds"]).astype(int)
 
 
 def by_trial(ds: xr.Dataset, values: xr.DataArray) -> np.ndarray:
-    """`values` along some of the axes as one for each trial, in the order of `points`."""
+    """`values` along some of the axes, as one value for each trial in the order of `points`."""
     sizes = {axis: ds.sizes[axis] for axis in axes(ds)}
     laid = values.variable.set_dims(sizes)  # type: ignore[no-untyped-call]
     made: np.ndarray = laid.transpose(*sizes).values.reshape(-1)
@@ -313,11 +312,11 @@ def by_trial(ds: xr.Dataset, values: xr.DataArray) -> np.ndarray:
 
 
 def values_by_trial(ds: xr.Dataset) -> dict[str, np.ndarray]:
-    """By name, the value that each trial has `in_the_end`, in the order of `points`."""
+    """By name, the value that each trial has in the end, in the order of `points`."""
     return {name: by_trial(ds, in_the_end(ds, name)) for name in hyperparameters(ds)}
 
 
 def initial_by_trial(ds: xr.Dataset) -> dict[str, np.ndarray]:
-    """Of those that `changed` what each trial began with: "initial_learning_rate" and the like."""
+    """Initial values of hyperparameters that `changed`: "initial_learning_rate" and the like."""
     own = [name for name in hyperparameters(ds) if changed(ds, name)]
     return {f"initial_{name}": by_trial(ds, ds[name]) for name in own}

@@ -30,12 +30,12 @@ from jaxexp.spec.written import number, setting
 
 
 def named(ds: xr.Dataset, name: str) -> str:
-    """Hyperparameter `name` in words, as `in_the_end` has it: "width", "final learning rate"."""
+    """Hyperparameter `name` in words: "width", or "final learning rate" for one that changed."""
     return f"final {words(name)}" if changed(ds, name) else words(name)
 
 
 def with_unit(ds: xr.Dataset, metric: str, value: str) -> str:
-    """`value`, already text, and the unit of `metric`: "0.243 nats"."""
+    """A `value` as text with the unit of `metric`: "0.243 nats"."""
     return f"{value} {_unended(units(ds, metric))}".rstrip()
 
 
@@ -47,8 +47,8 @@ def _unended(text: str) -> str:
 def label(point: xr.Dataset, names: Iterable[str] = ()) -> str:
     """One trial in words: "learning rate 0.001", "depth 2, width 16".
 
-    Names its hyperparameters `names`, or else every one that has been chosen by selection; those
-    that changed while it trained `in_the_end`: "final learning rate 0.02".
+    It has the hyperparameters `names`, or by default all that were chosen by selection. Those that
+    changed during training have their final values: "final learning rate 0.02".
     """
     chosen = tuple(names)
     if not chosen:
@@ -60,7 +60,7 @@ def label(point: xr.Dataset, names: Iterable[str] = ()) -> str:
 
 
 def trial_in_words(values: Mapping[str, object]) -> str:
-    """Of values by their names in words."""
+    """The label of a trial with these values, by names in words."""
     each = (f"{name} {_unended(setting(value))}" for name, value in values.items())
     return ", ".join(each) or "single trial"
 
@@ -81,7 +81,7 @@ def _status(epoch: int, step: int) -> str:
 def full_label(point: xr.Dataset, names: Iterable[str] = ()) -> str:
     """The `label` of one trial, with its `status` in brackets if it diverged.
 
-    Of a mean over seeds some of which diverged, the brackets say how many.
+    For a mean over seeds, the brackets say how many of them diverged, if any.
     """
     how = "" if status(point) == "finished" else status(point)
     if not how and "diverged_seeds" in point and (lost := int(point["diverged_seeds"])):
@@ -103,7 +103,7 @@ def point(ds: xr.Dataset, place: int) -> tuple[str, xr.Dataset]:
 
 
 def measured_when(ds: xr.Dataset) -> str:
-    """What `final` is of, in words: "after the last epoch", "at each trial's best epoch"."""
+    """When `final` was measured: "after the last epoch", "at each trial's best epoch"."""
     kept = kept_best(ds)
     if not kept.any():
         cut = bool((last_epoch(ds) < ds["epochs_trained"]).all())
@@ -114,7 +114,7 @@ def measured_when(ds: xr.Dataset) -> str:
 
 
 def averaged_in_words(setting: xr.Dataset, metric: str, split: str) -> str:
-    """What the mean of one setting is over: "5 folds", or "3 of 5 folds, undefined in 2"."""
+    """Over what the mean of a setting is taken: "5 folds", "3 of 5 folds, undefined in 2"."""
     n, missing = int(setting["seeds"]), int(undefined(setting, metric).sel(split=split))
     if not missing:
         return count_replicates(setting, n)

@@ -37,13 +37,13 @@ from jaxexp.results.select.wording import metric_words
 from jaxexp.spec.values import parts, text, to_float
 from jaxexp.spec.written import number, setting
 
-# Relative to them: by how much equal means over seeds may differ. Values and means are in float32,
-# each rounded by at most 2**-24 of itself, and there are two of both.
+# By how much equal means over seeds may differ, relative to them. Values and means are in float32:
+# each is rounded by at most 2**-24 of itself, and two of both are compared.
 ROUNDING = 2.0**-21
 
 
 def same(value: object, wanted: object) -> bool:
-    """Whether two values are equal, as float32 has them where they are floats, in tuples too."""
+    """Whether two values are equal; floats, also in tuples, are compared in float32."""
     if isinstance(value, tuple) and isinstance(wanted, tuple) and len(value) == len(wanted):
         return all(map(same, value, wanted))
     if value == wanted or not (isinstance(value, float) and isinstance(wanted, float)):
@@ -52,22 +52,22 @@ def same(value: object, wanted: object) -> bool:
 
 
 def matches(values: Sequence[object], wanted: object, *, traced: bool = False) -> list[bool]:
-    """Which of all values of a hyperparameter are this one; where none is, which are `same`.
+    """Which values of a hyperparameter equal `wanted`; if none does, which are the `same`.
 
-    Of a traced one, those that are the `same`: programs have it in float32.
+    Values of a traced hyperparameter need only be the `same`: programs have it in float32.
     """
     exact = [bool(value == wanted) for value in values]
     return exact if any(exact) and not traced else [same(value, wanted) for value in values]
 
 
 def where(ds: xr.Dataset, **values: object) -> xr.Dataset:
-    """The trials whose hyperparameters have these values `in_the_end`: `where(ds, width=16)`.
+    """The trials whose hyperparameters have these values in the end: `where(ds, width=16)`.
 
-    Works on an axis of its own and on one zipped with others; the axis stays, made shorter. Floats
-    that are traced, and others of which none is equal, are compared as float32, as `results.trial`
-    does; where none is equal then, one may be given as it is shown, rounded, unless another is
-    shown alike. A tuple of widths is written as in Python or as it is labelled: (64, 32, 16) or
-    "64-32-16".
+    The hyperparameter may have an axis of its own or be zipped with others; the axis is kept, but
+    shorter. Traced floats, and floats that equal no value exactly, are compared in float32, as by
+    `results.trial`; if none is equal then, a value may be given as it is shown, rounded, unless two
+    are shown alike. A tuple of widths is written as in Python or as in labels:
+    (64, 32, 16) or "64-32-16".
     Raises UserError for a hyperparameter that does not vary, and for a value that no trial has.
     """
     traced = json.loads(ds.attrs.get("traced", "[]"))
@@ -94,7 +94,7 @@ def where(ds: xr.Dataset, **values: object) -> xr.Dataset:
 
 
 def _not_varying(ds: xr.Dataset, name: str) -> str:
-    """Why trials cannot be selected by this name."""
+    """Say why trials cannot be selected by this name."""
     own = name.removeprefix("final_").removeprefix("initial_")
     if own != name and changed(ds, own):
         return f"{name}: expected {own}, which selects by the values that trials end with"
@@ -103,7 +103,7 @@ def _not_varying(ds: xr.Dataset, name: str) -> str:
 
 
 def _shown_as(name: str, own: np.ndarray, value: object) -> np.ndarray:
-    """Which floats `setting` rounds to `value`; raises UserError where they differ."""
+    """Which floats are shown as `value`; raises UserError if they differ."""
     if own.dtype.kind != "f" or not is_number(value):
         return np.zeros(len(own), bool)
     shown = [setting(v).replace("−", "-").replace(",", "") for v in own]
@@ -116,24 +116,27 @@ def _shown_as(name: str, own: np.ndarray, value: object) -> np.ndarray:
 
 
 def rank(ds: xr.Dataset, metric: str = "loss", split: str | None = None) -> pd.DataFrame:
-    """The trials of `ds`, best first, by `metric` at the end of each one's own last epoch.
+    """The trials of `ds`, best first, by `metric` at the end of training.
 
     The metric's `direction` decides what is better. Ties are broken by the loss on
-    `default_split(ds)`, then by position. A trial without a finite value comes after those with
-    one; diverged trials come last, the earliest very last. Of means over seeds, those of which more
-    seeds diverged come after those of which fewer did, and then those for which the metric is
-    undefined for more seeds after those for fewer: what is left may be the easier ones. Means that
+    `default_split(ds)`, then by position. Trials without a finite value come after those with one;
+    diverged trials come last, those that diverged earliest at the very end.
+
+    Means over seeds are ordered first by how many of their seeds diverged, then by for how many the
+    metric is undefined, fewer first: the seeds that are left may be the easier ones. Means that
     differ by no more than the rounding of float32 tie.
-    Columns: `trial` (its label), each of its hyperparameters `in_the_end`, `value`, `epoch` (whose
-    parameters it has in the end: the last one trained, or the best; of means, the last one that any
-    of its seeds trained), `status`. The index is the trial's place in `points(ds)`.
+
+    Columns: `trial` (its label), each hyperparameter as it is in the end, `value`, `epoch` (the one
+    whose parameters the trial has in the end: the last one trained, or the best; for means, the
+    last that any of the seeds trained) and `status`. The index is the trial's place in
+    `points(ds)`.
     Raises UserError for an unknown metric or split.
     """
     return with_places(ds, metric, split).drop(columns="place")
 
 
 def with_places(ds: xr.Dataset, metric: str, split: str | None) -> pd.DataFrame:
-    """See `rank`; and `place`, from 1, the same where trials tie, none without a finite value."""
+    """`rank` with a column `place`: from 1, equal for ties, missing without a finite value."""
     split = split or default_split(ds)
     check_metric(ds, metric, split)
     value = by_trial(ds, final(ds, metric).sel(split=split))
@@ -164,19 +167,19 @@ def with_places(ds: xr.Dataset, metric: str, split: str | None) -> pd.DataFrame:
 
 
 def finite_first(values: ArrayLike) -> np.ndarray:
-    """To order by: what is no number stands last."""
+    """Keys to order by that put values that are not finite last."""
     return np.where(np.isfinite(values), values, np.inf)
 
 
 def as_compared(ds: xr.Dataset, values: ArrayLike) -> np.ndarray:
-    """Values of trials as they are, and of means what is `told_apart`."""
+    """Values of trials as they are; means as `told_apart`."""
     return told_apart(values) if averaged_over(ds) else np.asarray(values)
 
 
 def told_apart(means: ArrayLike) -> np.ndarray:
-    """Means over seeds, those equal that differ by no more than the rounding of float32.
+    """Means over seeds, made equal if they differ by no more than the rounding of float32.
 
-    40 + 40 + 46 of 50 and 40 + 41 + 45 of 50 have the same mean, but for the last bits.
+    40 + 40 + 46 of 50 and 40 + 41 + 45 of 50 have the same mean up to the last bits.
     """
     mean_N = np.asarray(means, float)
     order_N = np.argsort(mean_N, axis=None)
@@ -190,16 +193,16 @@ def told_apart(means: ArrayLike) -> np.ndarray:
 
 
 def mean_difference(mean: float, other: float) -> float:
-    """By how much a mean is larger; 0 where they are not `told_apart`."""
+    """By how much a mean is larger than the other; 0 if they are not `told_apart`."""
     same = np.ptp(told_apart([mean, other])) == 0
     return 0.0 if same else mean - other
 
 
 def distinct(ds: xr.Dataset, name: str) -> list[Plain]:
-    """The values `in_the_end` of hyperparameter `name`, each once.
+    """The distinct values that hyperparameter `name` has in the end.
 
-    Numbers by size, then others by their text. Numbers and tuples of them are known also where they
-    are text, as beside None.
+    Numbers are sorted by size, others by their text after them. Numbers and tuples of numbers are
+    recognised also as text, which they are beside None.
     """
     values = in_the_end(ds, name).values
     numeric = values.dtype.kind in "biuf"
@@ -212,7 +215,7 @@ def _text_order(value: object) -> tuple[bool, int, tuple[float, ...], str]:
 
 
 def numbers(value: object) -> tuple[float, ...]:
-    """The numbers of a value, or of the text of one, such as "64-32-16"; none of any other."""
+    """The numbers in a value, or in its text, such as "64-32-16"; none if there are others."""
     written = text(value)
     for each in ([written], parts(written)):
         try:
@@ -223,36 +226,36 @@ def numbers(value: object) -> tuple[float, ...]:
 
 
 def written_numbers(own: str) -> tuple[float, ...]:
-    """The numbers of a value as text, if `text` writes them so: "007" and "2024-01" are text."""
+    """The numbers in a text, if they are written like that: "007" and "2024-01" are only text."""
     found = numbers(own)
     pairs = zip(parts(own), found, strict=False)
     return found if all(part in (str(n), f"{n:.0f}") for part, n in pairs) else ()
 
 
 def matching_texts(texts: Sequence[str], value: object) -> list[bool]:
-    """Which of the texts of values are this one: "10.0" is the number 10; see `matches`."""
+    """Which texts are this value, as `matches` compares them: "10.0" is the number 10."""
     exact = [own == text(value) for own in texts]
     wanted = () if any(exact) or isinstance(value, str) else numbers(value)
     return matches([written_numbers(own) for own in texts], wanted) if wanted else exact
 
 
 def best(ds: xr.Dataset, metric: str = "loss", split: str | None = None) -> tuple[str, xr.Dataset]:
-    """The first trial of `rank`, as its `full_label` (which says so if all diverged) and data.
+    """The first trial of `rank`: its `full_label`, which says if it diverged, and its data.
 
-    Others may have the same value: see `ties`.
+    Other trials may have the same value: see `ties`.
     """
     return point(ds, int(rank(ds, metric, split).index[0]))
 
 
 def worst(ds: xr.Dataset, metric: str = "loss", split: str | None = None) -> tuple[str, xr.Dataset]:
-    """The last trial of `rank`, a diverged one if there is any, as its `full_label` and data."""
+    """The last trial of `rank`, which has diverged if any has: its `full_label` and its data."""
     return point(ds, int(rank(ds, metric, split).index[-1]))
 
 
 def ties(ds: xr.Dataset, metric: str = "loss", split: str | None = None) -> list[str]:
-    """The labels of all trials whose `metric` is the best one, in the order of `rank`.
+    """The labels of all trials that have the best `metric`, in the order of `rank`.
 
-    One label where nothing ties, none where no trial has a finite value.
+    One label if nothing ties, and none if no trial has a finite value.
     """
     return first_placed(with_places(ds, metric, split))
 
@@ -267,11 +270,11 @@ def table(
 ) -> pd.DataFrame:
     """The best `most` trials in the order of `rank`, with every metric on every split.
 
-    Columns: `rank` (from 1 in that order, the same where trials tie, none without a value), the
-    hyperparameters, "validation loss (nats)" and the like, in the end, and `status` if a trial
-    diverged. Of means over seeds, "± validation loss (nats)" is the standard deviation,
-    "seeds without validation auc" counts those for which it is undefined, if any, `seeds` is their
-    number where it is not the same for all, and `diverged` counts the seeds that did, if any.
+    Columns: `rank` (from 1; equal for ties, missing without a value), the hyperparameters and the
+    metrics at the end of training ("validation loss (nats)"), and `status` if a trial diverged.
+    For means over seeds there are also "± validation loss (nats)", the standard deviation;
+    "seeds without validation auc", if it is undefined for any; `seeds`, their number, if it is not
+    the same for all; and `diverged`, the number of seeds that did, if any.
     """
     ranked = with_places(ds, metric, split).iloc[:most]
     finished = ranked["status"] == "finished"

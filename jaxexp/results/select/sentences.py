@@ -1,4 +1,4 @@
-"""Sentences on the trials of a sweep: the best of them, and those that diverged or were stopped."""
+"""Sentences about trials: the best ones, and those that diverged or were stopped early."""
 
 from collections.abc import Mapping
 
@@ -61,10 +61,10 @@ def stopping_note(ds: xr.Dataset) -> str:
 def outcome(
     point: xr.Dataset, metric: str = "loss", split: str | None = None, digits: int = 3
 ) -> str:
-    """`metric` of one trial after its last epoch: "0.913", "0.243 nats", or else its `status`.
+    """`metric` of one trial at the end of training: "0.913", "0.243 nats"; or its `status`.
 
-    Of a mean over seeds, with the standard deviation: "0.913 ± 0.004"; and with how many it is
-    over, where the metric is undefined for others.
+    A mean over seeds has its standard deviation: "0.913 ± 0.004". If the metric is undefined for
+    some seeds, the text says over how many the mean is.
     Raises UserError for an unknown metric or split.
     """
     split = split or default_split(point)
@@ -80,7 +80,7 @@ def outcome(
 def best_in_words(
     ds: xr.Dataset, metric: str = "loss", split: str | None = None, digits: int = 4
 ) -> str:
-    """A sentence on the best trial by `metric`, or on those that tie.
+    """A sentence about the best trial by `metric`, or about those that tie.
 
     "The lowest validation loss after the last epoch is 0.2430 nats: width 64."
     "3 of 5 trials tie at the highest test accuracy after the last epoch, 0.5000: …"
@@ -134,7 +134,7 @@ def best_in_words(
 
 
 def _passed_over(ds: xr.Dataset, metric: str, better: pd.DataFrame, digits: int) -> str:
-    """A sentence on settings that would be best, but for seeds that diverged."""
+    """A sentence about settings that would be best if none of their seeds had diverged."""
     place = int(better.index[0])
     diverged, finished = (int(by_trial(ds, ds[n])[place]) for n in ("diverged_seeds", "seeds"))
     which = direction(ds, metric)
@@ -155,8 +155,8 @@ def divergences(ds: xr.Dataset) -> list[str]:
 def divergence_note(datasets: Mapping[str, xr.Dataset]) -> str:
     """How many trials of named results diverged; "" if none did.
 
-    Up to three are named: "2 of 15 trials diverged: …". Of more, the epochs are given: "7 of 48
-    trials diverged, in epochs 1 to 5." A name, if it is not empty, stands before its trials.
+    Up to three are named: "2 of 15 trials diverged: …". For more, the epochs are given: "7 of 48
+    trials diverged, in epochs 1 to 5." A name that is not empty comes before its trials.
     """
     total = sum(size(ds) for ds in datasets.values())
     when = np.concatenate([ds["diverged_epoch"].values.ravel() for ds in datasets.values()])
