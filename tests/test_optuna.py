@@ -5,14 +5,17 @@ import json
 import multiprocessing
 import os
 import pickle
+import shutil
 import signal
 import time
 from dataclasses import dataclass
 
 import jax
 import numpy as np
+import optax
 import psutil
 import pytest
+from flax import linen as nn
 from nights import at_night
 
 import jaxexp as jx
@@ -249,6 +252,42 @@ def test_a_diverged_trial_fails(data):
     assert epoch == results["diverged_epoch"].values[0] > 0
     assert np.isnan(failed.intermediate_values[epoch])
     assert "diverged_epoch" not in own.trials[1].user_attrs
+
+
+LINEAR = jx.supervised(
+    module=lambda trial: nn.Dense(1),
+    loss=lambda prediction, y: ((prediction - y) ** 2).sum(-1),
+    metrics={"r2": jx.metrics.r2},
+    optimizer=lambda trial, steps: optax.sgd(trial.learning_rate),
+)
+
+
+@pytest.fixture(scope="module")
+def constant():
+    """Targets that are one on the validation split, of which there is no R²."""
+    x_Nx2 = np.random.default_rng(0).uniform(-2, 2, (90, 2)).astype(np.float32)
+    y_Nx1 = np.ones((90, 1), np.float32)
+    return jx.arrays(x_Nx2, x_Nx2 @ [[1.0], [2.0]], validation=(x_Nx2, y_Nx1))
+
+
+def test_a_metric_that_is_not_finite_fails_a_trial_whose_loss_is(constant):
+    own = study()
+    space = (jx.Trial(epochs=8, batch_size=8), {"learning_rate": FloatDistribution(1e-3, 1e-2)})
+    results = run(own, constant, space, trials=2, task=LINEAR, metric="r2")
+    assert states(own) == [FAIL] * 2
+    assert np.isfinite(results["loss"].values).all()
+    assert "diverged_epoch" not in own.trials[0].user_attrs
+
+
+def test_a_diverged_trial_diverges_again_where_its_checkpoints_are_gone(constant, tmp_path):
+    own = study(direction="minimize", pruner=op.pruners.MedianPruner(n_startup_trials=9))
+    space = (jx.Trial(epochs=8, batch_size=8), {"learning_rate": CategoricalDistribution([2.0])})
+    options = {"task": LINEAR, "metric": "loss", "trials": 1, "checkpoint_dir": tmp_path}
+    before = run(own, constant, space, report_every=2, **options)
+    assert own.trials[0].last_step < before["diverged_epoch"].item()
+    shutil.rmtree(tmp_path / Folder.name(0))
+    after = run(own, constant, space, report_every=2, **options)
+    assert after["diverged_epoch"].identical(before["diverged_epoch"])
 
 
 def test_an_error_in_training_fails_the_batch_and_is_raised(data, monkeypatch):

@@ -196,7 +196,7 @@ class Search:
                     f"study={self.study.study_name!r}: its trial {trial.number} cannot be "
                     f"suggested again ({in_one_line(error)}): expected the same for the same values"
                 ) from error
-            if trial.state == TrialState.COMPLETE:
+            if each.ended and trial.state != TrialState.PRUNED:
                 each.reported = each.trial.epochs
         return asked
 
@@ -340,9 +340,9 @@ class Search:
         seconds = round(sum(float(own["seconds"]) for own in curves), 4)
         with unless_finished(self.study, each):
             each.own.set_user_attr("seconds", seconds)
-            if values is None:
-                first = min(epoch for own in curves if (epoch := int(own["diverged_epoch"])))
-                each.own.set_user_attr("diverged_epoch", first)
+            diverged = [epoch for own in curves if (epoch := int(own["diverged_epoch"]))]
+            if values is None and diverged:  # else a metric is not finite, and the loss is
+                each.own.set_user_attr("diverged_epoch", min(diverged))
         return tell(self.study, each, "FAIL" if values is None else "COMPLETE", values)
 
     def _fail(self, asked: list[Asked]) -> None:
