@@ -7,6 +7,7 @@ import os
 import pickle
 import shutil
 import signal
+import subprocess
 import time
 from dataclasses import dataclass
 
@@ -25,7 +26,7 @@ from jaxexp.execution.control import Control
 from jaxexp.results.joining import join, sweep_over
 from jaxexp.search import Space, choice, integers, loguniform, uniform
 from jaxexp.search.reports import Asked, Reports, Together, of_study
-from jaxexp.search.resuming import PROCESS, Folder, is_dead, this_process
+from jaxexp.search.resuming import PROCESS, Folder, _begun, is_dead, this_process
 from jaxexp.search.suggestions import suggestions
 
 op = pytest.importorskip("optuna")
@@ -43,6 +44,7 @@ COMPLETE, PRUNED, FAIL, RUNNING = (
 RATES = FloatDistribution(1e-4, 1.0, log=True)
 BASE = jx.MLPTrial(epochs=3, depth=1, width=4, batch_size=16)
 SPACE = (BASE, {"learning_rate": RATES})
+DEAD = f"{os.uname().nodename} 1 0.00"
 
 
 @pytest.fixture(scope="module")
@@ -594,7 +596,7 @@ def test_trials_of_a_dead_process_are_trained_again(data):
     alive.suggest_float("learning_rate", 1e-4, 1.0, log=True)
     dead = own.ask()
     dead.suggest_float("learning_rate", 1e-4, 1.0, log=True)
-    dead.set_user_attr("process", f"{os.uname().nodename} 1 0.00")
+    dead.set_user_attr("process", DEAD)
     dead.report(0.0, 1)
     results = run(own, data, trials=3)
     run(whole, data, trials=4)
@@ -609,6 +611,22 @@ def test_a_living_process_is_none_that_is_dead_when_the_clock_is_set(monkeypatch
     monkeypatch.setattr(psutil.Process, "create_time", lambda process: created(process) + 2)
     assert not is_dead(own)
     assert is_dead(own + "0")
+
+
+def test_a_process_that_is_killed_and_not_waited_for_is_dead(monkeypatch):
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as process:
+        name = f"{os.uname().nodename} {process.pid} {_begun(process.pid)}"
+        assert not is_dead(name)
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it stays a zombie
+        assert is_dead(name)
+
+    def hidden(*args):
+        raise psutil.AccessDenied
+
+    monkeypatch.setattr(psutil.Process, "status", hidden)
+    monkeypatch.setattr("jaxexp.search.resuming._begun", hidden)
+    assert not is_dead(DEAD)
 
 
 class KillAt:
@@ -889,7 +907,7 @@ def test_a_batch_is_taken_up_unless_another_process_trains_its_trials(data, tmp_
         say(this_process())
     with pytest.raises(UserError, match=f"trial 0 is trained by the process {os.getppid()} now"):
         run(own, data, **options)
-    say(f"{os.uname().nodename} 1 0.00")
+    say(DEAD)
     results = run(own, data, progress=Telling(), **options)
     assert owners == {this_process()}
     assert states(own) == [COMPLETE, COMPLETE, FAIL]  # by whoever told it

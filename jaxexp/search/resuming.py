@@ -265,13 +265,17 @@ def is_dead(process: object) -> bool:
     >>> is_dead(this_process()), is_dead(f"{platform.node()} 1 0.00"), is_dead("elsewhere 1 0.0")
     (False, True, False)
     """
-    node, _, rest = str(process).rpartition(" ")[0].rpartition(" ")
-    if node != platform.node() or not rest.isdigit():
+    node, _, number = str(process).rpartition(" ")[0].rpartition(" ")
+    if node != platform.node() or not number.isdigit():
         return False
     try:
-        return _begun(int(rest)) != str(process).rpartition(" ")[2]
-    except psutil.Error:
+        if psutil.Process(int(number)).status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
+            return True
+        return _begun(int(number)) != str(process).rpartition(" ")[2]
+    except psutil.NoSuchProcess:
         return True
+    except psutil.AccessDenied:  # it is another user's
+        return False
 
 
 def abandoned(study: "optuna.Study") -> "list[FrozenTrial]":
