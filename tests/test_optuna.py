@@ -26,7 +26,7 @@ from jaxexp.execution.control import Control
 from jaxexp.results.joining import join, sweep_over
 from jaxexp.search import Space, choice, integers, loguniform, uniform
 from jaxexp.search.reports import Asked, Reports, Together, of_study
-from jaxexp.search.resuming import PROCESS, Folder, _begun, is_dead, this_process
+from jaxexp.search.resuming import PROCESS, TAKER, Folder, _begun, is_dead, this_process
 from jaxexp.search.suggestions import suggestions
 
 op = pytest.importorskip("optuna")
@@ -629,6 +629,45 @@ def test_a_process_that_is_killed_and_not_waited_for_is_dead(monkeypatch):
     assert not is_dead(DEAD)
 
 
+def test_an_abandoned_trial_that_another_has_taken_up_or_ended_is_left_alone(data):
+    class Others:
+        def note(self, text): ...
+        def moved(self, program, epochs): ...
+        def compiling(self, program):
+            if own.trials[1].state == RUNNING:
+                own.tell(1, state=FAIL)
+                run(own, data, trials=1, progress=Another())
+
+    class Another(Others):
+        def compiling(self, program):
+            run(own, data, trials=1)
+            taken.append(states(own))
+
+    own, taken = study(), []
+    for trial in [own.ask() for _ in range(3)]:
+        trial.set_user_attr(PROCESS, DEAD)
+    run(own, data, trials=2, batch=1, progress=Others())
+    # The second search trains the third trial, while a third one trains a new one.
+    assert taken == [[RUNNING, FAIL, RUNNING, COMPLETE]]
+    assert states(own) == [COMPLETE, FAIL, COMPLETE, COMPLETE, COMPLETE]
+
+
+def test_a_trial_that_another_ends_while_its_batch_is_asked_ends_no_search(data, tmp_path):
+    def suggest(trial):
+        if trial.number == last and states(own)[last - 1] == RUNNING:
+            own.tell(last - 1, state=FAIL)
+            if last == 1:
+                raise KeyboardInterrupt
+        return BASE.replace(seed=trial.number)
+
+    own, last = study(), 1
+    with pytest.raises(KeyboardInterrupt):
+        run(own, data, suggest, trials=2, checkpoint_dir=tmp_path)
+    last = 2
+    run(own, data, suggest, trials=2, checkpoint_dir=tmp_path)
+    assert states(own) == [FAIL, FAIL, COMPLETE]
+
+
 class KillAt:
     """A progress that ends its process at an epoch of a batch."""
 
@@ -787,12 +826,8 @@ def test_a_function_has_the_attributes_of_a_trial_and_its_study_again(data, tmp_
 
 
 def test_an_enqueued_trial_outlives_the_process_that_takes_it(data, monkeypatch):
-    def killed(*args):
-        raise Killed
-
     def taking(*args, **options):
         take(*args, **options)
-        patched.setattr(own._storage, "set_trial_user_attr", killed)
         raise Killed
 
     own = study()
@@ -803,27 +838,44 @@ def test_an_enqueued_trial_outlives_the_process_that_takes_it(data, monkeypatch)
         with pytest.raises(Killed):
             run(own, data)
     assert states(own) == [RUNNING]
-    monkeypatch.setattr("jaxexp.search.resuming.is_dead", bool)
     run(own, data, trials=1)
     assert [(t.state, t.params) for t in own.trials] == [(COMPLETE, {"learning_rate": 0.5})]
 
 
-def test_a_database_lost_while_a_batch_is_asked_fails_no_trial(data, tmp_path, monkeypatch):
-    def lost(*args):
+def test_an_enqueued_trial_is_of_whoever_has_given_it_parameters(data):
+    own = study()
+    own.enqueue_trial({"learning_rate": 0.5}, user_attrs={TAKER: DEAD})
+    own.ask(SPACE[1])  # as a worker of Optuna's does
+    run(own, data, trials=1)
+    assert states(own) == [RUNNING, COMPLETE]
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_database_lost_while_a_batch_is_asked_fails_no_trial(kept, data, tmp_path, monkeypatch):
+    def lost(*args, **options):
+        raise op.exceptions.StorageInternalError("the database is gone")
+
+    def losing(*args):
         if args[0] == 1:
-            raise op.exceptions.StorageInternalError("the database is gone")
+            for name in ("set_trial_param", "set_trial_user_attr", "set_trial_state_values"):
+                patched.setattr(own._storage, name, lost)
+            lost()
         write(*args)
 
     own, whole = study(), study()
     write = own._storage.set_trial_param
+    options = {"trials": 3, "checkpoint_dir": tmp_path if kept else None}
     with monkeypatch.context() as patched:
-        patched.setattr(own._storage, "set_trial_param", lost)
-        with pytest.raises(op.exceptions.StorageInternalError):
-            run(own, data, trials=3, checkpoint_dir=tmp_path)
+        patched.setattr(own._storage, "set_trial_param", losing)
+        with pytest.raises(UserError, match="asked or told: StorageInternalError: the database is"):
+            run(own, data, **options)
     assert states(own) == [RUNNING] * 2
-    run(own, data, trials=3, checkpoint_dir=tmp_path)
+    run(own, data, **options)
     run(whole, data, trials=3)
-    assert [(t.params, t.value) for t in own.trials] == [(t.params, t.value) for t in whole.trials]
+    assert states(own) == [COMPLETE] * 3
+    if kept:
+        told = [[(t.params, t.value) for t in each.trials] for each in (own, whole)]
+        assert told[0] == told[1]
 
 
 def test_a_folder_of_another_search_is_refused(data, tmp_path):
@@ -909,7 +961,7 @@ def test_a_batch_is_taken_up_unless_another_process_trains_its_trials(data, tmp_
         run(own, data, **options)
     say(DEAD)
     results = run(own, data, progress=Telling(), **options)
-    assert owners == {this_process()}
+    assert {owner.partition("/")[0] for owner in owners} == {this_process()}
     assert states(own) == [COMPLETE, COMPLETE, FAIL]  # by whoever told it
     assert results["epochs_trained"].values.tolist() == [3] * 3
 
@@ -997,16 +1049,18 @@ def test_a_batch_that_cannot_be_written_down_is_taken_up(data, tmp_path, monkeyp
     assert states(own) == [COMPLETE] * 3
 
 
-def test_trials_that_the_storage_has_lost_while_suggesting_are_taken_up(
+def test_a_trial_that_the_storage_has_lost_while_it_is_asked_is_taken_up(
     data, tmp_path, monkeypatch
 ):
-    def lost(*args):
-        raise op.exceptions.StorageInternalError("the database is gone")
+    def lost(*args, **options):
+        create(*args, **options)
+        raise EOFError("the database is gone")
 
     own, options = study(), {"trials": 3, "checkpoint_dir": tmp_path}
+    create = own._storage.create_new_trial
     with monkeypatch.context() as patched:
-        patched.setattr(own._storage, "set_trial_param", lost)
-        with pytest.raises(op.exceptions.StorageInternalError):
+        patched.setattr(own._storage, "create_new_trial", lost)
+        with pytest.raises(UserError, match="asked or told: EOFError: the database is gone"):
             run(own, data, **options)
     assert states(own) == [RUNNING]
     run(own, data, **options)

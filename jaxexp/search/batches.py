@@ -27,7 +27,7 @@ from jaxexp.search.reports import (
     tell,
     unless_finished,
 )
-from jaxexp.search.resuming import Folder, abandoned, ask, asking, leave, take
+from jaxexp.search.resuming import Folder, abandoned, again, ask, take, under_way
 from jaxexp.search.suggestions import Suggestions
 from jaxexp.spec.trial import Trial
 from jaxexp.spec.values import Value, check_texts
@@ -75,6 +75,7 @@ class Search:
     # Whether a batch whose training has raised an error can be resumed, or has failed for good.
     retried: bool = False
     folder: Folder | None = None
+    owner: str = ""  # what its trials say while it is under way
     batches: int = 0
     pruned: int = 0  # trials, as they were asked
     runs: list[Results] = field(default_factory=list)
@@ -99,19 +100,16 @@ class Search:
     def run(self, trials: int) -> Results:
         """Train so many trials, or until the sampler has no more to suggest."""
         left, more = trials, True
-        if self.folder:
-            self.folder.restore_sampler(self.study)
-            for numbers in list(self.folder.batches):
-                more = self._train(self._listed(numbers))
-                left -= len(numbers)
-        there = {number for own in self.folder.batches for number in own} if self.folder else ()
-        dead = [trial for trial in abandoned(self.study) if trial.number not in there]
-        while left > 0 and more:
-            asked = self._ask(min(self.batch, left), dead)
-            if not asked:
-                break
-            left -= len(asked)
-            more = self._train(asked)
+        with under_way() as self.owner:
+            if self.folder:
+                with of_study(self.study):
+                    self.folder.restore_sampler(self.study)
+                for numbers in list(self.folder.batches):
+                    more = self._train(self._listed(numbers))
+                    left -= len(numbers)
+            while left > 0 and more and (asked := self._ask(min(self.batch, left))):
+                left -= len(asked)
+                more = self._train(asked)
         failed = self.folder.failed_trials if self.folder else []
         if not self.runs:
             why = "its sampler has suggested all that it has"
@@ -127,58 +125,75 @@ class Search:
             made.dataset.attrs["failed_trials"] = failed
         return made
 
-    def _ask(self, most: int, dead: "list[FrozenTrial]") -> list[Asked]:
-        """The next batch: trials that are abandoned, which leave the list, then new ones."""
+    def _ask(self, most: int) -> list[Asked]:
+        """The next batch: trials that are abandoned, then new ones."""
         from optuna import TrialPruned
+        from optuna.exceptions import StorageInternalError
 
         asked: list[Asked] = []
         try:
-            while len(asked) < most and (dead or not _exhausted(self.study)):
-                left = dead.pop(0) if dead else None
-                if left and self.folder:
-                    self.folder.advance_sampler(self.study, left, self.suggestions.suggest)
-                with asking(self.study, asked):
-                    own = take(self.study, left) if left else ask(self.study)
-                    reported = left.last_step or 0 if left else 0
-                    asked.append(Asked(own.number, own, (), reported))
+            while len(asked) < most and (each := self._next()):
+                asked.append(each)
+                assert each.own is not None
                 try:
-                    asked[-1].trials = self._trials(self.suggestions.suggest(own))
+                    with of_study(self.study, StorageInternalError):
+                        each.trials = self._trials(self.suggestions.suggest(each.own))
                 except TrialPruned:
-                    asked[-1].pruned = True
+                    each.pruned = True
                 except Exception as error:  # called again, the search goes on with the next one
                     if self.folder and not _of_storage(error):
-                        self.folder.keep_sampler(self.study, own.number)
+                        self._keep_sampler(each)
                         self._fail(asked)
                     raise
-                if self.folder:
-                    self.folder.keep_sampler(self.study, own.number)
+                self._keep_sampler(each)
             if self.folder and asked:
                 pruned = [each.number for each in asked if each.pruned]
                 self.folder.add([each.number for each in asked], pruned)
         except BaseException:
-            if self.folder:
-                leave(asked)
-            else:
+            if not self.folder:  # else they are abandoned
                 self._fail(asked)
             raise
         return asked
 
+    def _next(self) -> Asked | None:
+        """A trial that is abandoned, or else a new one; None where the sampler has no more."""
+        with of_study(self.study):
+            for left in abandoned(self.study):
+                if take(self.study, left, self.owner):
+                    if self.folder:
+                        self.folder.advance_sampler(self.study, left, self.suggestions.suggest)
+                    own = again(self.study, left._trial_id)
+                    return Asked(left.number, own, (), left.last_step or 0)
+            if _exhausted(self.study):
+                return None
+            own = ask(self.study, self.owner)
+            return Asked(own.number, own, ())
+
+    def _keep_sampler(self, each: Asked) -> None:
+        if self.folder:
+            with of_study(self.study):
+                self.folder.keep_sampler(self.study, each.number)
+
     def _listed(self, numbers: Sequence[int]) -> list[Asked]:
-        """Trials of a batch that was asked before this process began."""
+        """Trials of a batch that was asked before this search began."""
         from optuna import TrialPruned
         from optuna.trial import TrialState
 
-        there = self.study.get_trials(deepcopy=False)
-        if max(numbers) >= len(there):
-            raise UserError(
-                f"study={self.study.study_name!r}: it has no trial {max(numbers)}, expected the "
-                "study and the storage that the search has begun with"
-            )
+        with of_study(self.study):
+            there = self.study.get_trials(deepcopy=False)
+            if max(numbers) >= len(there):
+                raise UserError(
+                    f"study={self.study.study_name!r}: it has no trial {max(numbers)}, expected "
+                    "the study and the storage that the search has begun with"
+                )
+            batch = [there[number] for number in numbers]
+            owns = [
+                again(self.study, trial._trial_id) if take(self.study, trial, self.owner) else None
+                for trial in batch
+            ]
         asked = []
-        for trial in (there[number] for number in numbers):
-            ended = trial.state.is_finished()
-            own = None if ended else take(self.study, trial)
-            each = Asked(trial.number, own, (), trial.last_step or 0, ended)
+        for trial, own in zip(batch, owns, strict=True):
+            each = Asked(trial.number, own, (), trial.last_step or 0, own is None)
             asked.append(each)
             if self.folder and trial.number in self.folder.pruned:
                 each.pruned = True
@@ -310,10 +325,11 @@ class Search:
             for trial, _ in program.members
         }
         for each in asked:
-            if each.own:
-                each.own.set_user_attr("trial_id", each.trial.id)
-                each.own.set_user_attr("batch", at + 1)
-                each.own.set_user_attr("program", programs[each.trial])
+            if each.own and not each.ended:
+                with unless_finished(self.study, each):
+                    each.own.set_user_attr("trial_id", each.trial.id)
+                    each.own.set_user_attr("batch", at + 1)
+                    each.own.set_user_attr("program", programs[each.trial])
 
     def _replay(self, asked: list[Asked], prune: bool) -> None:
         """Report what was trained before, epoch by epoch, and let the pruner judge it."""
@@ -346,9 +362,10 @@ class Search:
         return tell(self.study, each, "FAIL" if values is None else "COMPLETE", values)
 
     def _fail(self, asked: list[Asked]) -> None:
-        for each in asked:
-            if not each.ended:
-                tell(self.study, each, "PRUNED" if each.pruned else "FAIL")
+        with of_study(self.study):
+            for each in asked:
+                if not each.ended:
+                    tell(self.study, each, "PRUNED" if each.pruned else "FAIL")
 
 
 def _of_training(error: BaseException) -> bool:

@@ -58,7 +58,7 @@ class Replayed:
 class Asked:
     """A trial of a study and what is trained for it: T trials, one for each seed.
 
-    `own` is None of one that had ended before this process began. Of one that was `pruned` as it
+    `own` is None of one that had ended before this search began. Of one that was `pruned` as it
     was asked, by the function that suggests, nothing is trained.
     """
 
@@ -217,13 +217,13 @@ def tell(
 
 
 @contextlib.contextmanager
-def of_study(study: "optuna.Study") -> Iterator[None]:
+def of_study(study: "optuna.Study", raised: type[Exception] = Exception) -> Iterator[None]:
     """Raise UserError for what a study raises as it is asked or told, such as a lost database's."""
     try:
         yield
     except UserError:
         raise
-    except Exception as error:  # there are storages, samplers and pruners of one's own
+    except raised as error:  # there are storages, samplers and pruners of one's own
         raise UserError(
             f"study={study.study_name!r}: cannot be asked or told: {in_one_line(error)}"
         ) from error

@@ -1,6 +1,7 @@
 """What a search over a study keeps in its folder, and what a dead process has left running."""
 
 import contextlib
+import itertools
 import json
 import os
 import pickle
@@ -20,13 +21,13 @@ if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
-    from jaxexp.search.reports import Asked
     from jaxexp.search.suggestions import Suggest
 
 FILE, SAMPLER, LOCK = "search.json", "sampler.pickle", "lock"
-PROCESS = "process"  # user attribute of a trial: who trains it,
-NOBODY = "nobody"  # any more
-TAKER = "taken_by"  # that of an enqueued trial: who is about to take it, and may die before it says
+PROCESS = "process"  # user attribute of a trial: the search that trains it, see `under_way`
+TAKER = "taken_by"  # of an enqueued trial: who is about to take it, and may die before it says so
+_under_way: set[str] = set()  # searches of this process
+_numbers = itertools.count()  # of these
 
 
 @dataclass
@@ -278,48 +279,36 @@ def is_dead(process: object) -> bool:
         return False
 
 
+@contextlib.contextmanager
+def under_way() -> Iterator[str]:
+    """Name a search of this process, while it is; what it has not told then is abandoned."""
+    name = f"{this_process()}/{next(_numbers)}"
+    _under_way.add(name)
+    try:
+        yield name
+    finally:
+        _under_way.remove(name)
+
+
+def _is_over(search: str) -> bool:
+    """Whether a search is no more under way; of other machines nothing is known."""
+    process = search.partition("/")[0]
+    return search not in _under_way if process == this_process() else is_dead(process)
+
+
 def abandoned(study: "optuna.Study") -> "list[FrozenTrial]":
-    """Trials that a search has asked and not told, which has left them or whose process is over."""
+    """Trials, as they are now, that a search has asked and not told, which is over."""
     from optuna.trial import TrialState
 
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    owners = [(trial, _owner(trial)) for trial in running]
-    return [trial for trial, owner in owners if owner == NOBODY or is_dead(owner)]
+    over = {owner for owner in map(_owner, running) if _is_over(owner)}
+    return [trial for trial in running if _owner(trial) in over]
 
 
 def _owner(trial: "FrozenTrial") -> str:
-    owner: str = trial.user_attrs.get(PROCESS) or trial.user_attrs.get(TAKER, "")
-    return owner
-
-
-def leave(asked: "Sequence[Asked]") -> None:
-    """Let others, or this process, take up trials that are in no batch."""
-    for each in asked:
-        if each.own and not each.ended:
-            each.own.set_user_attr(PROCESS, NOBODY)
-
-
-@contextlib.contextmanager
-def asking(study: "optuna.Study", asked: "Sequence[Asked]") -> Iterator[None]:
-    """Whatever ends it, a trial that became this process's meanwhile is `asked`, or left."""
-    before = _own_trials(study).keys()
-    try:
-        yield
-    except BaseException:
-        listed = before | {each.number for each in asked}
-        for number, id_ in _own_trials(study).items():
-            if number not in listed:
-                study._storage.set_trial_user_attr(id_, PROCESS, NOBODY)
-        raise
-
-
-def _own_trials(study: "optuna.Study") -> dict[int, int]:
-    """The numbers and identities of the running trials of this process."""
-    from optuna.trial import TrialState
-
-    own = this_process()
-    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    return {trial.number: trial._trial_id for trial in running if _owner(trial) == own}
+    """The search that has it; one that was about to take it says so before it has parameters."""
+    taker = "" if trial.params else trial.user_attrs.get(TAKER, "")
+    return str(trial.user_attrs.get(PROCESS, taker))
 
 
 def again(study: "optuna.Study", trial_id: int) -> "optuna.Trial":
@@ -330,33 +319,38 @@ def again(study: "optuna.Study", trial_id: int) -> "optuna.Trial":
     return optuna.Trial(study, trial_id)
 
 
-def take(study: "optuna.Study", trial: "FrozenTrial") -> "optuna.Trial":
-    """One that is running, from now on of this process.
+def take(study: "optuna.Study", trial: "FrozenTrial", search: str) -> bool:
+    """Make one, as it is now, one of this search; False where it has ended.
 
     Raises UserError where another one of this machine trains it.
     """
+    from optuna.exceptions import UpdateFinishedTrialError
+
+    if trial.state.is_finished():
+        return False
     owner = _owner(trial)
-    here = owner.startswith(f"{platform.node()} ") and owner != this_process()
-    if here and not is_dead(owner):
+    if owner.startswith(f"{platform.node()} ") and not _is_over(owner):
         raise UserError(
             f"study={study.study_name!r}: its trial {trial.number} is trained by the process "
             f"{owner.split()[1]} now, which has taken it up: expected to go on once that has ended"
         )
-    own = again(study, trial._trial_id)
-    own.set_user_attr(PROCESS, this_process())
-    return own
+    try:
+        study._storage.set_trial_user_attr(trial._trial_id, PROCESS, search)
+    except UpdateFinishedTrialError:
+        return False
+    return True
 
 
-def ask(study: "optuna.Study") -> "optuna.Trial":
+def ask(study: "optuna.Study", search: str) -> "optuna.Trial":
     """The next trial; a new one says whose it is from the start, as this process may be killed."""
     from optuna.exceptions import UpdateFinishedTrialError
     from optuna.trial import TrialState, create_trial
 
     if waiting := study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):  # enqueued
         with contextlib.suppress(UpdateFinishedTrialError):  # of a process that was faster
-            study._storage.set_trial_user_attr(waiting[0]._trial_id, TAKER, this_process())
+            study._storage.set_trial_user_attr(waiting[0]._trial_id, TAKER, search)
         own = study.ask()
-        own.set_user_attr(PROCESS, this_process())
+        own.set_user_attr(PROCESS, search)
         return own
-    mine = create_trial(state=TrialState.RUNNING, user_attrs={PROCESS: this_process()})
+    mine = create_trial(state=TrialState.RUNNING, user_attrs={PROCESS: search})
     return again(study, study._storage.create_new_trial(study._study_id, mine))

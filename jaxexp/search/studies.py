@@ -68,7 +68,8 @@ def optuna(
             and `nodes`.
         data: see there.
         trials: how many more to train, like Optuna's `n_trials`, starting with those that a dead
-            process has left running. With `checkpoint_dir`, the total number.
+            process, or a call that has ended, has left running. With `checkpoint_dir`, the total
+            number.
         batch: how many are suggested, and trained, at once.
         metric: "loss" or a metric of the task, whose direction must be the study's; several for a
             study with several objectives.
