@@ -22,6 +22,7 @@ from flax import linen, nnx
 
 import jaxexp as jx
 from jaxexp.execution import checkpoints
+from jaxexp.execution.rules import Change
 from jaxexp.results.results import like_training
 from jaxexp.training import jaxprs
 from jaxexp.training.models import NnxModel, call_arguments
@@ -561,6 +562,39 @@ def test_a_rule_of_ones_own_has_to_decide_as_it_did(tmp_path, rungs):
         return
     with pytest.raises(jx.UserError, match="EndsAfter: ends 0 trials after epoch 4, and ended 2"):
         go(5, 1)
+
+
+class Copies:
+    """After an epoch, all go on as the first trial, at this rate."""
+
+    def __init__(self, after, rate):
+        self.after, self.rate = after, rate
+
+    def stop(self, epoch, trials, curves):
+        return np.zeros(len(trials), bool)
+
+    def change(self, epoch, trials, curves, values):
+        if epoch not in self.after:
+            return None
+        rates = np.full(len(trials), self.rate * values["learning_rate"][0])
+        return Change(np.zeros(len(trials), int), {"learning_rate": rates})
+
+
+def test_a_rule_of_ones_own_has_to_change_as_it_did(tmp_path):
+    sweep = jx.Sweep(TRIAL.replace(epochs=4), {"learning_rate": [0.1, 0.01]})
+
+    def go(*rule):
+        return run(sweep, line(), stopping=Copies(*rule), checkpoint_dir=tmp_path)
+
+    assert go([1, 2], 1.1)["loss"].identical(go([1, 2], 1.1)["loss"])
+    for rule, message in (
+        (([1], 1.1), "changes 0 trials after epoch 2, and changed 2"),
+        (([2], 1.1), "changes 0 trials after epoch 1, and changed 2"),
+        (([1, 2, 3], 1.1), "changes 2 trials after epoch 3, and changed 0"),
+        (([1, 2], 1.2), "changes 2 trials after epoch 1, and changed them otherwise"),
+    ):
+        with pytest.raises(jx.UserError, match=f"Copies: {message}; expected a rule that"):
+            go(*rule)
 
 
 def test_trials_that_end_at_a_rung_by_another_rule_end_there():

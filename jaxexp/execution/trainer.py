@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
@@ -18,7 +18,7 @@ import numpy as np
 from jaxexp.base.errors import InterruptedRunError, UserError
 from jaxexp.base.words import count
 from jaxexp.execution.calls import CallLength
-from jaxexp.execution.compiling import state_like
+from jaxexp.execution.compiling import stack, state_like
 from jaxexp.execution.control import Control
 from jaxexp.execution.history import History
 from jaxexp.execution.listeners import Checkpointer, Progress, Shared
@@ -185,6 +185,7 @@ class Training:
         """
         trials = len(self.program.trials)
         best_T = np.full(trials, -1)
+        values = stack(self.program, self.shared.task, self.shared.arrays)
         for epoch in range(1, snapshot.settled + 1):
             asked = np.flatnonzero(
                 ((self.stopped == 0) | (self.stopped >= epoch)) & (self._epochs_T >= epoch)
@@ -200,13 +201,14 @@ class Training:
             stopped = self.control.stop(epoch, own, curves, again=True)
             ends = asked[stopped & (self._epochs_T[asked] > epoch)]
             ended = np.flatnonzero(self.stopped == epoch)
+            behind = snapshot.epoch > epoch or snapshot.step + snapshot.batch > 0
             if epoch not in self.control.rungs or not np.isin(ends, ended).all():
                 self._compare(epoch, ends)
-                continue
             # At a rung others may have ended, too. Where none has, it may be yet to decide.
-            behind = snapshot.epoch > epoch or snapshot.step + snapshot.batch > 0
-            if behind or len(ended) > len(ends):
+            elif behind or len(ended) > len(ends):
                 self._ended_alone[epoch] = ends
+            if behind or epoch in self.changes:  # else they may be yet to change
+                values |= self._changed_again(epoch, np.setdiff1d(asked, ended), values)
         if not np.array_equal(best_T, snapshot.best_epoch):
             place = int(np.flatnonzero(best_T != snapshot.best_epoch)[0])
             raise UserError(
@@ -214,6 +216,25 @@ class Training:
                 f"{self.program.trials[place]}, and said {max(snapshot.best_epoch[place], 0)}; "
                 f"{SAME_RULE}"
             )
+
+    def _changed_again(
+        self, epoch: int, asked: np.ndarray, values: Mapping[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        """What was changed after an epoch; refuse a rule that now changes these trials otherwise.
+
+        `values` are the hyperparameters that all had, (T,) each.
+        """
+        left = asked[self._epochs_T[asked] > epoch]
+        now = self._change_of(epoch, left, values) if self.control.changes and len(left) else None
+        then = self.changes.get(epoch)
+        same = str(jax.tree.structure(now)) == str(jax.tree.structure(then))
+        if not (same and all(map(np.array_equal, *map(jax.tree.leaves, (now, then))))):
+            changes, changed = (_number_changed(change, values) for change in (now, then))
+            raise UserError(
+                f"{self.control.words}: changes {count(changes, 'trial')} after epoch {epoch}, and "
+                f"changed {'them otherwise' if changes == changed else changed}; {SAME_RULE}"
+            )
+        return {} if then is None else then.values
 
     def _compare(self, epoch: int, ends: np.ndarray) -> None:
         """Refuse a rule that now ends these trials after an epoch, and ended others.
@@ -400,12 +421,8 @@ class Training:
         epoch = own.epoch
         if epoch == 0 or epoch in self.changes or not self.control.changes:
             return
-        left = np.flatnonzero(self._alive)
-        trials = [self.program.trials[place] for place in left]
-        values = {name: value_T[left] for name, value_T in own.values.items()}
-        change = self.control.change(epoch, trials, self._curves(left), values)
+        change = self._change_of(epoch, np.flatnonzero(self._alive), own.values)
         if change is not None:
-            change = self._of_all(own, left, change)
             own.change(change)
             self.changes[epoch] = change
 
@@ -453,15 +470,22 @@ class Training:
         saved = (now - then) * lane_epoch * (program.epochs - epoch) / len(program.devices)
         return fewer if saved > estimate.shared_compile_seconds else lanes
 
-    def _of_all(self, own: RunningProgram, asked: np.ndarray, change: Change) -> Change:
-        """A change of some trials as one of all, (T,)."""
+    def _change_of(
+        self, epoch: int, left: np.ndarray, values: Mapping[str, np.ndarray]
+    ) -> Change | None:
+        """How the rules change these trials after an epoch, as a change of all, (T,)."""
+        trials = [self.program.trials[place] for place in left]
+        own = {name: value_T[left] for name, value_T in values.items()}
+        change = self.control.change(epoch, trials, self._curves(left, epoch), own)
+        if change is None:
+            return None
         source_T = np.arange(len(self.program.trials))
-        source_T[asked] = asked[change.source]
-        values = {}
+        source_T[left] = left[change.source]
+        made = {}
         for name, value_A in change.values.items():
-            values[name] = own.values[name].copy()
-            values[name][asked] = value_A
-        return Change(source_T, values)
+            made[name] = values[name].copy()
+            made[name][left] = value_A
+        return Change(source_T, made)
 
     def _remember(self, own: RunningProgram, record: EpochRecord) -> None:
         """Add an epoch to the history, and tell it."""
@@ -540,3 +564,13 @@ def _of_places(end: End, places: np.ndarray) -> End:
     rows = np.flatnonzero(np.isin(end.places, places))
     predictions, variables = jax.tree.map(lambda a: a[rows], (end.predictions, end.variables))
     return End(end.places[rows], predictions, variables, end.best_epoch[rows])
+
+
+def _number_changed(change: Change | None, values: Mapping[str, np.ndarray]) -> int:
+    """Of how many trials the state or a hyperparameter is another."""
+    if change is None:
+        return 0
+    changed_T = change.source != np.arange(len(change.source))
+    for name, value_T in change.values.items():
+        changed_T |= value_T != values[name]
+    return int(changed_T.sum())
