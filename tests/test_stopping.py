@@ -193,13 +193,39 @@ def test_what_memory_was_short_for_between_epochs_is_done_again(
             np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("method", ["compile", "_take_over"])
+def test_no_epoch_is_lost_where_memory_is_short_for_a_smaller_batch(
+    method, problem, devices, monkeypatch, compacts
+):
+    class Measured(StopAfter):
+        def measured(self, program, epoch, value):
+            measured.append(epoch)
+
+    measured: list[int] = []
+    whole, failed = getattr(RunningProgram, method), []
+
+    def fails(run, *arguments):
+        if run.lanes < 8 and not failed:
+            failed.append(method)
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+        return whole(run, *arguments)
+
+    monkeypatch.setattr(RunningProgram, method, fails)
+    watch = Measured(10**9)
+    records = train(problem, devices[:1], KeepOne(), progress=watch)
+    assert failed
+    assert measured == [1, 2, 3, 4, 5, 6]
+    assert watch.notes == ["a device is out of memory: continuing with 4 trials at a time"]
+    assert sorted(map(epochs_of, records.values())) == [1] * 7 + [6]
+
+
 @pytest.mark.parametrize("name", RULES)
 def test_smaller_batches_go_on_with_the_same_numbers(name, problem, devices, alone, monkeypatch,
                                                      compacts):  # fmt: skip
     compacted = count_calls(monkeypatch, RunningProgram, "compact")
     records = train(problem, devices[:2], RULES[name])
     if name == "each":
-        lanes = [lanes for _, _, lanes in compacted]
+        lanes = [snapshot.lanes for _, snapshot in compacted]
         assert lanes == [6, 4, 2] or lanes == [4, 2]
     if name == "copies":
         return
@@ -309,7 +335,7 @@ def test_a_smaller_batch_that_several_programs_have_is_compiled_once(
     for seconds, expected in ((1.5 * saved, [1, 1]), (2.5 * saved, [])):
         made = parts(seconds)
         whole = run()
-        assert [lanes for _, _, lanes in compacted] == expected
+        assert [snapshot.lanes for _, snapshot in compacted] == expected
         assert sorted(map(epochs_of, whole.values())) == [1] * 6 + [6] * 2
         compacted.clear()
         for left in (calls, 10**9):
@@ -317,7 +343,7 @@ def test_a_smaller_batch_that_several_programs_have_is_compiled_once(
             keeper = Checkpoints(tmp_path / f"{seconds}", watch.notes.append)
             with contextlib.closing(keeper), contextlib.suppress(InterruptedRunError):
                 records = run(progress=watch, checkpointer=keeper, stop=watch.stop)
-        assert [lanes for _, _, lanes in compacted] == expected
+        assert [snapshot.lanes for _, snapshot in compacted] == expected
         for trial, record in records.items():
             assert_begins_like(record, whole[trial], exact=True)
         compacted.clear()

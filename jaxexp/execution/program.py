@@ -85,9 +85,7 @@ class RunningProgram:
         if snapshot is None:
             self.state, self.record = self.compiled.init(self.leaves, self.data)
             return
-        self.state, self.record, self.best = self._put(
-            self._in_lanes((snapshot.state, snapshot.record, snapshot.best)), TRIALS
-        )
+        self._take_over(snapshot)
         self.epoch, self.step = snapshot.epoch, snapshot.step
         self.batch = min(snapshot.batch, self.batches - 1)  # the data may be others, by force
 
@@ -196,23 +194,24 @@ class RunningProgram:
             self.best = self._put(_replace(better, self.evaluated(), self.best), TRIALS)
         self.best_epoch[places] = self.epoch
 
-    def compact(self, places: np.ndarray, lanes: int) -> None:
-        """Go on with these trials alone, in a batch of so many lanes, between two epochs.
+    def compact(self, snapshot: Snapshot) -> None:
+        """Go on with the trials of a snapshot of now alone, in its lanes, between two epochs.
 
         Nothing is compiled where there are as many lanes as before.
         """
-        own = np.searchsorted(self.places, places)
-        kept = self.to_host((self.state, self.record, self.best))
-        compiled = lanes == self.lanes
-        self.places, self.lanes = places, lanes
+        compiled = snapshot.lanes == self.lanes
+        self.places, self.lanes = snapshot.places, snapshot.lanes
         del self.state, self.record, self.best  # their memory first
         if compiled:
             self._fill()
         else:
             self.compile()
-        self.state, self.record, self.best = self._put(
-            self._in_lanes(jax.tree.map(lambda a: a[own], kept)), TRIALS
-        )
+        self._take_over(snapshot)
+
+    def _take_over(self, snapshot: Snapshot) -> None:
+        """Put its state into the lanes."""
+        kept = snapshot.state, snapshot.record, snapshot.best
+        self.state, self.record, self.best = self._put(self._in_lanes(kept), TRIALS)
 
     def change(self, change: Change) -> None:
         """Go on with other states and hyperparameters; `change` is of the program's trials, (T,).

@@ -296,7 +296,8 @@ class Training:
             if interrupted():
                 raise InterruptedRunError
             self._train(self.own, until, interrupted)
-            self.snapshot = self._saved()
+            if self.checkpointer or self.control.rungs:
+                self.snapshot = self._saved(self.own)
             self.own = None  # it is the next program's turn
         if self._alive.any():
             return []
@@ -331,13 +332,14 @@ class Training:
         # write over, or did not bring home, is lost.
         if self.own and len(self.history.epochs) == self.own.epoch:
             with contextlib.suppress(RuntimeError, AttributeError):
-                self.snapshot = self._snapshot(self.own)
-                if self.checkpointer:
-                    self.checkpointer.save(self.program, self.snapshot)
-        self.own = None
+                self.snapshot = self._saved(self.own)
+        self.own, before = None, len(self.history.epochs)
         self._take_up(self.snapshot or self._load())
+        epoch = len(self.history.epochs)
+        again = f", from epoch {epoch + 1} again" if epoch < before else ""
         self.progress.note(
             f"a device is out of memory: continuing with {count(self.chunk, 'trial')} at a time"
+            f"{again}"
         )
 
     def _compile(self, own: RunningProgram) -> None:
@@ -374,7 +376,8 @@ class Training:
             stopped = interrupted()
             if stopped or (self.checkpointer and self.checkpointer.due(self.program)):
                 wait()
-                self._saved()
+                if self.checkpointer:
+                    self._saved(own)
             if stopped:
                 raise InterruptedRunError
             call = own.call(length.most(own.training))
@@ -429,22 +432,24 @@ class Training:
     def _compact(self, own: RunningProgram, left: np.ndarray, epoch: int) -> None:
         """Go on with these trials alone, where that saves something."""
         lanes = self._lanes(own.lanes, len(left), epoch)
-        if lanes < own.lanes:
-            if self.checkpointer:  # who compiles is not waited for when the run is stopped
-                snapshot = dataclasses.replace(self._snapshot(own), lanes=lanes)
-                self.checkpointer.save(self.program, snapshot)
-            started = time.perf_counter()
-            self.progress.compiling(self.program)
-            with self.shared.compiling():
-                own.compact(left, lanes)
-            self.compile_seconds += time.perf_counter() - started
-            self.progress.moved(self.program, epoch)
-            return
         now, then = (
             lanes_computed(own.program, lanes, len(places)) for places in (own.places, left)
         )
-        if then <= ENOUGH_LESS * now:
-            own.compact(left, lanes)
+        # Kept until all of it is on the devices again: memory may be short.
+        if lanes < own.lanes:
+            # Saved, too: who compiles is not waited for when the run is stopped.
+            self.snapshot = self._saved(own, lanes)
+            started = time.perf_counter()
+            self.progress.compiling(self.program)
+            with self.shared.compiling():
+                own.compact(self.snapshot)
+            self.compile_seconds += time.perf_counter() - started
+            self.progress.moved(self.program, epoch)
+        elif then <= ENOUGH_LESS * now:
+            self.snapshot = self._snapshot(own)
+            own.compact(self.snapshot)
+        if not self.control.rungs:
+            self.snapshot = None
 
     def _stop(self, epoch: int, places: np.ndarray) -> None:
         self.stopped[places] = epoch
@@ -513,17 +518,15 @@ class Training:
         task, arrays = self.shared.task, self.shared.arrays
         return self.checkpointer.load(self.program, lambda: state_like(self.program, task, arrays))
 
-    def _saved(self) -> Snapshot | None:
-        """Keep a snapshot where there is a checkpointer; returned where the run waits at rungs."""
-        if not (self.checkpointer or self.control.rungs):
-            return None
-        assert self.own
-        snapshot = self._snapshot(self.own)
+    def _saved(self, own: RunningProgram, lanes: int = 0) -> Snapshot:
+        """A snapshot, also kept where there is a checkpointer."""
+        snapshot = self._snapshot(own, lanes)
         if self.checkpointer:
             self.checkpointer.save(self.program, snapshot)
         return snapshot
 
-    def _snapshot(self, own: RunningProgram) -> Snapshot:
+    def _snapshot(self, own: RunningProgram, lanes: int = 0) -> Snapshot:
+        """On the host, of those that go on: in so many lanes, or in as many as now."""
         alive = self._alive
         state = record = best = None
         if alive.any():  # else nothing is left to resume
@@ -533,7 +536,7 @@ class Training:
         return Snapshot(
             epoch=own.epoch, step=own.step, batch=own.batch, chunk=self.chunk,
             seconds=self.seconds, compile_seconds=self.compile_seconds, settled=self.settled,
-            lanes=own.lanes, places=np.flatnonzero(alive), stopped=self.stopped.copy(),
+            lanes=lanes or own.lanes, places=np.flatnonzero(alive), stopped=self.stopped.copy(),
             state=state, record=record, best=best, best_epoch=own.best_epoch.copy(),
             history=self.history.stacked(), ends=dict(self.ends), values=self._changed(own),
             changes=dict(self.changes),
