@@ -91,6 +91,21 @@ def test_the_percentage_is_that_of_the_epochs_beside_it():
     assert progress.done() == ("26 of 26 epochs", 100)
 
 
+def test_what_is_trained_once_more_is_counted_once():
+    """Also where another trial ends then, and where all have ended."""
+    one = program(RATES)
+    progress, _, _ = shown(one)
+    for place in (0, 1):
+        progress.moved(one, 4)
+        progress.stopped(one, 4, np.array([place]))
+        assert progress.done() == ("8 of 14 epochs", 57)
+        progress.moved(one, 1)
+        assert progress.done() == ("2 of 20 epochs", 10)
+    for _ in range(2):
+        progress.stopped(one, 4, np.array([0, 1]))
+        assert progress.done() == ("8 of 8 epochs", 100)
+
+
 def test_two_epochs_are_never_none_of_two():
     one = program(jx.Sweep(jx.MLPTrial(epochs=2)))
     progress, _, _ = shown(one)

@@ -57,9 +57,7 @@ class _Measured(NamedTuple):
 class _Trained:
     """How far the trials of one program are."""
 
-    trials: int  # that still train,
-    before: float = 0.0  # and epochs of trials before the last of them that ended,
-    since: float = 0.0  # with so many epochs of each done
+    last_T: np.ndarray  # the epoch after which each ends
     looked: float = -math.inf  # when its metrics were looked at
 
 
@@ -88,12 +86,10 @@ class TerminalProgress:
         self.plan = dataclasses.replace(plan, programs=tuple(needed))
         self.console, self.ranking, self._now = console, ranking, clock
         self.names = list(dict.fromkeys(sweep.name for sweep in sweeps))
-        self.epochs = sum(len(p.trials) * p.epochs for p in needed)
-        self._trained = {id(p): _Trained(len(p.trials)) for p in needed}
+        self._trained = {id(p): _Trained(np.full(len(p.trials), p.epochs)) for p in needed}
         self._pace = Pace(self.plan, clock)
         self._latest: dict[Trial, _Measured] = {}
         self._changed: dict[Trial, Mapping[str, object]] = {}
-        self._ended: dict[Trial, int] = {}  # early, after which epochs
         self._shown = best
         self._lock = threading.RLock()
         self._lines, self._told = 0, -math.inf
@@ -156,20 +152,18 @@ class TerminalProgress:
     def moved(self, program: Program, epochs: float) -> None:
         """A program has trained so many epochs."""
         with self._lock:
-            if id(program) in self._trained:
+            if own := self._trained.get(id(program)):
+                # Where it trains once more what was lost, trials have not ended yet.
+                own.last_T[own.last_T > epochs] = program.epochs
                 self._pace.moved(program, epochs)
                 self._tell()
 
     def stopped(self, program: Program, epoch: int, places: np.ndarray) -> None:
         """These trials end after this epoch: what they will not train is not counted any more."""
-        trials = len(places)
         with self._lock:
             if own := self._trained.get(id(program)):
-                self._ended |= {program.trials[place]: epoch for place in places}
-                own.before += own.trials * (epoch - own.since)
-                own.since, own.trials = epoch, own.trials - trials
-                self.epochs -= trials * (program.epochs - epoch)
-                if not own.trials:
+                own.last_T[places] = epoch
+                if (own.last_T < program.epochs).all():
                     self._pace.ended(program)
 
     def changed(self, program: Program, values: Mapping[str, np.ndarray]) -> None:
@@ -189,11 +183,16 @@ class TerminalProgress:
         values, losses = value(asked.metric, asked.split), value("loss", asked.split)
         with self._lock:
             own.looked = now
-            for trial, number, loss in zip(program.trials, values, losses, strict=True):
+            rows = zip(program.trials, values, losses, own.last_T.tolist(), strict=True)
+            for trial, number, loss, last in rows:
                 if epoch <= trial.epochs:
-                    changed = self._changed.get(trial, {})
-                    last = min(epoch, self._ended.get(trial, epoch))
-                    self._latest[trial] = _Measured(float(number), float(loss), last, changed)
+                    changed, at = self._changed.get(trial, {}), min(epoch, last)
+                    self._latest[trial] = _Measured(float(number), float(loss), at, changed)
+
+    @property
+    def epochs(self) -> int:
+        """Of all trials, without those that they will not train."""
+        return sum(int(own.last_T.sum()) for own in self._trained.values())
 
     def what(self) -> str:
         """What goes on: "compiling epochs", "training epochs, compiling 2 programs"."""
@@ -221,7 +220,7 @@ class TerminalProgress:
         """The epochs done of all, in words, and as a percentage of what is said, rounded down."""
         with self._lock:
             every = [(self._trained[id(p)], self._pace.done(p)) for p in self.plan.programs]
-            done = sum(own.before + own.trials * (now - own.since) for own, now in every)
+            done = sum(float(np.minimum(own.last_T, now).sum()) for own, now in every)
         digits = 0 if self.epochs >= 1000 else 1 if self.epochs >= 100 else 2
         scale = 10**digits
         shown = math.floor(done * scale + 1e-6)  # never more than there is
