@@ -107,7 +107,8 @@ def run(
             for none, or an object with the methods of `jaxexp.execution.listeners.Progress`.
         checkpoint_dir: a folder for checkpoints, or a URL such as s3://bucket/run. The same call
             resumes an interrupted run from it.
-        checkpoint_every: seconds between them.
+        checkpoint_every: seconds between them, or more: training waits for them no more than 2 %
+            of the time.
         keep_params: whether results hold the trained parameters of every trial, on the host.
         stopping: which trials end early: `jaxexp.EarlyStopping`, `StopDiverged`, `Budget`, another
             `jaxexp.StoppingRule`, or a list of them. The others go on in smaller batches.

@@ -28,7 +28,7 @@ from jaxexp.planning.programs import Program
 from jaxexp.training.trees import PyTree
 
 EVERY_SECONDS = 30.0
-SHARE = 0.02  # of the time, at most, may be spent waiting for a save to begin
+SHARE = 0.02  # of the time, at most, training waits for snapshots that are due
 FIELDS = ("epoch", "step", "batch", "chunk", "seconds", "compile_seconds", "settled", "lanes")
 PLAIN = ("places", "stopped", "best_epoch")  # arrays of whole numbers
 Like: TypeAlias = tuple[PyTree, PyTree, PyTree]  # as `program.state_like` returns
@@ -79,9 +79,14 @@ class Checkpoints:
         """Whether the last save, or the start, is long enough ago."""
         return time.monotonic() >= self._next.setdefault(program.id, time.monotonic() + self.every)
 
-    def save(self, program: Program, snapshot: Snapshot) -> None:
-        """Begin to write a snapshot; where that fails, the run keeps the one before it."""
-        started = time.monotonic()
+    def save(self, program: Program, snapshot: Snapshot, taken: float = 0.0) -> None:
+        """Begin to write a snapshot; where that fails, the run keeps the one before it.
+
+        `taken` is how many seconds it took to make.
+        """
+        if not self._saving:  # what the first one imports takes no time later
+            self._thread.submit(self.store.prepare).exception()
+        started = time.monotonic() - taken
         if program.id in self._saving:
             self._saving[program.id].result()  # no more than one in memory
         meta: Json = {name: getattr(snapshot, name) for name in FIELDS}

@@ -78,8 +78,8 @@ class Checkpointer(Protocol):
         """Whether it is time for a snapshot of this program."""
         ...
 
-    def save(self, program: Program, snapshot: Snapshot) -> None:
-        """Keep a snapshot; it raises nothing."""
+    def save(self, program: Program, snapshot: Snapshot, taken: float = 0.0) -> None:
+        """Keep a snapshot, which took so many seconds to make; it raises nothing."""
         ...
 
     def load(

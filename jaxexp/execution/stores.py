@@ -74,6 +74,10 @@ class Store(Protocol):
         """The numbers of a program's snapshots."""
         ...
 
+    def prepare(self) -> None:
+        """Import what saving needs."""
+        ...
+
     def save(self, program: str, step: int, meta: Json, packed: np.ndarray) -> None:
         """Keep a snapshot, and no more than the last ones."""
         ...
@@ -194,6 +198,10 @@ class Folder:
         """See `Store`."""
         return [*self._manager(program).all_steps()]
 
+    def prepare(self) -> None:
+        """See `Store`."""
+        _orbax()
+
     def save(self, program: str, step: int, meta: Json, packed: np.ndarray) -> None:
         """See `Store`."""
         ocp = _orbax()
@@ -305,6 +313,9 @@ class Objects:
         """See `Store`."""
         names = (posixpath.basename(path) for path in self._listed(self._at(program)))
         return [int(name) for name in names if name.isdecimal()]
+
+    def prepare(self) -> None:
+        """See `Store`."""
 
     def save(self, program: str, step: int, meta: Json, packed: np.ndarray) -> None:
         """See `Store`."""

@@ -520,9 +520,10 @@ class Training:
 
     def _saved(self, own: RunningProgram, lanes: int = 0) -> Snapshot:
         """A snapshot, also kept where there is a checkpointer."""
+        started = time.perf_counter()
         snapshot = self._snapshot(own, lanes)
         if self.checkpointer:
-            self.checkpointer.save(self.program, snapshot)
+            self.checkpointer.save(self.program, snapshot, time.perf_counter() - started)
         return snapshot
 
     def _snapshot(self, own: RunningProgram, lanes: int = 0) -> Snapshot:
