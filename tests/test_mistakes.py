@@ -519,6 +519,10 @@ class Line(jx.Task):
         return self.outputs(loss) if self.outputs else jx.Outputs(loss, prediction, batch.y)
 
 
+def own_line(**methods):
+    return type("Own", (Line,), methods)()
+
+
 @pytest.mark.parametrize(
     ("own", "message"),
     [
@@ -532,6 +536,10 @@ class Line(jx.Task):
         (Line(outputs=lambda loss: jx.Outputs(loss, {"each": loss, "mean": loss.mean()}, loss),
               metrics={"m": jx.Metric("lower", sums=lambda p, t, w: w.sum(), value=abs)}),
          r"Line.apply: prediction\['mean'\] has the shape \(\) .*metrics\['m'\] has `sums`"),
+        (own_line(weights=lambda self, batch: batch.x), r"^Own.weights of train: shape \(48, 4\)"),
+        (own_line(weights=lambda self, batch: batch.y), r"^Own.weights of train: row \d+ is -"),
+        (own_line(weights=lambda self, batch: batch.y[len(batch.y) == 7 :] ** 2),
+         r"^Own.weights returned the shape \(6,\) for a batch of 7 .*expected \(7,\)"),
         (Line, "task=an ABCMeta: expected a jaxexp.Task"),
         (Net(), "task=a Net: expected a jaxexp.Task"),
     ],

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -323,6 +324,21 @@ def test_weights_of_examples_equal_so_many_copies_of_them():
         assert record.step_weight_S.tolist() == [8]
         for split, metrics in found.items():
             assert metrics == pytest.approx(found_2[split], rel=1e-6)
+
+
+class Parcel(NamedTuple):
+    x: np.ndarray
+    y: np.ndarray
+    weight: np.ndarray  # in kg
+
+
+def test_an_array_called_weight_is_that_of_examples_alone():
+    x_Nx1, y_N = np.array([[1.0], [2]], np.float32), np.array([1, 3], np.float32)
+    sgd = Trial(batch_size=2, optimizer="sgd", learning_rate=0.1)
+    slope, record, found = trained(Data(Parcel(x_Nx1, y_N, -y_N)), sgd)
+    expected, _, found_2 = trained(Data(Examples(x_Nx1, y_N)), sgd)
+    assert (slope, found) == (expected, found_2)
+    assert record.step_weight_S is None
 
 
 @pytest.mark.parametrize(

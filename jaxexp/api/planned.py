@@ -39,7 +39,7 @@ from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial, with_values
 from jaxexp.training import evaluation, flags
 from jaxexp.training.data import Data
-from jaxexp.training.task import Task
+from jaxexp.training.task import Task, check_weights
 from jaxexp.training.tracing import fingerprint, is_plain_value, traced_shapes
 
 if TYPE_CHECKING:
@@ -283,6 +283,7 @@ def plan(
         check_pads(task, trials)
     bound = task.bind(data)
     check_saved(bound)
+    check_weights(bound, data)
     driver.check(trials, bound, data)
     inspector = Inspector(bound, data, trials)
     for each in sweeps:

@@ -9,6 +9,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxexp.base.batches import steps_per_epoch
+from jaxexp.base.errors import UserError
 from jaxexp.spec.trial import Trial
 from jaxexp.training.shuffle import one_of, permutation
 from jaxexp.training.task import Arrays, Batch, Task
@@ -72,6 +73,11 @@ def as_they_lie(index: Array) -> Array:
 def weights_of(task: Task, batch: Batch, mask_B: Array) -> Array:
     """What each example of a batch counts, (B,): 0 outside the mask, else 1 or its weight."""
     weight_B = task.weights(batch)
+    if weight_B is not None and jnp.shape(weight_B) != mask_B.shape:
+        raise UserError(
+            f"{type(task).__name__}.weights returned the shape {jnp.shape(weight_B)} for a batch "
+            f"of {len(mask_B)} examples, expected {mask_B.shape}: one number for each example"
+        )
     return jnp.where(mask_B, 1.0 if weight_B is None else weight_B, 0.0)
 
 

@@ -22,7 +22,8 @@ from jaxexp.base.words import type_of
 from jaxexp.planning.cost import Cost
 from jaxexp.spec.trial import Trial
 from jaxexp.training import optimizers
-from jaxexp.training.data import Data
+from jaxexp.training.checks import check_weight, row_count
+from jaxexp.training.data import Data, Examples
 from jaxexp.training.metric import Metric
 from jaxexp.training.trees import PyTree as PyTree
 
@@ -195,8 +196,11 @@ class Task(abc.ABC):
         return None
 
     def weights(self, batch: Batch) -> Array | None:
-        """The weight of each example in losses and metrics, (B,), or None if all weigh the same."""
-        return getattr(batch, "weight", None)
+        """The weight of each example in losses and metrics, (B,), or None if all weigh the same.
+
+        By default that of `Examples`; examples of any other structure weigh the same.
+        """
+        return batch.weight if isinstance(batch, Examples) else None
 
 
 @dataclass(frozen=True)
@@ -317,6 +321,18 @@ def check_outputs(task: Task, outputs: object, size: int, state: PyTree = None) 
                     )
     if state is not None:
         check_state(name, state, outputs.state, "return it as Outputs(state=…)")
+
+
+def check_weights(task: Task, data: Data) -> None:
+    """Raise UserError for weights of a task's own that could be none of `Examples`."""
+    if type(task).weights is Task.weights:
+        return
+    for name, split in data.splits.items():
+        # Compiled, so that only arrays that weights depend on are put on a device.
+        weight_N = jax.jit(lambda batch: task.weights(batch))(split)
+        if weight_N is not None:
+            where = f"{type(task).__name__}.weights of {name}"
+            check_weight(where, np.asarray(weight_N), row_count(split))
 
 
 def check_state(name: str, state: PyTree, new: PyTree, expected: str) -> None:

@@ -190,6 +190,7 @@ def _trace(
         own, trial = Variables(params, state), with_values(watched, **leaves)
         outputs = task.apply(trial, own, batch, rng=rng, mask=mask, train=True)
         check_outputs(task, outputs, TRIED, variables.state)
+        weights_of(task, batch, mask)
         seen.append(outputs._replace(prediction=_shapes(outputs.prediction),
                                      target=_shapes(outputs.target)))  # fmt: skip
         return tuple(outputs)
