@@ -1199,6 +1199,22 @@ def test_sizes_that_trials_have_count(loss, sized):
     assert (made.sized, made.filling) == (sized, sized)
 
 
+class Contrastive(jx.Task):
+    """With parameters of 0 all examples are alike, and the terms of the gradient cancel out."""
+
+    def init(self, trial, rng, data):
+        return jx.Variables({"w": jnp.zeros((16, 2))})
+
+    def apply(self, trial, variables, batch, *, rng, mask, train):
+        e = jnp.tanh(batch.x @ variables.params["w"] + jnp.array([0.3, 0.7]))
+        similar = jnp.where(mask, 10 * e @ e.T, -1e9)
+        return jx.Outputs(loss=-jnp.diagonal(jax.nn.log_softmax(similar)))
+
+
+def test_what_is_left_of_gradients_that_cancel_out_is_rounding():
+    assert not found(Contrastive(), NUMBERS, [TRIAL.replace(batch_size=29)]).filling
+
+
 def test_what_counts_by_the_mask_is_evaluated_by_splits():
     """Whatever stands beside a split, its loss is divided by the number of its own examples."""
     task = of_batch(lambda h, x, rng, mask: h**2 / mask.sum())
