@@ -1,7 +1,8 @@
 """What is refused of sweeps, tasks and options, before anything is planned."""
 
+import inspect
 import reprlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from jaxexp.api.inspector import Inspector
 from jaxexp.base.errors import UserError
@@ -124,12 +125,27 @@ def check_updates(inspector: Inspector, trials: Sequence[Trial]) -> None:
 
 
 def check_task(task: Task) -> None:
-    """Raise UserError for attributes of a task that are not what they should be."""
+    """Raise UserError for attributes and methods of a task that are not what they should be."""
+    for name, declared in vars(Task).items():
+        if inspect.isfunction(declared) and getattr(type(task), name) is not declared:
+            _check_method(f"{type(task).__name__}.{name}", getattr(task, name), declared)
     checked_int("evaluation_batch_size", task.evaluation_batch_size, least=1)
     for name in ("metrics", "prediction_dims"):
         value = getattr(task, name)
         if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
             raise UserError(f"{name}={value!r}: expected a dict whose keys are names")
+
+
+def _check_method(where: str, own: Callable[..., object], declared: Callable[..., object]) -> None:
+    """Raise UserError for one that does not take what jaxexp gives the declared one."""
+    _, *taken = inspect.signature(declared).parameters.values()
+    bare = [p.replace(annotation=p.empty, default=p.empty) for p in taken]
+    by_name = [p.name for p in bare if p.kind is p.KEYWORD_ONLY]
+    try:
+        inspect.signature(own).bind(*bare[: len(bare) - len(by_name)], **dict.fromkeys(by_name))
+    except TypeError as error:
+        expected = inspect.Signature(bare)
+        raise UserError(f"{where}: {error}, expected a method that takes {expected}") from None
 
 
 def check_saved(task: Task) -> None:

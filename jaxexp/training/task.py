@@ -17,7 +17,7 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxexp.base.errors import UserError
+from jaxexp.base.errors import UserError, in_one_line
 from jaxexp.base.words import type_of
 from jaxexp.planning.cost import Cost
 from jaxexp.spec.trial import Trial
@@ -260,11 +260,10 @@ def try_optimizer(part: str, optimizer: optax.GradientTransformation, params: Py
     except (UserError, jax.errors.JAXTypeError):
         raise
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [""])[0].rstrip(".")
         wanted = "one that takes the parameters of the task, and gradients of them"
         if isinstance(error, AttributeError) and error.name in optax.LookaheadParams._fields:
             wanted += ": parameters would have to be optax.LookaheadParams here"
-        raise UserError(f"{part}: {type(error).__name__}: {reason}; expected {wanted}") from error
+        raise UserError(f"{part}: {in_one_line(error).rstrip('.')}; expected {wanted}") from error
 
 
 def extended_update(

@@ -16,7 +16,7 @@ import optax
 from jax import Array
 from jax.extend import core as jax_core
 
-from jaxexp.base.errors import UserError
+from jaxexp.base.errors import UserError, in_one_line
 from jaxexp.base.words import type_of
 from jaxexp.planning.cost import Cost
 from jaxexp.spec.hyperparameters import Hyperparameter, Kind
@@ -24,6 +24,7 @@ from jaxexp.spec.trial import ENGINE, Trial, may_be_static, with_values
 from jaxexp.training import jaxprs, keys
 from jaxexp.training.batching import weighted_mean, weights_of
 from jaxexp.training.carry import TrainState
+from jaxexp.training.checks import some_names
 from jaxexp.training.optimizing import of_kept_types, optimizer_of
 from jaxexp.training.step import train_step
 from jaxexp.training.task import (
@@ -109,10 +110,6 @@ def trace(task: Task, trial: Trial, arrays: Arrays) -> Inspection:
     except Exception as error:  # as a shape, JAX refuses a traced number with a TypeError
         names = guilty(lambda some: _trace(task, trial, arrays, some), leaves)
         if not names and not isinstance(error, jax.errors.JAXTypeError):
-            name = type(task).__name__
-            error.add_note(
-                f"{name} was traced with a batch of {TRIED} examples: any number has to work"
-            )
             raise
         reason = str(error).partition("\n")[0]
         raise UserError(f"{type(task).__name__}: {reason} ({because_traced(names)})") from error
@@ -174,34 +171,48 @@ def _trace(
     read: set[str] = set()
     watched = watch(trial, read)
     batch, mask = batch_of(arrays, TRIED)
+    name = type(task).__name__
 
     def init(leaves: PyTree, rng: Array, data: Arrays) -> Variables:
-        made = task.init(with_values(watched, **leaves), rng, data)
+        try:
+            made = task.init(with_values(watched, **leaves), rng, data)
+        except KeyError as error:
+            raise UserError(
+                f"{name}.init: {in_one_line(error)}; its `data` has {some_names([*data])}, and "
+                "further arrays if they are given as jaxexp.Data(extra={name: …})"
+            ) from error
         _check_variables(task, made)
         return made
 
-    name = type(task).__name__
     variables = _shapes_of(init, leaves, keys.like(), arrays, name=f"{name}.init")
     seen: list[Outputs] = []  # shapes
 
-    def with_state(
-        params: PyTree, leaves: PyTree, state: PyTree, batch: Batch, rng: Array, mask: Array
-    ) -> PyTree:
+    def applied(
+        params: PyTree, leaves: PyTree, state: PyTree, batch: Batch, rng: Array, mask: Array,
+        *, train: bool,
+    ) -> Outputs:  # fmt: skip
         own, trial = Variables(params, state), with_values(watched, **leaves)
-        outputs = task.apply(trial, own, batch, rng=rng, mask=mask, train=True)
-        check_outputs(task, outputs, TRIED, variables.state)
+        try:
+            outputs = task.apply(trial, own, batch, rng=rng, mask=mask, train=train)
+        except (UserError, jax.errors.JAXTypeError, LookupError, AttributeError, NameError):
+            raise  # no matter of shapes
+        except Exception as error:
+            error.add_note(
+                f"{name} was traced with a batch of {TRIED} examples: any number has to work"
+            )
+            raise
+        check_outputs(task, outputs, TRIED, variables.state if train else None)
         weights_of(task, batch, mask)
+        return outputs
+
+    def with_state(*given: PyTree) -> PyTree:
+        outputs = applied(*given, train=True)
         seen.append(outputs._replace(prediction=_shapes(outputs.prediction),
                                      target=_shapes(outputs.target)))  # fmt: skip
         return tuple(outputs)
 
-    def evaluated(
-        params: PyTree, leaves: PyTree, state: PyTree, batch: Batch, rng: Array, mask: Array
-    ) -> PyTree:
-        own, trial = Variables(params, state), with_values(watched, **leaves)
-        outputs = task.apply(trial, own, batch, rng=rng, mask=mask, train=False)
-        check_outputs(task, outputs, TRIED)
-        return tuple(outputs)
+    def evaluated(*given: PyTree) -> PyTree:
+        return tuple(applied(*given, train=False))
 
     def updated(params: PyTree, leaves: PyTree) -> PyTree:
         """A schedule may read the trial here alone."""
