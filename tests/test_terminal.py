@@ -448,18 +448,64 @@ def test_show_ranks_as_each_metric_wants(rates):
     code, told, _ = call("show", rates)
     assert code == 0
     assert "all 6 trials by validation loss after the last epoch (lower is better)" in told
-    rows = [line.split() for line in told.splitlines() if re.match(r" +\d", line)]
-    assert [row[1:3] for row in rows[:4]] == [
-        ["0.01", "on"], ["0.01", "off"], ["1e-5", "on"], ["1e-5", "off"],
+    rows = [line.split() for line in told.splitlines() if re.match(r" +[\d–]", line)]
+    assert [row[:3] for row in rows[:4]] == [
+        ["1", "0.01", "on"], ["2", "0.01", "off"], ["3", "1e-5", "on"], ["4", "1e-5", "off"],
     ]  # fmt: skip
     assert rows[0][3:6] == ["0.0400", "0.0500", "0.7800"]
-    assert "diverged in epoch 2" in words(" ".join(rows[4]))
+    assert "– 1 on" in " ".join(rows[4])
+    assert "diverged in epoch 2" in " ".join(rows[4])
 
     _, told, _ = call("show", rates, "--by", "accuracy", "--split", "train", "--top", "2")
     assert "the best 2 of 6 trials by training accuracy" in told
     assert "(higher is better)" in told
     rows = [line.split() for line in told.splitlines() if re.match(r" +\d", line)]
     assert [row[1:4] for row in rows] == [["1e-5", "on", "0.9050"], ["1e-5", "off", "0.9050"]]
+
+
+def printed(columns, *parts):
+    """On a terminal of so many columns, or (None) where output is none."""
+    out = StringIO()
+    out.isatty = lambda: columns is not None
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("TERM", "xterm")
+        patched.setenv("COLUMNS", str(columns or 80))
+        tables.show(*parts, file=out)
+    return re.sub(r"\x1b\[[\d;]*m", "", out.getvalue())
+
+
+@pytest.mark.parametrize("columns", [None, 200, 80, 24])
+def test_tables_of_any_width_cut_neither_numbers_nor_names(columns):
+    names = ["a" * 50 + "b", "a" * 50 + "c"]
+    rates = ("learning_rate", [-1.0625, 12345.5, 4.318e-8])
+    ds = results().assign_coords(batch_norm=names, learning_rate=rates)
+    ds = ds.assign_coords({f"penalty_{n}": rates for n in range(6)}).assign_attrs(base="{}")
+    told = printed(columns, tables.best_trials(ds), "a line")
+    assert "…" not in told
+    assert {told.count(own) for own in ("−1.0625", "12,345.5", "4.318e-8")} == {14}
+    assert [told.count(own) for own in names] == [3, 3]
+    assert ("  penalty 0 = −1.0625\n" in told) == (columns in (80, 24))
+    assert told.endswith("a line\n")
+
+
+def test_texts_of_tables_are_wrapped_and_numbers_are_not():
+    made = tables.titled("A title")
+    made.add_column("run")
+    made.add_column("the best of all", justify="right")
+    made.add_row("learning rate 0.01, of some words " + "x" * 40, "1.0610 ± 0.0143")
+    told = printed(45, made)
+    assert lines_with(told, "1.0610 ± 0.0143")
+    assert "=" not in told
+    assert (told.count("x"), told.count("…")) == (40, 0)
+    assert max(map(len, told.splitlines())) <= 45
+
+
+def test_trials_that_tie_have_the_rank_of_the_page(tmp_path):
+    ds = results()
+    ds["loss"].loc[{"batch_norm": True}] = ds["loss"].sel(batch_norm=False)
+    _, told, _ = call("show", write_run(tmp_path / "run", ds))
+    ranks = [line.split()[0] for line in told.splitlines() if re.match(r" +[\d–]", line)]
+    assert ranks == ["1", "1", "3", "3", "–", "–"]
 
 
 def test_show_some_trials(rates):

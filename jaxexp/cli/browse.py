@@ -64,18 +64,17 @@ def show(
     from jaxexp.cli import tables
 
     results = _results(run, sweep)
-    console = tables.wide()
     if len(results) == 1:
         [ds] = results.values()
         ds = tables.where(ds, where or [])
         made = tables.best_trials(ds, by=by, split=split, top=top or 10, each_seed=each_seed)
-        console.print(made)
+        tables.show(made)
         return
     for option, given in (("--where", where), ("--top", top), ("--each-seed", each_seed)):
         if given:
             there = ", ".join(results)
             raise UserError(f"{option}: this run has several sweeps, name one of {there}")
-    console.print(tables.best_of_each(results, by=by, split=split))
+    tables.show(tables.best_of_each(results, by=by, split=split))
 
 
 def compare(
@@ -100,9 +99,7 @@ def compare(
 
     results = {str(run): _results(run) for run in runs}
     commands = {str(run): RunDirectory(run).command() for run in runs}
-    console = tables.wide()
-    for table in comparing.compared(results, commands, by):
-        console.print(table)
+    tables.show(*comparing.compared(results, commands, by))
 
 
 def export(
@@ -172,7 +169,7 @@ def runs(
         raise UserError(f"{folder}: holds no runs{hint}")
     from jaxexp.cli import tables
 
-    tables.wide().print(tables.listed(map(RunDirectory, found)))
+    tables.show(tables.listed(map(RunDirectory, found)))
 
 
 def _results(run: Path, sweep: str | None = None, option: str = "sweep") -> "dict[str, xr.Dataset]":

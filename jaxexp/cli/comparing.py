@@ -154,7 +154,7 @@ def _differing(title: str, facts: Facts) -> list[Table | str]:
     made = titled(title)
     made.add_column("")
     for run in runs:
-        made.add_column(run, overflow="fold")
+        made.add_column(run)
     for name, own in differ.items():
         made.add_row(select.words(name), *(own.get(run, "–") for run in runs))
     return [made]

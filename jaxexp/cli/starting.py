@@ -129,7 +129,7 @@ def _show_best(session: Session) -> None:
     from jaxexp.cli import tables
 
     if table := tables.summary(session.results):
-        tables.wide(sys.stderr).print(table)
+        tables.show(table, file=sys.stderr)
 
 
 def _say_logs(session: Session, path: Path) -> None:

@@ -9,29 +9,76 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from jaxexp.base.errors import UserError
 from jaxexp.base.words import count
 from jaxexp.results import seeds, select
-from jaxexp.results.select.ranks import matching_texts, numbers
+from jaxexp.results.select.ranks import matching_texts, numbers, with_places
 from jaxexp.spec.values import convert
 
 if TYPE_CHECKING:
     from jaxexp.cli.rundir import RunDirectory
 
-WIDE = 200  # columns where output is no terminal: nothing is cut
+LONGEST = 20  # letters of a number, with signs beside it
 THOUSANDS = re.compile(r"-?\d{1,3}(,\d{3})+(\.\d+)?")  # 12,345.5
 
 
-def wide(file: TextIO | None = None) -> Console:
-    """A console for tables, on standard output unless another file is given."""
+def show(*parts: Table | str, file: TextIO | None = None) -> None:
+    """Print tables and lines on standard output, or on another file, and cut nothing.
+
+    Where output is no terminal, tables are as wide as they need. Where a terminal is too narrow,
+    headings and texts are wrapped; if numbers would not fit even so, each row is a block of lines.
+    """
     file = file or sys.stdout
-    width = None if file.isatty() else WIDE
-    return Console(file=file, width=width, highlight=False, markup=False, emoji=False)
+    console = Console(file=file, highlight=False, markup=False, emoji=False)
+    for part in parts:
+        if isinstance(part, str):
+            console.print(part, soft_wrap=True)
+            continue
+        least, most = zip(*map(_widths, part.columns), strict=True)
+        full = console.options.update(max_width=sys.maxsize)
+        beside = console.measure(part, options=full).maximum - sum(most)
+        spare = console.width - beside - sum(least)
+        if not file.isatty():
+            console.width = max(console.width, beside + sum(most))
+        elif spare < 0:
+            console.print(_blocks(part), soft_wrap=True)
+            continue
+        elif spare < sum(most) - sum(least):  # what needs little more gets all of it
+            for column in sorted(part.columns, key=lambda own: np.diff(_widths(own)).item()):
+                low, high = _widths(column)
+                column.width, column.overflow = min(high, low + spare), "fold"
+                spare -= column.width - low
+        console.print(part)
+
+
+def _widths(column: Column) -> tuple[int, int]:
+    """The fewest letters in which a column can stand, and those of its longest line.
+
+    Cells that are aligned on the right, as numbers are, stand in one line; others are wrapped, also
+    within words that are longer than any number.
+    """
+    cells, head = [str(cell) for cell in column.cells], str(column.header)
+    words = [word[:LONGEST] for word in " ".join(cells).split()]
+    whole = cells if column.justify == "right" else words
+    least = max(map(cell_len, [*head.split(), *whole]), default=0)
+    return least, max(map(cell_len, [head, *cells]))
+
+
+def _blocks(table: Table) -> str:
+    """A table as text: of each row, what stands in the first column and "name = value" below."""
+    names = [str(column.header) for column in table.columns]
+    blocks = [str(table.title or "")]
+    for row in zip(*(column.cells for column in table.columns), strict=True):
+        told = [(name, str(cell)) for name, cell in zip(names, row, strict=True) if cell]
+        blocks.append("\n  ".join(f"{n} = {cell}" if n else cell for n, cell in told))
+    return "\n\n".join(filter(None, blocks)) + "\n"
 
 
 def best_trials(
@@ -52,7 +99,7 @@ def best_trials(
 
 def _best(ds: xr.Dataset, by: str | None, split: str | None, top: int) -> Table:
     by, split = by or select.ranked_by(ds), split or select.default_split(ds)
-    ranked = select.rank(ds, by, split)
+    ranked = with_places(ds, by, split)
     shown, names = ranked.iloc[:top], select.hyperparameters(ds)
     measured = [(by, s) for s in sorted(select.splits(ds), key=lambda s: s != split)]
     measured += [(metric, split) for metric in select.metrics(ds) if metric != by]
@@ -76,12 +123,13 @@ def _best(ds: xr.Dataset, by: str | None, split: str | None, top: int) -> Table:
     told = any(ended[place] != "finished" for place in shown.index)
     if told:
         made.add_column("status")
-    for number, (place, row) in enumerate(shown.iterrows(), 1):
+    for place, row in shown.iterrows():
         at = int(str(place))
+        rank = "–" if pd.isna(row["place"]) else select.number(row["place"])
         given = [select.setting(row[name]) if applies[name][at] else "–" for name in names]
         own = [str(counts[at])] if counts is not None and uneven else []
         values = [final[key][at] for key in measured]
-        made.add_row(str(number), *given, *own, *values, *([ended[at]] if told else []))
+        made.add_row(rank, *given, *own, *values, *([ended[at]] if told else []))
     return made
 
 
