@@ -66,7 +66,7 @@ def results(
             seconds=1.0,
             compile_seconds=0.0,
         )
-    facts = {**host_facts("made by a test", len(records)), **attrs}
+    facts = {**host_facts("made by a test", sweep), **attrs}
     return to_dataset(sweep, records, task, DATA, facts)
 
 

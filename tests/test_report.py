@@ -1,4 +1,5 @@
 import base64
+import dataclasses
 import gzip
 import json
 import re
@@ -13,7 +14,9 @@ from matplotlib.figure import Figure
 
 from jaxexp.report.figures import to_png
 from jaxexp.report.page import Meta, Picture, Section, _cells, duration, render, run_facts
-from jaxexp.spec.sweep import Verdict
+from jaxexp.results.facts import host_facts, plan_id
+from jaxexp.spec.sweep import Sweep, Verdict
+from jaxexp.spec.trial import MLPTrial
 
 VOID = {"meta", "img", "br", "hr", "link"}
 
@@ -209,6 +212,19 @@ def test_run_facts_of_runs_whose_plans_read_alike_add_up() -> None:
     others = [attrs, attrs | {"sweep": "widths", "data_fingerprint": "def"}]
     facts = run_facts([xr.Dataset(attrs=own) for own in (attrs, *others)])
     assert facts["Trials"] == "21"
+
+
+def test_run_facts_of_runs_of_different_sweeps_add_up() -> None:
+    first, second = (
+        Sweep(MLPTrial(), {"learning_rate": [rate]}, name=str(rate)) for rate in (0.1, 0.2)
+    )
+    again = dataclasses.replace(first, name="again")
+    plans = [[first], [second], [again], [first, second], [first, second]]
+    made = [
+        xr.Dataset(attrs=host_facts("a", own[-1]) | {"plan_id": plan_id(own), "sweep": str(place)})
+        for place, own in enumerate(plans)
+    ]
+    assert run_facts(made)["Trials"] == "4"
 
 
 def test_run_facts_need_neither_classes_nor_a_fingerprint() -> None:

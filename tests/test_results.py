@@ -117,13 +117,13 @@ def test_attributes_of_data_are_kept_by_names_that_results_do_not_use(problem, t
     records = {trial: made_up(trial) for trial in sweep.trials()}
     kept = {"data": "ours", "of": ["a", "b"], "n": 3, "shares": [0.5, 1.0], "big": np.float32(2)}
     data = dataclasses.replace(problem.data, attrs=kept, notes=["by hand"])
-    results = to_dataset(sweep, records, problem.task, data, host_facts("alone", 2))
+    results = to_dataset(sweep, records, problem.task, data, host_facts("alone", sweep))
     save(results, tmp_path / "results.nc")
     found = load(tmp_path / "results.nc").attrs
     assert {name: np.array(found[name]).tolist() for name in kept} == kept
     assert json.loads(found["notes"]) == ["by hand"]
     own = found.keys() | average(results).attrs.keys()
-    own |= facts(SimpleNamespace(programs=[], trials=0), "abacus", 1).keys()
+    own |= facts(SimpleNamespace(programs=[], trials=0), [], "abacus", 1).keys()
     for path in Path(jaxexp.__file__).parent.rglob("*.py"):
         if "reproduce" not in path.parts:
             use = r'(?:[^_]attrs(?:\.get\(|\[)|environment\[)"(\w+)"|assign_attrs\((\w+)='

@@ -755,8 +755,8 @@ def test_runs_are_listed_with_their_state(tmp_path, rates):
 def test_trials_that_sweeps_share_are_counted_once(tmp_path):
     axes = {"learning_rate": [1e-2], "batch_norm": [True], "seed": [0, 1]}
     other = jx.Sweep(SWEEP.base, axes, name="other")
-    write_run(tmp_path / "shared", results(plan="a"), results(other, plan="a"))
-    write_run(tmp_path / "apart", results(plan="a"), results(other, plan="b"))
+    write_run(tmp_path / "shared", results(plan_id="a"), results(other, plan_id="a"))
+    write_run(tmp_path / "apart", results(plan="a"), results(other, plan="a"))
     told = call("runs", tmp_path)[1]
     assert lines_with(told, " shared ", " 7 ")
     assert lines_with(told, " apart ", " 8 ")

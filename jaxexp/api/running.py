@@ -253,11 +253,11 @@ def _where(planned: PlannedRun) -> tuple[Sequence[jax.Device] | driver.Engine, d
     """Where the plan runs, and what results say of it."""
     if planned.cluster is None:
         devices = planned.devices
-        return devices, facts(planned.plan, devices[0].device_kind, len(devices))
+        return devices, facts(planned.plan, planned.sweeps, devices[0].device_kind, len(devices))
     from jaxexp.cluster.engine import Engine
 
     kind = f"{planned.cluster.platform} of a cluster"
-    found = facts(planned.plan, kind, planned.plan.devices)
+    found = facts(planned.plan, planned.sweeps, kind, planned.plan.devices)
     engine = Engine(planned.cluster, versions(), planned.plan.programs)
     return engine, found | {"nodes": planned.plan.nodes}
 

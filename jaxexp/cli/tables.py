@@ -19,6 +19,7 @@ from rich.table import Column, Table
 from jaxexp.base.errors import UserError
 from jaxexp.base.words import count
 from jaxexp.results import seeds, select
+from jaxexp.results.select.fields import plan_of
 from jaxexp.results.select.ranks import matching_texts, numbers, with_places
 from jaxexp.spec.values import convert
 
@@ -328,8 +329,8 @@ def listed(directories: Iterable["RunDirectory"]) -> Table:
 def _trained(results: Mapping[str, xr.Dataset]) -> int:
     """The number of trials: one that sweeps of a plan share is trained once."""
     return len({
-        (ds.attrs.get("plan", name), trial)
-        for name, ds in results.items()
+        (plan_of(ds), ds.attrs.get("data_fingerprint"), trial)
+        for ds in results.values()
         for trial in select.by_trial(ds, ds["trial_id"]).tolist()
     })  # fmt: skip
 

@@ -20,6 +20,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from jaxexp.results import select
 from jaxexp.results.select import number, setting
+from jaxexp.results.select.fields import plan_of
 from jaxexp.spec.sweep import Verdict
 from jaxexp.training.data import Attributes
 
@@ -268,13 +269,13 @@ def _versions(attrs: Attributes) -> str:
 def _over_plans(runs: Sequence[xr.Dataset], key: str) -> float:
     """The sum, over the plans, of what the sweeps of a plan say of it: the most, of a duration.
 
-    Plans that read alike are several where their data differ, and where a sweep stands once more.
+    Those of equal sweeps are several where their data differ, and where a sweep stands once more.
     """
     plans: dict[tuple[object, ...], float] = {}
     found: Counter[tuple[object, ...]] = Counter()
     for ds in runs:
         sweep = ds.attrs.get("sweep", "")
-        plan = (ds.attrs.get("plan", sweep), ds.attrs.get("data_fingerprint"))
+        plan = (plan_of(ds), ds.attrs.get("data_fingerprint"))
         found[*plan, sweep] += 1
         own = (*plan, found[*plan, sweep])
         plans[own] = max(plans.get(own, 0), ds.attrs.get(key, 0))

@@ -90,7 +90,7 @@ def external_results(
         )
         for trial in trials
     }
-    facts: dict[str, object] = dict(host_facts(f"1 fit of {model} on the host", len(trials)))
+    facts: dict[str, object] = dict(host_facts(f"1 fit of {model} on the host", sweep))
     facts |= {"wall_seconds": seconds, "notes": json.dumps(notes)}
     dataset = to_dataset(sweep, records, task, data, facts)
     dataset = dataset.assign_attrs(

@@ -1,16 +1,19 @@
 """What decides a result beside the sweep, as results say it."""
 
 import platform
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TypeAlias
 
+from jaxexp.base.files import digest
 from jaxexp.base.versions import version
 from jaxexp.planning.programs import Plan
+from jaxexp.spec.sweep import Sweep
 
 Facts: TypeAlias = dict[str, str | int]
 
 
-def facts(plan: Plan, device: str, devices: int) -> Facts:
+def facts(plan: Plan, sweeps: Sequence[Sweep], device: str, devices: int) -> Facts:
     """What decides a result beside the sweep: versions, devices, plan, and when it was made."""
     precisions = {t.matmul_precision for program in plan.programs for t in program.trials}
     return _environment() | {
@@ -20,18 +23,25 @@ def facts(plan: Plan, device: str, devices: int) -> Facts:
         "programs": len(plan.programs),
         "plan_trials": plan.trials,
         "plan": str(plan),
+        "plan_id": plan_id(sweeps),
     }
 
 
-def host_facts(plan: str, trials: int) -> Facts:
+def host_facts(plan: str, sweep: Sweep) -> Facts:
     """The same of trials that another library has fitted on the host, as `plan` says."""
     return _environment() | {
         "device": platform.machine(),
         "devices": 1,
         "programs": 0,
-        "plan_trials": trials,
+        "plan_trials": len(sweep.trials()),
         "plan": plan,
+        "plan_id": plan_id([sweep]),
     }
+
+
+def plan_id(sweeps: Sequence[Sweep]) -> str:
+    """What the results of sweeps that are planned together have in common, resumed or not."""
+    return digest(*(part for sweep in sweeps for part in (sweep.name, sweep.id)))
 
 
 def _environment() -> Facts:

@@ -8,6 +8,7 @@ import xarray as xr
 from jaxexp.base.errors import UserError
 from jaxexp.base.words import count
 from jaxexp.results.dataset import coordinates
+from jaxexp.results.facts import plan_id
 from jaxexp.results.results import Results
 from jaxexp.spec.samplers import DIM
 from jaxexp.spec.sweep import Axis, Sweep, Values
@@ -102,5 +103,6 @@ def _attributes(runs: Sequence[Results], sweep: Sweep) -> dict[str, object]:
         "axes": json.dumps(list(sweep.dims)),
         "seeds": json.dumps(sorted({trial.seed for trial in trials})),
         "trials": len(trials),
+        "plan_id": plan_id([sweep]),
         "plan": "\n\n".join([f"{count(len(runs), 'batch', 'batches')}, one after another", *plans]),
     }

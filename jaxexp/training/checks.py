@@ -22,9 +22,9 @@ OWN_ATTRIBUTES = frozenset({
     "averaged_folds", "averaged_seeds", "axes", "base", "best_epochs", "classes", "compile_seconds",
     "conditions", "data_fingerprint", "device", "devices", "examples", "failed_trials", "features",
     "flax", "identity", "jax", "jaxexp", "jaxlib", "machine", "metrics", "nodes", "notes", "numpy",
-    "optax", "plan", "plan_trials", "precision", "programs", "python", "quick", "ranked_by",
-    "resumed", "seeds", "settings", "started", "stopping", "sweep", "sweep_id", "traced",
-    "train_evaluation", "train_seconds", "trials", "wall_seconds",
+    "optax", "plan", "plan_id", "plan_trials", "precision", "programs", "python", "quick",
+    "ranked_by", "resumed", "seeds", "settings", "started", "stopping", "sweep", "sweep_id",
+    "traced", "train_evaluation", "train_seconds", "trials", "wall_seconds",
 })  # fmt: skip
 
 

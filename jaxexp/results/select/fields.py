@@ -93,6 +93,12 @@ def count_replicates(ds: xr.Dataset, n: int) -> str:
     return count(n, replicate(ds))
 
 
+def plan_of(ds: xr.Dataset) -> str:
+    """What identifies the plan that a sweep is of: of results of 0.2.0, how it reads."""
+    attrs = ds.attrs
+    return str(attrs.get("plan_id") or attrs.get("plan") or attrs.get("sweep", ""))
+
+
 def metrics(ds: xr.Dataset) -> tuple[str, ...]:
     """The names of what was measured by epoch and split, the loss first."""
     _check_dataset(ds)
