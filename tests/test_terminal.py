@@ -1,10 +1,13 @@
 """What the terminal says: progress, tables, exports, and mistakes told in a line."""
 
 import dataclasses
+import errno
 import json
+import os
 import re
 import shutil
 import sys
+import threading
 import time
 from contextlib import redirect_stdout
 from io import StringIO
@@ -898,6 +901,37 @@ def test_what_is_written_to_a_closed_stream_is_dropped(
     assert not stopped.value.code
     for name in closed:
         getattr(sys, name).close()
+
+
+def test_an_export_that_fails_leaves_what_was_there(tmp_path):
+    class Full:
+        def __str__(self):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    file = tmp_path / "rows.csv"
+    file.write_text("of before")
+    with pytest.raises(UserError, match=r"rows.csv: cannot be written \(No space left on device\)"):
+        exporting.export(pd.DataFrame({"a": [1, Full()]}), file, "csv")
+    assert [own.read_text() for own in tmp_path.iterdir()] == ["of before"]
+    (tmp_path / "link.csv").symlink_to(file)
+    exporting.export(pd.DataFrame({"a": [1]}), tmp_path / "link.csv", "csv")
+    assert file.read_text() == "a\n1\n"
+
+
+def test_rows_are_exported_into_pipes_until_their_reader_has_gone(tmp_path):
+    pipe, read = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+
+    def reader():
+        with pipe.open("rb") as file:
+            read.append(file.readline())
+
+    thread = threading.Thread(target=reader)
+    thread.start()
+    with pytest.raises(BrokenPipeError):
+        exporting.export(pd.DataFrame({"a": np.arange(100_000)}), pipe, "csv")
+    thread.join()
+    assert read == [b"a\n"]
 
 
 def test_parquet_without_its_library_is_told(rates, tmp_path, monkeypatch):

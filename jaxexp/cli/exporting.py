@@ -3,12 +3,14 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
 from jaxexp.base.errors import UserError
+from jaxexp.base.files import whole_file
 from jaxexp.results import select
 from jaxexp.spec.values import text
 
@@ -81,27 +83,35 @@ def _final_rows(ds: xr.Dataset, trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def export(table: pd.DataFrame, file: Path, kind: str) -> None:
-    """Write rows as "csv", "parquet" or "json" (a list of objects).
+    """Write rows as "csv", "parquet" or "json" (a list of objects): a file whole or not at all.
 
     Raises UserError if the file cannot be written, or for Parquet if pyarrow is not installed.
     """
     if not file.parent.is_dir():
         raise UserError(f"{file}: cannot be written (there is no folder {file.parent})")
     try:
-        if kind == "csv":
-            table.to_csv(file, index=False)
-        elif kind == "json":
-            finite = table.replace([np.inf, -np.inf], np.nan)  # JSON has no other numbers
-            rows = finite.astype(object).where(finite.notna(), None).to_dict("records")
-            file.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-        else:
-            _uniform(table).to_parquet(file, index=False, engine="pyarrow")
+        pipe = file.exists() and not file.is_file()
+        with file.open("wb") if pipe else whole_file(file.resolve()) as out:
+            _write(table, out, kind)
     except ImportError as error:
         raise UserError(
             "--parquet: needs pyarrow, which is not installed: pip install 'jaxexp[export]'"
         ) from error
+    except BrokenPipeError:  # whoever reads has seen enough
+        raise
     except OSError as error:
         raise UserError(f"{file}: cannot be written ({error.strerror or error})") from error
+
+
+def _write(table: pd.DataFrame, out: BinaryIO, kind: str) -> None:
+    if kind == "csv":
+        table.to_csv(out, index=False)
+    elif kind == "json":
+        finite = table.replace([np.inf, -np.inf], np.nan)  # JSON has no other numbers
+        rows = finite.astype(object).where(finite.notna(), None).to_dict("records")
+        out.write((json.dumps(rows, indent=1) + "\n").encode())
+    else:
+        _uniform(table).to_parquet(out, index=False, engine="pyarrow")
 
 
 def _uniform(table: pd.DataFrame) -> pd.DataFrame:
