@@ -485,3 +485,8 @@ def test_a_run_directory_shows_the_comparison_beside_its_sweeps(tmp_path: Path) 
     assert page.count("data:image/png;base64,") == 3
     assert "no weights" in page
     assert 'id="row-7.7"' in page
+
+
+def test_sections_of_any_name_have_an_order():
+    rows = ["6.10", "6.2", "6.²", "x"]
+    assert sorted(rows, key=pages._row_key) == ["x", "6.²", "6.2", "6.10"]

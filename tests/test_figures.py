@@ -19,6 +19,7 @@ from PIL import Image
 
 from jaxexp.base.errors import UserError
 from jaxexp.report import figures
+from jaxexp.report.figures import many
 from jaxexp.report.figures.style import STYLE
 from jaxexp.results import seeds, select
 
@@ -643,6 +644,24 @@ class TestAnySweep:
         assert "diverged: 9 trials" in legend(fig)
         assert fig.axes[0].get_xscale() == "log"
         drawn(fig)
+
+    def test_settings_that_diverged_are_counted_as_settings(self) -> None:
+        rates = 10.0 ** np.arange(-6, 6)
+        diverged = np.zeros((12, 2), int)
+        diverged[-3:] = diverged[-4, 0] = 2
+        ds = dataset({"learning_rate": rates, "seed": [0, 1]}, diverged=diverged)
+        assert "diverged: 3 settings" in legend(figures.final_by(ds, "learning_rate"))
+
+    def test_trials_beyond_those_that_are_drawn_are_not_said_to_have_no_value(
+        self, monkeypatch
+    ) -> None:
+        monkeypatch.setattr(many, "MOST", 40)
+        ds = dataset({"p": {"rate": np.arange(60.0), "width": np.arange(60)}}, diverged=lost(60))
+        fig = figures.parallel(ds)
+        note = "Brighter is better; the best 40 of 51 trials; without 9 that have no value"
+        assert fig.axes[0].get_title().replace("\n", " ") == note
+        assert fig.interactive["layout"]["meta"]["note"].startswith(note)
+        assert fig.alt.startswith("Parallel coordinates of the best 40 of 51 trials through")
 
     def test_a_cut_axis_says_so(self) -> None:
         narrow = dataset({"width": [4, 8]}, values={"accuracy": [0.932, 0.93]})

@@ -66,4 +66,4 @@ def write(
 
 def _row_key(row: str) -> tuple[tuple[int, str], ...]:
     """Sorts 6.1.2 before 6.1.10."""
-    return tuple((int(part), "") if part.isdigit() else (0, part) for part in row.split("."))
+    return tuple((int(part), "") if part.isdecimal() else (0, part) for part in row.split("."))

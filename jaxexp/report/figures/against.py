@@ -216,9 +216,9 @@ class _Against:
         if not few and self.diverged.any():
             bottom = ax.get_xaxis_transform()
             where = self.x[self.diverged]
+            lost = select.count(where.size, select.what(self.ds))
             ax.plot(where, np.full(where.size, 0.03), "X", color="#CC0000", ms=6,
-                    transform=bottom, gid=NO_HEIGHT,
-                    label=f"diverged: {select.count(where.size, 'trial')}")  # fmt: skip
+                    transform=bottom, gid=NO_HEIGHT, label=f"diverged: {lost}")  # fmt: skip
 
     def _crowded(self, ax: Axes) -> bool:
         """Whether ticks at the values of a number would cover one another."""

@@ -35,7 +35,8 @@ def parallel(ds: xr.Dataset, metric: str = "loss", split: str | None = None) -> 
     split = split or select.default_split(ds)
     ds = averaged(ds)
     ranked = select.rank(ds, metric, split)
-    ranked = ranked[np.isfinite(ranked["value"])].iloc[:MOST]
+    ranked = ranked[np.isfinite(ranked["value"])]
+    known, ranked = len(ranked), ranked.iloc[:MOST]
     higher = select.direction(ds, metric) == "higher"
     names = [n for n in select.hyperparameters(ds) if len(select.distinct(ds, n)) > 1]
     label = axis_label(ds, metric, split)
@@ -64,14 +65,17 @@ def parallel(ds: xr.Dataset, metric: str = "loss", split: str | None = None) -> 
         for share, text in axis.ticks():
             text = textwrap.fill(text, 14, max_lines=3, placeholder="…")
             ax.text(at + 0.02, share, text, fontsize=8, va="center", bbox=_BOX)
-    bad = select.size(ds) - len(value)
+    shown, bad = select.count(known, select.what(ds)), select.size(ds) - known
+    if known > MOST:
+        shown = f"the best {number(MOST)} of {shown}"
     fig.alt = (
-        f"Parallel coordinates of {select.count(len(value), select.what(ds))} through "
+        f"Parallel coordinates of {shown} through "
         f"{', '.join(select.named(ds, name) for name in names)} to {label}. "
         f"{select.best_in_words(ds, metric, split)}"
     )
-    note = f"Brighter is better{f'; without {number(bad)} that have no value' if bad else ''}"
-    ax.set_title(note, color="0.35")
+    note = f"Brighter is better{f'; {shown}' if known > MOST else ''}"
+    note += f"; without {number(bad)} that have no value" if bad else ""
+    ax.set_title(textwrap.fill(note, int(fig.get_figwidth() * 12)), color="0.35")
     if len(value):
         fig.interactive = _twin(axes, shares_AxN[-1], fig, higher=higher, note=note)
     return fig
