@@ -658,6 +658,27 @@ def test_compare_lists_files_and_tasks_that_differ_of_the_same_sweep(rates, tmp_
 
 
 @pytest.mark.nightly
+def test_compare_tells_values_apart_that_are_shown_alike_or_paired_otherwise(tmp_path):
+    rate = 0.0012345678
+    pairs = {"close": [(rate, 4), (rate, 8), (0.5, 8)], "paired": [(rate, 4), (0.5, 4), (0.5, 8)],
+             "other": [(0.0012345123, 4), (0.5, 8)]}  # fmt: skip
+    base = SWEEP.base.replace(learning_rate=1e-2)
+    made = {
+        name: results(jx.Sweep(base, {("weight_decay", "width"): own}, name="zipped"))
+        for name, own in pairs.items()
+    }
+    runs = {name: write_run(tmp_path / name, ds) for name, ds in made.items()}
+    _, told, _ = call("compare", runs["close"], runs["other"])
+    assert lines_with(told, "zipped: weight decay", "0.0012345678, 0.5", "0.0012345123, 0.5")
+    assert "with width" not in told
+    _, told, _ = call("compare", runs["close"], runs["paired"])
+    points = ("0.001235 with 4, 0.001235 with 8, 0.5 with 8", "0.001235 with 4, 0.5 with 4, 0.5 w")
+    assert lines_with(told, "zipped: weight decay with width", *points)
+    again = write_run(tmp_path / "again", made["close"])
+    assert "settings that differ: none" in call("compare", runs["close"], again)[1]
+
+
+@pytest.mark.nightly
 def test_compare_gives_no_difference_of_a_mean_to_a_trial(rates, tmp_path):
     seeded = jx.Sweep(SWEEP.base, {"learning_rate": [1e-2], "seed": [0, 1]}, name="rates")
     means = [write_run(tmp_path / name, results(seeded)) for name in ("a", "b")]

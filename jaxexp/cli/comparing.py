@@ -100,21 +100,39 @@ def _settings(
     sweeps = list(dict.fromkeys(name for own in runs.values() for name in own))
     for sweep in sweeps:
         held = {run: own[sweep] for run, own in runs.items() if sweep in own}
-        own_facts: dict[str, dict[str, str]] = {}
+        values: dict[str, dict[str, list[object]]] = {}
+        zipped: dict[str, dict[str, list[object]]] = {}
         for run, ds in held.items():
             base = json.loads(ds.attrs.get("base", "{}"))
-            axes = {name: ds[name].values for name in select.hyperparameters(ds)}
-            for name in {**base, **axes}:
-                values = axes.get(name)
-                said = (
-                    select.setting(base[name])
-                    if values is None
-                    else ", ".join(dict.fromkeys(map(select.setting, values)))
-                )
+            axes = {name: ds[name].values.tolist() for name in select.hyperparameters(ds)}
+            for name, own in {**{name: [value] for name, value in base.items()}, **axes}.items():
                 when = "initial " if select.changed(ds, name) else ""
-                own_facts.setdefault(f"{sweep}: {when}{select.words(name)}", {})[run] = said
-        of_sweeps |= _unequal(own_facts, list(held))  # where the sweep is not, nothing differs
+                values.setdefault(f"{sweep}: {when}{select.words(name)}", {})[run] = own
+            for dim in select.axes(ds):
+                if len(names := sorted(name for name in axes if ds[name].dims == (dim,))) > 1:
+                    points: list[object] = [*zip(*(axes[name] for name in names), strict=True)]
+                    joined = " with ".join(map(select.words, names))
+                    zipped.setdefault(f"{sweep}: {joined}", {})[run] = points
+        differing = _unequal(_in_words(values), list(held))  # where the sweep is not, none does
+        of_sweeps |= differing or _unequal(_in_words(zipped), list(held))
     return {**facts, **of_sweeps}
+
+
+def _in_words(values: Mapping[str, Mapping[str, Sequence[object]]]) -> Facts:
+    """Each value once, in words; in full where rounded ones would not say which runs differ."""
+    made: dict[str, dict[str, str]] = {}
+    for name, by_run in values.items():
+        short, full = (
+            {run: ", ".join(dict.fromkeys(map(say, own))) for run, own in by_run.items()}
+            for say in (_short, str)
+        )
+        made[name] = short if len({*short.values()}) == len({*full.values()}) else full
+    return made
+
+
+def _short(value: object) -> str:
+    each = value if isinstance(value, tuple) else (value,)
+    return " with ".join(map(select.setting, each))
 
 
 def _unequal(facts: Facts, runs: Sequence[str]) -> dict[str, Mapping[str, str]]:
