@@ -663,6 +663,32 @@ class TestAnySweep:
         assert fig.interactive["layout"]["meta"]["note"].startswith(note)
         assert fig.alt.startswith("Parallel coordinates of the best 40 of 51 trials through")
 
+    @pytest.mark.parametrize(
+        "values",
+        [[f"a_very_long_value_{n}" for n in range(6)], [f"words of value {n}" for n in range(10)],
+         10.0 ** np.linspace(-9, 9, 40), 10.0 ** np.linspace(4, 6.9, 40), [4, 8, 16]],
+    )  # fmt: skip
+    @pytest.mark.parametrize("panels", [pytest.param(1, marks=pytest.mark.nightly), 3])
+    def test_ticks_do_not_cover_one_another(self, values: Any, panels: int) -> None:
+        fig = figures.final_by(dataset({"own": values}, steps=1), "own", ["loss"] * panels)
+        with rc_context(STYLE):
+            fig.draw_without_rendering()
+            renderer = FigureCanvasAgg(fig).get_renderer()
+        for ax in fig.axes:
+            low, high = ax.get_xlim()
+            ticks = [t for t in ax.get_xticklabels() if low <= t.get_position()[0] <= high]
+            ends = [tick.get_window_extent(renderer) for tick in ticks]
+            assert len(ends) >= 3
+            assert all(a.x1 <= b.x0 for a, b in itertools.pairwise(ends))
+            assert {tick.get_rotation() for tick in ticks} == {90.0 if len(values) > 3 else 0.0}
+        assert all(2 < height < 4 for height in panel_heights(fig))
+
+    @pytest.mark.filterwarnings("error")
+    def test_emoji_are_drawn_without_a_warning(self) -> None:
+        fig = figures.final_by(dataset({"own": ["\N{PARTY POPPER}", "b"]}, steps=1), "own")
+        drawn(fig)
+        assert figures.to_svg(fig)
+
     def test_a_cut_axis_says_so(self) -> None:
         narrow = dataset({"width": [4, 8]}, values={"accuracy": [0.932, 0.93]})
         label = figures.final_by(narrow, "width", "accuracy").axes[0].get_ylabel()

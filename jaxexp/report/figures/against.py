@@ -38,6 +38,7 @@ from jaxexp.report.figures.traces import NO_HEIGHT
 from jaxexp.results import select
 from jaxexp.results.select import number, setting
 
+LETTER, LINE = 0.08, 0.15  # inches that a letter of a tick takes, and a line of them
 MEANS = 30  # values of a number that have a mean: of more, each would be of very few trials
 
 
@@ -66,11 +67,14 @@ def final_by(
     rows, cols = grid_shape(len(metrics), 3)
     width = 5.2 if len(metrics) == 1 else 4.2
     fig, panels = make_panels(rows, cols, width, 3.8, count=len(metrics))
+    taller = 0.0
     for ax, own in zip(panels.flat, metrics, strict=False):
         against = _Against(ds, axis, own, split)
         against.draw(fig, ax)
+        taller = max(taller, against.below)
         even = "\n(values at equal distances)" if against.even else ""
         ax.set_xlabel(select.named(ds, axis) + even)
+    fig.set_figheight(fig.get_figheight() + rows * taller)
     note = headed(seeds_note(ds), applying_note(every, axis))
     say_which(fig, note)
     add_legend(fig, panels.flat[: len(metrics)])
@@ -100,6 +104,7 @@ class _Against:
         at = np.arange(len(at)) if self.even else at
         self.at, self.x = at, at[self.group]
         self.ringed = self.x  # where the points are drawn, of which the best is ringed
+        self.below = 0.0  # inches that ticks take, where they are turned to stand side by side
         self.diverged = (ranked["status"] != "finished").to_numpy()
         self.status = ranked["status"].tolist()
         last = select.final(ds, metric)
@@ -118,6 +123,7 @@ class _Against:
         self.random = len(beside) > 1
 
     def draw(self, fig: ReportFigure, ax: Axes) -> None:
+        self.width = fig.get_figwidth()
         if self.line:
             order = np.argsort(self.x)
             for split, own in self.y.items():
@@ -200,11 +206,17 @@ class _Against:
         few = len(self.values) <= FEW and not (self.random and self._crowded(ax))
         if few or not self.numeric:
             kept = range(0, len(self.values), -(-len(self.values) // 20))
-            names = [textwrap.fill(setting(self.values[g]), 14) for g in kept]
+            names = [setting(self.values[g]) for g in kept]
             below = [self._below(g) if few else "" for g in kept]
-            ax.set_xticks(
-                self.at[list(kept)], [a + b for a, b in zip(names, below, strict=True)],
-            )  # fmt: skip
+            texts = [textwrap.fill(a, 14) + b for a, b in zip(names, below, strict=True)]
+            at = self.at[list(kept)]
+            if (room := self._room(ax, at)) < _longest(texts):
+                whole = [a + b.replace("\n", " ") for a, b in zip(names, below, strict=True)]
+                lines = max(1, int(room * LETTER / LINE))
+                letters = min(max(14, -(-_longest(whole) // lines)), 40)
+                texts = [textwrap.fill(text, letters) for text in whole]
+                self._turn(ax, texts)
+            ax.set_xticks(at, texts)
             ax.xaxis.set_minor_locator(NullLocator())
         else:
             if ax.get_xscale() == "linear":
@@ -213,12 +225,30 @@ class _Against:
                 ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             ax.xaxis.set_major_formatter(Ticks())
             ax.xaxis.set_minor_formatter(NullFormatter())
+            if ax.get_xscale() == "log":
+                low, high = ax.get_xlim()
+                ticks = [x for x in ax.get_xticks() if low <= x <= high]
+                texts = ax.xaxis.get_major_formatter().format_ticks(ticks)
+                if self._room(ax, np.array(ticks)) < _longest(texts):
+                    self._turn(ax, texts)
         if not few and self.diverged.any():
             bottom = ax.get_xaxis_transform()
             where = self.x[self.diverged]
             lost = select.count(where.size, select.what(self.ds))
             ax.plot(where, np.full(where.size, 0.03), "X", color="#CC0000", ms=6,
                     transform=bottom, gid=NO_HEIGHT, label=f"diverged: {lost}")  # fmt: skip
+
+    def _room(self, ax: Axes, at: np.ndarray) -> float:
+        """How many letters stand side by side between the two closest of these ticks."""
+        places = np.log(at) if ax.get_xscale() == "log" else np.asarray(at, float)
+        low, high = np.log(ax.get_xlim()) if ax.get_xscale() == "log" else ax.get_xlim()
+        inches = ax.get_position().width * self.width
+        share = min(1.0, np.diff(places).min() / (high - low)) if len(places) > 1 else 1.0
+        return float(share * inches / LETTER)
+
+    def _turn(self, ax: Axes, texts: Sequence[str]) -> None:
+        ax.tick_params(axis="x", labelrotation=90)
+        self.below = LETTER * _longest(texts)
 
     def _crowded(self, ax: Axes) -> bool:
         """Whether ticks at the values of a number would cover one another."""
@@ -237,6 +267,10 @@ class _Against:
             how: str = self.status[int(np.flatnonzero(own)[0])]
             return "\n" + how.replace(" in", "\nin").replace(", ", "\n")
         return f"\n{lost} of {int(own.sum())}\ndiverged"
+
+
+def _longest(texts: Sequence[str]) -> int:
+    return max((len(line) for text in texts for line in text.split("\n")), default=0)
 
 
 def _show_all(ax: Axes, x: np.ndarray) -> None:

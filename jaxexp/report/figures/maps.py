@@ -19,6 +19,7 @@ from jaxexp.report.figures.packing import MOST, packed, rounded
 from jaxexp.report.figures.style import (
     STYLE,
     best_of,
+    drawing,
     grid_shape,
     headed,
     make_panels,
@@ -245,7 +246,8 @@ def _write_names(fig: Figure, panels: np.ndarray, ds: xr.Dataset) -> None:
     places = np.stack([ds["test_longitude"].values, ds["test_latitude"].values], axis=1)
     size = np.bincount(label, minlength=len(names))
     order = [k for k in np.argsort(-size, kind="stable") if size[k]]
-    fig.draw_without_rendering()  # which decides where the panels are
+    with drawing():
+        fig.draw_without_rendering()  # which decides where the panels are
     renderer = FigureCanvasAgg(fig).get_renderer()
     for ax in panels:
         taken: list[Bbox] = []

@@ -1,9 +1,11 @@
 """What all figures share: colours, fonts, panels, scales and legends."""
 
+import contextlib
 import io
 import textwrap
+import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, TypedDict, Unpack
 
 import numpy as np
@@ -78,6 +80,14 @@ class Shared(TypedDict, total=False):
     sharey: bool | Literal["row", "col"]
 
 
+@contextlib.contextmanager
+def drawing() -> Iterator[None]:
+    """Where figures are drawn; that emoji are boxes there, unlike in their twins, is no warning."""
+    with rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph .* missing from font", UserWarning)
+        yield
+
+
 def to_png(fig: Figure, dpi: int = 150) -> bytes:
     """`fig` as a PNG file; the same figure gives the same bytes.
 
@@ -85,7 +95,7 @@ def to_png(fig: Figure, dpi: int = 150) -> bytes:
     are small here.
     """
     drawn, png = io.BytesIO(), io.BytesIO()
-    with rc_context(STYLE):
+    with drawing():
         fig.savefig(drawn, format="png", dpi=dpi, pil_kwargs={"compress_level": 0})
     image = Image.open(drawn).convert("RGB")
     image.quantize(256, dither=Image.Dither.NONE).save(png, format="PNG", optimize=True)
@@ -95,7 +105,7 @@ def to_png(fig: Figure, dpi: int = 150) -> bytes:
 def to_svg(fig: ReportFigure) -> bytes:
     """`fig` as an SVG file with its words; the same figure gives the same bytes."""
     drawn = io.BytesIO()
-    with rc_context({**STYLE, "svg.hashsalt": "jaxexp"}):
+    with drawing(), rc_context({"svg.hashsalt": "jaxexp"}):
         fig.savefig(drawn, format="svg", metadata={"Date": None, "Description": fig.alt})
     return drawn.getvalue()
 
