@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
-from datasets import REGRESSION, dataset
+from datasets import REGRESSION, dataset, population
 
 from jaxexp.base.errors import UserError
 from jaxexp.cli import library, pages, rundir
@@ -209,6 +209,16 @@ class TestBaselines:
         assert "fold" not in table
         assert table.iloc[0][["learning_rate", "seeds"]].tolist() == [0.01, 2]
         assert table.iloc[0]["test"] == pytest.approx(0.65)
+
+    def test_each_member_of_a_population_is_a_setting(self) -> None:
+        ds = population(loss=[0.2, 0.4, 0.6, 0.1]).assign_coords(seed=("sample", range(4)))
+        ds["own_learning_rate"][...] = 0.1  # in the end all have copied one
+        grid = dataset({"width": [4, 8], "seed": [0, 1]}, loss=[[0.5, 0.7], [0.9, 0.9]])
+        table = compare.baselines({"pbt": ds, "grid": grid}, "loss")
+        assert table[["baseline", "seeds"]].values.tolist() == [["pbt", 1], ["grid", 2]]
+        assert table.loc[0, ["seed", "learning_rate"]].tolist() == [3, 0.1]
+        assert table["seed"].isna().tolist() == [False, True]
+        assert table["width"].tolist()[1:] == [4]
 
 
 class TestDisagreements:

@@ -117,22 +117,27 @@ def baselines(
 ) -> pd.DataFrame:
     """The best setting of each baseline by `metric` on `split`, averaged over its seeds and folds.
 
-    The best baseline comes first. Columns: `baseline`, each of `settings` but seed and fold,
-    `seeds` (how many runs the means are over), the means of what `runs` measures, `spread`
-    (standard deviation of the metric over them, n - 1), `undefined` (how many more runs of the
-    setting have no metric on `split`, such as the AUC of a fold without positives; not there if
-    none has), and `diverged` ("3 of 15", all settings counted). A setting of which a seed diverged
-    has no mean, and is never the best; where each has one, the means are NaN. As in `select.rank`,
-    settings and baselines undefined for more runs stand behind those undefined for fewer.
+    Of a population, each member is a setting. The best baseline comes first. Columns: `baseline`,
+    each of `settings` but `select.replicates`, `seeds` (how many runs the means are over), the
+    means of what `runs` measures, `spread` (standard deviation of the metric over them, n - 1),
+    `undefined` (how many more runs of the setting have no metric on `split`, such as the AUC of a
+    fold without positives; not there if none has), and `diverged` ("3 of 15", all settings
+    counted). A setting of which a seed diverged has no mean, and is never the best; where each has
+    one, the means are NaN. As in `select.rank`, settings and baselines undefined for more runs
+    stand behind those undefined for fewer.
     """
     metric, split = metric_and_split(results, metric, split)
     table = runs(results, metric, split)
-    names = [name for name in settings(results) if name not in select.REPLICATES]
+    own_names: dict[Hashable, list[str]] = {
+        baseline: [name for name in hyperparameters(ds) if name not in select.replicates(ds)]
+        for baseline, ds in results.items()
+    }
+    names = [name for name in settings(results) if any(name in own for own in own_names.values())]
     measured = [*_splits(results), "loss", "seconds"]
     higher = _higher(results, metric)
     rows = [
-        _baseline(own, names, measured, split, higher)
-        for _, own in table.groupby("baseline", sort=False)
+        _baseline(own, own_names[baseline], measured, split, higher)
+        for baseline, own in table.groupby("baseline", sort=False)
     ]
     order = ["baseline", *names, "seeds", *measured[:-2], "spread", "loss", "seconds"]
     best = pd.DataFrame(rows)[[*order, "undefined", "diverged"]]
