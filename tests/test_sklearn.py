@@ -18,7 +18,7 @@ from scipy import sparse
 from sklearn.base import clone
 from sklearn.datasets import load_diabetes, load_iris
 from sklearn.exceptions import ConvergenceWarning, FitFailedWarning
-from sklearn.metrics import f1_score, make_scorer, r2_score
+from sklearn.metrics import f1_score, log_loss, make_scorer, r2_score
 from sklearn.model_selection import (
     GridSearchCV,
     GroupKFold,
@@ -252,6 +252,25 @@ def test_early_stopping_ends_with_the_best_epoch():
     ends = MLPClassifier((8,), learning_rate_init=0.05, **OPTIONS | {"tol": 1e-4, "max_iter": 2})
     with pytest.warns(ConvergenceWarning, match="2 epochs are over"):
         ends.fit(X, Y)
+
+
+@pytest.mark.parametrize(
+    ("model", "grid"),
+    [
+        (MLPClassifier((4,), max_iter=2, batch_size=5), {"alpha": [1e-4]}),
+        (Classifier(Net(4, 3), jx.Trial(epochs=2, batch_size=5)), {"trial__seed": [0]}),
+    ],
+    ids=["MLPClassifier", "Classifier"],
+)
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_a_class_may_be_held_out_as_a_whole(model, grid):
+    y = np.where(np.arange(150) < 148, 2 * (Y % 2), 1)  # class 1 has two members
+    model = clone(model).set_params(early_stopping=True, validation_fraction=0.96, random_state=0)
+    assert model.fit(X, y).predict_proba(X).shape == (150, 3)
+    cv = [(np.arange(150), TEST)]
+    search = VectorizedSearchCV(model, grid, cv=cv, scoring="neg_log_loss").fit(X, y)
+    wanted = -log_loss(y[TEST], model.predict_proba(X[TEST]), labels=range(3))
+    assert search.best_score_ == pytest.approx(wanted, rel=1e-5)
 
 
 @pytest.mark.nightly

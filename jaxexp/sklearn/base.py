@@ -8,7 +8,7 @@ import functools
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn, Self, TypeAlias
 
 import jax
 import numpy as np
@@ -29,6 +29,7 @@ from jaxexp.spec.trial import Trial
 from jaxexp.training.arrays import arrays, checked_inputs
 from jaxexp.training.checks import plain_value
 from jaxexp.training.data import Data
+from jaxexp.training.folds import table
 from jaxexp.training.numbers import to_float32, to_weights
 from jaxexp.training.task import Task, Variables
 from jaxexp.training.tracing import is_plain_value
@@ -37,6 +38,7 @@ NOT_FINITE = (
     "the loss is not finite any more, or the weights: expected a lower learning rate, or inputs "
     "at unit scale (StandardScaler)"
 )
+Held: TypeAlias = tuple[np.ndarray, np.ndarray | None]  # rows to train on, and those held out
 LEAST = 1  # of the training examples, whose curves nobody sees, that are evaluated
 
 
@@ -135,10 +137,9 @@ class Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         task, rule = self._make_task(prepared), self._rule()
         trials: list[Trial] = []
         try:
-            data = self._data(
-                prepared, self._held_out(prepared, np.arange(len(prepared.y)), split_seed)
-            )
-            trials.append(self._make_trial(data.counts["train"], seed))
+            held = self._held_out(prepared, np.arange(len(prepared.y)), split_seed)
+            data = self._data(prepared, [held] if self.early_stopping else [])
+            trials.append(self._make_trial(len(held[0]), seed))
             sweep = Sweep(trials[0])
             results = run(sweep, task, data, stopping=rule, progress=bool(self.verbose))
         except UserError as error:
@@ -218,9 +219,7 @@ class Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             return None
         return NoImprovement("running_loss", float(self.tol), float(self.n_iter_no_change))
 
-    def _held_out(
-        self, prepared: Prepared, rows: np.ndarray, seed: int
-    ) -> tuple[np.ndarray, np.ndarray | None]:
+    def _held_out(self, prepared: Prepared, rows: np.ndarray, seed: int) -> Held:
         """Of these rows, those to train on, and those by which early stopping decides.
 
         They are drawn by their places, so that the numbers of the rows do not matter; and from a
@@ -255,18 +254,13 @@ class Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         """Whether to train on these rows of the data is what it would be without the others."""
         return True
 
-    def _data(self, prepared: Prepared, rows: tuple[np.ndarray, np.ndarray | None]) -> Data:
-        """Of a split into examples to train on, and perhaps to validate on."""
-        train, validation = rows
-
-        def part(rows: np.ndarray) -> tuple[Any, ...]:
-            weights = () if prepared.weight_N is None else (prepared.weight_N[rows],)
-            return prepared.X_NxF[rows], prepared.y[rows], *weights
-
-        X, y, *weights = part(train)
-        own = None if validation is None else part(validation)
-        data = arrays(X, y, validation=own, weights=weights[0] if weights else None)
-        return dataclasses.replace(data, train_sample=LEAST)
+    def _data(self, prepared: Prepared, held: Sequence[Held]) -> Data:
+        """All examples, so that every class has an output, in these folds or in none."""
+        data = arrays(prepared.X_NxF, prepared.y, validation=None, weights=prepared.weight_N)
+        tables = {"train": table([rows for rows, _ in held])} if held else None
+        if tables and (held_out := [rows for _, rows in held if rows is not None]):
+            tables["validation"] = table(held_out)
+        return dataclasses.replace(data, folds=tables, train_sample=LEAST)
 
     def _adopt(self, fitted: Fitted) -> None:
         """Become the estimator of this trial."""

@@ -1,7 +1,6 @@
 """Cross-validated search: folds × candidates × seeds as one plan, the data placed once."""
 
 import copy
-import dataclasses
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,21 +21,11 @@ from jaxexp.api import run
 from jaxexp.base.errors import UserError
 from jaxexp.base.numbers import is_int, is_number
 from jaxexp.results.results import Predict
-from jaxexp.sklearn.base import (
-    LEAST,
-    NOT_FINITE,
-    Fitted,
-    Network,
-    Prepared,
-    curve_of,
-    is_any_of,
-)
-from jaxexp.sklearn.sharing import Held, alike, in_plans, of_one_shape, of_one_size, without_repeats
+from jaxexp.sklearn.base import NOT_FINITE, Fitted, Held, Network, Prepared, curve_of, is_any_of
+from jaxexp.sklearn.sharing import alike, in_plans, of_one_shape, of_one_size, without_repeats
 from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial
-from jaxexp.training.arrays import arrays
 from jaxexp.training.checks import plain_value
-from jaxexp.training.folds import table
 
 # Methods that are not called fold by fold: trials are trained together, on data checked once.
 TOGETHER = ("fit", "_train", "_data", "_prepare")
@@ -325,11 +314,7 @@ class VectorizedSearchCV(BaseSearchCV):  # type: ignore[misc]
         prepared, held = without_repeats(prepared, held)
         distinct = list(dict.fromkeys(trials))
         try:
-            data = arrays(prepared.X_NxF, prepared.y, validation=None, weights=prepared.weight_N)
-            held_out = [rows for _, rows in held if rows is not None]
-            tables = {"train": table([rows for rows, _ in held])}
-            tables |= {"validation": table(held_out)} if held_out else {}
-            data = dataclasses.replace(data, folds=tables, train_sample=LEAST)
+            data = first._data(prepared, held)
             task = first._make_task(prepared)
             results = run(
                 _sweep(distinct), task, data, stopping=first._rule(),

@@ -3,15 +3,14 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from types import NoneType
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
-from jaxexp.sklearn.base import Network, Prepared
+from jaxexp.sklearn.base import Held, Network, Prepared
 
 ALIKE = 0.01  # folds whose sizes differ by less share a plan; others would wait for the longest
 PLAIN = (bool, int, float, str, NoneType, np.generic)  # of which `==` says everything
-Held: TypeAlias = tuple[np.ndarray, np.ndarray | None]  # rows to train on, and those held out
 
 
 def alike(
@@ -57,7 +56,7 @@ def in_plans(
             held = first._held_out(prepared, np.asarray(rows), seed)
         except ValueError:  # too few examples of a class, or no weights: the fit alone says so
             continue
-        if first._fits_plan(prepared, held[0]):
+        if first._fits_plan(prepared, np.asarray(rows)):
             made[fold] = held
     return made
 
