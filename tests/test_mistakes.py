@@ -143,6 +143,17 @@ def task(**parts):
     return jx.supervised(**usual | parts)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Hidden(jx.MLPClassification):
+    optimizer: object
+
+
+def hiding(name):
+    made = jx.MLPClassification()
+    vars(made)[name] = lambda trial, params, state: params
+    return made
+
+
 def plan(data=LABELS, trial=TRIAL, axes=None, **parts):
     return jx.plan(jx.Sweep(trial, axes or {}), task(**parts), data)
 
@@ -453,6 +464,14 @@ MISTAKES = {
         lambda: jx.run(jx.Sweep(TRIAL), task(), LABELS, checkpoint_dir=3), "checkpoint_dir=3",
     ),
     "nothing evaluated": (lambda: task(evaluation_batch_size=0), "evaluation_batch_size=0"),
+    "a method that a field hides": (
+        lambda: jx.plan(jx.Sweep(TRIAL), Hidden(optimizer=optax.sgd), LABELS),
+        "Hidden.optimizer is a field or an attribute, and hides the method",
+    ),
+    "a method that an attribute hides": (
+        lambda: jx.plan(jx.Sweep(TRIAL), hiding("evaluation_params"), LABELS),
+        "MLPClassification.evaluation_params is .* a method `evaluation_params` that calls it",
+    ),
     "norms without layers": (
         lambda: jx.plan(
             jx.Sweep(TRIAL, record=("gradient_norms",)),

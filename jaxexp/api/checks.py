@@ -125,9 +125,18 @@ def check_updates(inspector: Inspector, trials: Sequence[Trial]) -> None:
 
 
 def check_task(task: Task) -> None:
-    """Raise UserError for attributes and methods of a task that are not what they should be."""
-    for name, declared in vars(Task).items():
-        if inspect.isfunction(declared) and getattr(type(task), name) is not declared:
+    """Raise UserError for attributes and methods of a task that are not what they should be.
+
+    Methods are read off its type, too, which an attribute of one of their names would hide.
+    """
+    methods = {name: own for name, own in vars(Task).items() if inspect.isfunction(own)}
+    for name in {*vars(task), *getattr(task, "__dataclass_fields__", {})} & methods.keys():
+        raise UserError(
+            f"{type(task).__name__}.{name} is a field or an attribute, and hides the method "
+            f"jaxexp.Task.{name}: expected another name for it, and a method `{name}` that calls it"
+        )
+    for name, declared in methods.items():
+        if getattr(type(task), name) is not declared:
             _check_method(f"{type(task).__name__}.{name}", getattr(task, name), declared)
     checked_int("evaluation_batch_size", task.evaluation_batch_size, least=1)
     for name in ("metrics", "prediction_dims"):

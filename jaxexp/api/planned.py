@@ -282,6 +282,7 @@ def plan(
     if programs != "exact":
         check_pads(task, trials)
     bound = task.bind(data)
+    check_task(bound)
     check_saved(bound)
     check_weights(bound, data)
     driver.check(trials, bound, data)
