@@ -112,15 +112,13 @@ def check_filling(inspector: Inspector, trials: Sequence[Trial], programs: str) 
 
 
 def check_updates(inspector: Inspector, trials: Sequence[Trial]) -> None:
-    """Raise UserError for models to pad, where the optimizer would update them otherwise."""
+    """Raise UserError for models to pad, where they might not be updated as alone."""
     for kind in dict.fromkeys(map(type, trials)):
         own = [trial for trial in trials if type(trial) is kind]
-        if not inspector.pads_sizes(own):
+        if why := inspector.why_not_padded(own):
             raise UserError(
                 f"programs='one': models that differ in {' and '.join(padded_names(own))} would "
-                f"be padded, and the optimizer of {type(inspector.task).__name__} would not update "
-                "them as alone (it may take means over whole arrays, or heed their shapes, as "
-                "Adafactor and Muon do): run with programs='auto' or 'exact'"
+                f"be padded, and {why}: run with programs='auto' or 'exact'"
             )
 
 

@@ -14,7 +14,7 @@ from jaxexp.training.data import Data
 from jaxexp.training.masks import mixing
 from jaxexp.training.task import Inspection, Task
 from jaxexp.training.tracing import inspection, predicted_shapes
-from jaxexp.training.updates import same_when_padded
+from jaxexp.training.updates import why_not_padded
 
 
 class Inspector:
@@ -82,13 +82,13 @@ class Inspector:
                 and "batch_size" not in self(trial).reads
                 for trial in trials
             ),
-            pads_sizes=self.pads_sizes,
+            pads_sizes=lambda trials: not self.why_not_padded(trials),
         )
 
-    def pads_sizes(self, trials: Sequence[Trial]) -> bool:
-        """Whether their optimizer updates trials that are padded to one size as it does alone."""
+    def why_not_padded(self, trials: Sequence[Trial]) -> str:
+        """Why trials that are padded to one size might not be updated as alone, or ""."""
         steps = max(map(self.data.steps_of, trials))
-        return same_when_padded(self.task, trials, self.data.arrays(), steps)
+        return why_not_padded(self.task, trials, self.data.arrays(), steps)
 
     def _run_length_matters(self, trial: Trial) -> bool:
         return self.task.optimizer_uses_steps(trial) or "epochs" in self(trial).reads

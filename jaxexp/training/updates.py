@@ -28,14 +28,38 @@ from jaxexp.training.supervised import Supervised
 from jaxexp.training.task import Arrays, Task, Variables, update
 from jaxexp.training.trees import PyTree
 
-# Of gradients, step by step: what clips them may begin anywhere, and a schedule at 0.
-SCALES = (1.0, 1e-3, 0.1, 1e4, 1.0)
-COUNTS = (0, 5, 10, 50, 100, 1000)  # of steps, as the optimizer counts them, before the first
+# Of gradients, step by step. What clips them may begin anywhere, and a schedule at 0. Those that
+# grow steadily are divided by their root mean square to more than 1, whatever Adam's decay rates.
+GROWING = (1.0, 1.08, 1.17, 1.26, 1.36)  # in one direction
+SCALES = (*GROWING, 1e-3, 0.1, 1e4)
+# Of steps, as the optimizer counts them, before the first. The 32nd is tried, the 64th, the 128th.
+COUNTS = (0, 8, 24, 56, 120, 1000)
+FAR = 30.0  # parameters, of which a decay of 1e-5 is seen beside an update by Adam
 RELATIVE = 1e-4  # of the largest update of an array: sums in another order differ by less
+ROUNDING = 5e-7  # of the largest parameter at the start: some updates are differences of those
 MOST_KINDS = 3  # of sizes to try
 MOST_ENDS = 8  # of what is traced
 ALL_COUNTS = 2  # of these ends, in grids the least and the most of all; others at first and last
 LARGE = 1e5  # parameters, of which updates take longer to compute than to compile
+# What is said of an optimizer, or of `evaluation_params`, of a task.
+DIFFERS = (
+    "the optimizer of {} would not update them as alone (it may take means over whole arrays, "
+    "or heed their shapes, as Adafactor and Muon do)"
+)
+EVALUATED = (
+    "evaluation_params of {} would not return what it does alone (it may take means over whole "
+    "arrays, or heed their shapes)"
+)
+MOVES = (
+    "the optimizer of {} moves weights whose gradient is 0, as Yogi does, so that padding "
+    "would not stay 0"
+)
+STILL = (
+    "it could not be tried whether the optimizer of {} would update them as alone: it made no "
+    "update in the steps tried"
+)
+CROPPED = "`crop` of {} does not return the arrays of a trial alone"
+RAISED = "to try out whether the optimizer of {} would update them as alone raised {}"
 
 Kind: TypeAlias = tuple[tuple[int, ...], ...]  # the sizes of a trial, then the numbers of options
 Two: TypeAlias = tuple[tuple[int, float], tuple[int, float]]  # numbers of names, and their values
@@ -50,21 +74,23 @@ def padded_names(trials: Sequence[Trial]) -> list[str]:
 
 
 @tracing.one_at_a_time
-def same_when_padded(task: Task, trials: Sequence[Trial], arrays: Arrays, steps: int) -> bool:
-    """Whether trials take the steps in one program, padded, that they take alone.
+def why_not_padded(task: Task, trials: Sequence[Trial], arrays: Arrays, steps: int) -> str:
+    """Why trials might not take the steps in one program, padded, that they take alone; or "".
 
     Tried with some of their sizes, every option, and the ends of what is traced, and optimizers of
-    so many steps. Where nothing can be computed, it is not known, and said to differ.
+    so many steps.
     """
-    built_in = type(task).optimizer.__module__.startswith("jaxexp.")
+    own = type(task).optimizer, type(task).evaluation_params
+    built_in = all(function.__module__.startswith("jaxexp.") for function in own)
     if not padded_names(trials) or (built_in and not isinstance(task, Supervised)):
-        return True
+        return ""
     padded = _Model(task, ProgramSpec.of(trials), trials[0], arrays, steps)
     try:
         ends = _ends(trials, padded.read())
-        return all(_same(model, ends, padded) for model in _models(trials, padded))
-    except Exception:  # whatever the task's functions raise, given padded sizes
-        return False
+        why = next(filter(None, (_why(own, ends, padded) for own in _models(trials, padded))), "")
+    except Exception as error:  # whatever the task's functions raise, given padded sizes
+        why = RAISED.format("{}", type(error).__name__)
+    return why.format(type(task).__name__)
 
 
 def _ends(trials: Sequence[Trial], names: Sequence[str]) -> list[dict[str, float]]:
@@ -118,36 +144,47 @@ def _spread(kinds: Sequence[Kind]) -> list[Kind]:
     return [kinds[i] for i in places]
 
 
-def _same(alone: "_Model", ends: Sequence[Mapping[str, float]], padded: "_Model") -> bool:
-    """Whether updates of its own parameters are those alone, and zeros in the padding stay."""
+def _why(alone: "_Model", ends: Sequence[Mapping[str, float]], padded: "_Model") -> str:
+    """Why updates of its own parameters are not those alone, or zeros in the padding do not stay.
+
+    From where each trial starts, and from large parameters, which decays show in.
+    """
     trials = [with_values(alone.like, **values) for values in ends]
     start, shapes = padded.start(trials[0]), alone.shapes
     place = _own_places(padded.task, trials[0], start)
     if _forms(place) != alone.forms:
-        return False
+        return CROPPED
     place_Q, rng = _flat(place), np.random.default_rng(0)
+    own_KxQ = rng.standard_normal((len(SCALES), len(place_Q)))
+    own_KxQ[: len(GROWING)] = own_KxQ[0]
     grads_KxP = np.zeros((len(SCALES), _flat(start.params).size))
-    grads_KxP[:, place_Q] = rng.standard_normal((len(SCALES), len(place_Q)))
-    grads_KxP *= np.array(SCALES)[:, None]
+    grads_KxP[:, place_Q] = own_KxQ * np.array(SCALES)[:, None]
     own_grads, grads = _cut(grads_KxP[:, place_Q], shapes), _cut(grads_KxP, start.params)
+    far_Q = FAR * rng.standard_normal(len(place_Q))
     counts, moved = _counts(padded.steps), False
     for i, trial in enumerate(trials):
         start = padded.start(trial)
         start_P = _flat(start.params)
-        own, zero_P = _cut(start_P[place_Q], shapes), start_P == 0
+        zero_P = start_P == 0
         zero_P[place_Q] = False
-        for count in counts if i < ALL_COUNTS else {counts[0], counts[-1]}:
+        tried = counts if i < ALL_COUNTS else counts[-1:]
+        for far, count in zip(itertools.cycle((False, True)), [counts[0], *tried]):
+            begin_P = start_P.copy()
+            begin_P[place_Q] += far * far_Q
+            own = _cut(begin_P[place_Q], shapes)
+            slack = 0.0 if far else ROUNDING * abs(start_P).max(initial=0)
             both = alone.updates(trial, own, own_grads, count)
-            both_padded = padded.updates(trial, start.params, grads, count)
-            for expected, found in zip(both, both_padded, strict=True):
+            both_padded = padded.updates(trial, _cut(begin_P, start.params), grads, count)
+            for why, expected, found in zip((DIFFERS, EVALUATED), both, both_padded, strict=True):
                 found_KxP = _flat(found, len(SCALES))
-                if found_KxP[:, zero_P].any():
-                    return False
-                alike = jax.tree.map(_close, expected, _cut(found_KxP[:, place_Q], shapes))
+                own_found = _cut(found_KxP[:, place_Q], shapes)
+                alike = jax.tree.map(functools.partial(_close, slack), expected, own_found)
                 if not all(jax.tree.leaves(alike)):
-                    return False
+                    return why
+                if found_KxP[:, zero_P].any():
+                    return MOVES
             moved |= bool(_flat(both[0]).any())
-    return moved
+    return "" if moved else STILL
 
 
 def _counts(steps: int) -> list[np.int32]:
@@ -222,11 +259,16 @@ class _Model:
         trial = self._trial(leaves)
         optimizer = optimizer_of(self.task, trial, self.steps)
 
-        def value_fn(params: PyTree) -> Array:
-            return sum((jnp.square(a).sum() for a in jax.tree.leaves(params)), jnp.zeros(()))
-
         def step(carry: tuple[PyTree, PyTree], grads: PyTree) -> tuple[PyTree, PyTree]:
             params, state = carry
+
+            def value_fn(own: PyTree) -> Array:
+                """A loss whose gradients at the parameters are these."""
+                terms = jax.tree.map(
+                    lambda a, p, g: (a**2 + (g - 2 * p) * (a - p)).sum(), own, params, grads
+                )
+                return sum(jax.tree.leaves(terms), jnp.zeros(()))
+
             made, state = update(optimizer, grads, state, params, value_fn(params), value_fn)
             params = optax.apply_updates(params, made)
             evaluated = self.task.evaluation_params(trial, params, state)
@@ -278,8 +320,8 @@ def _forms(tree: PyTree) -> Forms:
     return jax.tree.structure(tree), [a.shape for a in jax.tree.leaves(tree)]
 
 
-def _close(expected: Array, found: np.ndarray) -> bool:
+def _close(slack: float, expected: Array, found: np.ndarray) -> bool:
     """Whether an array's updates, (K, ...), are those; not where they are no numbers."""
     a, b = (np.asarray(own, np.float64).reshape(len(SCALES), -1) for own in (expected, found))
     largest_K = abs(a).max(1, initial=0)
-    return bool((abs(a - b).max(1, initial=0) <= RELATIVE * largest_K).all())
+    return bool((abs(a - b).max(1, initial=0) <= RELATIVE * largest_K + slack).all())
