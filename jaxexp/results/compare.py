@@ -1,4 +1,4 @@
-"""Comparing sweeps: ranking, means over seeds, and images on which two of them disagree.
+"""Comparing sweeps: rankings, means over seeds, and images on which two runs disagree.
 
 `results` maps the name of each baseline to its dataset. All were measured on the same examples.
 """
@@ -27,10 +27,11 @@ def settings(results: Results) -> list[str]:
 def metric_and_split(
     results: Results, metric: str | None = None, split: str | None = None
 ) -> tuple[str, str]:
-    """By what runs are ranked: what is given, or else what all of the results have.
+    """The metric and split to rank runs by: those given, or defaults that all of the results have.
 
-    The first metric beyond the loss, or else the loss; the split "test", or else "validation", or
-    else "train". Raises UserError where one of the results does not have what is given.
+    The default metric is the first one other than the loss, or else the loss; the default split is
+    "test", or else "validation", or else "train". Raises UserError if some of the results lack the
+    metric or split that is given, or disagree on whether higher is better.
     """
     if not isinstance(results, Mapping):
         raise UserError(f"results: {type_of(results)}, expected a dict from names to datasets")
@@ -56,14 +57,14 @@ def metric_and_split(
 
 
 def runs(results: Results, metric: str | None = None, split: str | None = None) -> pd.DataFrame:
-    """Every run of every baseline, best first by `metric` on `split`, ties by the loss there.
+    """Every run of every baseline, best first by `metric` on `split`; the loss there breaks ties.
 
     The defaults are those of `metric_and_split`; the metric's direction decides what is better.
-    Columns: `baseline`, `run` (in words), each of `settings` (NaN where a baseline does not have
-    it), the metric on each split under the split's name, the `loss` on `split`, all after the last
-    epoch, `seconds`, `status`, and `place` in `points(results[baseline])`. A diverged run has no
-    metric and no loss, and stands below all that finished; one without a finite metric stands
-    behind those with one. The index is the rank, from 1.
+    Columns: `baseline`; `run` (in words); each of `settings` (NaN for a baseline without it); the
+    metric on each split, under the split's name, and the `loss` on `split`, both after the last
+    epoch; `seconds`; `status`; and `place`, the run's place in `points(results[baseline])`. A
+    diverged run has no metric and no loss, and comes after all that finished; a run without a
+    finite metric comes after those with one. The index is the rank, from 1.
     """
     metric, split = metric_and_split(results, metric, split)
     names = settings(results)
@@ -108,7 +109,7 @@ def _runs(baseline: str, ds: xr.Dataset, names: list[str], metric: str, split: s
 
 
 def finished(table: pd.DataFrame) -> pd.DataFrame:
-    """Those of the `runs` that did not diverge, best first."""
+    """The `runs` that did not diverge, best first."""
     return table[table["status"] == "finished"]
 
 
@@ -117,14 +118,19 @@ def baselines(
 ) -> pd.DataFrame:
     """The best setting of each baseline by `metric` on `split`, averaged over its seeds and folds.
 
-    Of a population, each member is a setting. The best baseline comes first. Columns: `baseline`,
-    each of `settings` but `select.replicates`, `seeds` (how many runs the means are over), the
-    means of what `runs` measures, `spread` (standard deviation of the metric over them, n - 1),
-    `undefined` (how many more runs of the setting have no metric on `split`, such as the AUC of a
-    fold without positives; not there if none has), and `diverged` ("3 of 15", all settings
-    counted). A setting of which a seed diverged has no mean, and is never the best; where each has
-    one, the means are NaN. As in `select.rank`, settings and baselines undefined for more runs
-    stand behind those undefined for fewer.
+    The best baseline comes first. Each member of a population counts as a setting. Columns:
+
+    - `baseline`, and each of `settings` except `select.replicates`.
+    - `seeds`: how many runs the means are over.
+    - The means of what `runs` measures.
+    - `spread`: the standard deviation (n - 1) of the metric over these runs.
+    - `undefined`: how many more runs of the setting have no metric on `split`, such as the AUC of a
+      fold without positives; this column is missing if it would be 0 everywhere.
+    - `diverged`: how many runs of all settings diverged, as in "3 of 15".
+
+    A setting with a diverged run has no mean and is never the best; if every setting has one, the
+    means are NaN. As in `select.rank`, settings and baselines with more undefined runs come after
+    those with fewer.
     """
     metric, split = metric_and_split(results, metric, split)
     table = runs(results, metric, split)
@@ -190,10 +196,10 @@ class Disagreements:
     """Test images that one run gets right and another wrong.
 
     Attributes:
-        images: those that tell most, first the largest gain; the index is `file`, the columns
-            `label` (the true class, an index) and the probabilities `right` and `wrong` that
-            either run gives to it.
-        found: how many there are in all.
+        images: the most telling ones, largest gain first. The index is `file`; the columns are
+            `label` (the index of the true class), and `right` and `wrong`, the probabilities that
+            the two runs give to this class.
+        found: how many such images there are in all.
         total: how many test images the two runs have in common.
     """
 
@@ -203,10 +209,11 @@ class Disagreements:
 
 
 def disagreements(right: xr.Dataset, wrong: xr.Dataset, count: int = 5) -> Disagreements:
-    """The images that trial `right` gets right and `wrong` does not, by the probabilities' gain.
+    """The images that trial `right` gets right and `wrong` gets wrong, largest gain first.
 
-    At most `count`: those whose true class has the most probability by `right` beyond that by
-    `wrong`; equal gains stand in the order of the files. Class 1 is predicted above 1/2.
+    The gain is how much more probability `right` gives to the true class than `wrong` does; equal
+    gains are ordered by file. At most `count` images are returned. Class 1 is predicted if its
+    probability is above 1/2.
     """
     both = _of_truth(right), _of_truth(wrong)
     pair = pd.merge(*both, left_index=True, right_index=True, suffixes=("_right", "_wrong"))
@@ -220,7 +227,7 @@ def disagreements(right: xr.Dataset, wrong: xr.Dataset, count: int = 5) -> Disag
 
 
 def _of_truth(trial: xr.Dataset) -> pd.DataFrame:
-    """By file: the true label, the probability given to it, and whether it is predicted."""
+    """By file: the true label, the probability given to it, and whether it was predicted."""
     truth, probability = trial["test_label"].values, trial["probability"].values.astype(np.float64)
     return pd.DataFrame(
         {

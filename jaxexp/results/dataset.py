@@ -1,4 +1,4 @@
-"""Results as labelled arrays: one dimension for each axis of a sweep, then epoch, split, step."""
+"""Results as labelled arrays, with a dimension for each axis, then epoch, split and step."""
 
 import io
 import json
@@ -33,24 +33,24 @@ def to_dataset(
 ) -> xr.Dataset:  # fmt: skip
     """The results of one sweep, taken from the records of its trials.
 
-    Dimensions: one for each axis of the sweep (zipped hyperparameters share one, named after both),
-    `epoch` and `step` from 1, `split` (those that there are), `layer` from 0. Variables:
+    Dimensions: one for each axis of the sweep (zipped hyperparameters share one, named after all of
+    them), `epoch` and `step` from 1, `split` (those of the data), `layer` from 0. Variables:
 
-    - `loss` and each metric of the task by epoch and split, all measured alike: at the end of the
-      epoch, in evaluation mode. `attrs["train_evaluation"]` says on which training examples. The
-      variables' attributes say their `units` and which `direction` is better.
+    - `loss` and each metric of the task by epoch and split, all measured in the same way: at the
+      end of the epoch, in evaluation mode. `attrs["train_evaluation"]` says on which training
+      examples. The variables' attributes give their `units` and which `direction` is better.
     - `running_loss` and the other metrics' running means by epoch, over all training examples,
       taken during the epoch in training mode.
-    - `step_loss`, `steps_per_epoch`, `epochs_trained`, `diverged_epoch` and `diverged_step` (from
-      1, over the whole run; 0: never), `trial_id`.
-    - of runs with stopping rules, `best_epoch`: the one whose parameters a trial has in the end
-      (0: the last one trained, as no epoch had a finite value), where a rule says that.
-    - where trials went on as copies of others, `parent` by epoch: the place of the trial whose
-      state it took over after that epoch (-1: none), and `own_learning_rate` and the like by epoch.
+    - `step_loss`, `steps_per_epoch`, `epochs_trained`, `diverged_epoch` and `diverged_step` (both
+      from 1, over the whole run; 0: never), `trial_id`.
+    - `best_epoch`, if a stopping rule restores the best epoch: the one whose parameters the trial
+      has in the end (0: the last one trained, as no epoch had a finite value).
+    - For a population, `parent` by epoch: the place of the trial whose state this one took over
+      after that epoch (-1: none); and `own_learning_rate` and the like by epoch.
     - `seconds`: device-seconds of training, the trial's share of its program's by its work.
-    - where recorded, `gradient_norm` by epoch and layer, and predictions.
+    - If recorded, `gradient_norm` by epoch and layer, and predictions.
 
-    Shorter trials are filled up with NaN.
+    Shorter trials are padded with NaN.
     """
     own = [records[trial] for trial in sweep.trials()]
     axes = tuple(sweep.dims)
@@ -101,7 +101,7 @@ def to_dataset(
         for name, dims in task.prediction_dims.items():
             shape = [len(data.coords[dim][1]) for dim in dims]
             made = [r.predictions[name] for r in own]
-            # The shapes of one trial were checked before: those of others may depend on what it is.
+            # Only one trial's shapes were checked before: they may depend on hyperparameters.
             if wrong := [array.shape for array in made if not is_laid_out(array.shape, shape)]:
                 raise UserError(f"predictions: {name!r} has the shape {wrong[0]}, expected {shape}")
             variables[name] = variable([array.reshape(shape) for array in made], *dims)
@@ -110,7 +110,7 @@ def to_dataset(
 
 
 def _lineage(own: Sequence[TrialRecord]) -> dict[str, list[np.ndarray]]:
-    """By epoch, (E,) of each trial: of which it became a copy, and which values it had."""
+    """For each trial and epoch, (E,): the trial that it became a copy of, and its values."""
     place = {record.trial: i for i, record in enumerate(own)}
     names = {name for record in own for _, values in record.changes.values() for name in values}
     made: dict[str, list[np.ndarray]] = {n: [] for n in ["parent", *(f"own_{n}" for n in names)]}
@@ -129,7 +129,7 @@ def _lineage(own: Sequence[TrialRecord]) -> dict[str, list[np.ndarray]]:
 
 
 def _pad(values: list[np.ndarray]) -> np.ndarray:
-    """Stack arrays of different sizes, the smaller ones filled up with NaN."""
+    """Stack arrays of different sizes, the smaller ones padded with NaN."""
     if len({value.shape for value in values}) == 1:
         return np.stack(values)
     largest = np.max([value.shape for value in values], axis=0)
@@ -140,12 +140,12 @@ def _pad(values: list[np.ndarray]) -> np.ndarray:
 
 
 def coordinates(sweep: Sweep, dataset: xr.Dataset, data: Data) -> dict[str, object]:
-    """Of every dimension of the results: values of hyperparameters, epochs, splits and so on."""
+    """The coordinates of every dimension: values of hyperparameters, epochs, splits and so on."""
     coordinates: dict[str, object] = {"split": list(data.counts)}
     for dim, (names, points) in sweep.dims.items():
         for name, values in zip(names, zip(*points, strict=True), strict=True):
             own = [stored(value) for value in values]
-            alike = len(set(map(type, own))) == 1  # NumPy would make 0 of False beside 2
+            alike = len(set(map(type, own))) == 1  # NumPy would turn False beside 2 into 0
             coordinates[name] = (dim, np.array(own if alike else [text(v) for v in values]))
     for dim, first in (("epoch", 1), ("step", 1), ("layer", 0)):
         if dim in dataset.sizes:
@@ -197,8 +197,7 @@ def _attributes(
 def save(dataset: xr.Dataset, path: Path) -> None:
     """Write one file that `xarray.open_dataset` opens; it appears whole or not at all.
 
-    Raises OSError if it cannot be written. (HDF5 is not let near the disk: it crashes where that
-    is full.)
+    Raises OSError if it cannot be written. (HDF5 writes to memory only: on a full disk it crashes.)
     """
     packed = {name: {"zlib": True, "complevel": 4} for name in dataset.data_vars}
     content = dataset.to_netcdf(None, engine="h5netcdf", encoding=packed)

@@ -1,4 +1,4 @@
-"""Results of models of other libraries, in the layout of any other's."""
+"""Results of models from other libraries, in the layout of a sweep's own results."""
 
 import json
 import math
@@ -30,22 +30,22 @@ def external_results(
     predictions: Mapping[str, np.ndarray] | None = None, notes: Sequence[str] = (),
     versions: Mapping[str, str] | None = None,
 ) -> xr.Dataset:  # fmt: skip
-    """Results of a model that another library has fitted, in the layout of any other's.
+    """Results of a model that another library has fitted, in the layout of a sweep's own results.
 
     Args:
-        sweep: its trials, which all have these results: no seed decides what the model draws.
-        problem: a task, whose metrics are these, and the data.
-        model: in words, for the plan.
-        metrics: by split, by metric, the loss among them.
-        seconds: that it took.
-        predictions: as the task would record them: of the shape of their dimensions, or flat.
-        notes: what to know before believing the results, such as warnings of the library.
-        versions: of libraries.
+        sweep: its trials all get these same results, as seeds do not reach the model.
+        problem: a task, which defines the metrics, and the data.
+        model: the model in words, for the plan.
+        metrics: by split, a dict of the loss and each of the task's metrics.
+        seconds: how long fitting the model took.
+        predictions: what the task would record, in the shape of its dimensions or flat.
+        notes: what to know before believing the results, such as the library's warnings.
+        versions: those of libraries, by name.
 
     Raises:
         UserError: for values that are not numbers, a loss that is not finite, splits that the data
-            do not have, metrics and predictions that the task does not have or that are missing,
-            predictions of another shape, and names of versions that results already use.
+            do not have, metrics or predictions that are missing or that the task does not have,
+            predictions of another shape, and versions under names that results already use.
 
     >>> import jaxexp as jx
     >>> data = jx.arrays([[0.0], [1.0]] * 4, [0, 1] * 4, validation=None)
@@ -110,7 +110,7 @@ def _checked_problem(problem: tuple[Task, Data]) -> tuple[Task, Data]:
 
 
 def _check_metrics(metrics: Mapping[str, Mapping[str, float]], task: Task, data: Data) -> None:
-    """Raise UserError unless there is a number for each metric on each split, and no other."""
+    """Raise UserError unless each metric has a number on each split, and nothing else is given."""
     names = ("loss", *task.metrics)
     if not isinstance(metrics, Mapping) or not all(
         isinstance(own, Mapping) for own in metrics.values()
@@ -131,14 +131,14 @@ def _check_metrics(metrics: Mapping[str, Mapping[str, float]], task: Task, data:
                     f"metrics: {name!r} of {split!r}: expected those of the task: "
                     f"{', '.join(names)}"
                 )
-            # A loss that is not finite would be that of a trial that has diverged.
+            # A loss that is not finite would mean that the trial has diverged.
             if not _is_one_number(value) or (name == "loss" and not abs(value) <= LARGEST):
                 wanted = "a finite number" if name == "loss" else "a number"
                 raise UserError(f"metrics: {name}={value!r} of {split!r}: expected {wanted}")
 
 
 def _is_one_number(value: object) -> bool:
-    """Also as an array without dimensions."""
+    """Whether it is a number, or an array of one without dimensions."""
     if isinstance(value, np.ndarray | jax.Array) and value.ndim == 0:
         value = value.item()
     return is_number(value)
@@ -147,7 +147,7 @@ def _is_one_number(value: object) -> bool:
 def _checked_predictions(
     sweep: Sweep, predictions: Mapping[str, np.ndarray] | None, task: Task, data: Data
 ) -> dict[str, np.ndarray]:
-    """As arrays, of the sizes that the task says where the sweep records them."""
+    """The predictions as arrays, with the task's sizes if the sweep records them."""
     if "gradient_norms" in sweep.record:
         raise UserError(f"sweep: it records {sweep.record}, expected no gradient norms")
     predictions = {} if predictions is None else predictions

@@ -1,4 +1,4 @@
-"""What decides a result beside the sweep, as results say it."""
+"""What a result depends on besides the sweep, as results record it."""
 
 import platform
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ Facts: TypeAlias = dict[str, str | int]
 
 
 def facts(plan: Plan, sweeps: Sequence[Sweep], device: str, devices: int) -> Facts:
-    """What decides a result beside the sweep: versions, devices, plan, and when it was made."""
+    """What a result depends on besides the sweep (versions, devices, plan), and when it was made."""
     precisions = {t.matmul_precision for program in plan.programs for t in program.trials}
     return _environment() | {
         "device": device,
-        "precision": ", ".join(sorted(precisions)),  # of products
+        "precision": ", ".join(sorted(precisions)),  # of matrix products
         "devices": devices,
         "programs": len(plan.programs),
         "plan_trials": plan.trials,
@@ -28,7 +28,7 @@ def facts(plan: Plan, sweeps: Sequence[Sweep], device: str, devices: int) -> Fac
 
 
 def host_facts(plan: str, sweep: Sweep) -> Facts:
-    """The same of trials that another library has fitted on the host, as `plan` says."""
+    """The same facts for trials that another library has fitted on the host, as `plan` says."""
     return _environment() | {
         "device": platform.machine(),
         "devices": 1,
@@ -40,7 +40,7 @@ def host_facts(plan: str, sweep: Sweep) -> Facts:
 
 
 def plan_id(sweeps: Sequence[Sweep]) -> str:
-    """What the results of sweeps that are planned together have in common, resumed or not."""
+    """An id that the results of sweeps planned together share, whether resumed or not."""
     return digest(*(part for sweep in sweeps for part in (sweep.name, sweep.id)))
 
 

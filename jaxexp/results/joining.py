@@ -1,4 +1,4 @@
-"""One `Results` of several runs of trials of one kind, as a search leaves them batch by batch."""
+"""Join several runs of one kind of trial, such as the batches of a search, into one `Results`."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -18,11 +18,11 @@ from jaxexp.spec.trial import Trial
 def join(runs: Sequence[Results], name: str, seeds: Sequence[int] = ()) -> Results:
     """All trials of the runs, as results of one sweep over the points that they trained.
 
-    Each of their sweeps is one of `sweep_over`, with these seeds. Of a
-    point that was trained more than once, the results are those of the longest. Points are in the
-    order of their first training; seconds, and what else adds up, are summed.
+    Each run's sweep must come from `sweep_over`, with these seeds. If a point was trained more than
+    once, its longest training counts. Points are in the order in which they were first trained;
+    seconds, and everything else that adds up, are summed.
 
-    Raises UserError for no runs at all.
+    Raises UserError if there are no runs.
     """
     if not runs:
         raise UserError("runs: expected the results of at least one")
@@ -52,7 +52,7 @@ def join(runs: Sequence[Results], name: str, seeds: Sequence[int] = ()) -> Resul
 
 
 def _by_point(run: Results) -> xr.Dataset:
-    """The dataset without what says which points its samples are."""
+    """The dataset without the hyperparameters of its points."""
     names, _ = run.sweep.dims[DIM]
     return run.dataset.drop_vars(names)
 
@@ -62,7 +62,7 @@ def _epochs(table: xr.Dataset, place: int) -> int:
 
 
 def _sweep(runs: Sequence[Results], points: list[Trial], seeds: Sequence[int], name: str) -> Sweep:
-    """Over the points, by what is an axis of any of the runs and what they differ in."""
+    """A sweep over the points, along what varied in any run and what the points differ in."""
     names = varying(points).union(*(run.sweep.dims[DIM][0] for run in runs))
     return sweep_over(runs[0].sweep.base, names, points, seeds, name)
 
@@ -76,11 +76,11 @@ def varying(points: Sequence[Trial]) -> set[str]:
 def sweep_over(
     base: Trial, names: Iterable[str], points: Sequence[Trial], seeds: Sequence[int], name: str
 ) -> Sweep:
-    """Over points that differ in the named hyperparameters, and over seeds, if there are any.
+    """A sweep over points that differ in the named hyperparameters, and over seeds if any.
 
-    The points lie along the dimension "sample", as those of `jaxexp.search.random`.
+    The points lie along the dimension "sample", like those of `jaxexp.search.random`.
     """
-    known = {*names} or {"learning_rate"}  # of one point, any
+    known = {*names} or {"learning_rate"}  # a single point: any will do
     axis = tuple(own for own in base.fields() if own in known)
     axes: dict[str | Axis, Values] = {
         axis: [tuple(getattr(point, own) for own in axis) for point in points]
@@ -91,7 +91,7 @@ def sweep_over(
 
 
 def _attributes(runs: Sequence[Results], sweep: Sweep) -> dict[str, object]:
-    """What is not as in the first of the runs."""
+    """The attributes that differ from those of the first run."""
     every = [run.dataset.attrs for run in runs]
     added = ("programs", "plan_trials", "compile_seconds", "train_seconds", "wall_seconds")
     plans = list(dict.fromkeys(str(attrs["plan"]) for attrs in every))

@@ -1,8 +1,8 @@
-"""Results of a sweep as runs of TensorBoard, MLflow or Weights & Biases, one for each trial.
+"""A sweep's results as runs of TensorBoard, MLflow or Weights & Biases, one for each trial.
 
 Every run has the trial's hyperparameters, its metrics by epoch and split up to where it diverged,
-and its metrics after the last epoch. None of the libraries is needed unless it is asked for, and
-nothing leaves this machine.
+and its final metrics. A library is needed only if its runs are asked for, and nothing leaves this
+machine.
 """
 
 import importlib.util
@@ -27,22 +27,22 @@ from jaxexp.base.files import digest
 from jaxexp.results import select
 
 INSTALL = "pip install 'jaxexp[log]'"
-BATCH = 1000  # metrics that MLflow takes at a time
-PARAMETERS = 100  # the same of hyperparameters
+BATCH = 1000  # metrics that MLflow takes in one call
+PARAMETERS = 100  # hyperparameters that it takes in one call
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class LoggedTrial:
-    """What is written of one trial.
+    """What is logged for one trial.
 
     Attributes:
         name: its label, "learning rate 0.01, seed 3".
         id: sixteen hexadecimal digits.
-        hyperparameters: all of them, by name; those that changed while a population trained as
-            they were in the end, and as "initial_learning_rate" what the trial began with.
-        curves: by "validation/loss" and the like, the epochs (from 1) and values.
-        final: the same after the last epoch; empty if the trial diverged.
+        hyperparameters: all of them, by name. If a population changed one, this is its final
+            value, and its first one is under a name such as "initial_learning_rate".
+        curves: the epochs (from 1) and values, by names such as "validation/loss".
+        final: the final values, by the same names; empty if the trial diverged.
         status: "finished", or when it diverged.
     """
 
@@ -80,7 +80,7 @@ def trials(ds: xr.Dataset) -> Iterator[LoggedTrial]:
 
 
 def check(kinds: Sequence[str]) -> None:
-    """Raise UserError for a kind that is unknown, or whose library is not installed."""
+    """Raise UserError for an unknown kind, or one whose library is not installed."""
     for kind in kinds:
         if kind not in WRITERS:
             raise UserError(f"--log {kind!r}: expected one of {', '.join(WRITERS)}")
@@ -90,7 +90,7 @@ def check(kinds: Sequence[str]) -> None:
 
 
 def write(kind: str, ds: xr.Dataset, folder: Path) -> None:
-    """Write the trials of a sweep's results into a folder of this kind; once, if called again.
+    """Write a sweep's trials into a folder of this kind; a repeated call does nothing.
 
     Raises UserError if the library cannot be used, or the files cannot be written.
 
@@ -115,7 +115,7 @@ def write(kind: str, ds: xr.Dataset, folder: Path) -> None:
 
 
 def how_to_open(kind: str, folder: Path) -> str:
-    """The command that shows what `write` has written into a folder of this kind.
+    """The command that opens what `write` has written into a folder of this kind.
 
     >>> how_to_open("tensorboard", Path("runs/rates/logs/tensorboard"))
     'tensorboard --logdir runs/rates/logs/tensorboard'
@@ -129,14 +129,14 @@ def how_to_open(kind: str, folder: Path) -> str:
 
 
 def _tensorboard(sweep: str, own: Sequence[LoggedTrial], folder: Path) -> None:
-    """Event files in a folder for each trial; hyperparameters are in the tab HPARAMS."""
+    """Event files, in one folder for each trial; the HPARAMS tab shows hyperparameters."""
     from tensorboardX import SummaryWriter
     from tensorboardX.summary import hparams
 
     root = folder / _sweep_name(sweep)
     shutil.rmtree(root, ignore_errors=True)
     for trial in own:
-        # Two labels may be one name of a folder; ids tell them apart.
+        # Two labels may give one folder name; ids tell them apart.
         with SummaryWriter(str(root / f"{_file_name(trial.name)}-{trial.id[:6]}")) as writer:
             for summary in hparams(trial.hyperparameters, trial.final):
                 writer.file_writer.add_summary(summary)
@@ -149,12 +149,12 @@ def _tensorboard(sweep: str, own: Sequence[LoggedTrial], folder: Path) -> None:
 
 
 def _mlflow(sweep: str, own: Sequence[LoggedTrial], folder: Path) -> None:
-    """Runs of an experiment of the sweep's name, in `mlflow.db`."""
+    """Runs of an experiment named after the sweep, in `mlflow.db`."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Param, RunTag
 
-    for told in ("mlflow", "mlflow.store.db.utils", "alembic"):  # of every table that is made
+    for told in ("mlflow", "mlflow.store.db.utils", "alembic"):  # they report every table
         logging.getLogger(told).setLevel(logging.WARNING)
     client = MlflowClient(tracking_uri=f"sqlite:///{(folder / 'mlflow.db').resolve()}")
     experiment = client.get_experiment_by_name(sweep)
@@ -185,11 +185,11 @@ def _mlflow(sweep: str, own: Sequence[LoggedTrial], folder: Path) -> None:
 
 
 def _wandb(sweep: str, own: Sequence[LoggedTrial], folder: Path) -> None:
-    """Offline runs of a project of the sweep's name; `wandb sync` sends them, if you want that."""
+    """Offline runs in a project named after the sweep; `wandb sync` uploads them if you wish."""
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
 
-    for earlier in (folder / "wandb").glob("offline-run-*"):  # of the same sweep, written in part
+    for earlier in (folder / "wandb").glob("offline-run-*"):  # replaced if of this sweep
         if (earlier / "sweep.txt").is_file() and (earlier / "sweep.txt").read_text() == sweep:
             shutil.rmtree(earlier)
     settings = wandb.Settings(
@@ -222,12 +222,12 @@ def _parts(items: list[T], size: int) -> Iterator[list[T]]:
 
 
 def _file_name(text: str) -> str:
-    """A label as the name of a folder: "learning_rate_0.01,seed_3"."""
+    """A label as a folder name: "learning_rate_0.01,seed_3"."""
     return re.sub(r"[^A-Za-z0-9_.,=+-]", "_", text.replace(", ", ","))[:120].lstrip(".") or "_"
 
 
 def _sweep_name(sweep: str) -> str:
-    """The same of a sweep: told apart from others of which one name would be made."""
+    """A sweep's name as a folder name; a digest tells apart names that would become equal."""
     name = _file_name(sweep)
     return name if name == sweep else f"{name}-{digest(sweep)[:6]}"
 

@@ -1,7 +1,7 @@
-"""Trained models of a run: one file each, which says what the model is.
+"""The trained models of a run: one file each, which also describes the model.
 
-They lie at `models/SWEEP/TRIAL_ID.npz`, NumPy's own format with a digest at the end; each appears
-whole or not at all, and one that is damaged is refused.
+The files are `models/SWEEP/TRIAL_ID.npz`, in NumPy's own format with a digest at the end. Each
+appears whole or not at all, and a damaged one is refused.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ ABOUT = "about"  # the name of the description among the arrays
 
 
 class Prediction(NamedTuple):
-    """Of one example: what it is, the predicted class or value, and the class's probability.
+    """One prediction: the example's name, its class or value, and the class's probability.
 
     >>> Prediction("image.png", "cat", 0.9).label
     'cat'
@@ -44,9 +44,9 @@ class Prediction(NamedTuple):
 
 
 def check_defined(name: Callable[[int], str], probability_N: np.ndarray) -> None:
-    """Refuse examples without a most probable class: NaN would be told as some class.
+    """Refuse examples without a most probable class: `argmax` would turn NaN into some class.
 
-    `name` is what a message calls an example, by its row.
+    `name` returns what an error message calls the example in a row.
     """
     if len(lost := np.flatnonzero(np.isnan(probability_N))):
         raise UserError(
@@ -57,7 +57,7 @@ def check_defined(name: Callable[[int], str], probability_N: np.ndarray) -> None
 
 
 class About(TypedDict):
-    """What a saved model says of itself."""
+    """What a saved model says about itself."""
 
     sweep: str
     trial: dict[str, str]
@@ -73,11 +73,11 @@ class About(TypedDict):
 class Model:
     """A saved model.
 
-    `about` holds "sweep", "trial" (its hyperparameters; of a member of a population, those in the
-    end: of the epoch whose parameters it has), "initial" (those that it began with), "metrics" by
-    name and split after the last epoch, "diverged", the attributes of the data that it was trained
-    on, "attrs", what its task took from them, "task" (its `saved_fields`), and the "dtypes" of
-    arrays whose type is none of NumPy's own, such as bfloat16.
+    `about` holds "sweep"; "trial", its hyperparameters (for a member of a population, those of the
+    epoch that its parameters come from); "initial", the hyperparameters that it began with;
+    "metrics" after the last epoch, by name and split; "diverged"; "attrs", the attributes of its
+    training data; "task", what its task took from that data (the task's `saved_fields`); and
+    "dtypes", those of arrays whose dtype is not one of NumPy's own, such as bfloat16.
 
     >>> model = Model(Path("model.npz"), {"sweep": "rates"}, {"params/w": np.zeros(3)})
     >>> model.variables().params
@@ -89,9 +89,9 @@ class Model:
     arrays: Mapping[str, np.ndarray]
 
     def variables(self, like: Variables | None = None) -> Variables:
-        """Parameters and state: nested dicts, or one array; or of the structure of `like`.
+        """Parameters and state, as nested dicts (or one array) or in the structure of `like`.
 
-        `like` may be shapes. Raises UserError where they are not of that structure.
+        `like` may hold only shapes. Raises UserError if the arrays do not fit it.
         """
         if like is None:
             return Variables(_nested(self.arrays, "params"), _nested(self.arrays, "state"))
@@ -104,19 +104,19 @@ class Model:
         return made
 
     def bound(self, task: Task) -> Task:
-        """The task as it was bound to the data trained on, not to those that there are now."""
+        """The task as it was bound to the model's training data, not to the data at hand now."""
         saved = self.about["task"]
         own = {name: _as_tuples(saved[name]) for name in task.saved_fields if name in saved}
         return dataclasses.replace(task, **own) if own else task  # type: ignore[type-var]
 
 
 def _as_tuples(value: object) -> object:
-    """A field of a task, of which JSON has lists."""
+    """A field of a task, with tuples again where JSON has lists."""
     return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
 
 
 def save(folder: Path, sweep: str, record: TrialRecord, attrs: Attributes, task: Task) -> None:
-    """Save one trial's parameters and state, with what they are, below `folder`.
+    """Save one trial's parameters and state, and a description of them, below `folder`.
 
     Raises UserError if they cannot be written.
     """
@@ -133,14 +133,14 @@ def save(folder: Path, sweep: str, record: TrialRecord, attrs: Attributes, task:
         "diverged": record.diverged_epoch > 0,
         "attrs": json.loads(json.dumps(dict(attrs), default=str)),
         "task": {name: getattr(task, name) for name in task.saved_fields},
-        # NumPy writes them as bytes without a name.
+        # NumPy writes these as bytes without the name of their dtype.
         "dtypes": {name: a.dtype.name for name, a in arrays.items() if a.dtype.kind == "V"},
     }
     path = folder / sweep / f"{record.trial.id}.npz"
     content = io.BytesIO()
     arrays[ABOUT] = np.array(json.dumps(about, default=plain_value))
-    # Not with allow_pickle=False: before NumPy 2.2 that would be one more array.
-    np.savez(content, **arrays)  # type: ignore[arg-type]  # which the stubs take for it
+    # Without allow_pickle=False, which NumPy before 2.2 would save as one more array.
+    np.savez(content, **arrays)  # type: ignore[arg-type]  # the stubs take an array for it
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, content.getbuffer(), seal=True)
@@ -150,16 +150,16 @@ def save(folder: Path, sweep: str, record: TrialRecord, attrs: Attributes, task:
 
 
 def load(path: Path) -> Model:
-    """Read a model into memory; raises UserError if it cannot be read, or is damaged."""
+    """Read a model into memory; raises UserError if it cannot be read or is damaged."""
     try:
         with np.load(io.BytesIO(read_sealed(path)), allow_pickle=False) as found:
             arrays = {name: found[name] for name in found.files}
         about: About = json.loads(str(arrays.pop(ABOUT)))
         if not isinstance(about, dict) or not isinstance(about["attrs"], dict):
             raise ValueError("it says nothing about itself")
-        # Files of an earlier jaxexp do not say it: it had no populations.
+        # Files of earlier versions lack it: they had no populations.
         about.setdefault("initial", about["trial"])
-        about.setdefault("task", {})  # nor this
+        about.setdefault("task", {})  # missing there too
         for name, dtype in about.setdefault("dtypes", {}).items():
             arrays[name] = arrays[name].view(jnp.dtype(dtype))
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -172,12 +172,12 @@ def load(path: Path) -> Model:
 def best(
     folder: Path, results: Sequence[tuple[str, xr.Dataset]], metric: str | None = None
 ) -> tuple[Model, str]:
-    """The model of the setting that pages call the best, and what decided.
+    """The model of the setting that reports call the best, and why it is.
 
-    By `metric`, or if not given by validation accuracy where every sweep with models has one, or
-    else by loss; of several sweeps the first of the best. Where trials differ in their seed alone,
-    by the mean over them, and the model is that of the seed with the median loss. Raises UserError
-    if there is none.
+    `metric` defaults to the accuracy if every sweep with models has one, else to the loss; it is
+    compared on the validation split if there is one. Trials that differ only in seed or fold are
+    compared by their mean, and the model is that of the trial with the median loss. If several
+    sweeps tie, the first one counts. Raises UserError if there is no model, or if all diverged.
     """
     with_models = [(n, ds) for n, ds in results if any((folder / n).glob("*.npz"))]
     if not with_models:
@@ -221,7 +221,7 @@ def _texts(trial: Trial) -> dict[str, str]:
 
 
 def _named(variables: Variables) -> dict[str, jax.Array]:
-    """Leaves by their paths: "params/layer/kernel"."""
+    """Leaves by path, such as "params/layer/kernel"."""
     paths, _ = jax.tree_util.tree_flatten_with_path(variables)
     named: dict[str, jax.Array] = {}
     for path, leaf in paths:

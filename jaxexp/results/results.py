@@ -1,4 +1,4 @@
-"""The results of a sweep at hand: curves, the best trial, trained parameters, predictions."""
+"""The results of a sweep: curves, the best trial, trained parameters, predictions."""
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
@@ -47,11 +47,11 @@ class TrialResult:
     """One trial of a sweep.
 
     Attributes:
-        trial: its hyperparameters; for a member of a population, the final ones, of the epoch whose
-            parameters it has.
+        trial: its hyperparameters; for a member of a population, those of the epoch that its
+            parameters come from.
         curves: its part of the dataset: every metric by epoch and split, and more.
         variables: its trained parameters and state; None if they were not kept.
-        initial: the hyperparameters that it began with, as in the sweep.
+        initial: the hyperparameters that it began with, as the sweep has them.
 
     >>> import jaxexp as jx
     >>> data = jx.arrays([[0.0], [1.0], [2.0], [3.0]] * 8, [0, 0, 1, 1] * 8)
@@ -70,15 +70,15 @@ class TrialResult:
     def params(self) -> PyTree:
         """The trained parameters; raises UserError if they were not kept.
 
-        Of a linen module: what it keeps under "params", so that `module.apply({"params":
-        trial.params, **trial.variables.state}, x)` is what it computes.
+        For a linen module these are the "params" collection alone: its outputs are
+        `module.apply({"params": trial.params, **trial.variables.state}, x)`.
         """
         if self.variables is None:
             raise UserError("the parameters were not kept: run with keep_params=True")
         return self.variables.params
 
     def __repr__(self) -> str:
-        """What it is, what it began with where that changed, and how it ended."""
+        """The hyperparameters, the initial values of those that changed, and the final losses."""
         last = select.final(self.curves, "loss")
         losses = ", ".join(f"{s.item()} {float(last.sel(split=s)):.4g}" for s in last["split"])
         names = [n for n in self.trial.fields() if select.changed(self.curves, n)]
@@ -90,8 +90,8 @@ class TrialResult:
 class Results:
     """What a sweep leaves behind.
 
-    `dataset` is an `xarray.Dataset` with a dimension for each axis, and `results["loss"]` one of
-    its variables; see `jaxexp.results.dataset.to_dataset` for all of them.
+    `dataset` is an `xarray.Dataset` with a dimension for each axis, and `results["loss"]` is one of
+    its variables; `jaxexp.results.dataset.to_dataset` describes them all.
 
     >>> import jaxexp as jx
     >>> data = jx.arrays([[0.0], [1.0], [2.0], [3.0]] * 8, ["no", "no", "yes", "yes"] * 8)
@@ -105,17 +105,17 @@ class Results:
         self, dataset: xr.Dataset, sweep: Sweep, task: Task, data: Data,
         variables: Mapping[str, Variables],
     ) -> None:  # fmt: skip
-        """`variables` are by the trials' ids, those that were kept."""
+        """`variables` holds those that were kept, by trial id."""
         self.dataset, self.sweep, self.task, self.data = dataset, sweep, task, data
         self._variables = variables
         self._compiled: dict[Trial, Predict] = {}
 
     def __getstate__(self) -> dict[str, object]:
-        """Without what is compiled, which cannot be pickled."""
+        """The state without the compiled functions, which cannot be pickled."""
         return {**vars(self), "_compiled": {}}
 
     def kept(self) -> Mapping[str, Variables]:
-        """The trained parameters and states that were kept, by the trials' ids."""
+        """The trained parameters and states that were kept, by trial id."""
         return self._variables
 
     def __getitem__(self, name: str) -> xr.DataArray:
@@ -125,7 +125,7 @@ class Results:
         return self.dataset[name]
 
     def __repr__(self) -> str:
-        """The sweep, and its best trials."""
+        """The sweep and its best trials."""
         ranked = self.table().head(5)
         head = f"Results of {self.sweep.name!r}, {len(self.sweep.trials())} trials"
         return f"{head}\n{ranked.to_string()}"
@@ -137,22 +137,21 @@ class Results:
     def best(self, metric: str = "loss", split: str | None = None) -> TrialResult:
         """The best single trial by `metric`, in the metric's own direction, at its last epoch.
 
-        `split` is by default the validation split if there is one, otherwise the training split. A
-        diverged trial is never the best as long as there is another. If trials differ only in their
-        seed or fold, the best of them is also the luckiest: `best_setting` compares means over
-        them.
+        `split` defaults to the validation split if there is one, otherwise to the training split.
+        A diverged trial is the best only if all diverged. Among trials that differ only in seed or
+        fold, the best is also the luckiest: `best_setting` compares their means instead.
 
-        Raises UserError for a metric or a split that there is not.
+        Raises UserError for an unknown metric or split.
         """
         return self._at(int(self.table(metric, split).index[0]))
 
     def best_setting(self, metric: str = "loss", split: str | None = None) -> TrialResult:
-        """Of the best setting by its mean over seeds and folds, the trial with the median loss.
+        """The trial with the median loss in the setting with the best mean over seeds and folds.
 
-        That is what its hyperparameters can be expected to give with another seed. Means are those
-        of `jaxexp.seeds.average`; without seeds or folds to average this is `best`.
+        It shows what these hyperparameters can be expected to give with another seed. The means are
+        those of `jaxexp.seeds.average`; without seeds or folds to average, this is `best`.
 
-        Raises UserError for a metric or a split that there is not.
+        Raises UserError for an unknown metric or split.
         """
         wanted = seeds.best(self.dataset, metric, split)[1]["trial_id"].item()
         ids = [trial.id for trial in self.sweep.trials()]
@@ -162,7 +161,7 @@ class Results:
         """The trial whose hyperparameters have these values: `results.trial(width=16, seed=3)`.
 
         In a population, these are the values that members began with; the seed alone identifies a
-        member. Raises UserError unless there is exactly one.
+        member. Raises UserError unless exactly one trial matches.
         """
         trials = self.sweep.trials()
         wanted = {name: self.sweep.base.convert(name, value) for name, value in values.items()}
@@ -188,7 +187,7 @@ class Results:
     def params(self, **values: object) -> PyTree:
         """The trained parameters of the trial that `trial` finds.
 
-        Those of a linen module come without the level "params": `module.apply({"params":
+        For a linen module, add the level "params" when you apply it: `module.apply({"params":
         results.params(…)}, x)`. Batch statistics and the like are in `trial(…).variables.state`.
         """
         return self.trial(**values).params
@@ -196,12 +195,12 @@ class Results:
     def predict(self, X: PyTree, trial: TrialResult | None = None) -> PyTree:
         """What a trial, by default the `best` by loss, predicts for inputs like the training data.
 
-        Returns the predicted class of each input, (N,), by name if classes have names; or, without
-        classes, the prediction (N, ...): an array, or the model's dict or other tree of arrays.
-        `jaxexp.supervised` says which predictions are logits of classes.
+        Returns the predicted class of each input, (N,), by name if the classes have names. Without
+        classes, it returns the prediction (N, ...): an array, or the dict or other tree of arrays
+        that the model makes. `jaxexp.supervised` says which predictions are logits of classes.
 
-        Raises UserError for inputs of another shape, parameters that were not kept, and inputs of
-        whose classes the probabilities are NaN.
+        Raises UserError for inputs of another shape, for parameters that were not kept, and for
+        inputs whose class probabilities are NaN.
         """
         prediction, probability_NxC = self._apply(X, trial)
         if probability_NxC is None:
@@ -212,10 +211,10 @@ class Results:
         return label_N if names is None else np.array(names)[label_N]
 
     def predict_proba(self, X: PyTree, trial: TrialResult | None = None) -> np.ndarray:
-        """The probability of each class, (N, C), NaN where the model's outputs are.
+        """The probability of each class, (N, C); NaN where the model's outputs are NaN.
 
-        Raises UserError if there are no classes, for inputs of another shape, and parameters that
-        were not kept.
+        Raises UserError if there are no classes, for inputs of another shape, and for parameters
+        that were not kept.
         """
         _, probability_NxC = self._apply(X, trial)
         if probability_NxC is None:
@@ -235,7 +234,7 @@ class Results:
         return apply(self.task, chosen.trial, chosen.variables, x, self._compiled)
 
     def _has(self, found: TrialResult) -> bool:
-        """Whether it was trained here: another run's may have the same hyperparameters."""
+        """Whether it was trained in this run: another run's trial may have equal hyperparameters."""
         own = found.initial in self.sweep.trials()
         return own and found.variables is self._variables.get(found.initial.id)
 
@@ -248,10 +247,10 @@ class Results:
 
 
 def trial_in_the_end(trial: Trial, point: xr.Dataset) -> Trial:
-    """The trial with the hyperparameters of the epoch whose parameters it has.
+    """The trial with the hyperparameters of the epoch that its parameters come from.
 
-    What is computed with those parameters takes these: they are not those that it began with where
-    they changed while it trained. `point` is its part of a dataset.
+    Use them for anything computed with those parameters: they differ from the initial ones if they
+    changed during training. `point` is the trial's part of a dataset.
     """
     names = [name for name in trial.fields() if select.changed(point, name)]
     values = {name: select.in_the_end(point, name).item() for name in names}
@@ -262,9 +261,9 @@ def apply(
     task: Task, trial: Trial, variables: Variables, x: PyTree,
     compiled: dict[Trial, Predict] | None = None,
 ) -> Predicted:  # fmt: skip
-    """Prediction and probabilities (None where nothing is classified) of N inputs, in batches.
+    """Predictions and class probabilities (None without classes) for N inputs, in batches.
 
-    `compiled` keeps what is compiled, for trials that can use it too.
+    `compiled` caches compiled functions, for all trials that can share them.
     """
     traced = _traced(trial)
     predict = _compiled_for(task, trial, {} if compiled is None else compiled)
@@ -272,7 +271,7 @@ def apply(
     size = min(task.evaluation_batch_size, 1 << (n - 1).bit_length())
     parts = []
     for start in range(0, n, size):
-        # Batches are filled up, and of few sizes, so that other numbers of inputs compile nothing.
+        # Batches are padded to one of few sizes, so that other numbers of inputs rarely recompile.
         index_B = np.minimum(np.arange(start, start + size), n - 1)
         with precision.asked(trial.matmul_precision):
             made = predict(traced, variables, jax.tree.map(lambda a: a[index_B], x))  # noqa: B023
@@ -282,7 +281,7 @@ def apply(
 
 
 def _traced(trial: Trial) -> dict[str, object]:
-    """The values in which trials may differ that predict with the same compiled function."""
+    """The values that may differ between trials that share a compiled predict function."""
     return {
         name: getattr(trial, name)
         for name, declared in trial.fields().items()
@@ -291,13 +290,13 @@ def _traced(trial: Trial) -> dict[str, object]:
 
 
 def _compiled_for(task: Task, trial: Trial, compiled: dict[Trial, Predict]) -> Predict:
-    """A function of traced values, variables and inputs, compiled once for trials like this."""
+    """A function of traced values, variables and inputs, compiled once for all such trials."""
     alike = with_values(trial, **{n: trial.fields()[n].default for n in _traced(trial)})
 
     def predict(traced: Mapping[str, object], variables: Variables, x: PyTree) -> Predicted:
         of_x = functools.partial(task.predict, with_values(alike, **traced), variables)
         like = jax.tree.map(lambda a: jax.ShapeDtypeStruct((TRIED, *a.shape[1:]), a.dtype), x)
-        _check_each(TRIED, jax.eval_shape(of_x, like))  # not by chance as many
+        _check_each(TRIED, jax.eval_shape(of_x, like))  # `x` could match by chance
         prediction = of_x(x)
         _check_each(len(jax.tree.leaves(x)[0]), prediction)
         return prediction, task.probabilities(prediction)
@@ -306,7 +305,7 @@ def _compiled_for(task: Task, trial: Trial, compiled: dict[Trial, Predict]) -> P
 
 
 def _check_each(n: int, prediction: PyTree) -> None:
-    """Raise UserError for an array of a prediction that is not one for each of n inputs."""
+    """Raise UserError if an array of a prediction does not have one row for each of n inputs."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(prediction):
         if (shape := jnp.shape(leaf))[:1] != (n,):
             raise UserError(
@@ -316,18 +315,18 @@ def _check_each(n: int, prediction: PyTree) -> None:
 
 
 def input_dtype(task: Task, trained: np.dtype) -> np.dtype:
-    """The type of inputs to predict of, of a task that was trained on one of NumPy's."""
+    """The dtype that a task trained on inputs of the dtype `trained` takes to predict."""
     floats = dtype_kind(trained) == "f" or not task.takes_fractions()
     return trained if floats else np.dtype(np.float32)
 
 
 def like_training(task: Task, data: Data, X: PyTree) -> PyTree:
-    """Inputs of the structure and shapes of the training split's, (N, ...), and the task's types.
+    """Inputs with the structure and shapes of the training inputs, (N, ...), and the task's dtypes.
 
-    Arrays of a kind trained on are taken as they are, others as `inputs` takes them; then they are
-    converted.
+    Arrays of the same kind of dtype as trained on are taken as they are, anything else goes through
+    `inputs`; then both are converted.
 
-    Raises UserError for others.
+    Raises UserError for inputs that do not fit.
     """
     if not hasattr(data.train, "x"):
         return X
@@ -342,7 +341,7 @@ def like_training(task: Task, data: Data, X: PyTree) -> PyTree:
 
 
 def _beside(X: PyTree, x: PyTree, path: str) -> Iterator[tuple[str, PyTree, np.ndarray]]:
-    """The path and value of each leaf, beside that of the inputs trained on."""
+    """The path and value of each leaf, with the training input at the same place."""
     wanted = children_of(x, path)
     if wanted is None:
         yield path, X, x
@@ -371,7 +370,7 @@ def _leaf_like(
 
 
 def _cast(where: str, made: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """To a type; refuses floats for whole numbers, and what it does not hold."""
+    """Convert to a dtype; refuses floats for whole numbers, and values that it cannot hold."""
     if made.dtype == dtype:
         return made
     kind = dtype_kind(dtype)

@@ -1,8 +1,8 @@
-"""Which trials of a sweep's results differ in their replicate alone: their seed and fold.
+"""Which trials of a sweep differ only in their replicate: their seed and fold.
 
-Replicates lie along one dimension: their own, or one along which they move together with other
-hyperparameters. Its points are grouped by the values of the others. Seeds and folds along two
-dimensions are first laid along one (`flat`).
+Replicates lie along one dimension: their own, or one that they share with other hyperparameters,
+whose values then group its points. Seeds and folds along two dimensions are first stacked into one
+(`flat`).
 """
 
 import json
@@ -23,9 +23,9 @@ class Settings:
     """The points along the dimension of the replicates, grouped.
 
     Attributes:
-        dim: that dimension, of P points.
-        name: of the dimension of settings that takes its place; None where replicates alone vary.
-        group_P: the setting of each point, counted in the order in which they come.
+        dim: the name of that dimension, of P points.
+        name: the dimension of settings that replaces it; None if only replicates vary along it.
+        group_P: the setting of each point, numbered in order of appearance.
         replicates: "seed", "fold" or both.
     """
 
@@ -36,7 +36,7 @@ class Settings:
 
     @classmethod
     def of(cls, ds: xr.Dataset) -> Self | None:
-        """Of `flat` results; None where each point has other hyperparameters, or no replicate."""
+        """The settings of `flat` results; None without replicates, or if no setting repeats."""
         axes, repeated = select.axes(ds), tuple(select.replicates(ds))
         if not repeated:
             return None
@@ -50,7 +50,7 @@ class Settings:
         if len(np.unique(group_P)) == len(group_P):
             return None
         name = "_".join(others)
-        own = dim != "_".join(names) or name in axes  # a name that somebody chose stays
+        own = dim != "_".join(names) or name in axes  # a name that the user chose stays
         return cls(dim, dim if own else name, group_P, repeated)
 
     @property
@@ -59,12 +59,12 @@ class Settings:
         return np.bincount(self.group_P)
 
     def axes(self, ds: xr.Dataset) -> list[str]:
-        """The axes of results that have a point for each setting."""
+        """The axes of results with one point for each setting."""
         named = [self.name if axis == self.dim else axis for axis in select.axes(ds)]
         return [axis for axis in named if axis is not None]
 
     def by_trial(self, ds: xr.Dataset) -> np.ndarray:
-        """The setting of each trial, in the order of `select.points`, as `axes` count them."""
+        """The index of each trial's setting, with trials in the order of `select.points`."""
         order = select.axes(ds)
         axis = order.index(self.dim)
         shape = [ds.sizes[own] if own != self.dim else len(self.counts) for own in order]
@@ -99,7 +99,7 @@ class Settings:
         return self.first(values).astype(made.dtype).copy(data=made)
 
     def of_each(self, values: xr.DataArray) -> xr.DataArray:
-        """What holds of a setting, for each of its points: the reverse of a sum."""
+        """The value of each setting, repeated for each of its points: the reverse of `sum`."""
         names = [str(name) for name in values.coords if self.name in values[name].dims]
         bare = values.drop_vars(names)
         if self.name is None:
@@ -110,14 +110,14 @@ class Settings:
 
     @property
     def _starts(self) -> np.ndarray:
-        """Where each setting starts, if the points stand setting by setting, (G,)."""
+        """Where each setting starts when points are sorted by setting, (G,)."""
         start_G: np.ndarray = np.cumsum(self.counts) - self.counts
         return start_G
 
     def places(self, values: xr.DataArray, share: float) -> xr.DataArray:
-        """Of each setting the point at a `share` of its replicates, ordered by `values` (axes).
+        """For each setting, the point at a `share` of its replicates, ordered by `values` (axes).
 
-        0.5 is the median, of an even number the lower one in the middle; 1 is the highest. NaN is
+        0.5 is the median (of an even number, the lower of the middle two); 1 is the highest. NaN is
         left out, unless a setting has nothing else.
         """
         last = values.transpose(..., self.dim)
@@ -134,7 +134,7 @@ class Settings:
         return xr.DataArray(chosen.reshape(shape), dims=(*last.dims[:-1], *inner))
 
     def take(self, values: ResultT, places: xr.DataArray) -> ResultT:
-        """Of each setting the point that `places` says, with its seed and fold."""
+        """For each setting, the point at its place in `places`, with that point's seed and fold."""
         own = self.replicates
         moved = [n for n in values.coords if n not in own and self.dim in values[n].dims]
         made = values.drop_vars(moved).isel({self.dim: places})
@@ -143,7 +143,7 @@ class Settings:
 
 
 def flat(ds: xr.Dataset) -> xr.Dataset:
-    """With seeds and folds along one dimension, where they have two; other results as they are."""
+    """Results with seeds and folds stacked along one dimension if they have two."""
     axes = select.axes(ds)
     dims = sorted({str(ds[name].dims[0]) for name in select.replicates(ds)}, key=axes.index)
     if len(dims) < 2:

@@ -10,7 +10,7 @@ from jaxexp.spec.written import minus, number
 def decimals(value: float, digits: int = 4) -> str:
     """`value` to a fixed number of decimals: "0.5000".
 
-    As `number` writes it where those would hide it: far below 1, or 1,000 and above.
+    Numbers far below 1, and from 1,000, are written as `number` writes them.
     """
     if value == 0 or 10.0 ** (1 - digits) <= abs(value) < 1_000:
         return minus(f"{value:.{digits}f}")
@@ -18,10 +18,10 @@ def decimals(value: float, digits: int = 4) -> str:
 
 
 def within(value: float, span: float, digits: int = 0) -> str:
-    """`value` with the digits that show its place in a range as wide as `span`.
+    """`value` with enough digits to show its place in a range as wide as `span`.
 
-    Rounding moves it by at most a fortieth of the range. With `digits`, to at least so many
-    decimals, as `decimals` has them; without, no zero stands at the end.
+    Rounding moves it by at most a fortieth of the range. `digits` is the least number of decimals,
+    as in `decimals`; without it, trailing zeros are dropped.
     """
     size = abs(float(value))
     if not (math.isfinite(size) and 0 < span < math.inf):
@@ -51,19 +51,19 @@ def count(n: int, noun: str) -> str:
 
 
 def all_of(n: int, noun: str) -> str:
-    """All of them: "both trials", "all 12 trials"."""
+    """All of a number of things: "both trials", "all 12 trials"."""
     return f"both {noun}s" if n == 2 else f"all {count(n, noun)}"
 
 
 def mean_over(seeds: str) -> str:
-    """What is said of numbers with a "±": " (mean ± standard deviation over 6 seeds)"."""
+    """What explains numbers with a "±": " (mean ± standard deviation over 6 seeds)"."""
     return f" (mean ± standard deviation over {seeds})"
 
 
 def words(name: str) -> str:
     """The name of a hyperparameter, metric or sweep as it stands in a sentence.
 
-    One that is no name of Python's is prose already: "a$x_1$".
+    A name that is not a Python identifier is prose already: "a$x_1$".
     """
     return name.replace("_", " ") if name.isidentifier() else name
 
@@ -78,7 +78,7 @@ def plus_minus(value: float, std: object = None, digits: int = 4) -> str:
     width = float("nan") if std is None else float(std)  # type: ignore[arg-type]
     if not np.isfinite(width):
         return decimals(value, digits)
-    # To as many decimals as the value, unless they would hide it.
+    # With as many decimals as the value, unless that would hide it.
     alike = (width == 0 or width >= 0.5 * 10.0**-digits) and abs(value) < 1_000
     shown = f"{width:.{digits}f}" if alike else number(width, 2)
     return f"{decimals(value, digits)} ± {shown}"
