@@ -1,4 +1,4 @@
-"""Figures and pages, drawn from results alone.
+"""Figures and pages, drawn only from results.
 
 Imports `results` and what lies below it.
 """

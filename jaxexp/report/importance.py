@@ -11,8 +11,8 @@ from jaxexp.report.figures.style import wants_log
 from jaxexp.results import select
 from jaxexp.results.select import number
 
-LEAST = 12  # finished trials, below which a forest is not worth asking
-TRUSTED = 0.5  # out-of-bag R², below which the forest explains too little
+LEAST = 12  # finished trials: with fewer, a forest is of no use
+TRUSTED = 0.5  # out-of-bag R²: with less, the forest explains too little
 TREES = 200
 
 
@@ -21,10 +21,10 @@ class Importance:
     """How much each hyperparameter matters for a metric.
 
     Attributes:
-        table: columns `name` and `drop`, the most important first: by how much the forest's R²
-            drops on average where the values of one hyperparameter are permuted.
+        table: columns `name` and `drop`, the most important first; `drop` is how much the forest's
+            R² drops when the values of this hyperparameter are permuted.
         r2: the forest's out-of-bag R².
-        trials: how many it was fitted to.
+        trials: how many trials it was fitted to.
         metric: what it predicts, in words.
     """
 
@@ -39,7 +39,7 @@ class Importance:
         return self.r2 >= TRUSTED
 
     def __str__(self) -> str:
-        """The method, and what it says, in two or three sentences."""
+        """The method and its result, in two sentences."""
         method = (
             f"Permutation importance (Breiman 2001) in a random forest of {TREES} trees, fitted to "
             f"{number(self.trials)} finished trials, for {self.metric}; its out-of-bag R² is "
@@ -53,12 +53,12 @@ class Importance:
 
 
 def importance(ds: xr.Dataset, metric: str = "loss", split: str | None = None) -> Importance | None:
-    """The importance of each hyperparameter but seed and fold for `metric` after the last epoch.
+    """How important each hyperparameter except seed and fold is for `metric` after the last epoch.
 
-    Permutation importance: L. Breiman, "Random Forests", Machine Learning 45 (2001), section 10,
-    over the trials that each tree has not seen. A metric that spans decades is taken by its
-    logarithm. None of fewer than 12 finished trials, of fewer than two hyperparameters, and where
-    all trials end alike.
+    This is permutation importance over the trials that each tree has not seen: L. Breiman, "Random
+    Forests", Machine Learning 45 (2001), section 10. If lower is better and the metric spans
+    decades, its logarithm is used. Returns None for fewer than 12 finished trials, for fewer than
+    two hyperparameters, and if all trials end alike.
     """
     ranked = select.rank(ds, metric, split)
     ranked = ranked[(ranked["status"] == "finished") & np.isfinite(ranked["value"])].sort_index()
@@ -83,7 +83,7 @@ def importance(ds: xr.Dataset, metric: str = "loss", split: str | None = None) -
 
 
 def _coded(ds: xr.Dataset, name: str, values: pd.Series) -> np.ndarray:
-    """Numbers as they are, others by their place in order, which is enough for trees."""
+    """Numbers as they are, other values by their place in order, which is enough for trees."""
     if pd.api.types.is_numeric_dtype(values):
         return values.to_numpy(float)
     place = {value: i for i, value in enumerate(select.distinct(ds, name))}
@@ -91,10 +91,10 @@ def _coded(ds: xr.Dataset, name: str, values: pd.Series) -> np.ndarray:
 
 
 def _forest(x_NxF: np.ndarray, y_N: np.ndarray, there_NxF: np.ndarray) -> tuple[float, np.ndarray]:
-    """The out-of-bag R² of a forest, and by how much it drops where a column is permuted.
+    """The out-of-bag R² of a forest, and how much it drops when each column is permuted.
 
-    Where a hyperparameter does nothing it has values drawn from those where it does: their common
-    value would tell the trees what its condition is.
+    Where a hyperparameter does nothing, its value is drawn from the trials where it does something:
+    a common value would reveal its condition to the trees.
     """
     from sklearn.ensemble import RandomForestRegressor  # takes a second to import
 
@@ -103,13 +103,13 @@ def _forest(x_NxF: np.ndarray, y_N: np.ndarray, there_NxF: np.ndarray) -> tuple[
     for x_N, there_N in zip(x_NxF.T, there_NxF.T, strict=True):
         if not there_N.all() and there_N.any():
             x_N[~there_N] = rng.choice(x_N[there_N], int((~there_N).sum()))
-    # Trees take an impurity below an absolute threshold for none.
+    # Trees treat an impurity below an absolute threshold as zero.
     y_N = (y_N - y_N.mean()) / y_N.std()
     forest = RandomForestRegressor(TREES, bootstrap=True, min_samples_leaf=2, random_state=0)
     forest.fit(x_NxF, y_N)
     n, f = x_NxF.shape
-    # Sums of the trees' predictions of the trials that they have not seen: as they are, and with
-    # each column permuted.
+    # Sums of the trees' predictions for trials that they have not seen: unchanged, and with each
+    # column permuted.
     total_VxN, seen_N = np.zeros((f + 1, n)), np.zeros(n)
     for tree, sample in zip(forest.estimators_, forest.estimators_samples_, strict=True):
         out = np.setdiff1d(np.arange(n), sample)

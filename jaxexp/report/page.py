@@ -28,7 +28,7 @@ from jaxexp.training.data import Attributes
 class Picture(NamedTuple):
     """A figure of a page.
 
-    `png` is what is shown without a script and in print, `alt` says in words what it shows, and
+    `png` is shown in print and where scripts do not run, `alt` says in words what it shows, and
     `interactive` is its twin as Plotly's JSON, if it has one. `caption` stands below.
     """
 
@@ -40,15 +40,15 @@ class Picture(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """One question and what the run at hand answers.
+    """One question and the answer that a run gives.
 
-    `tables` are by caption, which may be empty. The first sentence of `answer` stands in the
-    summary, and so does `lead`: how clear it is. `reference` is what somebody else measured,
-    `verdict` whether the results agree with it (None where nobody has said how to tell).
+    `tables` maps captions, which may be empty, to tables. The summary shows the first sentence of
+    `answer`, and `lead`, which says how clear it is. `reference` is what somebody else measured;
+    `verdict` says whether the results agree with it (None if the question has no way to tell).
     `seconds` is the device time of the sweep behind the section, `shared` says which sections share
-    that sweep, `notes` what to know before believing it, such as diverged trials. `quick` is the
-    number of epochs at which a quick run stopped every trial (0: it was none), and `errors` say,
-    one line each, which functions of the question failed.
+    that sweep, and `notes` are what to know before believing it, such as diverged trials. `quick`
+    is the number of epochs at which a quick run stopped every trial (0: it was not a quick run).
+    `errors` say, one line each, which functions of the question failed.
     """
 
     row: str
@@ -73,7 +73,7 @@ class Section:
 
     @property
     def judgement(self) -> tuple[str, str, str]:
-        """The verdict: a class of the style sheet, some words, and the reason."""
+        """The verdict: a class of the style sheet, a few words, and the reason."""
         if self.verdict is None:
             failed = any(error.startswith("`verdict`") for error in self.errors)
             return "unknown", "the comparison failed" if failed else "not compared", ""
@@ -86,7 +86,7 @@ class Section:
 
     @property
     def short_answer(self) -> str:
-        """The first sentence of the answer, without what is said of every "±" in it."""
+        """The first sentence of the answer, without what explains the "±" in it."""
         ends = r"(?<=[.!?])[ \n]+(?=[A-Z]|[\d,]+ of )"  # "2 of 3 trials tie"
         first = re.split(ends, self.answer.strip(), maxsplit=1)[0]
         return re.sub(r" \(mean ± standard deviation over [^)]*\)", "", first)
@@ -96,9 +96,10 @@ class Section:
 class Meta:
     """What stands above the sections.
 
-    `facts` are names and values, `plan` is preformatted text, and `missing` says of sweeps that
-    did not run why. `quick` is the number of epochs at which a quick run stopped every trial (0: it
-    was none; the sections know it as well). `reference` heads what somebody else measured.
+    `facts` are names and values, `plan` is preformatted text, and `missing` gives the reason for
+    each sweep that did not run. `quick` is the number of epochs at which a quick run stopped every
+    trial (0: it was not a quick run); the sections have it too. `reference` is the heading of what
+    somebody else measured.
     """
 
     title: str
@@ -113,7 +114,7 @@ class Meta:
 def render(sections: Sequence[Section], meta: Meta) -> str:
     """The page as one HTML text that needs no other file and no network.
 
-    Without a script it shows the same in still pictures and whole tables.
+    Where scripts do not run, it shows the same as still pictures and whole tables.
     """
     loader = PackageLoader("jaxexp.report")
     environment = Environment(
@@ -150,7 +151,7 @@ def render(sections: Sequence[Section], meta: Meta) -> str:
 
 
 def _anchors(sections: Sequence[Section]) -> list[str]:
-    """An id for each section: "row-6.1"; where rows are alike, those after the first counted."""
+    """An id for each section: "row-6.1"; repeated rows are numbered from the second on."""
     found: Counter[str] = Counter()
     made = []
     for section in sections:
@@ -181,13 +182,13 @@ def _judged(sections: Sequence[Section]) -> str:
 
 
 def _packed(content: bytes) -> str:
-    """Compressed, as text; the same content gives the same text."""
+    """`content` compressed, as text; the same content gives the same text."""
     return base64.b64encode(gzip.compress(content, 9, mtime=0)).decode()
 
 
 @functools.cache
 def _plotly() -> str:
-    """Plotly's script, compressed, from the package, which need not be imported for it."""
+    """Plotly's script, compressed, read from its package without importing it."""
     spec = find_spec("plotly")
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError("plotly, which jaxexp needs, is not installed")
@@ -196,9 +197,9 @@ def _plotly() -> str:
 
 
 def run_facts(runs: Sequence[xr.Dataset]) -> dict[str, str]:
-    """The facts, for `Meta`, of one or more sweeps, some of which may have run as one plan.
+    """The facts for `Meta` about one or more sweeps, some of which may have run as one plan.
 
-    Of what the results do not say, there is none.
+    What the results do not say is left out.
     """
     known = [ds.attrs for ds in runs]
     seeds = sorted({seed for attrs in known for seed in _seeds(attrs)})
@@ -267,9 +268,9 @@ def _versions(attrs: Attributes) -> str:
 
 
 def _over_plans(runs: Sequence[xr.Dataset], key: str) -> float:
-    """The sum, over the plans, of what the sweeps of a plan say of it: the most, of a duration.
+    """An attribute summed over plans; where sweeps of a plan differ, the largest value counts.
 
-    Those of equal sweeps are several where their data differ, and where a sweep stands once more.
+    Equal plans count separately if their data differ, or if a sweep occurs more than once.
     """
     plans: dict[tuple[object, ...], float] = {}
     found: Counter[tuple[object, ...]] = Counter()
@@ -283,7 +284,7 @@ def _over_plans(runs: Sequence[xr.Dataset], key: str) -> float:
 
 
 def duration(seconds: float) -> str:
-    """`seconds` as a person says it: 0.8 s, 12 s, 3 min 20 s, 2 h 5 min."""
+    """`seconds` as a person writes it: 0.8 s, 12 s, 3 min 20 s, 2 h 5 min."""
     if not np.isfinite(seconds):
         return "–"
     if seconds < 9.95:
@@ -331,7 +332,7 @@ def _cells(table: pd.DataFrame) -> dict[str, Sequence[object]]:
 
 
 def _with_spread(text: str, spread: float) -> str:
-    """A value, already text, and its standard deviation to as many decimals: "0.243 ± 0.004"."""
+    """A value (as text) and its standard deviation with as many decimals: "0.243 ± 0.004"."""
     if not np.isfinite(spread):
         return text
     if "e" in text or spread >= 1e7:
@@ -344,9 +345,9 @@ def _with_spread(text: str, spread: float) -> str:
 def _column(column: pd.Series, *, given: bool = False) -> list[str]:
     """The values as text: fractions to four digits of the largest, so that points line up.
 
-    To up to seven, where these show the places of values in a narrow range.
-    Where they span so much that this would hide the small ones, each as `number` writes it; those
-    of a hyperparameter, which are `given`, as `setting` does.
+    Values in a narrow range get up to seven digits, to tell them apart. Where the range is so wide
+    that small values would be hidden, each is written by `number`; the values of a hyperparameter,
+    which are `given`, are written by `setting`.
     """
     values = column.to_numpy()
     if values.dtype.kind != "f" or given:
@@ -360,7 +361,7 @@ def _column(column: pd.Series, *, given: bool = False) -> list[str]:
     places = min(needed, max(0, 3 - size))
     known = values[np.isfinite(values)]
     if (extent := float(known.max() - known.min())) > 0:
-        apart = int(np.ceil(-np.log10(extent / 20)))  # as `within` has it
+        apart = int(np.ceil(-np.log10(extent / 20)))  # as in `within`
         there = max(len(f"{value:.7g}".partition(".")[2]) for value in known)
         places = max(places, min(apart, there)) if apart <= 6 - size else places
     fixed = [f"{value:,.{places}f}".replace("-", "−") for value in values]

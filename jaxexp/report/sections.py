@@ -1,7 +1,7 @@
 """Sections of a page: the questions of sweeps and comparisons, answered from results.
 
-What a question's own functions raise never loses the page: the section says which failed, and
-where, and so does its `errors`.
+An error in a question's own functions never loses the page: the section's notes and `errors` say
+which function failed, and where.
 """
 
 import itertools
@@ -23,7 +23,7 @@ from jaxexp.results import seeds, select
 from jaxexp.results.select import decimals, metric_words, number, with_unit, words
 from jaxexp.spec.sweep import Comparison, Question, ResultsT, Sweep, Verdict
 
-Keep = Callable[[str, bytes], None]  # is given each figure: its name, and the PNG
+Keep = Callable[[str, bytes], None]  # receives each figure: its name and the PNG
 BEST = 20  # trials in a table of the best
 ROWS = 2_000  # trials in the table of all
 CELLS = 60  # in a row of a map
@@ -36,7 +36,10 @@ PartT = TypeVar("PartT")
 
 
 def of_sweep(sweep: Sweep, dataset: xr.Dataset, keep: Keep, name: str = "") -> list[Section]:
-    """Each question of a sweep, or `in_general` where it asks none; under a `name` of the run's."""
+    """A section for each question of a sweep, or `in_general` if it asks none.
+
+    `name` is what the run calls the sweep, if not by its own name.
+    """
     name = name or sweep.name
     if not sweep.questions:
         return [in_general(dataset, keep, name)]
@@ -55,7 +58,7 @@ def of_comparisons(
     keep: Keep,
     comparisons: Sequence[Comparison],
 ) -> list[Section]:
-    """Each question that several sweeps answer, given the results of a run by sweep."""
+    """A section for each question that several sweeps answer; `datasets` are by sweep."""
     sections = []
     for comparison in comparisons:
         own = {name: datasets[name] for name in comparison.sweeps if name in datasets}
@@ -70,7 +73,7 @@ def _section(
     question: Question[ResultsT], results: ResultsT, datasets: Mapping[str, xr.Dataset],
     keep: Keep, remark: str = "", shared: str = "",
 ) -> Section:  # fmt: skip
-    """What a question says of `results`, which are those of the named `datasets`."""
+    """What a question says about `results`, which are those of the named `datasets`."""
     lost = all((ds["diverged_epoch"] > 0).all() for ds in datasets.values())
     errors: list[str] = []
     answer = "Every trial diverged."
@@ -107,7 +110,7 @@ def _seconds(datasets: Mapping[str, xr.Dataset]) -> float:
 
 
 def _keep_all(drawn: Sequence[Picture], alt: str, what: str, row: str, keep: Keep) -> list[Picture]:
-    """Hand each figure to `keep`; one that has no words for what it shows is given some."""
+    """Hand each figure to `keep`; figures without alt text get some."""
     for i, picture in enumerate(drawn, 1):
         keep(f"{row}-{i}.png", picture.png)
     return [
@@ -126,7 +129,7 @@ def _guarded(
         return None
     try:
         return check(function(results))
-    except Exception as error:  # whatever the code of a user may raise
+    except Exception as error:  # whatever user code may raise
         errors.append(f"`{part}` of question {question.row} failed: {in_one_line(error, function)}")
         return None
 
@@ -153,7 +156,7 @@ def _images(drawn: Figure | Iterable[Figure]) -> list[Picture]:
 
 
 def _picture(figure: Figure) -> Picture:
-    """A figure as a picture, with what this library's own figures have beside it."""
+    """A figure as a picture, with the words and twin that this library's own figures have."""
     png = figures.to_png(figure)
     if not isinstance(figure, figures.ReportFigure):
         return Picture(png, "")
@@ -169,19 +172,19 @@ def _tables(made: pd.DataFrame | Mapping[str, pd.DataFrame]) -> dict[str, pd.Dat
 
 
 def _notes(datasets: Mapping[str, xr.Dataset]) -> list[str]:
-    """What the datasets say of themselves, each once, and which trials diverged."""
+    """The notes of the datasets, each once, and which trials diverged."""
     own = [json.loads(ds.attrs.get("notes", "[]")) for ds in datasets.values()]
     diverged = select.divergence_note({words(name): ds for name, ds in datasets.items()})
     return [note for note in dict.fromkeys([*itertools.chain(*own), diverged]) if note]
 
 
 def in_general(ds: xr.Dataset, keep: Keep, name: str = "") -> Section:
-    """What can be said of any sweep of any task, of 2 trials or 2,000, by `select.ranked_by`.
+    """What can be said about any sweep of any task, of 2 trials or 2,000, by `select.ranked_by`.
 
-    Curves, the lineage of a population, a figure for each axis, a map of two or parallel
-    coordinates of more, what matters, and all trials. Where the seed or the fold is an axis,
-    settings are compared by their means over them. `name` is the sweep's; `keep` is given each
-    figure.
+    It shows curves, the lineage of a population, a figure for each axis, a map of two axes,
+    parallel coordinates of three or more, which hyperparameters matter, and all trials. If the seed
+    or the fold is an axis, settings are compared by their means over it. `name` is the sweep's;
+    `keep` receives each figure.
     """
     name = name or str(ds.attrs.get("sweep", "sweep"))
     several = seeds.several(ds)
@@ -190,7 +193,7 @@ def in_general(ds: xr.Dataset, keep: Keep, name: str = "") -> Section:
     metric = metrics[0]
     answer = _answered(means, metrics)
     alone = select.size(ds) == 1
-    copies = select.is_population(ds)  # whose hyperparameters changed: the lineage shows them
+    copies = select.is_population(ds)  # the lineage shows their hyperparameters
     found = None if alone or copies else importance(ds, metric)
     if alone:
         drawn = [_picture(figures.splits(ds, metrics))]
@@ -244,7 +247,7 @@ def _asked(ds: xr.Dataset, alone: bool) -> str:
 
 
 def _of_axes(ds: xr.Dataset, metrics: Sequence[str], by_importance: Sequence[str]) -> list[Figure]:
-    """A figure for each axis, the most important first, and one for what they do together."""
+    """Figures of what hyperparameters do together, then one for each, most important first."""
     names = _figured(ds)
     names = [
         *(n for n in by_importance if n in names),
@@ -260,7 +263,7 @@ def _of_axes(ds: xr.Dataset, metrics: Sequence[str], by_importance: Sequence[str
 
 
 def _figured(ds: xr.Dataset) -> list[str]:
-    """The hyperparameters with several values; seed and fold only where nothing else has."""
+    """The hyperparameters with several values; seed and fold only if no others have."""
     several = [
         n for n in select.hyperparameters(ds) if len(select.distinct(select.applying(ds, n), n)) > 1
     ]
@@ -268,7 +271,7 @@ def _figured(ds: xr.Dataset) -> list[str]:
 
 
 def _answered(ds: xr.Dataset, metrics: Sequence[str]) -> str:
-    """The best by the first metric, and by the next."""
+    """The best by the first metric, and by the second."""
     first = select.best_in_words(ds, metrics[0])
     if bool((ds["diverged_epoch"] > 0).all()) or len(metrics) < 2:
         return first
@@ -286,7 +289,7 @@ def _answered(ds: xr.Dataset, metrics: Sequence[str]) -> str:
 
 
 def _lead(ds: xr.Dataset, metric: str, answer: str) -> str:
-    """How clear it is which setting is best by the metric, to stand behind the `answer`."""
+    """How clear it is which setting is best by the metric, to follow the `answer`."""
     if bool((ds["diverged_epoch"] > 0).all()) or select.size(ds) < 2:
         return ""
     if select.is_population(ds):
@@ -300,7 +303,7 @@ def _lead(ds: xr.Dataset, metric: str, answer: str) -> str:
 
 
 def _all_tables(ds: xr.Dataset, means: xr.Dataset, metric: str) -> dict[str, pd.DataFrame]:
-    """The best settings where there are several seeds, and all trials, by caption."""
+    """The best settings if there are several seeds, and all trials, by caption."""
     trials = select.size(ds)
     by = f"by {metric_words(metric, select.default_split(ds))} {select.measured_when(ds)}"
     tables = {}

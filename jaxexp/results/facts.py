@@ -14,7 +14,7 @@ Facts: TypeAlias = dict[str, str | int]
 
 
 def facts(plan: Plan, sweeps: Sequence[Sweep], device: str, devices: int) -> Facts:
-    """What a result depends on besides the sweep (versions, devices, plan), and when it was made."""
+    """What a result depends on besides the sweep (versions, devices, plan …), and when it ran."""
     precisions = {t.matmul_precision for program in plan.programs for t in program.trials}
     return _environment() | {
         "device": device,

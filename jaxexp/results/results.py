@@ -234,7 +234,7 @@ class Results:
         return apply(self.task, chosen.trial, chosen.variables, x, self._compiled)
 
     def _has(self, found: TrialResult) -> bool:
-        """Whether it was trained in this run: another run's trial may have equal hyperparameters."""
+        """Whether it was trained in this run: another run's may have equal hyperparameters."""
         own = found.initial in self.sweep.trials()
         return own and found.variables is self._variables.get(found.initial.id)
 

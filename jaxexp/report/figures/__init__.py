@@ -1,6 +1,6 @@
 """Figures of a sweep's results, each a pure function from a dataset to a matplotlib `Figure`.
 
-They use matplotlib's objects alone, never pyplot, so nothing depends on a backend or piles up.
+They use only matplotlib's objects, never pyplot, so nothing depends on a backend or piles up.
 """
 
 from jaxexp.report.figures.against import final_by

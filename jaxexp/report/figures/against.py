@@ -1,4 +1,4 @@
-"""What trials reached in the end, against a hyperparameter."""
+"""The final metrics of trials against a hyperparameter."""
 
 import textwrap
 from collections.abc import Sequence
@@ -38,8 +38,8 @@ from jaxexp.report.figures.traces import NO_HEIGHT
 from jaxexp.results import select
 from jaxexp.results.select import number, setting
 
-LETTER, LINE = 0.08, 0.15  # inches that a letter of a tick takes, and a line of them
-MEANS = 30  # values of a number that have a mean: of more, each would be of very few trials
+LETTER, LINE = 0.08, 0.15  # width of a letter and height of a line of a tick label, in inches
+MEANS = 30  # numbers with more values have no means: each would be of very few trials
 
 
 @rc_context(STYLE)
@@ -48,11 +48,12 @@ def final_by(
 ) -> ReportFigure:
     """`metric` (or several, a panel each) after the last epoch against hyperparameter `axis`.
 
-    Where the seed is an axis, a trial stands for the mean over the seeds, and error bars for their
-    standard deviation.
-    Where nothing else varies: every split, a line where `axis` is a number. Else: each trial of
-    `split` (`select.default_split` if not given) as a grey point, and by value of `axis` their
-    mean and their best. The best trial is ringed; diverged trials are counted below their value.
+    If the seed is an axis, each point is the mean over the seeds, with the standard deviation as
+    error bars. If nothing else varies, every split is shown, as a line if `axis` is a number.
+    Otherwise each trial is a grey point on `split` (`select.default_split` if not given), and each
+    value of `axis` has the mean and the best of its trials. The best trial is ringed; diverged
+    trials are counted below their value.
+
     Raises UserError for a metric, a split or a hyperparameter that the results do not have.
     """
     split = split or select.default_split(ds)
@@ -99,12 +100,12 @@ class _Against:
         self.values = select.distinct(ds, axis)
         self.group = np.array([self.values.index(value) for value in given])
         at = np.array(self.values, float) if self.numeric else np.arange(len(self.values))
-        # A few values most of which would share one place stand at equal distances.
+        # A few values that would crowd together are evenly spaced.
         self.even = self.numeric and want_even(at)
         at = np.arange(len(at)) if self.even else at
         self.at, self.x = at, at[self.group]
-        self.ringed = self.x  # where the points are drawn, of which the best is ringed
-        self.below = 0.0  # inches that ticks take, where they are turned to stand side by side
+        self.ringed = self.x  # where points are drawn: the best is ringed
+        self.below = 0.0  # inches that tick labels take if they are turned
         self.diverged = (ranked["status"] != "finished").to_numpy()
         self.status = ranked["status"].tolist()
         last = select.final(ds, metric)
@@ -117,7 +118,7 @@ class _Against:
         self.trials = ranked["trial"].tolist()
         alone = len(self.values) == len(given)
         varying = len(select.hyperparameters(ds))
-        # Points of a random search are not joined: other things change from one to the next.
+        # Points of a random search are not joined: other values change between them.
         self.line = alone and (varying == 1 or (len(select.axes(ds)) == 1 and len(given) <= 8))
         beside = [n for n in select.hyperparameters(ds) if ds[n].dims == ds[axis].dims]
         self.random = len(beside) > 1
@@ -141,7 +142,7 @@ class _Against:
         if self.numeric and not self.even and log_spreads(self.at):
             ax.set_xscale("log")
         self._ticks(ax)
-        if self.diverged.any():  # which set no limits
+        if self.diverged.any():  # they set no limits
             _show_all(ax, self.at)
         if not self.order.size:
             ax.set_yticks([])
@@ -155,10 +156,10 @@ class _Against:
         y = self.y[self.split]
         groups = [y[(self.group == g) & np.isfinite(y)] for g in range(len(self.values))]
         few = not self.numeric or len(self.values) <= MEANS
-        most = min if self.numeric and self.random else max  # numbers that came twice by chance
+        most = min if self.numeric and self.random else max  # a random number may repeat by chance
         several = few and most(own.size for own in groups) > 1
         x = self.x
-        if not self.numeric:  # side by side, where they would cover one another
+        if not self.numeric:  # side by side, so that they do not cover one another
             for g in range(len(self.values)):
                 own = np.flatnonzero(self.group == g)
                 x = x.astype(float)
@@ -181,7 +182,7 @@ class _Against:
         self.ringed = x
         if not several:
             return points
-        self.ringed = self.x  # where the triangles of the best stand
+        self.ringed = self.x  # where the triangles of the best are
         mean = [own.mean() if own.size else np.nan for own in groups]
         firsts = [self.order[self.group[self.order] == g][:1] for g in range(len(self.values))]
         best = [float(y[own[0]]) if own.size else np.nan for own in firsts]
@@ -221,7 +222,7 @@ class _Against:
         else:
             if ax.get_xscale() == "linear":
                 ax.xaxis.set_major_locator(MaxNLocator(6))
-            elif self.at[-1] < 1e3 * self.at[0]:  # of few decades, each may have but one tick
+            elif self.at[-1] < 1e3 * self.at[0]:  # few decades, which may get only one tick each
                 ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             ax.xaxis.set_major_formatter(Ticks())
             ax.xaxis.set_minor_formatter(NullFormatter())
@@ -239,7 +240,7 @@ class _Against:
                     transform=bottom, gid=NO_HEIGHT, label=f"diverged: {lost}")  # fmt: skip
 
     def _room(self, ax: Axes, at: np.ndarray) -> float:
-        """How many letters stand side by side between the two closest of these ticks."""
+        """How many letters fit between the two closest of these ticks."""
         places = np.log(at) if ax.get_xscale() == "log" else np.asarray(at, float)
         low, high = np.log(ax.get_xlim()) if ax.get_xscale() == "log" else ax.get_xlim()
         inches = ax.get_position().width * self.width
@@ -251,14 +252,14 @@ class _Against:
         self.below = LETTER * _longest(texts)
 
     def _crowded(self, ax: Axes) -> bool:
-        """Whether ticks at the values of a number would cover one another."""
+        """Whether ticks at all values would cover one another."""
         if not self.numeric or len(self.at) < 3:
             return False
         at = np.log(self.at) if ax.get_xscale() == "log" else self.at
         return bool(np.diff(at).min() < 0.1 * np.ptp(at))
 
     def _below(self, group: int) -> str:
-        """How many trials of one value diverged, in short lines below its tick."""
+        """How many trials with one value diverged, in short lines below its tick."""
         own = self.group == group
         lost = int(self.diverged[own].sum())
         if not lost:
@@ -274,7 +275,7 @@ def _longest(texts: Sequence[str]) -> int:
 
 
 def _show_all(ax: Axes, x: np.ndarray) -> None:
-    """Limits around sorted `x`."""
+    """Set the limits of the x axis around sorted `x`."""
     if ax.get_xscale() == "log":
         room = (x[-1] / x[0]) ** 0.1 if x[-1] > x[0] else 2.0
         ax.set_xlim(x[0] / room, x[-1] * room)

@@ -1,4 +1,4 @@
-"""Several baselines beside each other, and images that tell two runs apart."""
+"""Several baselines side by side, and images that tell two runs apart."""
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 
@@ -27,8 +27,8 @@ def ranking(
 ) -> ReportFigure:
     """Test accuracy of each row of `compare.baselines` as a bar, the first on top.
 
-    Where there are several seeds, a line shows their mean ± standard deviation. `reference` holds
-    what somebody else measured, by baseline, `chance` the accuracy of naming the larger class.
+    If there are several seeds, a line shows their mean ± standard deviation. `reference` holds what
+    somebody else measured, by baseline; `chance` is the accuracy of always naming the larger class.
     """
     fig, [[ax]] = make_panels(1, 1, 5.5, 1.3 + 0.42 * len(table))
     y = np.arange(len(table))
@@ -70,11 +70,12 @@ def accuracy_by(
     reference: Mapping[str, tuple[float, float]],
     chance: float | None = None,
 ) -> ReportFigure:
-    """Validation and test accuracy of `compare.runs` by hyperparameter `axis`, a panel a baseline.
+    """Validation and test accuracy by hyperparameter `axis`, with a panel for each baseline.
 
-    Baselines for which `axis` has no value are left out. Runs are faint points, the line is their
-    mean; it has a gap where a run diverged, which is marked at the bottom. `reference` holds a
-    value of `axis` and the test accuracy that somebody else measured at it, by baseline.
+    `table` is that of `compare.runs`; baselines without `axis` are left out. Runs are faint points,
+    and the line is their mean. It has a gap where a run diverged, which is marked at the bottom.
+    `reference` holds, by baseline, a value of `axis` and the test accuracy that somebody else
+    measured there. `chance` is the accuracy of always naming the larger class.
     """
     table = table[table[axis].notna()].astype({axis: float})
     names = list(dict.fromkeys(table["baseline"]))
@@ -90,7 +91,7 @@ def accuracy_by(
         ax.set_title(name)
         ax.set_xlabel(axis.replace("_", " "))
     bottom, top = panels[0, 0].get_ylim()
-    panels[0, 0].set_ylim(bottom - 0.2 * (top - bottom), top)  # room for what diverged
+    panels[0, 0].set_ylim(bottom - 0.2 * (top - bottom), top)  # room for the marks of diverged runs
     for ax in panels[:, 0]:
         ax.set_ylabel("accuracy after the last epoch")
     add_legend(fig, panels.flat)
@@ -137,10 +138,10 @@ def pictures(
     captions: Sequence[str],
     explained: str,
 ) -> ReportFigure:
-    """Images, uint8 (H, W, 3), in a row, a title above and a caption below each.
+    """Images, uint8 (H, W, 3), in a row, with a title above and a caption below each.
 
     The pixels of small images show as squares. None stands for an image that could not be read.
-    `explained` says, below all, what titles and captions are.
+    `explained`, below them all, says what titles and captions are.
     """
     fig, [panels] = make_panels(1, max(len(images), 3), 1.9, 2.7, count=len(images))
     fig.supxlabel(explained)

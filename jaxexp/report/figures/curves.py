@@ -41,8 +41,8 @@ from jaxexp.results.select import number, status, until_divergence
 
 PANELS = 4  # trials side by side
 HIGHLIGHTED = 8  # curves that have a colour and a name
-FAR = 20  # times the range of all others, beyond which values of diverged trials are left out
-BANDS = 3  # of more than five curves, how many have bands: more would hide one another
+FAR = 20  # times the range of the others: diverged trials beyond it are cut off
+BANDS = 3  # how many of more than five curves have bands: more would hide one another
 
 
 @rc_context(STYLE)
@@ -54,11 +54,12 @@ def curves(
 ) -> ReportFigure:
     """`metric` of `split` (`select.default_split` if not given) by epoch, one curve per trial.
 
-    Where the seed is an axis, the curves are means over the seeds, in bands of ± standard
-    deviation; a sweep over seeds alone shows each of them in grey as well. Of more than eight
-    trials, the best eight by the metric stand out; the others are grey. The curve of a diverged
-    trial ends with a cross, and the legend names the epoch. `reference` is a height and its name,
-    drawn as a horizontal line.
+    If the seed is an axis, the curves are means over the seeds, with bands of ± standard deviation;
+    a sweep over seeds alone also shows each of them in grey. Of more than eight trials, the best
+    eight by the metric have colours; the others are grey. The curve of a diverged trial ends with a
+    cross, and the legend names the epoch. `reference` is a height and its name, drawn as a
+    horizontal line.
+
     Raises UserError for a metric or a split that the results do not have.
     """
     ds, split = by_epoch_and_split(ds), split or select.default_split(ds)
@@ -75,7 +76,7 @@ def curves(
         others = _cloud(fig, ax, ds, metric, split, np.arange(select.size(ds)), "each seed")
     best = set(ranked["trial"].iloc[:BANDS]) if len(trials) > 5 else set(ranked["trial"])
     coloured = list(zip(trials, colours, strict=True))
-    # Those without a curve, which diverged at once, come last in the legend.
+    # Trials that diverged at once, and so have no curve, come last in the legend.
     coloured.sort(key=lambda own: not _known(own[0][1], metric, split))
     bands = 0
     for (name, point), colour in coloured:
@@ -112,9 +113,9 @@ def _known(point: xr.Dataset, metric: str, split: str) -> bool:
 
 
 def _leave_out_diverged(ax: Axes, ds: xr.Dataset, metric: str, split: str) -> str:
-    """Cut a linear axis off before values of diverged trials that would flatten all other curves.
+    """Cut off a linear axis before values of diverged trials that would flatten all other curves.
 
-    Returns what to say of that, or "".
+    Returns a note on this, or "".
     """
     values = until_divergence(ds, metric).sel(split=split)
     finished = values.where(ds["diverged_epoch"] == 0).values
@@ -165,20 +166,22 @@ def splits(
     mark_best: bool = True,
     running: bool = False,
 ) -> ReportFigure:
-    """Every split by epoch; the best epoch by `select.default_split` is ringed if `mark_best`.
+    """Every split by epoch; the best epoch on `select.default_split` is ringed if `mark_best`.
 
-    Where the seed is an axis: means over the seeds, in bands of ± standard deviation. One trial: a
-    panel per metric, side by side. Several: a column per trial, a row per metric;
-    of more than four, the best four by the first metric. `running` adds the mean during the epoch,
-    in training mode, of the metrics that have one: it is not the metric of the training split,
-    which is measured at the epoch's end.
-    Raises UserError for a metric that the results do not have.
+    If the seed is an axis, curves are means over the seeds, with bands of ± standard deviation. One
+    trial has a panel per metric, side by side. Several trials have a column each, with a row per
+    metric; of more than four, the best four by the first metric are shown. `running` adds the mean
+    during the epoch, in training mode, which differs from the training split's metric at the end of
+    the epoch.
+
+    Raises UserError for a metric that the results do not have, and for one without a running mean
+    if `running`.
     """
     ds, split = by_epoch_and_split(ds), select.default_split(ds)
     if not metrics:
         raise UserError("metrics=(): expected at least one")
     for metric in metrics:
-        select.direction(ds, metric)  # which refuses an unknown one
+        select.direction(ds, metric)  # this refuses an unknown one
         if running and f"running_{metric}" not in ds:
             raise UserError(f"running=True: these results have no running_{metric}")
     ds = averaged(ds)
@@ -225,7 +228,7 @@ def _splits_panel(ax: Axes, point: xr.Dataset, metric: str, running: bool) -> No
 
 
 def _ring_best_epoch(ax: Axes, point: xr.Dataset, metric: str, *, named: bool) -> None:
-    """Ring the best epoch; the legend has its numbers if `named`."""
+    """Ring the best epoch; if `named`, the legend gives the value and the epoch."""
     split = select.default_split(point)
     values = until_divergence(point, metric).sel(split=split)
     values = values.where(np.isfinite(values))
@@ -243,7 +246,7 @@ def _ring_best_epoch(ax: Axes, point: xr.Dataset, metric: str, *, named: bool) -
 def _curve(
     ax: Axes, point: xr.Dataset, metric: str, split: str, banded: bool = True, **style: Keyword
 ) -> None:
-    """One curve by epoch up to its divergence, which is marked, as are an early end and a point."""
+    """One curve by epoch, with a mark where it diverged or stopped early, or if it is one point."""
     values = until_divergence(point, metric).sel(split=split)
     if banded and f"{metric}_std" in point:
         std = point[f"{metric}_std"].sel(split=split)

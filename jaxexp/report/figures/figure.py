@@ -1,4 +1,4 @@
-"""A figure of a page, which has words and an interactive twin."""
+"""A figure of a page, with alt text and an interactive twin."""
 
 from collections.abc import Sequence
 from typing import Any, TypeAlias
@@ -16,22 +16,22 @@ class EpochLocator(MaxNLocator):
     """Ticks at whole epochs."""
 
     def __init__(self) -> None:
-        """At most six of them."""
+        """Allow at most six ticks."""
         super().__init__(integer=True, nbins=6)
 
 
 class ReportFigure(Figure):
-    """A figure with words for those who cannot see it, and an interactive twin.
+    """A figure with alt text for those who cannot see it, and an interactive twin.
 
     Attributes:
         alt: what it shows, in words.
-        interactive: the twin as Plotly's JSON, `data` and `layout`; None where there is none.
-        hover: for lines, texts to show at their points.
-        clouds: for lines that hold several curves, one after another, the name of each curve.
+        interactive: the twin as Plotly's JSON, `data` and `layout`; None if there is none.
+        hover: by line, the texts to show at its points.
+        clouds: by line that holds several curves one after another, the names of the curves.
     """
 
     def __init__(self, *args: Keyword, **kwargs: Keyword) -> None:
-        """As matplotlib's."""
+        """Take the arguments of matplotlib's `Figure`."""
         super().__init__(*args, **kwargs)
         self.alt = ""
         self.interactive: Spec | None = None

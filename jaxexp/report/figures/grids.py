@@ -28,7 +28,7 @@ from jaxexp.results import select
 from jaxexp.results.select import setting, within
 from jaxexp.results.select.ranks import finite_first, told_apart
 
-NUMBERED = 12  # cells in a row that have room for their number
+NUMBERED = 12  # up to this many cells in a row have room for numbers
 
 
 @rc_context(STYLE)
@@ -37,10 +37,11 @@ def heat_map(
 ) -> ReportFigure:
     """`metric` after the last epoch over hyperparameters `x` and `y`; brighter is better.
 
-    `split` is `select.default_split` if not given. A cell is the mean over the finished trials of
-    its two values, with their standard deviation where they differ in nothing but seed and fold;
-    where some diverged it says how many. The best cell has a frame: that of the best setting of
-    `select.rank`, or else, where cells are means over other hyperparameters, the best mean.
+    `split` defaults to `select.default_split`. A cell shows the mean over the finished trials with
+    its two values, their standard deviation if they differ only in seed and fold, and how many
+    diverged, if any. The best cell is framed: the cell of the best setting by `select.rank`, or, if
+    cells are means over other hyperparameters, the one with the best mean.
+
     Raises UserError for a metric, a split or a hyperparameter that the results do not have.
     """
     split = split or select.default_split(ds)
@@ -146,7 +147,7 @@ def heat_map(
 def _in_words(
     mean: float, std: float, span: float, found: int, diverged: int, undefined: int
 ) -> str:
-    """What a cell says under the pointer."""
+    """What a cell says when the pointer is on it."""
     none = "no value" if undefined else "no finished trial"
     numbers = [within(own, span, 4) for own in (mean, std) if np.isfinite(own)]
     said = " ± ".join(numbers) or none
@@ -159,9 +160,9 @@ def _write_cells(
     ax: Axes, mean: np.ndarray, std: np.ndarray, diverged: np.ndarray, image: AxesImage,
     span: float,
 ) -> list[tuple[int, int, str, bool]]:  # fmt: skip
-    """The number of each cell, its spread, and how many of its trials diverged.
+    """Write into each cell its number, its spread, and how many of its trials diverged.
 
-    `span` is that of the colours. Returns row and column, text, and whether the cell is dark.
+    `span` is the range of values. Returns row, column, text, and whether the cell is dark.
     """
     written = []
     numbered = max(mean.shape) <= NUMBERED

@@ -1,8 +1,8 @@
-"""The interactive twin of a figure: Plotly's JSON, made of what the panels of the figure hold.
+"""The interactive twin of a figure: Plotly's JSON, made from what the panels of the figure hold.
 
-Positions, colours, dashes, scales and labels are read from matplotlib's artists, so that the two
-show the same. Where the panels stand, and colours on a dark page, is left to the page's script: it
-knows the width. `layout.meta` says how many columns there are, and how large a panel is.
+Positions, colours, dashes, scales and labels are read from matplotlib's artists, so that both show
+the same. The page's script knows the page's width, so it places the panels, and it adapts colours
+to a dark page. `layout.meta` says how many columns there are, and how large a panel is.
 """
 
 import textwrap
@@ -19,14 +19,14 @@ from jaxexp.report.figures.packing import plain, rounded
 from jaxexp.report.figures.traces import traces_of
 from jaxexp.results.select import number, within
 
-PIXELS = 100  # of the page, an inch
+PIXELS = 100  # of the page for an inch of the figure
 VIRIDIS = [[round(float(at), 2), to_hex(colormaps["viridis"](at))] for at in np.linspace(0, 1, 11)]
 
 
 def attach(
     fig: ReportFigure, panels: Sequence[Axes], columns: int = 1, note: str = ""
 ) -> ReportFigure:
-    """Give `fig` the twin of its `panels`, which stand in so many columns; `note` heads them."""
+    """Give `fig` the twin of its `panels`, arranged in `columns` below a `note`."""
     width, height = fig.get_size_inches()
     rows = -(-len(panels) // columns)
     data: list[Spec] = []
@@ -49,7 +49,7 @@ def attach(
 
 
 def meta(columns: int, width: float, height: float, note: str = "") -> Spec:
-    """What the page's script has to know: sizes are in inches, of all and of one row."""
+    """What the page's script needs: `width` of the figure and `height` of one row, in inches."""
     return {
         "columns": columns,
         "width": round(width * PIXELS),
@@ -75,7 +75,7 @@ def _axis(ax: Axes, which: str) -> Spec:
     if log:
         spec |= {"type": "log", **_log_ticks(*sorted([low, high]))}
     elif not isinstance(locator, EpochLocator) and not 1e-3 < max(abs(low), abs(high)) < 1e6:
-        # As `number` has them: Plotly would write 1×10³⁰ where all else says 1e30.
+        # As `number` writes them: Plotly would write 1×10³⁰ instead of 1e30.
         ends = sorted([low, high])
         shown = [float(at) for at in axis.get_majorticklocs() if ends[0] <= at <= ends[1]]
         spec |= {"tickmode": "array", "tickvals": rounded(shown, [low, high])}
@@ -91,9 +91,9 @@ def _axis(ax: Axes, which: str) -> Spec:
 
 
 def _shared(ax: Axes, which: str, panels: Sequence[Axes], layout: Spec) -> Spec:
-    """What an axis takes from an earlier panel's that it moves with: ticks, and a height's title.
+    """What an axis takes from the earlier panel it is linked to: ticks, and a y axis's title.
 
-    Matplotlib writes them once, but on a narrow page the panels stand below one another.
+    Matplotlib writes these once, but on a narrow page the panels are stacked.
     """
     joined = ax.get_shared_x_axes() if which == "x" else ax.get_shared_y_axes()
     k = next(k for k, panel in enumerate(panels, 1) if panel is ax or joined.joined(panel, ax))
@@ -105,7 +105,7 @@ def _shared(ax: Axes, which: str, panels: Sequence[Axes], layout: Spec) -> Spec:
 
 
 def _log_ticks(low: float, high: float) -> Spec:
-    """1, 2 and 5 of each decade, or 1 alone of many: Plotly would write a bare "2"."""
+    """Ticks at 1, 2 and 5 of each decade, or only 1 if many: Plotly would write a bare "2"."""
     decades = np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
     many = np.log10(high / low)
     digits = (1,) if many > 2.5 else (1, 2, 5)
@@ -125,8 +125,9 @@ def heat_spec(
 ) -> Spec:  # fmt: skip
     """A map of one metric over two hyperparameters.
 
-    `names` are the values along `x` and `y`, `labels` what these and the `bar` are called,
-    `written` the row and column of a text and whether its cell is dark, `frame` the best cell.
+    `names` holds the values along `x` and `y`, and `labels` the labels of `x`, `y` and the colour
+    `bar`. `written` holds rows, columns, texts, and whether the cell is dark; `frame` is the best
+    cell.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
         z = np.log10(mean) if log else mean

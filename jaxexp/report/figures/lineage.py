@@ -1,4 +1,4 @@
-"""A population: what its members measured and varied by epoch, and who became a copy of whom.
+"""A population: metrics and hyperparameters of its members by epoch, and who copied whom.
 
 Shapes: T members, E epochs, C copies.
 """
@@ -31,10 +31,10 @@ from jaxexp.results import select
 from jaxexp.results.select import count, number, words
 
 COLOURED = 6  # members that have a colour and a name
-MANY = 24  # beyond which lines are faint
+MANY = 24  # with more members, lines are faint
 METRICS, VALUES = 2, 3  # panels, at most
 COPY, ANCESTRY = "#D55E00", "#0072B2"
-COPIES = 500  # in one line of the interactive twin, which thins longer ones
+COPIES = 500  # in one line: the interactive twin would thin longer ones
 
 
 @rc_context(STYLE)
@@ -44,11 +44,12 @@ def lineage(
     """Population-based training: metrics and hyperparameters of each member by epoch.
 
     A member's line ends where it gave up its state; an orange line leads from the member whose
-    state it took over to where it went on. A wide line is the ancestry of the best member by the
-    first metric: the epochs whose steps its parameters have in them. The metrics are the first two
-    of `select.metrics_by_rank`, if not given, of `split` (`select.default_split` if not given);
-    hyperparameters are those that were varied, three at most.
-    Raises UserError for results without copies, and for a metric or a split that there is not.
+    state it took over to where it went on. A wide line shows the ancestry of the best member by the
+    first metric: the epochs that its parameters were trained in. The metrics default to the first
+    two of `select.metrics_by_rank`, and `split` to `select.default_split`. The hyperparameters are
+    those that members changed, at most three.
+
+    Raises UserError for results that are not of a population, and for an unknown metric or split.
     """
     split = split or select.default_split(ds)
     first = select.metrics_by_rank(ds)[:METRICS]
@@ -90,9 +91,10 @@ def lineage(
 
 
 def descent(ds: xr.Dataset, metric: str | None = None, split: str | None = None) -> str:
-    """In words: how many copies there were, and from whom the members at the end descend.
+    """In words: how many copies there were, and whom the final members descend from.
 
-    The best member is that by `metric` (`select.ranked_by` if not given).
+    `metric` (`select.ranked_by` if not given) decides which member is the best.
+
     Raises UserError as `lineage` does.
     """
     metric, split = metric or select.ranked_by(ds), split or select.default_split(ds)
@@ -119,7 +121,7 @@ def _copies_in_words(n: int) -> str:
 
 
 class _Copies:
-    """Who became a copy of whom, after which epoch."""
+    """Which members became copies of which, and after which epoch."""
 
     def __init__(self, ds: xr.Dataset) -> None:
         if not select.is_population(ds):
@@ -131,13 +133,13 @@ class _Copies:
                 "results of a whole population"
             )
         self.epoch_E = ds["epoch"].values
-        # A copy that never trained an epoch is in no curve.
+        # A copy that trained for no epoch has no curve.
         self.child_C, self.at_C = np.nonzero(self.parent_TxE[:, :-1] >= 0)
         self.parent_C = self.parent_TxE[self.child_C, self.at_C]
         self.epoch_C = self.epoch_E[self.at_C]
 
     def ancestry(self, member: int) -> np.ndarray:
-        """By epoch, which member trained the state that this one has at the end, (E,)."""
+        """By epoch, which member trained the state that this one has in the end, (E,)."""
         line_E = np.full(len(self.epoch_E), member)
         for at in range(len(line_E) - 2, -1, -1):
             parent = self.parent_TxE[line_E[at + 1], at]
@@ -146,13 +148,13 @@ class _Copies:
 
 
 def _by_member(values: xr.DataArray) -> np.ndarray:
-    """By member and epoch, (T, E)."""
+    """The values by member and epoch, (T, E)."""
     found: np.ndarray = values.transpose(..., "epoch").values
     return found.reshape(-1, found.shape[-1])
 
 
 def _varied(ds: xr.Dataset) -> list[str]:
-    """The hyperparameters that members changed."""
+    """The variables of the hyperparameters that members changed, at most `VALUES`."""
     own = [str(name) for name in ds.data_vars if str(name).startswith("own_")]
     return sorted(own, key=lambda name: (name != "own_learning_rate", name))[:VALUES]
 
@@ -160,7 +162,7 @@ def _varied(ds: xr.Dataset) -> list[str]:
 def _members(
     fig: ReportFigure, ax: Axes, ds: xr.Dataset, values_TxE: np.ndarray, copies: _Copies
 ) -> None:
-    """The line of each, in pieces: every epoch twice, the second time as a gap if copied then."""
+    """The members' lines: each epoch occurs twice, as a gap the second time if copied then."""
     members, epochs = values_TxE.shape
     gaps_TxE = np.where(copies.parent_TxE >= 0, np.nan, values_TxE)
     y_Tx2E = np.stack([values_TxE, gaps_TxE], axis=-1).reshape(members, 2 * epochs)
@@ -186,7 +188,7 @@ _COLOURS = [colour for colour in CATEGORIES if colour not in (COPY, ANCESTRY)]
 def _ancestry(
     ax: Axes, epoch_E: np.ndarray, values_TxE: np.ndarray, ancestry_E: np.ndarray
 ) -> None:
-    """Of the best member; behind few members, which have colours of their own."""
+    """Draw the best member's ancestry: behind the lines if members are few, else in front."""
     y_E = values_TxE[ancestry_E, np.arange(len(ancestry_E))]
     few = len(values_TxE) <= COLOURED
     style: Style = {"color": OTHERS, "lw": 6, "zorder": 1.4}
@@ -196,7 +198,7 @@ def _ancestry(
 
 
 def _copied(ax: Axes, values_TxE: np.ndarray, copies: _Copies) -> None:
-    """A line from each parent to its copy an epoch later."""
+    """Draw a line from each parent to its copy one epoch later."""
     after_C = copies.at_C + 1
     x_Cx3 = np.stack(
         [copies.epoch_C, copies.epoch_E[after_C], np.full(len(after_C), np.nan)], axis=1

@@ -1,4 +1,4 @@
-"""Three hyperparameters and more: parallel coordinates, and which of them matter."""
+"""Three or more hyperparameters: parallel coordinates, and which of them matter."""
 
 import textwrap
 
@@ -28,8 +28,10 @@ from jaxexp.results.select import number, setting, within
 def parallel(ds: xr.Dataset, metric: str = "loss", split: str | None = None) -> ReportFigure:
     """Parallel coordinates: each trial a line through its hyperparameters to `metric`.
 
-    Brighter lines are better, and lie above. Means where the seed is an axis. Diverged trials have
-    no value and are left out; of more than 2,000 trials the best are drawn.
+    Better trials have brighter lines, which lie on top. If the seed is an axis, values are means
+    over it. Diverged trials have no value and are left out; of more than 2,000 trials, the best
+    2,000 are drawn.
+
     Raises UserError for a metric or a split that the results do not have.
     """
     split = split or select.default_split(ds)
@@ -50,7 +52,7 @@ def parallel(ds: xr.Dataset, metric: str = "loss", split: str | None = None) -> 
     fig, [[ax]] = make_panels(1, 1, max(6.4, 1.5 * len(axes) + 1), 4.2)
     shares_AxN = np.stack([axis.shares for axis in axes]) if len(value) else np.zeros((0, 0))
     if len(value):
-        order = np.arange(len(value))[::-1]  # of `rank`, the best last
+        order = np.arange(len(value))[::-1]  # reversed rank: the best last
         points = np.stack([np.tile(np.arange(len(axes)), (len(value), 1)), shares_AxN.T], axis=-1)
         colours = colormaps["viridis"]((shares_AxN[-1] if higher else 1 - shares_AxN[-1])[order])
         alpha = min(0.9, max(0.15, 60 / len(value)))
@@ -101,7 +103,7 @@ class _Axis:
         self.log = log_spreads(known) if log is None else log
         if numeric and not want_even(known):
             values = column.to_numpy(float)
-            with np.errstate(divide="ignore", invalid="ignore"):  # of values that do nothing
+            with np.errstate(divide="ignore", invalid="ignore"):  # for values that do nothing
                 self.at = np.log10(values) if self.log else values
         else:
             places = {value: place for place, value in enumerate(distinct)}
@@ -115,7 +117,7 @@ class _Axis:
             self.few = few if len(few) <= 8 else np.array([])
         low, high = (few.min(), few.max()) if few.size else (0.0, 1.0)
         self.first, self.high = float(low), float(high if high > low else low + 1)
-        # The others stand below, at a dash.
+        # The other trials are placed below, at a dash.
         self.low = self.first if there.all() else self.first - 0.15 * (self.high - self.first)
         self.at = np.where(there, self.at, self.low)
 
@@ -126,12 +128,12 @@ class _Axis:
 
     @property
     def places(self) -> np.ndarray:
-        """Where ticks stand: at each of a few values, or at five of many."""
+        """The places of ticks: each of a few values, or five along the axis."""
         places = self.few if self.few.size else np.linspace(self.first, self.high, 5)
         return places if self.low == self.first else np.append(self.low, places)
 
     def ticks(self) -> list[tuple[float, str]]:
-        """Heights, from 0 to 1, and what stands there."""
+        """The height of each tick, from 0 to 1, and its label."""
         span = self.high - self.low
         return [((float(at) - self.low) / span, self.text(float(at))) for at in self.places]
 
@@ -142,7 +144,7 @@ class _Axis:
         if self.names:
             return self.names[round(at)]
         value = float(10**at) if self.log else at
-        if self.few.size:  # ticks stand at values of trials
+        if self.few.size:  # ticks are at values of trials
             return setting(value)
         if self.log:
             return number(value, 3)
@@ -150,7 +152,7 @@ class _Axis:
 
 
 def _short(text: str) -> str:
-    """Both ends of a text that is too long to stand in one line between two axes."""
+    """The text, or both its ends if it does not fit in one line between two axes."""
     return text if len(text) <= 20 else f"{text[:12]}…{text[-7:]}"
 
 

@@ -1,4 +1,4 @@
-"""Decision regions over the map, in colours that tell neighbouring countries apart."""
+"""Decision regions on a map, in colours that tell neighbouring countries apart."""
 
 import json
 
@@ -29,25 +29,26 @@ from jaxexp.report.figures.style import (
 from jaxexp.results import seeds, select
 from jaxexp.results.select import count, default_split, number
 
-# Colours of the map: fewer than countries, but any two of them are easily distinguished.
+# Colours of the map: fewer than there are countries, but any two are easily distinguished.
 MAP_COLOURS = (
     "#4363d8", "#e6194b", "#3cb44b", "#f58231", "#911eb4", "#00b8d9", "#f2c500", "#f032e6",
     "#9a6324", "#7cb800", "#800000", "#469990", "#f48fb1", "#808000", "#8c8c8c",
 )  # fmt: skip
 
 
-FAR = 1.5  # degrees of latitude from any test place, beyond which a map is pale
+FAR = 1.5  # degrees of latitude; further than this from any test place, a map is pale
 
 
 @rc_context(STYLE)
 def regions(ds: xr.Dataset, colours: np.ndarray | None = None) -> ReportFigure:
-    """The predicted class over the map (degrees), and the test places, one panel per trial.
+    """A map (in degrees) of predicted classes and of the test places, one panel per trial.
 
-    Areas and places have their class's colour, areas paler, and areas without test places within
-    1.5° pale: nothing is known there. Places in an area of another class (by the nearest
-    cell of the grid) are outlined. Of more than four trials, the best four by loss; where the seed
-    is an axis, the trial whose loss is the median of its seeds. `colours`, (classes, 3), are
-    `class_colours` if not given: the same on every map that shows the same test places.
+    Areas and places have the colour of their class. Areas are lighter, and very pale if they are
+    more than 1.5° from any test place, as nothing is known there. Places in an area of another
+    class (by the nearest cell of the grid) are outlined. Of more than four trials, the best four by
+    loss are shown; if the seed is an axis, a setting is shown by the seed with the median loss.
+    `colours`, (classes, 3), defaults to `class_colours`, which is the same on every map that shows
+    the same test places.
     """
     colours = class_colours(ds) if colours is None else colours
     several = seeds.several(ds)
@@ -87,7 +88,7 @@ def _twin(
     fig: Figure, panels: np.ndarray, layers: list[list[Spec]], titles: list[str], cols: int,
     note: str,
 ) -> Spec:  # fmt: skip
-    """The interactive maps: the class and the place under the pointer."""
+    """The interactive maps, which show the class and the place under the pointer."""
     width, height = fig.get_size_inches()
     known = meta(cols, width, height / -(-len(layers) // cols), note)
     layout: Spec = {"meta": known | {"titles": titles}}
@@ -117,7 +118,7 @@ def _twin(
 def _far(ds: xr.Dataset, longitude: np.ndarray, latitude: np.ndarray) -> np.ndarray:
     """Which cells of a grid, (latitudes, longitudes), have no test place within `FAR`.
 
-    Distances are to the centres of the cells in which places lie.
+    Distances are measured to the centre of the cell that a place lies in.
     """
     if min(len(longitude), len(latitude)) < 2:
         return np.zeros((len(latitude), len(longitude)), bool)
@@ -140,9 +141,9 @@ def _far(ds: xr.Dataset, longitude: np.ndarray, latitude: np.ndarray) -> np.ndar
 
 
 def _map_panel(ax: Axes, point: xr.Dataset, colours: np.ndarray) -> tuple[int, list[Spec]]:
-    """Draw areas, borders and places of one trial.
+    """Draw the areas, borders and places of one trial.
 
-    Returns how many places are wrong, and the same areas and places as Plotly's traces.
+    Returns how many places are wrong, and the same areas and places as Plotly traces.
     """
     grid = point["region"].transpose("latitude", "longitude").sortby(["latitude", "longitude"])
     longitude, latitude = grid["longitude"].values, grid["latitude"].values
@@ -163,7 +164,7 @@ def _map_panel(ax: Axes, point: xr.Dataset, colours: np.ndarray) -> tuple[int, l
     names = [str(name) for name in json.loads(point.attrs["classes"])]
     areas = _areas(grid.values, far, longitude, latitude, colours, names)
     predicted = grid.sel(places, method="nearest").values
-    shown = np.zeros(wrong.size, bool)  # the same share of both kinds
+    shown = np.zeros(wrong.size, bool)  # the same share of right and wrong
     shown[np.linspace(0, wrong.size - 1, min(wrong.size, MOST)).astype(int)] = True
     dots = [
         _dots(point, np.flatnonzero(own & shown), predicted, colours, names, wrong=outlined)
@@ -176,7 +177,7 @@ def _areas(
     grid: np.ndarray, far: np.ndarray, longitude: np.ndarray, latitude: np.ndarray,
     colours: np.ndarray, names: list[str],
 ) -> Spec:  # fmt: skip
-    """The classes of the cells, those of cells far from all places with a colour of their own."""
+    """The classes of the cells; cells far from all places have a paler colour of their own."""
     k = len(names)
     scale = []
     for i in range(2 * k):
@@ -197,7 +198,7 @@ def _dots(
     point: xr.Dataset, chosen: np.ndarray, predicted: np.ndarray, colours: np.ndarray,
     names: list[str], *, wrong: bool,
 ) -> Spec:  # fmt: skip
-    """The test places at `chosen`, by class, with what was predicted if it is `wrong`."""
+    """The `chosen` test places with their class, and with the predicted one if `wrong`."""
     label = point["test_label"].values[chosen]
     texts = [names[k] for k in label]
     if wrong:
@@ -237,9 +238,9 @@ def _borders(grid: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _write_names(fig: Figure, panels: np.ndarray, ds: xr.Dataset) -> None:
-    """Write each class's name at the median of its places, where it covers no other.
+    """Write each class's name at the median of its places, unless it would cover another name.
 
-    Large classes come first. Whether names meet is measured as they are drawn.
+    Large classes come first. Overlap is measured on the names as drawn.
     """
     names = json.loads(ds.attrs["classes"])
     label = ds["test_label"].values
@@ -247,7 +248,7 @@ def _write_names(fig: Figure, panels: np.ndarray, ds: xr.Dataset) -> None:
     size = np.bincount(label, minlength=len(names))
     order = [k for k in np.argsort(-size, kind="stable") if size[k]]
     with drawing():
-        fig.draw_without_rendering()  # which decides where the panels are
+        fig.draw_without_rendering()  # this places the panels
     renderer = FigureCanvasAgg(fig).get_renderer()
     for ax in panels:
         taken: list[Bbox] = []
@@ -274,11 +275,11 @@ def _halo() -> list[AbstractPathEffect]:
 
 
 def class_colours(ds: xr.Dataset) -> np.ndarray:
-    """An RGB colour (0 to 1) per class, (classes, 3): those of neighbours are easily distinguished.
+    """An RGB colour (0 to 1) per class, (classes, 3), which differs clearly between neighbours.
 
-    It depends on the test places alone, so that a class has the same colour on every map of a run,
-    whatever a trial predicts. Greedy: classes with near neighbours choose first, each the colour
-    that is least like those of the classes around it.
+    Colours depend only on the test places, so that a class has the same colour on every map of a
+    run, whatever a trial predicts. The choice is greedy: classes with many near neighbours choose
+    first, and each takes the colour that is least like those of the classes around it.
     """
     palette = np.array([to_rgb(colour) for colour in MAP_COLOURS])
     apart = np.linalg.norm(palette[:, None] - palette, axis=-1)
@@ -298,7 +299,7 @@ def class_colours(ds: xr.Dataset) -> np.ndarray:
 def class_distances(ds: xr.Dataset) -> np.ndarray:
     """How far apart the nearest test places of two classes are, in degrees, (classes, classes).
 
-    To about half a degree of latitude; infinite for a class without test places.
+    Accurate to about half a degree of latitude; infinite for a class without test places.
     """
     latitude = ds["test_latitude"].values.astype(float)
     shrink = np.cos(np.deg2rad(latitude.mean())) if latitude.size else 1.0

@@ -1,4 +1,4 @@
-"""Numbers and texts as Plotly's JSON has them."""
+"""Numbers and texts in the form of Plotly's JSON."""
 
 import base64
 import html
@@ -13,14 +13,15 @@ MOST = 2_000  # points of a curve
 
 
 def plain(text: str) -> str:
-    """Text for Plotly, which takes some marks for HTML."""
+    """Text for Plotly, which reads it as HTML."""
     return html.escape(text, quote=False).replace("\n", "<br>")
 
 
 def rounded(values: ArrayLike, within: ArrayLike | None = None) -> list[float | None]:
-    """To what a screen shows of the range of `within`, or of the values; None for no number.
+    """Values rounded to what a screen can show, in plain floats; None for those not finite.
 
-    That is a ten thousandth of the range, and five significant digits at least.
+    The precision is a ten-thousandth of the range of `within` (of `values`, if not given), and at
+    least five significant digits.
     """
     flat = np.asarray(values, dtype=float).ravel()
     known = np.asarray(flat if within is None else within, dtype=float)
@@ -34,12 +35,12 @@ def rounded(values: ArrayLike, within: ArrayLike | None = None) -> list[float | 
 def _round(value: float, places: int) -> float:
     try:
         return round(value, places)
-    except OverflowError:  # to more than the largest float
+    except OverflowError:  # rounded beyond the largest float
         return value
 
 
 def _places(size: float) -> int:
-    """The decimals that are five significant digits of a number, below none of 0."""
+    """The decimals that give a number five significant digits; -400 for 0."""
     return 4 - math.floor(math.log10(abs(size))) if size else -400
 
 
@@ -52,7 +53,7 @@ def packed(values: np.ndarray) -> Spec:
 
 
 def thinned(y: np.ndarray, most: int = MOST) -> np.ndarray:
-    """The places of at most `most` of `y`: the least and the largest of each stretch."""
+    """The places of at most `most` values of `y`: the least and largest of each stretch."""
     if y.size <= most:
         return np.arange(y.size)
     parts = np.array_split(np.arange(y.size), most // 2)

@@ -1,4 +1,4 @@
-"""Steps: the noise of their losses, their number and time, and their gradients."""
+"""Figures of steps: the noise of their losses, their number and time, and their gradients."""
 
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -33,18 +33,18 @@ from jaxexp.report.figures.traces import NO_HEIGHT
 from jaxexp.results import seeds, select
 from jaxexp.results.select import number, until_divergence, with_unit
 
-LayerT = TypeVar("LayerT")  # an index, or what else the layers are called by
+LayerT = TypeVar("LayerT")  # an index, or any other name of a layer
 
 
 @rc_context(STYLE)
 def step_noise(ds: xr.Dataset) -> ReportFigure:
     """Training loss of every step and its running mean, one panel per trial.
 
-    Of more than eight trials, the best eight by loss. Where the seed is an axis, the trial whose
-    loss is the median of its seeds, and the mean and spread of their noise. The running mean is
-    over one hundredth of a trial's steps, but over 11 at least. The panels share their loss axis,
-    which is logarithmic if no mean is negative, and then cut a decade below the lowest; each states
-    its `noise`. Losses that are not finite are left out.
+    Of more than eight trials, the best eight by loss are shown. If the seed is an axis, a setting
+    is shown by the seed with the median loss, and its noise is the mean and spread over the seeds.
+    The running mean is over one hundredth of a trial's steps, but at least over 11. Each panel
+    states its `noise`. The panels share their loss axis, which is logarithmic if all running means
+    are positive, and then ends a decade below the lowest. Losses that are not finite are left out.
     """
     every = ds if seeds.several(ds) else None
     ds = ds if every is None else seeds.typical(ds)
@@ -109,16 +109,16 @@ def _noise_in_words(every: xr.Dataset | None, point: xr.Dataset, losses: np.ndar
 def noise(losses: np.ndarray) -> float:
     """The standard deviation of step losses (steps,) about a mean that changes slowly.
 
-    Of independent noise, the mean square of successive differences is twice its variance, however
+    For independent noise, the mean square of successive differences is twice its variance, however
     many steps there are (von Neumann, Kent, Bellinson and Hart, The mean square successive
-    difference, Annals of Mathematical Statistics 12, 1941). NaN of fewer than two steps.
+    difference, Annals of Mathematical Statistics 12, 1941). NaN for fewer than two steps.
     """
     changes = np.diff(losses.astype(np.float64))
     return float(np.sqrt(np.mean(changes**2) / 2)) if changes.size else float("nan")
 
 
 def running_mean(values: np.ndarray, share: float = 0.01, least: int = 11) -> np.ndarray:
-    """The centred mean over `share` of the `values`, or over `least`; over fewer at the ends."""
+    """The centred mean over a `share` of the `values`, or at least `least`; fewer at the ends."""
     half = max(int(values.size * share / 2), least // 2)
     total = np.concatenate([[0.0], np.cumsum(values, dtype=np.longdouble)])
     index = np.arange(values.size)
@@ -135,11 +135,11 @@ def _same(trial: xr.Dataset, other: xr.Dataset, names: Sequence[str]) -> bool:
 def bars(
     ds: xr.Dataset, quantities: Sequence[str] = ("steps_per_epoch", "seconds")
 ) -> ReportFigure:
-    """One number per trial and quantity as labelled bars, on a log scale where they span much.
+    """One number per trial and quantity as labelled bars, on a log scale if they span decades.
 
-    A quantity is a variable by trial, such as "seconds", or a metric, after the last epoch on
-    `select.default_split`. Where the seed is an axis, means with error bars of their standard
-    deviation. Of more than twenty trials, the best twenty by loss.
+    A quantity is a variable with one value per trial, such as "seconds", or a metric, taken after
+    the last epoch on `select.default_split`. If the seed is an axis, bars are means, with the
+    standard deviation as error bars. Of more than twenty trials, the best twenty by loss are shown.
     """
     ds = averaged(ds)
     trials, note = best_of(ds, 20, "loss", select.default_split(ds))
@@ -196,7 +196,7 @@ def bars(
 
 
 def _spread_of(point: xr.Dataset, quantity: str) -> float:
-    """The standard deviation over the seeds; NaN of single seeds, and of what has none."""
+    """The standard deviation over the seeds; NaN for a single seed, or if there is none."""
     if quantity in select.metrics(point):
         std = select.spread(point, quantity)
         return float("nan") if std is None else float(std.sel(split=select.default_split(point)))
@@ -213,10 +213,10 @@ def _of_trial(point: xr.Dataset, quantity: str) -> float:
 def gradient_norms(ds: xr.Dataset, layers: Iterable[int] | None = None) -> ReportFigure:
     """Squared L2 norm of the weight gradients by epoch (log scale), one panel per trial.
 
-    Where the seed is an axis: means over the seeds, in bands of ± standard deviation. Of more than
-    nine trials, the best nine by loss. One curve per layer of `layers` (six, evenly
-    spread, if not given). A log scale has no place for a gradient of exactly zero: such epochs
-    stand as triangles below all others, in one row per layer.
+    Each of `layers` (by default six, evenly spread) has a curve. If the seed is an axis, curves are
+    means over the seeds, with bands of ± standard deviation. Of more than nine trials, the best
+    nine by loss are shown. A log scale cannot show a gradient of exactly zero: such epochs are
+    triangles below the scale, in one row per layer.
     """
     known = ds["layer"].values.tolist()
     shown = [known[i] for i in _spread(len(known), 6)] if layers is None else list(layers)
@@ -225,7 +225,7 @@ def gradient_norms(ds: xr.Dataset, layers: Iterable[int] | None = None) -> Repor
     rows, cols = grid_shape(len(trials), 3)
     size = (5.2, 4.2) if len(trials) == 1 else (3.4, 3.2)
     fig, panels = make_panels(rows, cols, *size, sharey=True, count=len(trials))
-    # Together even where trials have different coordinates of their own.
+    # Stacked in NumPy, as scalar coordinates may differ between trials.
     norms = [until_divergence(point, "gradient_norm").sel(layer=shown) for _, point in trials]
     zero_rows = _norm_axis(
         panels, np.stack([own.transpose("layer", "epoch") for own in norms]), shown
@@ -266,7 +266,7 @@ def gradient_norms(ds: xr.Dataset, layers: Iterable[int] | None = None) -> Repor
 
 
 def _range_in_words(norms: Sequence[xr.DataArray]) -> str:
-    """The least and the largest of positive finite numbers; "" where there are none."""
+    """The least and the largest positive finite number; "" if there are none."""
     values = np.concatenate([own.values.ravel() for own in norms])
     values = values[np.isfinite(values) & (values > 0)]
     if not values.size:
@@ -279,7 +279,7 @@ def _norm_axis(
 ) -> dict[LayerT, float]:
     """Give the panels a log scale that shows norms (trials, layers, epochs).
 
-    Returns the heights, below it, for the layers that have zeros.
+    Returns the heights below the scale for the layers that have zeros.
     """
     positive = norms[np.isfinite(norms) & (norms > 0)].astype(np.float64)  # room above float32
     low, high = (positive.min(), positive.max()) if positive.size else (1e-3, 1.0)

@@ -48,12 +48,12 @@ STYLE: dict[Keyword, Keyword] = {  # only newer matplotlibs have a type for its 
     "axes.axisbelow": True,
     "lines.linewidth": 1.5,
     "lines.markersize": 5,
-    "text.parse_math": False,  # a "$" in a name or a unit is one
+    "text.parse_math": False,  # a "$" in a name or a unit is just that
     "legend.frameon": False,
     "legend.fontsize": 9,
     "agg.path.chunksize": 10_000,  # 100,000 steps in one line are too much for Agg at once
 }
-# Okabe and Ito's colours, which the colour-blind tell apart.
+# Okabe and Ito's colours, which colour-blind people can tell apart.
 CATEGORIES = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C564B",
 )  # fmt: skip
@@ -64,17 +64,17 @@ SPLITS: dict[str, Style] = {
     "validation": {"color": "#E69F00", "linestyle": "-", "marker": "o"},
     "test": {"color": "#222222", "linestyle": (0, (3, 2)), "marker": "^"},
 }
-LINE = 0.21  # inches that a line of a legend takes
-BEYOND = 100.0  # times what nearly all values are below: where a log axis ends
-FEW = 10  # values of a hyperparameter each of which has its tick
-LOG_DECADES = 1.0  # positive numbers that span more are drawn on a log scale
+LINE = 0.21  # height of a line of a legend, in inches
+BEYOND = 100.0  # times what nearly all values are below: a log axis ends there
+FEW = 10  # up to this many values of a hyperparameter get a tick each
+LOG_DECADES = 1.0  # positive numbers that span more get a log scale
 DIVERGED: Style = {"marker": "X", "markersize": 8, "markeredgecolor": "white"}
 STOPPED: Style = {"marker": "|", "markersize": 11, "markeredgewidth": 1.8}
 RING: Style = {"marker": "o", "mfc": "none", "mec": "black", "ls": "none"}
 
 
 class Shared(TypedDict, total=False):
-    """What panels have in common."""
+    """Which axes the panels of a figure share."""
 
     sharex: bool | Literal["row", "col"]
     sharey: bool | Literal["row", "col"]
@@ -82,7 +82,7 @@ class Shared(TypedDict, total=False):
 
 @contextlib.contextmanager
 def drawing() -> Iterator[None]:
-    """Where figures are drawn; that emoji are boxes there, unlike in their twins, is no warning."""
+    """The context to draw figures in; it ignores that the font has no emoji, as twins show them."""
     with rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph .* missing from font", UserWarning)
         yield
@@ -91,8 +91,8 @@ def drawing() -> Iterator[None]:
 def to_png(fig: Figure, dpi: int = 150) -> bytes:
     """`fig` as a PNG file; the same figure gives the same bytes.
 
-    Of 256 colours, which a figure seldom has, at a third of the size; photographs need more, but
-    are small here.
+    It has at most 256 colours, for a third of the size: few figures have more, except photographs,
+    which are small here.
     """
     drawn, png = io.BytesIO(), io.BytesIO()
     with drawing():
@@ -103,7 +103,7 @@ def to_png(fig: Figure, dpi: int = 150) -> bytes:
 
 
 def to_svg(fig: ReportFigure) -> bytes:
-    """`fig` as an SVG file with its words; the same figure gives the same bytes."""
+    """`fig` as an SVG file with its alt text; the same figure gives the same bytes."""
     drawn = io.BytesIO()
     with drawing(), rc_context({"svg.hashsalt": "jaxexp"}):
         fig.savefig(drawn, format="svg", metadata={"Date": None, "Description": fig.alt})
@@ -114,7 +114,7 @@ def make_panels(
     rows: int, cols: int, width: float, height: float, count: int | None = None,
     **share: Unpack[Shared],
 ) -> tuple[ReportFigure, np.ndarray]:  # fmt: skip
-    """A figure and its (rows, cols) panels, each of this size in inches, `count` of them shown."""
+    """A figure and its (rows, cols) panels of this size in inches; only `count` are shown."""
     fig = ReportFigure(figsize=(width * cols, height * rows), layout="constrained")
     panels = fig.subplots(rows, cols, squeeze=False, **share)
     for ax in panels.flat:
@@ -140,10 +140,10 @@ def axis_label(ds: xr.Dataset, metric: str, split: str | None = None) -> str:
 def best_of(
     ds: xr.Dataset, most: int, metric: str = "loss", split: str | None = None
 ) -> tuple[list[tuple[str, xr.Dataset]], str]:
-    """The trials that a figure has room for, and a sentence that says which if not all.
+    """The trials that a figure has room for, and a note that says which, if they are not all.
 
-    All in the order of `points` where they are at most `most`, else the best, best first. Labels
-    that are alike since numbers are rounded have these in full behind them.
+    If there are at most `most` trials, all in the order of `points`; else the best, best first.
+    Labels that are equal because of rounding are followed by the numbers in full.
     """
     if size(ds) <= most:
         return _told_apart(ds, range(size(ds))), ""
@@ -172,7 +172,7 @@ def averaged(ds: xr.Dataset) -> xr.Dataset:
 
 
 def by_epoch_and_split(ds: xr.Dataset) -> xr.Dataset:
-    """Results with both dimensions, also where one epoch or one split was selected."""
+    """Results with both dimensions, even if one epoch or one split was selected."""
     for dim in ("epoch", "split"):
         if dim not in ds.coords:
             raise UserError(f"ds has no coordinate {dim!r}: expected results that keep it")
@@ -186,14 +186,14 @@ def by_epoch_and_split(ds: xr.Dataset) -> xr.Dataset:
 
 
 def seeds_note(ds: xr.Dataset) -> str:
-    """What bands and error bars of means over seeds are, of means; else ""."""
+    """What bands and error bars are, if `ds` holds means over seeds; else ""."""
     if not select.averaged_over(ds):
         return ""
     return f"mean of {seeds.in_words(ds)} ± standard deviation"
 
 
 def applying_note(ds: xr.Dataset, *names: str) -> str:
-    """Which trials a figure shows of hyperparameters that do nothing in the others; else ""."""
+    """Which trials a figure shows, if the hyperparameters do nothing in the others; else ""."""
     shown = size(select.applying(ds, *names))
     if shown == size(ds):
         return ""
@@ -203,7 +203,7 @@ def applying_note(ds: xr.Dataset, *names: str) -> str:
 
 
 def stopped_note(ds: xr.Dataset) -> str:
-    """What the bar at the end of a curve is, where a trial was stopped early; else ""."""
+    """What the bar at the end of a curve is, if a trial was stopped early; else ""."""
     if not bool(select.stopped(ds).any()):
         return ""
     if not select.averaged_over(ds):
@@ -220,9 +220,9 @@ def band(
     ax: Axes, x: ArrayLike, mean: ArrayLike, std: ArrayLike, colour: ColorType | None, name: str,
     alpha: float = 0.18,
 ) -> None:  # fmt: skip
-    """A band of mean ± `std` behind the curve `name`; nothing where it is not finite.
+    """A band of mean ± `std` behind the curve `name`, with gaps where it is not finite.
 
-    Below a curve of positive numbers it ends above 0, so that a log scale can show it.
+    If the means are all positive, so is the band, so that a log scale can show it.
     """
     x, mean, std = (np.asarray(own, dtype=float) for own in (x, mean, std))
     known = np.isfinite(mean) & np.isfinite(std)
@@ -235,13 +235,13 @@ def band(
 
 
 def headed(*notes: str) -> str:
-    """Notes as one line above a figure: what is not empty, as a sentence begins."""
+    """The notes that are not empty, joined into one line that starts with a capital."""
     note = "; ".join(note for note in notes if note)
     return note[:1].upper() + note[1:]
 
 
 def say_which(fig: Figure, note: str) -> None:
-    """Say above a figure which trials it shows, if it does not show all."""
+    """Write a note above a figure, such as which trials it shows; the figure grows with it."""
     if note:
         note = "\n".join(textwrap.wrap(note, int(fig.get_figwidth() * 13)))
         fig.suptitle(note[0].upper() + note[1:], fontsize=9.5, color="0.35")
@@ -264,7 +264,7 @@ def set_titles(panels: np.ndarray, titles: Sequence[str], width: float) -> None:
 
 
 def trial_colours(ds: xr.Dataset) -> list[ColorType]:
-    """A colour for each trial: sequential along ordered numbers, else as distinct as can be."""
+    """A colour for each trial: sequential along ordered numbers, else as distinct as possible."""
     trials = size(ds)
     if trials <= len(CATEGORIES) and not (len(axes(ds)) == 1 and _ordered(ds)):
         return list(CATEGORIES[:trials])
@@ -281,7 +281,7 @@ def _ordered(ds: xr.Dataset) -> bool:
 
 
 class Ticks(Formatter):
-    """Plain numbers, at equal distances with the digits that tell neighbouring ticks apart."""
+    """Plain numbers; evenly spaced ticks have the digits that tell neighbours apart."""
 
     def __call__(self, x: float, pos: int | None = None) -> str:
         """The text of one tick, at `x`."""
@@ -290,13 +290,13 @@ class Ticks(Formatter):
     def format_ticks(self, values: Sequence[float]) -> list[str]:
         """The texts of all of them."""
         apart = np.diff(np.unique(np.asarray(values, dtype=float)))
-        if not apart.size or apart.max() > 1.5 * apart.min():  # of a log axis
+        if not apart.size or apart.max() > 1.5 * apart.min():  # on a log axis
             return [self(x) for x in values]
         return [within(float(x), float(apart.min())) for x in values]
 
 
 def by_epoch(ax: Axes, ds: xr.Dataset) -> None:
-    """Give `ax` the epochs of `ds` as its width."""
+    """Make the x axis of `ax` the epochs of `ds`."""
     ax.set_xlabel("epoch")
     ax.set_xlim(0.5 if ds.sizes["epoch"] < 20 else 0, float(ds["epoch"].max()) + 0.5)
     ax.xaxis.set_major_locator(EpochLocator())
@@ -311,7 +311,7 @@ def wants_log(values: ArrayLike) -> bool:
 
 
 def log_spreads(x: np.ndarray) -> bool:
-    """Whether sorted `x` has its closest values further apart on a log scale than on a linear."""
+    """Whether the closest of sorted `x` are further apart on a log scale than on a linear one."""
     if not x.size or x.min() <= 0 or x.min() == x.max():
         return False
     linear, log = np.diff(x) / np.ptp(x), np.diff(np.log(x)) / np.ptp(np.log(x))
@@ -319,16 +319,16 @@ def log_spreads(x: np.ndarray) -> bool:
 
 
 def want_even(x: np.ndarray) -> bool:
-    """Whether sorted `x` are so few, and on either scale so close, that they stand evenly."""
+    """Whether to space sorted `x` evenly: they are few, and some are close on either scale."""
     shown = np.log(x) if log_spreads(x) else x
     return 2 < len(x) <= FEW and bool(np.diff(shown).min() < 0.02 * np.ptp(shown))
 
 
 def scale_y(ax: Axes, ds: xr.Dataset, metric: str, values: xr.DataArray | np.ndarray) -> None:
-    """Make the height of `ax` logarithmic, with plain numbers, if `values` ask for it.
+    """Make the y axis of `ax` logarithmic, with plain numbers, if `values` ask for it.
 
-    Only where lower is better: an accuracy or an R² is read on a linear axis. That ends before
-    values of trials on the way to diverge that are so low that all others would look alike.
+    Only if lower is better: an accuracy or an R² is read on a linear axis. Such an axis leaves out
+    the very low values of trials on the way to diverge, which would make all others look alike.
     """
     if direction(ds, metric) == "higher":
         _cut_below(ax, values)
@@ -351,9 +351,10 @@ def _cut_below(ax: Axes, values: ArrayLike) -> None:
 
 
 def log_y(ax: Axes, values: ArrayLike) -> None:
-    """Make the height of `ax` logarithmic, with plain numbers, for these positive `values`.
+    """Make the y axis of `ax` logarithmic, with plain numbers, for these positive `values`.
 
-    A few that are beyond all others, on the way to diverge, leave the axis rather than flatten it.
+    A few values far above all others, on the way to diverge, lie beyond the axis rather than
+    flatten the rest.
     """
     ax.set_yscale("log")
     finite = _finite(np.asarray(values, dtype=float))
@@ -369,7 +370,7 @@ def log_y(ax: Axes, values: ArrayLike) -> None:
 
 
 def label_y(ax: Axes, label: str) -> None:
-    """Label the height of `ax`, and say so where a linear axis is cut far from zero."""
+    """Label the y axis of `ax`, and say if it starts far from zero or leaves values out."""
     low, high = sorted(ax.get_ylim())
     if ax.get_yscale() == "linear" and high - low < 0.5 * max(abs(low), abs(high)):
         ends = [within(end, high - low) for end in (low, high)]
@@ -382,9 +383,9 @@ def label_y(ax: Axes, label: str) -> None:
 
 
 def add_legend(fig: Figure, panels: Iterable[Axes]) -> None:
-    """One legend below the panels, each label once, in as many columns as fit.
+    """One legend below the panels, with each label once, in as many columns as fit.
 
-    Long labels are wrapped, and the figure grows with the legend: the panels keep their height.
+    Long labels are wrapped, and the figure grows with the legend, so that panels keep their height.
     """
     found = [ax.get_legend_handles_labels() for ax in panels if ax.figure]
     handles = {name: h for hs, names in found for h, name in zip(hs, names, strict=True)}

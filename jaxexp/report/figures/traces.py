@@ -1,4 +1,4 @@
-"""What Matplotlib has drawn on axes, as traces of Plotly."""
+"""What matplotlib has drawn on axes, as Plotly traces."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,20 +12,20 @@ from matplotlib.ticker import FixedLocator
 from jaxexp.report.figures.figure import ReportFigure, Spec
 from jaxexp.report.figures.packing import plain, rounded, thinned
 
-CLOUD = 20_000  # points of all the curves in the background together
-NO_HEIGHT = "no height"  # the id of lines whose height is no value
+CLOUD = 20_000  # points of all background curves together
+NO_HEIGHT = "no height"  # the id of lines whose height means nothing
 DASHES = {"-": "solid", "--": "dash", ":": "dot", "-.": "dashdot"}
 MARKERS = {"o": "circle", "s": "square", "^": "triangle-up", "v": "triangle-down", "X": "x",
            "D": "diamond", "|": "line-ns-open", "_": "line-ew-open", ".": "circle"}  # fmt: skip
 
 
 def traces_of(fig: ReportFigure, ax: Axes) -> list[Spec]:
-    """Bands first, which stand behind; then bars, and curves and points."""
+    """The traces of a panel: bands first, behind the others; then bars, curves and points."""
     errors = {c.lines[0]: c for c in ax.containers if isinstance(c, ErrorbarContainer)}
     made = [_band(ax, band) for band in ax.collections if isinstance(band, PolyCollection)]
     made += [_bars(ax, c) for c in ax.containers if isinstance(c, BarContainer)]
     for line in sorted(ax.lines, key=lambda line: line.get_zorder()):
-        named = errors.get(line, line)  # error bars bear the label of their curve
+        named = errors.get(line, line)  # error bars have the label of their curve
         name = str(named.get_label())
         name = "" if name.startswith("_") else name.replace("\n", " ")
         trace = _cloud(fig, ax, line) if line in fig.clouds else _line(fig, ax, line, name)
@@ -127,7 +127,7 @@ def _line(fig: ReportFigure, ax: Axes, line: Line2D, name: str) -> Spec | None:
     x, y = _places(ax, line)
     if not x.size and not name:
         return None
-    if not x.size:  # there for the legend alone
+    if not x.size:  # only there for the legend
         x = y = np.array([np.nan])
     kept = thinned(y)
     dash, marker = str(line.get_linestyle()), str(line.get_marker())
@@ -173,7 +173,7 @@ def _marker(line: Line2D, symbol: str, shown: np.ndarray) -> Spec:
 
 
 def _hover(ax: Axes, name: str) -> str:
-    """A template: the name, then both numbers, by what their axes are called."""
+    """A hover template: the name, then both numbers with the labels of their axes."""
     x, y = (plain(text).split("<br>")[0] for text in (ax.get_xlabel(), ax.get_ylabel()))
     fixed = isinstance(ax.xaxis.get_major_locator(), FixedLocator)
     head = f"<b>{name}</b><br>" if name else ""
@@ -182,7 +182,7 @@ def _hover(ax: Axes, name: str) -> str:
 
 
 def _places(ax: Axes, line: Line2D) -> tuple[np.ndarray, np.ndarray]:
-    """The line in the units of the axes, also where it is drawn in shares of their length."""
+    """The line in the units of the axes, even if it is drawn in fractions of their length."""
     xy = [np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float)]
     in_units = line.get_transform().contains_branch_seperately(ax.transData)
     for i, (own, axis, limits) in enumerate(
@@ -196,14 +196,14 @@ def _places(ax: Axes, line: Line2D) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _cloud(fig: ReportFigure, ax: Axes, line: Line2D) -> Spec:
-    """Many curves as one trace; the page's script writes them out, from `meta`."""
+    """Many curves as one trace, which the page's script unpacks from `meta`."""
     names = fig.clouds[line]
     x_TxE = np.asarray(line.get_xdata(), float).reshape(len(names), -1)[:, :-1]
     y_TxE = np.asarray(line.get_ydata(), float).reshape(len(names), -1)[:, :-1]
     epochs = y_TxE.shape[1]
     most = max(8, CLOUD // len(names))
     kept = np.arange(epochs)
-    if epochs > most:  # more of the first, where curves bend
+    if epochs > most:  # more of the early ones, where curves bend
         kept = np.unique(np.geomspace(1, epochs, most).astype(int)) - 1
     points = line.get_marker() == "."
     colour = to_hex(line.get_color())

@@ -1,4 +1,4 @@
-"""A plan before anything is trained: fewer programs compile faster, and pad more."""
+"""A plan before anything is trained: fewer programs compile faster, but pad more."""
 
 from typing import TYPE_CHECKING
 
@@ -31,8 +31,8 @@ from jaxexp.results.select import number
 if TYPE_CHECKING:
     import pandas as pd
 
-FEW = 40  # groupings of which each has a mark
-# Named as in the table.
+FEW = 40  # up to this many groupings have a mark each
+# By the columns of the table.
 LINES: dict[str, tuple[str, Style]] = {
     "seconds": ("in all", {"color": "black", "linewidth": 2.2}),
     "train_seconds": ("training, with padding", {"color": "#0072B2"}),
@@ -43,10 +43,10 @@ PADDING, CHOSEN = "#009E73", "#D55E00"
 
 @rc_context(STYLE)
 def tradeoff(table: "pd.DataFrame") -> ReportFigure:
-    """Estimated seconds and padding by the number of programs; what a plan has chosen is marked.
+    """Estimated seconds and padding by the number of programs; the plan's choice is marked.
 
     `table` is what `jaxexp.PlannedRun.tradeoff` returns.
-    Raises UserError for a plan whose programs cannot be merged: there is no trade-off.
+    Raises UserError for a plan whose programs cannot be merged, as there is no trade-off.
 
     >>> import jaxexp as jx
     >>> data = jx.arrays([[0.0], [1.0]] * 4, [0, 1] * 4)
@@ -96,7 +96,7 @@ def tradeoff(table: "pd.DataFrame") -> ReportFigure:
 
 
 def _count_programs(ax: Axes, fewest: int, most: int) -> None:
-    """Whole numbers along the width, on a log scale where there are many."""
+    """Whole numbers along the x axis, on a log scale if they span more than a decade."""
     if most > 10 * fewest:
         ax.set_xscale("log")
         ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -107,7 +107,7 @@ def _count_programs(ax: Axes, fewest: int, most: int) -> None:
 
 
 def _mark(above: Axes, below: Axes, chosen: "pd.Series") -> None:
-    """What the plan has chosen, in both panels."""
+    """Mark in both panels what the plan has chosen."""
     for ax, column in ((above, "seconds"), (below, "padding")):
         place = chosen["programs"]
         ax.axvline(place, color=CHOSEN, linewidth=1, linestyle=":", zorder=1.5)
@@ -119,12 +119,12 @@ def _mark(above: Axes, below: Axes, chosen: "pd.Series") -> None:
 
 
 def _planned(table: "pd.DataFrame") -> list[str]:
-    """What the plan has chosen, in words, where it has."""
+    """What the plan has chosen, in words; none if the table does not have it."""
     return [f"as planned: {_said(row)}" for _, row in table[table["chosen"]].iterrows()]
 
 
 def _unknown(before: np.ndarray, after: np.ndarray) -> list[str]:
-    """Where nothing was estimated, as there are too many sizes to try every pair."""
+    """Which numbers of programs have no estimate, as there are too many sizes to try all pairs."""
     return [
         f"none for {number(low + 1)} to {number(high - 1)} programs"
         for high, low in zip(before.tolist(), after.tolist(), strict=True)
