@@ -1,7 +1,7 @@
 """The published report: its data, its networks' inputs, its questions and tables.
 
-A client of the library: it imports the public names of `jaxexp` and its own modules, nothing else.
-Those that sweeps use are imported when they are first used, as `jx.reproduce.places`.
+This package is a client of the library: of jaxexp, it imports only the public names and its own
+modules. The modules that sweeps use are imported on first use, as in `jx.reproduce.places`.
 
 >>> import jaxexp as jx
 >>> problem = jx.reproduce.places.problem()

@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.figure import Figure
 
-SPLITS = {"train": "train", "validation": "val", "test": "test"}  # as they head a column
-EMBEDDED = ""  # what `images` is in the attributes where no folder was given
+SPLITS = {"train": "train", "validation": "val", "test": "test"}  # as in column headings
+EMBEDDED = ""  # the attribute `images` if no folder was given
 
 
 def table(results: "xr.Dataset") -> "pd.DataFrame":
-    """Accuracies and losses (nats) after the last epoch by setting: means over an axis of seeds.
+    """Accuracies and losses (nats) after the last epoch, by setting: means over the seeds.
 
     With several seeds, "± test acc" is the standard deviation (n - 1) over those that finished, and
     `diverged` counts the others, if any.
@@ -44,7 +44,7 @@ def table(results: "xr.Dataset") -> "pd.DataFrame":
 
 
 def answer(results: "xr.Dataset") -> str:
-    """The best setting by validation accuracy (ties: by loss), how it does, and by how much."""
+    """The best setting by validation accuracy (then loss), its accuracies, and its lead."""
     means = jx.seeds.average(results)
     name, best = jx.select.best(means, "accuracy")
     if jx.select.status(best) != "finished":
@@ -63,10 +63,10 @@ def answer(results: "xr.Dataset") -> str:
 
 
 def verdict(expected: float) -> "Callable[[xr.Dataset], jx.Verdict]":
-    """Whether the test accuracy of the best setting is the report's, within what chance explains.
+    """Whether the best setting's test accuracy is the report's, within what chance explains.
 
-    That is twice the standard error of a share of so many test images, and twice the spread over
-    the seeds. Images other than the report's cannot be compared.
+    The tolerance combines twice the standard error of a share of that many test images with twice
+    the spread over the seeds. The embedded images are not the report's, so they are not compared.
     """
 
     def judge(results: "xr.Dataset") -> jx.Verdict:
@@ -85,7 +85,7 @@ def verdict(expected: float) -> "Callable[[xr.Dataset], jx.Verdict]":
 
 
 def draw(results: "xr.Dataset") -> "list[Figure]":
-    """Accuracy by learning rate, where there are several."""
+    """Accuracy by learning rate, if there are several."""
 
     if results.sizes.get("learning_rate", 1) < 2:
         return []

@@ -1,4 +1,4 @@
-"""Pretrained weights of a ResNet 18, and what it makes of images while it is frozen.
+"""Pretrained weights of a ResNet 18, and the features that it makes of images while frozen.
 
 Shapes: N images of H x W pixels, B of a batch, F = 512 features.
 """
@@ -17,10 +17,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import jaxexp as jx
 from jaxexp.reproduce.tasks import PyTree, normalise
 
-IMAGENET = "imagenet"  # the weights that torchvision fetches once
-MEAN = (0.485, 0.456, 0.406)  # red, green, blue: of torchvision's weights
+IMAGENET = "imagenet"  # weights that torchvision downloads once
+MEAN = (0.485, 0.456, 0.406)  # red, green, blue: what torchvision's weights expect
 STD = (0.229, 0.224, 0.225)
-BATCH = 32  # images, of one device
+BATCH = 32  # images per device
 UNDER_WAY = 2  # batches: one is placed while another runs
 
 
@@ -34,7 +34,7 @@ class Backbone:
 
 @functools.lru_cache(maxsize=1)
 def load(source: str) -> Backbone:
-    """The weights "imagenet" or of a .pth file; nobody reads their last layer.
+    """The weights "imagenet" or those of a .pth file; their last layer is not used.
 
     Raises UnavailableError if ImageNet's cannot be had, UserError if a file cannot be used.
     """
@@ -54,9 +54,9 @@ Splits = Mapping[str, np.ndarray]
 def features(backbone: Backbone, x_by_split: Splits, route: str) -> tuple[Splits, float]:
     """The pooled features, float32 (N, F), of the uint8 images (N, H, W, 3) of each split.
 
-    The network is in evaluation mode, so that nothing in it changes and no image sees another;
-    every device takes its share of each batch. Returns the seconds that it took, too, compilation
-    left out. Progress is shown.
+    The network is in evaluation mode, so that it does not change and images do not affect one
+    another; every device takes its share of each batch. Also returns the seconds that this took,
+    without compilation. Progress is shown.
     """
     mesh = Mesh(jx.devices(), "images")
     split, whole = (NamedSharding(mesh, PartitionSpec(*axis)) for axis in (("images",), ()))
@@ -81,7 +81,7 @@ def features(backbone: Backbone, x_by_split: Splits, route: str) -> tuple[Splits
 
 
 def _network(mesh: Mesh, route: str) -> Callable[[PyTree, PyTree, Array], Array]:
-    """Weights and images (B, H, W, 3) to features (B, F), each device taking its share."""
+    """A function from weights and images (B, H, W, 3) to features (B, F), over all devices."""
     model = jx.nn.resnet(18, outputs=1, route=route)
 
     def share(params: PyTree, stats: PyTree, x_BxHxWx3: Array) -> PyTree:
@@ -98,7 +98,7 @@ def _network(mesh: Mesh, route: str) -> Callable[[PyTree, PyTree, Array], Array]
 
 
 def _batches(x_NxHxWx3: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """All images, so many at a time; the last one is repeated to fill up."""
+    """All images in batches of `size`; the last one is repeated to fill the last batch."""
     for start in range(0, len(x_NxHxWx3), size):
         index_B = np.minimum(np.arange(start, start + size), len(x_NxHxWx3) - 1)
         yield x_NxHxWx3[index_B]

@@ -1,4 +1,4 @@
-"""CSV files as cells of text, each of which is known by its file, line and column."""
+"""CSV files as cells of text, each identified by its file, line and column."""
 
 import codecs
 import csv
@@ -15,11 +15,11 @@ import jaxexp as jx
 if TYPE_CHECKING:
     import pandas as pd
 
-SHOWN = 20  # of the names in a header
+SHOWN = 20  # names of a header in a message
 
 
 def normal(name: str) -> str:
-    """A name as it is compared: programs write an ö as one character or as two.
+    """A name in the form that is compared: programs write an ö as one character or as two.
 
     >>> normal(" o\\u0308 ") == normal("\\u00f6")
     True
@@ -29,7 +29,7 @@ def normal(name: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Cells:
-    """The rows of a CSV file (UTF-8) that are not blank; the first of them is a header.
+    """The rows of a CSV file (UTF-8) that are not blank; the first one is a header.
 
     Attributes:
         path: the file.
@@ -41,14 +41,14 @@ class Cells:
 
     @cached_property
     def names(self) -> list[str]:
-        """What stands in the header, in the Unicode normal form of `normal`."""
+        """The names in the header, in the Unicode normal form of `normal`."""
         names: list[str] = self._rows.iloc[0].map(normal).tolist()
         return names
 
     def table(self, columns: list[str]) -> "pd.DataFrame":
-        """Columns by their names, as text, with rows from 1 on.
+        """The columns of these names, as text, with rows numbered from 1.
 
-        Raises UserError where one is missing or repeated, or there are no rows.
+        Raises UserError if one is missing or repeated, or if there are no rows.
         """
         for column in columns:
             if self.names.count(column) != 1:
@@ -73,7 +73,7 @@ class Cells:
         raise jx.UserError(f"{self.path}, line {line}: {found}, expected {expected}")
 
     def _check_split(self, line: int, header: list[str]) -> None:
-        """Refuse a header that is split by something else than commas."""
+        """Refuse a header that is split by anything but commas."""
         if len(header) == 1 and {";", "\t"} & {*header[0]}:
             raise jx.UserError(
                 f"{self.path}, line {line}: the header is {header[0]!r}, expected names split by "
@@ -82,9 +82,9 @@ class Cells:
 
     @cached_property
     def lines(self) -> list[int]:
-        """The line on which each row begins, which pandas does not tell.
+        """The line on which each row begins, which pandas does not report.
 
-        Raises UserError at a row that is not CSV, or is longer or shorter than the first.
+        Raises UserError for a row that is not CSV, or is longer or shorter than the first.
         """
         lines = io.StringIO(self._text).readlines()
         reader = csv.reader(lines, strict=True, skipinitialspace=True)
@@ -124,11 +124,11 @@ class Cells:
             expected = f"expected a header with {self.wanted}"
             raise jx.UserError(f"{self.path}: the file is empty, {expected}") from None
         except pd.errors.ParserError as error:
-            _ = self.lines  # which know where
+            _ = self.lines  # raises with the line at fault
             found = f"the file is not CSV ({str(error).strip()})"
             raise jx.UserError(f"{self.path}: {found}, expected fields split by commas") from None
         if '"' in self._text or (cells.iloc[:, -1] == "").any():
-            _ = self.lines  # pandas fills up short rows, and takes "a"b for ab
+            _ = self.lines  # pandas pads short rows, and reads "a"b as ab
         return cells
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Models of other libraries, fitted on the host: their results in the layout of any other's."""
+"""Models from other libraries, fitted on the host: results in the layout of a sweep's own."""
 
 import time
 import warnings
@@ -25,7 +25,7 @@ class Classifier(Protocol):
 
 
 def boosted_trees(sweep: jx.Sweep, inputs: jx.Inputs) -> "xr.Dataset":
-    """`XGBClassifier()` on the pixels of the middle of the images.
+    """`XGBClassifier()` on the pixels in the middle of the images.
 
     Raises UserError if XGBoost is missing.
     """
@@ -54,7 +54,7 @@ def logistic_regression(sweep: jx.Sweep, inputs: jx.Inputs) -> "xr.Dataset":
 def _results(
     sweep: jx.Sweep, problem: jx.Problem, model: Classifier, versions: dict[str, str]
 ) -> "xr.Dataset":
-    """Fit once, and say of every trial what came out: nothing is drawn, so that seeds agree."""
+    """Fit once, and give every trial this result: nothing is random, so all seeds agree."""
     started = time.perf_counter()
     train = problem.data.train
     warned = _fit(model, train.x, train.y)
@@ -72,7 +72,7 @@ def _results(
 
 
 def _fit(model: Classifier, x_NxF: np.ndarray, y_N: np.ndarray) -> list[str]:
-    """Fit, and return in words what the library warned of: its defaults are the protocol."""
+    """Fit, and return the library's warnings: its defaults are the protocol, so they stay."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model.fit(x_NxF, y_N)
@@ -81,7 +81,7 @@ def _fit(model: Classifier, x_NxF: np.ndarray, y_N: np.ndarray) -> list[str]:
 
 
 def _evaluate(model: Classifier, data: jx.Data) -> tuple[dict[str, dict[str, float]], np.ndarray]:
-    """Loss (nats) and accuracy by split, and the test images' probabilities."""
+    """Loss (nats) and accuracy by split, and the probabilities of class 1 of the test images."""
     from sklearn.metrics import log_loss
 
     metrics = {}

@@ -6,14 +6,14 @@ Run `python -m jaxexp.reproduce.make_places`. The rules, in order:
    cities500 list), in countries of continent EU.
 2. Inside the window of the report's data: longitude -11 to 41, latitude 34 to 72 degrees, which
    leaves out overseas places and Asian Russia.
-3. One place per coordinate (as float32), none where the countries at it disagree: no coordinate
-   stands in two splits.
-4. Countries with 100 places or more, so that 10 or more are there to test each.
-5. Of each country, 10 % test, 10 % validation and the rest train, drawn by a seeded hash of the
+3. One place per coordinate (as float32), and none where its countries disagree, so that no
+   coordinate is in two splits.
+4. Countries with 100 places or more, so that each has at least 10 test places.
+5. From each country, 10 % test, 10 % validation and the rest train, drawn by a seeded hash of the
    coordinate. The same order shuffles each split.
 
-Running it again gives the same bytes: no random generator whose stream may change between
-versions, and no compression whose output may.
+Running it again gives the same bytes: it uses neither a random generator nor compression, whose
+output could change between versions.
 """
 
 import hashlib

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from jaxexp.reproduce.tasks import Arrays
 
-MAP_CELLS = 90_000  # at most: cells of about 0.15 degrees over Europe
+MAP_CELLS = 90_000  # at most: over Europe, cells of about 0.15 degrees
 
 
 def problem(inputs: jx.Inputs | None = None) -> jx.Problem:
@@ -26,7 +26,7 @@ def problem(inputs: jx.Inputs | None = None) -> jx.Problem:
 
 
 def of(places: Places) -> jx.Problem:
-    """The problem of a set of places, with a grid over their map for decision regions."""
+    """The problem for a set of places, with a grid over their map for decision regions."""
     longitude, latitude = map_grid(places.train.x_Nx2)
     cells = np.stack(np.meshgrid(longitude, latitude), axis=-1)  # (latitude, longitude, 2)
     splits: dict[str, Any] = {

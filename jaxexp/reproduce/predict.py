@@ -1,4 +1,4 @@
-"""What a trained model of a run predicts for images that it has not seen."""
+"""What a trained model of a run predicts for new images."""
 
 import json
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from jaxexp.reproduce.trials import ImageTrial
 def predict(model: jx.Model, files: Sequence[Path]) -> list[jx.Prediction]:
     """The predictions of a model for image files, prepared as its training images were.
 
-    Raises UserError for a file that cannot be read, or a model of anything but images.
+    Raises UserError for a file that cannot be read, and for a model of anything but images.
     """
     task, transform, classes = _prepare(model)
     x_NxHxWx3 = np.stack([_read(file, transform) for file in files])
@@ -37,7 +37,7 @@ def predict(model: jx.Model, files: Sequence[Path]) -> list[jx.Prediction]:
 def export(model: jx.Model, path: Path) -> None:
     """Write the weights as a state dict that torchvision's `resnet18(num_classes=1)` loads.
 
-    Raises UserError if the model is not one, or the file cannot be written.
+    Raises UserError if the model is not one of images, or the file cannot be written.
     """
     _prepare(model)
     params, state = model.variables()

@@ -1,4 +1,4 @@
-"""The problems of section 7, and what their results say of the images."""
+"""The problems of section 7, and what their results say about the images."""
 
 import json
 import os
@@ -36,8 +36,8 @@ def fine_tuning(inputs: jx.Inputs) -> jx.Problem:
 def probing(inputs: jx.Inputs) -> jx.Problem:
     """The features that the frozen network makes of the images, for a linear unit.
 
-    They are computed once: a second call in one process finds them. Raises UnavailableError if
-    the weights cannot be had.
+    They are computed once: a second call in the same process reuses them. Raises UnavailableError
+    if the weights cannot be had.
     """
     weights = backbone.load(inputs.weights)
     transform = cropped(inputs.image_size)
@@ -53,7 +53,7 @@ def probing(inputs: jx.Inputs) -> jx.Problem:
 
 
 def pixels(inputs: jx.Inputs) -> jx.Problem:
-    """The pixels of the middle of the images, in a row, float32 from 0 to 255."""
+    """The pixels in the middle of each image as one vector, float32 from 0 to 255."""
 
     def flat(split: ImageSplit) -> jx.Examples:
         x_NxF = split.x_NxHxWx3.reshape(len(split.y_N), -1).astype(np.float32)
@@ -66,10 +66,10 @@ def pixels(inputs: jx.Inputs) -> jx.Problem:
 
 
 def check_pretrained(inputs: jx.Inputs) -> None:
-    """Read images and weights; raises UserError for any that cannot be used.
+    """Read the images and weights; raises UserError for any that cannot be used.
 
-    UnavailableError where ImageNet's weights cannot be had: the sweeps that need them are missing
-    then, and the others run.
+    Raises UnavailableError if ImageNet's weights cannot be had: the sweeps that need them are then
+    left out, and the others run.
     """
     load(inputs, cropped(inputs.image_size))
     backbone.load(inputs.weights)
@@ -79,7 +79,7 @@ _made: dict[tuple[str, str], tuple[Splits, float]] = {}
 
 
 def _features(images: Images, weights: Backbone) -> tuple[Splits, float]:
-    """By split, and the seconds that they took; the last ones are kept."""
+    """Features by split, and the seconds that they took; the latest are kept for reuse."""
     key = (images.fingerprint, weights.digest)
     if key not in _made:
         x_by_split = {name: getattr(images, name).x_NxHxWx3 for name in SPLITS}
@@ -90,7 +90,7 @@ def _features(images: Images, weights: Backbone) -> tuple[Splits, float]:
 
 
 def _route() -> str:
-    jx.devices()  # sets JAX up, before anything asks it for its backend
+    jx.devices()  # sets up JAX before anything asks for its backend
     return jx.nn.default_route()
 
 
@@ -150,6 +150,6 @@ def _notes(inputs: jx.Inputs, images: Images) -> list[str]:
         notes.append(f"a quick run, on some of the images alone ({described})")
     if images.skipped:
         shown = ", ".join(images.skipped[:5]) + (" …" if len(images.skipped) > 5 else "")
-        shown = shown.encode(errors="replace").decode()  # names of files can be any bytes
+        shown = shown.encode(errors="replace").decode()  # file names can be any bytes
         notes.append(f"{len(images.skipped)} broken images are left out: {shown}")
     return notes

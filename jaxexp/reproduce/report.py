@@ -1,4 +1,4 @@
-"""Which sweeps answer which section of the report, and what its page says of them."""
+"""Which sweeps answer which section of the report, and what its page says about them."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ class ReportSection:
     title: str
     summary: str
     sweeps: tuple[str, ...]
-    seeds: int  # with which each trial is trained, if nothing else is asked for
+    seeds: int  # for each trial, by default
 
 
 SECTIONS = {

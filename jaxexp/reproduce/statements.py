@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def over_seeds(results: "xr.Dataset") -> str:
-    """How the numbers of an answer were averaged: "" for one seed."""
+    """How the numbers of an answer were averaged; "" for one seed."""
     if not jx.seeds.several(results):
         return ""
     return jx.select.mean_over(jx.seeds.in_words(results))
@@ -20,20 +20,20 @@ def listed(results: "xr.Dataset", metric: str, split: str | None = None) -> str:
     return ", ".join(
         f"{name} at {jx.select.outcome(point, metric, split)}"
         if jx.select.status(point) == "finished"
-        else name  # which says how it ended
+        else name  # the name says how it ended
         for name, point in jx.select.points(jx.seeds.average(results))
     )
 
 
 def final_and_spread(point: "xr.Dataset", metric: str, split: str) -> tuple[float, float]:
-    """A metric of a setting after its last epoch, and its deviation over the seeds: 0 of one."""
+    """A setting's final metric, and its standard deviation over the seeds (0 for one seed)."""
     final = float(jx.select.final(point, metric).sel(split=split))
     std = jx.select.spread(point, metric)
     return final, 0.0 if std is None else float(std.sel(split=split).fillna(0))
 
 
 def near(point: "xr.Dataset", expected: float, within: float) -> jx.Verdict:
-    """Whether the validation loss of a setting is the one that the report gives.
+    """Whether the validation loss of a setting agrees with the one that the report gives.
 
     `within` is how precisely the report can be read; two standard deviations are added to it.
     """
@@ -48,7 +48,7 @@ def near(point: "xr.Dataset", expected: float, within: float) -> jx.Verdict:
 def best_at(
     results: "xr.Dataset", metric: str, name: str, expected: float, said: str
 ) -> jx.Verdict:
-    """Whether the best setting along `name` is that of the report, or not clearly another."""
+    """Whether the setting with the best `name` is the report's, or not clearly another one."""
     if not any(jx.select.same(own, expected) for own in jx.select.distinct(results, name)):
         return jx.Verdict(None, f"this run has no trial with {name} {expected:g}.")
     _, best = jx.select.best(jx.seeds.average(results), metric)

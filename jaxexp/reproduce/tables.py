@@ -20,7 +20,7 @@ _EMBEDDED = Path(__file__).with_name("places.npz")
 _SPLITS = ("train", "validation", "test")
 _DEGREES_LIMIT = {"long": 180, "lat": 90}
 _COLUMNS = (*_DEGREES_LIMIT, "country")
-_LONGEST = 200  # characters of a country
+_LONGEST = 200  # characters in the name of a country
 _COLUMNS_TEXT = "the columns long, lat and country, each once"
 # 18 digits fit 64 bits and keep int() quick; 7.0 is how pandas writes a 7 beside an empty cell.
 _INTEGER = re.compile(r"([+-]?\d{1,18})(?:\.0*)?", re.ASCII)
@@ -59,7 +59,7 @@ class Places:
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hex digits that tell data apart: equal arrays and class names give equal digits."""
+        """16 hex digits that identify the data: equal arrays and class names give equal digits."""
         parts = [repr(self.classes).encode()]
         for split in (self.train, self.validation, self.test):
             parts.append(len(split.y_N).to_bytes(8, "little"))
@@ -131,7 +131,7 @@ def _read_table(cells: Cells) -> "pd.DataFrame":
     table = cells.table(list(_COLUMNS))
     for column, limit in _DEGREES_LIMIT.items():
         degrees = pd.to_numeric(table[column], errors="coerce").astype(np.float64)
-        inside = degrees.abs() <= limit  # false for NaN, which is what no number becomes
+        inside = degrees.abs() <= limit  # false for NaN, which anything but a number becomes
         cells.check(table[column], inside, f"a number of degrees from -{limit} to {limit}")
         table[column] = degrees
     country = table["country"].map(normal)

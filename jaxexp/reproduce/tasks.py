@@ -1,7 +1,7 @@
 """Tasks with two classes and one logit: a ResNet 18 on images, and a linear unit on vectors.
 
-Examples are `jx.Examples`: inputs, and labels (N,) int32 of 0 or 1. The probability of class 1 of
-each of the inputs `data["shown"]` is a trained model's prediction "probability".
+Examples are `jx.Examples`: inputs, and labels (N,) int32 of 0 or 1. The prediction "probability" of
+a trained model is the probability of class 1 of each of the inputs `data["shown"]`.
 
 Shapes: N examples, B examples of a batch, H x W pixels, F features.
 """
@@ -19,7 +19,7 @@ import jaxexp as jx
 from jaxexp.reproduce.trials import ImageTrial
 
 PyTree: TypeAlias = Any  # of arrays: parameters, state, examples; Python has no type for it
-Arrays: TypeAlias = Mapping[str, PyTree]  # the splits' examples, and what is beside them
+Arrays: TypeAlias = Mapping[str, PyTree]  # the splits' examples, and extra arrays
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class BinaryTask(jx.Task):
         return self.logits(variables, x, jnp.ones(len(x), bool), train=False)[0]
 
     def probabilities(self, prediction: Array) -> Array:
-        """Of both classes, (B, 2)."""
+        """The probabilities of both classes, (B, 2)."""
         of_one_B = jax.nn.sigmoid(prediction)
         return jnp.stack([1 - of_one_B, of_one_B], axis=1)
 
@@ -77,15 +77,15 @@ class BinaryTask(jx.Task):
 class ImageTask(BinaryTask):
     """Images (N, H, W, 3) uint8 and a ResNet 18.
 
-    `mean` and `std`, of red, green and blue in [0, 1], are those that the network expects. They
-    become part of the state, beside the batch statistics: a saved model has them with it, and
-    networks that expect others run the same compiled code. `data["weights"]`, parameters and batch
-    statistics, are where a pretrained one starts.
+    `mean` and `std`, of red, green and blue in [0, 1], are those that the network expects. They are
+    part of the state, like the batch statistics, so that a saved model contains them, and networks
+    that expect other values run the same compiled code. A pretrained network starts from
+    `data["weights"]`, its parameters and batch statistics.
     """
 
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    route: str | None = None  # how to convolve; if not given, as suits the devices
+    route: str | None = None  # how to convolve; by default, as suits the devices
 
     @property
     def model(self) -> "jx.nn.ResNet":
@@ -93,9 +93,9 @@ class ImageTask(BinaryTask):
         return jx.nn.resnet(18, outputs=1, route=self.route or jx.nn.default_route())
 
     def init(self, trial: jx.Trial, rng: Array, data: Arrays) -> jx.Variables:
-        """Parameters and batch statistics."""
+        """Parameters; as state, the batch statistics and the scale of the inputs."""
         assert isinstance(trial, ImageTrial)
-        assert trial.image_size  # that of the images, which `check` has compared
+        assert trial.image_size  # `check` has compared it with the images
         fresh = self.model.init(rng, jnp.zeros((1, 32, 32, 3)), jnp.ones(1))
         scale = {"mean": jnp.array(self.mean), "std": jnp.array(self.std)}
         if not trial.pretrained:
@@ -120,7 +120,7 @@ class ImageTask(BinaryTask):
     def logits(
         self, variables: jx.Variables, x_B: Array, mask_B: Array, *, train: bool
     ) -> tuple[Array, PyTree]:
-        """Of images (B, H, W, 3) uint8."""
+        """The logits of images (B, H, W, 3) uint8, and the new state."""
         state = variables.state
         logit_Bx1, new = self.model.apply(
             {"params": variables.params, "batch_stats": state["batch_stats"]},
@@ -134,7 +134,7 @@ class ImageTask(BinaryTask):
 
 @dataclass(frozen=True)
 class LinearTask(BinaryTask):
-    """Vectors (N, F) float32 and one linear unit, initialised as `torch.nn.Linear`."""
+    """Vectors (N, F) float32 and one linear unit, initialised like `torch.nn.Linear`."""
 
     evaluation_batch_size: int = 1024
 
@@ -150,7 +150,7 @@ class LinearTask(BinaryTask):
     def logits(
         self, variables: jx.Variables, x_B: Array, mask_B: Array, *, train: bool
     ) -> tuple[Array, PyTree]:
-        """Of vectors (B, F)."""
+        """The logits of vectors (B, F), and the unchanged state."""
         head = variables.params["fc"]
         return x_B @ head["kernel"][0] + head["bias"][0], variables.state
 
@@ -158,7 +158,7 @@ class LinearTask(BinaryTask):
 def binary_cross_entropy(logit_B: Array, y_B: Array) -> tuple[Array, Array]:
     """-log sigmoid(±logit) in nats without overflow, and whether the logit's sign is right.
 
-    A logit that is no number is wrong.
+    A NaN logit counts as wrong.
     """
     of_label_B = jnp.where(y_B == 1, logit_B, -logit_B)
     right_B = jnp.where(y_B == 1, logit_B > 0, logit_B <= 0)
@@ -168,12 +168,12 @@ def binary_cross_entropy(logit_B: Array, y_B: Array) -> tuple[Array, Array]:
 def normalise(
     x_BxHxWx3: Array, mean: Sequence[float] | Array, std: Sequence[float] | Array
 ) -> Array:
-    """uint8 to float32 in [0, 1], less the mean (3,), by the standard deviation (3,)."""
+    """Scale uint8 to float32 in [0, 1], subtract the mean (3,), divide by the deviation (3,)."""
     return (x_BxHxWx3.astype(jnp.float32) / 255 - jnp.asarray(mean)) / jnp.asarray(std)
 
 
 def in_batches(function: Callable[[Array], Array], x_N: Array, size: int) -> Array:
-    """`function` of (B, ...) to (B,), applied to all of (N, ...), so many at a time."""
+    """`function`, from (B, ...) to (B,), applied to all of (N, ...) in batches of `size`."""
     n = len(x_N)
     size = min(size, n)
     batches = -(-n // size)

@@ -4,15 +4,15 @@ from dataclasses import dataclass
 
 import jaxexp as jx
 
-SMALLEST_IMAGE = 16  # pixels: the last stage of a ResNet sees one of them then
+SMALLEST_IMAGE = 16  # pixels a side: the last stage of a ResNet then sees a single one
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageTrial(jx.Trial):
     """One training run of all weights of a ResNet 18 with one logit.
 
-    `image_size` is that of the problem's images: it decides the cost. A `pretrained` network
-    starts from the problem's weights, its last layer drawn anew.
+    `image_size` is that of the problem's images, which decides the cost. A `pretrained` network
+    starts from the problem's weights, except for a newly drawn last layer.
     """
 
     epochs: int = 1
@@ -39,7 +39,7 @@ class ProbeTrial(jx.Trial):
 class EstimatorTrial(jx.Trial):
     """One fit of another library's model with that library's defaults.
 
-    Nothing of it is drawn, so that trials of all seeds are one fit.
+    Nothing in it is random, so that one fit serves the trials of all seeds.
     """
 
     epochs: int = 1

@@ -1,4 +1,4 @@
-"""The images of a run: two classes, decoded to the size that each baseline wants.
+"""The images of a run: two classes, decoded to the size that each baseline needs.
 
 `loading` reads all images of a folder (`folder`) or of the package (`photos`), decodes each
 (`decode`) and keeps them on disk (`cache`). Nothing here imports JAX; Pillow and scikit-learn are
@@ -21,7 +21,7 @@ QUICK_IMAGES = 320  # at most, in each split of a quick run
 
 
 def middle() -> Transform:
-    """The middle of an image, which is what the boosted trees see."""
+    """The middle of an image, which the boosted trees see."""
     return Transform(224, crop=PIXELS)
 
 
@@ -31,7 +31,7 @@ def stretched(size: int) -> Transform:
 
 
 def cropped(size: int) -> Transform:
-    """torchvision's preprocessing for its weights, 256 and 224 pixels, scaled to a size."""
+    """torchvision's preprocessing for its weights, scaled from 224 (and 256) pixels to `size`."""
     return Transform(round(size * 256 / 224), crop=size)
 
 

@@ -24,10 +24,10 @@ Write = Callable[[BinaryIO], tuple[int, Note]]
 
 
 class ArrayCache:
-    """Arrays of uint8 rows, each a .npy file with a note on it in a .json file beside it.
+    """Arrays of uint8 rows, each in a .npy file, with a note in a .json file beside it.
 
-    An array exists complete or not at all: one that is truncated or damaged is computed again, and
-    of two processes that want the same array, one computes it. Deleting the folder is always safe.
+    An array exists complete or not at all: a truncated or damaged one is computed again. If two
+    processes want the same array, only one computes it. Deleting the folder is always safe.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -104,7 +104,7 @@ class ArrayCache:
             if total <= CACHE_BYTES:
                 break
             total -= path.stat().st_size
-            with contextlib.suppress(OSError):  # Windows keeps files that are mapped
+            with contextlib.suppress(OSError):  # Windows cannot delete mapped files
                 path.unlink()
                 path.with_suffix(".json").unlink(missing_ok=True)
         free = shutil.disk_usage(self.folder).free

@@ -1,8 +1,8 @@
 """Image files to arrays of one size, bit for bit as torchvision's transforms make them.
 
-This calls Pillow, as those transforms do, rather than torchvision itself: same bits and speed, but
-importing torchvision means importing PyTorch (2.5 seconds and 330 MB, where Pillow takes 0.03
-seconds), which reading images, boosted trees and predictions do without. Pillow is imported when
+This calls Pillow, as those transforms do, rather than torchvision: it gives the same bits at the
+same speed, but torchvision would import PyTorch (2.5 seconds and 330 MB; Pillow takes 0.03
+seconds), which reading images, boosted trees and predictions do not need. Pillow is imported when
 the first image is read.
 """
 
@@ -62,7 +62,7 @@ class Transform:
         return *self.resize, 3
 
     def __call__(self, image: "Image.Image") -> np.ndarray:
-        """The RGB image as uint8 [height, width, 3]; BrokenImageError if it is far too narrow."""
+        """The RGB image as uint8 [height, width, 3]; raises BrokenImageError if far too narrow."""
         from PIL import Image
 
         width, height = self._resized(*image.size)
@@ -88,7 +88,7 @@ def read_image(path: Path) -> "Image.Image":
     """An image file as RGB with 8 bits per channel.
 
     Like torchvision's loader, this drops the alpha channel, takes the first frame, and ignores the
-    EXIF orientation. Of 16-bit grey levels it keeps the upper 8 bits, as Pillow does for 16-bit
+    EXIF orientation. It keeps the upper 8 bits of 16-bit grey levels, as Pillow does for 16-bit
     colours; torchvision clips them to white.
 
     Raises:
@@ -128,7 +128,7 @@ def _to_rgb(image: "Image.Image") -> "Image.Image":
 
 
 def _margin(size: int, crop: int) -> int:
-    """Pixels cut off (negative: added) at the left or top, rounded as torchvision does either."""
+    """Pixels cut off (negative: added) at the left or top, each rounded as in torchvision."""
     return round((size - crop) / 2) if size >= crop else -((crop - size) // 2)
 
 

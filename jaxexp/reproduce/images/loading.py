@@ -118,7 +118,7 @@ def _check_libraries(folder: object) -> None:
 
 
 def _key(source: Source, transform: Transform) -> str:
-    """A name for the decoded images: any file, the transform and Pillow's version change it."""
+    """A name for the decoded images, which depends on the files, transform and Pillow's version."""
     import PIL
 
     return jx.digest(repr((_FORMAT, PIL.__version__, transform, source.version, source.items)))
@@ -127,7 +127,7 @@ def _key(source: Source, transform: Transform) -> str:
 def _write(
     source: Source, transform: Transform, skip_broken: bool, progress: Progress, file: BinaryIO
 ) -> tuple[int, Note]:
-    """Write the images to the file, one after another; returns what is wrong with broken ones."""
+    """Write all images to the file; returns their number, and what is wrong with broken ones."""
 
     def decode(item: Item) -> np.ndarray | BrokenImageError:
         try:
@@ -136,7 +136,7 @@ def _write(
             return error
 
     broken: dict[str, str] = {}
-    # Pillow warns of what torchvision ignores too (EXIF, transparency).
+    # Pillow warns about things that torchvision also ignores (EXIF, transparency).
     with warnings.catch_warnings(action="ignore"):
         for done, (item, result) in enumerate(_in_order(decode, source.items), 1):
             if isinstance(result, BrokenImageError):
