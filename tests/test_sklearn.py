@@ -273,6 +273,17 @@ def test_a_class_may_be_held_out_as_a_whole(model, grid):
     assert search.best_score_ == pytest.approx(wanted, rel=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_folds_far_from_one_another_are_scored_by_their_own_targets():
+    target_N = X[:, 0] + 300.0 * (np.arange(len(X)) >= 75)
+    model = MLPRegressor((4,), max_iter=3, batch_size=25, early_stopping=True, random_state=0)
+    cv = [(np.arange(75), np.arange(75, 150))]
+    search = VectorizedSearchCV(model, {"alpha": [1e-4]}, cv=cv, refit=False)
+    alone = clone(model).fit(X[:75], target_N[:75]).score(X[75:], target_N[75:])
+    found = search.fit(X, target_N).cv_results_["mean_test_score"]
+    assert found == pytest.approx([alone], rel=1e-5)
+
+
 @pytest.mark.nightly
 def test_the_best_epoch_is_kept_where_the_loss_leaves_the_finite_numbers_later():
     model = MLPRegressor(

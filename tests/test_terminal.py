@@ -109,6 +109,17 @@ def test_what_is_trained_once_more_is_counted_once():
         assert progress.done() == ("8 of 8 epochs", 100)
 
 
+def test_trials_of_several_lengths_count_their_own_epochs():
+    one = program(jx.Sweep(jx.MLPTrial(), {"epochs": [2, 10]}))
+    progress, _, _ = shown(one)
+    assert progress.done() == ("0 of 12 epochs", 0)
+    progress.moved(one, 5)
+    assert progress.done() == ("7 of 12 epochs", 58)
+    progress.stopped(one, 5, np.array([1]))
+    assert progress.done() == ("7 of 7 epochs", 100)
+    assert progress.what() == "trained"
+
+
 def test_two_epochs_are_never_none_of_two():
     one = program(jx.Sweep(jx.MLPTrial(epochs=2)))
     progress, _, _ = shown(one)
@@ -931,12 +942,19 @@ def test_an_export_that_fails_leaves_what_was_there(tmp_path):
 
     file = tmp_path / "rows.csv"
     file.write_text("of before")
+    file.chmod(0o600)
     with pytest.raises(UserError, match=r"rows.csv: cannot be written \(No space left on device\)"):
         exporting.export(pd.DataFrame({"a": [1, Full()]}), file, "csv")
     assert [own.read_text() for own in tmp_path.iterdir()] == ["of before"]
     (tmp_path / "link.csv").symlink_to(file)
     exporting.export(pd.DataFrame({"a": [1]}), tmp_path / "link.csv", "csv")
     assert file.read_text() == "a\n1\n"
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_rows_on_standard_output_are_all_that_is_there(rates, capfd):
+    assert call("export", rates, "--json", "/dev/stdout", "--final")[:2] == (0, "")
+    assert len(json.loads(capfd.readouterr().out)) == len(SWEEP.trials())
 
 
 def test_rows_are_exported_into_pipes_until_their_reader_has_gone(tmp_path):

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import shutil
 import types
 import typing
 from collections.abc import Iterator
@@ -35,6 +36,8 @@ def whole_file(path: Path, *, seal: bool = False) -> Iterator[BinaryIO]:
                 file.seek(0)
                 sha256 = hashlib.file_digest(file, "sha256").hexdigest()
                 file.write(SEAL + sha256.encode())
+        with contextlib.suppress(FileNotFoundError):  # a file that is there keeps its permissions
+            shutil.copymode(path, partial)
         partial.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):

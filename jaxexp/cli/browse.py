@@ -145,7 +145,8 @@ def export(
     rows = exporting.rows(_results(run, sweep, "--sweep"), final=final)
     for kind, file in asked.items():
         exporting.export(rows, file, kind)
-        print(file)
+        if not exporting.is_standard_output(file):
+            print(file)
 
 
 def runs(

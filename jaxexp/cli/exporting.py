@@ -1,7 +1,9 @@
 """Results as tables for other programs: a row for each trial, or for each epoch and split."""
 
+import contextlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -90,8 +92,7 @@ def export(table: pd.DataFrame, file: Path, kind: str) -> None:
     if not file.parent.is_dir():
         raise UserError(f"{file}: cannot be written (there is no folder {file.parent})")
     try:
-        pipe = file.exists() and not file.is_file()
-        with file.open("wb") if pipe else whole_file(file.resolve()) as out:
+        with _opened(file) as out:
             _write(table, out, kind)
     except ImportError as error:
         raise UserError(
@@ -101,6 +102,28 @@ def export(table: pd.DataFrame, file: Path, kind: str) -> None:
         raise
     except OSError as error:
         raise UserError(f"{file}: cannot be written ({error.strerror or error})") from error
+
+
+def is_standard_output(file: Path) -> bool:
+    """Whether a file, such as /dev/stdout, is where this process prints."""
+    try:
+        return os.path.samestat(file.stat(), os.fstat(1))
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def _opened(file: Path) -> Iterator[BinaryIO]:
+    """Standard output and pipes are written as they are, files whole or not at all."""
+    if is_standard_output(file):  # opening it anew would begin at its start
+        with os.fdopen(os.dup(1), "wb") as out:
+            yield out
+    elif file.exists() and not file.is_file():
+        with file.open("wb") as out:
+            yield out
+    else:
+        with whole_file(file.resolve()) as out:
+            yield out
 
 
 def _write(table: pd.DataFrame, out: BinaryIO, kind: str) -> None:

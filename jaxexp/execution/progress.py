@@ -86,7 +86,7 @@ class TerminalProgress:
         self.plan = dataclasses.replace(plan, programs=tuple(needed))
         self.console, self.ranking, self._now = console, ranking, clock
         self.names = list(dict.fromkeys(sweep.name for sweep in sweeps))
-        self._trained = {id(p): _Trained(np.full(len(p.trials), p.epochs)) for p in needed}
+        self._trained = {id(p): _Trained(_planned(p)) for p in needed}
         self._pace = Pace(self.plan, clock)
         self._latest: dict[Trial, _Measured] = {}
         self._changed: dict[Trial, Mapping[str, object]] = {}
@@ -154,7 +154,7 @@ class TerminalProgress:
         with self._lock:
             if own := self._trained.get(id(program)):
                 # Where it trains once more what was lost, trials have not ended yet.
-                own.last_T[own.last_T > epochs] = program.epochs
+                own.last_T = np.where(own.last_T > epochs, _planned(program), own.last_T)
                 self._pace.moved(program, epochs)
                 self._tell()
 
@@ -163,7 +163,7 @@ class TerminalProgress:
         with self._lock:
             if own := self._trained.get(id(program)):
                 own.last_T[places] = epoch
-                if (own.last_T < program.epochs).all():
+                if (own.last_T <= epoch).all():
                     self._pace.ended(program)
 
     def changed(self, program: Program, values: Mapping[str, np.ndarray]) -> None:
@@ -340,6 +340,11 @@ def going_on(text: str, console: Console, every: float = STILL_EVERY) -> Iterato
         over.set()
         teller.join()
     console.print(f"done {text}: {passed()}", markup=False, soft_wrap=True)
+
+
+def _planned(program: Program) -> np.ndarray:
+    """The epochs of each trial, (T,), if none ends early."""
+    return np.array([trial.epochs for trial in program.trials])
 
 
 def _of(program: Program) -> list[Trial]:

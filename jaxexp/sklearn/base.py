@@ -30,6 +30,7 @@ from jaxexp.training.arrays import arrays, checked_inputs
 from jaxexp.training.checks import plain_value
 from jaxexp.training.data import Data
 from jaxexp.training.folds import table
+from jaxexp.training.metrics import centers_of
 from jaxexp.training.numbers import to_float32, to_weights
 from jaxexp.training.task import Task, Variables
 from jaxexp.training.tracing import is_plain_value
@@ -39,6 +40,7 @@ NOT_FINITE = (
     "at unit scale (StandardScaler)"
 )
 Held: TypeAlias = tuple[np.ndarray, np.ndarray | None]  # rows to train on, and those held out
+FAR = 10.0  # standard deviations from a center: R² has a relative error of 1e-5 there
 LEAST = 1  # of the training examples, whose curves nobody sees, that are evaluated
 
 
@@ -404,6 +406,18 @@ class NetworkRegressor(RegressorMixin, Network):  # type: ignore[misc]
         attributes = {"n_outputs_": 1 if one else y.shape[1], "_one_output": one}
         made = self._prepared(x_NxF, np.asarray(y, np.float64), sample_weight, attributes)
         return dataclasses.replace(made, y=made.y.reshape(len(y), -1))
+
+    def _fits_plan(self, prepared: Prepared, rows: np.ndarray) -> bool:
+        """Not if R², which early stopping measures about the centers of all targets, loses digits.
+
+        A fold may lie far from them, as one half of a trend does.
+        """
+        if not self.early_stopping:
+            return True
+        target_NxK = prepared.y[rows]
+        centers_CxK = np.array(centers_of(prepared.y))
+        off_K = abs(target_NxK.mean(0) - centers_CxK).min(0)
+        return bool((off_K <= FAR * target_NxK.std(0)).all())
 
     def predict(self, X: Any) -> np.ndarray:
         """The prediction for each example: (N,), or (N, K) where y was.
