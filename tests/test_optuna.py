@@ -25,7 +25,7 @@ from jaxexp.base.files import write_whole
 from jaxexp.execution.control import Control
 from jaxexp.results.joining import join, sweep_over
 from jaxexp.search import Space, choice, integers, loguniform, uniform
-from jaxexp.search.reports import Asked, Reports, Together, of_study
+from jaxexp.search.reports import Asked, Reports, Together, of_study, tell
 from jaxexp.search.resuming import PROCESS, TAKER, Folder, _begun, is_dead, this_process
 from jaxexp.search.suggestions import suggestions
 
@@ -1158,6 +1158,27 @@ def test_one_configuration_of_two_trials_goes_on_until_both_are_pruned():
     asked[2].ended = True
     assert reports.stop(2, [BASE], Curves((0.5,), (1.0,))).tolist() == [True]
     assert repr(reports) == repr(Reports(own, [], "accuracy", "validation"))
+
+
+class Ending(op.pruners.BasePruner, op.samplers.RandomSampler):
+    """Ends a trial as another process may do meanwhile."""
+
+    def prune(self, study, trial):
+        study._storage.set_trial_state_values(trial._trial_id, FAIL)
+        study._storage.set_trial_system_attr(trial._trial_id, "rung", 1)  # as ASHA does
+
+    def after_trial(self, study, trial, state, values):
+        study._storage.set_trial_state_values(trial._trial_id, FAIL)
+
+
+def test_a_trial_that_another_ends_while_it_is_judged_or_told_ends_no_search():
+    own = study(pruner=Ending(), sampler=Ending())
+    asked = [Asked(t.number, t, (BASE,)) for t in (own.ask(), own.ask())]
+    reports = Reports(own, asked[:1], "accuracy", "validation")
+    assert reports.stop(1, [BASE], Curves((0.5,), (1.0,))).tolist() == [True]
+    assert tell(own, asked[1], "COMPLETE", [0.5])  # there may be others
+    assert states(own) == [FAIL, FAIL]
+    assert all(each.ended for each in asked)
 
 
 # What is refused, before anything is asked.

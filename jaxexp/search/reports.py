@@ -151,8 +151,10 @@ class Reports:
             # beyond this epoch, it had judged here already.
             judged = epoch == asked.reported and epoch < asked.trial.epochs
             lost = not self._lost.isdisjoint(asked.trials)
-            if asked.own and judged and not (lost or asked.ended) and asked.own.should_prune():
-                tell(self.study, asked, "PRUNED")
+            if asked.own and judged and not (lost or asked.ended):
+                with unless_finished(self.study, asked):
+                    if asked.own.should_prune():
+                        tell(self.study, asked, "PRUNED")
 
     def _over(self, trial: Trial, epoch: int) -> bool:
         """Whether no trial of the study needs this one after the epoch."""
@@ -206,12 +208,16 @@ def tell(
 
     Some samplers of finitely many points ask `Study.optimize` to stop, which is not running here.
     """
+    from optuna.exceptions import UpdateFinishedTrialError
     from optuna.trial import TrialState
 
-    more = False
+    more = True
     with unless_finished(study, asked):
-        study.tell(asked.number, values, TrialState[state], skip_if_finished=True)
-        more = True
+        try:
+            study.tell(asked.number, values, TrialState[state], skip_if_finished=True)
+        except RuntimeError as error:
+            more = isinstance(error, UpdateFinishedTrialError)  # others have ended it meanwhile
+            raise
     asked.ended = True
     return more
 
