@@ -903,6 +903,12 @@ def test_a_folder_of_another_search_is_refused(data, tmp_path):
         (tmp_path / "sampler.pickle").write_bytes(broken)
         with pytest.raises(UserError, match=r"sampler\.pickle: .* \(it is not as it was written\)"):
             run(own, data, checkpoint_dir=tmp_path)
+    with (
+        Folder.held(tmp_path / "empty", {}),
+        pytest.raises(UserError, match="empty: another search is using this folder"),
+        Folder.held(tmp_path / "empty", {}),
+    ):
+        pass
     (tmp_path / "sampler.pickle").unlink()
     with pytest.raises(UserError, match=r"sampler\.pickle: .* \(it is missing\)"):
         run(own, data, checkpoint_dir=tmp_path)

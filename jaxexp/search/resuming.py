@@ -57,16 +57,16 @@ class Folder:
     def held(cls, path: Path, identity: Mapping[str, object]) -> "Iterator[Folder]":
         """The folder, new or with what a search has left there; one process at a time.
 
-        Raises UserError if it cannot be written, is held by another process, or is another's.
+        Raises UserError if it cannot be written, is held by another search, or is another's.
         """
         with contextlib.ExitStack() as stack:
-            try:
-                with writing(path):
-                    path.mkdir(parents=True, exist_ok=True)
+            with writing(path):
+                path.mkdir(parents=True, exist_ok=True)
+                try:
                     stack.enter_context(FileLock(path / LOCK, timeout=0))
-                    own = cls(path, identity)._read()
-            except Timeout:
-                raise UserError(f"{path}: another process is using it") from None
+                except Timeout:  # an OSError
+                    raise UserError(f"{path}: another search is using this folder") from None
+                own = cls(path, identity)._read()
             yield own
 
     def _read(self) -> "Folder":
