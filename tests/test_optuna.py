@@ -1,6 +1,7 @@
 """Optuna by ask and tell: what a study knows after a search is what it would know of Optuna's."""
 
 import contextlib
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -8,6 +9,7 @@ import pickle
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from dataclasses import dataclass
 
@@ -24,9 +26,21 @@ from jaxexp.base.errors import UserError
 from jaxexp.base.files import write_whole
 from jaxexp.execution.control import Control
 from jaxexp.results.joining import join, sweep_over
-from jaxexp.search import Space, choice, integers, loguniform, uniform
+from jaxexp.search import Space, choice, integers, loguniform, resuming, uniform
 from jaxexp.search.reports import Asked, Reports, Together, of_study, tell
-from jaxexp.search.resuming import PROCESS, TAKER, Folder, _begun, is_dead, this_process
+from jaxexp.search.resuming import (
+    OWNER,
+    TAKER,
+    Folder,
+    _begun,
+    abandoned,
+    ask,
+    is_dead,
+    take,
+    this_process,
+    under_way,
+)
+from jaxexp.search.studies import prepared
 from jaxexp.search.suggestions import suggestions
 
 op = pytest.importorskip("optuna")
@@ -63,6 +77,18 @@ def study(seed=0, direction="maximize", **options):
 def run(own, data, space=SPACE, trials=6, **options):
     options = {"batch": 3, "metric": "accuracy", "progress": False} | options
     return jx.search.optuna(own, space, data=data, trials=trials, **options)
+
+
+def give(own, data, numbers, process=DEAD):
+    """Make trials those of a search like `run`, in a process."""
+    for number in numbers:
+        id_, owner = own.trials[number]._trial_id, f"{process}/0/{search(own, data).alike}/{number}"
+        own._storage.set_trial_system_attr(id_, OWNER, owner)
+
+
+def search(own, data, space=SPACE, batch=3):
+    training = {"devices": None, "programs": "auto", "memory": None, "cluster": None, "nodes": None}
+    return prepared(own, space, None, data, None, training, batch=batch, metric="accuracy")
 
 
 def states(own):
@@ -596,8 +622,8 @@ def test_trials_of_a_dead_process_are_trained_again(data):
     alive.suggest_float("learning_rate", 1e-4, 1.0, log=True)
     dead = own.ask()
     dead.suggest_float("learning_rate", 1e-4, 1.0, log=True)
-    dead.set_user_attr("process", DEAD)
     dead.report(0.0, 1)
+    give(own, data, [1])
     results = run(own, data, trials=3)
     run(whole, data, trials=4)
     assert states(own) == [RUNNING, COMPLETE, COMPLETE, COMPLETE]
@@ -644,12 +670,79 @@ def test_an_abandoned_trial_that_another_has_taken_up_or_ended_is_left_alone(dat
             taken.append(states(own))
 
     own, taken = study(), []
-    for trial in [own.ask() for _ in range(3)]:
-        trial.set_user_attr(PROCESS, DEAD)
+    give(own, data, [own.ask().number for _ in range(3)])
     run(own, data, trials=2, batch=1, progress=Others())
     # The second search trains the third trial, while a third one trains a new one.
     assert taken == [[RUNNING, FAIL, RUNNING, COMPLETE]]
     assert states(own) == [COMPLETE, FAIL, COMPLETE, COMPLETE, COMPLETE]
+
+
+def test_trials_of_a_search_that_is_over_are_those_of_others_like_it(monkeypatch):
+    own, like = study(), f"{this_process()}/0/like"
+    with under_way(own, "like") as first:
+        ask(own, first)
+        assert not abandoned(own, like)
+        with pytest.raises(UserError, match="trial 0 is trained by another search of this process"):
+            take(own, own.trials[0], like)
+    own.add_trial(own.trials[0])  # whose attributes are those of the first
+    monkeypatch.setattr(resuming, "this_process", lambda: f"{os.uname().nodename} 1 1.0")
+    assert [trial.number for trial in abandoned(own, like)] == [0]
+    assert not abandoned(own, f"{this_process()}/0/unlike")
+
+
+def test_a_new_trial_is_of_the_search_that_asks_it_though_another_asks_meanwhile(monkeypatch):
+    def slower(*args):
+        create(own._study_id)
+        return create(*args)
+
+    own = study()
+    create = own._storage.create_new_trial
+    monkeypatch.setattr(own._storage, "create_new_trial", slower)
+    with under_way(own, "like") as first:
+        assert ask(own, first).number == 1
+    assert [trial.number for trial in abandoned(own, first)] == [1]
+
+
+def test_no_two_searches_have_one_name_though_the_module_is_imported_anew():
+    spec, names, own = importlib.util.find_spec(resuming.__name__), set(), study()
+    for _ in range(2):
+        spec.loader.exec_module(module := importlib.util.module_from_spec(spec))
+        with module.under_way(own, "like") as name:
+            names.add(name)
+    assert len(names) == 2
+
+
+def test_searches_are_alike_where_they_train_the_same(data):
+    own = study()
+    alike = {
+        search(own, own_data, (base, SPACE[1]), batch).alike
+        for own_data, base, batch in [
+            (data, BASE, 3), (data, BASE, 2), (data, BASE.replace(width=64), 3),
+            (jx.arrays(data.train.x, data.train.y), BASE, 3),
+        ]
+    }  # fmt: skip
+    assert len(alike) == 3
+    functions = [search(own, own_data, prunes_some).alike for own_data in (data, data)]
+    assert len({*functions, *alike}) == 4
+
+
+def test_searches_look_for_trials_one_after_the_other(data, monkeypatch):
+    def taking(*args):
+        if not asked:
+            asked.append(None)
+            other.start()
+            other.join(0.2)  # it waits
+        return take(*args)
+
+    own, asked = study(), []
+    give(own, data, [own.ask().number for _ in range(2)])
+    first, second = search(own, data), search(own, data)
+    other = threading.Thread(target=lambda: asked.append(second._next()))
+    monkeypatch.setattr("jaxexp.search.batches.take", taking)
+    with under_way(own, first.alike) as first.owner, under_way(own, first.alike) as second.owner:
+        asked.append(first._next())
+        other.join()
+    assert {each.number for each in asked[1:]} == {0, 1}
 
 
 def test_a_trial_that_another_ends_while_its_batch_is_asked_ends_no_search(data, tmp_path):
@@ -844,7 +937,10 @@ def test_an_enqueued_trial_outlives_the_process_that_takes_it(data, monkeypatch)
 
 def test_an_enqueued_trial_is_of_whoever_has_given_it_parameters(data):
     own = study()
-    own.enqueue_trial({"learning_rate": 0.5}, user_attrs={TAKER: DEAD})
+    own.enqueue_trial({"learning_rate": 0.5})
+    give(own, data, [0])
+    attrs = own._storage.get_trial_system_attrs(own.trials[0]._trial_id)
+    attrs[TAKER] = attrs.pop(OWNER)
     own.ask(SPACE[1])  # as a worker of Optuna's does
     run(own, data, trials=1)
     assert states(own) == [RUNNING, COMPLETE]
@@ -948,13 +1044,9 @@ def test_a_batch_is_taken_up_unless_another_process_trains_its_trials(data, tmp_
 
     class Telling(Interrupting):
         def moved(self, program, epochs):
-            owners.update(trial.user_attrs[PROCESS] for trial in own.trials)
+            owners.update(trial.system_attrs[OWNER] for trial in own.trials)
             if own.trials[2].state == RUNNING:
                 own.tell(2, state=FAIL)
-
-    def say(process):
-        for trial in own.trials:
-            own._storage.set_trial_user_attr(trial._trial_id, PROCESS, process)
 
     own, owners = study(), set()
     options = {"trials": 3, "checkpoint_dir": tmp_path}
@@ -962,10 +1054,10 @@ def test_a_batch_is_taken_up_unless_another_process_trains_its_trials(data, tmp_
         run(own, data, progress=Interrupting(), **options)
     with monkeypatch.context() as patched:
         patched.setattr(os, "getpid", os.getppid)
-        say(this_process())
+        give(own, data, range(3), this_process())
     with pytest.raises(UserError, match=f"trial 0 is trained by the process {os.getppid()} now"):
         run(own, data, **options)
-    say(DEAD)
+    give(own, data, range(3))
     results = run(own, data, progress=Telling(), **options)
     assert {owner.partition("/")[0] for owner in owners} == {this_process()}
     assert states(own) == [COMPLETE, COMPLETE, FAIL]  # by whoever told it
@@ -1088,14 +1180,21 @@ def test_a_search_whose_function_prunes_is_resumed(data, tmp_path):
             if len(own.trials) > 3:
                 raise KeyboardInterrupt
 
+    def noting(trial):
+        owners.append(own.trials[-1].system_attrs[OWNER])
+        return prunes_some(trial)
+
     own, whole = study(), study()
     run(own, data, prunes_some, trials=3, checkpoint_dir=tmp_path)
     own.sampler = op.samplers.RandomSampler(seed=0)  # as a new process makes it
-    options = {"space": prunes_some, "trials": 9, "checkpoint_dir": tmp_path}
+    options = {"space": noting, "trials": 9, "checkpoint_dir": tmp_path}
+    owners = []
     with pytest.raises(KeyboardInterrupt):
         run(own, data, progress=Interrupting(), **options)
     assert states(own) == [COMPLETE] * 3 + [PRUNED] + [RUNNING] * 2
+    left, owners = own.trials[-1].system_attrs[OWNER], []
     results, expected = run(own, data, **options), run(whole, data, prunes_some, trials=9)
+    assert left not in owners  # taken up before the first batch is listed
     told = [[(t.params, t.state, t.value) for t in each.trials] for each in (own, whole)]
     assert told[0] == told[1]
     assert results["accuracy"].identical(expected["accuracy"])

@@ -196,7 +196,7 @@ def task_fingerprint(task: Task, data: Data, sweeps: Sequence[Sweep]) -> str:
         showing += [trial] if new else []
         seen |= new
     asked = {trial: tuple(sorted(lengths[kind])) for kind, trial in first.items()}
-    for trial in showing[:: -(-len(showing) // MOST_TRACED)]:
+    for trial in showing[:: -(-len(showing) // MOST_TRACED) or 1]:
         asked.setdefault(trial, (steps_of(trial),))
     arrays = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), data.arrays())
     evaluated = evaluation.evaluated_at_once(task, data)

@@ -1,5 +1,6 @@
 """A search over a study, batch by batch: asked, trained as one plan, told."""
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,7 +10,9 @@ import jax
 import xarray as xr
 
 from jaxexp.api import PlannedRun, plan
+from jaxexp.api.planned import task_fingerprint
 from jaxexp.base.errors import UserError, in_one_line
+from jaxexp.base.files import digest
 from jaxexp.base.words import count
 from jaxexp.execution import driver
 from jaxexp.execution.control import Stopping
@@ -27,8 +30,9 @@ from jaxexp.search.reports import (
     tell,
     unless_finished,
 )
-from jaxexp.search.resuming import Folder, abandoned, again, ask, take, under_way
+from jaxexp.search.resuming import Folder, abandoned, again, alone, ask, take, under_way
 from jaxexp.search.suggestions import Suggestions
+from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial
 from jaxexp.spec.values import Value, check_texts
 from jaxexp.training.data import Data
@@ -97,16 +101,24 @@ class Search:
             "report_every": self.every,
         }
 
+    @property
+    def alike(self) -> str:
+        """A digest of what a trial that is trained in part is: others may go on with it alike."""
+        sweeps = [Sweep(trial) for trial in self.suggestions.examples()[:1]]
+        trained = task_fingerprint(self.task, self.data, sweeps), self.data.fingerprint
+        fixed = self.identity | {"batch": None}  # the others of its batch are nothing to it
+        return digest(json.dumps([fixed, [sweep.id for sweep in sweeps], trained]))
+
     def run(self, trials: int) -> Results:
         """Train so many trials, or until the sampler has no more to suggest."""
         left, more = trials, True
-        with under_way() as self.owner:
+        with under_way(self.study, self.alike) as self.owner:
             if self.folder:
                 with of_study(self.study):
                     self.folder.restore_sampler(self.study)
-                for numbers in list(self.folder.batches):
-                    more = self._train(self._listed(numbers))
-                    left -= len(numbers)
+                for asked in self._listed(self.folder.batches):
+                    more = self._train(asked)
+                    left -= len(asked)
             while left > 0 and more and (asked := self._ask(min(self.batch, left))):
                 left -= len(asked)
                 more = self._train(asked)
@@ -158,12 +170,14 @@ class Search:
     def _next(self) -> Asked | None:
         """A trial that is abandoned, or else a new one; None where the sampler has no more."""
         with of_study(self.study):
-            for left in abandoned(self.study):
-                if take(self.study, left, self.owner):
-                    if self.folder:
-                        self.folder.advance_sampler(self.study, left, self.suggestions.suggest)
-                    own = again(self.study, left._trial_id)
-                    return Asked(left.number, own, (), left.last_step or 0)
+            with alone(self.study):
+                there = abandoned(self.study, self.owner)
+                left = next((own for own in there if take(self.study, own, self.owner)), None)
+            if left:
+                if self.folder:
+                    self.folder.advance_sampler(self.study, left, self.suggestions.suggest)
+                own = again(self.study, left._trial_id)
+                return Asked(left.number, own, (), left.last_step or 0)
             if _exhausted(self.study):
                 return None
             own = ask(self.study, self.owner)
@@ -174,46 +188,46 @@ class Search:
             with of_study(self.study):
                 self.folder.keep_sampler(self.study, each.number)
 
-    def _listed(self, numbers: Sequence[int]) -> list[Asked]:
-        """Trials of a batch that was asked before this search began."""
+    def _listed(self, batches: list[list[int]]) -> list[list[Asked]]:
+        """Batches that were asked before this search began; it takes all that run at once."""
+        numbers = [number for batch in batches for number in batch]
+        with of_study(self.study):
+            with alone(self.study):
+                there = self.study.get_trials(deepcopy=False)
+                if (last := max(numbers, default=-1)) >= len(there):
+                    raise UserError(
+                        f"study={self.study.study_name!r}: it has no trial {last}, expected "
+                        "the study and the storage that the search has begun with"
+                    )
+                taken = [each for each in numbers if take(self.study, there[each], self.owner)]
+            owns = {each: again(self.study, there[each]._trial_id) for each in taken}
+        return [[self._asked(there[each], owns.get(each)) for each in batch] for batch in batches]
+
+    def _asked(self, trial: "FrozenTrial", own: "op.Trial | None") -> Asked:
+        """A trial of a batch that was asked before this search began."""
         from optuna import TrialPruned
         from optuna.trial import TrialState
 
-        with of_study(self.study):
-            there = self.study.get_trials(deepcopy=False)
-            if max(numbers) >= len(there):
-                raise UserError(
-                    f"study={self.study.study_name!r}: it has no trial {max(numbers)}, expected "
-                    "the study and the storage that the search has begun with"
-                )
-            batch = [there[number] for number in numbers]
-            owns = [
-                again(self.study, trial._trial_id) if take(self.study, trial, self.owner) else None
-                for trial in batch
-            ]
-        asked = []
-        for trial, own in zip(batch, owns, strict=True):
-            each = Asked(trial.number, own, (), trial.last_step or 0, own is None)
-            asked.append(each)
-            if self.folder and trial.number in self.folder.pruned:
-                each.pruned = True
-                continue
-            try:
-                each.trials = self._trials(self.suggestions.suggest(self._fixed(trial)))
-            except TrialPruned:
-                raise UserError(
-                    f"study={self.study.study_name!r}: its trial {trial.number} is pruned by the "
-                    "function that suggests, and was not when the search began: expected the same "
-                    "for the same values"
-                ) from None
-            except Exception as error:  # as of a parameter that it has not
-                raise UserError(
-                    f"study={self.study.study_name!r}: its trial {trial.number} cannot be "
-                    f"suggested again ({in_one_line(error)}): expected the same for the same values"
-                ) from error
-            if each.ended and trial.state != TrialState.PRUNED:
-                each.reported = each.trial.epochs
-        return asked
+        each = Asked(trial.number, own, (), trial.last_step or 0, own is None)
+        if self.folder and trial.number in self.folder.pruned:
+            each.pruned = True
+            return each
+        try:
+            each.trials = self._trials(self.suggestions.suggest(self._fixed(trial)))
+        except TrialPruned:
+            raise UserError(
+                f"study={self.study.study_name!r}: its trial {trial.number} is pruned by the "
+                "function that suggests, and was not when the search began: expected the same "
+                "for the same values"
+            ) from None
+        except Exception as error:  # as of a parameter that it has not
+            raise UserError(
+                f"study={self.study.study_name!r}: its trial {trial.number} cannot be "
+                f"suggested again ({in_one_line(error)}): expected the same for the same values"
+            ) from error
+        if each.ended and trial.state != TrialState.PRUNED:
+            each.reported = each.trial.epochs
+        return each
 
     def _fixed(self, trial: "FrozenTrial") -> "op.Trial":
         """A trial as a function that suggests may read it, for which nothing is drawn any more."""

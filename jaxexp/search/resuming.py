@@ -1,11 +1,12 @@
 """What a search over a study keeps in its folder, and what a dead process has left running."""
 
 import contextlib
-import itertools
 import json
 import os
 import pickle
 import platform
+import tempfile
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from jaxexp.base.errors import UserError
-from jaxexp.base.files import matches, read_sealed, write_whole
+from jaxexp.base.files import digest, matches, read_sealed, write_whole
 
 if TYPE_CHECKING:
     import optuna
@@ -24,10 +25,9 @@ if TYPE_CHECKING:
     from jaxexp.search.suggestions import Suggest
 
 FILE, SAMPLER, LOCK = "search.json", "sampler.pickle", "lock"
-PROCESS = "process"  # user attribute of a trial: the search that trains it, see `under_way`
-TAKER = "taken_by"  # of an enqueued trial: who is about to take it, and may die before it says so
+OWNER = "jaxexp:search"  # system attribute of a trial: the search that trains it, see `under_way`
+TAKER = "jaxexp:taker"  # of an enqueued trial: who is about to take it, and may die before it is
 _under_way: set[str] = set()  # searches of this process
-_numbers = itertools.count()  # of these
 
 
 @dataclass
@@ -194,7 +194,8 @@ class Folder:
         storage, there, id_ = InMemoryStorage(), study._storage, study._study_id
         fixed = {k: v for k, v in trial.system_attrs.items() if k == "fixed_params"}  # if enqueued
         attrs = _attrs(study)
-        begun = trial.params or trial.system_attrs != fixed or attrs != self.attrs
+        suggested = trial.system_attrs.keys() - {"fixed_params", OWNER, TAKER}
+        begun = trial.params or suggested or attrs != self.attrs
         if trial.number <= self.suggested or not begun:
             return
         storage._max_study_id = id_ - 1  # samplers refuse a study of another number
@@ -280,35 +281,82 @@ def is_dead(process: object) -> bool:
 
 
 @contextlib.contextmanager
-def under_way() -> Iterator[str]:
-    """Name a search of this process, while it is; what it has not told then is abandoned."""
-    name = f"{this_process()}/{next(_numbers)}"
+def under_way(study: "optuna.Study", identity: str) -> Iterator[str]:
+    """Name a search of this process, while it is; what it has not told then is abandoned.
+
+    `identity` is a digest that searches share which may go on with the trials of one another.
+    """
+    name = f"{this_process()}/{uuid.uuid4().hex}/{identity}"
     _under_way.add(name)
     try:
         yield name
     finally:
-        _under_way.remove(name)
+        try:
+            _leave(study, name, f"{this_process()}//{identity}")
+        finally:
+            _under_way.remove(name)
+
+
+def _leave(study: "optuna.Study", search: str, over: str) -> None:
+    """Tell other processes that it is over, as far as the storage can be reached."""
+    with contextlib.suppress(Exception):
+        for trial in _running(study):
+            if _owner(trial) == search:
+                with contextlib.suppress(Exception):
+                    _give(study, trial._trial_id, trial.number, over)
 
 
 def _is_over(search: str) -> bool:
-    """Whether a search is no more under way; of other machines nothing is known."""
-    process = search.partition("/")[0]
-    return search not in _under_way if process == this_process() else is_dead(process)
+    """Whether a search of this machine is no more under way; of others nothing is known."""
+    process, _, own = search.partition("/")
+    if process == this_process():
+        return search not in _under_way
+    return is_dead(process) or (_is_here(search) and own.startswith("/"))  # as `_leave` says
 
 
-def abandoned(study: "optuna.Study") -> "list[FrozenTrial]":
-    """Trials, as they are now, that a search has asked and not told, which is over."""
+def _is_here(search: str) -> bool:
+    return search.startswith(f"{platform.node()} ")
+
+
+@contextlib.contextmanager
+def alone(study: "optuna.Study") -> Iterator[None]:
+    """Let no other search of this user on this machine look for trials of the study, or take them.
+
+    Studies share 16 locks, whose files stay.
+    """
+    names = digest(psutil.Process().username())[:8], digest(study.study_name)[:1]
+    with contextlib.ExitStack() as stack:
+        with writing(path := Path(tempfile.gettempdir()) / f"jaxexp-{'-'.join(names)}.lock"):
+            stack.enter_context(FileLock(path))
+        yield
+
+
+def _running(study: "optuna.Study") -> "list[FrozenTrial]":
     from optuna.trial import TrialState
 
-    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    over = {owner for owner in map(_owner, running) if _is_over(owner)}
+    return study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+
+
+def abandoned(study: "optuna.Study", search: str) -> "list[FrozenTrial]":
+    """Trials, as they are now, that one like this has asked and not told, which is over."""
+    running = _running(study)
+    alike = {own for own in map(_owner, running) if own.split("/")[2:] == search.split("/")[2:]}
+    over = {owner for owner in alike if _is_over(owner)}
     return [trial for trial in running if _owner(trial) in over]
 
 
 def _owner(trial: "FrozenTrial") -> str:
-    """The search that has it; one that was about to take it says so before it has parameters."""
-    taker = "" if trial.params else trial.user_attrs.get(TAKER, "")
-    return str(trial.user_attrs.get(PROCESS, taker))
+    """The search that has it; one that was about to take it says so before it has parameters.
+
+    Of a trial whose attributes are a copy of another's, as of one that is enqueued again: none.
+    """
+    taker = "" if trial.params else trial.system_attrs.get(TAKER, "")
+    owner, _, number = str(trial.system_attrs.get(OWNER, taker)).rpartition("/")
+    return owner if number == str(trial.number) else ""
+
+
+def _give(study: "optuna.Study", trial_id: int, number: int, search: str, key: str = OWNER) -> None:
+    study._storage.set_trial_system_attr(trial_id, key, f"{search}/{number}")
 
 
 def again(study: "optuna.Study", trial_id: int) -> "optuna.Trial":
@@ -329,13 +377,15 @@ def take(study: "optuna.Study", trial: "FrozenTrial", search: str) -> bool:
     if trial.state.is_finished():
         return False
     owner = _owner(trial)
-    if owner.startswith(f"{platform.node()} ") and not _is_over(owner):
+    if _is_here(owner) and not _is_over(owner):
+        own = owner.startswith(f"{this_process()}/")
+        by = "another search of this process" if own else f"the process {owner.split()[1]}"
         raise UserError(
-            f"study={study.study_name!r}: its trial {trial.number} is trained by the process "
-            f"{owner.split()[1]} now, which has taken it up: expected to go on once that has ended"
+            f"study={study.study_name!r}: its trial {trial.number} is trained by {by} now, which "
+            "has taken it up: expected to go on once that has ended"
         )
     try:
-        study._storage.set_trial_user_attr(trial._trial_id, PROCESS, search)
+        _give(study, trial._trial_id, trial.number, search)
     except UpdateFinishedTrialError:
         return False
     return True
@@ -346,11 +396,18 @@ def ask(study: "optuna.Study", search: str) -> "optuna.Trial":
     from optuna.exceptions import UpdateFinishedTrialError
     from optuna.trial import TrialState, create_trial
 
-    if waiting := study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):  # enqueued
+    trials, storage = study.get_trials(deepcopy=False), study._storage
+    waiting = next((each for each in trials if each.state == TrialState.WAITING), None)
+    if waiting:  # enqueued
         with contextlib.suppress(UpdateFinishedTrialError):  # of a process that was faster
-            study._storage.set_trial_user_attr(waiting[0]._trial_id, TAKER, search)
+            _give(study, waiting._trial_id, waiting.number, search, TAKER)
         own = study.ask()
-        own.set_user_attr(PROCESS, search)
+        _give(study, own._trial_id, own.number, search)
         return own
-    mine = create_trial(state=TrialState.RUNNING, user_attrs={PROCESS: search})
-    return again(study, study._storage.create_new_trial(study._study_id, mine))
+    attrs = {OWNER: f"{search}/{len(trials)}"}
+    mine = create_trial(state=TrialState.RUNNING, system_attrs=attrs)
+    made = storage.create_new_trial(study._study_id, mine)
+    number = storage.get_trial_number_from_id(made)
+    if number != len(trials):  # others have asked meanwhile
+        _give(study, made, number, search)
+    return again(study, made)

@@ -67,9 +67,9 @@ def optuna(
         task: as for `jaxexp.plan`, and so are `data`, `devices`, `programs`, `memory`, `cluster`
             and `nodes`.
         data: see there.
-        trials: how many more to train, like Optuna's `n_trials`, starting with those that a dead
-            process, or a call that has ended, has left running. With `checkpoint_dir`, the total
-            number.
+        trials: how many more to train, like Optuna's `n_trials`, starting with those that the same
+            call has left running when it ended or its process died. With `checkpoint_dir`, the
+            total number.
         batch: how many are suggested, and trained, at once.
         metric: "loss" or a metric of the task, whose direction must be the study's; several for a
             study with several objectives.
