@@ -1,11 +1,11 @@
 """Networks in Flax, and torchvision's weights for them.
 
-Imports `training` and what lies below it. Public names, imported when they are first used:
+Imports `training` and the packages below it. Public names, imported when first used:
 
 - `MLP`, `ResNet`, `resnet`, `BatchNorm`: Flax modules with PyTorch's semantics.
 - `uniform_rows`: PyTorch's default initialisation of `torch.nn.Linear`.
 - `default_route`: how convolutions are computed on JAX's backend.
-- `weights`: torchvision's ResNet weights, in and out.
+- `weights`: reading and writing torchvision's ResNet weights.
 """
 
 import importlib
@@ -30,7 +30,7 @@ __all__ = ["MLP", "BatchNorm", "ResNet", "default_route", "resnet", "uniform_row
 
 
 def __getattr__(name: str) -> object:
-    """Import what is used, when it is first used."""
+    """Import a public name when it is first used."""
     if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name]), name)
     if name == "weights":

@@ -30,10 +30,10 @@ from jaxexp.training.trees import PyTree
 class MLPClassification(Task):
     """Classification with a multi-layer perceptron.
 
-    Examples are `jaxexp.Examples`: inputs (N, F) float32 and labels (N,) int32. Where `classes` and
-    the statistics are not given, `bind` takes them from the data: `mean` and `std` of each input
-    over the training examples of weight above 0 are those that features="standardised" subtracts
-    and divides by.
+    Examples are `jaxexp.Examples`: inputs (N, F) float32 and labels (N,) int32. If `classes` and
+    the statistics are not given, `bind` takes them from the data. `mean` and `std` are those of
+    each input over the training examples with a weight above 0; features="standardised" subtracts
+    the mean and divides by the standard deviation.
 
     >>> from jaxexp.training.arrays import arrays
     >>> data = arrays([[0.0, 1.0], [1.0, 0.0], [0.5, 0.5], [0.1, 0.9]], list("abab"), validation=1)
@@ -44,15 +44,15 @@ class MLPClassification(Task):
     classes: int | None = None
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
-    evaluation_batch_size: int = 1024  # activations stay in a core's cache
+    evaluation_batch_size: int = 1024  # keeps activations in a core's cache
     loss_unit = "nats"
     saved_fields = ("classes", "mean", "std")
     metrics = types.MappingProxyType({"accuracy": Metric("higher")})
 
     def bind(self, data: Data) -> "MLPClassification":
-        """With the classes and the statistics of these data; constant inputs have a std of 1.
+        """A copy with the classes and statistics of the data; constant inputs get a std of 1.
 
-        Raises UserError for data that are not vectors with labels 0 to C - 1.
+        Raises UserError unless the data are vectors with labels 0 to C - 1.
         """
         self._check_fields()
         classes = check_labels(data, self.classes)
@@ -93,7 +93,7 @@ class MLPClassification(Task):
                 raise UserError(f"{name}={own!r}: expected a tuple of finite numbers{least}")
 
     def check(self, trial: Trial, data: Data) -> None:
-        """Raise UserError unless it is an MLP's trial, with an optimizer that is built in."""
+        """Raise UserError unless the trial is an MLPTrial that can be trained on the data."""
         super().check(trial, data)
         if not isinstance(trial, MLPTrial):
             raise UserError(
@@ -131,7 +131,7 @@ class MLPClassification(Task):
     ) -> Outputs:  # fmt: skip
         """Cross entropy (nats) and correctness (0 or 1) of each example, and new statistics.
 
-        Label smoothing is part of the loss in training alone.
+        Label smoothing is part of the loss only in training.
         """
         assert isinstance(trial, MLPTrial)
         logits_CxB, new = self.module(trial, train=train).apply(
@@ -153,11 +153,11 @@ class MLPClassification(Task):
         return logits_BxC
 
     def probabilities(self, prediction: Array) -> Array:
-        """Of logits (B, C): their softmax."""
+        """The softmax of logits (B, C)."""
         return jax.nn.softmax(prediction)
 
     def takes_fractions(self) -> bool:
-        """An MLP does; of a subclass that predicts otherwise, nothing is known."""
+        """True for an MLP; False for a subclass that predicts differently, as nothing is known."""
         own, cls = type(self), MLPClassification
         return own.predict is cls.predict and own.module is cls.module
 
@@ -170,7 +170,7 @@ class MLPClassification(Task):
     def crop(
         self, trial: Trial, variables: Variables, norms_ExL: np.ndarray | None
     ) -> tuple[Variables, np.ndarray | None]:
-        """The trial's own part of what its program has trained, as if it had trained alone."""
+        """The trial's own part of what its program trained, as if it had been trained alone."""
         assert isinstance(trial, MLPTrial)
         inputs = _inputs(trial, len(self.mean))
         if norms_ExL is not None:
@@ -179,7 +179,7 @@ class MLPClassification(Task):
         return Variables(own_part(trial, variables.params, inputs), state), norms_ExL
 
     def inspect(self, trial: Trial, arrays: Arrays) -> Inspection | None:
-        """By formula, which is quicker than tracing and agrees with it; subclasses are traced."""
+        """A formula, which is quicker than tracing and agrees with it; subclasses are traced."""
         own, cls, names = type(self), MLPClassification, ("apply", "init", "optimizer", "module")
         changed = any(getattr(own, name) is not getattr(cls, name) for name in names)
         if changed or type(trial) is not MLPTrial:
@@ -187,7 +187,7 @@ class MLPClassification(Task):
         assert isinstance(trial, MLPTrial)
         assert self.classes is not None, "bind the task to data"
         made = cost(trial, len(self.mean), self.classes)
-        # Which units are dropped depends on the place of an example in its batch.
+        # Which units are dropped depends on the position of an example in its batch.
         apart = not trial.batch_norm and trial.dropout == 0
         return Inspection(
             dataclasses.replace(made, microbatches=apart),
@@ -212,21 +212,21 @@ def cost(trial: MLPTrial, inputs: int, outputs: int) -> Cost:
 
 
 def _inputs(trial: MLPTrial, inputs: int) -> int:
-    """Of the first layer."""
+    """The number of inputs of the first layer."""
     return inputs * len(SINE_FREQUENCIES) if trial.features == "sines" else inputs
 
 
 def cross_entropy(logits_CxB: Array, y_B: Array, smoothing: Traced = 0.0) -> tuple[Array, Array]:
     """Softmax cross entropy in nats, and whether the first of the largest logits is right.
 
-    `smoothing` moves that share of each label to all classes equally (Szegedy et al., 2016). No
-    label is right where a logit is no number.
+    `smoothing` is the share of each label that is spread equally over all classes (Szegedy et al.,
+    2016). If a logit is NaN, no label counts as right.
     """
     classes_Cx1 = jnp.arange(logits_CxB.shape[0])[:, None]
     shifted_CxB = logits_CxB - jax.lax.stop_gradient(logits_CxB.max(0))
-    # Picking the label's logit by comparison keeps scatters out of the gradient, and argmax as a
-    # minimum over indices is a plain reduction, which XLA vectorizes on every backend: of floats,
-    # as for integers on a CPU it makes a detour of more than 32 classes.
+    # Picking the label's logit by comparison keeps scatters out of the gradient. As a minimum over
+    # indices, argmax is a plain reduction, which XLA vectorizes on every backend. The indices are
+    # floats because XLA's CPU backend is slow at reducing integers over more than 32 classes.
     picked_B = jnp.where(classes_Cx1 == y_B, shifted_CxB, 0).sum(0)
     places_Cx1 = classes_Cx1.astype(jnp.float32)
     predicted_B = jnp.where(shifted_CxB == 0, places_Cx1, float(len(places_Cx1))).min(0)

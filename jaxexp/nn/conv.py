@@ -1,18 +1,19 @@
 """Two-dimensional convolutions and max pooling, for accelerators and for CPUs.
 
-`route="lax"` is XLA's convolution. `route="matmul"` makes most of the work matrix products, which
-XLA's CPU backend runs near the processor's peak, while its convolutions, their gradients above all,
-can be ten times slower:
+`route="lax"` is XLA's convolution. `route="matmul"` turns most of the work into matrix products.
+XLA's CPU backend runs those near the processor's peak, whereas its convolutions, and above all
+their gradients, can be ten times slower:
 
-- 3x3 kernels of stride 1 by Winograd's F(2x2, 3x3) (Lavin and Gray, 2016): tiles of 4x4 inputs make
-  2x2 outputs with 16 products in place of 36. It rounds about as a direct convolution does;
-- other 3x3 and 1x1 kernels, and images of less than 4 pixels, as shifted slices side by side
-  (im2col) times one matrix;
-- the 7x7 stem by XLA's convolution, which is as fast there, but its kernel's gradient, which takes
-  a second within a loop, as matrix products.
+- 3x3 kernels of stride 1 use Winograd's F(2x2, 3x3) (Lavin and Gray, 2016): each tile of 4x4 inputs
+  gives 2x2 outputs with 16 products instead of 36. Rounding errors are about as large as those of a
+  direct convolution;
+- other 3x3 and 1x1 kernels, and images of fewer than 4 pixels a side, are shifted slices side by
+  side (im2col) times one matrix;
+- the 7x7 stem uses XLA's convolution, which is as fast there, except for the gradient of its
+  kernel, which takes a second inside a loop and is computed as matrix products instead.
 
 Shapes: N images, H x W pixels, C channels in, O channels out, K x K kernels, T tiles, h x w pixels
-out. Images are NHWC, kernels KxKxCxO. Padding is K // 2 zeros on each side, as ResNets have it.
+out. Images are NHWC, kernels KxKxCxO. Padding is K // 2 zeros on each side, as in ResNets.
 """
 
 import functools
@@ -28,18 +29,18 @@ from jaxexp.training.platform import platform
 from jaxexp.training.precision import rounds
 
 ROUTES = ("lax", "matmul")
-CHUNK_BYTES = 1 << 22  # of a chunk's transformed tiles: they stay in a core's or the shared cache
+CHUNK_BYTES = 1 << 22  # of transformed tiles in a chunk, to stay in a core's or the shared cache
 
-# Y = A [(G g G') * (B d B')] A' for a kernel g of 3x3, inputs d of 4x4 and outputs Y of 2x2.
+# Y = A [(G g G') * (B d B')] A' for a 3x3 kernel g, 4x4 inputs d and 2x2 outputs Y.
 B_4x4 = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]])
 G_4x3 = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 A_2x4 = np.array([[1, 1, 1, 0], [0, 1, -1, -1]])
 
-Grid: TypeAlias = list[list[Array]]  # arrays of one shape in rows and columns
+Grid: TypeAlias = list[list[Array]]  # arrays of equal shape in rows and columns
 
 
 def default_route() -> str:
-    """The route for what is being traced for; otherwise for JAX's default backend."""
+    """The route for the platform that is being traced for; else for JAX's default backend."""
     return "matmul" if platform() == "cpu" else "lax"
 
 
@@ -51,13 +52,13 @@ def conv(x_NxHxWxC: Array, kernel_KxKxCxO: Array, stride: int, route: str) -> Ar
     if route == "lax" or size > 3:
         return lax_conv(x_NxHxWxC, kernel_KxKxCxO, stride)
     tiles = size == 3 and stride == 1 and min(x_NxHxWxC.shape[1:3]) >= 4
-    if tiles and not rounds():  # the factors that are rounded are to be the convolution's own
+    if tiles and not rounds():  # rounding must apply to the convolution's own factors
         return winograd(x_NxHxWxC, kernel_KxKxCxO)
     return columns_conv(x_NxHxWxC, kernel_KxKxCxO, stride)
 
 
 def lax_conv(x_NxHxWxC: Array, kernel_KxKxCxO: Array, stride: int) -> Array:
-    """The convolution as XLA has it."""
+    """XLA's convolution."""
     padding = (kernel_KxKxCxO.shape[0] // 2,) * 2
     return lax.conv_general_dilated(
         x_NxHxWxC, kernel_KxKxCxO, (stride, stride), (padding, padding),
@@ -74,7 +75,7 @@ def columns_conv(x_NxHxWxC: Array, kernel_KxKxCxO: Array, stride: int) -> Array:
 
 
 def _shifted(x_NxHxWxC: Array, size: int, stride: int, fill: float = 0) -> Grid:
-    """What each tap of a kernel sees of the images padded by `fill`, (N, h, w, C) each."""
+    """What each tap of a kernel sees of the images padded with `fill`, (N, h, w, C) each."""
     height, width = x_NxHxWxC.shape[1:3]
     rows, cols = (stride * (-(-n // stride) - 1) + 1 for n in (height, width))
     pad = (size // 2,) * 2
@@ -97,7 +98,7 @@ def stem_conv(x_NxHxWxC: Array, kernel_7x7xCxO: Array) -> Array:
 
 
 def _stem_backward(saved: tuple[Array, Array], dy_NxhxwxO: Array) -> tuple[Array, Array]:
-    """Pixels of 2x2 become channels; an 8x8 kernel is then 4x4 taps, four columns side by side."""
+    """The gradients; with 2x2 pixels folded into channels, an 8x8 kernel has only 4x4 taps."""
     x_NxHxWxC, kernel = saved
     images, height, width, channels = x_NxHxWxC.shape
     rows, cols = dy_NxhxwxO.shape[1:3]
@@ -106,11 +107,11 @@ def _stem_backward(saved: tuple[Array, Array], dy_NxhxwxO: Array) -> tuple[Array
     deep = padded.reshape(images, rows + 3, 2, cols + 3, 2, channels).swapaxes(2, 3)
     deep = deep.reshape(images, rows + 3, cols + 3, 4 * channels)
     taps = jnp.concatenate([deep[:, :, j : j + cols] for j in range(4)], axis=-1)
-    taps = lax.optimization_barrier(taps)  # slices of it are slow where they are fused into it
+    taps = lax.optimization_barrier(taps)  # slices of it are slow if fused with it
     products = jnp.stack([_flat(taps[:, i : i + rows]).T @ _flat(dy_NxhxwxO) for i in range(4)])
     taps_8x8 = products.reshape(4, 4, 2, 2, channels, -1).swapaxes(1, 2)
     dkernel = taps_8x8.reshape(8, 8, channels, -1)[:7, :7]
-    _, pull = jax.vjp(lambda x: lax_conv(x, kernel, 2), x_NxHxWxC)  # nobody asks for it in training
+    _, pull = jax.vjp(lambda x: lax_conv(x, kernel, 2), x_NxHxWxC)  # not needed in training
     return *pull(dy_NxhxwxO), dkernel
 
 
@@ -118,7 +119,7 @@ stem_conv.defvjp(lambda x, kernel: (stem_conv(x, kernel), (x, kernel)), _stem_ba
 
 
 def _flat(x: Array) -> Array:
-    """(..., C) to a matrix of C columns."""
+    """(..., C) to a matrix with C columns."""
     return x.reshape(-1, x.shape[-1])
 
 
@@ -174,7 +175,7 @@ def _kernel_gradient(x_NxHxWxC: Array, dy_NxHxWxO: Array) -> Array:
 
 
 def _chunks(x_NxHxWxC: Array, inputs: int, outputs: int) -> Array:
-    """The images in chunks of equal size, whose tiles take about CHUNK_BYTES."""
+    """The images in chunks of equal size, whose tiles take at most CHUNK_BYTES if possible."""
     images, height, width = x_NxHxWxC.shape[:3]
     tiles = -(-height // 2) * -(-width // 2)
     most = max(1, CHUNK_BYTES // (16 * tiles * max(inputs, outputs) * x_NxHxWxC.dtype.itemsize))
@@ -225,8 +226,8 @@ def _combine(factors: np.ndarray, arrays: Iterable[Array]) -> Array:
 def max_pool(x_NxHxWxC: Array) -> Array:
     """`torch.nn.MaxPool2d(3, stride=2, padding=1)`: (N, H, W, C) to (N, h, w, C).
 
-    The gradient goes to the first of equal maxima, as in PyTorch, and without the scatter that
-    XLA makes of `reduce_window`'s.
+    The gradient goes to the first of equal maxima, as in PyTorch. It needs no scatter, unlike the
+    gradient of `reduce_window` in XLA.
     """
     return _max_pool_forward(x_NxHxWxC)[0]
 
@@ -247,7 +248,7 @@ def _max_pool_backward(saved: tuple[Array, Array], dy_NxhxwxC: Array) -> tuple[A
     dy, where = jnp.pad(dy_NxhxwxC, after), jnp.pad(where, after)
 
     def part(*taps: tuple[int, int, int]) -> Array:
-        """The gradient from tap k of the window that starts i rows and j columns further."""
+        """The sum of gradients from taps k of the windows i rows and j columns further on."""
         chosen = (
             jnp.where(
                 where[:, i : i + rows, j : j + cols] == k, dy[:, i : i + rows, j : j + cols], 0

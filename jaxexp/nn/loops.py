@@ -1,9 +1,9 @@
-"""A loop over the first of some layers, of which a traced number says how many, with gradients.
+"""A differentiable loop over the first layers of a stack, as many as a traced number says.
 
-`jax.lax.scan` has a fixed length, and JAX differentiates no loop of any other: what its layers keep
-for their gradients would have no size. Here there is room for all of them.
+`jax.lax.scan` has a fixed length, and JAX cannot differentiate loops of any other: what their
+layers keep for the gradients would have no fixed size. Here there is room for all the layers.
 
-Shapes: L layers; an array with the suffix _L has a leading axis of them.
+Shapes: L layers; an array with the suffix _L has a leading layer axis.
 """
 
 import functools
@@ -19,16 +19,16 @@ from jaxexp.training.trees import PyTree
 
 
 class Layers(NamedTuple):
-    """What the layers are given, as trees of arrays; gradients are those of `params_L`."""
+    """What the layers are given, as trees of arrays; only `params_L` has gradients."""
 
-    shared: PyTree  # what all of them read
+    shared: PyTree  # read by all layers
     params_L: PyTree
     own_L: PyTree
-    made_L: PyTree  # what the layers that are not reached leave behind
+    made_L: PyTree  # what `made` is for layers that are not reached
 
 
-# Of `shared`, the input, `params` and `own`: the output, shaped like the input, and what else the
-# layer makes, as in `made_L`, which has no gradient.
+# Takes `shared`, the input, `params` and `own`. Returns the output, shaped like the input, and what
+# else the layer makes, as in `made_L`, which has no gradient.
 Layer: TypeAlias = Callable[[PyTree, Array, PyTree, PyTree], tuple[Array, PyTree]]
 
 
@@ -36,8 +36,9 @@ Layer: TypeAlias = Callable[[PyTree, Array, PyTree, PyTree], tuple[Array, PyTree
 def first_layers(layer: Layer, count: Array, x: Array, layers: Layers) -> tuple[Array, PyTree]:
     """Apply the first `count` layers to x: the output of the last, and what each has made.
 
-    What `jax.lax.scan` would return of these layers alone. The others take no time, and have
-    gradients of zero. Gradients keep inputs and products; all else is computed again.
+    The result is what `jax.lax.scan` would return for these layers alone. The other layers take no
+    time, and their gradients are zero. Inputs and products are kept for the gradients; everything
+    else is recomputed.
     """
 
     def apply(i: Array, carry: tuple[Array, PyTree]) -> tuple[Array, PyTree]:
@@ -53,13 +54,13 @@ def first_layers(layer: Layer, count: Array, x: Array, layers: Layers) -> tuple[
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class _Kept:
-    """What the backward pass needs of the forward pass."""
+    """What the backward pass needs from the forward pass."""
 
     count: Array
     layers: Layers
-    arrays_L: list[Array]  # of what `pullback` is made of, all that is not among `layers`
-    # The gradient's function of one layer: its structure, and of each of its arrays the place
-    # among what the layer is given, or None.
+    arrays_L: list[Array]  # the arrays in `pullback` that are not in `layers`
+    # The gradient function of one layer: its structure, and where each of its arrays is among what
+    # the layer is given, or None if it is not there.
     pullback: jax.tree_util.PyTreeDef = field(metadata={"static": True})
     places: tuple[int | None, ...] = field(metadata={"static": True})
 

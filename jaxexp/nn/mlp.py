@@ -1,12 +1,12 @@
-"""Multi-layer perceptrons in Flax, feature-major, and the task of classifying with them.
+"""Multi-layer perceptrons in Flax, feature-major.
 
 Activations are (units, batch) and kernels (out, in), as PyTorch stores them: on a CPU a batch of
-such products runs a third faster than the other way round, and weights carry over as they are.
+such products runs a third faster than the other way round, and weights carry over unchanged.
 
-Trials of other shapes may share a program (see `jaxexp.spec.padding`). Units past a trial's width
-are not read by any other, so that their weights, zero at first, keep gradients and moments of zero;
-layers past its depth pass their input on. Widths that differ between the layers of one trial are
-padded in the same way where its program holds other shapes too; in a program of its own nothing is.
+Trials of different shapes may share a program (see `jaxexp.spec.padding`). No other unit reads the
+units past a trial's width, so their weights, which start at zero, keep gradients and moments of
+zero; layers past its depth pass on their input. A trial whose layers differ in width is padded in
+the same way if its program holds other shapes too; in a program of its own nothing is padded.
 
 Shapes: B examples, C classes, F features, L hidden layers, W units of a layer.
 """
@@ -43,19 +43,19 @@ UNROLLED_LAYERS = 16  # deeper stacks are a loop: 100 layers compile in seconds
 
 
 class Layer(NamedTuple):
-    """What a layer has to know of its trial; stacked along the layers where they are scanned."""
+    """What a layer has to know about its trial; stacked along the layers if they are scanned."""
 
-    units: Traced  # of the trial: those of the program past it are padding
+    units: Traced  # of the trial; the program's units past these are padding
     inputs: Traced
     active: Traced  # False past the trial's depth
-    word: Array  # random, new in every step
+    word: Array  # random, new at every step
 
 
 def uniform_rows(key: Array, shape: tuple[int, ...], fan_in: Traced, units: Traced) -> Array:
     """PyTorch's default for `Linear`: uniform in ±1/sqrt(fan_in), (out, in) or (out,).
 
-    Every unit draws from a key of its own, and the draws of a shorter row begin those of a longer
-    one, so that padding (zero past `units` and `fan_in`) changes no weight.
+    Every unit draws from a key of its own, and a longer row begins with the draws of a shorter one,
+    so that padding (zero past `units` and `fan_in`) changes no weight.
     """
     bound = 1 / jnp.sqrt(jnp.float32(fan_in))
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(shape[0]))
@@ -64,7 +64,7 @@ def uniform_rows(key: Array, shape: tuple[int, ...], fan_in: Traced, units: Trac
 
 
 def _inside(shape: tuple[int, ...], units: Traced, inputs: Traced) -> Array:
-    """Where a kernel (out, in) or a bias (out,) belongs to the trial."""
+    """Which elements of a kernel (out, in) or a bias (out,) belong to the trial."""
     inside = jnp.arange(shape[0]) < units
     return inside if len(shape) == 1 else inside[:, None] & (jnp.arange(shape[1]) < inputs)
 
@@ -73,8 +73,8 @@ def _inside(shape: tuple[int, ...], units: Traced, inputs: Traced) -> Array:
 def product(kernel_OxF: Array, x_FxB: Array) -> Array:
     """kernel @ x, (O, B), with a gradient of x that a CPU computes as fast as the product itself.
 
-    XLA folds a transposition into a product and then takes a slower route through it: of a layer
-    of 16 units and a batch of 256, 4.9 instead of 2.0 µs. The barrier keeps the two apart.
+    XLA would fold the transposition into the product, and then compute it by a slower route: for a
+    layer of 16 units and a batch of 256, in 4.9 instead of 2.0 µs. The barrier keeps them apart.
     """
     return kernel_OxF @ x_FxB
 
@@ -96,15 +96,15 @@ class Affine(nn.Module):
     """kernel @ x + bias, with PyTorch's default initialisation."""
 
     units: int
-    padded: bool = False  # whether some units or inputs are not the trial's
+    padded: bool = False  # whether some units or inputs are not part of the trial
 
     @nn.compact
     def __call__(self, x_FxB: Array, units: Traced, inputs: Traced) -> Array:
-        """(F, B) to (units, B), of which the first `units` and `inputs` are the trial's."""
+        """(F, B) to (units, B), where only the first `inputs` and `units` belong to the trial."""
         shape = (self.units, x_FxB.shape[0])
         kernel = parameter(self, "kernel", uniform_rows, shape, inputs, units)
         bias = parameter(self, "bias", uniform_rows, shape[:1], inputs, units)
-        if self.padded:  # zero already, but what stands in the padding must never be read
+        if self.padded:  # zero already, but padding must never be read
             kernel = jnp.where(_inside(shape, units, inputs), kernel, 0)
             bias = jnp.where(_inside(shape[:1], units, inputs), bias, 0)
         return product(kernel, x_FxB) + bias[:, None]
@@ -113,7 +113,7 @@ class Affine(nn.Module):
 def dropout(h_WxB: Array, rate: Traced, word: Array) -> Array:
     """Zero each activation with probability `rate`, and scale the others by 1 / (1 - rate).
 
-    What is dropped is arithmetic on (word, unit, example): padding changes none of its bits.
+    What is dropped is computed from (word, unit, example) alone, so padding does not change it.
     """
     units, examples = (jnp.arange(n, dtype=jnp.uint32) for n in h_WxB.shape)
     words_WxB = mix(mix(units ^ word)[:, None] ^ examples)
@@ -122,20 +122,20 @@ def dropout(h_WxB: Array, rate: Traced, word: Array) -> Array:
 
 
 class Hidden(nn.Module):
-    """A hidden layer: affine, batch norm where asked, activation, dropout, and a shortcut."""
+    """A hidden layer: affine, optional batch norm, activation, dropout, optional shortcut."""
 
     width: int  # of the program
     activation: str | Choice[str]
     batch_norm: bool | Choice[bool]
     residual: bool | Choice[bool]
     dropout: Traced
-    padded: bool  # whether units or inputs past the trial's are to be kept at zero
+    padded: bool  # whether units or inputs past those of the trial must be kept at zero
     skipped: bool  # whether the layer may lie past the trial's depth
     train: bool
 
     @nn.compact
     def __call__(self, x_FxB: Array, mask_B: Array, layer: Layer) -> tuple[Array, None]:
-        """(F, B) to (W, B); the None is what `nn.scan` wants."""
+        """(F, B) to (W, B); `nn.scan` expects the None."""
         h_WxB = Affine(self.width, self.padded, name="affine")(x_FxB, layer.units, layer.inputs)
         optional = isinstance(self.batch_norm, Choice)
         if optional or self.batch_norm:
@@ -152,7 +152,7 @@ class Hidden(nn.Module):
 
 
 def is_zero(rate: Traced) -> bool:
-    """Whether a rate is known to be 0, so that nothing need be computed for it."""
+    """Whether a rate is known to be 0 when tracing, so that nothing need be computed for it."""
     return isinstance(rate, float) and rate == 0
 
 
@@ -168,9 +168,9 @@ class _Options(TypedDict):
 class MLP(nn.Module):
     """Hidden layers, then a linear layer to the classes.
 
-    The second to the last hidden layer are stacked as "hidden", their parameters with a leading
-    layer axis. Where `trial.width` is a tuple each is a module of its own size: "hidden_1" and so
-    on. `trial` may have padded sizes and choices.
+    The hidden layers from the second to the last are stacked as "hidden": their parameters have a
+    leading layer axis. If `trial.width` is a tuple, each of them is a module of its own size:
+    "hidden_1" and so on. `trial` may have padded sizes and choices.
     """
 
     trial: MLPTrial
@@ -181,7 +181,7 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x_BxF: Array, mask_B: Array, word: Traced = 0) -> Array:
-        """Inputs (B, F), the mask of the examples and a random word to logits (C, B)."""
+        """The logits (C, B) of inputs (B, F), given the mask of the examples and a random word."""
         trial = self.trial
         h_FxB, inputs = self._features(x_BxF.T)
         depth, count = value(trial.depth), largest(trial.depth)
@@ -253,9 +253,9 @@ class MLP(nn.Module):
     def _as_deep(
         self, hidden: Hidden, h_WxB: Array, mask_B: Array, layer_L: Layer, count: Array
     ) -> Array:
-        """The first `count` of the stacked layers alone, which saves time where nothing is batched.
+        """Apply only the first `count` of the stacked layers.
 
-        Where trials train one after another, that is.
+        This is for trials that train one after another; side by side, it would save no time.
         """
 
         def apply(mask_B: Array, h_WxB: Array, params: PyTree, own: PyTree) -> tuple[Array, PyTree]:
@@ -273,7 +273,7 @@ class MLP(nn.Module):
         return h_WxB
 
     def _features(self, x_FxB: Array) -> tuple[Array, int | Array]:
-        """The inputs as the trial wants them, and how many they are of the program's."""
+        """The features the trial asks for, padded to the program's, and how many are its own."""
         made = {
             "raw": lambda: x_FxB,
             "standardised": lambda: (
@@ -294,13 +294,13 @@ class MLP(nn.Module):
 
 
 def for_each_layer(widths: int | tuple[int, ...] | Array, count: int) -> Array:
-    """Units of `count` layers, from one number, or from one for each of the first of them."""
+    """The units of `count` layers, given one number, or numbers of which the last is repeated."""
     widths_L = jnp.atleast_1d(jnp.asarray(widths))
     return jnp.pad(widths_L, (0, count - len(widths_L)), mode="edge")
 
 
 def stacks(tree: PyTree) -> list[PyTree]:
-    """The hidden layers of parameters, statistics or gradients, each with a leading layer axis."""
+    """The hidden layers in parameters, statistics or gradients, each with a leading layer axis."""
     names = ["first", *(name for i in range(len(tree)) if (name := f"hidden_{i}") in tree)]
     stacks = [jax.tree.map(lambda a: a[None], tree[name]) for name in names]
     return [*stacks, tree["hidden"]] if "hidden" in tree else stacks
@@ -309,7 +309,7 @@ def stacks(tree: PyTree) -> list[PyTree]:
 def own_part(trial: MLPTrial, tree: PyTree, inputs: int | None) -> PyTree:
     """A trial's own part of parameters or statistics: its layers, and their units and inputs.
 
-    `inputs` are those of the first layer; None for all there are.
+    `inputs` is the number of inputs of the first layer, or None to keep all of them.
     """
     layers = [
         {k: jax.tree.map(lambda a, i=i: a[i], v) for k, v in stack.items()}

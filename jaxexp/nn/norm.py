@@ -1,4 +1,4 @@
-"""Batch normalisation that leaves padding out."""
+"""Batch normalisation that ignores padding."""
 
 import jax
 import jax.numpy as jnp
@@ -10,15 +10,15 @@ from jaxexp.spec.padding import Traced
 
 
 class BatchNorm(nn.Module):
-    """`torch.nn.BatchNorm1d` and `2d` over the examples of the mask.
+    """`torch.nn.BatchNorm1d` and `BatchNorm2d` over the examples that the mask selects.
 
-    The biased variance normalises and the unbiased one enters the running average (Ioffe and
-    Szegedy, 2015, and PyTorch's documentation).
+    The biased variance is used to normalise, and the unbiased one in the running average (Ioffe
+    and Szegedy, 2015, and PyTorch's documentation).
 
     Attributes:
-        channel_axis: of the input: -1 for (B, ..., C), 0 for (C, B).
-        padded: whether channels past `width` are padding: scales that begin at 0, as biases do, and
-            are never read.
+        channel_axis: the channel axis of the input: -1 for (B, ..., C), 0 for (C, B).
+        padded: whether channels past `width` are padding: their scales start at 0, as biases do,
+            and are never read.
         epsilon: what is added to the variance.
         update: the share of a new batch in the running statistics.
     """
@@ -30,9 +30,9 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, mask_B: Array, width: Traced = 0, *, train: bool) -> Array:
-        """The input normalised, channel by channel; in training over the batch, else as running.
+        """The input normalised per channel: by the batch in training, else by running statistics.
 
-        The examples are along the first axis that is not the channels'.
+        The examples lie along the first axis that is not the channel axis.
         """
         channel = self.channel_axis % x.ndim
         others = tuple(axis for axis in range(x.ndim) if axis != channel)
@@ -52,8 +52,8 @@ class BatchNorm(nn.Module):
         if train:
             mask_B = mask_B.astype(x.dtype)
             mask = jnp.expand_dims(mask_B, [a for a in range(x.ndim) if a != others[0]])
-            each = x.size // (channels * x.shape[others[0]])  # values of one example
-            n = jnp.maximum(mask_B.sum(), 1) * each  # a mask of zeros: a trial's steps are over
+            each = x.size // (channels * x.shape[others[0]])  # values per channel of one example
+            n = jnp.maximum(mask_B.sum(), 1) * each  # all zero when a trial has no steps left
             mean_C = (x * mask).sum(others) / n
             var_C = (jnp.square(x - jnp.expand_dims(mean_C, others)) * mask).sum(others) / n
             if not self.is_initializing():

@@ -11,12 +11,12 @@ def parameter(
     module: nn.Module, name: str, draw: Callable[..., Array], shape: tuple[int, ...],
     *given: object,
 ) -> Array:  # fmt: skip
-    """`module.param(name, draw, shape, *given)`, which traces `draw` for a new parameter alone.
+    """`module.param(name, draw, shape, *given)`, but traces `draw` only for new parameters.
 
-    Flax traces it whenever the module is applied, to compare shapes: random numbers that nobody
-    draws took a fifth of the time in which a network is traced.
+    Flax traces it whenever the module is applied, to compare shapes: random numbers that are never
+    drawn took a fifth of the time needed to trace a network.
 
-    Raises flax.errors.ScopeParamShapeError for a parameter of another shape.
+    Raises flax.errors.ScopeParamShapeError if the parameter has another shape.
     """
     if not module.has_variable("params", name):
         drawn: Array = module.param(name, draw, shape, *given)

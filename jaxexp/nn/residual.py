@@ -1,7 +1,8 @@
 """Residual networks 18 and 34 in Flax (He et al., 2016), with torchvision's names and semantics.
 
-Names mirror torchvision's: `layer2_0/downsample_0` is its `layer2.0.downsample.0`, so that weights
-carry over by a table (see `weights.py`). Images are float32, normalised as the weights expect.
+Names mirror torchvision's: `layer2_0/downsample_0` is its `layer2.0.downsample.0`, so that a table
+is enough to convert weights (see `weights.py`). Images are float32, normalised as the weights
+expect.
 
 Shapes: B examples, H x W pixels, C channels, F = 512 pooled features.
 """
@@ -15,12 +16,12 @@ from jaxexp.nn.mlp import uniform_rows
 from jaxexp.nn.norm import BatchNorm
 from jaxexp.nn.parameters import parameter
 
-BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}  # of each stage
+BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}  # the number of blocks in each stage
 CHANNELS = (64, 128, 256, 512)
 
 
 def resnet(depth: int = 18, outputs: int = 1000, route: str | None = None) -> "ResNet":
-    """A network of 18 or 34 layers; `route` is how it convolves, the backend's best if not given.
+    """A network of 18 or 34 layers; `route` is how it convolves, by default the backend's best way.
 
     Raises UserError for another depth, fewer than one output, or an unknown route.
     """
@@ -50,7 +51,7 @@ class Conv(nn.Module):
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions and a shortcut, which a 1x1 convolution fits where shapes differ."""
+    """Two 3x3 convolutions and a shortcut, with a 1x1 convolution if the shapes differ."""
 
     channels: int
     stride: int
@@ -72,7 +73,7 @@ class Block(nn.Module):
 
 
 class Head(nn.Module):
-    """`torch.nn.Linear`: its default initialisation, kernels (out, in) as PyTorch stores them."""
+    """`torch.nn.Linear` with its default initialisation; kernels are (out, in), as in PyTorch."""
 
     outputs: int
 
@@ -87,10 +88,10 @@ class Head(nn.Module):
 
 
 class ResNet(nn.Module):
-    """The network of `resnet`. Its parts are methods too, so that a backbone can be run once.
+    """The network that `resnet` makes. Its parts are methods too, so that a backbone can run once.
 
     `model.apply(variables, images, mask_B, method="features")` gives the pooled features and
-    `model.apply(variables, features, method="head")` the logits; a call does both.
+    `model.apply(variables, features, method="head")` the logits; calling the model does both.
     """
 
     blocks: tuple[int, ...]
@@ -108,10 +109,10 @@ class ResNet(nn.Module):
         self.fc = Head(self.outputs)
 
     def __call__(self, x_BxHxWx3: Array, mask_B: Array, *, train: bool = False) -> Array:
-        """Images (B, H, W, 3) and the weight of each, 0 or 1, to logits (B, outputs).
+        """The logits (B, outputs) of images (B, H, W, 3), given the weight of each, 0 or 1.
 
-        With `train`, normalises by the batch's statistics and updates "batch_stats", which must
-        be mutable then. Raises UserError unless the images have three channels, the last axis.
+        With `train`, it normalises by the batch's statistics and updates "batch_stats", which must
+        then be mutable. Raises UserError unless the images have three channels in the last axis.
         """
         return self.head(self.features(x_BxHxWx3, mask_B, train=train))
 

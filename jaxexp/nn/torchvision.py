@@ -1,4 +1,4 @@
-"""PyTorch and torchvision, imported when they are needed and not before."""
+"""PyTorch and torchvision, imported only when they are needed."""
 
 import importlib.util
 from pathlib import Path
@@ -7,11 +7,11 @@ from types import ModuleType
 from jaxexp.base.errors import UserError
 
 INSTALL = "pip install 'jaxexp[vision]'"
-_kept: list[object] = []  # operators are gone with the library that declares them
+_kept: list[object] = []  # operators disappear with the library object that declares them
 
 
 def import_torch() -> ModuleType:
-    """PyTorch; raises UserError where it is missing."""
+    """Import PyTorch; raises UserError if it cannot be imported."""
     try:
         import torch
     except ImportError as error:
@@ -20,7 +20,7 @@ def import_torch() -> ModuleType:
 
 
 def import_torchvision() -> ModuleType:
-    """torchvision; raises UserError where it or PyTorch is missing or the two do not fit."""
+    """Import torchvision; raises UserError if it or PyTorch is missing or they do not match."""
     torch = import_torch()
     _declare_operators(torch)
     try:
@@ -32,17 +32,17 @@ def import_torchvision() -> ModuleType:
 
 
 def _declare_operators(torch: ModuleType) -> None:
-    """Declare what torchvision's Python expects of its extension, where that does not load.
+    """Declare the operators that torchvision expects of its extension, if that does not load.
 
-    The usual wheel's extension wants CUDA libraries, which a CPU-only PyTorch comes without. Models
-    and transforms call no operator of it, but importing torchvision names two.
+    The extension in the usual wheel needs CUDA libraries, which a CPU-only PyTorch lacks. Models
+    and transforms call none of its operators, but importing torchvision refers to two of them.
     """
     spec = importlib.util.find_spec("torchvision")
     if _kept or spec is None or spec.origin is None:
         return
     try:
         for extension in sorted(Path(spec.origin).parent.glob("_C*.*")):
-            torch.ops.load_library(str(extension))  # torchvision's own import finds it loaded
+            torch.ops.load_library(str(extension))  # torchvision's own import will find it loaded
             return
     except OSError:
         pass

@@ -1,7 +1,8 @@
-"""torchvision's weights of ResNet 18 and 34, in and out.
+"""Reading and writing torchvision's weights of ResNet 18 and 34.
 
-A state dict maps names to arrays, `layer2.0.conv1.weight` to (O, I, K, K). Flax has the same layers
-as nested dicts, kernels as (K, K, I, O), and running statistics in a tree of their own.
+A state dict maps names to arrays, such as `layer2.0.conv1.weight` to (O, I, K, K). Flax keeps the
+same layers as nested dicts, with kernels (K, K, I, O) and running statistics in a tree of their
+own.
 """
 
 import hashlib
@@ -25,7 +26,7 @@ from jaxexp.training.trees import PyTree
 StateDict = dict[str, np.ndarray]
 Leaves = dict[str, tuple[str, tuple[int, ...]]]
 
-# Flax's leaf: torchvision's, and the order of Flax's axes in torchvision's array.
+# From Flax's leaf to torchvision's, and which of Flax's axes each of torchvision's axes is.
 CONV: Leaves = {"kernel": ("weight", (3, 2, 0, 1))}
 NORM: Leaves = {
     "scale": ("weight", (0,)),
@@ -37,7 +38,7 @@ HEAD: Leaves = {"kernel": ("weight", (0, 1)), "bias": ("bias", (0,))}
 LAYERS = {"conv1": CONV, "conv2": CONV, "downsample_0": CONV, "fc": HEAD}
 LAYERS |= dict.fromkeys(("bn1", "bn2", "downsample_1"), NORM)
 STATISTICS = ("mean", "var")  # in a tree of their own, not trained
-COUNTER = "num_batches_tracked"  # of torchvision's batch norm, which only momentum=None would read
+COUNTER = "num_batches_tracked"  # of torchvision's batch norm; only momentum=None would read it
 
 
 def load(source: str | Path) -> StateDict:
@@ -45,7 +46,7 @@ def load(source: str | Path) -> StateDict:
 
     `source` is "imagenet", for torchvision's ResNet 18 (IMAGENET1K_V1; fetched once into PyTorch's
     cache), or the path of a state dict saved by PyTorch. Nothing in the file is executed. Raises
-    UserError if it cannot be fetched or read, or holds anything else.
+    UserError if the weights cannot be fetched or read, or if the file holds anything else.
     """
     path = _imagenet() if source == "imagenet" else Path(source)
     weights = _read(path)
@@ -54,7 +55,7 @@ def load(source: str | Path) -> StateDict:
 
 
 def depth_of(weights: Mapping[str, object]) -> int:
-    """18 or 34, whichever the names are nearer to."""
+    """18 or 34, whichever the names resemble more."""
     return 34 if any(name.startswith("layer1.2.") for name in weights) else 18
 
 
@@ -74,7 +75,7 @@ def to_flax(weights: Mapping[str, np.ndarray]) -> tuple[PyTree, PyTree]:
 
 
 def from_flax(params: PyTree, batch_stats: PyTree) -> StateDict:
-    """Flax's weights under torchvision's names: what its `load_state_dict` takes, strictly."""
+    """Flax's weights under torchvision's names, as a strict `load_state_dict` expects them."""
     leaves = [*_walk(params), *_walk(batch_stats)]
     weights = {name: np.asarray(leaf).transpose(axes) for name, axes, leaf in leaves}
     means = [name for name in weights if name.endswith(".running_mean")]
@@ -98,14 +99,14 @@ def save_pth(path: str | Path, params: PyTree, batch_stats: PyTree) -> None:
 
 
 def replace_head(params: PyTree, outputs: int, key: Array) -> PyTree:
-    """The parameters with a fresh last layer, of another number of outputs."""
+    """The parameters with a newly initialised last layer that has `outputs` outputs."""
     kernel: Array = params["fc"]["kernel"]
     head = resnet(18, outputs).init(key, jnp.zeros((1, kernel.shape[1])), method="head")
     return {**params, "fc": head["params"]["fc"]}
 
 
 def _shapes(depth: int, outputs: int) -> tuple[PyTree, PyTree]:
-    """The shapes of parameters and batch statistics, computed without the arrays."""
+    """The shapes of parameters and batch statistics, found without computing the arrays."""
     model = resnet(depth, outputs, "lax")
     images, weight_B = jnp.zeros((1, 32, 32, 3)), jnp.ones(1)
     variables = jax.eval_shape(model.init, jax.random.key(0), images, weight_B)
@@ -115,7 +116,7 @@ def _shapes(depth: int, outputs: int) -> tuple[PyTree, PyTree]:
 def _walk(
     tree: PyTree, layers: tuple[str, ...] = ()
 ) -> Iterator[tuple[str, tuple[int, ...], PyTree]]:
-    """Of every leaf: torchvision's name, the order of axes there, the leaf."""
+    """For every leaf: torchvision's name, the order of axes there, and the leaf."""
     for key, value in tree.items():
         if isinstance(value, Mapping):
             yield from _walk(value, (*layers, re.sub(r"_(\d)$", r".\1", key)))
@@ -125,7 +126,7 @@ def _walk(
 
 
 def _check(weights: StateDict, path: Path) -> None:
-    """Raise UserError, with the first differences, unless it is a ResNet's, all numbers finite."""
+    """Raise UserError, naming the first differences, unless these are a ResNet's finite weights."""
     depth = depth_of(weights)
     outputs = len(weights["fc.weight"]) if weights.get("fc.weight", np.zeros(())).ndim == 2 else 1
     expected = {
@@ -159,7 +160,7 @@ def _read(path: Path) -> StateDict:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "GLOBAL " in str(error):  # the pickle names a function or class that is no tensor's
+        if "GLOBAL " in str(error):  # the pickle names a function or class that tensors do not need
             raise UserError(
                 f"{path}: holds Python objects, which are code: not loaded; {wanted}"
             ) from error
@@ -187,7 +188,7 @@ def _read(path: Path) -> StateDict:
 
 
 def _imagenet() -> Path:
-    """torchvision's file in PyTorch's cache, fetched if it is not there, its hash checked."""
+    """torchvision's file in PyTorch's cache: fetched if it is missing, and its hash checked."""
     torch, torchvision = import_torch(), import_torchvision()
     url: str = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.url
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
