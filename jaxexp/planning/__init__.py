@@ -1,4 +1,4 @@
 """Which trials share a compiled program, on which devices it runs, and what it costs.
 
-Imports `spec` and what lies below it, and no JAX.
+Imports `spec` and the packages below it, but not JAX.
 """

@@ -1,4 +1,4 @@
-"""Which trials are of one kind: what a program cannot do without knowing."""
+"""Which trials are of one kind: they agree in what a program has to know to be compiled."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -8,7 +8,7 @@ from jaxexp.spec.trial import Trial, with_values
 
 
 def without_epochs(trials: Sequence[Trial]) -> Callable[[Trial], Trial]:
-    """What makes those of these trials equal that differ in their epochs alone."""
+    """A function that makes trials equal if, among these, they differ only in their epochs."""
     if len({trial.epochs for trial in trials}) <= 1:
         return lambda trial: trial
     return functools.cache(lambda trial: with_values(trial, epochs=1))
@@ -16,7 +16,7 @@ def without_epochs(trials: Sequence[Trial]) -> Callable[[Trial], Trial]:
 
 @functools.cache
 def _read_by_xla(kind: type[Trial]) -> tuple[tuple[str, ...], tuple[tuple[str, object], ...]]:
-    """Names of what XLA would have to know, and of what can be off, with the value that says so."""
+    """Names of what XLA would have to know; names of what can be off, with the value for off."""
     known, can_be_off = list[str](), list[tuple[str, object]]()
     for name, declared in kind.fields().items():
         if declared.kind is Kind.TRACED:
@@ -28,9 +28,9 @@ def _read_by_xla(kind: type[Trial]) -> tuple[tuple[str, ...], tuple[tuple[str, o
 
 
 def static_values(trial: Trial) -> tuple[tuple[str, object], ...]:
-    """The values that XLA would have to know: trials that agree here share a program as it is.
+    """The values that XLA would have to know: trials that agree here share a program unpadded.
 
-    Of a traced value that can be off, whether it is on.
+    For a traced value that can be off, whether it is on.
     """
     known, can_be_off = _read_by_xla(type(trial))  # type: ignore[arg-type]  # classes have hashes
     return (
@@ -40,7 +40,7 @@ def static_values(trial: Trial) -> tuple[tuple[str, object], ...]:
 
 
 def unpadded(trial: Trial) -> tuple[object, ...]:
-    """Equal for trials that may share a program, their sizes padded."""
+    """A key that is equal for trials that may share a program if their sizes are padded."""
     own = (
         getattr(trial, name)
         for name, declared in trial.fields().items()
@@ -50,5 +50,5 @@ def unpadded(trial: Trial) -> tuple[object, ...]:
 
 
 def static_key(trial: Trial) -> tuple[object, ...]:
-    """Equal for trials that cost the same to train for a step, and read the same."""
+    """A key that is equal for trials whose steps cost the same and read the same values."""
     return (type(trial), *static_values(trial))

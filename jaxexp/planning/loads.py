@@ -1,13 +1,13 @@
 """What trials that share a program have to do in an epoch, and the fastest way to do it.
 
-A batch of trials is trained side by side, or one after another. Side by side, all do what the
-largest of them does: as many steps, of batches as large, with products as large. One after another,
-each ends with its own last step, and a model leaves out what is past those of its sizes that are
-declared as `skipped`; but every operation is called for each trial. In both ways, batches of
+A batch of trials is trained side by side, or one after another. Side by side, every trial does what
+the largest of them does: as many steps, with batches and products as large. One after another, each
+trial ends with its own last step, and the model skips what lies past those of the trial's sizes
+that are declared as `skipped`; but every operation is called once per trial. Either way, batches of
 several sizes may be computed in microbatches, whose gradients are summed.
 
-Arrays have the W ways to compute a batch as their last axis: with each of `MICROBATCHES`, and at
-last whole.
+The last axis of arrays with the suffix _W is the W ways to compute a batch: with each of
+`MICROBATCHES`, and finally whole.
 """
 
 import functools
@@ -32,18 +32,19 @@ MAXIMA, MINIMA = slice(3 + 4 * W, 6 + 5 * W), slice(6 + 5 * W, None)  # of `Load
 
 @dataclass(frozen=True)
 class Load:
-    """Of some trials, or (..., of many groups of them); `joined` is that of both together.
+    """What some trials, or many groups of them (the leading axes), have to do in an epoch.
 
-    All numbers are one array, (..., fields): first what is summed where trials join, then that of
-    which the largest counts, then the smallest. Multiplications, activations and operations are
-    those of trials with the least of the sizes up to which a model computes padding, too.
+    All numbers are in one array, (..., fields). When loads are joined, the first fields are summed,
+    the next ones take the maximum, and the last ones the minimum. Multiplications, activations and
+    operations are counted as if each size whose padding is computed were the smallest of the
+    program's.
     """
 
     numbers: np.ndarray
 
     @classmethod
     def of(cls, workload: Workload, trials: int, epochs: int, trial: Trial, least: Trial) -> "Load":
-        """Of so many trials of these sizes; of `least_of` those that may share a program."""
+        """The load of `trials` trials like `trial`; `least` is `least_of` all in their program."""
         batch, cost = trial.batch_size, workload.cost(_with_least(trial, least, skipped=False))
         turns_W, each = _turns(workload.examples, batch), cost.multiplications
         all_W = trials * turns_W
@@ -57,7 +58,7 @@ class Load:
         )  # fmt: skip
 
     def joined(self, other: "Load") -> "Load":
-        """Of the trials of both."""
+        """The load of the trials of both."""
         made = self.numbers + other.numbers
         np.maximum(self.numbers[..., MAXIMA], other.numbers[..., MAXIMA], out=made[..., MAXIMA])
         np.minimum(self.numbers[..., MINIMA], other.numbers[..., MINIMA], out=made[..., MINIMA])
@@ -65,17 +66,18 @@ class Load:
 
     trials = property(lambda self: self.numbers[..., 0])
     products = property(lambda self: self.numbers[..., 1])  # multiplications per example, of all
-    steps = property(lambda self: self.numbers[..., 2])  # of an epoch, of all
-    turns_W = property(lambda self: self.numbers[..., 3 : 3 + W])  # of an epoch, of all;
-    products_W = property(lambda self: self.numbers[..., 3 + W : 3 + 2 * W])  # and per example,
-    launches_W = property(lambda self: self.numbers[..., 3 + 2 * W : 3 + 3 * W])  # operations,
-    # and per example
+    steps = property(lambda self: self.numbers[..., 2])  # of an epoch, over all trials
+    # Of an epoch, over all trials: turns; turns times multiplications per example; operations; and
+    # turns times activations per example.
+    turns_W = property(lambda self: self.numbers[..., 3 : 3 + W])
+    products_W = property(lambda self: self.numbers[..., 3 + W : 3 + 2 * W])
+    launches_W = property(lambda self: self.numbers[..., 3 + 2 * W : 3 + 3 * W])
     activations_W = property(lambda self: self.numbers[..., 3 + 3 * W : 3 + 4 * W])
 
-    epochs = property(lambda self: self.numbers[..., 3 + 4 * W])  # of the longest
+    epochs = property(lambda self: self.numbers[..., 3 + 4 * W])  # of the longest trial
     largest = property(lambda self: self.numbers[..., 4 + 4 * W])  # batch size
     greatest = property(lambda self: self.numbers[..., 5 + 4 * W])  # multiplications per example
-    most_W = property(lambda self: self.numbers[..., 6 + 4 * W : 6 + 5 * W])  # turns of any trial
+    most_W = property(lambda self: self.numbers[..., 6 + 4 * W : 6 + 5 * W])  # turns of one trial
 
     smallest = property(lambda self: self.numbers[..., -3])  # batch size
     least = property(lambda self: self.numbers[..., -2])  # multiplications per example
@@ -84,48 +86,48 @@ class Load:
 
     @property
     def differs(self) -> np.ndarray:
-        """Whether its trials differ in what costs less where they train one after another."""
+        """Whether its trials differ in a way that makes training one after another cheaper."""
         different: np.ndarray = (self.smallest < self.largest) | (self.least < self.greatest)
         return different
 
 
 @functools.lru_cache(maxsize=4096)
 def _turns(examples: int, batch_size: int) -> np.ndarray:
-    """Of an epoch of one trial, (W,)."""
+    """The turns (steps or microbatches) of one trial in an epoch, (W,)."""
     return np.array([turns_per_epoch(examples, batch_size, way) for way in WAYS], float)
 
 
 def model_sizes(trial: Trial) -> list[Hyperparameter]:
-    """Those that are not of any trial, as the batch size is."""
+    """The sizes that belong to the model; the batch size belongs to every trial."""
     return [f for f in trial.fields().values() if f.kind is Kind.SIZE and f.name != "batch_size"]
 
 
 def least_of(trials: Sequence[Trial]) -> Trial:
-    """A trial with the smallest of each size of the model among these."""
+    """A trial with the smallest value of each model size among these trials."""
     names = [size.name for size in model_sizes(trials[0])]
     smallest = {n: min(min(each_layer(getattr(t, n))) for t in trials) for n in names}
     return with_values(trials[0], **smallest)
 
 
 def _with_least(trial: Trial, least: Trial, *, skipped: bool) -> Trial:
-    """The trial with the least of those sizes past which a model leaves out, or computes, the rest.
+    """The trial with the least values of the sizes whose padding is skipped, or is computed.
 
-    With the least of what is computed all the same, the loads of trials can be added up before it
-    is known which of them share a program.
+    With the least values of those whose padding is computed anyway, the loads of trials can be
+    added up before it is known which of them share a program.
     """
     names = [size.name for size in model_sizes(trial) if size.skipped is skipped]
     return with_values(trial, **{name: getattr(least, name) for name in names})
 
 
 class Costs(NamedTuple):
-    """What trials of the largest sizes of a program cost, (...), as `Cost`."""
+    """What trials of a program's largest sizes cost, as in `Cost`; arrays of groups, (...)."""
 
     multiplications: np.ndarray
     launches: np.ndarray
     activations: np.ndarray
     parameters: np.ndarray
     compilation: np.ndarray
-    # What a trial takes that leaves out what it can: a line over what its `Load` counts.
+    # The cost of a trial that skips what it can, as a linear function of what its `Load` counts.
     multiplications_slope: np.ndarray
     multiplications_intercept: np.ndarray
     activations_slope: np.ndarray
@@ -133,10 +135,10 @@ class Costs(NamedTuple):
 
     @classmethod
     def of(cls, workload: Workload, trial: Trial, least: Trial) -> "Costs":
-        """Of programs of the trial's sizes; `least` as for their loads.
+        """The costs of programs of the trial's sizes; `least` as for their loads.
 
-        The lines lead from the least of all sizes that can be left out to those of the trial: they
-        are exact for layers that cost the same each.
+        The lines lead from the least values of the sizes that can be skipped to those of the trial:
+        they are exact if all layers cost the same.
         """
         ends = _with_least(trial, least, skipped=True), trial
         low, cost = (workload.cost(end) for end in ends)
@@ -161,18 +163,18 @@ class Costs(NamedTuple):
 
     @classmethod
     def stacked(cls, costs: Iterable["Costs"]) -> "Costs":
-        """Those of many groups as one."""
+        """The costs of many groups in one object."""
         return cls(*np.array(list(costs)).T)
 
 
 def _line(low: tuple[float, float], high: tuple[float, float]) -> tuple[float, float]:
-    """Slope and intercept of the line through two points; flat where they are one and the same."""
+    """Slope and intercept of the line through two points; flat if their first coordinates agree."""
     slope = (high[1] - low[1]) / (high[0] - low[0]) if high[0] != low[0] else 0.0
     return slope, low[1] - slope * low[0]
 
 
 class Best(NamedTuple):
-    """How trials train, and the seconds of all of them in all epochs, on one device."""
+    """How trials train, and the seconds for all of them and all epochs, on one device."""
 
     seconds: np.ndarray
     compile_seconds: np.ndarray
@@ -180,7 +182,7 @@ class Best(NamedTuple):
     one_by_one: np.ndarray  # whether one after another
 
     def each(self) -> Iterable["Best"]:
-        """That of each group, of one axis of groups."""
+        """One result per group, given one axis of groups."""
         return map(Best._make, zip(*self, strict=True))
 
 
@@ -193,7 +195,7 @@ def best(load: Load, costs: Costs, evaluated: int, machine: Machine) -> Best:
     )
     allowed_W[..., -1] = True
     compiling = machine.compile_seconds * costs.compilation
-    costs = Costs(*(own[..., None] for own in costs))  # beside the ways
+    costs = Costs(*(own[..., None] for own in costs))  # a last axis, for the ways
     forward = 2 * evaluated / machine.flops  # seconds of a multiplication
     side_by_side_W = np.where(allowed_W, _side_by_side(load, costs, rows_W, machine), np.inf)
     padded = load.trials[..., None] * costs.multiplications
@@ -219,7 +221,7 @@ def best(load: Load, costs: Costs, evaluated: int, machine: Machine) -> Best:
 
 
 def _side_by_side(load: Load, costs: Costs, rows_W: np.ndarray, machine: Machine) -> np.ndarray:
-    """Seconds of an epoch of training, (..., W); every turn has an update, of some trial."""
+    """Seconds of an epoch of training, (..., W), with an update of some trial in every turn."""
     turn_W = _step(costs, rows_W, machine)
     turn_W[..., :-1] += costs.parameters * machine.gather_seconds
     made: np.ndarray = load.trials[..., None] * load.most_W * turn_W
@@ -229,7 +231,7 @@ def _side_by_side(load: Load, costs: Costs, rows_W: np.ndarray, machine: Machine
 def _one_by_one(
     load: Load, costs: Costs, rows_W: np.ndarray, machine: Machine, own: OneByOne
 ) -> np.ndarray:
-    """Seconds of an epoch of training, (..., W); an update for each step."""
+    """Seconds of an epoch of training, (..., W), with one update per step."""
     products_W = costs.multiplications_slope * load.products_W
     products_W += costs.multiplications_intercept * load.turns_W
     activations_W = costs.activations_slope * load.activations_W
@@ -244,9 +246,9 @@ def _one_by_one(
 
 
 def _step(cost: Cost | Costs, rows: Any, machine: Machine) -> Any:
-    """Seconds of one trial for so many examples: of numbers, or of arrays that broadcast.
+    """Seconds that one trial takes for `rows` examples: numbers, or arrays that broadcast.
 
-    A forward pass has two operations for each multiplication, the backward pass twice as many.
+    A forward pass takes two operations per multiplication, the backward pass twice as many.
     """
     example = 6 * cost.multiplications / machine.flops
     example += cost.activations * machine.activation_seconds
@@ -255,11 +257,11 @@ def _step(cost: Cost | Costs, rows: Any, machine: Machine) -> Any:
 
 
 def enough_at_once(cost: Cost, rows: int, machine: Machine) -> float:
-    """How many trials side by side a device needs to be as fast as with more of them.
+    """How many trials a device has to train side by side to be as fast as with more of them.
 
-    Fewer keep less in the cache, and where trials end early, what is left fills fewer chunks.
-    Measured on a CPU: 8 where a step is nearly all arithmetic, 32 where it is nearly all overhead
-    of its operations. Accelerators want all there are.
+    Fewer trials take less of the cache, and if some end early, the rest fill fewer chunks. Measured
+    on a CPU: 8 if a step is nearly all arithmetic, 32 if it is nearly all overhead of calling
+    operations. For accelerators there is no limit.
     """
     if machine.one_by_one is None:
         return math.inf
@@ -268,11 +270,11 @@ def enough_at_once(cost: Cost, rows: int, machine: Machine) -> float:
 
 
 def stacked(loads: Sequence[Load]) -> Load:
-    """Those of many groups as one."""
+    """The loads of many groups in one object."""
     return Load(np.stack([load.numbers for load in loads]))
 
 
 def alone(cost: Cost, steps: int, batch_size: int, evaluated: int, machine: Machine) -> float:
-    """Seconds of an epoch of one trial that nothing is padded for, as `best` has it."""
+    """Seconds of an epoch of one trial without any padding, computed as in `best`."""
     step: float = _step(cost, batch_size, machine)
     return steps * step + 2 * cost.multiplications * evaluated / machine.flops

@@ -1,9 +1,10 @@
 """Merging: the fewest groups of trials that take hardly longer than the best grouping found.
 
-From groups of equal sizes, the two whose merging costs the least are merged, again and again: the
-seconds of padding count against the seconds of a compilation (agglomerative clustering). Of up to
-`MOST` groups every pair is compared. More are halved first, again and again, so that those of
-similar sizes stay together: into about `MOST` cells, each of which is one group if that pays.
+Initially each group holds trials of equal sizes. The two groups that cost the least to merge are
+merged, again and again, weighing the seconds of padding against those of a compilation
+(agglomerative clustering). With up to `MOST` groups, every pair is compared. More groups are first
+split into about `MOST` cells, by halving them repeatedly so that similar sizes stay together; each
+cell becomes one group if that pays.
 """
 
 import functools
@@ -20,40 +21,40 @@ from jaxexp.spec.padding import each_layer
 from jaxexp.spec.trial import Trial, with_values
 from jaxexp.spec.values import Value
 
-MOST = 256  # groups of which every pair is compared
-SLACK = 0.15  # of the seconds of the best grouping: what fewer groups may take beyond it
+MOST = 256  # groups, up to which every pair is compared
+SLACK = 0.15  # how much longer than the best grouping fewer groups may take, as a share of it
 
 
 @dataclass(frozen=True)
 class Group:
-    """Trials that may share a program: what of them decides how long they train."""
+    """Trials that may share a program: what decides how long they train."""
 
-    members: tuple[int, ...]  # which of the given programs it merges
+    members: tuple[int, ...]  # the indices of the given programs that it merges
     load: Load
-    sizes: tuple[Value, ...]  # the largest of every size, and the rates that are on
+    sizes: tuple[Value, ...]  # the largest value of every size, and the rates that are on
     seconds: float = 0.0  # of training and compiling, on one device
-    compile_seconds: float = 0.0  # of it
+    compile_seconds: float = 0.0  # included in `seconds`
 
 
 class Way(NamedTuple):
-    """Groupings on the way from the given groups to one, each of fewer groups; which is chosen."""
+    """Groupings from the given groups to a single one, each of fewer groups; which is chosen."""
 
     groupings: list[list[Group]]
     chosen: int
 
 
 class Merger:
-    """Merges groups that agree in all that cannot be padded."""
+    """Merges groups that agree in everything that cannot be padded."""
 
     def __init__(self, like: Trial, workload: Workload, machine: Machine):
-        """`like` holds what the trials have in common, and is `least_of` them."""
+        """`like` is the `least_of` all trials; it holds what they have in common."""
         self._like, self._workload, self._machine = like, workload, machine
         self._fields = {name: field for name, field in like.fields().items() if _differs(field)}
         self._costs: dict[tuple[Value, ...], Costs] = {}
         self._pairs: dict[tuple[tuple[Value, ...], tuple[Value, ...]], tuple[Value, ...]] = {}
 
     def groups(self, bounding: Sequence[Trial], loads: Sequence[Load]) -> list[Group]:
-        """One for each load, of trials of equal sizes: those of its bounding trial."""
+        """One group per load, of trials of equal sizes: those of its bounding trial."""
         sizes = [tuple(getattr(bound, name) for name in self._fields) for bound in bounding]
         found = self._best(stacked(loads), Costs.stacked(map(self._cost, sizes)))
         return [
@@ -63,9 +64,9 @@ class Merger:
         ]  # fmt: skip
 
     def way(self, groups: Sequence[Group]) -> Way:
-        """The chosen grouping takes hardly longer than the best one found.
+        """Merge step by step; the chosen grouping takes hardly longer than the best one found.
 
-        Where there are too many groups to compare all pairs, the first step is a large one.
+        If there are too many groups to compare all pairs, the first step merges many at once.
         """
         reduced = self._reduced(list(groups))
         way = self._agglomerated(reduced)
@@ -74,11 +75,11 @@ class Merger:
         return Way([list(groups), *way.groupings], way.chosen + 1)
 
     def _reduced(self, groups: list[Group]) -> list[Group]:
-        """At most twice `MOST` groups, or those that are left where merging does not pay."""
+        """At most twice `MOST` groups, or those that remain because merging does not pay."""
         return groups if len(groups) <= MOST else self._cells(groups, len(groups) / MOST)
 
     def _cells(self, groups: list[Group], most: float) -> list[Group]:
-        """Merged: halves of halves of at most so many groups, where that pays."""
+        """Halve the groups into cells of at most `most` groups; merge each cell if that pays."""
         if len(groups) == 1:
             return groups
         if len(groups) <= most:
@@ -88,7 +89,7 @@ class Merger:
         return [cell for half in self._halves(groups) for cell in self._cells(half, most)]
 
     def _halves(self, groups: list[Group]) -> tuple[list[Group], list[Group]]:
-        """Cut where they differ the most: by batch size, epochs, or one of their sizes."""
+        """Two halves, sorted by what differs the most: batch size, epochs, or one of the sizes."""
         fields = self._fields.values()
         places = np.log(
             [
@@ -105,7 +106,7 @@ class Merger:
         return ordered[: len(groups) // 2], ordered[len(groups) // 2 :]
 
     def _agglomerated(self, groups: list[Group]) -> Way:
-        """To one group; the fewest are chosen that take at most the share `SLACK` over the best."""
+        """Merge down to one group; choose the fewest that are within `SLACK` of the best."""
         if len(groups) > 2 * MOST:
             return Way([groups], 0)
         groupings, steps = self._steps(groups)
@@ -116,7 +117,7 @@ class Merger:
         return Way(groupings, last)
 
     def _steps(self, groups: list[Group]) -> tuple[list[list[Group]], list[float]]:
-        """Merge until one is left: all groupings, and the seconds that each step takes more."""
+        """Merge until one group is left: all groupings, and the seconds that each step adds."""
         made, count = dict(enumerate(groups)), len(groups)
         extra = np.full((count, count), np.inf)
         for i in range(1, count):
@@ -135,9 +136,9 @@ class Merger:
         return groupings, steps
 
     def _extra(self, a: Group, others: Sequence[Group]) -> np.ndarray:
-        """The seconds that `a` and each of the others take more in one program, (G,).
+        """The extra seconds that `a` and each of the others take in one program, (G,).
 
-        Negative where merging pays.
+        Negative if merging pays.
         """
         load = a.load.joined(stacked([other.load for other in others]))
         costs = (self._cost(self._padded(a.sizes, other.sizes)) for other in others)
@@ -147,7 +148,7 @@ class Merger:
         return more
 
     def joined(self, groups: Sequence[Group]) -> Group:
-        """One group of all, padded."""
+        """One group of all these, padded."""
         members = tuple(member for group in groups for member in group.members)
         load = functools.reduce(Load.joined, [group.load for group in groups])
         sizes = functools.reduce(self._padded, [group.sizes for group in groups])
@@ -159,7 +160,7 @@ class Merger:
         return best(load, costs, self._workload.evaluated, self._machine)
 
     def _cost(self, sizes: tuple[Value, ...]) -> Costs:
-        """Kept, as that of a task of the user's own is found by a trace."""
+        """The costs of these sizes; cached, as for a user's own task each takes a trace to find."""
         if sizes not in self._costs:
             values = dict(zip(self._fields, sizes, strict=True))
             trial = with_values(self._like, **values)
@@ -167,7 +168,7 @@ class Merger:
         return self._costs[sizes]
 
     def _padded(self, a: tuple[Value, ...], b: tuple[Value, ...]) -> tuple[Value, ...]:
-        """The sizes to which both are padded."""
+        """The sizes to which both are padded; cached."""
         if (a, b) not in self._pairs:
             each = zip(self._fields.values(), a, b, strict=True)
             padded = tuple(x if x == y else _larger(field, x, y) for field, x, y in each)
@@ -176,19 +177,19 @@ class Merger:
 
 
 def _differs(field: Hyperparameter) -> bool:
-    """Whether trials that share a program may differ in it at a cost, batch sizes left out."""
+    """Whether differing in it costs trials that share a program something; not batch sizes."""
     return field.name != "batch_size" and (field.kind is Kind.SIZE or field.off is not None)
 
 
 def _extent(field: Hyperparameter, value: Value) -> int:
-    """Of a size one more than the largest of all layers; of a rate whether it is on, 1 or 2."""
+    """For a size, one more than the largest of all layers; for a rate, 2 if it is on, else 1."""
     if field.kind is not Kind.SIZE:
         return 1 + (value != field.off)
     return 1 + max(each_layer(cast(int, value)))
 
 
 def _larger(field: Hyperparameter, a: Value, b: Value) -> Value:
-    """Of a size the larger, of all layers; of a rate that is on in one, whatever is on."""
+    """For a size, the larger one over all layers; for a rate, a value that is on."""
     if field.kind is not Kind.SIZE:
         return a if a != field.off else b
     return max(*each_layer(cast(int, a)), *each_layer(cast(int, b)))

@@ -31,12 +31,12 @@ from jaxexp.spec.sweep import Sweep
 from jaxexp.spec.trial import Trial, with_values
 
 MODES = ("auto", "exact", "one")
-STATE_COPIES = 3 * 2  # of parameters: they and Adam's moments; one more while a call runs
-TOUCHED = 4  # of parameters, by a step: they, Adam's moments, and gradients
-RECORD_COPIES = 3  # of records at the peak: as they come, stacked, and in the results
-PARTS = 32  # of its work, that each of several nodes should find as programs of their own,
-LEAST_SECONDS = 20.0  # if they take so long on a node: giving one out costs part of a second
-CALL_COPIES = 3  # of what an epoch records, while a call runs: given, under way, and returned
+STATE_COPIES = 3 * 2  # of parameters: themselves and Adam's two moments; twice while a call runs
+TOUCHED = 4  # copies of parameters in a step: themselves, Adam's moments, and gradients
+RECORD_COPIES = 3  # of records at the peak: as they arrive, stacked, and in the results
+PARTS = 32  # programs into which the work of each of several nodes is cut,
+LEAST_SECONDS = 20.0  # if each takes this long: handing one out costs a fraction of a second
+CALL_COPIES = 3  # of an epoch's records while a call runs: passed in, in use, and returned
 
 
 def plan(
@@ -52,20 +52,20 @@ def plan(
 ) -> Plan:
     """Group the trials of all sweeps into programs, and the programs onto devices.
 
-    A trial that stands in several sweeps trains once, and one that is the prefix of another does
-    not train at all. `mode` says which trials share a program: "exact" those of equal sizes and
+    A trial that is in several sweeps trains once, and one that is the prefix of another is not
+    trained at all. `mode` says which trials share a program: "exact" those of equal sizes and
     choices, "one" all of them, "auto" those whose padding costs less than another program.
 
     A program with at least as many trials as there are devices is spread over all of them. The
-    others are placed the longest first, each on one device or spread over as many as it has
-    trials, wherever it would end soonest (after Graham's rule). Trials of a timed sweep that differ
-    in more than their seed have a program each, which runs alone.
+    others are placed longest first, each on one device or spread over as many as it has trials,
+    wherever it would end soonest (Graham's rule). Trials of a timed sweep that differ in more than
+    their seed have a program each, which runs alone.
 
-    With several `nodes`, machines of so many `devices` each, a program trains on one of them,
-    whichever is free. Long programs are cut, so that all nodes have work until the end.
+    With several `nodes`, which are machines with `devices` devices each, a program trains on
+    whichever node is free. Long programs are cut, so that all nodes have work until the end.
 
-    `host_memory` is how many bytes may be taken on the host (of which the devices of a CPU are a
-    part), `device_memory` how many on each device, if it has memory of its own.
+    `host_memory` is how many bytes may be used on the host (which include those of CPU devices),
+    and `device_memory` how many on each device, if devices have memory of their own.
 
     Raises UserError for an unknown mode, trials that cannot share one program, two sweeps of one
     name, or a grid that needs more memory than there is.
@@ -89,7 +89,7 @@ def plan(
 
 
 def check_mode(mode: str) -> None:
-    """Raise UserError for an unknown one."""
+    """Raise UserError for an unknown mode."""
     if mode not in MODES:
         raise UserError(f"programs={mode!r}: expected one of {', '.join(MODES)}")
 
@@ -97,10 +97,10 @@ def check_mode(mode: str) -> None:
 def tradeoff(
     sweeps: Iterable[Sweep], workload: Workload, *, mode: str = "auto", backend: str = "cpu"
 ) -> tuple[list[Grouping], int | None]:
-    """The groupings from which `plan` chooses, from a program for each size on; and which it does.
+    """The groupings from which `plan` chooses, one program per size first; and which it chooses.
 
-    Programs that are cut into parts count as one. None is chosen where `mode` is "one" and the
-    trials differ in what is never merged.
+    Programs that are cut into parts count as one. None is chosen if `mode` is "one" and the trials
+    differ in something that is never merged.
     """
     planner = _Planner(list(sweeps), 1, workload, "auto", MACHINES[backend])
     groupings, chosen = planner.groupings()
@@ -136,8 +136,8 @@ class _Planner:
     mode: str
     machine: Machine
     nodes: int = 1
-    memory: float = math.inf  # bytes of each device that programs may take
-    # By the identity of a program's trials, which take long to compare.
+    memory: float = math.inf  # bytes that programs may use on each device
+    # By the identity of a program's trials, which are slow to compare.
     _found: dict[int, tuple[object, Best]] = dataclasses.field(default_factory=dict)
 
     def programs(self) -> list[Program]:
@@ -155,14 +155,14 @@ class _Planner:
         return self._sharing([self._estimated(self._in_chunks(program)) for program in placed])
 
     def groupings(self) -> tuple[list[Grouping], int]:
-        """What merging passes by, and which of it is chosen."""
+        """The groupings that merging goes through, and which of them is chosen."""
         programs = [self._program(group) for group in self._groups()]
         needed = sum(self._needed(trial) for program in programs for trial in program.trials)
         return combined([self._way(alike) for alike in self._kinds(programs)], needed)
 
     @functools.cached_property
     def _records(self) -> dict[Trial, set[str]]:
-        """Every trial once, with all that some sweep wants recorded of it."""
+        """Every trial once, with everything that any sweep wants recorded of it."""
         records: dict[Trial, set[str]] = {}
         for sweep in self.sweeps:
             for trial in sweep.trials():
@@ -174,12 +174,12 @@ class _Planner:
         return {trial for sweep in self.sweeps if sweep.timed for trial in sweep.trials()}
 
     def _groups(self) -> list[list[Trial]]:
-        """Trials that share a program whatever it costs: those of equal sizes, or all of them."""
+        """Trials that share a program in any case: those of equal sizes, or with mode "one" all."""
         trials = list(self._records)
         shared = [trial for trial in trials if trial not in self._timed]
         groups: dict[object, list[Trial]] = {}
         for trial in trials:
-            if trial in self._timed:  # seeds cost the same, and may be timed side by side
+            if trial in self._timed:  # seeds cost the same and may be timed side by side
                 alike = static_values(trial), with_values(trial, seed=0)
                 groups.setdefault(alike, []).append(trial)
         if self.mode == "one" and len({type(trial) for trial in shared}) > 1:
@@ -197,7 +197,7 @@ class _Planner:
         return list(groups.values())
 
     def _program(self, trials: Sequence[Trial]) -> Program:
-        """One program for these trials, prefixes found."""
+        """One program for these trials, without training those that are prefixes of others."""
         longest: dict[Trial, Trial] = {}
         rest = without_epochs(trials)
 
@@ -226,7 +226,7 @@ class _Planner:
         """The fastest way to train these trials in one program."""
         key = id(program.trials)
         if key not in self._found:
-            self._found[key] = program.trials, self._search(program)  # kept, so that it is no other
+            self._found[key] = program.trials, self._search(program)  # kept: its id stays its own
         return self._found[key][1]
 
     def _search(self, program: Program) -> Best:
@@ -235,7 +235,7 @@ class _Planner:
         return best(self._load(program, least), costs, self.workload.evaluated, self.machine)
 
     def _load(self, program: Program, least: Trial) -> Load:
-        """What its trials have to do, those that cost the same counted together."""
+        """What the program's trials have to do; trials that cost the same are counted together."""
         counts, alike = collections.Counter[Trial](), dict[object, Trial]()
         for trial in program.trials:
             counts[alike.setdefault(static_key(trial), trial)] += 1
@@ -246,12 +246,13 @@ class _Planner:
     def _merge(self, programs: list[Program]) -> list[Program]:
         """Merge programs while their common padding costs less than compiling one more.
 
-        Options are never merged: computing all of them costs more than it saves.
+        Programs with different options are never merged: computing every option costs more than
+        that saves.
         """
         return [merged for alike in self._kinds(programs) for merged in self._merge_alike(alike)]
 
     def _kinds(self, programs: list[Program]) -> list[list[Program]]:
-        """Programs that may be merged, in one list each."""
+        """The programs in lists, each of programs that may be merged with one another."""
         kinds: dict[object, list[Program]] = {}
         for program in self._by_work(programs):
             kinds.setdefault(id(program) if program.alone else self._kind(program), []).append(
@@ -260,13 +261,13 @@ class _Planner:
         return [paddable for own in kinds.values() for paddable in self._paddable(own)]
 
     def _kind(self, program: Program) -> object:
-        """Equal for programs that may be merged."""
+        """A key that is equal for programs that may be merged."""
         trial = program.trials[0]
         batch = None if self.workload.pads_batches else trial.batch_size
         return program.record, batch, unpadded(trial)
 
     def _paddable(self, programs: list[Program]) -> list[list[Program]]:
-        """These in one list, or in one for each size where their models cannot be padded."""
+        """These programs in one list, or in one list per size if their models cannot be padded."""
         trials = [trial for program in programs for trial in program.trials]
         if len(programs) == 1 or self.workload.pads_sizes(trials):
             return [programs]
@@ -289,7 +290,7 @@ class _Planner:
         ]
 
     def _way(self, programs: list[Program]) -> Way:
-        """From these programs, which may be merged, to one."""
+        """The merging of these programs, which may all be merged into one."""
         bounding = [self._bound(program) for program in programs]
         least = least_of([trial for program in programs for trial in program.trials])
         merger = Merger(least, self.workload, self.machine)
@@ -297,7 +298,7 @@ class _Planner:
         return merger.way(merger.groups(bounding, loads))
 
     def _by_work(self, programs: Sequence[Program]) -> list[Program]:
-        """The least work first; ties by content, so that the order of the axes decides nothing."""
+        """Least work first; ties are sorted by content, so that the order of axes has no effect."""
         alike: dict[float, list[Program]] = {}
         for program in programs:
             alike.setdefault(self._work(program), []).append(program)
@@ -308,26 +309,26 @@ class _Planner:
         ]
 
     def _bound(self, program: Program) -> Trial:
-        """A trial that costs at least as much as any of the program."""
+        """A trial that costs at least as much as any in the program."""
         return max(bounds(program.spec), key=lambda t: self.workload.cost(t).multiplications)
 
     def _work(self, program: Program) -> float:
-        """Device-seconds of training, padding included."""
+        """Device-seconds of training, including padding."""
         return float(self._best(program).seconds)
 
     def _needed(self, trial: Trial) -> float:
-        """Device-seconds of training a trial, without any padding."""
+        """Device-seconds of training a trial without any padding."""
         cost, steps = self.workload.cost(trial), self.workload.steps(trial.batch_size)
         evaluated = self.workload.evaluated
         return trial.epochs * alone(cost, steps, trial.batch_size, evaluated, self.machine)
 
     def _parts(self, program: Program) -> list[Program]:
-        """The program, or several of fewer trials where its state would be too large.
+        """The program, or several programs of fewer trials if its state would be too large.
 
-        They run one after another, spread over all devices, and share the compiled functions. A
-        rest of fewer trials than there are devices would keep some of them busy with copies: it is
-        compiled for fewer devices where that costs less, and where it shares their memory with
-        nothing of its own kind.
+        These run one after another, spread over all devices, and share their compiled functions. A
+        last part with trials left over would keep some devices busy with copies: it is compiled for
+        fewer devices if that costs less and device memory is not limited, as it may then run beside
+        the other parts.
         """
         cost, devices = self.workload.cost(self._bound(program)), self.devices
         state = 4 * STATE_COPIES * max(1, cost.parameters)
@@ -351,9 +352,9 @@ class _Planner:
         ]
 
     def _for_nodes(self, programs: Sequence[Program]) -> list[Program]:
-        """Long programs cut into parts, of which each node trains several, one after another.
+        """Cut long programs into parts, of which each node trains several, one after another.
 
-        Parts of one size share the compiled functions of a node.
+        On a node, parts of the same size share their compiled functions.
         """
         every = sum(self._work(program) for program in programs if not program.alone)
         share = max(every / self.devices / self.nodes / PARTS, LEAST_SECONDS)
@@ -379,7 +380,7 @@ class _Planner:
         ]
         placed = [dataclasses.replace(p, devices=everywhere) for p in spread]
         busy = [0.0] * self.devices * self.nodes
-        of_all = {id(program) for program in spread}  # equal programs take long to compare
+        of_all = {id(program) for program in spread}  # equal programs are slow to compare
         for program in programs:
             if id(program) in of_all or program.alone:
                 continue
@@ -396,9 +397,9 @@ class _Planner:
         return placed + alone
 
     def _in_chunks(self, program: Program) -> Program:
-        """As few trials at a time as are fast, in equal chunks; what a step touches is cached.
+        """Set the chunk: as few trials at a time as are fast, in equal chunks that fit the cache.
 
-        Fewer where a device has no memory for so many.
+        Chunks are smaller if a device has not enough memory for them.
         """
         if program.one_by_one:
             return dataclasses.replace(program, chunk=1)
@@ -417,16 +418,16 @@ class _Planner:
         if not any(map(fits, chunks)):
             fewer = (math.ceil(own / n) for n in range(several + 1, own + 1))
             chunks = [next(filter(fits, fewer), 1)]
-        # Few places that no trial fills; of as few, the smallest chunks.
+        # As few empty places as possible; then the smallest chunks.
         return dataclasses.replace(
             program,
             chunk=min(chunks, key=lambda c: (not fits(c), math.ceil(own / c) * c, c)),
         )
 
     def _sharing(self, programs: list[Program]) -> list[Program]:
-        """With how many of them a node trains with the same compiled functions.
+        """Set for each program how many on a node share its compiled functions.
 
-        Their smaller batches, of trials that are left when others have ended, are shared as well.
+        Functions for the smaller batches that remain when trials have ended are shared as well.
         """
         compiled = [self._compiled(program) for program in programs]
         counts = collections.Counter(compiled)
@@ -441,21 +442,21 @@ class _Planner:
         ]
 
     def _compiled(self, program: Program) -> object:
-        """Equal for programs that share their compiled functions."""
+        """A key that is equal for programs that share their compiled functions."""
         lengths = frozenset[object]()
         if any(map(self.workload.run_length_matters, program.trials)):
             lengths |= {(t.epochs, self.workload.steps(t.batch_size)) for t in program.trials}
         return functions_of(program), program.devices, lengths
 
     def trial_bytes(self, program: Program) -> tuple[float, float]:
-        """What each of its trials takes of a device while a call runs; more while it is trained."""
+        """Bytes that each trial takes of a device in a call, and further bytes while it trains."""
         cost = self.workload.cost(self._bound(program))
         floats = self.workload.epoch_floats(cost, program.batch_sizes[0], program.record)
         held = _copies(program) * cost.parameters + CALL_COPIES * floats
         return 4 * held, 4 * 2 * cost.activations * program.rows
 
     def _most_rows(self, program: Program) -> float:
-        """How many of its trials a device has memory for, if it trains one at a time."""
+        """How many of the program's trials fit on a device if it trains one at a time."""
         held, running = self.trial_bytes(program)
         return (self.memory - running) / max(1, held)
 
@@ -483,12 +484,12 @@ class _Planner:
 
 
 def _copies(program: Program) -> int:
-    """Of its parameters: gradients that are gathered, and given, among them."""
+    """How many copies of its parameters a program holds, with gradients gathered and passed in."""
     return STATE_COPIES + (2 if program.microbatch else 0)
 
 
 def _cut(program: Program, most: int) -> list[Program]:
-    """Programs of so many trials at most, each with the prefixes of its own."""
+    """Programs of at most `most` trials, each with the prefixes of its own trials."""
     return [
         dataclasses.replace(
             program,
@@ -504,9 +505,10 @@ def _cut(program: Program, most: int) -> list[Program]:
 
 
 def _in_turns(program: Program, ordered: Sequence[Trial]) -> Program:
-    """The program with its trials so that every part of them has as many of the first of the order.
+    """The program with its trials arranged so that all parts have equally many of the first ones.
 
-    For any number of devices, which take equal parts: the places are bits of a number, reversed.
+    This holds for any number of devices, which take equal parts: trials are sorted by the reversed
+    bits of their index.
     """
     bits = (len(ordered) - 1).bit_length()
     places = sorted(range(len(ordered)), key=lambda i: f"{i:0{bits}b}"[::-1])

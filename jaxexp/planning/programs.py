@@ -21,16 +21,16 @@ class Estimate:
 
     seconds: float = 0.0  # device-seconds of training, padding included
     compile_seconds: float = 0.0
-    sharing: float = 1.0  # programs of a node that have the same compiled functions
+    sharing: float = 1.0  # programs on a node with the same compiled functions
     padding: float = 0.0  # the share of the arithmetic that no trial needs
-    shares: tuple[float, ...] = ()  # of each member in the work
-    state_bytes: float = 0.0  # parameters and moments, on all its devices, while a call runs
-    device_bytes: float = 0.0  # on all its devices, while a call runs, without the data
+    shares: tuple[float, ...] = ()  # each member's share of the work
+    state_bytes: float = 0.0  # parameters and moments, over all its devices, while a call runs
+    device_bytes: float = 0.0  # over all its devices, while a call runs, without the data
     record_bytes: float = 0.0  # what its trials leave behind, on the host
 
     @property
     def shared_compile_seconds(self) -> float:
-        """Its share of a compilation that is done once for several programs."""
+        """This program's share of a compilation that is done once for several programs."""
         return self.compile_seconds / self.sharing
 
 
@@ -38,8 +38,8 @@ class Estimate:
 class Program:
     """Trials that are trained as one batch.
 
-    Of trials that differ in their epochs alone, only the longest is trained: the others are its
-    `prefixes`, pairs of a trial and the place in `trials` of the one that it is a prefix of.
+    Of trials that differ only in their epochs, just the longest is trained. The others are in
+    `prefixes`: pairs of a trial and the index in `trials` of the one whose prefix it is.
     """
 
     trials: tuple[Trial, ...]
@@ -47,7 +47,7 @@ class Program:
     record: tuple[str, ...] = ()  # what is kept beyond losses and metrics
     devices: tuple[int, ...] = ()  # the batch is spread over these
     chunk: int = 1  # trials that a device trains side by side, one chunk after another
-    # Examples computed at once, where batches of several sizes are computed in parts.
+    # Examples computed at once, if batches of several sizes are computed in parts.
     microbatch: int | None = None
     one_by_one: bool = False  # whether the trials of a device train one after another, each whole
     alone: bool = False  # whether nothing else may run beside it
@@ -55,7 +55,7 @@ class Program:
 
     @cached_property
     def id(self) -> str:
-        """Sixteen hexadecimal digits that name what is trained and recorded, on any devices."""
+        """Sixteen hexadecimal digits that identify what is trained and recorded, on any devices."""
         content = [[trial.id for trial, _ in self.members], self.record]
         return digest(json.dumps(content))
 
@@ -71,26 +71,26 @@ class Program:
 
     @cached_property
     def batch_sizes(self) -> tuple[int, ...]:
-        """Those of its trials, each once, the smallest first: it takes the most steps."""
+        """The batch sizes of its trials, each once, smallest first: that takes the most steps."""
         return tuple(sorted({trial.batch_size for trial in self.trials}))
 
     @property
     def rows(self) -> int:
-        """The examples that are computed at once, padding included."""
+        """The number of examples computed at once, including padding."""
         return self.microbatch or self.batch_sizes[-1]
 
     @property
     def members(self) -> list[tuple[Trial, int]]:
-        """Every trial that the program answers for, and its place in the batch."""
+        """Every trial whose results the program gives, and its index in the batch."""
         return [(trial, i) for i, trial in enumerate(self.trials)] + list(self.prefixes)
 
     def filled(self) -> int:
-        """The trials of the batch with those that fill it up, so that every chunk is full."""
+        """The number of trials in the batch, including copies that fill up every chunk."""
         full = len(self.devices) * self.chunk
         return full * math.ceil(len(self.trials) / full)
 
     def why(self) -> str:
-        """What its trials have in common and what differs, in words."""
+        """What the program's trials have in common, and how they differ, in words."""
         like, default = self.spec.like, type(self.trials[0])()
         same = [
             f"{name}={text(value)}"
@@ -113,7 +113,7 @@ class Plan:
     devices: int
     backend: str = "cpu"
     data_bytes: float = 0.0  # on every device
-    nodes: int = 1  # machines with so many devices each; a program has one of them
+    nodes: int = 1  # machines with `devices` devices each; a program runs on one
     mode: str = "auto"  # how it was decided which trials share a program
 
     @property
@@ -125,9 +125,9 @@ class Plan:
     def streams(self) -> list[list[Program]]:
         """The programs that may run side by side, by the devices on which they run.
 
-        Streams run at the same time, the programs of a stream one after another. A large program
-        waits for those before it that share a device with it: their states would fill the memory,
-        while one alone keeps the device busy.
+        Streams run at the same time, and the programs of a stream one after another. A large
+        program waits for those before it that share a device with it: together, their states would
+        fill the memory, and one alone keeps the device busy.
         """
         large = MACHINES[self.backend].state_bytes / 4
         streams: list[list[Program]] = []
@@ -146,15 +146,15 @@ class Plan:
 
     @property
     def alone(self) -> list[Program]:
-        """The programs that run one after another, when all streams have ended."""
+        """The programs that run one after another, once all streams have ended."""
         return [program for program in self.programs if program.alone]
 
     @cached_property
     def seconds(self) -> float:
-        """Estimated seconds of compilation and then of training, the devices equally busy.
+        """Estimated seconds of compilation and then of training, with devices equally busy.
 
-        More devices train a program faster, but one compilation takes as long; as many of them as
-        there are devices run side by side. Of several nodes, `nodes.forecast` knows more.
+        More devices train a program faster, but do not speed up a compilation; as many compilations
+        run side by side as there are devices. For several nodes, `nodes.forecast` is more precise.
         """
         estimates, devices = [program.estimate for program in self.programs], self.devices
         compiling = max(
@@ -168,7 +168,7 @@ class Plan:
         return compiling + max(longest, shared) + alone
 
     def device_bytes(self, device: int) -> float:
-        """Estimated bytes on one device: the data, and of each stream its largest program."""
+        """Estimated bytes on one device: the data, and the largest program of each stream."""
 
         def own(programs: Iterable[Program]) -> float:
             parts = (
@@ -188,7 +188,7 @@ class Plan:
     def memory(self) -> float:
         """Estimated bytes of arrays, on all devices and on the host.
 
-        A process takes some 400 MB beside them: Python, JAX, and what a compilation leaves behind.
+        A process takes some 400 MB in addition: Python, JAX, and what a compilation leaves behind.
         """
         used = {device for program in self.programs for device in program.devices}
         return self.record_bytes + sum(self.device_bytes(device) for device in used)
@@ -199,7 +199,7 @@ class Plan:
         lost = [program.estimate.padding for program in self.programs]
         share = sum(w * p for w, p in zip(work, lost, strict=True)) / (sum(work) or 1)
         nodes = f"{count(self.nodes, 'node')} of " if self.nodes > 1 else ""
-        seconds = "" if nodes else f"about {self.seconds:.0f} s, "  # else a forecast says more
+        seconds = "" if nodes else f"about {self.seconds:.0f} s, "  # else a forecast follows
         lines = [
             f"{count(self.trials, 'trial')} in {count(len(self.programs), 'program')} on "
             f"{nodes}{count(self.devices, f'{self.backend} device')}, {seconds}"
@@ -232,7 +232,7 @@ class Plan:
 
 
 def size_text(size: float) -> str:
-    """Bytes as a person says them: 20 kB, 300 MB, 1.2 GB."""
+    """Bytes as people write them: 20 kB, 300 MB, 1.2 GB."""
     if size >= 1e9:
         return f"{size / 1e9:.1f} GB"
     return f"{size / 1e6:.0f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"

@@ -1,6 +1,6 @@
-"""What fewer programs cost and save: padding that is trained against compilations.
+"""What fewer programs cost and save: more padding to train, but fewer compilations.
 
-Merging passes by many groupings of the trials; this is what each of them is expected to take.
+Merging goes through many groupings of the trials; this is how long each of them should take.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from jaxexp.planning.merging import Group, Way
 
 @dataclass(frozen=True)
 class Grouping:
-    """So many programs, and what they are expected to take on one device."""
+    """A number of programs, and how long they are expected to take on one device."""
 
     programs: int
     train_seconds: float  # padding included
@@ -20,11 +20,11 @@ class Grouping:
 
 
 def combined(ways: Sequence[Way], needed: float) -> tuple[list[Grouping], int]:
-    """Groupings of all trials, those of several kinds merged side by side; which is chosen.
+    """Groupings of all trials, combined from the ways of several kinds; and which is chosen.
 
-    Groups of different ways are never merged. First, each way goes to its own choice, then to its
-    end, always by the step that costs the least. `needed` are the seconds that the trials would
-    train without any padding.
+    Groups of different ways are never merged. Every way goes first to its own choice and then to
+    its end, always taking the step that costs the least of all ways. `needed` is how many seconds
+    the trials would train without any padding.
     """
     at = [0] * len(ways)
     each = [[_of(groups) for groups in way.groupings] for way in ways]
@@ -46,7 +46,7 @@ def _of(groups: Sequence[Group]) -> Grouping:
 
 
 def _more(before: Grouping, after: Grouping) -> float:
-    """The seconds that one takes more than the other."""
+    """How many seconds longer `after` takes than `before`."""
     training = after.train_seconds - before.train_seconds
     return training + after.compile_seconds - before.compile_seconds
 
