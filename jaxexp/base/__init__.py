@@ -1,4 +1,4 @@
-"""What every other folder may use: errors, files that appear whole or not at all, digests, memory.
+"""What all other folders may use: errors, files written whole or not at all, digests, memory.
 
-Imports nothing else of jaxexp, and no JAX.
+Imports nothing else from jaxexp, and not JAX.
 """

@@ -1,4 +1,4 @@
-"""How many steps an epoch has: of plain numbers, or of arrays inside a program."""
+"""How many steps an epoch has, for plain numbers or for arrays inside a program."""
 
 from typing import TYPE_CHECKING, overload
 
@@ -13,12 +13,12 @@ def steps_per_epoch(n: "int | Array", batch_size: "Array") -> "Array": ...
 @overload
 def steps_per_epoch(n: "int | Array", batch_size: "int | Array") -> "int | Array": ...
 def steps_per_epoch(n: "int | Array", batch_size: "int | Array") -> "int | Array":
-    """The number of batches of n examples, the last one partial: ceil(n / batch_size).
+    """The number of batches in n examples, counting a partial last one: ceil(n / batch_size).
 
     >>> steps_per_epoch(100, 32)
     4
     """
-    return (n - 1) // batch_size + 1  # n + batch_size might not be an int32
+    return (n - 1) // batch_size + 1  # n + batch_size might overflow int32
 
 
 @overload
@@ -30,7 +30,7 @@ def turns_per_epoch(
 def turns_per_epoch(
     n: "int | Array", batch_size: "int | Array", microbatch: int | None
 ) -> "int | Array":
-    """The microbatches of an epoch of n examples, or its steps where there are none.
+    """The number of microbatches in an epoch of n examples, or of steps if there are none.
 
     >>> turns_per_epoch(100, 32, 10)  # three batches of 4 microbatches, and one of 1
     13

@@ -1,4 +1,4 @@
-"""Progress of anything that is counted, for work that takes a while."""
+"""Progress of anything that can be counted, for work that takes a while."""
 
 import contextlib
 import time
@@ -11,13 +11,13 @@ WORTH_A_LINE = 1.0  # seconds
 def counting(what: str) -> Iterator[Callable[[int, int], None]]:
     """A function to call with the number done and the total; shown if it takes a while.
 
-    A bar on a terminal, elsewhere one line at the end.
+    On a terminal it is a bar, elsewhere one line at the end.
 
     >>> with counting("images") as progress:
     ...     for i in range(3):
     ...         progress(i + 1, 3)
     """
-    from rich.console import Console  # not before it is needed: describing a sweep starts at once
+    from rich.console import Console  # only when needed, as describing a sweep must start at once
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,

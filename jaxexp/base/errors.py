@@ -1,4 +1,4 @@
-"""Errors that a user can mend, and interruption; and what their own code raises, in a line."""
+"""Errors that users can fix, interruptions, and errors of users' own code in one line."""
 
 import sys
 import traceback
@@ -33,12 +33,12 @@ class UnavailableError(UserError):
 class InterruptedRunError(BaseException):
     """The run was asked to stop, and has saved what it had.
 
-    Like KeyboardInterrupt it is no `Exception`: code that mends errors must not swallow it.
+    Like KeyboardInterrupt it is not an `Exception`: code that handles errors must not swallow it.
     """
 
 
 def in_one_line(error: Exception, function: Callable[..., object] | None = None) -> str:
-    """What a function of a user's raised, in one line, with the file and line of their own.
+    """An error from a user's function in one line, with the file and line of the user's code.
 
     >>> in_one_line(ZeroDivisionError("division by zero"), print)
     'ZeroDivisionError: division by zero'
@@ -54,5 +54,5 @@ def in_one_line(error: Exception, function: Callable[..., object] | None = None)
 
 
 def _is_own(filename: str) -> bool:
-    """Whether a file is neither of this package nor of Python or a library installed in it."""
+    """Whether a file belongs neither to this package nor to Python or its installed libraries."""
     return not any(Path(filename).is_relative_to(p) for p in (PACKAGE, sys.prefix, sys.base_prefix))

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and that tell when something has changed them since."""
+"""Files that are written whole or not at all, and that reveal later changes."""
 
 import contextlib
 import hashlib
@@ -26,7 +26,7 @@ def digest(*parts: str | bytes) -> str:
 def whole_file(path: Path, *, seal: bool = False) -> Iterator[BinaryIO]:
     """A file to write, which appears at the end of the `with` block, or not at all.
 
-    A seal is a digest at the end, where HDF5 and zip do not look.
+    With `seal`, a digest is added at the end, where HDF5 and zip ignore it.
     """
     partial = path.with_name(f"{path.name}.partial")
     try:
@@ -46,15 +46,15 @@ def whole_file(path: Path, *, seal: bool = False) -> Iterator[BinaryIO]:
 
 
 def write_whole(path: Path, content: bytes | memoryview, *, seal: bool = False) -> None:
-    """Write a file whole or not at all; raises OSError."""
+    """Write a file whole or not at all; raises OSError if it cannot be written."""
     with whole_file(path, seal=seal) as file:
         file.write(content)
 
 
 def read_sealed(path: Path) -> bytes:
-    """What was written, without the seal.
+    """The content of a sealed file, without the seal.
 
-    Raises ValueError if the file is not as it was written, OSError if it cannot be read.
+    Raises ValueError if the file has changed since, and OSError if it cannot be read.
     """
     content, _, sha256 = path.read_bytes().rpartition(SEAL)
     if sha256 != hashlib.sha256(content).hexdigest().encode():
@@ -63,7 +63,7 @@ def read_sealed(path: Path) -> bytes:
 
 
 def matches(value: object, hint: type | types.UnionType) -> bool:
-    """Whether a value is of an annotated type: a class, a union, or a dict, list or tuple of some.
+    """Whether a value is of a type: a class, a union, or a dict, list or tuple of such types.
 
     >>> matches({"depth": ["1", "2"]}, dict[str, list[str]]), matches(True, int | None)
     (True, False)
@@ -81,5 +81,5 @@ def matches(value: object, hint: type | types.UnionType) -> bool:
     if isinstance(value, bool):
         return hint is bool
     if hint is float and isinstance(value, int):
-        return abs(value) < 2**63  # not beyond all floats
+        return abs(value) < 2**63  # larger ones are refused
     return isinstance(value, hint)

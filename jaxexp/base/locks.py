@@ -1,4 +1,4 @@
-"""A folder that one process uses at a time."""
+"""Folders that only one process uses at a time."""
 
 import contextlib
 import errno
@@ -13,7 +13,7 @@ from jaxexp.base.errors import UserError
 
 try:
     import fcntl
-except ImportError:  # on Windows, which has other locks
+except ImportError:  # on Windows, whose locks are different
     fcntl = None  # type: ignore[assignment]
 
 LOCK, HOLDER = ".lock", ".holder"
@@ -21,7 +21,7 @@ LOCK, HOLDER = ".lock", ".holder"
 
 @contextlib.contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Make a folder and hold it; the lock goes with the process that holds it.
+    """Make a folder and lock it; the lock ends with the block, or with the process.
 
     Raises UserError if it is in use, and OSError if it cannot be written.
 
@@ -47,13 +47,13 @@ def held(folder: Path) -> Iterator[None]:
 
 
 def in_use(folder: Path) -> UserError:
-    """What says that a folder is held, by whom, and what to do where its lock may outlive them."""
+    """The error for a folder in use: by whom, and what to do if its lock may outlive them."""
     remedy = f"; if it has ended, delete {folder / LOCK}" if _outlives(folder / LOCK) else ""
     return UserError(f"{folder}: in use by {holder(folder)}{remedy}")
 
 
 def _outlives(lock: Path) -> bool:
-    """Whether a lock is only a file, as where the file system has no locks: it is left behind."""
+    """Whether a lock is just a file, left behind because the file system supports no locks."""
     if fcntl is None:
         return False
     try:
@@ -73,7 +73,7 @@ def holder(folder: Path) -> str:
 
 
 def is_held(folder: Path) -> bool:
-    """Whether a process holds a folder; looking at one that nobody uses writes nothing."""
+    """Whether a process holds a folder; nothing is written if nobody uses it."""
     if not (folder / HOLDER).is_file():
         return False
     try:

@@ -1,4 +1,4 @@
-"""What counts as a number: Python's and NumPy's, and no bool."""
+"""What counts as a number: Python's and NumPy's numbers, but not bools."""
 
 import sys
 from typing import TypeGuard
@@ -9,7 +9,7 @@ from jaxexp.base.errors import UserError
 
 
 def is_int(value: object) -> "TypeGuard[int | np.integer]":
-    """Whether it is a whole number, which a bool is not.
+    """Whether it is a whole number; bools are not.
 
     >>> is_int(np.int64(3)), is_int(3.0), is_int(True)
     (True, False, False)
@@ -18,7 +18,7 @@ def is_int(value: object) -> "TypeGuard[int | np.integer]":
 
 
 def is_number(value: object) -> "TypeGuard[float | np.number]":
-    """Whether it is a number, which a bool is not, nor a whole one beyond every float.
+    """Whether it is a number; bools, and whole numbers too large for a float, are not.
 
     >>> is_number(np.float32(0.5)), is_number(3), is_number("3"), is_number(10**400)
     (True, True, False, False)
@@ -29,7 +29,7 @@ def is_number(value: object) -> "TypeGuard[float | np.number]":
 
 
 def checked_int(name: str, value: object, least: int = 1) -> int:
-    """A whole number as Python's; UserError, which names the argument, for what is none.
+    """A Python int; raises UserError, naming the argument, unless it is an int of at least `least`.
 
     >>> checked_int("trials", np.int64(3))
     3

@@ -6,5 +6,5 @@ import importlib.metadata
 
 @functools.cache
 def version(name: str) -> str:
-    """Of an installed package; read once in a process, as that takes milliseconds."""
+    """The version of an installed package; cached, as reading it takes milliseconds."""
     return importlib.metadata.version(name)

@@ -1,4 +1,4 @@
-"""Numbers of things and durations in words, and names that were meant."""
+"""Counts and durations in words, and suggestions for misspelt names."""
 
 import difflib
 import math
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 
 def count(n: int, one: str, many: str = "") -> str:
-    """A number of things.
+    """A count with its noun, singular or plural.
 
     >>> count(1, "program"), count(2, "program"), count(2, "class", "classes")
     ('1 program', '2 programs', '2 classes')
@@ -15,7 +15,7 @@ def count(n: int, one: str, many: str = "") -> str:
 
 
 def capitalised(text: str) -> str:
-    """With a capital first, the rest as it is; unchanged where the first word has capitals inside.
+    """Text with an initial capital; unchanged if the first word already contains capitals.
 
     >>> capitalised("loss of ResNet18 by epoch"), capitalised("mAP by epoch")
     ('Loss of ResNet18 by epoch', 'mAP by epoch')
@@ -25,7 +25,7 @@ def capitalised(text: str) -> str:
 
 
 def type_of(value: object) -> str:
-    """The name of its type, with an article.
+    """The name of a value's type, with an article.
 
     >>> type_of(3), type_of([])
     ('an int', 'a list')
@@ -35,7 +35,7 @@ def type_of(value: object) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """A question with the near matches of a name, to stand in a message; "" without any.
+    """A question for messages that suggests names similar to `name`; "" if there are none.
 
     >>> did_you_mean("device", ["devices", "memory"])
     'did you mean devices? '
@@ -51,7 +51,7 @@ def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them.
+    """Seconds as people say them.
 
     >>> duration(0.3), duration(42), duration(75), duration(3 * 3600 + 60)
     ('1 s', '42 s', '1 min 15 s', '3 h 1 min')

@@ -13,7 +13,7 @@ FunctionT = TypeVar("FunctionT", bound=Callable[..., object])
 
 
 def refuses_unknown_arguments(function: FunctionT) -> FunctionT:
-    """Refuse arguments of unknown names with a hint, where Python raises a TypeError."""
+    """Refuse arguments of unknown names with a hint, instead of Python's TypeError."""
     known = inspect.signature(function).parameters
 
     @functools.wraps(function)

@@ -1,4 +1,4 @@
-"""How the hyperparameters of a trial are declared, and the values that they take."""
+"""How the hyperparameters of a trial are declared, and which values they may have."""
 
 import dataclasses
 import enum
@@ -13,7 +13,7 @@ from jaxexp.spec.values import Hint, Value, float32, text
 
 T = TypeVar("T")
 Number = TypeVar("Number", bound=float)
-SMALLEST, LARGEST = 2.0**-126, 2.0**128 - 2.0**104  # of float32, subnormal numbers left out
+SMALLEST, LARGEST = 2.0**-126, 2.0**128 - 2.0**104  # of float32, without subnormal numbers
 
 
 class Kind(enum.Enum):
@@ -21,8 +21,8 @@ class Kind(enum.Enum):
 
     TRACED = "traced"  # it is a number inside the program
     SIZE = "size"  # smaller trials are padded to the largest
-    CHOICE = "choice"  # all the options are computed and one is taken
-    STATIC = "static"  # they cannot: each value has a program of its own
+    CHOICE = "choice"  # all options are computed and one is taken
+    STATIC = "static"  # they cannot: each value needs a program of its own
     LENGTH = "length"  # it says how long a trial trains: `epochs`, and nothing else
 
 
@@ -115,7 +115,7 @@ def choice(default: T, choices: Sequence[T] | None = None) -> T:
 def declare(
     default: T, kind: Kind, choices: Sequence[T] | None = None, **bounds: float | None
 ) -> T:
-    """The field of a dataclass that declares it."""
+    """A dataclass field that declares a hyperparameter."""
     metadata: dict[str, object] = {"kind": kind, **bounds}
     if choices is not None:
         metadata["choices"] = tuple(choices)
@@ -124,7 +124,7 @@ def declare(
 
 @dataclass(frozen=True)
 class Hyperparameter:
-    """What is declared of one field of a trial."""
+    """What is declared about one field of a trial."""
 
     name: str
     hint: Hint
@@ -136,11 +136,11 @@ class Hyperparameter:
     at_least: float | None = None
     below: float | None = None
     at_most: float | None = None
-    skipped: bool = False  # of a size: whether a model leaves out what is past a trial's
+    skipped: bool = False  # of a size: whether a model skips what lies past a trial's
 
     @functools.cached_property
     def on(self) -> Value:
-        """Of a rate that can be off, a value at which it is on: the default, or one near `off`."""
+        """For a rate that can be off, a value at which it is on: the default, or one near `off`."""
         if self.off is None or self.default != self.off:
             return self.default
         scale = max(1.0, abs(self.off))
@@ -157,14 +157,14 @@ class Hyperparameter:
         return True
 
     def in_program(self, value: Value) -> Value:
-        """What a value is inside a program: a traced float in float32, others as they are."""
+        """A value as it is inside a program: traced floats as float32, others unchanged."""
         traced = self.kind is Kind.TRACED and self.hint is float
         return float32(cast(float, value)) if traced else value
 
 
 @functools.lru_cache(maxsize=1 << 16, typed=True)  # a grid has few values, in many trials
 def check_range(declared: Hyperparameter, value: Value) -> None:
-    """Raise UserError for a value out of the declared range of its hyperparameter."""
+    """Raise UserError for a value outside the declared range of its hyperparameter."""
     name, choices = declared.name, declared.choices
     if choices is not None and value not in choices:
         raise UserError(f"{name}={text(value)!r}: expected one of {', '.join(map(text, choices))}")
@@ -185,14 +185,14 @@ def check_range(declared: Hyperparameter, value: Value) -> None:
         raise UserError(f"{name}={text(value)}: expected at least one number")
     if declared.kind in (Kind.TRACED, Kind.SIZE, Kind.LENGTH):
         _check_32_bits(name, each)
-    held = [float32(v) for v in each if isinstance(v, float)]  # of 0.99999999, that is 1
+    held = [float32(v) for v in each if isinstance(v, float)]  # 0.99999999 becomes 1
     traced = declared.kind is Kind.TRACED
     if traced and not all(test(v, float32(bound)) for v in held for test, _, bound in wanted):
         raise UserError(f"{name}={value}: expected a number {expected}, as float32 has it")
 
 
 def _check_32_bits(name: str, values: Sequence[Value]) -> None:
-    """Refuse what the 32 bits of a number inside a program would change: wrap, or make 0 or inf."""
+    """Refuse numbers that 32 bits cannot hold: they would wrap around, or become 0 or infinite."""
     for value in values:
         if isinstance(value, int) and abs(value) >= 2**31:
             raise UserError(f"{name}={value}: expected a whole number below {2**31} in magnitude")

@@ -1,4 +1,4 @@
-"""The names that results, means and tables use themselves: what a user names has to be another."""
+"""The names that results, means and tables use themselves, and that users may not take."""
 
 from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING
@@ -8,8 +8,8 @@ from jaxexp.base.errors import UserError
 if TYPE_CHECKING:
     from jaxexp.spec.sweep import Sweep
 
-REPLICATES = ("seed", "fold")  # repeat a setting, which is judged by its mean over them
-# Dimensions and variables of results, of means over seeds and of exported rows: by name, of what.
+REPLICATES = ("seed", "fold")  # they repeat a setting, which is judged by its mean over them
+# Dimensions and variables of results, means over seeds and exported rows: which of these by name.
 RESULTS = {
     **dict.fromkeys(("epoch", "split", "step", "layer", "trial_id", "seconds"), "results"),
     **dict.fromkeys(("loss", "running_loss", "step_loss", "gradient_norm"), "results"),
@@ -19,7 +19,7 @@ RESULTS = {
     **dict.fromkeys(("seeds", "diverged_seeds"), "means over seeds"),
     "sweep": "exported rows",
 }
-# Of tables in which each hyperparameter has a column, and metrics have none of their own names.
+# In tables with a column for each hyperparameter, but none named after a metric alone.
 COLUMNS = dict.fromkeys(
     ("rank", "trial", "value", "status", "place", "diverged",  # `select.rank` and `table`
      "baseline", "run", "train", "validation", "test", "spread", "undefined"),  # `compare`
@@ -28,7 +28,7 @@ COLUMNS = dict.fromkeys(
 
 
 def refuse_taken(where: str, name: str, taken: Mapping[str, str]) -> None:
-    """Raise UserError for a name that is taken: by name, in what."""
+    """Raise UserError if a name is taken; `taken` says, by name, where."""
     if name in taken:
         raise UserError(
             f"{where}: this name stands for something else in {taken[name]}; choose another"
@@ -41,8 +41,8 @@ def check_names(
 ) -> None:  # fmt: skip
     """Raise UserError for a hyperparameter, a metric or a prediction whose name is taken.
 
-    `recorded` are the predictions and their coordinates, of sweeps that record them. `COLUMNS` have
-    been refused as the class of the trials was read.
+    `recorded` names the predictions and their coordinates, for sweeps that record them. `COLUMNS`
+    were already refused when the class of the trials was read.
     """
     measured, columns = RESULTS | _of_metrics(metrics), _columns(metrics, splits)
     running = {name: "results" for name in metrics if name.startswith("running_")}
@@ -63,7 +63,7 @@ def check_names(
 
 
 def _of_metrics(metrics: Iterable[str]) -> dict[str, str]:
-    """What results, and means over seeds, have beside metrics."""
+    """The names that results and means over seeds derive from those of metrics."""
     names = (
         f"{of}{metric}{beside}"
         for metric in ("loss", *metrics)
@@ -75,7 +75,7 @@ def _of_metrics(metrics: Iterable[str]) -> dict[str, str]:
 
 
 def _columns(metrics: Iterable[str], splits: Iterable[str]) -> dict[str, str]:
-    """Of a metric in the end, in exported rows and in words."""
+    """The columns for a metric's final values in exported rows, and for what tables say of it."""
     names = (
         f"{of}{split}_{metric}"
         for metric in ("loss", *metrics)

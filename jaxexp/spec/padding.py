@@ -1,9 +1,10 @@
 """Padding: how trials of different sizes and choices share one compiled program.
 
 A hyperparameter that XLA would have to know becomes a number inside the program: a size is padded
-to the largest of the batch (`Size`), and of several options all are computed and one is taken
-(`Choice`). A model reads its sizes with `largest` and `value` and takes its choices with `choose`,
-which also work on plain values: it is written once, and costs nothing where nothing is padded.
+to the largest of the batch (`Size`); if there are several options, all are computed and one is
+taken (`Choice`). A model reads its sizes with `largest` and `value` and its choices with `choose`.
+These also work on plain values, so that a model is written only once, and costs nothing extra if
+nothing is padded.
 """
 
 import itertools
@@ -23,11 +24,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 R = TypeVar("R")
-Traced: TypeAlias = "bool | int | float | Array"  # a number that may be one inside a program
+Traced: TypeAlias = "bool | int | float | Array"  # a number that may be traced in a program
 
 
 class _Unknown:
-    """What Python must not ask of a value that is one for each trial: `==` would say False."""
+    """Refuses what Python cannot know of a value that differs by trial: `==` would be False."""
 
     name: str  # of the hyperparameter
 
@@ -50,15 +51,15 @@ class Size(_Unknown):
     """A whole number that differs between the trials of a program, or one for each layer."""
 
     name: str
-    value: "Array"  # of this trial: a traced int32, or (layers,) where some trial has a tuple
+    value: "Array"  # of this trial: a traced int32, or (layers,) if some trial has a tuple
     smallest: int
     largest: int
-    # Whether trials train one after another, so that a branch (`jax.lax.cond`) which a trial does
-    # not take costs nothing; side by side, all of them are computed.
+    # Whether trials train one after another, so that a branch (`jax.lax.cond`) costs nothing if a
+    # trial does not take it; side by side, all branches are computed.
     branches: bool = False
 
     def __bool__(self) -> bool:
-        """As of a number, where none of the program is 0."""
+        """True, as for a number, if no value in the program can be 0; otherwise refused."""
         return True if self.smallest > 0 or self.largest < 0 else self._refuse()
 
 
@@ -72,17 +73,17 @@ class Choice(_Unknown, Generic[T]):
 
 
 def value(size: T | Size) -> "T | Array":
-    """The number itself: an int, or traced where the program pads it."""
+    """The number itself: a plain value, or traced if the program pads it."""
     return size.value if isinstance(size, Size) else size
 
 
 def largest(size: int | Size) -> int:
-    """The largest of the program: what arrays are padded to."""
+    """The largest size in the program, to which arrays are padded."""
     return size.largest if isinstance(size, Size) else size
 
 
 def smallest(size: int | Size) -> int:
-    """The smallest of the program."""
+    """The smallest size in the program."""
     return size.smallest if isinstance(size, Size) else size
 
 
@@ -91,7 +92,7 @@ def choose(choice: Choice[T], function: Callable[[T], R]) -> R: ...
 @overload
 def choose(choice: T, function: Callable[[T], R]) -> R: ...
 def choose(choice: T | Choice[T], function: Callable[[T], R]) -> R:
-    """`function(option)` of the option taken: of pytrees of equal structure, leaf by leaf."""
+    """`function(option)` for the option taken; pytrees of equal structure are selected by leaf."""
     if not isinstance(choice, Choice):
         return function(choice)
     import jax
@@ -103,19 +104,19 @@ def choose(choice: T | Choice[T], function: Callable[[T], R]) -> R:
 
 @dataclass(frozen=True)
 class ProgramSpec:
-    """All that XLA has to know of a program's trials: equal specs compile once."""
+    """All that XLA has to know about a program's trials: equal specs compile once."""
 
     like: Trial  # holds what the trials have in common
     traced: tuple[str, ...]
     sizes: tuple[tuple[str, int, int], ...]  # name, smallest, largest
-    lengths: tuple[tuple[str, int], ...]  # of the longest tuple, where a size is one for each layer
+    lengths: tuple[tuple[str, int], ...]  # of the longest tuple, for sizes with one value per layer
     choices: tuple[tuple[str, tuple[Value, ...]], ...]  # name, options
 
     @classmethod
     def of(cls, trials: Sequence[Trial]) -> "ProgramSpec":
-        """What these trials, of one class, need to share a program.
+        """The spec of a program that these trials, all of one class, can share.
 
-        Raises UserError where they differ in a static hyperparameter.
+        Raises UserError if they differ in a static hyperparameter.
         """
         fields = trials[0].fields()
         values = {name: [getattr(trial, name) for trial in trials] for name in fields}
@@ -147,27 +148,27 @@ class ProgramSpec:
 
     @property
     def pads_model(self) -> bool:
-        """Whether a hyperparameter of the model itself is padded, not only those of any trial."""
+        """Whether a hyperparameter of the model itself is padded, not just one of any trial."""
         return any(name not in Trial.fields() for name, *_ in (*self.sizes, *self.choices))
 
     def leaves(self, trials: Sequence[Trial]) -> dict[str, np.ndarray]:
-        """What differs between the trials, (T,) each, or (T, layers) for sizes of each layer.
+        """What differs between the trials: (T,) each, or (T, layers) for sizes with one per layer.
 
-        Floats are float32, all else is int32.
+        Floats are float32, everything else is int32.
         """
         options, lengths = dict(self.choices), dict(self.lengths)
         names = (*self.traced, *(name for name, *_ in self.sizes), *options)
         values = {name: [getattr(t, name) for t in trials] for name in names}
-        for name, length in lengths.items():  # a shorter one is filled up with its last size
+        for name, length in lengths.items():  # shorter tuples repeat their last size
             rows = [each_layer(value) for value in values[name]]
             values[name] = [(*row, *row[-1:] * (length - len(row))) for row in rows]
         fields = self.like.fields()
         return {name: _leaf(fields[name], values[name], options.get(name)) for name in names}
 
     def trial(self, leaves: "Mapping[str, Array]", *, branches: bool = False) -> Trial:
-        """The trial of one row of the leaves, to be used inside a compiled function.
+        """The trial for one row of the leaves, to be used inside a compiled function.
 
-        `branches` as of `Size`.
+        `branches` is that of `Size`.
         """
         own: dict[str, object] = {name: leaves[name] for name in self.traced}
         own |= {n: Size(n, leaves[n], low, high, branches) for n, low, high in self.sizes}
@@ -176,7 +177,10 @@ class ProgramSpec:
 
 
 def bounds(spec: ProgramSpec) -> list[Trial]:
-    """Trials that do at least the work of each: the largest sizes, rates on, options in turn."""
+    """Trials with the largest sizes and all rates on, one for each combination of options.
+
+    Each of the program's trials takes at most as much work as one of them.
+    """
     most: dict[str, Value] = {name: high for name, _, high in spec.sizes}
     fields = spec.like.fields()
     most |= {n: fields[n].on for n in spec.traced if fields[n].off is not None}
@@ -187,17 +191,17 @@ def bounds(spec: ProgramSpec) -> list[Trial]:
 
 
 def each_layer(size: int | tuple[int, ...]) -> tuple[int, ...]:
-    """The sizes of each layer, or the one of all."""
+    """The sizes of the layers as a tuple, of one element if they have one size in common."""
     return size if isinstance(size, tuple) else (size,)
 
 
 def _order(option: Value) -> tuple[str, int | float | str]:
-    """Sorts options of any types: within a type by value, or else by their text."""
+    """A key that sorts options by type, and within a type by value or else by text."""
     return type(option).__name__, option if isinstance(option, int | float | str) else text(option)
 
 
 def _off(field: Hyperparameter, values: Sequence[Value]) -> bool:
-    """Whether a traced hyperparameter has, in every trial, the value that switches it off."""
+    """Whether a traced hyperparameter is switched off in every trial."""
     return field.off is not None and set(values) == {field.off}
 
 

@@ -1,4 +1,4 @@
-"""Distributions from text, as the command line takes them."""
+"""Distributions from text, as given on the command line."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -9,11 +9,11 @@ from jaxexp.spec.values import Written, to_float
 
 
 def parse(written: str) -> Distribution:
-    """A distribution from text, as the command line has it.
+    """A distribution from text, as given on the command line.
 
     `uniform(0,0.9)`, `loguniform(1e-4,1)`, `integers(8,128)`, `integers(8,128,log)`,
-    `integers(8,128,step=8)`, `choice(relu,tanh)`, or values `0.1,0.01`; after each, ` when
-    optimizer=sgd` or ` when optimizer=adam|adamw` makes it conditional.
+    `integers(8,128,step=8)`, `choice(relu,tanh)`, or values `0.1,0.01`. Adding ` when
+    optimizer=sgd` or ` when optimizer=adam|adamw` to any of them makes it conditional.
 
     Raises:
         UserError: for any other text, saying what was expected.
@@ -53,7 +53,7 @@ def _parts(written: str, inside: str) -> list[str]:
 
 
 def _is_balanced(part: str) -> bool:
-    """Whether all brackets in it are pairs: `a[0]` and `()`, but neither `(1` nor `1)(2`."""
+    """Whether all brackets are balanced: as in `a[0]` and `()`, but not in `(1` or `1)(2`."""
     inner = re.sub(r"\([^][()]*\)|\[[^][()]*\]", "", part)
     return _is_balanced(inner) if inner != part else not re.search(r"[][()]", part)
 

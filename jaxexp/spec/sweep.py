@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Axis: TypeAlias = tuple[str, ...]  # the hyperparameters that move together along one dimension
-Point: TypeAlias = tuple[Value, ...]  # a value of each of them
+Point: TypeAlias = tuple[Value, ...]  # a value for each of them
 Values: TypeAlias = Sequence[Value | Sequence[Value]]
 Axes: TypeAlias = Mapping[str | Axis, Values]
-ResultsT = TypeVar("ResultsT")  # a dataset, or those of several sweeps by name
+ResultsT = TypeVar("ResultsT")  # a dataset, or the datasets of several sweeps by name
 RECORDS = ("gradient_norms", "predictions")
 
 
@@ -219,7 +219,7 @@ class Sweep:
             raise UserError(f"questions={self.questions!r}: expected a tuple of jaxexp.Question")
 
     def _check_float32(self, names: Axis, points: Sequence[Point]) -> None:
-        """Raise UserError for settings that differ, and are one inside a program."""
+        """Raise UserError for different settings that are the same inside a program."""
         fields = self.base.fields()
         found: dict[Point, dict[str, Value]] = {}
         for point in points:
@@ -234,12 +234,12 @@ class Sweep:
 
     @property
     def _points(self) -> dict[Axis, tuple[Point, ...]]:
-        """The axes as `__post_init__` has left them."""
+        """The axes as normalised by `__post_init__`."""
         return cast("dict[Axis, tuple[Point, ...]]", self.axes)
 
     @property
     def dims(self) -> dict[str, tuple[Axis, tuple[Point, ...]]]:
-        """Each dimension of the results: its name, its hyperparameters and their values."""
+        """The dimensions of the results, by name: their hyperparameters and the values of these."""
         return {
             self.dim_names.get(axis, "_".join(axis)): (axis, points)
             for axis, points in self._points.items()
@@ -252,7 +252,7 @@ class Sweep:
 
     @property
     def id(self) -> str:
-        """Sixteen hexadecimal digits that name its trials, in their order, and what it records."""
+        """Sixteen hexadecimal digits that identify the trials in order, and what is recorded."""
         content = [[trial.id for trial in self.trials()], self.record, self.timed]
         return digest(json.dumps(content))
 
@@ -266,7 +266,7 @@ class Sweep:
     @functools.cached_property
     def _trials(self) -> tuple[Trial, ...]:
         made: dict[Trial, None] = {}
-        base = self.base.replace(**self.base.values())  # the types of all values checked
+        base = self.base.replace(**self.base.values())  # checks the types of all values
         for points in itertools.product(*self._points.values()):
             names = itertools.chain.from_iterable(self._points)
             values: dict[str, Any] = dict(
@@ -284,8 +284,8 @@ class Sweep:
         """A copy with other values: `{"epochs": [5], "learning_rate": [0.1, 0.01]}`.
 
         A single value of a hyperparameter that is not an axis goes into the base trial; several
-        values make it an axis. Values of an axis replace those it had; inside a zipped axis, which
-        has to keep its points, only one value can be set for all of them.
+        values make it an axis. The values of an axis are replaced. In a zipped axis, whose points
+        have to stay, only one value can be set for all points.
         """
         sweep = self
         for name, values in settings.items():
@@ -309,7 +309,7 @@ class Sweep:
         return dataclasses.replace(self, base=self.base.replace(**{name: values[0]}))
 
     def shorten(self, epochs: int) -> Self:
-        """A copy whose trials train `epochs` epochs at most, to try things out."""
+        """A copy whose trials train for at most `epochs` epochs, for trying things out."""
         epochs = cast(int, self.base.convert("epochs", epochs))
         if epochs < 1:
             raise UserError(f"epochs={epochs}: expected at least 1")
@@ -345,7 +345,7 @@ def _points(key: str | Axis, values: Values) -> tuple[tuple[object, ...], ...]:
         raise UserError(f"axis {written} is empty: expected at least one value")
     if isinstance(key, str):
         return tuple((value,) for value in values)
-    if len(names) == 1:  # a longer tuple is a value, as of widths
+    if len(names) == 1:  # a longer tuple is a single value, such as widths
         return tuple(v if isinstance(v, tuple) and len(v) == 1 else (v,) for v in values)
     points: list[tuple[object, ...]] = []
     for value in map(listed, values):

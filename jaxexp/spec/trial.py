@@ -36,7 +36,7 @@ PRECISIONS = ("float32", "tf32", "bfloat16")  # of products: see jaxexp.training
 
 
 class _SignatureOfInit:
-    """What `inspect`, and so an editor's help, is told: `__init__`, and not `__new__`."""
+    """Makes `inspect`, and so editors, show the signature of `__init__`, not of `__new__`."""
 
     def __get__(self, instance: object, cls: type) -> inspect.Signature:
         signature = inspect.signature(cls.__init__)  # type: ignore[misc]  # of this class alone
@@ -44,7 +44,7 @@ class _SignatureOfInit:
 
 
 def _check_arguments(cls: "type[Trial]", names: Iterable[str]) -> None:
-    """Raise UserError for names that the class is not constructed from."""
+    """Raise UserError for names that are not arguments of the class's constructor."""
     known = inspect.signature(cls.__init__).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
         return
@@ -55,7 +55,7 @@ def _check_arguments(cls: "type[Trial]", names: Iterable[str]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """What every training run has: its length, its batches, its optimizer, its seed.
+    """What every training run has: a length, a batch size, an optimizer, a seed.
 
     Subclass it, as a frozen dataclass, to add the hyperparameters of a model:
 
@@ -79,14 +79,14 @@ class Trial:
     momentum: float = traced(0.0, at_least=0, below=1)  # of sgd
     weight_decay: float = traced(0.0, at_least=0)  # of adamw
     seed: int = traced(0, at_least=0, below=2**31)
-    fold: int = traced(0, at_least=0)  # of data with folds: which of them it trains on
+    fold: int = traced(0, at_least=0)  # which fold to train on, for data with folds
     matmul_precision: str = static("float32", choices=PRECISIONS)  # of the factors of products
 
-    if not typing.TYPE_CHECKING:  # for which the signature is that of `__init__`
+    if not typing.TYPE_CHECKING:  # type checkers use the signature of `__init__`
         __signature__ = _SignatureOfInit()
 
         def __new__(cls, *args, **values):
-            """Refuse unknown names as a sweep does, where Python raises a TypeError."""
+            """Refuse unknown names as a sweep does, instead of with Python's TypeError."""
             if not values.keys() <= cls.__dataclass_fields__.keys():
                 _check_arguments(cls, values)
             return super().__new__(cls)
@@ -105,7 +105,7 @@ class Trial:
 
     @functools.cached_property
     def id(self) -> str:
-        """Sixteen hexadecimal digits that name the content: equal trials have equal ids."""
+        """Sixteen hexadecimal digits that identify the content: equal trials have equal ids."""
         content = {name: plain(self.convert(name, own)) for name, own in self.values().items()}
         for name, value in ADDED.items():
             if content[name] == value:
@@ -113,13 +113,13 @@ class Trial:
         return digest(json.dumps([type(self).__name__, content], sort_keys=True))
 
     def replace(self, **values: object) -> Self:
-        """A copy with other values, each checked for its name and its type."""
+        """A copy with other values; the name and type of each are checked."""
         converted: dict[str, Any] = {k: self.convert(k, v) for k, v in values.items()}
         return dataclasses.replace(self, **converted)
 
     @classmethod
     def convert(cls, name: str, value: object) -> Value:
-        """`value` (text is parsed) as the type of hyperparameter `name`.
+        """`value`, parsed if it is text, as the type of hyperparameter `name`.
 
         Raises UserError for a name that does not exist or a value of another type.
         """
@@ -132,7 +132,7 @@ class Trial:
 
     @classmethod
     def check_name(cls, name: str) -> None:
-        """Raise UserError, with the near matches, unless `name` is a hyperparameter."""
+        """Raise UserError, suggesting similar names, unless `name` is a hyperparameter."""
         if name not in cls.fields():
             meant = ABBREVIATIONS.get(str(name), str(name))
             hint = did_you_mean(meant if meant in cls.fields() else str(name), cls.fields(), 0.5)
@@ -153,7 +153,7 @@ class Trial:
                 )
 
 
-# What the engine itself reads: the types and kinds that it knows.
+# What the engine itself reads, with the types and kinds that it supports.
 ENGINE: dict[str, set[tuple[type, Kind]]] = {
     "epochs": {(int, Kind.LENGTH)},
     "batch_size": {(int, Kind.SIZE), (int, Kind.STATIC)},
@@ -164,11 +164,11 @@ ENGINE: dict[str, set[tuple[type, Kind]]] = {
 
 
 def may_be_static(name: str) -> bool:
-    """Whether a hyperparameter of any trial may be declared as static."""
+    """Whether the hyperparameter `name` may be declared as static."""
     return name not in ENGINE or Kind.STATIC in {kind for _, kind in ENGINE[name]}
 
 
-# Hyperparameters that came later: at these values, ids of trials are those from before.
+# Hyperparameters that were added later: at these values, the ids of trials are as they were before.
 ADDED = {"fold": 0, "matmul_precision": "float32"}
 OPTIMIZER = ("learning_rate", "momentum", "weight_decay")
 ABBREVIATIONS = {
@@ -181,7 +181,7 @@ ABBREVIATIONS = {
     "random_state": "seed",
 }
 ACTIVATIONS = ("relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid", "identity")
-FEATURES = ("raw", "standardised", "sines")  # inputs as they are, at unit scale, as sines
+FEATURES = ("raw", "standardised", "sines")  # inputs unchanged, standardised, or as sines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,7 +206,7 @@ class MLPTrial(Trial):
     label_smoothing: float = traced(0.0, off=0.0, at_least=0, at_most=1)
 
     def __post_init__(self) -> None:
-        """One number for widths that are all equal."""
+        """Replace widths that are all equal by one number."""
         own = self.width
         if isinstance(own, tuple) and own and own == own[:1] * self.depth:
             object.__setattr__(self, "width", own[0])
@@ -230,9 +230,9 @@ class MLPTrial(Trial):
 
 
 def with_values(trial: TrialT, **values: object) -> TrialT:
-    """A copy of a trial with other values, unchecked: they may be what a program traces."""
+    """A copy of a trial with other values, unchecked: they may be traced by a program."""
     made = object.__new__(type(trial))
-    # The hyperparameters alone: what a property keeps would be that of another trial.
+    # Only the hyperparameters: cached properties would be those of another trial.
     fields = type(trial).__dataclass_fields__
     made.__dict__.update({k: v for k, v in trial.__dict__.items() if k in fields})
     made.__dict__.update(values)
@@ -240,7 +240,7 @@ def with_values(trial: TrialT, **values: object) -> TrialT:
 
 
 def hyperparameters(cls: type[Trial]) -> dict[str, Hyperparameter]:
-    """Of a class, whatever its fields are named; see `Trial.fields`."""
+    """The hyperparameters of a class, even if a field is named `fields`; see `Trial.fields`."""
     return _fields(cls)  # type: ignore[arg-type]  # a class is hashable
 
 
@@ -270,7 +270,7 @@ def _check_decorated(cls: type[Trial]) -> None:
                 f"{base.__name__}: expected a frozen dataclass; write "
                 "@dataclass(frozen=True, kw_only=True) above the class, without eq or slots"
             )
-        for name, value in vars(base).items():  # a declaration without an annotation is no field
+        for name, value in vars(base).items():  # a declaration needs an annotation to be a field
             if isinstance(value, dataclasses.Field) or (
                 name not in inspect.get_annotations(base) and name in Trial.__dataclass_fields__
             ):
@@ -282,7 +282,7 @@ def _check_decorated(cls: type[Trial]) -> None:
 def _field(cls: type[Trial], field: dataclasses.Field[Value], hint: Hint) -> Hyperparameter:
     where = f"{cls.__name__}.{field.name}"
     found = field.metadata
-    if "kind" not in found:  # a new default, or nothing said: as the class it comes from says
+    if "kind" not in found:  # not declared here: as in the class it comes from
         for base in cls.__mro__[1:]:
             own = vars(base).get("__dataclass_fields__", {}).get(field.name)
             if own is not None and "kind" in own.metadata:
@@ -337,6 +337,6 @@ def _field(cls: type[Trial], field: dataclasses.Field[Value], hint: Hint) -> Hyp
 
 
 def _methods() -> dict[str, str]:
-    """What a trial has beside its hyperparameters."""
+    """The names of a trial's attributes other than its hyperparameters."""
     own = (name for name in dir(Trial) if name not in Trial.__dataclass_fields__)
     return dict.fromkeys(own, "a trial")

@@ -1,4 +1,4 @@
-"""What a hyperparameter can be: its types, text turned into values of them, and back."""
+"""The types of values that hyperparameters can have, and their conversion from and to text."""
 
 import enum
 import math
@@ -11,32 +11,32 @@ from typing import Any, SupportsFloat, SupportsInt, TypeAlias
 
 from jaxexp.base.errors import UserError
 
-# What a hyperparameter can be, and its annotation, of which not every one is a class.
+# A hyperparameter's value, and its annotation, which is not always a class.
 Value: TypeAlias = bool | int | float | str | enum.Enum | tuple["Value", ...] | None
 Hint: TypeAlias = object
 
 
 class Written(str):
-    """What stands on a command line, where text is only what can be nothing else."""
+    """Text from a command line, which is kept as text only if it can be nothing else."""
 
 
 def text(value: object) -> str:
-    """The value of a hyperparameter as it is written: a tuple of widths as "64-32-16"."""
+    """The value of a hyperparameter as text: a tuple of widths as "64-32-16"."""
     if isinstance(value, enum.Enum):
-        return value.name or str(value.value)  # a flag of nothing has no name
+        return value.name or str(value.value)  # an empty flag has no name
     return "-".join(map(text, value)) if isinstance(value, tuple) and value else str(value)
 
 
 def stored(value: Value) -> bool | int | float | str:
-    """As JSON and netCDF store it: what is no bare number or text, as it is written."""
+    """A value as JSON and netCDF store it: plain numbers and text as they are, others as text."""
     return value if type(value) in (bool, int, float, str) else text(value)  # type: ignore[return-value]
 
 
 def check_texts(found: dict[tuple[str, str], Value], values: Mapping[str, Value]) -> None:
-    """Raise UserError for a value that differs from one found before, and is written alike.
+    """Raise UserError for a value that differs from one found before but has the same text.
 
-    Results hold values as they are written, so that both would be one setting. Those that are
-    accepted are `found` from then on.
+    Results tell values apart by their text, so both would be one setting. Accepted values are
+    added to `found`.
     """
     for name, value in values.items():
         before = found.setdefault((name, text(value)), value)
@@ -48,14 +48,14 @@ def check_texts(found: dict[tuple[str, str], Value], values: Mapping[str, Value]
 
 
 def plain(value: Value) -> object:
-    """A value as JSON has it."""
+    """A value as it is represented in JSON."""
     if isinstance(value, enum.Enum):
         return f"{type(value).__name__}.{value.name}"
     return [plain(v) for v in value] if isinstance(value, tuple) else value
 
 
 def float32(value: float) -> float:
-    """As float32 has it; what is beyond it is refused elsewhere."""
+    """A value rounded to float32; one beyond its range, refused elsewhere, stays as it is."""
     try:
         number: float = struct.unpack("f", struct.pack("f", value))[0]
         return number
@@ -64,7 +64,7 @@ def float32(value: float) -> float:
 
 
 def short(value: float) -> float:
-    """The number of the fewest digits that is the same in float32.
+    """The number with the fewest digits that is the same in float32.
 
     >>> short(0.8467394709590972)
     0.8467395
@@ -75,12 +75,12 @@ def short(value: float) -> float:
 
 
 def convert(hint: Hint, value: object) -> Value:
-    """A value, or the text of one, as the type of an annotation.
+    """A value, or its text, converted to the type of an annotation.
 
-    Raises ValueError, TypeError, OverflowError or KeyError for what is none.
+    Raises ValueError, TypeError, OverflowError or KeyError if it cannot be converted.
     """
     if isinstance(value, str) and not isinstance(value, Written | enum.Enum):
-        value = str(value)  # NumPy's is none of `str` exactly
+        value = str(value)  # NumPy's strings are not exactly `str`
     origin = typing.get_origin(hint)
     if origin in (types.UnionType, typing.Union):
         return _to_one_of(typing.get_args(hint), value)
@@ -109,12 +109,12 @@ def _to_one_of(options: Sequence[Hint], value: object) -> Value:
 
 
 def _breadth(hint: Hint) -> tuple[bool, bool]:
-    """Text is tried as one value before a tuple, and last as what any text can be."""
+    """A sort key: text is tried as one value, then as a tuple, and last as plain text."""
     return str in _leaf_types(hint), typing.get_origin(hint) is tuple
 
 
 def _is_exact(hint: Hint, value: object) -> bool:
-    """Whether a value is one of this type as it is; of what is typed, none is."""
+    """Whether a value is exactly of this type; text from a command line never is."""
     origin = typing.get_origin(hint)
     if origin is typing.Literal:
         return any(type(own) is type(value) and own == value for own in typing.get_args(hint))
@@ -135,23 +135,23 @@ def _to_tuple(hints: Sequence[Hint], value: object) -> tuple[Value, ...]:
 
 
 def _hold_tuples(hints: Sequence[Hint]) -> bool:
-    """Whether a tuple of these types holds others: its text does not say which parts are theirs."""
+    """Whether a tuple of these types holds tuples: its text does not say which parts are theirs."""
     inner = [t for hint in hints for t in (hint, *typing.get_args(hint))]
     return any(typing.get_origin(t) is tuple for t in inner)
 
 
 def parts(written: str) -> list[str]:
-    """Those of the text of a tuple.
+    """The parts of a tuple's text.
 
     >>> parts("64-32"), parts("-0.5--1e-05")
     (['64', '32'], ['-0.5', '-1e-05'])
     """
-    found = re.split(r"(?<=[^-])-(?<![\d.][eE]-(?=\d))", written)  # no sign, nor an exponent's
+    found = re.split(r"(?<=[^-])-(?<![\d.][eE]-(?=\d))", written)  # but not at signs
     return list(map(Written if isinstance(written, Written) else str, found))
 
 
 def listed(value: object) -> object:
-    """An array, NumPy's or JAX's, as a list; what is none as it is."""
+    """A NumPy or JAX array as a list; anything else unchanged."""
     return value.tolist() if hasattr(value, "tolist") and hasattr(value, "ndim") else value
 
 
@@ -160,17 +160,17 @@ def _to_enum(hint: type[enum.Enum], value: object) -> enum.Enum:
 
 
 def _is_other_text(value: object) -> bool:
-    """Whether it is text that Python reads as a number, and nobody writes so: "1_0"."""
+    """Whether it is text that Python reads as a number, but nobody writes that way: "1_0"."""
     return isinstance(value, str) and ("_" in value or not value.isascii())
 
 
 def to_float(value: SupportsFloat | str) -> float:
-    """A finite number; raises ValueError for what is none."""
+    """`value` as a finite number; raises ValueError if it is not one."""
     if isinstance(value, bool) or _is_other_text(value):
         raise ValueError
     if not math.isfinite(number := float(value)):
         raise ValueError
-    return number + 0.0  # -0.0 equals 0.0, and is not the same
+    return number + 0.0  # makes -0.0, which equals 0.0 but is not the same, 0.0
 
 
 def _to_int(value: SupportsInt | str) -> int:
@@ -195,7 +195,7 @@ def _to_none(value: object) -> None:
 _BOOLEANS = {"true": True, "on": True, "yes": True, "1": True} | {
     "false": False, "off": False, "no": False, "0": False,
 }  # fmt: skip
-_CONVERTERS: dict[Hint, Callable[[Any], Value]] = {  # what each does not take, it refuses
+_CONVERTERS: dict[Hint, Callable[[Any], Value]] = {  # each refuses what it cannot convert
     float: to_float,
     int: _to_int,
     bool: lambda value: _BOOLEANS[str(value).lower()],
@@ -229,7 +229,7 @@ def expected(hint: Hint) -> str:
 
 
 def name_of(hint: Hint) -> str:
-    """An annotation as it is written."""
+    """An annotation as it is written in code."""
     return hint.__name__ if isinstance(hint, type) else str(hint)
 
 
@@ -248,7 +248,7 @@ def check_hint(where: str, hint: Hint) -> None:
 
 
 def _check_unlike(where: str, hint: Hint) -> None:
-    """Refuse types with values that differ and are equal: 1, 1.0 and True."""
+    """Refuse types with values that differ but compare equal: 1, 1.0 and True."""
     options = typing.get_args(hint)
     origin = typing.get_origin(hint)
     different = min(len(set(options)), len(set(map(str, options))))
