@@ -35,7 +35,7 @@ from small_results import (
 import jaxexp as jx
 from jaxexp.base.errors import UserError
 from jaxexp.base.words import duration
-from jaxexp.cli import exporting, library, rundir, tables
+from jaxexp.cli import comparing, exporting, library, rundir, tables
 from jaxexp.cli import main as cli
 from jaxexp.execution.progress import Ranking, TerminalProgress, going_on
 from jaxexp.planning.programs import Estimate, Plan, Program
@@ -687,6 +687,25 @@ def test_compare_tells_values_apart_that_are_shown_alike_or_paired_otherwise(tmp
     assert lines_with(told, "zipped: weight decay with width", *points)
     again = write_run(tmp_path / "again", made["close"])
     assert "settings that differ: none" in call("compare", runs["close"], again)[1]
+
+
+def test_compare_judges_each_zipped_axis_by_itself_whatever_the_order_of_trials():
+    def differing(*axes, **changed):
+        runs = {str(n): {"zipped": results(jx.Sweep(SWEEP.base.replace(
+            learning_rate=1e-2, **(changed if n else {})), own, name="zipped"))}
+            for n, own in enumerate(axes)}  # fmt: skip
+        told = printed(None, *comparing.compared(runs, {run: {} for run in runs}))
+        return told.split("settings that differ")[1].split("versions, devices")[0]
+
+    pairs, crossed = [(0.25, 4), (0.5, 8)], [(0.5, 4), (0.25, 8)]
+    both, zipped = ("weight_decay", "width"), "weight decay with width"
+    told = differing({both: pairs}, {both: crossed}, batch_size=16)
+    assert lines_with(told, "zipped: batch size", "16")
+    assert lines_with(told, f"zipped: {zipped}", "0.25 with 4, 0.5 with 8", "0.5 with 4, 0.25")
+    assert zipped not in differing({both: pairs}, {both: [(0.25, 4), (0.125, 8)]})
+    seeds = {"seed": [0, 1]}
+    same = differing({both: pairs} | seeds, {both: pairs[::-1], "seed": [1, 0]})
+    assert same.strip() == ": none"
 
 
 @pytest.mark.nightly

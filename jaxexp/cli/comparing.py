@@ -2,7 +2,7 @@
 
 import json
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import xarray as xr
@@ -101,20 +101,24 @@ def _settings(
     for sweep in sweeps:
         held = {run: own[sweep] for run, own in runs.items() if sweep in own}
         values: dict[str, dict[str, list[object]]] = {}
-        zipped: dict[str, dict[str, list[object]]] = {}
+        zipped: dict[tuple[str, ...], dict[str, list[object]]] = {}
         for run, ds in held.items():
             base = json.loads(ds.attrs.get("base", "{}"))
             axes = {name: ds[name].values.tolist() for name in select.hyperparameters(ds)}
+            said = {
+                name: ("initial " if select.changed(ds, name) else "") + select.words(name)
+                for name in {**base, **axes}
+            }
             for name, own in {**{name: [value] for name, value in base.items()}, **axes}.items():
-                when = "initial " if select.changed(ds, name) else ""
-                values.setdefault(f"{sweep}: {when}{select.words(name)}", {})[run] = own
+                values.setdefault(said[name], {})[run] = own
             for dim in select.axes(ds):
                 if len(names := sorted(name for name in axes if ds[name].dims == (dim,))) > 1:
                     points: list[object] = [*zip(*(axes[name] for name in names), strict=True)]
-                    joined = " with ".join(map(select.words, names))
-                    zipped.setdefault(f"{sweep}: {joined}", {})[run] = points
+                    zipped.setdefault(tuple(said[name] for name in names), {})[run] = points
         differing = _unequal(_in_words(values), list(held))  # where the sweep is not, none does
-        of_sweeps |= differing or _unequal(_in_words(zipped), list(held))
+        pairs = {" with ".join(n): own for n, own in zipped.items() if not differing.keys() & {*n}}
+        differing |= _unequal(_in_words(pairs), list(held))
+        of_sweeps |= {f"{sweep}: {name}": own for name, own in differing.items()}
     return {**facts, **of_sweeps}
 
 
@@ -122,12 +126,16 @@ def _in_words(values: Mapping[str, Mapping[str, Sequence[object]]]) -> Facts:
     """Each value once, in words; in full where rounded ones would not say which runs differ."""
     made: dict[str, dict[str, str]] = {}
     for name, by_run in values.items():
-        short, full = (
-            {run: ", ".join(dict.fromkeys(map(say, own))) for run, own in by_run.items()}
-            for say in (_short, str)
-        )
+        short, full = (_joined(by_run, say) for say in (_short, str))
         made[name] = short if len({*short.values()}) == len({*full.values()}) else full
     return made
+
+
+def _joined(by_run: Mapping[str, Sequence[object]], say: Callable[[object], str]) -> dict[str, str]:
+    """The values of each run, each once; the same values are one text, whatever their order."""
+    texts: dict[frozenset[str], str] = {}
+    said = {run: dict.fromkeys(map(say, own)) for run, own in by_run.items()}
+    return {run: texts.setdefault(frozenset(own), ", ".join(own)) for run, own in said.items()}
 
 
 def _short(value: object) -> str:
