@@ -666,6 +666,8 @@ class TestAnySweep:
     @pytest.mark.parametrize(
         "values",
         [[f"a_very_long_value_{n}" for n in range(6)], [f"words of value {n}" for n in range(10)],
+         [f"a very long text of a setting number {n} which goes on" for n in range(5)],
+         [f"{n}" + 90 * "long" for n in range(5)], [0.001, 1e30, 1e35, 1e36, 1e37],
          10.0 ** np.linspace(-9, 9, 40), 10.0 ** np.linspace(4, 6.9, 40), [4, 8, 16]],
     )  # fmt: skip
     @pytest.mark.parametrize("panels", [pytest.param(1, marks=pytest.mark.nightly), 3])
@@ -680,8 +682,20 @@ class TestAnySweep:
             ends = [tick.get_window_extent(renderer) for tick in ticks]
             assert len(ends) >= 3
             assert all(a.x1 <= b.x0 for a, b in itertools.pairwise(ends))
-            assert {tick.get_rotation() for tick in ticks} == {90.0 if len(values) > 3 else 0.0}
+            assert {tick.get_rotation() for tick in ticks} == {90.0 if len(values) > 4 else 0.0}
         assert all(2 < height < 4 for height in panel_heights(fig))
+
+    def test_diverged_trials_are_counted_on_turned_ticks_and_where_there_is_none(self) -> None:
+        names = [f"a long text {n}" for n in range(6)]
+        ds = dataset({"own": names, "depth": [1, 2]}, diverged=[[0, 2]] * 6)
+        ticks = figures.final_by(ds, "own").axes[0].get_xticklabels()
+        assert [t.get_text().replace("\n", " ") for t in ticks] == [
+            f"{name}: 1 of 2 diverged" for name in names
+        ]
+        ds = dataset({"own": [1e-3, 1e30, 1e35, 1e36]}, diverged=[0, 0, 2, 2])
+        fig = figures.final_by(ds, "own")
+        assert [t.get_text() for t in fig.axes[0].get_xticklabels()] == ["0.001", "1e30", "1e35"]
+        assert "diverged: 2 trials" in legend(fig)
 
     @pytest.mark.filterwarnings("error")
     def test_emoji_are_drawn_without_a_warning(self) -> None:

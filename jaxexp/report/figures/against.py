@@ -38,7 +38,8 @@ from jaxexp.report.figures.traces import NO_HEIGHT
 from jaxexp.results import select
 from jaxexp.results.select import number, setting
 
-LETTER, LINE = 0.08, 0.15  # width of a letter and height of a line of a tick label, in inches
+# Of a tick label, in inches: the width of a letter, the height of a line and of each further one.
+LETTER, LINE, FURTHER = 0.08, 0.15, 0.17
 MEANS = 30  # numbers with more values have no means: each would be of very few trials
 
 
@@ -52,7 +53,7 @@ def final_by(
     error bars. If nothing else varies, every split is shown, as a line if `axis` is a number.
     Otherwise each trial is a grey point on `split` (`select.default_split` if not given), and each
     value of `axis` has the mean and the best of its trials. The best trial is ringed; diverged
-    trials are counted below their value.
+    trials are counted below their value, or in the legend.
 
     Raises UserError for a metric, a split or a hyperparameter that the results do not have.
     """
@@ -141,9 +142,9 @@ class _Against:
         self._ring(ax)
         if self.numeric and not self.even and log_spreads(self.at):
             ax.set_xscale("log")
-        self._ticks(ax)
         if self.diverged.any():  # they set no limits
             _show_all(ax, self.at)
+        self._ticks(ax)
         if not self.order.size:
             ax.set_yticks([])
             ax.text(0.5, 0.5, "every trial diverged", transform=ax.transAxes, ha="center")
@@ -205,17 +206,19 @@ class _Against:
 
     def _ticks(self, ax: Axes) -> None:
         few = len(self.values) <= FEW and not (self.random and self._crowded(ax))
+        counted = few
         if few or not self.numeric:
-            kept = range(0, len(self.values), -(-len(self.values) // 20))
+            kept = self._apart(ax)
+            counted = few and len(kept) == len(self.values)
             names = [setting(self.values[g]) for g in kept]
-            below = [self._below(g) if few else "" for g in kept]
+            below = [self._below(g) if counted else "" for g in kept]
             texts = [textwrap.fill(a, 14) + b for a, b in zip(names, below, strict=True)]
-            at = self.at[list(kept)]
+            at = self.at[kept]
             if (room := self._room(ax, at)) < _longest(texts):
-                whole = [a + b.replace("\n", " ") for a, b in zip(names, below, strict=True)]
-                lines = max(1, int(room * LETTER / LINE))
-                letters = min(max(14, -(-_longest(whole) // lines)), 40)
-                texts = [textwrap.fill(text, letters) for text in whole]
+                lines = 1 + max(0, int((room * LETTER - LINE) / FURTHER))
+                names = _in_lines(names, lines)
+                below = [b.replace("\n", ": ", 1).replace("\n", " ") for b in below]
+                texts = [a + b for a, b in zip(names, below, strict=True)]
                 self._turn(ax, texts)
             ax.set_xticks(at, texts)
             ax.xaxis.set_minor_locator(NullLocator())
@@ -232,7 +235,7 @@ class _Against:
                 texts = ax.xaxis.get_major_formatter().format_ticks(ticks)
                 if self._room(ax, np.array(ticks)) < _longest(texts):
                     self._turn(ax, texts)
-        if not few and self.diverged.any():
+        if not counted and self.diverged.any():
             bottom = ax.get_xaxis_transform()
             where = self.x[self.diverged]
             lost = select.count(where.size, select.what(self.ds))
@@ -241,11 +244,23 @@ class _Against:
 
     def _room(self, ax: Axes, at: np.ndarray) -> float:
         """How many letters fit between the two closest of these ticks."""
-        places = np.log(at) if ax.get_xscale() == "log" else np.asarray(at, float)
-        low, high = np.log(ax.get_xlim()) if ax.get_xscale() == "log" else ax.get_xlim()
-        inches = ax.get_position().width * self.width
-        share = min(1.0, np.diff(places).min() / (high - low)) if len(places) > 1 else 1.0
-        return float(share * inches / LETTER)
+        apart = np.diff(self._inches(ax, at))
+        return float(apart.min(initial=ax.get_position().width * self.width) / LETTER)
+
+    def _inches(self, ax: Axes, at: np.ndarray) -> np.ndarray:
+        low, high = ax.get_xlim()
+        if ax.get_xscale() == "log":
+            low, high, at = np.log(low), np.log(high), np.log(at)
+        share: np.ndarray = (at - low) / (high - low)
+        return share * ax.get_position().width * self.width
+
+    def _apart(self, ax: Axes) -> list[int]:
+        """Those values whose ticks, of one line each, do not cover one another when turned."""
+        inches, kept = self._inches(ax, self.at), [0]
+        for g in range(1, len(inches)):
+            if inches[g] - inches[kept[-1]] >= LINE:
+                kept.append(g)
+        return kept
 
     def _turn(self, ax: Axes, texts: Sequence[str]) -> None:
         ax.tick_params(axis="x", labelrotation=90)
@@ -268,6 +283,19 @@ class _Against:
             how: str = self.status[int(np.flatnonzero(own)[0])]
             return "\n" + how.replace(" in", "\nin").replace(", ", "\n")
         return f"\n{lost} of {int(own.sum())}\ndiverged"
+
+
+def _in_lines(names: Sequence[str], lines: int) -> list[str]:
+    """Names, wrapped into `lines` of up to 40 letters; of longer ones the start and the end."""
+    fits = (n for n in range(14, 40) if all(len(textwrap.wrap(own, n)) <= lines for own in names))
+    letters = next(fits, 40)
+    made = []
+    for name in names:
+        wrapped = textwrap.wrap(name, letters)
+        if len(wrapped) > lines:
+            wrapped[lines - 1 :] = [f"{wrapped[lines - 1][:28]}…{name[-11:]}"]
+        made.append("\n".join(wrapped))
+    return made
 
 
 def _longest(texts: Sequence[str]) -> int:
