@@ -488,7 +488,7 @@ def printed(columns, *parts):
     return re.sub(r"\x1b\[[\d;]*m", "", out.getvalue())
 
 
-@pytest.mark.parametrize("columns", [None, 200, 80, 24])
+@pytest.mark.parametrize("columns", [None, 240, 80, 24])
 def test_tables_of_any_width_cut_neither_numbers_nor_names(columns):
     names = ["a" * 50 + "b", "a" * 50 + "c"]
     rates = ("learning_rate", [-1.0625, 12345.5, 4.318e-8])
@@ -512,6 +512,13 @@ def test_texts_of_tables_are_wrapped_and_numbers_are_not():
     assert "=" not in told
     assert (told.count("x"), told.count("…")) == (40, 0)
     assert max(map(len, told.splitlines())) <= 45
+
+
+def test_long_texts_of_the_best_trials_are_wrapped():
+    texts = ("batch_norm", ["some words " + "x" * 60, "other words"])
+    told = printed(100, tables.best_trials(results().assign_coords(batch_norm=texts)))
+    assert " = " not in told
+    assert lines_with(told, " 1 ", "0.01", " some words ", "0.0400")
 
 
 def test_trials_that_tie_have_the_rank_of_the_page(tmp_path):

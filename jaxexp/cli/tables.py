@@ -13,7 +13,7 @@ import pandas as pd
 import xarray as xr
 from rich import box
 from rich.cells import cell_len
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Column, Table
 
 from jaxexp.base.errors import UserError
@@ -114,7 +114,8 @@ def _best(ds: xr.Dataset, by: str | None, split: str | None, top: int) -> Table:
     )
     made.add_column("", justify="right")
     for name in names:
-        made.add_column(select.named(ds, name), justify="right")
+        justify: JustifyMethod = "right" if ds[name].dtype.kind in "iuf" else "left"
+        made.add_column(select.named(ds, name), justify=justify)
     uneven = counts is not None and counts.min() < counts.max()
     if uneven:
         made.add_column("seeds", justify="right")
