@@ -521,6 +521,15 @@ def test_long_texts_of_the_best_trials_are_wrapped():
     assert lines_with(told, " 1 ", "0.01", " some words ", "0.0400")
 
 
+@pytest.mark.parametrize("columns", [None, 8])
+def test_control_characters_in_tables_are_escaped(columns):
+    made = tables.titled("")
+    made.add_column("note", justify="right")
+    made.add_row("a\x1b[31m\tb\nc\x07\ud800\u202e \N{PARTY POPPER}")
+    escaped = r"a\x1b[31m\tb\nc\x07\ud800\u202e " + "\N{PARTY POPPER}"
+    assert printed(columns, made).count(escaped) == 1
+
+
 def test_trials_that_tie_have_the_rank_of_the_page(tmp_path):
     ds = results()
     ds["loss"].loc[{"batch_norm": True}] = ds["loss"].sel(batch_norm=False)

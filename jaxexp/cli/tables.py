@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from jaxexp.cli.rundir import RunDirectory
 
 LONGEST = 20  # letters of a number, with signs beside it
+# Control characters, ends of lines, changes of the direction of writing, and surrogates.
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 THOUSANDS = re.compile(r"-?\d{1,3}(,\d{3})+(\.\d+)?")  # 12,345.5
 
 
@@ -35,6 +37,7 @@ def show(*parts: Table | str, file: TextIO | None = None) -> None:
 
     Where output is no terminal, tables are as wide as they need. Where a terminal is too narrow,
     headings and texts are wrapped; if numbers would not fit even so, each row is a block of lines.
+    Control characters in cells are escaped.
     """
     file = file or sys.stdout
     console = Console(file=file, highlight=False, markup=False, emoji=False)
@@ -42,6 +45,8 @@ def show(*parts: Table | str, file: TextIO | None = None) -> None:
         if isinstance(part, str):
             console.print(part, soft_wrap=True)
             continue
+        for column in part.columns:
+            column._cells[:] = (CONTROL.sub(_escaped, str(cell)) for cell in column.cells)
         least, most = zip(*map(_widths, part.columns), strict=True)
         full = console.options.update(max_width=sys.maxsize)
         beside = console.measure(part, options=full).maximum - sum(most)
@@ -57,6 +62,10 @@ def show(*parts: Table | str, file: TextIO | None = None) -> None:
                 column.width, column.overflow = min(high, low + spare), "fold"
                 spare -= column.width - low
         console.print(part)
+
+
+def _escaped(control: re.Match[str]) -> str:
+    return control[0].encode("unicode_escape").decode()
 
 
 def _widths(column: Column) -> tuple[int, int]:
