@@ -1215,6 +1215,25 @@ def test_what_is_left_of_gradients_that_cancel_out_is_rounding():
     assert not found(Contrastive(), NUMBERS, [TRIAL.replace(batch_size=29)]).filling
 
 
+class OfPrices(jx.Task):
+    """Predicts large numbers, beside whose rounding its loss is small."""
+
+    metrics = {"r2": jx.metrics.r2}  # noqa: RUF012
+
+    def init(self, trial, rng, data):
+        return jx.Variables({"w": 0.1 * jnp.ones((16, 3))})
+
+    def apply(self, trial, variables, batch, *, rng, mask, train):
+        h = batch.x @ variables.params["w"]
+        penalty = jnp.where(mask[:, None], h**2, 0).mean()  # by rows of the array
+        loss = ((h - batch.y) ** 2).sum(1) + lax.stop_gradient(penalty)
+        return jx.Outputs(loss=loss, prediction=1e6 * h, target=1e6 * batch.y)
+
+
+def test_a_loss_is_measured_by_itself_beside_large_predictions():
+    assert found(OfPrices(), NUMBERS, [TRIAL.replace(batch_size=29)]).filling
+
+
 def test_what_counts_by_the_mask_is_evaluated_by_splits():
     """Whatever stands beside a split, its loss is divided by the number of its own examples."""
     task = of_batch(lambda h, x, rng, mask: h**2 / mask.sum())

@@ -1,6 +1,8 @@
 """What a user is likely to get wrong is refused by name, before anything trains."""
 
 import dataclasses
+import functools
+import operator
 import re
 import types
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from flax import linen as nn
 from flax import nnx
 
 import jaxexp as jx
+from jaxexp.api.checks import check_task
 from jaxexp.base.errors import UserError
 from jaxexp.training import supervised
 
@@ -568,6 +571,7 @@ def own_line(**methods):
         (own_line(optimizer=lambda self, trial, steps: optax.partition(
             {"known": optax.sgd(trial.learning_rate)}, {"w": "unknown"})),
          r"^Own.optimizer: .* labels: \['unknown'\] .* keys: \['known'\]; expected"),
+        (own_line(bind=lambda self, data: None), "^Own.bind returned a NoneType, expected a task"),
         (Line, "task=an ABCMeta: expected a jaxexp.Task"),
         (Net(), "task=a Net: expected a jaxexp.Task"),
     ],
@@ -575,6 +579,28 @@ def own_line(**methods):
 def test_a_mistake_in_a_task_is_refused_by_name(own, message):
     with pytest.raises(UserError, match=message):
         jx.plan(jx.Sweep(TRIAL), own, NUMBERS)
+
+
+def injecting(method):
+    @functools.wraps(method)
+    def given(*arguments):
+        return method(*arguments, 0.9)
+
+    return given
+
+
+def test_methods_of_any_kind_are_taken():
+    """What is called decides: that of a decorator, of Python or not, found anew or once."""
+
+    class Own(Line):
+        @functools.cached_property
+        def optimizer(self):
+            return lambda trial, steps: optax.sgd(trial.learning_rate)
+
+    injected = injecting(lambda self, trial, steps, decay: optax.sgd(trial.learning_rate, decay))
+    for task in (Own(), own_line(optimizer=injected), own_line(weights=operator.attrgetter("w"))):
+        for _ in range(2):
+            check_task(task)
 
 
 def test_what_a_schedule_reads_counts_as_read():

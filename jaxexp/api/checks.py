@@ -1,5 +1,7 @@
 """What is refused of sweeps, tasks and options, before anything is planned."""
 
+import dataclasses
+import functools
 import inspect
 import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -128,7 +130,11 @@ def check_task(task: Task) -> None:
     Methods are read off its type, too, which an attribute of one of their names would hide.
     """
     methods = {name: own for name, own in vars(Task).items() if inspect.isfunction(own)}
-    for name in {*vars(task), *getattr(task, "__dataclass_fields__", {})} & methods.keys():
+    fields: set[str] = set()
+    if dataclasses.is_dataclass(task):
+        fields = {field.name for field in dataclasses.fields(task)}
+    cached = {n for n in methods if isinstance(getattr(type(task), n), functools.cached_property)}
+    for name in ({*vars(task)} - cached).union(fields) & methods.keys():
         raise UserError(
             f"{type(task).__name__}.{name} is a field or an attribute, and hides the method "
             f"jaxexp.Task.{name}: expected another name for it, and a method `{name}` that calls it"
@@ -147,9 +153,13 @@ def _check_method(where: str, own: Callable[..., object], declared: Callable[...
     """Raise UserError for one that does not take what jaxexp gives the declared one."""
     _, *taken = inspect.signature(declared).parameters.values()
     bare = [p.replace(annotation=p.empty, default=p.empty) for p in taken]
+    try:  # a decorator's own, which is what is called
+        signature = inspect.signature(own, follow_wrapped=False)
+    except ValueError:  # as of some that are written in C
+        return
     by_name = [p.name for p in bare if p.kind is p.KEYWORD_ONLY]
     try:
-        inspect.signature(own).bind(*bare[: len(bare) - len(by_name)], **dict.fromkeys(by_name))
+        signature.bind(*bare[: len(bare) - len(by_name)], **dict.fromkeys(by_name))
     except TypeError as error:
         expected = inspect.Signature(bare)
         raise UserError(f"{where}: {error}, expected a method that takes {expected}") from None

@@ -24,6 +24,7 @@ from jaxexp.base.errors import UserError
 from jaxexp.base.files import digest
 from jaxexp.base.numbers import checked_int, is_number
 from jaxexp.base.versions import version
+from jaxexp.base.words import type_of
 from jaxexp.execution import driver, targets
 from jaxexp.execution.control import Control, Stopping
 from jaxexp.execution.devices import check_compiles, chosen, device_memory, host_memory
@@ -282,6 +283,9 @@ def plan(
     if programs != "exact":
         check_pads(task, trials)
     bound = task.bind(data)
+    if not isinstance(bound, Task):
+        what = f"{type(task).__name__}.bind returned {type_of(bound)}"
+        raise UserError(f"{what}, expected a task: itself, or one for these data")
     check_task(bound)
     check_saved(bound)
     check_weights(bound, data)

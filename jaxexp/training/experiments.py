@@ -65,8 +65,8 @@ class Experiments:
             for n, program in sorted(self.by_size[train].items())
         }
         *small, large = run or [0]
-        grads = len(jax.tree.leaves(self.shapes.variables.params)) if train else 0
-        of_grads: list[tuple[float, float]] = []
+        grads, state = (len(jax.tree.leaves(p)) if train else 0 for p in self.shapes.variables)
+        found: dict[int, list[list[tuple[float, float]]]] = {}
         for i, (given, _) in enumerate(self.draws() if small else ()):
             rows = self.drawn(i, large)
             for n in small:
@@ -81,17 +81,19 @@ class Experiments:
                 )
                 if filled is None or alone is None:
                     continue
-                each = len(alone) - grads
-                difference, scale = _difference(filled[:each], alone[:each])
-                if difference > 10 * ROUNDING * scale:
-                    return True
-                of_grads.append(_difference(filled[each:], alone[each:]))
-        if not of_grads:
-            return True
-        difference_D, scale_D = np.array(of_grads).T
-        # In some draws, terms of a gradient cancel out, and what is left is their rounding.
-        scale_D = np.maximum(scale_D, np.median(scale_D))
-        return bool((difference_D > 10 * ROUNDING * scale_D).any())
+                # The loss and what metrics read have scales of their own.
+                each = len(alone) - state - grads
+                parts = [*(slice(j, j + 1) for j in range(each)), slice(each, each + state),
+                         slice(each + state, None)]  # fmt: skip
+                measured = [_difference(filled[part], alone[part]) for part in parts]
+                found.setdefault(i // self.turns, []).append(measured)
+        for of_leaves in found.values():
+            difference_DxG, scale_DxG = np.moveaxis(np.array(of_leaves), 2, 0)
+            # In some draws, terms of a gradient cancel out, and what is left is their rounding.
+            scale_DxG = np.maximum(scale_DxG, np.median(scale_DxG, axis=0))
+            if (difference_DxG > 10 * ROUNDING * scale_DxG).any():
+                return True
+        return not found
 
     def drawn(self, i: int, n: int) -> np.ndarray:
         """Rows of a batch."""
