@@ -115,9 +115,14 @@ class Encoder:
         if kind not in ("OUTbiuf" if raw.categorical else "OUTb"):
             refuse_dtype(where, labels, raw.features, expected="class labels, as in y")
         if labels.ndim != 1:
+            several = labels.ndim == 2 and labels.shape[1] > 1
+            hint = (
+                "for several labels of each example give y.astype('float32')"
+                if several
+                else ("give y.ravel(), or the one column of a frame that holds the classes")
+            )
             raise UserError(
-                f"{where}: labels of shape {labels.shape}, expected ({len(labels)},): "
-                "give y.ravel(), or the one column of a frame that holds the classes"
+                f"{where}: labels of shape {labels.shape}, expected ({len(labels)},): {hint}"
             )
         if kind == "f":
             refuse_where(where, ~np.isfinite(labels), labels, "a label")
