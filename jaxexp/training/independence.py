@@ -1,12 +1,12 @@
-"""How far examples reach within a traced function that is given a batch, proven from its jaxpr.
+"""How far the examples of a batch reach within a traced function, proven from its jaxpr.
 
-Some examples of a batch are *others*: those that only fill it up, say, or any that one likes. Of
-every array the proof follows where others may change it: at places along axes on which the examples
-lie, and of these only at their own. What is masked has one and the same value there, so that sums
-over examples may be free of others. What no rule here speaks of is not known; that does not say
-that others change it, and is left to computing (see `masks`).
+Some examples of a batch are called *others*: those that only fill it up, say, or any choice of
+them. For every array, the proof follows where others may change it: along which axes the examples
+lie, and whether others change only their own places there. Masking puts the same value at all of
+these places, so that a sum over examples may not depend on others. What no rule here covers is
+unknown. That does not mean that others change it; finding out is left to computing (see `masks`).
 
-JAX's parameters of operations change among its versions: where one is missed, nothing is proven.
+The parameters of operations differ between versions of JAX: if one is missing, nothing is proven.
 """
 
 import enum
@@ -22,8 +22,8 @@ from jaxexp.training import jaxprs
 from jaxexp.training.folding import VALUES, Constant, Maybe, folded
 from jaxexp.training.operations import ALIKE, APART, MIXED, Axis, Operation
 
-EVERYWHERE = -1  # a value that is known of all places
-ANEW = -2  # no axis: those that a mask may lie on are all, as they are not followed
+EVERYWHERE = -1  # a value that is known at all places
+ANEW = -2  # not an axis: all axes are listed, as those of a mask were not followed
 
 
 class Spread(enum.IntEnum):
@@ -31,45 +31,45 @@ class Spread(enum.IntEnum):
 
     NO = 0  # proven
     UNKNOWN = 1  # to this module
-    YES = 2  # a sum over examples, say, others among them
+    YES = 2  # such as a sum over examples that include others
 
 
 class Reach(NamedTuple):
     """Where others may change an array."""
 
-    axes: frozenset[int] = frozenset()  # along which examples lie: at the places of others alone,
-    spread: Spread = Spread.NO  # if it is not more than that
+    axes: frozenset[int] = frozenset()  # along which others change their own places,
+    spread: Spread = Spread.NO  # and whether they change more than that
     known: Mapping[int, Constant] = {}  # by axis: the value at all others' places
-    # Axes along which a mask may have put such values; MIXED if it is made of such axes, ANEW if
-    # these are all there are, as of a bool that is made of them.
+    # Axes along which a mask may have put such values; MIXED if such an axis has been merged, ANEW
+    # if all axes are listed, as for a bool that is computed from such values.
     masked: frozenset[int] = frozenset()
 
     def value(self, axis: int) -> Maybe:
-        """That at others' places of an axis; None if it is not known."""
+        """The value at others' places along an axis; None if it is not known."""
         return self.known.get(axis, self.known.get(EVERYWHERE))
 
     def plain(self, axis: int) -> bool:
-        """Whether values there are of data: those of a mask may not be finite."""
+        """Whether values there come from data; those that a mask puts there may not be finite."""
         return not self.axes_masked if axis == EVERYWHERE else axis not in self.masked
 
     @property
     def axes_masked(self) -> frozenset[int]:
-        """Those of `masked` that are axes."""
+        """The members of `masked` that are axes."""
         return frozenset(axis for axis in self.masked if axis >= 0)
 
 
 CLEAN = Reach()
 EXAMPLES = Reach(frozenset([0]))
-# Others are those where it is False.
+# Others are the examples where the mask is False.
 MASK = Reach(known={0: np.bool_(False)}, masked=frozenset([0]))
 UNKNOWN = Reach(spread=Spread.UNKNOWN)
-# Where derivatives are not finite: of which argument, and at which of its values.
+# Operations whose derivatives are not finite: for which argument, and at which of its values.
 SINGULAR: dict[str, tuple[int, tuple[float, ...]]] = {
     **dict.fromkeys(("sqrt", "rsqrt", "cbrt", "log", "pow", "lgamma", "digamma"), (0, (0,))),
     **dict.fromkeys(("asin", "acos", "atanh", "erf_inv"), (0, (-1, 1))),
     "acosh": (0, (1,)), "atan2": (0, (0,)), "div": (1, (0,)), "log1p": (0, (-1,)),
 }  # fmt: skip
-# The same at infinities: by one of which arguments.
+# The same at infinities: for any of which arguments, and at which of them.
 AT_INFINITY: dict[str, tuple[tuple[int, ...], tuple[float, ...]]] = {
     **dict.fromkeys(("exp", "exp2", "expm1"), ((0,), (np.inf,))),
     **dict.fromkeys(("cos", "cosh", "integer_pow", "lgamma", "pow"), ((0,), (-np.inf, np.inf))),
@@ -83,20 +83,22 @@ def reaches(
     program: jaxprs.Program, given: Sequence[Reach], *, differentiated: bool,
     size: int | None = None, anywhere: bool = False, own_draws: bool = False,
 ) -> list[Reach]:  # fmt: skip
-    """How far others reach in each output of a program, of how far they do in its inputs.
+    """How far others reach in each output of a program, given how far they do in its inputs.
 
-    Of a program that is `differentiated`, backward passes which are the user's own prove nothing.
-    With a `size`, the number of examples, which no other axis has, others are examples past a
-    smaller number: what the program makes of itself for each is followed, too, if it begins with
-    the same elements whatever their number; if examples may be `anywhere` in a batch, then if all
-    of its elements are the same. With `own_draws`, random numbers of each example are taken to be
-    the same whatever their number: is all that others change which ones are drawn?
+    If a program is `differentiated`, nothing is proven of custom backward passes.
+
+    `size` is the number of examples, a length that no other axis has. If it is given, others are
+    the examples past a smaller number, and arrays that the program itself creates for the examples
+    are followed, too: they must begin with the same elements whatever the number of examples or, if
+    examples may be `anywhere` in a batch, have equal elements. With `own_draws`, the random numbers
+    of each example are taken to be the same whatever the number of examples, to tell whether others
+    change anything but these.
     """
     return _Proof(differentiated, size, anywhere, own_draws).outputs(program, list(given))
 
 
 def _either(one: Reach, other: Reach) -> Reach:
-    """Of an array that is one or the other."""
+    """The reach of an array that may be one or the other."""
     known = {
         axis: value
         for axis in {*one.known, *other.known}
@@ -133,7 +135,7 @@ class _Proof:
         return [reach(v) for v in jaxpr.outvars]
 
     def _made(self, eqn: jax_core.JaxprEqn, given: list[Reach]) -> list[Reach]:
-        """What one operation makes of it."""
+        """The reach of each output of one operation."""
         name = eqn.primitive.name
         spread = max((own.spread for own in given), default=Spread.NO)
         unknown = [Reach(spread=max(spread, Spread.UNKNOWN))] * len(eqn.outvars)
@@ -156,13 +158,13 @@ class _Proof:
                 return [Reach(spread=spread)] * len(eqn.outvars)
             return [self._result(eqn, given, jaxprs.shape(v)) for v in eqn.outvars]
         except (KeyError, AttributeError, IndexError, TypeError, ValueError):
-            return unknown  # parameters as another version of JAX has them
+            return unknown  # another version of JAX has other parameters
 
     def _result(self, eqn: jax_core.JaxprEqn, given: list[Reach], out: jaxprs.Shape) -> Reach:
-        """One result of an operation that is given nothing which is spread."""
+        """The reach of a result of an operation with no argument that is spread."""
         name, shapes = eqn.primitive.name, [jaxprs.shape(v) for v in eqn.invars]
         if self.differentiated and _may_be_singular(name, eqn.params, given):
-            return UNKNOWN  # 0 times its derivative may be no number
+            return UNKNOWN  # 0 times its derivative may be NaN
         known = self._known(eqn, given, shapes, out)
         taken = self._taken(eqn, given)
         rule = APART.get(name) or ALIKE.get(name)
@@ -193,37 +195,37 @@ class _Proof:
                     axes.add(to)
                 elif self._counts(eqn, given, i, axis):
                     sure = name in JOINING and not self._may_be_masked(eqn, given, i, axis)
-                    # What is cumulated from the first on may leave others, past the rest, out.
+                    # Cumulating from the front may leave out others that come last.
                     sure &= not name.startswith("cum") or eqn.params["reverse"]
                     spread = max(spread, Spread.YES if sure else Spread.UNKNOWN)
         if spread:
             return Reach(spread=spread)
         if self.size is not None:
-            if name.startswith("random_"):  # of each key, by their places
+            if name.startswith("random_"):  # for each key, by its place
                 drawn = self._created(eqn, out[len(shapes[0]) :])
                 if drawn.spread:
                     return UNKNOWN
                 axes |= {axis + len(shapes[0]) for axis in drawn.axes}
             return Reach(frozenset(axes), known=known, masked=masked)
         made = Reach(frozenset(axes), known=known, masked=masked)
-        # As many as there are, others may be anything; what is known of them is always the same.
+        # The number of others is fixed and their values are not, except for values that are known.
         return made._replace(axes=frozenset(a for a in axes if made.value(a) is None))
 
     def _taken(self, eqn: jax_core.JaxprEqn, given: list[Reach]) -> list[frozenset[int]]:
-        """The axes along which others reach what of each argument counts."""
+        """For each argument, the axes along which others reach the part of it that counts."""
         every = [own.axes for own in given]
         if eqn.primitive.name != "select_n" or self.size is not None:
             return every
         picked = {axis: given[0].value(axis) for axis in frozenset().union(*every)}
         if jaxprs.shape(eqn.invars[0]) != jaxprs.shape(eqn.outvars[0]):
             return every
-        return [  # of the cases, what is picked there
+        return [  # of each case, what is picked
             frozenset(a for a in own if (case := picked[a]) is None or int(case) == i - 1)
             for i, own in enumerate(every)
         ]
 
     def _counts(self, eqn: jax_core.JaxprEqn, given: list[Reach], i: int, axis: int) -> bool:
-        """Whether others count among what is joined along an axis that goes, or is run over."""
+        """Whether others count in what is joined by reducing an axis, or running along it."""
         name, value = eqn.primitive.name, given[i].value(axis)
         beside = _beside(eqn, i, axis)
         if beside is not None:
@@ -236,7 +238,7 @@ class _Proof:
         return of_bits or not bool(value == NEUTRAL[name])
 
     def _may_be_masked(self, eqn: jax_core.JaxprEqn, given: list[Reach], i: int, axis: int) -> bool:
-        """Whether others may have been made not to count, in a way that is not followed."""
+        """Whether a mask may have excluded others in a way that is not followed."""
         beside = _beside(eqn, i, axis)
         return axis in given[i].masked or (beside is not None and beside in given[1 - i].masked)
 
@@ -247,7 +249,7 @@ class _Proof:
         shapes: list[jaxprs.Shape],
         out: jaxprs.Shape,
     ) -> dict[int, Constant]:
-        """Values of the result at others' places."""
+        """Known values of the result at others' places, by axis."""
         name = eqn.primitive.name
         if name in VALUES and all(len(shape) in (len(out), 0) for shape in shapes):
             axes = {axis for own in given for axis in own.known}
@@ -268,19 +270,19 @@ class _Proof:
         return known
 
     def _sized(self, shape: jaxprs.Shape) -> Reach:
-        """Of an array that lies in the order of the examples, if it has as many elements."""
+        """The reach of an array along axes as long as the batch, in the order of the examples."""
         places = [i for i, n in enumerate(shape) if self.size and n and n % self.size == 0]
         if any(shape[i] != self.size for i in places):
             return UNKNOWN
         return Reach(frozenset(places))
 
     def _listed(self, shape: jaxprs.Shape) -> Reach:
-        """The same, if its elements may differ."""
+        """The same for an array whose elements may differ."""
         made = self._sized(shape)
         return UNKNOWN if self.anywhere and made.axes else made
 
     def _created(self, eqn: jax_core.JaxprEqn, shape: jaxprs.Shape) -> Reach:
-        """Of what is made of nothing that others reach."""
+        """The reach of a result whose arguments others do not reach."""
         made, name = self._sized(shape), eqn.primitive.name
         if not made.axes or name == "broadcast_in_dim":
             return made
@@ -300,7 +302,7 @@ class _Proof:
         if self.size and params["length"] and params["length"] % self.size == 0:
             return []  # as many turns as there are examples
         fixed, carry, xs = given[:consts], given[consts:][:carries], given[consts + carries :]
-        # A turn is given a slice along axis 0; where that holds the examples, turns are examples.
+        # A turn is given a slice along axis 0; if examples lie there, each turn is an example.
         each = [_along_turns(own) for own in xs]
         while True:
             made = self.outputs(params["jaxpr"], [*fixed, *carry, *each])
@@ -333,7 +335,7 @@ class _Proof:
 
 
 def _shifted(own: Reach, by: int) -> Reach:
-    """Of an array with another axis before the rest, or without the first."""
+    """The reach of an array with a new first axis, or without its first."""
     known = {axis if axis == EVERYWHERE else axis + by: v for axis, v in own.known.items()}
     axes = frozenset(axis + by for axis in own.axes)
     masked = frozenset(axis if axis < 0 else axis + by for axis in own.masked)
@@ -354,7 +356,7 @@ def _dtype(value: jaxprs.Atom) -> np.dtype:
 def _folded(
     name: str, eqn: jax_core.JaxprEqn, given: Sequence[Reach], axes: Sequence[int]
 ) -> Maybe:
-    """What an operation makes of others' places along an axis of each argument."""
+    """The value that an operation computes at others' places, along an axis of each argument."""
     dtypes = [_dtype(v) for v in (*eqn.invars, *eqn.outvars)]
     known = [own.value(axis) for own, axis in zip(given, axes, strict=True)]
     plain = [own.plain(axis) for own, axis in zip(given, axes, strict=True)]
@@ -366,7 +368,7 @@ def _may_be_singular(name: str, params: jaxprs.Params, given: Sequence[Reach]) -
     arguments, infinities = AT_INFINITY.get(name, ((), ()))
     for i in arguments:
         for axis in given[i].axes_masked:
-            # Of a product it is the derivative by the other factor, unless that is a number.
+            # In a product, it is the derivative by the other factor, unless that is a constant.
             fixed = name in ("div", "mul") and given[1 - i].value(axis) is not None
             if given[i].value(axis) in infinities and not fixed:
                 return True
@@ -377,12 +379,12 @@ def _may_be_singular(name: str, params: jaxprs.Params, given: Sequence[Reach]) -
     argument, points = SINGULAR[name]
     own = given[argument]
     values = [own.value(axis) for axis in own.axes_masked]
-    # What is made of a count, say, is on every axis what may be a mask: only what is known counts.
+    # What is computed from a count, say, may be a mask on every axis: only known values matter.
     return any(v in points if v is not None else ANEW not in own.masked for v in values)
 
 
 def _beside(eqn: jax_core.JaxprEqn, i: int, axis: int) -> Axis:
-    """The axis of the other factor with which a product is summed over this one."""
+    """The axis of the other factor that a product sums along with this one, if there is one."""
     if eqn.primitive.name != "dot_general":
         return None
     contracted, _ = eqn.params["dimension_numbers"]

@@ -24,25 +24,25 @@ from jaxexp.training import jaxprs
 from jaxexp.training.task import TRIED, Variables
 from jaxexp.training.trees import PyTree
 
-# How modules call what says whether they train, and its value in training.
+# What modules call the argument that says whether they train, and its value in training.
 TRAINING = {"train": True, "training": True, "is_training": True}
 TRAINING |= {"deterministic": False, "use_running_average": False}
-# Other names for it, in lower case without underscores: made of nothing but such words.
+# Other names for it, in lower case without underscores, consist of nothing but such words.
 BESIDE = "(is|in|do|for|not|or|use|only|enabled?|flag|mode|time|phase)*"
 MODE = "((train|test)(ing)?|eval(uat(e|ing|ion))?|infer(ence)?|deterministic)"
 MODE = rf"{BESIDE}({MODE}{BESIDE})+"
-GIVEN = (*TRAINING, "mask", "rng")  # by name, to what applies a model and takes them
-# A part of the user's own; by its signature it is called with what it takes.
+GIVEN = (*TRAINING, "mask", "rng")  # passed by name to what applies a model, if it accepts them
+# A function of the user's, called with what its signature accepts.
 Function: TypeAlias = Callable[..., PyTree]
 State: TypeAlias = "nnx.State[PyTree, PyTree]"
 Split: TypeAlias = "tuple[nnx.GraphDef[nnx.Module], State, State, State]"
 Path: TypeAlias = Sequence[object]  # of an attribute, or of an array in a tree
-ONCE = (None, ())  # what nnx lists once, however many attributes are it
+ONCE = (None, ())  # nnx lists each of these once, however many attributes hold it
 PLAIN = (types.FunctionType, types.MethodType, types.ModuleType, type, jax.Array, np.ndarray)
 
 
 def model_of(module: object) -> "SupervisedModel":
-    """The model of what `supervised` is given as a module; UserError for what is none."""
+    """Make a model from the `module` given to `supervised`; UserError if it is invalid."""
     if isinstance(module, linen.Module):
         return LinenModel(_TheSame(module))
     made = "expected a function of the trial that returns a Flax linen module, or of (trial, rngs)"
@@ -56,7 +56,7 @@ def model_of(module: object) -> "SupervisedModel":
 
 
 class _TheSame:
-    """Makes the same module of every trial; unlike a lambda, it can be pickled."""
+    """Returns the same module for every trial; unlike a lambda, it can be pickled."""
 
     def __init__(self, module: linen.Module) -> None:
         self.module = module
@@ -66,9 +66,9 @@ class _TheSame:
 
 
 class SupervisedModel:
-    """A model as the task sees it; equal where the functions it is made of are the same."""
+    """A model as the task sees it; two models made of the same functions are equal."""
 
-    names = ("module", "module")  # of what initialises it, and of what applies it
+    names = ("module", "module")  # of the parts that initialise it and apply it
     expected = "expected the variables that it is made with"  # of the state
 
     def __init__(self, *functions: Function) -> None:
@@ -76,13 +76,13 @@ class SupervisedModel:
         self.functions = functions
 
     def __eq__(self, other: object) -> bool:
-        """Of the same functions."""
+        """Whether both are of the same type and made of the same functions."""
         if not isinstance(other, SupervisedModel) or type(self) is not type(other):
             return False
         return self.functions == other.functions
 
     def __hash__(self) -> int:
-        """Of the functions."""
+        """The hash of the functions."""
         return hash(self.functions)
 
     def init(self, trial: Trial, rng: Array, x: PyTree) -> Variables:
@@ -96,11 +96,11 @@ class SupervisedModel:
         raise NotImplementedError
 
     def check(self, trial: Trial) -> None:
-        """Raise UserError for a model that is not one of its own for each trial."""
+        """Raise UserError if trials would share one model rather than have one each."""
 
 
 class Functions(SupervisedModel):
-    """Plain functions: no state."""
+    """A model of plain functions, without state."""
 
     names = ("init", "apply")
 
@@ -161,8 +161,8 @@ class LinenModel(SupervisedModel):
 class NnxModel(SupervisedModel):
     """A function of the trial and rngs that returns an nnx module.
 
-    Its parameters and its other variables are trees of plain arrays, as those of linen; its random
-    streams are seeded anew in every call.
+    Its parameters and its other variables are trees of plain arrays, like those of linen; its
+    random streams are reseeded in every call.
     """
 
     def _made(self, trial: Trial, rng: Array | int) -> "Split":
@@ -172,7 +172,7 @@ class NnxModel(SupervisedModel):
                 f"module: the function of (trial, rngs) returned {type(model).__name__}, expected "
                 "a Flax nnx module"
             )
-        # While tracing, nnx takes arrays that are plain attributes for static ones.
+        # While tracing, nnx treats arrays in plain attributes as static.
         for node in [own for _, own in nnx.iter_graph(model) if isinstance(own, nnx.Module)]:
             for name, own in [*vars(node).items()]:
                 if isinstance(own, jax.Array):
@@ -190,7 +190,7 @@ class NnxModel(SupervisedModel):
         self, trial: Trial, variables: Variables, x: PyTree, *, rng: Array, mask: Array, train: bool
     ) -> tuple[PyTree, PyTree]:
         """The prediction of a batch (B, ...), and the new state."""
-        graphs: list[nnx.GraphDef[nnx.Module]] = []  # no result: what is static may be a tracer
+        graphs: list[nnx.GraphDef[nnx.Module]] = []  # not a result: static parts may hold tracers
 
         def shapes_of() -> list[State]:
             graph, *states = self._made(trial, 0)
@@ -201,7 +201,7 @@ class NnxModel(SupervisedModel):
         leaves, structure = jax.tree.flatten(shapes[1])
         seeded = [stream_seed(leaf, rng, i) for i, leaf in enumerate(leaves)]
         made_with = {path for path, _ in nnx.to_flat_state(shapes[2])}
-        # What a module sows is for those who look into it, and no state: linen's is left out, too.
+        # What a module sows is meant for inspection and is not state: linen's is left out, too.
         sown = nnx.All(nnx.Intermediate, lambda path, _: path not in made_with)
 
         def call(own: PyTree) -> tuple[PyTree, PyTree, PyTree]:
@@ -230,7 +230,7 @@ class NnxModel(SupervisedModel):
         return prediction, state if train else variables.state
 
     def check(self, trial: Trial) -> None:
-        """Raise UserError for a model that is not one of its own for each trial."""
+        """Raise UserError if trials would share one model rather than have one each."""
         made = [self.functions[0](trial, nnx.Rngs(0)) for _ in range(2)]
         if made[0] is made[1]:
             raise UserError(
@@ -241,14 +241,14 @@ class NnxModel(SupervisedModel):
 
 def _filled(shapes: State, values: PyTree) -> State:
     """A copy of a state, with these values."""
-    # Variables know the trace in which they were made: those of a copy, this one.
+    # Variables remember the trace in which they were made; for copies, it is the current one.
     state = nnx.map_state(lambda _, v: v.copy() if isinstance(v, nnx.Variable) else v, shapes)
     nnx.replace_by_pure_dict(state, values)
     return state
 
 
 def _fixed(model: nnx.Module, *states: State) -> dict[Path, object]:
-    """Of every attribute its value, frozen; of arrays in the states, only that they are there."""
+    """The frozen value of every attribute; for arrays in the states, only that they exist."""
     held = {path for state in states for path, _ in nnx.to_flat_state(state)}
     return {
         path: jax.Array if path in held else _frozen(value)
@@ -259,9 +259,9 @@ def _fixed(model: nnx.Module, *states: State) -> dict[Path, object]:
 
 
 def _attributes(node: object, seen: set[int]) -> Iterator[tuple[Path, object]]:
-    """What nnx finds in a module, or any tree, and what is in other objects."""
+    """What nnx finds in a module or any tree, and the attributes of other objects in it."""
     for path, value in nnx.iter_graph(node):
-        if not path or str(path[-1]).startswith("_pytree__"):  # noted by nnx itself
+        if not path or str(path[-1]).startswith("_pytree__"):  # nnx's own bookkeeping
             continue
         yield path, value
         if hasattr(value, "__dict__") and not (_is_node(value) or isinstance(value, PLAIN)):
@@ -275,7 +275,10 @@ def _is_node(value: object) -> bool:
 
 
 def _frozen(value: object) -> object:
-    """What is equal while nothing in it has changed; of nodes, whose parts are listed, the type."""
+    """Something that compares equal until the value changes.
+
+    For nodes, it is their type, as their parts are listed separately.
+    """
     if _is_node(value):
         return type(value)
     if isinstance(value, np.ndarray):
@@ -309,7 +312,7 @@ def _names(paths: Iterable[Path]) -> str:
 
 
 def stream_seed(leaf: jax.ShapeDtypeStruct, rng: Array, i: int) -> Array:
-    """A random stream's key, or its count."""
+    """What a random stream starts with: a key of its own, or a count of 0."""
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jax.random.fold_in(rng, i)
     return jnp.zeros(leaf.shape, leaf.dtype)
@@ -318,7 +321,7 @@ def stream_seed(leaf: jax.ShapeDtypeStruct, rng: Array, i: int) -> Array:
 def call_arguments(
     applied: linen.Module | nnx.Module | Function, rng: Array, mask: Array, *, train: bool
 ) -> dict[str, PyTree]:
-    """What a module, or a function, wants to be called with beside its inputs."""
+    """The arguments that a module or function accepts besides its inputs."""
     given: dict[str, PyTree] = {"rng": rng, "mask": mask}
     given |= {name: train == in_training for name, in_training in TRAINING.items()}
     call, part = applied, "apply: it"
@@ -341,7 +344,7 @@ ANY_NUMBER = f"tried with 1 or {TRIED} examples, as any number has to work"
 
 @contextlib.contextmanager
 def naming(part: str, **given: PyTree) -> Iterator[None]:
-    """Whatever a part of the user's own raises says which part it is, and what it was given."""
+    """Turn an error in a user's function into a UserError that names it and what it was given."""
     try:
         yield
     except UserError as error:
@@ -360,7 +363,7 @@ def _shapes(tree: PyTree) -> str:
 
 
 def check_params(part: str, params: PyTree) -> None:
-    """Raise UserError for parameters that are no floats, or none at all."""
+    """Raise UserError if parameters are not floats, or if there are none."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     if not leaves:
         raise UserError(f"{part}: no parameters, expected some to train")
@@ -376,9 +379,9 @@ def check_params(part: str, params: PyTree) -> None:
 def checked_function(
     name: str, function: object, *arguments: tuple[str, ...], by_name: Sequence[str] = ()
 ) -> Function:
-    """The function, if it takes one of these lists of arguments.
+    """Return the function if it accepts one of these lists of arguments; else raise UserError.
 
-    Where it has parameters of the names `by_name`, it is given them, too.
+    If it has parameters named in `by_name`, it is given these, too.
     """
     if not callable(function):
         raise UserError(f"{name}: {function!r}, expected a function")
@@ -399,7 +402,7 @@ def checked_function(
 
 
 def parameters(function: Callable[..., object]) -> tuple[str, ...]:
-    """The names of those that a partial has not bound already; () where Python cannot tell."""
+    """The names of the parameters that no partial has bound; () if Python cannot tell."""
     bound = function.keywords if isinstance(function, functools.partial) else {}
     try:
         return tuple(name for name in inspect.signature(function).parameters if name not in bound)
@@ -408,7 +411,7 @@ def parameters(function: Callable[..., object]) -> tuple[str, ...]:
 
 
 def arity(function: Callable[..., object], but: Container[str] = ()) -> int:
-    """How many positional arguments a function takes that have no default, `but` some by name."""
+    """How many positional parameters without a default a function has, except those in `but`."""
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # written in C

@@ -157,7 +157,7 @@ def supervised(
 
 
 class Supervised(Task):
-    """What `supervised` returns; two of the same parts are equal."""
+    """What `supervised` returns; two made of the same parts are equal."""
 
     def __init__(
         self, model: "SupervisedModel", loss: Callable[..., Array], metrics: Mapping[str, Metric],
@@ -182,17 +182,17 @@ class Supervised(Task):
         self._checked: set[object] = set()
 
     def __eq__(self, other: object) -> bool:
-        """Equal parts."""
+        """Whether both are made of equal parts."""
         return isinstance(other, Supervised) and self._parts == other._parts
 
     def __hash__(self) -> int:
-        """Of the parts."""
+        """The hash of the parts."""
         return hash(self._parts)
 
     def bind(self, data: Data) -> "Supervised":
-        """For these data: some metrics take a constant from the targets to train on.
+        """The task for these data: some metrics take a constant from the training targets.
 
-        Raises UserError for data that are no `Examples`, or have no targets.
+        Raises UserError if the data are not `Examples`, or have no targets.
         """
         if not isinstance(data.train, Examples) or data.train.y is None:
             raise UserError(
@@ -213,9 +213,9 @@ class Supervised(Task):
     def check(self, trial: Trial, data: Data) -> None:
         """Raise UserError unless the parts fit the trial, the data and each other.
 
-        Every function is traced once for trials that agree in what is static. Checked is also what
-        no gradient would complain of: labels past the classes, and a prediction (B, 1) of a target
-        (B,), which broadcasts to (B, B).
+        Every function is traced once for all trials whose static values agree. Mistakes that no
+        gradient would complain of are refused, too: labels beyond the classes, and predictions
+        (B, 1) for targets (B,), which broadcast to (B, B).
         """
         if self._optimizer is None:
             optimizers.check(trial)
@@ -261,10 +261,10 @@ class Supervised(Task):
     def _trace(
         self, trial: Trial, data: Data, traced: Mapping[str, jax.ShapeDtypeStruct]
     ) -> tuple[PyTree, PyTree]:
-        """Trace one step of training and of evaluation; the shapes of prediction and target.
+        """Trace a step of training and of evaluation; return the shapes of prediction and target.
 
-        `traced` hyperparameters are numbers inside the program. Raises UserError that names the
-        part that fails.
+        The `traced` hyperparameters are numbers inside the program. Raises a UserError that names
+        the part that fails.
         """
         (x, y, *_), _ = tracing.batch_of({"train": data.train}, TRIED)
 
@@ -286,7 +286,7 @@ class Supervised(Task):
                 part += ", called as (trial, prediction, target) since it takes three arguments"
             with naming(part, prediction=prediction, target=y):
                 loss_B = self._loss(own, prediction, y, mask)
-            if jnp.shape(loss_B) == (TRIED,):  # else `inspect` says so
+            if jnp.shape(loss_B) == (TRIED,):  # otherwise `inspect` reports it
                 for name, metric in self.metrics.items():
                     with naming(f"metrics[{name!r}]", prediction=prediction, target=y):
                         sums = metric.sums_of(None, prediction, y, jnp.ones(TRIED), name=name)
@@ -301,7 +301,7 @@ class Supervised(Task):
         return jax.eval_shape(step, keys.like(), x, y, dict(traced)), y
 
     def init(self, trial: Trial, rng: Array, data: Arrays) -> Variables:
-        """The model's."""
+        """The model's parameters and state."""
         trial = _plain(trial)
         x = jax.tree.map(lambda a: jnp.zeros((1, *a.shape[1:]), a.dtype), data["train"].x)
         return self.model.init(trial, rng, x)
@@ -327,16 +327,16 @@ class Supervised(Task):
         return self.loss(*own, prediction, target, **named)
 
     def _loss_begins_with_trial(self) -> bool:
-        """Whether it has three arguments that have to be given, beside the mask."""
+        """Whether the loss has three required arguments, not counting the mask."""
         return "trial" not in parameters(self.loss)[1:] and arity(self.loss, but=("mask",)) > 2
 
     def optimizer(self, trial: Trial, steps: int) -> optax.GradientTransformation:
-        """The one given, or the one that the trial names."""
+        """The optimizer given to `supervised`, or else the one that the trial names."""
         if self._optimizer is None:
             return optimizers.built_in(trial)
         if isinstance(self._optimizer, optax.GradientTransformation):
             return self._optimizer
-        if isinstance(trial.optimizer, Choice):  # the function is asked for each
+        if isinstance(trial.optimizer, Choice):  # the function is called for each
             return optimizers.one_of(
                 trial.optimizer,
                 lambda name: self.optimizer(with_values(trial, optimizer=name), steps),
@@ -352,12 +352,12 @@ class Supervised(Task):
         return made
 
     def optimizer_uses_steps(self, trial: Trial) -> bool:
-        """Whether the function given takes `steps`."""
+        """Whether the optimizer is a function that takes `steps`."""
         made = self._optimizer
         return callable(made) and (arity(made) > 1 or parameters(made)[1:2] == ("steps",))
 
     def evaluation_params(self, trial: Trial, params: PyTree, optimizer_state: PyTree) -> PyTree:
-        """What the function given returns, or else what any task does."""
+        """What the given function returns; without one, what any task returns."""
         own = self._evaluation_params
         if own is None:
             return super().evaluation_params(trial, params, optimizer_state)
@@ -375,10 +375,10 @@ class Supervised(Task):
         return self.model.apply(trial, variables, x, rng=rng, mask=mask, train=False)[0]
 
     def probabilities(self, prediction: PyTree) -> Array | None:
-        """Of classes, (B, C): the softmax of logits, or the sigmoid of one; None for numbers.
+        """Class probabilities, (B, C): softmax of logits, or sigmoid of one; None for numbers.
 
-        Predictions (B,) are logits or numbers, as `supervised` says; trees of arrays, and arrays of
-        more axes, are none.
+        `supervised` says when predictions (B,) are logits and when they are numbers. Trees of
+        arrays, and arrays with more axes, have no probabilities.
         """
         if not self.classification or not isinstance(prediction, Array):
             return None
@@ -389,15 +389,19 @@ class Supervised(Task):
 
 
 def _plain(trial: Trial) -> Trial:
-    """With the trial's own batch size, as a number, where a program pads batches."""
-    batch_size = vars(trial)["batch_size"]  # not as an attribute: nobody asks for it but this line
+    """The trial with its own batch size as a number, if the program pads batches."""
+    batch_size = vars(trial)["batch_size"]  # not as an attribute: `watch` would count it as read
     if isinstance(batch_size, Size):
         return with_values(trial, batch_size=value(batch_size))
     return trial
 
 
 def _check_broadcast(prediction: PyTree, target: PyTree, where: str = "") -> None:
-    """Refuse (B, 1) beside (B,): by equal keys, leaf by leaf, or where every leaf so meets each."""
+    """Refuse (B, 1) beside (B,), which most losses would broadcast to (B, B).
+
+    Dicts are compared by their common keys, and trees of equal structure leaf by leaf. Other trees
+    are refused if every leaf of one clashes like this with every leaf of the other.
+    """
     if isinstance(prediction, Mapping) and isinstance(target, Mapping):
         for key in sorted(prediction.keys() & target.keys()):
             _check_broadcast(prediction[key], target[key], f"{where}[{key!r}]")

@@ -49,10 +49,10 @@ _TRACING = threading.RLock()
 
 
 def one_at_a_time(function: Callable[P, T]) -> Callable[P, T]:
-    """For what traces functions of the user or of Flax: only one thread does so at a time.
+    """Let only one thread at a time run a function that traces the user's or Flax's code.
 
-    Flax changes classes meanwhile (a scan is a class, for which it takes fields out of those that
-    it is made of), and no other thread may read them. Compiling needs no lock.
+    Flax modifies classes while it traces (a scan is a class, for which it removes fields from the
+    classes that it is made of), and no other thread may read them then. Compiling needs no lock.
     """
 
     @functools.wraps(function)
@@ -66,15 +66,15 @@ def one_at_a_time(function: Callable[P, T]) -> Callable[P, T]:
 def compiled_quickly(
     function: Callable[..., PyTree], *given: PyTree, level: int = 0
 ) -> jax.stages.Compiled:
-    """Compiled for what runs a few times, before anything is trained.
+    """Compile a function that runs only a few times, before anything is trained.
 
-    `level` as of XLA, which optimizes nothing at 0.
+    `level` is XLA's optimisation level: at 0, it optimises nothing.
     """
     traced = jax.jit(function).lower(*given)
     options = QUICK | {"xla_backend_optimization_level": level}
     try:
         return traced.compile(options | {"xla_cpu_use_fusion_emitters": False})
-    except jax.errors.JaxRuntimeError:  # the last of the options is unknown, as from jaxlib 0.12 on
+    except jax.errors.JaxRuntimeError:  # jaxlib 0.12 and later do not know the last option
         return traced.compile(options)
 
 
@@ -85,7 +85,7 @@ def inspection(task: Task, trial: Trial, arrays: Arrays) -> Inspection:
 
 @one_at_a_time
 def predicted_shapes(task: Task, trial: Trial, arrays: Arrays) -> dict[str, tuple[int, ...]]:
-    """The shape of each of the predictions that a trial records; nothing is computed."""
+    """The shape of each prediction that a trial records; nothing is computed."""
 
     def recorded(rng: Array, data: Arrays) -> PyTree:
         return task.predictions(trial, task.init(trial, rng, data), data)
@@ -98,16 +98,16 @@ def predicted_shapes(task: Task, trial: Trial, arrays: Arrays) -> dict[str, tupl
 def trace(task: Task, trial: Trial, arrays: Arrays) -> Inspection:
     """Trace one step of a trial, computing nothing.
 
-    Parameters and multiplications are those of the traced program, activations what its forward
-    pass keeps for the backward pass. Raises UserError for what the task's methods may not return,
-    and for a hyperparameter that is traced where Python needs its value.
+    Parameters and multiplications are those of the traced program; activations are what its forward
+    pass keeps for the backward pass. Raises UserError if one of the task's methods returns
+    something invalid, or if a hyperparameter is traced where Python needs its value.
     """
     leaves = traced_shapes(trial)
     try:
         return _trace(task, trial, arrays, leaves)
     except UserError:
         raise
-    except Exception as error:  # as a shape, JAX refuses a traced number with a TypeError
+    except Exception as error:  # such as JAX's TypeError for a traced number in a shape
         names = guilty(lambda some: _trace(task, trial, arrays, some), leaves)
         if not names and not isinstance(error, jax.errors.JAXTypeError):
             raise
@@ -116,12 +116,12 @@ def trace(task: Task, trial: Trial, arrays: Arrays) -> Inspection:
 
 
 def guilty(trace: Callable[[dict[str, T]], object], traced: Mapping[str, T]) -> list[str]:
-    """Of the hyperparameters that are traced, those for which tracing fails; [] if for none."""
+    """The traced hyperparameters that make tracing fail; [] if it fails with none traced, too."""
 
     def fails(*names: str) -> bool:
         try:
             trace({name: traced[name] for name in names})
-        except Exception:  # whatever functions of the user raise
+        except Exception:  # the user's functions may raise anything
             return True
         return False
 
@@ -131,7 +131,7 @@ def guilty(trace: Callable[[dict[str, T]], object], traced: Mapping[str, T]) -> 
 
 
 def because_traced(names: Sequence[str]) -> str:
-    """Why Python needed the values of these hyperparameters in vain, and what to do instead."""
+    """Why Python cannot know the values of these hyperparameters, and what to do instead."""
     fixed = [name for name in names if name in ENGINE and not may_be_static(name)]
     said = "compute with jax.numpy"
     if len(fixed) < len(names):
@@ -156,7 +156,7 @@ def _is_traced(declared: Hyperparameter, trial: Trial) -> bool:
 
 
 def traced_shapes(trial: Trial) -> dict[str, jax.ShapeDtypeStruct]:
-    """Of the hyperparameters that are numbers inside a program of such trials, by name."""
+    """Shapes of the hyperparameters that are traced in a program of such trials, by name."""
     return {
         name: jax.ShapeDtypeStruct((), jnp.float32 if declared.hint is float else jnp.int32)
         for name, declared in trial.fields().items()
@@ -167,7 +167,7 @@ def traced_shapes(trial: Trial) -> dict[str, jax.ShapeDtypeStruct]:
 def _trace(
     task: Task, trial: Trial, arrays: Arrays, leaves: Mapping[str, jax.ShapeDtypeStruct]
 ) -> Inspection:
-    """With these hyperparameters as numbers inside the program, and the others as they are."""
+    """Trace with these hyperparameters as numbers inside the program, the others as they are."""
     read: set[str] = set()
     watched = watch(trial, read)
     batch, mask = batch_of(arrays, TRIED)
@@ -195,7 +195,7 @@ def _trace(
         try:
             outputs = task.apply(trial, own, batch, rng=rng, mask=mask, train=train)
         except (UserError, jax.errors.JAXTypeError, LookupError, AttributeError, NameError):
-            raise  # no matter of shapes
+            raise  # not a matter of shapes
         except Exception as error:
             error.add_note(
                 f"{name} was traced with a batch of {TRIED} examples: any number has to work"
@@ -215,7 +215,7 @@ def _trace(
         return tuple(applied(*given, train=False))
 
     def updated(params: PyTree, leaves: PyTree) -> PyTree:
-        """A schedule may read the trial here alone."""
+        """Update the optimizer: a schedule may read the trial only then."""
         trial = with_values(watched, **leaves)
         optimizer = task.optimizer(trial, 1000)
         if not isinstance(optimizer, optax.GradientTransformation):
@@ -249,7 +249,7 @@ def _trace(
 
     _shapes_of(evaluated, *given, name=f"{name}.apply")
     _shapes_of(updated, *given[:2], name=f"{name}.optimizer")
-    with contextlib.suppress(Exception):  # the data may lack what only those that record need
+    with contextlib.suppress(Exception):  # the data may lack what only recording needs
         jax.eval_shape(recorded, *given[:3], arrays)
     _check_sums(task, seen[0])
     found = _count(jaxpr)
@@ -273,7 +273,7 @@ def _trace(
 
 
 def _shapes_of(function: Callable[..., PyTree], *given: PyTree, name: str) -> PyTree:
-    """Shapes of what a function returns, whose random numbers are those of the trial alone."""
+    """Shapes of a function's results; UserError for random numbers that a batch would change."""
     closed, shapes = jax.make_jaxpr(function, return_shape=True)(*given)
     keys.check(closed, name)
     return shapes
@@ -304,10 +304,10 @@ def _check_variables(task: Task, made: object) -> None:
 
 
 def _check_sums(task: Task, outputs: Outputs) -> None:
-    """Raise UserError for sums that are none, or of which others of weight 0 change some.
+    """Raise UserError for `sums` that do not add up, or that examples of weight 0 change.
 
-    Those of two examples and of two others, each beside two that do not count, add up to those of
-    all four.
+    The sums of two examples and of two others must add up to those of all four, both alone and with
+    two examples of weight 0 beside each pair.
     """
     for name, metric in task.metrics.items():
         if metric.sums is None or str(metric.sums.__module__).startswith("jaxexp."):
@@ -354,13 +354,13 @@ def fingerprint(
 ) -> str:  # fmt: skip
     """A digest that distinguishes tasks by what they compute, found out by tracing them.
 
-    Neither a task's attributes nor what its functions close over escape it, and gradients count as
-    well, which may have rules of their own. `trial(leaves)` is a trial, as a program has it, that
-    takes one of the `steps`; `sizes` are the numbers of examples that are computed at once in
-    training and in evaluation, as a task may compute otherwise of other numbers; with `processes`
-    the digest is the same in any process.
+    It covers the task's attributes, what its functions close over, and the gradients, which may
+    have rules of their own. `trial(leaves)` is a trial as a program has it, which takes one of the
+    numbers of `steps`; `sizes` are the numbers of examples computed at once in training and in
+    evaluation, as a task may compute something else for other numbers. With `processes`, the digest
+    is the same in any process.
 
-    Raises UserError for random numbers that would be others in a batch of trials than alone.
+    Raises UserError for random numbers that would differ between a batch of trials and one alone.
     """
     if is_plain_value(task):
         return repr(task)
@@ -413,10 +413,10 @@ def check_changed(
     task: Task, trial: Callable[[PyTree], Trial], leaves: PyTree, names: Sequence[str], steps: int,
     arrays: Arrays, size: int,
 ) -> None:  # fmt: skip
-    """Raise UserError for hyperparameters that a trial which takes over a state cannot change.
+    """Raise UserError for hyperparameters that a trial cannot change when it takes over a state.
 
-    The state of its model or of its optimizer may keep them, or nothing may read them after `init`.
-    `trial(leaves)` is a trial, as a program has it, of so many `steps`, with batches of `size`
+    The state of its model or its optimizer may keep them, or nothing may read them after `init`.
+    `trial(leaves)` is a trial as a program has it, which takes `steps` steps with batches of `size`
     examples.
     """
 
@@ -449,7 +449,7 @@ def check_changed(
         place = sorted(leaves).index(name)
         kept = {i - behind for i in jaxprs.depending(made, {place}) if i >= behind}
         now = kept = kept | {of_model + i for i in jaxprs.depending(opened, {place})}
-        while True:  # a state may pass it on to what it keeps
+        while True:  # one part of a state may pass it on to another
             reached = jaxprs.depending(stepped, {len(leaves) + i for i in now})
             if now >= (more := {i for i in reached if i < len(parts)}):
                 break
@@ -472,16 +472,16 @@ def check_changed(
 
 
 def _apart(tree: PyTree) -> PyTree:
-    """The same arrays, as one function of a program has them of another: as arguments.
+    """The same arrays, as if one function of a program had passed them to another.
 
-    Nothing is computed with their values in advance, and no two of them are one and the same.
+    Nothing is computed from their values in advance, and no two of them are the same object.
     """
     plain = jax.tree.map(lambda a: jnp.asarray(a, jnp.result_type(a)), tree)
     return jax.lax.optimization_barrier(plain)
 
 
 def batch_of(arrays: Arrays, size: int) -> tuple[Batch, jax.ShapeDtypeStruct]:
-    """Shapes of a batch of so many examples, and of its mask."""
+    """The shapes of a batch of `size` examples, and of its mask."""
     batch = jax.tree.map(
         lambda a: jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype), arrays["train"]
     )
@@ -489,12 +489,12 @@ def batch_of(arrays: Arrays, size: int) -> tuple[Batch, jax.ShapeDtypeStruct]:
 
 
 def is_plain_value(task: Task) -> bool:
-    """Whether a task computes what its type and its fields say: one of jaxexp's dataclasses."""
+    """Whether type and fields determine what a task computes: it is a dataclass of jaxexp's."""
     return dataclasses.is_dataclass(task) and type(task).__module__.startswith("jaxexp.")
 
 
 def watch(trial: Trial, read: set[str]) -> Trial:
-    """The same trial, which writes down what is read of it."""
+    """The same trial, which adds the name of each hyperparameter that is read to `read`."""
     names, cls = frozenset(type(trial).fields()), type(trial)
 
     def get(self: Trial, name: str) -> object:
@@ -509,7 +509,7 @@ def watch(trial: Trial, read: set[str]) -> Trial:
 
 
 def multiplications(jaxpr: jax_core.Jaxpr) -> float:
-    """Of the products of a traced function, loops of a fixed number of turns counted in full."""
+    """Multiplications in a traced function's products; loops of fixed length count in full."""
     return _count(jaxpr).multiplications
 
 
@@ -520,7 +520,7 @@ class _Counted:
 
 
 def _count(jaxpr: jax_core.Jaxpr) -> _Counted:
-    """Multiplications and products that results of a traced function need, loops in full."""
+    """Count what the results of a traced function need; loops of fixed length count in full."""
     made = _Counted()
     for eqn in jaxprs.needed(jaxpr.eqns, jaxpr.outvars):
         shapes = [jaxprs.shape(v) for v in eqn.outvars]
