@@ -1,6 +1,6 @@
-"""Examples from a user's own arrays, checked at once: nothing that would train to a wrong number.
+"""Examples from a user's own arrays, checked at once for what would train to wrong numbers.
 
-Only NumPy is imported here. Data frames and tensors are known by their type's module, so that
+Only NumPy is imported here. Data frames and tensors are recognised by their type's module, so that
 neither pandas, polars, torch nor JAX is needed. Rows and columns count from 0 in every message.
 """
 
@@ -49,7 +49,7 @@ HANDED_ON = "(if `dataclasses.replace` hands them on: give columns={}, or those 
 
 
 class _Columns(dict[str, tuple[str, ...]]):
-    """Those that data have, by which names that are handed on are told from names given."""
+    """The names that a `Data` has, to tell names that are handed on from names that are given."""
 
 
 class Examples(NamedTuple):
@@ -73,8 +73,8 @@ class Data:
 
     A split is an `Examples`, or any tree of tuples, named tuples, lists, dicts and None whose
     leaves are arrays with one row per example: (N, ...). All splits have the same structure, the
-    same dtypes and, except for N, the same shapes. `jx.arrays` makes one from X and y, and copies
-    them; by hand, arrays are not copied, since they may be mapped from disk: what changes them
+    same dtypes and, except for N, the same shapes. `jx.arrays` makes a `Data` from X and y, and
+    copies them. `Data` itself does not copy arrays, which may be mapped from disk: changing them
     later changes the data.
 
     Args:
@@ -92,8 +92,8 @@ class Data:
             most 10,000.
         coords: name -> (dimensions, array), coordinates of the dataset of results.
         attrs: attributes of the dataset of results, by names that it does not use itself: text,
-            numbers, or lists of either (of which one of length 1 is loaded from a file as its
-            element). `attrs["data"]` says in one line where the data are from.
+            numbers, or lists of either (a list of length 1 is loaded from a file as its element).
+            `attrs["data"]` says in one line where the data are from.
         columns: path -> the names of the columns of any other array of `train` ("x.table" in a
             dict), such as those of frames. `dataclasses.replace` keeps those of arrays that are
             still there, as it keeps `features`.
@@ -121,9 +121,9 @@ class Data:
     attrs: Attributes = field(default_factory=dict)
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
     notes: Sequence[str] = ()
-    # The examples of a batch that is evaluated, all of one split; 0 where it may hold several.
+    # The size of evaluation batches, each of one split; 0 if a batch may hold several splits.
     evaluated_apart: int = field(default=0, init=False, repr=False)
-    # Their fingerprint, where whoever made them knows it; a copy with others does not take it over.
+    # The fingerprint, if whoever made the data knows it; a copy with other arrays does not keep it.
     _known: str | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -178,7 +178,7 @@ class Data:
         )
 
     def _checked_leaf(self, split: str, where: str, value: object) -> np.ndarray:
-        """Its array; a frame has the columns of that trained on, in the same order."""
+        """The array of a leaf; a frame must have the columns of the training one, in that order."""
         array = checked_leaf(where, value, rows=True)
         path = where.removeprefix(split).removeprefix(".")
         names, known = column_names(where, value), self.names_of(path)
@@ -201,7 +201,7 @@ class Data:
         return array
 
     def names_of(self, path: str) -> tuple[str, ...] | None:
-        """The names of the columns of a leaf of the training split, such as "x", if it has some."""
+        """The column names of a leaf of the training split, such as "x"; None without names."""
         return self.features if path == "x" else self.columns.get(path)
 
     def folded(self, folds: Mapping[str, np.ndarray]) -> Self:
@@ -213,7 +213,7 @@ class Data:
         return made
 
     def _checked_folds(self) -> dict[str, np.ndarray]:
-        """As int32, read-only; no row twice in a fold, and none to train on and evaluate."""
+        """The folds as read-only int32; refuses a row that occurs twice in a fold, in any split."""
         given, n = self.folds, row_count(self.train)
         if not isinstance(given, Mapping) or "train" not in given or not set(given) <= set(SPLITS):
             raise UserError(
@@ -268,7 +268,7 @@ class Data:
 
     @property
     def counted(self) -> np.ndarray | slice:
-        """The rows of `train` from which anything is taken: of weight above 0, and in a fold."""
+        """The rows of `train` that are used: of weight above 0 and, with folds, in a fold."""
         weight_N = self.train.weight if isinstance(self.train, Examples) else None
         if weight_N is None and self.folds is None:
             return slice(None)
@@ -280,11 +280,11 @@ class Data:
 
     @property
     def n_folds(self) -> int:
-        """How many folds there are; 0 without."""
+        """The number of folds; 0 if there are none."""
         return 0 if self.folds is None else len(self.folds["train"])
 
     def __repr__(self) -> str:
-        """In one line, without the numbers."""
+        """One line about the data, without their numbers."""
         parts = [f"{name}: {count(n, 'example')}" for name, n in self.counts.items()]
         parts += [count(self.n_folds, "fold")] if self.folds is not None else []
         parts += [count(len(self.features), "feature")] if self.features else []
@@ -306,7 +306,7 @@ class Data:
 
     @property
     def counts(self) -> dict[str, int]:
-        """The number of examples N of each split; with folds, of the longest."""
+        """The number of examples N of each split; with folds, the most that any fold has."""
         counts = {name: row_count(split) for name, split in self.splits.items()}
         counts |= {name: rows.shape[1] for name, rows in (self.folds or {}).items()}
         return {name: counts[name] for name in SPLITS if name in counts}
@@ -334,20 +334,20 @@ class Data:
         return self.splits | dict(self.extra) | folds
 
     def apart(self, size: int) -> Self:
-        """The same data, evaluated in batches of so many examples, each of one split."""
+        """The same data, evaluated in batches of `size` examples, each of one split."""
         made = copy.copy(self)
         object.__setattr__(made, "evaluated_apart", size)
         return made
 
     def known_by(self, fingerprint: str) -> Self:
-        """The same data, whose fingerprint is known: that saves reading them all."""
+        """The same data with a known fingerprint, which saves reading all of them."""
         made = copy.copy(self)
         object.__setattr__(made, "_known", fingerprint)
         return made
 
     @property
     def nbytes(self) -> int:
-        """Of all splits and extras, in bytes."""
+        """The size of all splits, extras and folds, in bytes."""
         return sum(leaf.nbytes for _, leaf in named_leaves(self.arrays()))
 
     @property
@@ -366,21 +366,3 @@ class Data:
                 part = np.ascontiguousarray(rows[start : start + step])
                 sha256.update(part.reshape(-1).view(np.uint8).data)
         return sha256.hexdigest()[:16]
-
-
-# Splits
-
-
-# Inputs
-
-
-# Targets
-
-
-# Arrays, as users have them
-
-
-# Trees of arrays, without JAX
-
-
-# Words for messages

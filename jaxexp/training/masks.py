@@ -1,12 +1,13 @@
-"""Whether the examples of a batch have to do with one another: proven, or else tried out.
+"""Whether the examples of a batch affect one another: proven, or else tried out.
 
 A batch may be filled up with examples that do not count, and examples of several splits may be
-evaluated in one. Where a model normalises by its batch, or a loss compares its examples with each
-other, as a contrastive one does, the first must change no number, and the second must not be.
+evaluated in one batch. If a model normalises by its batch, or if a loss compares its examples with
+each other, as a contrastive one does, then the filling must not change any number, and splits must
+not share a batch.
 
-What a task computes is traced, and most often it is plain from the program that it takes each
-example by itself, or heeds the mask, or that it does neither (see `independence`). What is plain of
-none is computed beside different rows, and evaluated split by split.
+The task is traced. Most programs show that the task treats each example by itself, or heeds the
+mask, or does neither (see `independence`). If a program shows none of these, the task is tried out
+beside different rows, and evaluated split by split.
 """
 
 import contextlib
@@ -29,8 +30,8 @@ from jaxexp.training.experiments import Experiments
 from jaxexp.training.independence import CLEAN, EXAMPLES, MASK, UNKNOWN, Reach, Spread
 from jaxexp.training.task import Task
 
-MANY, MORE = 1009, 1013  # examples of batches that are traced: primes, which no other axis has
-MOST_SIZES = 16  # of batches, besides: the extremes, and some between
+MANY, MORE = 1009, 1013  # sizes of traced batches: primes, which no other axis has
+MOST_SIZES = 16  # how many other batch sizes are tried: the extremes, and some between
 FILLING = (
     "what fills it up would change the losses of its examples, their gradients or the model's "
     "state: heed the `mask` (B,) of a batch, where its examples have to do with one another, or "
@@ -48,15 +49,15 @@ SIZED = (
 
 
 class Mixing(NamedTuple):
-    """What changes the numbers of an example of a batch, beside the example itself."""
+    """What affects the results of an example of a batch, apart from the example itself."""
 
     filling: bool  # examples that do not count, in training
     evaluated_filling: bool  # the same in evaluation
     evaluated: bool  # other examples, in evaluation
     sized: bool  # how many examples there are in all, in training
-    evaluated_sized: bool = False  # the same in evaluation, perhaps, where `evaluated`
-    metric: str = ""  # whose values are all that is changed, if it is a metric alone
-    whole: bool = True  # unless a batch may be computed in parts
+    evaluated_sized: bool = False  # perhaps the same in evaluation, if `evaluated`
+    metric: str = ""  # one that is affected, if nothing but metrics is
+    whole: bool = True  # False if a batch may be computed in parts
 
 
 APART = Mixing(filling=False, evaluated_filling=False, evaluated=False, sized=False)
@@ -66,12 +67,12 @@ _found: dict[tuple[object, ...], Mixing] = {}
 def mixing(
     task: Task, data: Data, trials: Sequence[Trial], read: Callable[[Trial], Collection[str]]
 ) -> Callable[[Trial], Mixing]:
-    """Of a task that has been checked, and each of the trials of a run.
+    """A function that tells the mixing of each trial of a run, for a task that has been checked.
 
-    Found out once for trials that agree in what is static, with the traced values of them all;
-    `read` are the hyperparameters that the task reads of one.
+    It is found out once for trials whose static values agree, with the traced values of them all;
+    `read` returns the hyperparameters that the task reads from a trial.
     """
-    if tracing.is_plain_value(task):  # jaxexp's own heed the mask
+    if tracing.is_plain_value(task):  # jaxexp's own tasks heed the mask
         return lambda trial: APART
     alike: dict[object, list[Trial]] = {}
 
@@ -97,25 +98,25 @@ def mixing(
 
 
 class _Kind:
-    """Trials that agree in what is static, and their task."""
+    """Trials whose static values agree, and their task."""
 
     def __init__(
         self, task: Task, data: Data, trials: Sequence[Trial], parts: Sequence[int]
     ) -> None:
-        """`parts` are the sizes in which a batch may be computed."""
+        """`parts` are the sizes of the parts in which a batch may be computed."""
         self.programs, self.trials, self.parts = Programs(task, data, trials[0]), trials, parts
         self.steps = max(map(data.steps_of, trials))
         of_trials = sorted({trial.batch_size for trial in trials})
         folds = range(data.n_folds or 1)
         rests = {data.counts_of(fold)["train"] % size for fold in folds for size in of_trials}
         counts = [n for fold in folds for n in evaluation.evaluated_counts(data, fold).values()]
-        # Of several splits, or of one at a time: `Data.apart`.
+        # Batches of several splits, or of one at a time: see `Data.apart`.
         evaluated = evaluation.evaluated_at_once(task, data)
         apart = min(max(counts), task.evaluation_batch_size), task.evaluation_batch_size
         lasts = {n % size for n in counts for size in (evaluated, *apart)} - {0}
-        # In training and in evaluation, the batches that there are,
+        # The sizes of batches in training and in evaluation,
         self.batches = {True: _some(of_trials), False: [evaluated]}
-        # and how many examples count in them: not all of a last batch, or of one of several splits.
+        # and how many examples count: not all in a last batch, or in one of several splits.
         self.sizes = {
             True: sorted({*of_trials, *rests} - {0}),
             False: sorted({evaluated, *lasts, *(min(evaluated, count) for count in counts)}),
@@ -125,7 +126,7 @@ class _Kind:
 
     @tracing.one_at_a_time
     def found(self) -> Mixing:
-        """What is not proven is computed once in a process for all that computes the same."""
+        """Try out what cannot be proven, once in a process for all that computes the same."""
         made = {train: self.lengths(train=train) for train in (True, False)}
         lengths = {train: own for train, own in made.items() if own is not None}
         filling, blamed = self.spread(lengths, MASK, train=True)
@@ -186,7 +187,7 @@ class _Kind:
         return _Lengths(programs, draws)
 
     def same(self, sizes: Sequence[int], *, train: bool) -> bool:
-        """Whether the same is computed of each of so many examples, but for their number."""
+        """Whether batches of these sizes run the same computation, except for their size."""
         try:
             many, _ = self.programs.traced_examples(MANY, train=train)
             same = all(
@@ -203,16 +204,16 @@ class _Kind:
                     )
                     for n in (sizes[0], sizes[-1])
                 )
-        except Exception:  # whatever the functions raise for batches of other sizes
+        except Exception:  # the functions may raise anything for batches of other sizes
             return False
         return same
 
     def spread(
         self, lengths: Mapping[bool, "_Lengths"], mask: Reach, *, train: bool
     ) -> tuple[Spread, set[str]]:
-        """How far others reach in batches as they are, and of what."""
+        """How far others reach in batches of the sizes that occur, and in which results."""
         batches = self.batches[train]
-        found = [  # those of other sizes compute the same, if it is proven
+        found = [  # one size will do if all are proven to compute the same
             self.reach(max(n, 2), mask, train=train)
             for n in (batches if train in lengths else batches[-1:])
         ]
@@ -222,9 +223,10 @@ class _Kind:
         self, n: int, mask: Reach, *, train: bool, size: int | None = None,
         drawn: Reach = CLEAN, anywhere: bool = False, own_draws: bool = False,
     ) -> tuple[Spread, set[str]]:  # fmt: skip
-        """Whether others among n examples change more than what there is of them, and of what.
+        """Whether others among n examples change more than their own results, and which results.
 
-        That is of metrics by their names, "" for all else. `drawn` is the reach of the batch's key.
+        These are given as names of metrics, "" for all else. `drawn` is the reach of the batch's
+        key.
         """
         shapes = self.programs.sized(self.programs.shapes, n)
         given = [
@@ -244,7 +246,7 @@ class _Kind:
         ]
         of_state = reached[len(names) :]
         found += [("", own.spread or Spread(bool(own.axes))) for own in of_state]
-        # Derivatives may be the user's own, and are proven, too.
+        # Derivatives may be custom, so they have to be proven, too.
         if train and _derivatives(program, "custom_jvp_call"):
             tangents = self.programs.traced_tangents(n)
             towards = [CLEAN] * len(jax.tree.leaves(self.programs.shapes.variables.params))
@@ -254,22 +256,22 @@ class _Kind:
         return worst, {name for name, spread in found if spread}
 
     def anywhere(self) -> bool:
-        """Whether an example of one split may stand anywhere, behind those of others, say."""
+        """Whether an example of one split may stand anywhere, such as behind those of others."""
         try:
             spread, _ = self.reach(
                 MANY, EXAMPLES, train=False, size=MANY, drawn=UNKNOWN, anywhere=True
             )
-        except Exception:  # whatever the functions raise for batches of another size
+        except Exception:  # the functions may raise anything for batches of another size
             return False
         return spread is Spread.NO
 
     def in_parts(self) -> bool:
-        """Whether a batch may be computed in parts, of a task that takes each example by itself.
+        """Whether a batch may be computed in parts, if the task treats each example by itself.
 
-        Nothing may depend on the place of an example in its batch, as what is drawn for each does,
-        on a state that goes from step to step, or on the loss of other parameters. Gradients have
-        to add up: backward passes of the user's own need not be linear, and floats of 16 bits are
-        rounded in each part.
+        Nothing may depend on the place of an example in its batch, as random numbers drawn for each
+        example do, on a state passed from step to step, or on the loss at other parameters.
+        Gradients have to add up: custom backward passes need not be linear, and 16-bit floats would
+        be rounded in each part.
         """
         state = jax.tree.leaves(self.programs.shapes.variables.state)
         if state or not self.filled or self.programs.asks_for_losses(self.steps):
@@ -283,27 +285,27 @@ class _Kind:
 
 
 def _derivatives(program: jax_core.ClosedJaxpr, *of: str) -> bool:
-    """Whether it has rules of derivatives, the user's or JAX's own."""
+    """Whether a program has derivative rules of these kinds, the user's or JAX's own."""
     return any(name.startswith(of) for name in jaxprs.operations(program))
 
 
 class _Lengths(NamedTuple):
-    """What is known of a task that may depend on how many examples a batch has."""
+    """What is known about a task that may depend on how many examples a batch has."""
 
-    programs: Mapping[int, jax_core.ClosedJaxpr]  # for so many, with gradients
-    draws: bool  # what may differ in a larger one are random numbers alone
+    programs: Mapping[int, jax_core.ClosedJaxpr]  # by that number; in training, with gradients
+    draws: bool  # nothing but random numbers may differ in a larger batch
 
 
 def _some(sizes: Sequence[int]) -> list[int]:
-    """A few of many, the extremes among them."""
+    """A few of many sizes, including the extremes."""
     places = np.linspace(0, len(sizes) - 1, min(len(sizes), MOST_SIZES)).astype(int)
     return [sizes[i] for i in places]
 
 
 def _sized(found: Mixing, *, train: bool, by_draws: bool) -> Mixing:
-    """What follows from examples being others in an array of another size.
+    """Add what follows if the results of examples depend on the size of the array.
 
-    In a last batch, or beside another split, they may be drawn for otherwise, but no more.
+    With `by_draws`, nothing but their random numbers may differ.
     """
     if train:
         return found._replace(sized=True, filling=found.filling or not by_draws)

@@ -1,4 +1,4 @@
-"""What a metric is: a mean over examples, or a function of sums over them, measured by batches."""
+"""A metric: a mean over examples, or a function of sums over them, measured batch by batch."""
 
 import enum
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from jaxexp.training.trees import PyTree
 
 
 class Direction(enum.StrEnum):
-    """Whether more of a metric is better, or less.
+    """Whether higher or lower values of a metric are better.
 
     >>> Direction("higher") is Direction.HIGHER
     True
@@ -28,7 +28,7 @@ class Direction(enum.StrEnum):
 class Metric:
     """One number about predictions: which way is better, its unit, and how to compute it.
 
-    Give one of three:
+    Give one of the following:
 
     - `example`: the metric is the weighted mean over examples of `example(prediction, target)`,
       which has shape (B,).
@@ -40,7 +40,7 @@ class Metric:
 
     Args:
         direction: "higher" or "lower", whichever is better.
-        unit: of the value, "" for none.
+        unit: the unit of the value, "" for none.
         example: see above.
         sums: see above.
         value: see above.
@@ -64,7 +64,7 @@ class Metric:
     centered: "Callable[[PyTree], Metric] | None" = None
 
     def __post_init__(self) -> None:
-        """Check, and take the documentation of the function."""
+        """Check the fields, and take over the docstring of the function."""
         choices = [str(direction) for direction in Direction]
         if self.direction not in choices:
             raise UserError(f"direction: {self.direction!r}, expected one of {', '.join(choices)}")
@@ -104,16 +104,16 @@ class Metric:
 
         Args:
             own_B: the task's own value per example, or None.
-            prediction: of the task, any tree, or None.
-            target: of the task, any tree, or None.
-            weight_B: what each example counts; 0 for padding, whose values may be NaN.
-            name: of the metric, for messages.
+            prediction: the task's prediction, any tree, or None.
+            target: the task's target, any tree, or None.
+            weight_B: the weight of each example; 0 for padding, whose values may be NaN.
+            name: the name of the metric, for messages.
 
         Returns:
             A tree of arrays, of float32 unless values are wider.
 
         Raises:
-            UserError: what is needed is missing, or has another shape than expected.
+            UserError: something needed is missing, or has an unexpected shape.
         """
         said = f"metric {name!r}" if name else "metric"
         if own_B is not None and (self.example or self.sums):
@@ -141,7 +141,7 @@ class Metric:
         return _mean_sums(value_B, weight_B)
 
     def compute(self, sums: PyTree, *, name: str = "") -> Array:
-        """The metric, a scalar, of the added sums; NaN where it is not defined.
+        """The metric, a scalar, from the added sums; NaN if it is not defined.
 
         Raises:
             UserError: the function of sums does not return a scalar.
@@ -157,7 +157,7 @@ class Metric:
 
 
 def as_float(value: ArrayLike) -> Array:
-    """As float32, or as it is where it is wider."""
+    """The value as float32, or unchanged if its type is wider."""
     value = jnp.asarray(value)
     return value.astype(jnp.promote_types(value.dtype, jnp.float32))
 
@@ -168,6 +168,6 @@ def _mean_sums(value_B: ArrayLike, weight_B: ArrayLike) -> dict[str, Array]:
 
 
 def weighted(value: Array, weight_B: Array) -> Array:
-    """Values times weights; where the weight is 0, 0 whatever the value."""
+    """Values times weights; 0 where the weight is 0, whatever the value."""
     weight = weight_B.reshape(weight_B.shape + (1,) * (value.ndim - 1))
     return jnp.where(weight > 0, value, 0) * weight

@@ -1,12 +1,11 @@
-"""Metrics: what a model is judged by, beside its loss, as means or as functions of sums.
+"""Metrics: what a model is judged by besides its loss, as means or as functions of sums.
 
-A metric is measured batch by batch, and the sums of the batches are added. So it is either a mean
-of one value per example, or a function of sums over examples, as R² and the area under a ROC curve
-are. Everything works under `jit` and `vmap`, and what stands in padding counts for nothing, not
-even where it is NaN. Numbers are float32 as the predictions are: sums of weights are exact up to
-2²⁴ examples of weight 1.
+A metric is measured batch by batch, and the sums of the batches are added. It is therefore either a
+mean of one value per example, or a function of sums over examples, like R² and the area under a ROC
+curve. Everything works under `jit` and `vmap`, and padding counts for nothing, even if it is NaN.
+Numbers are float32, like the predictions: sums of weights are exact up to 2²⁴ examples of weight 1.
 
-`prediction` is what the task's `Outputs` say, (B,) or (B, ...) for B examples; classifiers predict
+`prediction` is that of the task's `Outputs`, (B,) or (B, ...) for B examples; classifiers predict
 logits: (B, C) for C classes, or (B,) for two, where the logit is that of class 1.
 """
 
@@ -26,8 +25,8 @@ from jaxexp.training.trees import PyTree
 
 _FINE, _OCTAVES, _BIN_BITS = 2.0**-10, 20, 8  # of the bins of `auc`: 2⁸ for each octave
 _BINS = 2 * _OCTAVES * 2**_BIN_BITS
-# Of the second moment, what must be variance for `r2` to be computed in float32, and below which
-# rounding may be all there is.
+# The share of the second moment that must be variance for `r2` to be computed in float32, and the
+# one below which the variance may be nothing but rounding.
 _LEAST_SHARE, _ROUNDING_SHARE = 1e-4, 1e-5
 
 
@@ -51,7 +50,7 @@ def _labels(prediction: PyTree, target: PyTree) -> tuple[Array, Array]:
 
 
 def _alike(prediction: PyTree, target: PyTree) -> tuple[Array, Array]:
-    """Numbers of the same shape: (B,) against (B, 1) would be compared all with all."""
+    """Numbers of the same shape: (B,) beside (B, 1) would be compared each with each."""
     prediction, target = _both(prediction, target)
     if prediction.shape != target.shape or prediction.ndim == 0:
         raise UserError(
@@ -83,8 +82,8 @@ def _of_label(value_BxC: Array, target_B: Array) -> Array:
 def _correct(prediction: Array, target: Array) -> Array:
     """Accuracy: the share of examples whose class is predicted, between 0 and 1.
 
-    1/N · Σ [argmax_c z_c = y] for logits (B, C), where of equal logits the first counts; for logits
-    (B,), class 1 is predicted where z > 0. An example with a NaN among its logits is never right.
+    1/N · Σ [argmax_c z_c = y] for logits (B, C), where the first of equal logits counts; for logits
+    (B,), class 1 is predicted if z > 0. An example with a NaN among its logits is never right.
     """
     prediction, target = _labels(prediction, target)
     if prediction.ndim == 1:
@@ -111,16 +110,16 @@ class _InTop:
 
 
 def top_k(k: int) -> Metric:
-    """The share of examples whose class is among the k of the largest logits (B, C).
+    """The share of examples whose class is among the k largest logits (B, C).
 
-    1/N · Σ [rank of z_y ≤ k], where of equal logits the first ranks higher, so that k = 1 is the
-    accuracy. As for it, NaN is never right. C must be above k, else every model has 1.
+    1/N · Σ [rank of z_y ≤ k], where the first of equal logits ranks higher, so that k = 1 gives the
+    accuracy. As there, NaN is never right. C must be above k, or else every model would score 1.
 
     Args:
         k: at least 1.
 
     Raises:
-        UserError: k is no whole number of at least 1.
+        UserError: k is not a whole number of at least 1.
 
     >>> metric = top_k(2)
     >>> logits = jnp.array([[0.1, 0.2, 0.3], [0.1, 0.2, 0.3]])
@@ -136,7 +135,7 @@ def _negative_log_likelihood(prediction: Array, target: Array) -> Array:
     """Logarithmic loss, the mean negative log-likelihood, in nats.
 
     1/N · Σ -ln softmax(z)_y for logits (B, C), and -ln sigmoid(±z) for logits (B,); Good 1952.
-    NaN for labels that are no class.
+    NaN for labels that are not a class.
     """
     prediction, target = _labels(prediction, target)
     if prediction.ndim == 2:
@@ -148,9 +147,9 @@ def _negative_log_likelihood(prediction: Array, target: Array) -> Array:
 def _brier(prediction: Array, target: Array) -> Array:
     """Brier score, the mean squared error of probabilities.
 
-    1/N · Σ_i Σ_c (softmax(z)_c - [y = c])² for logits (B, C), between 0 and 2, as Brier 1950 has
-    it; (sigmoid(z) - y)² for logits (B,), between 0 and 1: half of what (B, 2) logits have.
-    NaN for labels that are no class.
+    1/N · Σ_i Σ_c (softmax(z)_c - [y = c])² for logits (B, C), between 0 and 2, as in Brier 1950;
+    (sigmoid(z) - y)² for logits (B,), between 0 and 1: half the score of logits (B, 2).
+    NaN for labels that are not a class.
     """
     prediction, target = _labels(prediction, target)
     if prediction.ndim == 1:
@@ -168,7 +167,7 @@ def _brier(prediction: Array, target: Array) -> Array:
 def _squared_error(prediction: Array, target: Array) -> Array:
     """Mean squared error, in the square of the target's unit.
 
-    1/N · Σ (ŷ - y)², for several outputs the mean over them.
+    1/N · Σ (ŷ - y)²; for several outputs, the mean over them.
     """
     prediction, target = _alike(prediction, target)
     return jnp.square(prediction - target).reshape(len(target), -1).mean(1)
@@ -177,7 +176,7 @@ def _squared_error(prediction: Array, target: Array) -> Array:
 def _absolute_error(prediction: Array, target: Array) -> Array:
     """Mean absolute error, in the target's unit.
 
-    1/N · Σ |ŷ - y|, for several outputs the mean over them.
+    1/N · Σ |ŷ - y|; for several outputs, the mean over them.
     """
     prediction, target = _alike(prediction, target)
     return jnp.abs(prediction - target).reshape(len(target), -1).mean(1)
@@ -185,7 +184,7 @@ def _absolute_error(prediction: Array, target: Array) -> Array:
 
 @dataclass(frozen=True)
 class _R2Sums:
-    centers: tuple[tuple[float, ...], ...]  # of each one for all outputs, or one each
+    centers: tuple[tuple[float, ...], ...]  # each has one number for all outputs, or one for each
 
     def __call__(self, prediction: Array, target: Array, weight_B: Array) -> dict[str, Array]:
         prediction, target = _alike(prediction, target)
@@ -210,7 +209,7 @@ class _R2Sums:
 
 
 def _r2_value(sums: dict[str, Array], *, force_finite: bool = False) -> Array:
-    """The mean over outputs, each about the center that is nearest to its targets."""
+    """R², averaged over outputs, each about the center that is nearest to its targets."""
     second_CxK, weight = sums["second"], sums["weight"]
     variance_CxK = second_CxK - sums["first"] * (sums["first"] / weight)
     nearest_1xK = second_CxK.argmin(0, keepdims=True)
@@ -234,19 +233,20 @@ def r2_around(*center: npt.ArrayLike, force_finite: bool = False) -> Metric:
     """R², the coefficient of determination, with its sums taken about a center.
 
     1 - Σ (ŷ - y)² / Σ (y - ȳ)², with the mean ȳ of the examples that are scored; for several
-    outputs the mean over them (scikit-learn's "uniform_average"). At most 1; 0 for predicting ȳ.
+    outputs, the mean over them (scikit-learn's "uniform_average"). At most 1; 0 for predicting ȳ.
 
-    The value does not depend on the center, but its digits do: batches add Σ (y - c) and
-    Σ (y - c)² in float32, so that Σ (y - ȳ)² has about 10⁻⁷ · (1 + ((ȳ - c) / std)²) of relative
-    error. With c near ȳ, that is nothing. Where ȳ lies more than 100 standard deviations from c,
-    and where all targets are equal, R² is NaN rather than a number made of rounding.
+    The value does not depend on the center, but its precision does: batches add Σ (y - c) and
+    Σ (y - c)² in float32, so that the relative error of Σ (y - ȳ)² is about
+    10⁻⁷ · (1 + ((ȳ - c) / std)²), which is negligible with c near ȳ. If ȳ is more than 100 standard
+    deviations from c, or if all targets are equal, R² is NaN rather than a number made of rounding.
 
     Args:
-        center: a number, or one for each output: the mean of the targets to train on. Of several
-            the one nearest to the targets counts: outliers do not move their median, say.
-        force_finite: as scikit-learn's `r2_score` by default: an output whose targets are all equal
-            counts 0, or 1 if it is predicted exactly. So does one more than 300 standard deviations
-            from every center, which float32 cannot tell from it.
+        center: a number, or one for each output, such as the mean of the training targets. If
+            several are given, the one nearest to the targets counts: their median, say, is not
+            moved by outliers.
+        force_finite: as in scikit-learn's `r2_score` by default, an output whose targets are all
+            equal counts 0, or 1 if it is predicted exactly. So does one that is more than 300
+            standard deviations from every center, which float32 cannot tell from the former.
 
     Raises:
         UserError: the center is not finite.
@@ -269,7 +269,7 @@ def r2_around(*center: npt.ArrayLike, force_finite: bool = False) -> Metric:
 
 
 def _r2_for(target: PyTree, *, force_finite: bool = False) -> Metric:
-    """About the mean and the median of the targets to train on."""
+    """R² about the mean and the median of the training targets."""
     if not hasattr(target, "dtype"):
         raise UserError(
             f"R²: targets are {type_of(target)}, expected an array (N, ...); a jaxexp.Metric of "
@@ -292,10 +292,10 @@ def _finite_r2_for(target: PyTree) -> Metric:
 
 
 def _bin(score_B: Array) -> Array:
-    """Which of the bins of a score, in the same order: exact, since it reads the float's bits.
+    """The number of each score's bin, which rises with the score; exact, as it reads the bits.
 
-    Floats in rising order have bits in rising order, of which the first ones number the bins:
-    relative widths far from 0, and by adding `_FINE` equal ones around it.
+    Floats in rising order have bits in rising order, and the first bits number the bins. Far from 0
+    the bins have equal relative widths; around 0, because `_FINE` is added, equal absolute ones.
     """
     size_B = (jnp.abs(score_B) + _FINE).astype(jnp.float32)
     smallest = int(np.float32(_FINE).view(np.int32))
@@ -311,11 +311,11 @@ def _auc_sums(prediction: Array, target: Array, weight_B: Array) -> dict[str, Ar
     positive one has the larger score, ties counting half (Hanley and McNeil 1982); 0.5 is chance.
     Scores are logits (B,), or for logits (B, 2) their difference.
 
-    Scores are counted in 10,240 bins in rising order, at most 0.4 % of the score wide where that is
-    above 2⁻¹⁰ and equal ones below; beyond ±1,024 all are in the last. Scores in one bin tie. With
+    Scores are counted in 10,240 bins in rising order: at most 0.4 % of the score wide above 2⁻¹⁰,
+    and equally wide below; scores beyond ±1,024 are in the last bins. Scores in one bin tie. With
     p_b and n_b the shares of the positives and the negatives in bin b, the value is off by at most
     ½ Σ p_b n_b; for scores whose standard deviation is ten bins or more (4 % of their mean will
-    do), by less than 0.001. The sums take 80 kB for each trial. NaN where one of the classes is
+    do), by less than 0.001. The sums take 80 kB for each trial. NaN if one of the classes is
     missing, a score is NaN, or a label is neither 0 nor 1.
     """
     prediction, target = _labels(prediction, target)
