@@ -147,7 +147,7 @@ def _size(split: str, value: object, n: int) -> int:
 
 
 def _draw(n: int, sizes: dict[str, int], seed: int) -> dict[str, np.ndarray]:
-    """Which rows are in which split, rising; splits of size 0 are left out."""
+    """The rows of each split, in rising order; splits of size 0 are left out."""
     n_validation, n_test = sizes["validation"], sizes["test"]
     if n_validation + n_test >= n:
         raise UserError(
@@ -170,7 +170,7 @@ def _explicit(
     features: tuple[str, ...] | None,
     encoder: "Encoder",
 ) -> Examples:
-    """A split of the user's own, as the training set is."""
+    """A split that the user gives, converted as the training split is."""
     if len(given) not in (2, 3):
         raise UserError(f"{split}: a tuple of {len(given)}, expected (X, y) or (X, y, weights)")
     X, y, weights = (*given, None)[:3]
@@ -195,10 +195,10 @@ def _explicit(
 def inputs(
     where: str, X: object, features: tuple[str, ...] | None, *, flat: bool = False
 ) -> np.ndarray:
-    """Inputs to predict of, as `arrays` makes them of X; `features` are those trained on.
+    """Inputs for predictions, made from X as `arrays` makes them; `features` are those trained on.
 
-    Raises UserError for what `arrays` refuses, but (N,) if `flat`, and for columns that are others,
-    or in another order.
+    Raises UserError for what `arrays` refuses, except columns that float32 makes nearly constant
+    and, if `flat`, the shape (N,); and for columns that differ from `features`, or in their order.
     """
     x, names = checked_inputs(where, X, rounding=False, flat=flat)
     if names is not None and features is not None:

@@ -1,10 +1,10 @@
-"""Random numbers that a function draws one array after another, drawn together.
+"""Joins the draws of a function that draws its random numbers one array after another.
 
 Initialising a model draws each of its arrays from a key of its own. The generator is a long piece
 of integer arithmetic, which XLA would compile for every array, and compiling is most of what a
 start costs. Drawn together, the numbers are the same: with `jax_threefry_partitionable`, which is
-JAX's default, each depends on its key and its place alone. What keys of other generators draw is
-left as it is.
+JAX's default, each depends only on its key and its place. Draws from keys of other generators are
+left as they are.
 """
 
 import math
@@ -24,12 +24,12 @@ T = TypeVar("T")
 Values: TypeAlias = dict[jax_core.Var, Any]
 
 FOLD, BITS = "random_fold_in", "random_bits"
-# Of a group of draws, how many numbers more than these may be drawn in vain: this many, or as many.
+# A group of draws may draw at most this many numbers in vain, or as many as it needs, if more.
 SPARE = 4096
 
 
 def together(function: Callable[P, T]) -> Callable[P, T]:
-    """The function with what it draws from keys of `jax.random` drawn in as few pieces as possible.
+    """The function, with its draws from keys of `jax.random` joined into as few as possible.
 
     >>> def two(key):
     ...     one, other = jax.random.split(key)
@@ -50,7 +50,7 @@ def together(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def _evaluate(program: jax_core.ClosedJaxpr, arguments: Sequence[Any]) -> list[Any]:
-    """The results of a program, its draws together."""
+    """The results of a program, with its draws joined."""
     inner = program.jaxpr
     renamed: dict[jax_core.Var, Atom] = {}
     eqns = _needed(list(_flat(inner, renamed)), [_renamed(renamed, a) for a in inner.outvars])
@@ -71,13 +71,13 @@ def _evaluate(program: jax_core.ClosedJaxpr, arguments: Sequence[Any]) -> list[A
 def _flat(
     program: jax_core.Jaxpr, renamed: dict[jax_core.Var, Atom]
 ) -> Iterator[jax_core.JaxprEqn]:
-    """The operations of a program, and in their place those of the functions that it calls.
+    """The operations of a program, with each call replaced by the operations of its function.
 
-    What a function calls its arguments and results, `renamed` gives other names.
+    `renamed` maps a function's own names of its arguments and results to the names used here.
     """
     for eqn in program.eqns:
         given = [_renamed(renamed, atom) for atom in eqn.invars]
-        if eqn.primitive.name not in ("jit", "pjit"):  # the name of before 0.7
+        if eqn.primitive.name not in ("jit", "pjit"):  # its name before JAX 0.7
             yield eqn.replace(invars=given, outvars=[_new(renamed, var) for var in eqn.outvars])
             continue
         called: jax_core.ClosedJaxpr = eqn.params["jaxpr"]
@@ -99,14 +99,14 @@ def _renamed(renamed: Mapping[jax_core.Var, Atom], atom: Atom) -> Atom:
 
 
 def _new(renamed: dict[jax_core.Var, Atom], var: jax_core.Var) -> jax_core.Var:
-    """A name of its own: a function that is called twice has the same names both times."""
+    """A new name, since a function that is called twice has the same names both times."""
     made = jax_core.Var(var.aval)
     renamed[var] = made
     return made
 
 
 def _needed(eqns: list[jax_core.JaxprEqn], results: Sequence[Atom]) -> list[jax_core.JaxprEqn]:
-    """Those that the results depend on: initialising a model also computes what it returns."""
+    """The operations that results depend on: initialising a model computes its output, too."""
     wanted = jaxprs.variables(results)
     found, left = [], list(eqns)
     while left:
@@ -124,10 +124,10 @@ def _needed(eqns: list[jax_core.JaxprEqn], results: Sequence[Atom]) -> list[jax_
 def _turns_at_once(
     scan: jax_core.JaxprEqn, wanted: set[jax_core.Var]
 ) -> list[jax_core.JaxprEqn] | None:
-    """The operations of all turns of a loop, where none needs what another computes; else None.
+    """The operations of all turns of a loop at once; None if a turn needs another's results.
 
-    So are parameters of stacked layers made, once the activations that pass through them are not
-    needed.
+    Parameters of stacked layers are made by such a loop, once the activations that pass through the
+    layers are not needed.
     """
     needed = ("jaxpr", "num_consts", "num_carry", "length")
     if not {*needed} <= scan.params.keys():  # JAX may change them
@@ -158,7 +158,7 @@ def _turns_at_once(
     own_results = [_renamed(names, atom) for atom in made.jaxpr.outvars]
     computed = {var for eqn in turns for var in eqn.outvars}
     if len(jaxprs.variables(own_results) & computed) < len(several):
-        return None  # some are given, or are the same
+        return None  # some results are inputs, or coincide
     to_results: dict[Atom, jax_core.Var] = dict(
         zip(own_results, (scan.outvars[i] for i in several), strict=True)
     )
@@ -176,7 +176,7 @@ def _turns_at_once(
 def _ready(
     eqns: Sequence[jax_core.JaxprEqn], values: Values
 ) -> tuple[list[jax_core.JaxprEqn], ...]:
-    """What needs no more than the values, the draws that come next, and what is left after both."""
+    """Operations that need nothing but the values, the draws that come next, and the rest."""
     known = set(values)
     ready, draws, left = list[jax_core.JaxprEqn](), [], []
     for eqn in eqns:
@@ -203,7 +203,7 @@ def _compute(program: jax_core.Jaxpr, eqns: Sequence[jax_core.JaxprEqn], values:
 
 
 def _program(program: jax_core.ClosedJaxpr) -> jax_core.ClosedJaxpr:
-    """The same program, with its draws together."""
+    """The same program, with its draws joined."""
     made: jax_core.ClosedJaxpr = jax.make_jaxpr(lambda *own: _evaluate(program, own))(
         *(jax.ShapeDtypeStruct(a.shape, a.dtype, weak_type=a.weak_type) for a in program.in_avals)
     )
@@ -215,7 +215,7 @@ def _value(values: Values, atom: Atom) -> Any:
 
 
 def _draws(eqn: jax_core.JaxprEqn) -> bool:
-    """Whether an operation is one of those that are done together."""
+    """Whether an operation is a draw that can be joined with others."""
     if eqn.primitive.name not in (FOLD, BITS):
         return False
     threefry = str(_aval(eqn.invars[0]).dtype) == "key<fry>"
@@ -242,15 +242,15 @@ def _groups(draws: Sequence[jax_core.JaxprEqn]) -> Iterator[list[jax_core.JaxprE
 
 
 def _length(eqn: jax_core.JaxprEqn) -> int:
-    """The numbers that are drawn from each key."""
+    """How many numbers are drawn from each key."""
     return math.prod(eqn.params.get("shape", ()))
 
 
 def _draw(group: Sequence[jax_core.JaxprEqn], values: Values) -> None:
-    """Do draws of one kind, the longest of them first, as one."""
+    """Do draws of one kind, sorted with the longest first, as one draw."""
 
     def joined(place: int) -> Array:
-        """What they are given, one after another."""
+        """Their arguments at this place, one after another."""
         given = [_value(values, eqn.invars[place]) for eqn in group]
         shapes = map(_keys, group)
         return jnp.concatenate(

@@ -28,10 +28,10 @@ _LABEL = "a label: drop the row, or name the class"
 
 
 class Encoder:
-    """Turns targets into numbers, in every split as y and `classes` say."""
+    """Turns the targets of every split into numbers, as y and `classes` say."""
 
     def __init__(self, y: object, classes: object) -> None:
-        """The names of the classes are those of y, or as `classes` has them."""
+        """Take the names of the classes from `classes`, or else from y."""
         if isinstance(classes, str) and classes != "infer":
             raise UserError(f'classes: {classes!r}, expected "infer", names in order, or None')
         infer = isinstance(classes, str)
@@ -78,7 +78,7 @@ class Encoder:
         self._codes = {key: code for code, key in enumerate(keys)}
 
     def __call__(self, where: str, y: object, n: int) -> np.ndarray | None:
-        """int32 or float32, one row for each of n."""
+        """The targets as int32 or float32, n rows of them."""
         if (y is None) != (self.kind == "none"):
             expected = "targets, as y has" if y is None else "None, as y is"
             raise UserError(f"{where}: {'None' if y is None else 'targets'}, expected {expected}")
@@ -104,7 +104,7 @@ class Encoder:
         return str(label) if self.kind == "names" else int(label)
 
     def _labels(self, where: str, raw: Raw) -> np.ndarray:
-        """What the labels are, none missing, in an array that can be sorted."""
+        """The labels in an array that can be sorted; refuses missing ones."""
         labels, kind = raw.array, dtype_kind(raw.array.dtype)
         if self.kind == "numbers":
             if raw.categorical or kind not in "iuf":
@@ -175,7 +175,7 @@ class Encoder:
 
 
 def _number_of(name: str) -> float:
-    """The number that a name is written as; NaN if it is none."""
+    """The number that a name spells; NaN if it does not spell one."""
     try:
         return float({"true": "1", "false": "0"}.get(name.strip().lower(), name))
     except ValueError:
@@ -183,7 +183,7 @@ def _number_of(name: str) -> float:
 
 
 def _numbers_of(classes: object) -> list[str | int]:
-    """The labels, as numbers, of classes in order: names that are numbers, or positions of text."""
+    """The numbers that label the classes, in order: names that are numbers, or places of text."""
     names = list(cast("Sequence[object]", classes))
     places = list[str | int](range(len(names)))
     if any(isinstance(name, str) for name in names):

@@ -1,4 +1,4 @@
-"""What a traced function computes, as a digest: equal for functions that give the same numbers."""
+"""Traced functions: their digests, equal for the same numbers, and what depends on what in them."""
 
 import hashlib
 import re
@@ -21,17 +21,17 @@ CALLS = {
     "call", "checkpoint", "closed_call", "core_call", "custom_jvp_call", "jit", "pjit", "remat",
     "remat2",
 }  # fmt: skip
-PASSED_ON = ("device_put", "optimization_barrier")  # one for one
-_SIZE = re.compile(r"(?<![\w.])\d+(?![\w.:])")  # a whole number; those to compute with have a colon
-_numbers: dict[object, int] = {}  # of functions on the host, which are thus never another's
+PASSED_ON = ("device_put", "optimization_barrier")  # results are the arguments, one for one
+_SIZE = re.compile(r"(?<![\w.])\d+(?![\w.:])")  # a whole number; one to compute with has a colon
+_numbers: dict[object, int] = {}  # of functions on the host, kept so that none is reused
 
 
 def digest(closed: jax_core.ClosedJaxpr, *, processes: bool = False) -> str:
-    """Of a `ClosedJaxpr`: its text, and the values of the arrays that it closes over.
+    """A digest of a program's text and of the values of the arrays that it closes over.
 
-    Functions that a program calls back on the host are told apart by which they are, and so only
-    within this process; with `processes`, in which the digest is to be the same, they are not.
-    Rules of derivatives count where they have been traced: as part of a gradient.
+    Functions that a program calls back on the host are told apart by identity, and so only within
+    this process; they are not told apart with `processes`, which makes the digest the same in every
+    process. Derivative rules count if they have been traced: as part of a gradient.
     """
     sha256 = hashlib.sha256(_ADDRESS.sub("", str(closed)).encode())
     if not processes:
@@ -54,10 +54,11 @@ def inner(params: Mapping[str, object]) -> list[Program]:
 
 
 def same_but_for_size(program: Program, n: int, large: Program, prime: int) -> bool:
-    """Whether what was traced for n examples is what was traced for more, a prime number of them.
+    """Whether a program traced for n examples is the one traced for a prime number, but for size.
 
-    Where one has a multiple of its number as a size, so has the other; any number that they compute
-    with is the same, and of arrays that it holds the shorter one begins the longer.
+    Where a size in one is a multiple of its number of examples, so is the size in the other. Any
+    number that they compute with is the same, and of the arrays that they hold, the shorter one is
+    how the longer one begins.
     """
 
     def sized(found: re.Match[str]) -> str:
@@ -75,7 +76,7 @@ def same_but_for_size(program: Program, n: int, large: Program, prime: int) -> b
 
 
 def _lines(program: Program) -> Iterator[str]:
-    """A program in text, whatever is long in it, or called twice."""
+    """A program as text, in full: JAX shortens what is long, and shares what is called twice."""
     jaxpr = program.jaxpr if isinstance(program, jax_core.ClosedJaxpr) else program
     names: dict[object, str] = {}
 
@@ -103,18 +104,18 @@ def _lines(program: Program) -> Iterator[str]:
 
 
 def shape(value: Atom) -> Shape:
-    """Of an array; () of what is none."""
+    """The shape of an array; () for anything else."""
     own: Shape = getattr(value.aval, "shape", ())
     return own
 
 
 def variables(atoms: Iterable[Atom]) -> set[jax_core.Var]:
-    """Those among them that are no literals."""
+    """The variables among them, without the literals."""
     return {atom for atom in atoms if isinstance(atom, jax_core.Var)}
 
 
 def needed(eqns: Sequence[jax_core.JaxprEqn], results: Iterable[Atom]) -> list[jax_core.JaxprEqn]:
-    """Those on which the results depend, or that have effects; compilers drop the others, too."""
+    """Equations that results depend on, or that have effects; compilers drop the others, too."""
     wanted, found = variables(results), []
     for eqn in reversed(eqns):
         if eqn.effects or not wanted.isdisjoint(eqn.outvars):
@@ -124,7 +125,7 @@ def needed(eqns: Sequence[jax_core.JaxprEqn], results: Iterable[Atom]) -> list[j
 
 
 def equations(program: Program) -> Iterator[jax_core.JaxprEqn]:
-    """All of a program, and of those within it."""
+    """All equations of a program, and of the programs within it."""
     jaxpr = program.jaxpr if isinstance(program, jax_core.ClosedJaxpr) else program
     for eqn in jaxpr.eqns:
         yield eqn
@@ -133,7 +134,7 @@ def equations(program: Program) -> Iterator[jax_core.JaxprEqn]:
 
 
 def depending(program: Program, given: Collection[int]) -> set[int]:
-    """Which results may depend on which inputs that are given: places of both."""
+    """The places of the results that may depend on the inputs at the given places."""
     jaxpr = program.jaxpr if isinstance(program, jax_core.ClosedJaxpr) else program
     found = {jaxpr.invars[i] for i in given}
 
@@ -153,14 +154,14 @@ def depending(program: Program, given: Collection[int]) -> set[int]:
             carried = range(eqn.params["num_carry"])
             made = depending(body, own)
             while not own >= (taken := {before + i for i in made if i in carried}):
-                own |= taken  # what a turn makes of a carry, the next one takes
+                own |= taken  # a turn passes its carry on to the next
                 made = depending(body, own)
         found |= {eqn.outvars[i] for i in made}
     return places(jaxpr.outvars)
 
 
 def passed_on(program: Program) -> list[int | None]:
-    """Of each result, which of the inputs it is, unchanged; None where that is not certain."""
+    """For each result, the place of the input that it is, unchanged; None if not certain."""
     jaxpr = program.jaxpr if isinstance(program, jax_core.ClosedJaxpr) else program
     places: dict[Atom, int] = {variable: i for i, variable in enumerate(jaxpr.invars)}
 
@@ -174,7 +175,7 @@ def passed_on(program: Program) -> list[int | None]:
             called = [[*range(len(given))]]
         elif name == "cond":
             given = given[1:]
-        elif name == "scan":  # a carry has to be the same one; what is stacked, slices of an input
+        elif name == "scan":  # a carry must be the same one; a stacked result, slices of an input
             carried, of_carry = eqn.params["num_carry"], eqn.params["num_consts"]
             slices = range(of_carry + carried, len(given))
             called = [
@@ -199,13 +200,13 @@ def operations(program: Program) -> set[str]:
 
 
 def dtypes(program: Program) -> set[np.dtype]:
-    """The types of all that operations take and make."""
+    """The types of all that operations take and return."""
     values = (v for eqn in equations(program) for v in (*eqn.invars, *eqn.outvars))
     return {v.aval.dtype for v in values if hasattr(v.aval, "dtype")}
 
 
 def _functions(program: Program) -> Iterator[Callable[..., object]]:
-    """Those of Python among the parameters of operations."""
+    """The Python functions among the parameters of operations."""
     jaxpr = program.jaxpr if isinstance(program, jax_core.ClosedJaxpr) else program
     for eqn in jaxpr.eqns:
         if not eqn.primitive.name.startswith(DERIVATIVES):
@@ -218,7 +219,7 @@ def _functions(program: Program) -> Iterator[Callable[..., object]]:
 
 
 def _number(function: Callable[..., object]) -> int:
-    """The same for the same function; kept, so that no later one has its place."""
+    """A number that is always the same for a function, which is kept alive so that it stays so."""
     try:
         return _numbers.setdefault(function, len(_numbers))
     except TypeError:  # not hashable
@@ -226,18 +227,18 @@ def _number(function: Callable[..., object]) -> int:
 
 
 class Same:
-    """A key that is equal for one and the same object."""
+    """A key that is equal only for one and the same object."""
 
     def __init__(self, own: object) -> None:
-        """Of an object."""
+        """Make a key of an object."""
         self.own = own
 
     def __eq__(self, other: object) -> bool:
-        """Of the same object."""
+        """Whether both are keys of the same object."""
         return isinstance(other, Same) and other.own is self.own
 
     def __hash__(self) -> int:
-        """Of the object."""
+        """The hash of the object's identity."""
         return id(self.own)
 
 

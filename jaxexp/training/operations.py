@@ -1,6 +1,6 @@
-"""Where an axis of an argument stands in the results of each of JAX's operations.
+"""Where an axis of an argument ends up in the results of each of JAX's operations.
 
-JAX's parameters of operations change among its versions: where one is missed, a rule fails, and
+The parameters of operations differ between versions of JAX: if one is missing, a rule fails, and
 nothing is proven of the operation.
 """
 
@@ -11,21 +11,21 @@ from typing import NamedTuple, TypeAlias
 from jaxexp.training import jaxprs
 
 Axis: TypeAlias = int | None
-MIXED = -1  # an axis that is none: its places are among those of others
+MIXED = -1  # not an axis of the result: its places are mixed with those of others
 Rule: TypeAlias = "Callable[[Operation], Axis]"
 
 
 class Operation(NamedTuple):
-    """One result of an operation, of which one argument is given examples along one axis."""
+    """One result of an operation, one of whose arguments holds examples along one axis."""
 
-    given: Sequence[Axis]  # None of all other arguments
+    given: Sequence[Axis]  # None for all other arguments
     axis: int
-    shapes: Sequence[jaxprs.Shape]  # of what is given
+    shapes: Sequence[jaxprs.Shape]  # of all arguments
     out: jaxprs.Shape
     params: jaxprs.Params
 
 
-# Rules for arrays that lie alike. An axis that is not as long as the batch is none: `_result`.
+# Rules for arrays whose axes correspond. `_result` discards an axis whose length changes.
 
 
 def _kept(op: Operation) -> Axis:
@@ -34,18 +34,18 @@ def _kept(op: Operation) -> Axis:
 
 
 def _updated(op: Operation) -> Axis:
-    """The whole axis, or it would matter where on it."""
+    """Only the whole axis may be updated, or else it would matter where."""
     return op.axis if op.shapes[0][op.axis] == op.shapes[1][op.axis] else MIXED
 
 
 def _elementwise(op: Operation) -> Axis:
-    """Of axes in the same places, but for scalars; an axis of 1 is broadcast."""
+    """Axes stay in place if all arguments but scalars have as many; an axis of 1 is broadcast."""
     same = all(len(shape) in (len(op.out), 0) for shape in op.shapes)
     return op.axis if same else MIXED
 
 
 def _along(op: Operation) -> Axis:
-    """Over an axis that remains, or several."""
+    """Operations that run along one or several axes, which remain."""
     names = ("axis", "dimension", "dimensions")
     [along] = [op.params[name] for name in names if name in op.params]
     along = along if isinstance(along, tuple | list) else (along,)
@@ -53,7 +53,7 @@ def _along(op: Operation) -> Axis:
 
 
 def _reduced(op: Operation) -> Axis:
-    """Over axes that go."""
+    """Operations that reduce one or several axes, which disappear."""
     [gone] = [op.params[name] for name in ("axes", "dimensions") if name in op.params]
     return MIXED if op.axis in gone else op.axis - sum(each < op.axis for each in gone)
 
@@ -74,7 +74,7 @@ def _broadcast_in_dim(op: Operation) -> Axis:
 
 
 def _reshape(op: Operation) -> Axis:
-    """The axis survives where as many elements lie before it, and it is as long."""
+    """An axis survives if it keeps its length, and the number of elements of the axes before it."""
     [shape] = op.shapes
     if 0 in shape or op.params.get("dimensions") is not None:
         return MIXED
@@ -104,7 +104,7 @@ def _top_k(op: Operation) -> Axis:
 
 
 def _matrices(op: Operation) -> Axis:
-    """Of matrices, which the last two axes are."""
+    """Operations on matrices, which are the last two axes."""
     return op.axis if op.axis < min(map(len, op.shapes)) - 2 else MIXED
 
 
@@ -112,7 +112,7 @@ def _fft(op: Operation) -> Axis:
     return op.axis if op.axis < len(op.out) - len(op.params["fft_lengths"]) else MIXED
 
 
-# Rules for arrays whose axes have parts of their own.
+# Rules for arrays whose axes have different roles.
 
 
 def _dot_general(op: Operation) -> Axis:
@@ -137,7 +137,7 @@ def _conv(op: Operation) -> Axis:
 
 
 def _gather(op: Operation) -> Axis:
-    """A table looked up by each example, or each example's own, or parts of the examples."""
+    """Examples look up in a common table, or each in its own; or a part is taken of each."""
     numbers, (table, index) = op.params["dimension_numbers"], op.given
     paired = list(getattr(numbers, "operand_batching_dims", ()))
     of_index = list(getattr(numbers, "start_indices_batching_dims", ()))

@@ -74,9 +74,9 @@ def train_step(
     task: Task, trial: Trial, run_steps: Steps, state: TrainState, batch: Batch, mask_B: Array,
     rng: Array,
 ) -> tuple[TrainState, Outputs, Array, PyTree]:  # fmt: skip
-    """One step on the examples of the mask: new state, outputs, loss, and gradients.
+    """One step on the examples in the mask: new state, outputs, loss, and gradients.
 
-    The loss is the mean over the batch, weighted where examples have weights.
+    The loss is the mean over the batch, weighted if examples have weights.
     """
     weight_B = weights_of(task, batch, mask_B)
 
@@ -98,11 +98,11 @@ def train_microbatch(
     task: Task, trial: Trial, run_steps: Steps, state: TrainState, batch: Batch, mask_B: Array,
     rng: Array, begins: Array, ends: Array,
 ) -> tuple[TrainState, Outputs, Array, PyTree, Array]:  # fmt: skip
-    """Some examples of a batch: new state, outputs; loss, gradients and weight of it so far.
+    """Some examples of a batch: new state, outputs, and its loss, gradients, weight so far.
 
-    Gradients are summed from the microbatch that `begins` the batch to the one that `ends` it with
-    a step. That is `train_step` of the whole batch, but for the order of its sums, where the loss
-    of each example depends on no other: where `Cost.microbatches` says so.
+    Gradients are summed from the microbatch that `begins` the batch to the one that `ends` it,
+    which takes the step. If no example's loss depends on another example, as `Cost.microbatches`
+    says, the result is that of `train_step` on the whole batch, except for the order of sums.
     """
     assert isinstance(state.gathered, Gathered)
     weight_B = weights_of(task, batch, mask_B)
@@ -133,11 +133,11 @@ def train_microbatch(
 
 
 class Turn(NamedTuple):
-    """Which examples a turn of the loop over an epoch is about."""
+    """The examples that a turn of the loop over an epoch computes."""
 
-    step: Array  # that they belong to
+    step: Array  # the one that they belong to
     start: Array  # the place of the first of them in the shuffled order, uint32
-    length: int | Array  # of them; more than the array holds, where the rest is another turn's
+    length: int | Array  # how many; more than the array holds if other turns do the rest
     begins: Array  # whether they are the first of their batch,
     ends: Array  # or the last
     active: Array  # False once the trial's epoch is over
@@ -152,7 +152,7 @@ def turn_of(i: Array, n: int | Array, batch_size: int | Array, microbatch: int |
         return Turn(i, start, batch_size, whole, whole, active)
     each = steps_per_epoch(jnp.asarray(batch_size), microbatch)
     step, part = i // each, i % each
-    done = part * microbatch  # of the examples of the batch
+    done = part * microbatch  # how many examples of the batch
     first = first_example(step, n, batch_size)
     left = jnp.minimum(batch_size, n - first.astype(jnp.int32)) - done
     start = first + done.astype(jnp.uint32)
@@ -166,16 +166,16 @@ def train_steps(
 ) -> tuple[TrainState, EpochRecord]:  # fmt: skip
     """Steps `first` to `last` (from 0, `last` not included) of an epoch (from 0).
 
-    An epoch is one pass over the reshuffled examples, the last partial batch trained too. However
-    it is cut into calls, the results have the same bits. Where the program pads the batch size, or
-    folds differ in size, a trial of few steps stands still once they are over.
+    An epoch is one pass over the reshuffled examples, including the last partial batch. However it
+    is divided into calls, the results have the same bits. If the program pads the batch size, or if
+    folds differ in size, a trial with fewer steps than others stands still once they are done.
 
-    With a `block`, so many steps at a time are a loop with a fixed end: for devices that ask their
-    host after each turn of any other.
+    With a `block`, that many steps at a time form a loop with a fixed end, for devices that ask
+    their host after each turn of any other loop.
 
-    With a `microbatch`, so many examples are computed at once, and `first` and `last` count these
-    microbatches: trials of other batch sizes then do an equal amount of work in each turn. Where
-    trials train `one_by_one`, each does no more than its own.
+    With a `microbatch`, that many examples are computed at once, and `first` and `last` count these
+    microbatches: trials with different batch sizes then do an equal amount of work in each turn. If
+    trials train `one_by_one`, each does no more turns than its own.
     """
     examples, (n, order) = data["train"], shuffled(trial, epoch, data)
     batch_size, size = value(trial.batch_size), microbatch or largest(trial.batch_size)
@@ -236,7 +236,7 @@ def train_steps(
 
 
 def step_key(word: Array, i: Array) -> Array:
-    """A key for step `i` of an epoch, of which `word` (uint32) is the seed; arithmetic alone."""
+    """A key for step `i` of an epoch whose seed is `word` (uint32), made by arithmetic alone."""
     first = mix(word ^ i.astype(jnp.uint32))
     words = jnp.stack([first, mix(~first)])
     key: Array = jax.random.wrap_key_data(words, impl=keys.THREEFRY)
