@@ -12,13 +12,13 @@ from jaxexp.training.metric import Metric
 from jaxexp.training.task import Outputs, Task, Variables
 from jaxexp.training.trees import PyTree
 
-Sums: TypeAlias = dict[str, PyTree]  # of each metric, the loss among them
+Sums: TypeAlias = dict[str, PyTree]  # by metric, including the loss
 
 LOSS = Metric("lower")
 
 
 class Gathered(NamedTuple):
-    """Sums over the examples of a batch, as far as its microbatches are computed."""
+    """Sums over the examples of a batch in the microbatches computed so far."""
 
     grads: PyTree
     loss: Array
@@ -30,21 +30,21 @@ class TrainState(NamedTuple):
 
     variables: Variables
     optimizer: PyTree
-    gathered: Gathered | tuple[()] = ()  # where batches are computed in microbatches
+    gathered: Gathered | tuple[()] = ()  # if batches are computed in microbatches
 
 
 class EpochRecord(NamedTuple):
     """What an epoch has recorded so far."""
 
     step_loss_S: Array
-    step_weight_S: Array | None  # the weights of each batch, summed, where examples have weights
+    step_weight_S: Array | None  # the summed weights of each batch, if examples have weights
     running: Sums  # of the metrics in training mode, without the loss
     norms_L: Array | None  # the mean squared norm of each layer's gradient
     splits: dict[str, Sums]  # at the end of the epoch, in evaluation mode
 
 
 def values(task: Task, sums: Sums) -> dict[str, np.ndarray]:
-    """On the host, metrics from their sums, which have two leading axes (T, E): (T, E) each."""
+    """Compute metrics, (T, E), on the host from their sums, whose leading axes are (T, E)."""
     made = {}
     for name, own in sums.items():
         metric = LOSS if name == "loss" else task.metrics[name]
@@ -60,7 +60,7 @@ def values(task: Task, sums: Sums) -> dict[str, np.ndarray]:
 def running_loss(
     batch_size: int, step_loss_ExS: np.ndarray, step_weight_ExS: np.ndarray | None, n: int
 ) -> np.ndarray:
-    """On the host, the mean of the step losses of each epoch, (E,), as examples are weighted.
+    """Compute on the host the mean step loss of each epoch, (E,), weighted as examples are.
 
     The epochs may be those of several trials: each is summed by itself, so that its bits are the
     same beside any others.
@@ -78,7 +78,7 @@ def running_loss(
 
 
 def sums_of_batch(task: Task, outputs: Outputs, weight_B: Array) -> Sums:
-    """Of the loss and of each metric, over the examples of a batch as they are weighted."""
+    """The sums of the loss and of each metric over the examples of a batch, weighted."""
     sums = {"loss": LOSS.sums_of(outputs.loss, None, None, weight_B)}
     for name, metric in task.metrics.items():
         own_B = outputs.metrics.get(name)
@@ -87,5 +87,5 @@ def sums_of_batch(task: Task, outputs: Outputs, weight_B: Array) -> Sums:
 
 
 def add(i: Array, old: PyTree, new: PyTree) -> PyTree:
-    """Sums of an epoch: those before step or batch `i`, which starts anew at 0, and its own."""
+    """Add the sums of step or batch `i` to those before it in an epoch, starting anew at 0."""
     return jax.tree.map(lambda a, b: jnp.where(i == 0, 0, a) + b, old, new)

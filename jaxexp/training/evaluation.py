@@ -25,7 +25,7 @@ def evaluate(
     task: Task, trial: Trial, state: TrainState, record: EpochRecord, first: Traced, last: Traced,
     data: Arrays,
 ) -> EpochRecord:  # fmt: skip
-    """Batches `first` to `last` (not included) of the examples to evaluate, in evaluation mode."""
+    """Evaluate batches `first` to `last` (`last` not included), in evaluation mode."""
     examples, members = data["evaluation"]["examples"], data["evaluation"]["members"]
     n = evaluated_examples(data)
     size = evaluated_by_program(task, data)
@@ -63,7 +63,7 @@ def evaluated_at_once(task: Task, data: Data) -> int:
 
 
 def evaluated_by_program(task: Task, data: Arrays) -> int:
-    """The same of the arrays of a run."""
+    """The same, given the arrays of a run."""
     apart: Sizes | None = data["evaluation"].get("apart")
     return (
         min(evaluated_examples(data), task.evaluation_batch_size) if apart is None else apart.n[0]
@@ -71,12 +71,12 @@ def evaluated_by_program(task: Task, data: Arrays) -> int:
 
 
 def with_evaluation(data: Data) -> dict[str, PyTree]:
-    """The arrays of a run: those of the data, and as one loop wants them, the examples to evaluate.
+    """The arrays of a run: those of the data, and the examples to evaluate, arranged for one loop.
 
-    They are a sample of the training examples, fixed once for all, and every other split;
-    "members" says of each split which of the examples belong to it, (N,). Where a trial trains on
-    one of F folds, they are M "rows" of it, (F, M), and so are the "members"; and where batches are
-    of one split each, with F = 1.
+    These are a sample of the training examples, fixed once for all, and every other split;
+    "members" says for each split which of the examples belong to it, (N,). If trials train on one
+    of F folds, each fold's examples are given by M "rows", (F, M), and the "members" have this
+    shape, too. If each batch is of one split, so it is with F = 1.
     """
     if data.folds is not None:
         return _with_folds(data)
@@ -97,13 +97,13 @@ def with_evaluation(data: Data) -> dict[str, PyTree]:
 
 
 def _with_folds(data: Data) -> dict[str, PyTree]:
-    """The same, where rows of the training examples are those of folds."""
+    """The same for data with folds, which are rows of the training examples."""
     assert data.folds is not None
     sampled = [rows[train_sample(data, fold)] for fold, rows in enumerate(data.folds["train"])]
     parts = {**data.folds, "train": table(sampled)}
     examples, n = None, count(data.train)
     for split, own in data.splits.items():
-        if split != "train":  # a part of their own, the same for all folds
+        if split != "train":  # a split of its own, the same for all folds
             rows_N = n + np.arange(count(own))
             parts[split] = np.tile(rows_N.astype(np.int32), (data.n_folds, 1))
             examples = jax.tree.map(
@@ -119,7 +119,7 @@ def _with_folds(data: Data) -> dict[str, PyTree]:
 
 
 def _by_rows(parts: Mapping[str, np.ndarray], apart: int) -> dict[str, PyTree]:
-    """Rows of all splits, (F, M), and which are whose; each part is filled up to whole batches."""
+    """Rows of all splits, (F, M), and their members; with `apart`, each split in whole batches."""
     if apart:
         parts = {
             split: np.pad(rows, ((0, 0), (0, -rows.shape[1] % apart)), constant_values=-1)
@@ -137,14 +137,14 @@ def _sizes(data: Data) -> Sizes:
 
 
 def evaluated_examples(data: Arrays) -> int:
-    """How many examples are evaluated of each trial."""
+    """How many examples are evaluated for each trial."""
     evaluation = data["evaluation"]
     n: int = evaluation["rows"].shape[1] if "rows" in evaluation else count(evaluation["examples"])
     return n
 
 
 def evaluated_counts(data: Data, fold: int | None = None) -> dict[str, int]:
-    """How many examples of each split are evaluated; with folds, of this one or the longest."""
+    """How many examples of each split are evaluated; with folds, in this one or in the largest."""
     counts = data.counts if fold is None else data.counts_of(fold)
     return {**counts, "train": _sample_size(counts["train"], data.train_sample)}
 
@@ -164,15 +164,15 @@ def train_sample(data: Data, fold: int = 0) -> np.ndarray:
 
 
 def _sample_size(n: int, asked: int | None) -> int:
-    """As many as the data say, or else all of up to 512.
+    """How many of n training examples to evaluate: as many as `asked`, or else all up to 512.
 
-    Of more, 30 %, which takes about a tenth of the time of an epoch, but at least 512 and at most
-    10,000.
+    Of more than 512, it is 30 %, which takes about a tenth of the time of an epoch, but at least
+    512 and at most 10,000.
     """
     least, share, most = TRAIN_SAMPLE
     return min(n, max(least, min(int(share * n), most)) if asked is None else asked)
 
 
-@functools.lru_cache(4)  # folds of few sizes
+@functools.lru_cache(4)  # folds have few sizes
 def _shuffled(n: int) -> np.ndarray:
     return np.random.default_rng(0).permutation(n)

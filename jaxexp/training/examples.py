@@ -1,4 +1,4 @@
-"""What a task computes of each example of a batch, as programs of batches of any size."""
+"""What a task computes for each example of a batch, as programs for batches of any size."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -22,7 +22,7 @@ Leaves: TypeAlias = Mapping[str, Any]  # the hyperparameters that are traced, by
 
 
 class Given(NamedTuple):
-    """What a task's functions are given; of shapes, or of arrays."""
+    """What a task's functions are given, as shapes or as arrays."""
 
     leaves: Leaves
     variables: Variables
@@ -32,7 +32,7 @@ class Given(NamedTuple):
 
 
 class Programs:
-    """Of a task and trials that agree in what is static, traced once for each size."""
+    """Programs of a task for trials whose static values agree, traced once for each batch size."""
 
     def __init__(self, task: Task, data: Data, of: Trial) -> None:
         """`of` is one of the trials."""
@@ -47,20 +47,20 @@ class Programs:
         self._tangents: dict[int, jax_core.ClosedJaxpr | None] = {}
 
     def sized(self, given: Given, n: int) -> Given:
-        """Shapes of a batch of n."""
+        """The same, but with the shapes of a batch of n."""
         batch, mask = tracing.batch_of(self.arrays, n)
         return given._replace(batch=batch, mask=mask)
 
     def trial(self, leaves: Leaves) -> Trial:
-        """A trial of theirs, by its traced values."""
+        """The trial that has these traced values."""
         return with_values(self.of, **leaves)
 
     def init(self, leaves: Leaves, rng: Array, data: PyTree) -> Variables:
-        """What the task begins with."""
+        """The variables that the task begins with."""
         return self.task.init(self.trial(leaves), rng, data)
 
     def examples(self, given: Given, *, train: bool) -> tuple[dict[str, PyTree], PyTree]:
-        """What there is of each example, (B, ...), the loss first; in training the new state."""
+        """What is computed for each example, (B, ...), loss first; in training, the new state."""
         leaves, variables, batch, mask, rng = given
         made: Outputs = self.task.apply(
             self.trial(leaves), variables, batch, rng=rng, mask=mask, train=train
@@ -86,7 +86,7 @@ class Programs:
         return each, state, grads
 
     def tangents(self, given: Given, towards: PyTree) -> Array:
-        """Of the loss of each example, (B,), for parameters that move."""
+        """The tangent of the loss of each example, (B,), as parameters move `towards` others."""
 
         def loss(params: PyTree) -> Array:
             own = given._replace(variables=given.variables._replace(params=params))
@@ -98,7 +98,7 @@ class Programs:
         return made
 
     def asks_for_losses(self, steps: int) -> bool:
-        """Whether the optimizer computes the loss of other parameters, as a line search does."""
+        """Whether the optimizer computes the loss at other parameters, as a line search does."""
         asked = False
 
         def value_fn(params: PyTree) -> Array:
@@ -114,9 +114,9 @@ class Programs:
         return asked
 
     def traced_examples(self, n: int, *, train: bool) -> tuple[jax_core.ClosedJaxpr, list[str]]:
-        """Of so many, once; and of which metric each of its first results is, "" for the others.
+        """`examples` for n, traced once, and each first result's metric, "" for the others.
 
-        Raises UserError where the task's functions do not take so many.
+        Raises UserError if the task's functions do not accept n examples.
         """
         if (n, train) not in self._examples:
             function = functools.partial(self.examples, train=train)
@@ -137,7 +137,7 @@ class Programs:
         return self._examples[n, train]
 
     def traced_tangents(self, n: int) -> jax_core.ClosedJaxpr | None:
-        """Of so many examples, once; None where a backward pass of the user's own forbids it."""
+        """`tangents` for n examples, traced once; None if a custom backward pass forbids it."""
         if n not in self._tangents:
             given = self.sized(self.shapes, n), self.shapes.variables.params
             try:
@@ -147,5 +147,5 @@ class Programs:
         return self._tangents[n]
 
     def traced(self, function: Callable[[Given], PyTree], n: int) -> jax_core.ClosedJaxpr:
-        """A function of so many examples."""
+        """A function, traced for n examples."""
         return jax.make_jaxpr(function)(self.sized(self.shapes, n))

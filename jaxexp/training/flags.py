@@ -1,6 +1,6 @@
-"""Options of JAX itself: those on which numbers depend, and which of them every thread has.
+"""JAX's own options: those that numbers depend on, and whether all threads have the same.
 
-What is compiled, and what a checkpoint is of, is of certain values of the first.
+Compiled programs and checkpoints are valid for certain values of the former.
 """
 
 import threading
@@ -26,7 +26,7 @@ NUMBERS = (
     "jax_softmax_custom_jvp",
     "jax_threefry_partitionable",
 )
-# Those that jaxexp's own programs need, and what else would become of them.
+# The values that jaxexp's own programs need, and why.
 NEEDED: dict[str, tuple[tuple[Value, ...], str]] = {
     "jax_threefry_partitionable": ((True,), "numbers drawn for padded sizes would be others"),
     "jax_numpy_dtype_promotion": (("standard",), "programs mix types as NumPy does"),
@@ -38,22 +38,22 @@ NEEDED: dict[str, tuple[tuple[Value, ...], str]] = {
         ((None, "allow", "log", "log_explicit"), "data go to devices, and metrics come back"),
     ),
 }  # fmt: skip
-CHECKS = ("jax_debug_infs", "jax_debug_nans")  # whether what is computed is looked at
+CHECKS = ("jax_debug_infs", "jax_debug_nans")  # whether JAX checks what is computed
 
 
 def of_numbers() -> dict[str, str]:
-    """In words, the value of each option on which numbers depend, of those that this JAX has."""
+    """The value, as text, of each option that numbers depend on and that this JAX has."""
     return {name: str(value) for name, value in values().items() if name in NUMBERS}
 
 
 def values() -> dict[str, Value]:
-    """The value of each option, as this thread has it."""
+    """The value of each option in this thread."""
     found = {n: getattr(jax.config, n) for n in (*NUMBERS, *CHECKS) if hasattr(jax.config, n)}
     return {name: _plain(own) for name, own in found.items()}
 
 
 def _plain(own: Value) -> Value:
-    """A member of an enumeration as text, where JAX takes that, too."""
+    """A member of an enumeration as text, if JAX accepts that, too; any other value as it is."""
     return own.value if isinstance(own, Enum) and isinstance(own.value, str) else own
 
 
@@ -68,8 +68,8 @@ def take_over(given: Mapping[str, Value]) -> None:
 def check() -> None:
     """Raise UserError for an option with which programs cannot be trained.
 
-    Or where this thread has others than the threads in which trials train: so it is within contexts
-    of JAX, such as `with jax.enable_x64():`.
+    Also if options in this thread differ from those in the threads in which trials train, as they
+    do within contexts of JAX such as `with jax.enable_x64():`.
     """
     for name, (allowed, why) in NEEDED.items():
         value = _plain(getattr(jax.config, name, allowed[0]))

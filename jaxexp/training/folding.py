@@ -12,10 +12,11 @@ Maybe: TypeAlias = Constant | None  # None where it is not known
 def folded(
     name: str, known: Sequence[Maybe], dtypes: Sequence[np.dtype], plain: Sequence[bool]
 ) -> Maybe:
-    """A value that is made of others, some of which may not be known; None if it is not known.
+    """The result of an operation on values, some of which may not be known; None if it is not.
 
-    Of what NumPy and XLA compute alike, in any bit; `dtypes` are those of the others and its own.
-    Others that are `plain` are made of data alone: finite, and not 0 where they divide.
+    Only what NumPy and XLA compute alike in every bit is folded. `dtypes` are those of the values
+    and of the result. Values that are `plain` are made of data alone: they are taken to be finite,
+    and not 0 where they divide.
     """
     values: list[Maybe] = [
         value if value is None else np.asarray(value).astype(dtype)[()]
@@ -37,7 +38,7 @@ def folded(
 
 
 def _absorbed(name: str, values: Sequence[Maybe], plain: Sequence[bool]) -> Maybe:
-    """What decides a result alone, whatever the other is, which is not known."""
+    """The result, if one value alone decides it, whatever the unknown other one is."""
     for i, value in enumerate(values):
         if value is None:
             continue
@@ -54,7 +55,7 @@ def _absorbed(name: str, values: Sequence[Maybe], plain: Sequence[bool]) -> Mayb
     return None
 
 
-EXACT: dict[str, Callable[..., object]] = {  # of 0 and infinities
+EXACT: dict[str, Callable[..., object]] = {  # at 0 and infinities
     "exp": np.exp, "expm1": np.expm1, "log": np.log, "log1p": np.log1p, "sqrt": np.sqrt,
     "tanh": np.tanh,
 }  # fmt: skip

@@ -26,13 +26,13 @@ def folds(data: Data, folds: int | Iterable[tuple[object, object]], *, seed: int
     Args:
         data: with a training split and no validation split.
         folds: how many, drawn from `numpy.random.default_rng(seed)`: every class (of targets that
-            are whole numbers, (N,)) is spread evenly over them. Or for each fold its rows to train
-            on and those to validate on, as the splitters of scikit-learn yield them.
-        seed: of drawn folds.
+            are whole numbers, (N,)) is spread evenly over them. Or, for each fold, its rows to
+            train on and those to validate on, as the splitters of scikit-learn yield them.
+        seed: the seed of folds that are drawn.
 
     Raises:
-        UserError: fewer than 2 folds, more than examples of a class, rows that are not there, a
-            fold that trains without a class, or one part of which has no weight above 0.
+        UserError: fewer than 2 folds, more folds than examples of a class, rows that do not exist,
+            a fold that lacks a class in training, or one of whose parts no weight is above 0.
 
     >>> import jaxexp as jx
     >>> data = jx.arrays([[0.0], [1.0], [2.0], [3.0]] * 6, [0, 0, 1, 1] * 6, validation=None)
@@ -114,7 +114,7 @@ def _drawn(data: Data, n: int, folds: int, seed: int) -> np.ndarray:
     order_N = np.random.default_rng(seed).permutation(n)
     order_N = order_N[np.argsort(label_N[order_N], kind="stable")]
     fold_N = np.empty(n, int)
-    fold_N[order_N] = np.arange(n) % folds  # round after round, on from one class to the next
+    fold_N[order_N] = np.arange(n) % folds  # round after round, continued from class to class
     return fold_N
 
 

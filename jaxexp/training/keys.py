@@ -1,7 +1,7 @@
-"""Keys of random numbers: of the generator of which a trial draws the same in a batch as alone.
+"""Keys of random numbers, of the generator with which a trial draws the same in a batch as alone.
 
-JAX's others are faster on some devices, but `jax.vmap` draws the numbers of a whole batch from the
-key of its first trial.
+JAX's other generators are faster on some devices, but with them `jax.vmap` draws the numbers of a
+whole batch from the key of its first trial.
 """
 
 import jax
@@ -13,7 +13,7 @@ from jaxexp.training import jaxprs
 
 THREEFRY = "threefry2x32"
 DTYPE = "key<fry>"  # of its keys
-# They draw without a key of `jax.random`, by whatever generator the device has.
+# These draw without a key of `jax.random`, from whatever generator the device has.
 OF_DEVICES = {"rng_bit_generator", "rng_uniform"}
 
 
@@ -30,9 +30,9 @@ def like() -> jax.ShapeDtypeStruct:
 
 
 def check(program: jaxprs.Program, name: str) -> None:
-    """Raise UserError for random numbers that would be others in a batch than alone.
+    """Raise UserError for random numbers that would differ between a batch and a trial alone.
 
-    `name` is what the program was traced of.
+    `name` says what the program was traced from.
     """
     found = others(program)
     if found is not None:
@@ -45,7 +45,7 @@ def check(program: jaxprs.Program, name: str) -> None:
 
 
 def others(program: jaxprs.Program) -> str | None:
-    """Of which other generator random numbers of a program are; None if there are none."""
+    """Which other generator a program draws random numbers from; None if there is none."""
     for eqn in jaxprs.equations(program):
         if eqn.primitive.name in OF_DEVICES:
             return f"jax.lax.{eqn.primitive.name}"

@@ -12,8 +12,8 @@ def check_labels(data: Data, classes: int | None = None) -> int:
 
     C is `classes`, or the number of the data's class names, or one more than the largest label.
 
-    Raises UserError for targets that are no labels, labels out of range, and classes of which the
-    training split has no example.
+    Raises UserError for targets that are not labels, labels out of range, and classes without an
+    example in the training split.
     """
     if not isinstance(data.train, Examples):
         raise UserError(

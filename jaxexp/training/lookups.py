@@ -1,4 +1,4 @@
-"""`table[arange(B), index]`: where each example looks up in its own row, as such in a program."""
+"""Recognises `table[arange(B), index]` in programs, where each example looks up in its own row."""
 
 import numpy as np
 from jax.extend import core as jax_core
@@ -8,10 +8,10 @@ from jaxexp.training.jaxprs import Atom
 
 
 def in_own_rows(program: jax_core.ClosedJaxpr) -> jax_core.ClosedJaxpr:
-    """The program in which the rows are paired with the examples, and not looked up by number.
+    """The same program, with rows paired with the examples rather than looked up by number.
 
-    It computes the same. That an example meets no other one is plain of it, while numbers of rows
-    might be any.
+    It computes the same, but shows that no example meets another, while numbers of rows might be
+    any.
     """
     held = dict(zip(program.jaxpr.constvars, program.consts, strict=True))
     made: jax_core.ClosedJaxpr = program.replace(jaxpr=_rewritten(program.jaxpr, held))
@@ -39,7 +39,7 @@ def _rewritten(jaxpr: jax_core.Jaxpr, held: dict[jax_core.Var, object]) -> jax_c
 
 
 class _Places:
-    """What of a program is the number of each element's own place along an axis."""
+    """Which values of a program hold each element's own place along an axis."""
 
     def __init__(self, jaxpr: jax_core.Jaxpr, held: dict[jax_core.Var, object]) -> None:
         self.held = held
@@ -49,7 +49,7 @@ class _Places:
         return None if isinstance(atom, jax_core.Literal) else self.made_by.get(atom)
 
     def axis(self, atom: Atom) -> int | None:
-        """Along which `atom` counts from 0; None if it is not seen to."""
+        """The axis along which `atom` counts from 0; None if that is not evident."""
         value = self.value(atom)
         if value is not None:
             counts = value.ndim == 1 and value.dtype.kind in "iu"
@@ -70,18 +70,18 @@ class _Places:
                 return None
             to: int = params["broadcast_dimensions"][own]
             return to if jaxprs.shape(atom)[to] == jaxprs.shape(eqn.invars[0])[own] else None
-        if name == "select_n":  # what is below 0 would be counted from the end
+        if name == "select_n":  # places below 0 would count from the end
             below, place, _ = eqn.invars
             return self.axis(place) if self.never(below, place) else None
         return None
 
     def value(self, atom: Atom) -> np.ndarray | None:
-        """Of what is a constant."""
+        """The value of a constant; None for anything else."""
         value = atom.val if isinstance(atom, jax_core.Literal) else self.held.get(atom)
         return None if value is None else np.asarray(value)
 
     def never(self, below: Atom, place: Atom) -> bool:
-        """Whether `below` says where a place is less than 0, or is False everywhere."""
+        """Whether `below` is False everywhere, or says where `place` is less than 0."""
         if (value := self.value(below)) is not None:
             return not value.any()
         eqn = self.maker(below)
@@ -91,7 +91,7 @@ class _Places:
         return zero is not None and not zero.any()
 
     def paired(self, gather: jax_core.JaxprEqn) -> list[jax_core.JaxprEqn] | None:
-        """A lookup whose rows are paired with the indices; None if it is another one."""
+        """The lookup with rows paired with the indices; None if it is of another kind."""
         table, index = gather.invars
         numbers, last = gather.params["dimension_numbers"], len(jaxprs.shape(index)) - 1
         joined = self.maker(index)
@@ -139,6 +139,6 @@ class _Places:
 
 
 def _counts_to(atom: Atom, axis: int) -> bool:
-    """Whether its type has the number of each place."""
+    """Whether its type can hold the number of every place along an axis."""
     dtype = np.dtype(getattr(atom.aval, "dtype", float))
     return dtype.kind in "iu" and jaxprs.shape(atom)[axis] - 1 <= np.iinfo(dtype).max

@@ -1,4 +1,4 @@
-"""Numbers of a user as float32 and int32, refused where these would change them."""
+"""A user's numbers as float32 and int32, refused if these types would change them."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ WHOLE = 2**24  # up to it, float32 holds every whole number
 
 
 def to_numbers(where: str, raw: Raw, *, rounding: bool = True) -> np.ndarray:
-    """As float32, int32 or uint8, copied; refuses what these do not hold."""
+    """Copy numbers to float32, int32 or uint8; refuses what these do not hold."""
     array, features, categorical, columns = raw
     kind = dtype_kind(array.dtype)
     if kind not in "biuf" or categorical:
@@ -50,7 +50,7 @@ def to_float32(
         where, ~np.isfinite(small), array, f"at most {FLOAT32.max:.2g}, as float32 holds", features
     )
     wide = array.dtype.kind in "iuf" and array.dtype.itemsize >= 8
-    if rounding and wide and columns:  # of whole numbers, which float64 may have rounded
+    if rounding and wide and columns:  # whole numbers that float64 may have rounded
         for i, column in enumerate(columns):
             names = features and features[i : i + 1]
             _check_rounding(where, column[:, None], small[:, i : i + 1], names)
@@ -79,19 +79,19 @@ def to_int32(
 def _check_rounding(
     where: str, array: np.ndarray, small: np.ndarray, features: tuple[str, ...] | None
 ) -> None:
-    """Refuse columns whose differences float32 rounds away: times in seconds since 1970."""
+    """Refuse columns whose differences float32 rounds away, such as seconds since 1970."""
     wide_NxF, small_NxF = array.reshape(len(array), -1), small.reshape(len(array), -1)
     whole = array.dtype.kind in "iu"
     step = max(1, BLOCK_BYTES // (8 * len(array)))
     for start in range(0, wide_NxF.shape[1], step):
         wide, small = (a[:, start : start + step] for a in (wide_NxF, small_NxF))
         size_F = np.abs(wide.astype(np.float64)).max(0)
-        # Above the lowest: of whole numbers, modulo 2^64, without any rounding.
+        # Differences from the lowest; for whole numbers modulo 2^64, without any rounding.
         exact = np.dtype(np.uint64 if whole else np.float64)
         above = (wide.astype(exact) - wide.min(0).astype(exact)).astype(np.float64)
         spread_F = above.std(0)
         lost_F = np.abs(above - (small.astype(np.float64) - small.min(0))).max(0)
-        # What varies by the rounding of float64 is a constant, and harmless; whole numbers do not.
+        # What varies only by float64's rounding is a harmless constant; whole numbers never do.
         exact_F = whole | ((size_F <= 2**53) & (wide == np.rint(wide)).all(0))
         least_F = np.where(exact_F, 0, 1e-12 * size_F)
         for i in np.flatnonzero((spread_F > least_F) & (lost_F > 0.01 * spread_F)):

@@ -17,7 +17,7 @@ NAMES = ("adam", "adamw", "sgd")
 
 
 def built_in(trial: Trial) -> optax.GradientTransformation:
-    """Of a name, or of several in one program."""
+    """The optimizer that the trial names, or several of them in one program."""
     if not isinstance(trial.optimizer, Choice):
         return _named(trial.optimizer, trial)
     return one_of(trial.optimizer, lambda name: _named(name, trial))
@@ -26,7 +26,7 @@ def built_in(trial: Trial) -> optax.GradientTransformation:
 def one_of(
     choice: Choice[T], make: Callable[[T], optax.GradientTransformation]
 ) -> optax.GradientTransformation:
-    """Of several in one program: every option keeps a state, one updates."""
+    """Several optimizers in one program: each keeps its state, the chosen one makes the update."""
     made = {o: optax.with_extra_args_support(make(o)) for o in choice.options}
 
     def init(params: PyTree) -> dict[T, PyTree]:
@@ -49,9 +49,9 @@ def evaluated(
     trial: Trial, params: PyTree, state: PyTree,
     of: Callable[[Trial, PyTree, PyTree], PyTree],
 ) -> PyTree:  # fmt: skip
-    """What `of` makes of a trial, its parameters and the optimizer's state: those to evaluate.
+    """The parameters to evaluate: what `of` makes of a trial, its parameters and optimizer state.
 
-    Of several optimizers in one program, it is asked for each, with a trial of this one.
+    With several optimizers in one program, it is called for each, with a trial that names this one.
     """
     choice = trial.optimizer
     if not isinstance(choice, Choice) or not isinstance(state, dict):
@@ -62,9 +62,9 @@ def evaluated(
 
 
 def schedule_free(trial: Trial, params: PyTree, state: PyTree) -> PyTree:
-    """The average of a schedule-free optimizer; of others the parameters themselves.
+    """The average that a schedule-free optimizer keeps; for others, the parameters themselves.
 
-    Raises UserError where some of the parameters alone are trained by such an optimizer.
+    Raises UserError if such an optimizer trains only some of the parameters.
 
     Source: Defazio et al., The Road Less Scheduled, 2024; `optax.contrib.schedule_free`.
     """

@@ -13,19 +13,19 @@ from jaxexp.spec.trial import Trial
 from jaxexp.training.task import Task, extended_update
 from jaxexp.training.trees import PyTree
 
-Steps: TypeAlias = int | Choice[int]  # of a trial in all; a choice where they differ
+Steps: TypeAlias = int | Choice[int]  # of a trial in all; a choice if trials differ
 
 
 def optimizer_of(task: Task, trial: Trial, run_steps: Steps) -> optax.GradientTransformation:
-    """Of one trial; where the program's trials take other numbers of steps, of each of them."""
+    """The optimizer of a trial, even if trials of its program take different numbers of steps."""
     return _without_keys(of_kept_types(_as_made(task, trial, run_steps)))
 
 
 def of_kept_types(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
-    """The same, whose state keeps the types that it begins with, as parameters do in optax.
+    """The optimizer with a state that keeps its initial types, as parameters do in optax.
 
-    Hyperparameters that are traced are float32 and make a state of bfloat16 parameters float32.
-    Its update raises UserError where integers become floats, say.
+    Traced hyperparameters are float32, and would turn the state of bfloat16 parameters into
+    float32. Its update raises UserError if integers become floats, say.
     """
 
     def update(
@@ -33,7 +33,7 @@ def of_kept_types(optimizer: optax.GradientTransformation) -> optax.GradientTran
     ) -> tuple[PyTree, PyTree]:
         updates, new = extended_update(optimizer, grads, state, params, extra)
         was, now = (str(jax.tree.structure(own)) for own in (state, new))
-        if was == now:  # else JAX tells what differs
+        if was == now:  # otherwise JAX says what differs
             new = jax.tree_util.tree_map_with_path(_kept, state, new)
         return updates, new
 
@@ -54,7 +54,7 @@ def _kept(path: tuple[object, ...], old: ArrayLike, new: ArrayLike) -> ArrayLike
 
 
 def _without_keys(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
-    """The same, whose state has the data of keys in their place: they are saved as other arrays."""
+    """The optimizer with a state that holds keys as their data, which are saved like any array."""
 
     def is_key(a: ArrayLike) -> bool:
         return jnp.issubdtype(jnp.result_type(a), jax.dtypes.prng_key)

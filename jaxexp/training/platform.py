@@ -1,4 +1,4 @@
-"""What functions are traced for: they may be written otherwise for a CPU than for accelerators."""
+"""The platform that functions are traced for: they may differ between CPUs and accelerators."""
 
 import contextlib
 import contextvars
@@ -11,7 +11,7 @@ _traced_for: contextvars.ContextVar[str | None] = contextvars.ContextVar("platfo
 
 @contextlib.contextmanager
 def traced_for(platform: str) -> Iterator[None]:
-    """While functions are traced for devices of a platform, which may be absent."""
+    """A context for tracing functions for the devices of a platform, which may be absent."""
     before = _traced_for.set(platform)
     try:
         yield
@@ -20,5 +20,5 @@ def traced_for(platform: str) -> Iterator[None]:
 
 
 def platform() -> str:
-    """As JAX names it: of what is being traced for; otherwise that of its default backend."""
+    """JAX's name of the platform that is being traced for, or else of its default backend."""
     return _traced_for.get() or jax.default_backend()

@@ -1,8 +1,8 @@
 """How exactly products are computed: `Trial.matmul_precision`.
 
-Products are those of matrices and convolutions, whatever asks for them: the network, its gradients,
-an optimizer, a metric. Sums are in float32 always, or in float64 of factors in float64, which
-JAX's option `jax_enable_x64` makes.
+Products are matrix products and convolutions, whatever computes them: the network, its gradients,
+an optimizer, a metric. Their sums are always in float32, or in float64 if factors are float64,
+which JAX's option `jax_enable_x64` allows.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ Rounded = TypeVar("Rounded", jax_core.ClosedJaxpr, jax_core.Jaxpr)
 
 
 class _Rounding(NamedTuple):
-    """Of a product's factors, and what JAX calls the least that hardware must then compute."""
+    """How factors of products are rounded, and JAX's name for the least precision of hardware."""
 
     exponent_bits: int
     mantissa_bits: int
@@ -37,11 +37,11 @@ ROUNDINGS = {
 
 
 def asked(precision: str = FLOAT32) -> AbstractContextManager[None]:
-    """While functions are traced: what JAX is to ask of the hardware for their products.
+    """A context to trace functions in, which sets the precision JAX asks of hardware for products.
 
     TPUs and recent GPUs otherwise round the factors to bfloat16 or TensorFloat-32, and a trial
-    would be another one than on the CPU, or than the same in PyTorch. CPUs always compute in
-    float32, whatever they are asked for: hence `rounded`.
+    would differ from the same trial on a CPU, or in PyTorch. CPUs always compute in float32,
+    whatever they are asked for: hence `rounded`.
     """
     name = FLOAT32 if precision == FLOAT32 else ROUNDINGS[precision].asked
     context: AbstractContextManager[None] = jax.default_matmul_precision(name)
@@ -55,11 +55,11 @@ def rounds() -> bool:
 
 
 def rounded(function: Callable[P, T], precision: str) -> Callable[P, T]:
-    """The function with both factors of all its products rounded, those of gradients in it too.
+    """The function with both factors of all its products rounded, including gradients within it.
 
     The rounding is part of the program, so that a precision means the same on every device: what
-    hardware rounds by itself is rounded already. Gradients of what this returns are not rounded:
-    round what computes them.
+    hardware would round by itself is rounded already. Gradients of the function that this returns
+    are not rounded: apply it to the function that computes them.
 
     >>> import jax.numpy as jnp
     >>> x = jnp.array([1 + 2**-9])
@@ -81,7 +81,7 @@ def rounded(function: Callable[P, T], precision: str) -> Callable[P, T]:
 
 
 def _with_rounding(program: Rounded, rounding: _Rounding) -> Rounded:
-    """The program, its inner ones too, with an operation before each product for each factor."""
+    """The program, and those within it, with an operation that rounds each factor of a product."""
     if isinstance(program, jax_core.ClosedJaxpr):
         closed: Rounded = program.replace(jaxpr=_with_rounding(program.jaxpr, rounding))
         return closed
@@ -90,7 +90,7 @@ def _with_rounding(program: Rounded, rounding: _Rounding) -> Rounded:
         if eqn.primitive.name in PRODUCTS:
             factors: list[jax_core.Var | jax_core.Literal] = []
             for factor in eqn.invars:
-                # Numbers that count are exact, and half precision is no finer.
+                # Integers are exact, and half precision is no finer.
                 if getattr(factor.aval, "dtype", None) in (np.float32, np.float64):
                     eqns.append(_round(eqn, factor, rounding))
                     factors.append(eqns[-1].outvars[0])
@@ -120,7 +120,7 @@ def _round(
 
 
 def _in_parameter(value: object, rounding: _Rounding) -> object:
-    """A parameter of an operation; the programs in it, such as the body of a loop, rounded."""
+    """A parameter of an operation, with programs in it, such as the body of a loop, rounded."""
     if isinstance(value, tuple | list) and jaxprs.inner({"": value}):
         return type(value)(_in_parameter(each, rounding) for each in value)
     if isinstance(value, jax_core.ClosedJaxpr):

@@ -27,16 +27,16 @@ ONE_KIND = "text; or labels of one kind, not objects: .astype(str), .astype(int)
 
 
 class Raw(NamedTuple):
-    """An array as it was given, with what a frame knew of it."""
+    """An array as it was given, with what its frame knew about it."""
 
     array: np.ndarray
     features: tuple[str, ...] | None = None
     categorical: bool = False
-    columns: Sequence[np.ndarray] = ()  # of a frame, as they were before they shared a dtype
+    columns: Sequence[np.ndarray] = ()  # of a frame, before they were given a common dtype
 
 
 def read(where: str, value: object) -> Raw:
-    """What a user gave, as NumPy arrays: perhaps of text or objects, and perhaps their memory."""
+    """What a user gave, as NumPy arrays, perhaps of text or objects, and perhaps not copied."""
     roots = _roots(value)
     if "scipy" in roots and hasattr(value, "toarray"):
         raise UserError(f"{where}: a sparse {type(value).__name__}, expected {where}.toarray()")
@@ -63,12 +63,12 @@ def read(where: str, value: object) -> Raw:
 
 
 def _roots(value: object) -> set[str]:
-    """The libraries that its type is from."""
+    """The libraries that define its type and the bases of it."""
     return {base.__module__.partition(".")[0] for base in type(value).__mro__}
 
 
 def column_names(where: str, value: PyTree) -> tuple[str, ...] | None:
-    """Those of a data frame of pandas or polars; None for what has none; others are refused."""
+    """The column names of a pandas or polars frame; None without names; refuses other frames."""
     roots = _roots(value)
     named = hasattr(value, "columns")
     if "xarray" in roots and getattr(value, "ndim", 0) == 2:
@@ -108,7 +108,7 @@ def _has_masked(values: Sequence[object]) -> bool:
 
 
 def _check_all_text(where: str, value: object, ndim: int) -> None:
-    """NumPy makes text of the numbers beside text in a list."""
+    """Refuse a list of text and numbers: NumPy would turn the numbers into text."""
     for index in np.ndindex(*np.shape(np.asarray(value, object))[:ndim]):
         item: PyTree = value
         for i in index:
@@ -130,7 +130,7 @@ def _frame(where: str, frame: "pd.DataFrame | pl.DataFrame", names: tuple[str, .
                 f"{where}: column {name!r} holds arrays of shape {column.shape[1:]}, expected one "
                 "number a row"
             )
-    if len(columns) == 1:  # of labels, perhaps
+    if len(columns) == 1:  # perhaps of labels
         return Raw(columns[0][:, None], names, _is_categorical(series[0]))
     for i, column in enumerate(columns):
         if dtype_kind(column.dtype) not in "biuf" or _is_categorical(series[i]):
@@ -147,7 +147,7 @@ def _is_categorical(series: object) -> bool:
 
 
 def check_same_index(where: str, value: object, other: object, *, like: str = "X") -> None:
-    """Rows are matched by position: pandas indexes that say otherwise are a mistake."""
+    """Refuse pandas indexes that differ: rows are matched by position."""
     index = getattr(value, "index", None)
     expected = getattr(other, "index", None)
     if index is None or expected is None:

@@ -20,7 +20,7 @@ class Grid(NamedTuple):
     n: int | Array
     rows: int | Array
     columns: int | Array
-    past: int  # cells that are left past n; inside a program that shuffles several n, the most
+    past: int  # cells left past n; in a program that shuffles several n, the most of any
 
 
 def permutation(n: int | Grid, *words: Array | int) -> Callable[[Array], Array]:
@@ -33,13 +33,13 @@ def permutation(n: int | Grid, *words: Array | int) -> Callable[[Array], Array]:
 
     A Feistel network with alternating modular rounds on a grid a × b of at least n cells (its
     halves need not be equal: Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002).
-    Where it leads to one of the few cells past n, it is followed on until it leads below n (cycle
-    walking); that is done for those cells alone and once for all indices, so that every index takes
-    the same operations. Mitchell et al., "Bandwidth-Optimal Random Shuffling for GPUs" (2021), show
+    If it leads to one of the few cells past n, it is applied again until it leads below n (cycle
+    walking); that is done only for those cells, once for all indices, so that every index takes the
+    same operations. Mitchell et al., "Bandwidth-Optimal Random Shuffling for GPUs" (2021), show
     that such bijections shuffle well.
 
-    Orders of few indices are not all equally likely: of 5, their probabilities are off by 13 %
-    (root mean square), of 7 by 60 %, and those of an index at a place by up to 4 %.
+    Orders of few indices are not all equally likely: for 5 indices, their probabilities are off by
+    13 % (root mean square), for 7 by 60 %, and those of an index at a place by up to 4 %.
     """
     own = n if isinstance(n, Grid) else grid(n)
     end, (rows, columns, past) = jnp.uint32(own.n), own[1:]
@@ -53,17 +53,17 @@ def permutation(n: int | Grid, *words: Array | int) -> Callable[[Array], Array]:
             row = _add(row, mix(column ^ keys[2 * i]), rows)
             return row, _add(column, mix(row ^ keys[2 * i + 1]), columns)
 
-        # Rounds that are written out, XLA fuses into the gathering of examples, element by element.
-        # That takes a CPU four times as long, but an accelerator need start no kernels for them.
+        # XLA fuses unrolled rounds into the gathering of examples, element by element. That takes
+        # a CPU four times as long, but saves an accelerator from starting kernels for them.
         halves = cell // columns, cell % columns
         unroll = platform() != "cpu"
         row, column = jax.lax.fori_loop(0, ROUNDS // 2, two_rounds, halves, unroll=unroll)
         mixed: Array = row * columns + column
         return mixed
 
-    # Cells past those of the grid, where its program has more for another n, no index leads to.
+    # If the program has more cells past another n, no index leads to those that this grid lacks.
     end_P = past_P = end + jnp.arange(past, dtype=jnp.uint32)
-    for _ in range(past):  # a way leads through each of them once at most
+    for _ in range(past):  # a walk passes each of them at most once
         end_P = jnp.where(end_P >= end, once(end_P), end_P)
 
     def permute(index: Array) -> Array:
@@ -76,7 +76,7 @@ def permutation(n: int | Grid, *words: Array | int) -> Callable[[Array], Array]:
 
 
 def one_of(sizes: Sequence[int], place: int | Array) -> Grid:
-    """The grid of one of several n, of which a program takes the one at this place."""
+    """The grid of the n at this place among several, which a program may compute."""
     if len(set(sizes)) == 1 or isinstance(place, int):
         return grid(sizes[place] if isinstance(place, int) else sizes[0])
     every = [grid(n) for n in sizes]
@@ -89,8 +89,8 @@ def one_of(sizes: Sequence[int], place: int | Array) -> Grid:
 def grid(n: int) -> Grid:
     """The grid with the fewest cells past n: one on average.
 
-    Both are below 2**16, as n < 2**31. No side is shorter than a quarter of the other, or than
-    eight if a square has eight: shorter halves would need more rounds.
+    Both sides are below 2**16, as n < 2**31. Neither is shorter than a quarter of the other, or
+    than eight if a square grid would have eight: shorter halves would need more rounds.
     """
     root = math.isqrt(n - 1) + 1
     shapes = ((rows, -(-n // rows)) for rows in range(root, max(root // 2, min(root, 8)) - 1, -1))
