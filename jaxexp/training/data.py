@@ -316,7 +316,7 @@ class Data:
         return self.counts if self.folds is None else self._counts_by_fold[fold]
 
     def steps_of(self, trial: Trial) -> int:
-        """How many steps a trial takes in all its epochs, on its fold where there are folds."""
+        """How many steps a trial takes in all its epochs, on its fold if there are folds."""
         n = self.counts_of(trial.fold)["train"]
         return trial.epochs * steps_per_epoch(n, trial.batch_size)
 

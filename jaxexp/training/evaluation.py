@@ -76,7 +76,7 @@ def with_evaluation(data: Data) -> dict[str, PyTree]:
     These are a sample of the training examples, fixed once for all, and every other split;
     "members" says for each split which of the examples belong to it, (N,). If trials train on one
     of F folds, each fold's examples are given by M "rows", (F, M), and the "members" have this
-    shape, too. If each batch is of one split, so it is with F = 1.
+    shape, too. The same holds, with F = 1, if each batch is of one split.
     """
     if data.folds is not None:
         return _with_folds(data)

@@ -3,7 +3,7 @@
 Some examples of a batch are called *others*: those that only fill it up, say, or any choice of
 them. For every array, the proof follows where others may change it: along which axes the examples
 lie, and whether others change only their own places there. Masking puts the same value at all of
-these places, so that a sum over examples may not depend on others. What no rule here covers is
+these places, so that a sum over examples can be free of others. What no rule here covers is
 unknown. That does not mean that others change it; finding out is left to computing (see `masks`).
 
 The parameters of operations differ between versions of JAX: if one is missing, nothing is proven.
@@ -208,7 +208,7 @@ class _Proof:
                 axes |= {axis + len(shapes[0]) for axis in drawn.axes}
             return Reach(frozenset(axes), known=known, masked=masked)
         made = Reach(frozenset(axes), known=known, masked=masked)
-        # The number of others is fixed and their values are not, except for values that are known.
+        # The number of others is fixed; their values may be anything, except those that are known.
         return made._replace(axes=frozenset(a for a in axes if made.value(a) is None))
 
     def _taken(self, eqn: jax_core.JaxprEqn, given: list[Reach]) -> list[frozenset[int]]:

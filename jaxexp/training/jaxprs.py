@@ -54,7 +54,7 @@ def inner(params: Mapping[str, object]) -> list[Program]:
 
 
 def same_but_for_size(program: Program, n: int, large: Program, prime: int) -> bool:
-    """Whether a program traced for n examples is the one traced for a prime number, but for size.
+    """Whether a program traced for n examples is that traced for a prime number, except in size.
 
     Where a size in one is a multiple of its number of examples, so is the size in the other. Any
     number that they compute with is the same, and of the arrays that they hold, the shorter one is
@@ -219,7 +219,7 @@ def _functions(program: Program) -> Iterator[Callable[..., object]]:
 
 
 def _number(function: Callable[..., object]) -> int:
-    """A number that is always the same for a function, which is kept alive so that it stays so."""
+    """A function's number, always the same; the function is kept alive so that it stays its own."""
     try:
         return _numbers.setdefault(function, len(_numbers))
     except TypeError:  # not hashable

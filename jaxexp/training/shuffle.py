@@ -61,7 +61,7 @@ def permutation(n: int | Grid, *words: Array | int) -> Callable[[Array], Array]:
         mixed: Array = row * columns + column
         return mixed
 
-    # If the program has more cells past another n, no index leads to those that this grid lacks.
+    # No index leads to cells past this grid, which a program has if another n leaves more cells.
     end_P = past_P = end + jnp.arange(past, dtype=jnp.uint32)
     for _ in range(past):  # a walk passes each of them at most once
         end_P = jnp.where(end_P >= end, once(end_P), end_P)
@@ -76,7 +76,7 @@ def permutation(n: int | Grid, *words: Array | int) -> Callable[[Array], Array]:
 
 
 def one_of(sizes: Sequence[int], place: int | Array) -> Grid:
-    """The grid of the n at this place among several, which a program may compute."""
+    """The grid for one of several n: the one at this place, which may be traced."""
     if len(set(sizes)) == 1 or isinstance(place, int):
         return grid(sizes[place] if isinstance(place, int) else sizes[0])
     every = [grid(n) for n in sizes]

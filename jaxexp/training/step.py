@@ -168,14 +168,14 @@ def train_steps(
 
     An epoch is one pass over the reshuffled examples, including the last partial batch. However it
     is divided into calls, the results have the same bits. If the program pads the batch size, or if
-    folds differ in size, a trial with fewer steps than others stands still once they are done.
+    folds differ in size, a trial with fewer steps than others stands still once its own are done.
 
     With a `block`, that many steps at a time form a loop with a fixed end, for devices that ask
     their host after each turn of any other loop.
 
     With a `microbatch`, that many examples are computed at once, and `first` and `last` count these
     microbatches: trials with different batch sizes then do an equal amount of work in each turn. If
-    trials train `one_by_one`, each does no more turns than its own.
+    trials train `one_by_one`, each does no turns beyond its own.
     """
     examples, (n, order) = data["train"], shuffled(trial, epoch, data)
     batch_size, size = value(trial.batch_size), microbatch or largest(trial.batch_size)
