@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 from alone import TaskFunctions, train_alone
+from nights import at_night
 from optax import contrib
 
 import jaxexp as jx
@@ -64,7 +65,7 @@ def run(sweep, task, **options):
     return jx.run(sweep, task, DATA, progress=False, **{"devices": 1} | options)
 
 
-@pytest.mark.parametrize("name", WAYS)
+@pytest.mark.parametrize("name", at_night(WAYS, "average", "clipped before"))
 def test_trials_are_evaluated_and_returned_as_by_a_plain_loop(name):
     """Also those that end earlier, and whose batches are padded or computed in parts."""
     optimizer, evaluated, given = WAYS[name]

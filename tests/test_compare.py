@@ -407,6 +407,7 @@ class TestDetectors:
         assert tuned.dropna().to_dict() == {0.001: 0.775}
         assert len(runs) == 11
 
+    @pytest.mark.nightly
     def test_seeds_give_a_mean_and_a_spread(self) -> None:
         results = section7() | {"scratch": seeded([[0.5, 0.6], [0.3, 0.3], [0.2, 0.2]])}
         section = answered(results)["7.6"]
@@ -478,6 +479,7 @@ class TestDetectors:
         )
 
 
+@pytest.mark.nightly
 def test_a_run_directory_shows_the_comparison_beside_its_sweeps(tmp_path: Path) -> None:
     results = section7(
         plan="p", plan_trials=11, programs=3, wall_seconds=9.0, devices=1, device="cpu",

@@ -566,8 +566,8 @@ class TestAnySweep:
                     assert head.startswith(f"{what} by validation loss after the last epoch")
             assert ("standard deviation" in head) == (trials != 4)
 
-    @pytest.mark.parametrize("splits", [["train"], ["train", "test"], pytest.param(
-        ["train", "validation"], marks=pytest.mark.nightly)])  # fmt: skip
+    @pytest.mark.nightly
+    @pytest.mark.parametrize("splits", [["train"], ["train", "test"], ["train", "validation"]])
     def test_any_subset_of_splits(self, splits: list[str]) -> None:
         ds = dataset(metrics=REGRESSION, splits=splits, diverged=[0, 3, 0], layers=3)
         by = "validation" if "validation" in splits else "training"

@@ -1211,6 +1211,7 @@ class Contrastive(jx.Task):
         return jx.Outputs(loss=-jnp.diagonal(jax.nn.log_softmax(similar)))
 
 
+@pytest.mark.nightly
 def test_what_is_left_of_gradients_that_cancel_out_is_rounding():
     assert not found(Contrastive(), NUMBERS, [TRIAL.replace(batch_size=29)]).filling
 

@@ -76,6 +76,7 @@ def population() -> xr.Dataset:
     return jx.run(search, Predicting(), DATA, progress=False).dataset
 
 
+@pytest.mark.nightly
 def test_names_that_results_use_are_refused(grid, population):
     means = jx.seeds.average(grid)
     assert {"best_epoch", "image", "diverged_seeds", "final_loss_std"} <= variables(grid, means)

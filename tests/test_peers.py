@@ -65,6 +65,7 @@ def test_a_peer_that_does_not_train_is_refused():
         peers._verify_learned(workload(), losses_T, torch.full((3,), torch.nan))
 
 
+@pytest.mark.nightly
 def test_a_grid_is_timed_with_and_without_evaluation(problem):
     from benchmarks import grid
     from jaxexp.reproduce.tables import Places, Split

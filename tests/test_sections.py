@@ -118,6 +118,7 @@ class TestInGeneral:
         assert made.lead.startswith("Members copied one another")
         assert [list(table)[1] for table in made.tables.values()] == ["final learning rate"]
 
+    @pytest.mark.nightly
     def test_a_population_has_a_lineage(self) -> None:
         captions = [picture.caption for picture in self.section(population()).figures]
         [lineage] = [caption for caption in captions if "became a copy of" in caption]
@@ -196,6 +197,7 @@ class TestInGeneral:
         assert self.section(dataset({})).answer.startswith("The validation loss after")
         assert len(self.section(dataset({"width": [4]})).figures) == 1
 
+    @pytest.mark.nightly
     def test_seeds_alone_and_everything_diverged(self) -> None:
         assert len(self.section(dataset({"seed": [0, 1, 2]})).figures) == 3
         made = self.section(dataset(diverged=[1, 2, 3]))
@@ -212,6 +214,7 @@ class TestInGeneral:
         alone = self.section(dataset({"fold": range(3)}))
         assert alone.question == "How do the 3 trials of this sweep compare?"
 
+    @pytest.mark.nightly
     def test_a_random_search(self) -> None:
         rng = np.random.default_rng(0)
         points = {"learning_rate": 10 ** rng.uniform(-5, 0, 40), "width": rng.integers(4, 99, 40)}

@@ -273,6 +273,7 @@ def test_a_class_may_be_held_out_as_a_whole(model, grid):
     assert search.best_score_ == pytest.approx(wanted, rel=1e-5)
 
 
+@pytest.mark.nightly
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_folds_far_from_one_another_are_scored_by_their_own_targets():
     target_N = X[:, 0] + 300.0 * (np.arange(len(X)) >= 75)
